@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace immucond {
+
+using Index = std::ptrdiff_t;
+
+/// BLAS and LAPACK as one table of function pointers, taken at run time from SciPy's capsules:
+/// nothing to link, and one BLAS for everything in the process that uses SciPy's.
+namespace lapack {
+
+/// Every routine the core calls: (name, signature). In a signature `c` is char *, `i` the BLAS
+/// integer *, `d` double *; all routines return void.
+#define IMMUCOND_ROUTINES(X)          \
+  X(dgemm, "cciiiddididdi")           \
+  X(dsyrk, "cciiddiddi")              \
+  X(dsymm, "cciiddididdi")            \
+  X(dsytrd, "cididdddii")             \
+  X(dormtr, "ccciididddiii")          \
+  X(dgebrd, "iididddddii")            \
+  X(dormbr, "ccciiididdidii")         \
+  X(dstein, "iddidiididiii")          \
+  X(dgeqrf, "iididdii")
+
+enum class Routine : int {
+#define IMMUCOND_ENUM(name, signature) name,
+  IMMUCOND_ROUTINES(IMMUCOND_ENUM)
+#undef IMMUCOND_ENUM
+      count
+};
+
+/// One entry of SciPy's `__pyx_capi__`: the routine's name, its C signature as Cython prints it,
+/// and its address.
+struct Capsule {
+  std::string name;
+  std::string signature;
+  void* address;
+};
+
+/// Fill the table. Throws MissingRoutine, and leaves the table as it was, unless every routine is
+/// there with the expected signature and one width of integer throughout.
+void bind(const std::vector<Capsule>& capsules);
+
+/// 32 or 64: the width of the BLAS integers in use.
+int integer_bits();
+
+/// How often each routine was called since the module was loaded.
+std::vector<std::pair<std::string, std::uint64_t>> call_counts();
+
+/// The BLAS's own thread count, or 0 where the BLAS offers no control of it.
+int threads();
+
+/// Runs the BLAS on one thread while any instance is alive (the setting is per process, so
+/// instances are counted): on small matrices, waking a pool costs more than the work. Does nothing
+/// when `engage` is false or the BLAS offers no control.
+class SingleThreadScope {
+ public:
+  explicit SingleThreadScope(bool engage);
+  ~SingleThreadScope();
+  SingleThreadScope(const SingleThreadScope&) = delete;
+  SingleThreadScope& operator=(const SingleThreadScope&) = delete;
+
+ private:
+  bool engaged_;
+};
+
+/// Below this many floating-point operations a kernel runs on one thread (docs/numerics.md).
+inline constexpr double kSingleThreadFlops = 2e7;
+
+// The routines, by value and with 64-bit sizes whatever the table's width. A size that does not
+// fit the table's integers is a std::length_error, a non-zero `info` a LapackError.
+
+void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, const double* a,
+          Index lda, const double* b, Index ldb, double beta, double* c, Index ldc);
+void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a, Index lda,
+          double beta, double* c, Index ldc);
+void symm(char side, char uplo, Index m, Index n, double alpha, const double* a, Index lda,
+          const double* b, Index ldb, double beta, double* c, Index ldc);
+/// A = Q T Q^T (lower triangle): T's diagonals to d and e, the reflectors stay in A and tau.
+void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau);
+/// C <- Q C with Q from sytrd.
+void ormtr(Index n, Index columns, double* a, Index lda, const double* tau, double* c, Index ldc);
+/// A = Q B P^T, m >= n: B upper bidiagonal, diagonals to d and e.
+void gebrd(Index m, Index n, double* a, Index lda, double* d, double* e, double* tauq,
+           double* taup);
+/// C <- Q C with Q (m x m) from gebrd of an m x n matrix.
+void ormbr_q(Index m, Index n, Index columns, double* a, Index lda, const double* tauq, double* c,
+             Index ldc);
+/// C <- P C with P (n x n) from gebrd.
+void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, double* c,
+             Index ldc);
+/// Eigenvectors of a symmetric tridiagonal matrix for eigenvalues w (ascending), by inverse
+/// iteration, to the columns of z (n x count).
+void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z);
+/// A = Q R; R to the upper triangle.
+void geqrf(Index m, Index n, double* a, Index lda, double* tau);
+
+}  // namespace lapack
+}  // namespace immucond

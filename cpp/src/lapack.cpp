@@ -1,0 +1,356 @@
+#include "immucond/lapack.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <limits>
+#include <mutex>
+#include <type_traits>
+
+#include "immucond/errors.hpp"
+
+namespace immucond::lapack {
+namespace {
+
+constexpr std::size_t kCount = static_cast<std::size_t>(Routine::count);
+
+constexpr std::array<const char*, kCount> kNames{
+#define IMMUCOND_NAME(name, signature) #name,
+    IMMUCOND_ROUTINES(IMMUCOND_NAME)
+#undef IMMUCOND_NAME
+};
+constexpr std::array<const char*, kCount> kSignatures{
+#define IMMUCOND_SIGNATURE(name, signature) signature,
+    IMMUCOND_ROUTINES(IMMUCOND_SIGNATURE)
+#undef IMMUCOND_SIGNATURE
+};
+
+struct Table {
+  std::array<void*, kCount> address{};
+  int integer_bits = 0;
+  void (*set_threads)(int) = nullptr;
+  int (*get_threads)() = nullptr;
+};
+
+Table table;
+std::array<std::atomic<std::uint64_t>, kCount> calls{};
+
+struct Parsed {
+  std::string letters;   // as in IMMUCOND_ROUTINES, "?" where a type is not known
+  int integer_bits = 0;  // 0: no integer argument, -1: mixed widths
+};
+
+bool ends_with(const std::string& text, const std::string& tail) {
+  return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+}
+
+/// "void (char *, int *, __pyx_t_..._d *)" -> "cid", 32.
+Parsed parse_signature(const std::string& signature) {
+  const std::string head = "void (";
+  Parsed parsed;
+  if (signature.compare(0, head.size(), head) != 0 || signature.back() != ')') {
+    parsed.letters = "?";
+    return parsed;
+  }
+  const std::string list = signature.substr(head.size(), signature.size() - head.size() - 1);
+  std::size_t begin = 0;
+  while (begin <= list.size()) {
+    const std::size_t comma = std::min(list.find(',', begin), list.size());
+    std::string type = list.substr(begin, comma - begin);
+    type.erase(0, type.find_first_not_of(' '));
+    char letter = '?';
+    int bits = 0;
+    if (ends_with(type, " *")) {
+      type.erase(type.size() - 2);
+      if (type == "char") {
+        letter = 'c';
+      } else if (type == "double" || ends_with(type, "_d")) {
+        letter = 'd';
+      } else if (type == "int" || ends_with(type, "int32_t")) {
+        letter = 'i';
+        bits = 32;
+      } else if (type == "long" || type == "long long" || ends_with(type, "int64_t")) {
+        letter = 'i';
+        bits = type == "long" ? static_cast<int>(8 * sizeof(long)) : 64;
+      }
+    }
+    parsed.letters += letter;
+    if (bits != 0) parsed.integer_bits = parsed.integer_bits == 0 || parsed.integer_bits == bits ? bits : -1;
+    begin = comma + 1;
+  }
+  return parsed;
+}
+
+std::string expected_text(const char* letters) {
+  std::string text = "void (";
+  for (const char* p = letters; *p != '\0'; ++p) {
+    if (p != letters) text += ", ";
+    text += *p == 'c' ? "char *" : *p == 'i' ? "int *" : "double *";
+  }
+  return text + ")";
+}
+
+/// The BLAS library stands behind SciPy's wrapper module: a look-up in that module's handle
+/// searches the libraries it was linked to as well.
+void find_thread_control(Table& found) {
+  Dl_info where{};
+  if (dladdr(found.address[static_cast<std::size_t>(Routine::dgemm)], &where) == 0) return;
+  void* handle = dlopen(where.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return;
+  constexpr std::array<std::array<const char*, 2>, 5> names{{
+      {"scipy_openblas_set_num_threads", "scipy_openblas_get_num_threads"},
+      {"scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"},
+      {"openblas_set_num_threads", "openblas_get_num_threads"},
+      {"openblas_set_num_threads64_", "openblas_get_num_threads64_"},
+      {"MKL_Set_Num_Threads", "MKL_Get_Max_Threads"},
+  }};
+  for (const auto& [set, get] : names) {
+    void* setter = dlsym(handle, set);
+    void* getter = dlsym(handle, get);
+    if (setter != nullptr && getter != nullptr) {
+      found.set_threads = reinterpret_cast<void (*)(int)>(setter);
+      found.get_threads = reinterpret_cast<int (*)()>(getter);
+      break;
+    }
+  }
+  dlclose(handle);
+}
+
+std::mutex scope_mutex;
+int scope_depth = 0;
+int threads_before = 0;
+
+// ---- calling convention: every argument by address, integers in the table's width ----
+
+/// Integer output: storage that either width of BLAS integer fits into.
+class Integers {
+ public:
+  explicit Integers(Index count = 1) : storage_(static_cast<std::size_t>(count)) {}
+  void* data() { return storage_.data(); }
+  template <class Int>
+  Int* as() {
+    return reinterpret_cast<Int*>(storage_.data());
+  }
+  Index value() {
+    return integer_bits() == 32 ? static_cast<Index>(*as<std::int32_t>())
+                                : static_cast<Index>(*as<std::int64_t>());
+  }
+
+ private:
+  std::vector<std::int64_t> storage_;
+};
+
+template <class Int, class T>
+struct Argument;
+
+template <class Int>
+struct Argument<Int, char> {
+  char value;
+  explicit Argument(char v) : value(v) {}
+  char* pointer() { return &value; }
+};
+template <class Int>
+struct Argument<Int, double> {
+  double value;
+  explicit Argument(double v) : value(v) {}
+  double* pointer() { return &value; }
+};
+template <class Int>
+struct Argument<Int, Index> {
+  Int value;
+  explicit Argument(Index v) : value(static_cast<Int>(v)) {
+    if (v > static_cast<Index>(std::numeric_limits<Int>::max()))
+      throw std::length_error("a size of " + std::to_string(v) +
+                              " does not fit the 32-bit integers of this BLAS");
+  }
+  Int* pointer() { return &value; }
+};
+template <class Int>
+struct Argument<Int, double*> {
+  double* value;
+  explicit Argument(double* v) : value(v) {}
+  double* pointer() { return value; }
+};
+template <class Int>
+struct Argument<Int, const double*> {
+  const double* value;
+  explicit Argument(const double* v) : value(v) {}
+  // BLAS declares its inputs without const and does not write to them.
+  double* pointer() { return const_cast<double*>(value); }
+};
+template <class Int>
+struct Argument<Int, Integers*> {
+  Integers* value;
+  explicit Argument(Integers* v) : value(v) {}
+  Int* pointer() { return value->as<Int>(); }
+};
+
+template <class Int, class... Args>
+void call_with(void* address, Args... args) {
+  using Function = void (*)(decltype(std::declval<Argument<Int, Args>>().pointer())...);
+  reinterpret_cast<Function>(address)(Argument<Int, Args>(args).pointer()...);
+}
+
+template <Routine routine, class... Args>
+void call(Args... args) {
+  constexpr auto at = static_cast<std::size_t>(routine);
+  calls[at].fetch_add(1, std::memory_order_relaxed);
+  if (table.integer_bits == 32)
+    call_with<std::int32_t>(table.address[at], args...);
+  else
+    call_with<std::int64_t>(table.address[at], args...);
+}
+
+template <Routine routine>
+void check(Integers& info) {
+  if (info.value() != 0)
+    throw LapackError(std::string("LAPACK ") + kNames[static_cast<std::size_t>(routine)] +
+                      " failed with info = " + std::to_string(info.value()));
+}
+
+// Block sizes of LAPACK's unblocked-to-blocked switch are at most 64; more workspace is not used.
+constexpr Index kBlock = 64;
+
+std::vector<double> workspace(Index n) {
+  return std::vector<double>(static_cast<std::size_t>(std::max<Index>(1, n)));
+}
+
+}  // namespace
+
+void bind(const std::vector<Capsule>& capsules) {
+  Table found;
+  for (std::size_t r = 0; r < kCount; ++r) {
+    const auto capsule = std::find_if(capsules.begin(), capsules.end(),
+                                      [&](const Capsule& c) { return c.name == kNames[r]; });
+    if (capsule == capsules.end() || capsule->address == nullptr)
+      throw MissingRoutine(std::string("SciPy's BLAS/LAPACK capsules do not hold ") + kNames[r] +
+                           ", which immucond needs; SciPy >= 1.11 has it");
+    const Parsed parsed = parse_signature(capsule->signature);
+    const int bits = parsed.integer_bits;
+    const bool same_width = found.integer_bits == 0 || found.integer_bits == bits;
+    if (parsed.letters != kSignatures[r] || (bits != 32 && bits != 64) || !same_width)
+      throw MissingRoutine(std::string("SciPy's capsule of ") + kNames[r] + " has the signature '" +
+                           capsule->signature + "', and immucond needs '" +
+                           expected_text(kSignatures[r]) +
+                           "' (or 64-bit integers in place of int, in every routine alike)");
+    found.integer_bits = bits;
+    found.address[r] = capsule->address;
+  }
+  find_thread_control(found);
+  table = found;
+}
+
+int integer_bits() { return table.integer_bits; }
+
+std::vector<std::pair<std::string, std::uint64_t>> call_counts() {
+  std::vector<std::pair<std::string, std::uint64_t>> counts;
+  for (std::size_t r = 0; r < kCount; ++r) counts.emplace_back(kNames[r], calls[r].load());
+  return counts;
+}
+
+int threads() { return table.get_threads == nullptr ? 0 : table.get_threads(); }
+
+SingleThreadScope::SingleThreadScope(bool engage) : engaged_(engage && table.set_threads != nullptr) {
+  if (!engaged_) return;
+  const std::lock_guard lock(scope_mutex);
+  if (scope_depth++ == 0) {
+    threads_before = table.get_threads();
+    if (threads_before != 1) table.set_threads(1);
+  }
+}
+
+SingleThreadScope::~SingleThreadScope() {
+  if (!engaged_) return;
+  const std::lock_guard lock(scope_mutex);
+  if (--scope_depth == 0 && threads_before != 1) table.set_threads(threads_before);
+}
+
+void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, const double* a,
+          Index lda, const double* b, Index ldb, double beta, double* c, Index ldc) {
+  call<Routine::dgemm>(transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a, Index lda,
+          double beta, double* c, Index ldc) {
+  call<Routine::dsyrk>(uplo, trans, n, k, alpha, a, lda, beta, c, ldc);
+}
+
+void symm(char side, char uplo, Index m, Index n, double alpha, const double* a, Index lda,
+          const double* b, Index ldb, double beta, double* c, Index ldc) {
+  call<Routine::dsymm>(side, uplo, m, n, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
+  Integers info;
+  auto work = workspace(n * kBlock);
+  call<Routine::dsytrd>('L', n, a, lda, d, e, tau, work.data(), n * kBlock, &info);
+  check<Routine::dsytrd>(info);
+}
+
+void ormtr(Index n, Index columns, double* a, Index lda, const double* tau, double* c, Index ldc) {
+  Integers info;
+  const Index size = columns * kBlock + (kBlock + 1) * kBlock;
+  auto work = workspace(size);
+  call<Routine::dormtr>('L', 'L', 'N', n, columns, a, lda, tau, c, ldc, work.data(), size, &info);
+  check<Routine::dormtr>(info);
+}
+
+void gebrd(Index m, Index n, double* a, Index lda, double* d, double* e, double* tauq,
+           double* taup) {
+  Integers info;
+  auto work = workspace((m + n) * kBlock);
+  call<Routine::dgebrd>(m, n, a, lda, d, e, tauq, taup, work.data(), (m + n) * kBlock, &info);
+  check<Routine::dgebrd>(info);
+}
+
+namespace {
+void ormbr(char which, char trans, Index m, Index k, Index columns, double* a, Index lda,
+           const double* tau, double* c, Index ldc) {
+  Integers info;
+  const Index size = columns * kBlock + (kBlock + 1) * kBlock;
+  auto work = workspace(size);
+  call<Routine::dormbr>(which, 'L', trans, m, columns, k, a, lda, tau, c, ldc, work.data(), size,
+                        &info);
+  check<Routine::dormbr>(info);
+}
+}  // namespace
+
+void ormbr_q(Index m, Index n, Index columns, double* a, Index lda, const double* tauq, double* c,
+             Index ldc) {
+  ormbr('Q', 'N', m, n, columns, a, lda, tauq, c, ldc);
+}
+
+void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, double* c,
+             Index ldc) {
+  // dormbr holds P^T: its transpose is what maps the bidiagonal's vectors back.
+  ormbr('P', 'T', n, n, columns, a, lda, taup, c, ldc);
+}
+
+void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z) {
+  Integers info, block(n), split(n), work(n), failed(count);
+  // One block, from row 1 to row n: the caller counted eigenvalues over the whole matrix.
+  for (Index i = 0; i < n; ++i) {
+    if (integer_bits() == 32) {
+      block.as<std::int32_t>()[i] = 1;
+      split.as<std::int32_t>()[i] = static_cast<std::int32_t>(n);
+    } else {
+      block.as<std::int64_t>()[i] = 1;
+      split.as<std::int64_t>()[i] = n;
+    }
+  }
+  auto scratch = workspace(5 * n);
+  call<Routine::dstein>(n, d, e, count, w, &block, &split, z, n, scratch.data(), &work, &failed,
+                        &info);
+  check<Routine::dstein>(info);
+}
+
+void geqrf(Index m, Index n, double* a, Index lda, double* tau) {
+  Integers info;
+  auto work = workspace(n * kBlock);
+  call<Routine::dgeqrf>(m, n, a, lda, tau, work.data(), n * kBlock, &info);
+  check<Routine::dgeqrf>(info);
+}
+
+}  // namespace immucond::lapack
