@@ -1,0 +1,148 @@
+"""An extractor that attains the limit of immunization."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .._validate import as_float64
+from ._limit import Pencil, as_delta, pencil
+from ._root import FloatArray, Root, roots
+
+
+def optimal_extractor(
+    K_P: npt.ArrayLike | None = None,
+    K_H: npt.ArrayLike | None = None,
+    *,
+    X_P: npt.ArrayLike | None = None,
+    X_H: npt.ArrayLike | None = None,
+    kappa_P: float = 1.0,
+    delta: float | tuple[float, float] = 0.0,
+    rotate: bool = True,
+    ranks: tuple[int, int] | None = None,
+    computed_in: npt.DTypeLike = None,
+) -> FloatArray:
+    r"""Invertible extractor that attains the limit of immunization at a chosen kappa(H_P).
+
+    With :math:`K_H V = K_P V \Lambda`, :math:`V^T K_P V = I`, the extractors
+    :math:`\theta_s = c\, V \Lambda^{s/2} Q` have :math:`\kappa(H_P) = \kappa(M)^s` and
+    :math:`\kappa(H_H) = \kappa(M)^{1+s}`: the whole Pareto frontier. ``kappa_P`` picks s; at 1 the
+    extractor whitens the primary features, needs no harmful data and is optimal against every
+    harmful task at once.
+
+    Parameters
+    ----------
+    K_P, K_H : (d, d) array_like
+        Gram matrices of the primary and the harmful inputs, symmetric positive semidefinite.
+    X_P, X_H : (N_P, d) and (N_H, d) array_like
+        The inputs instead: keeps twice the digits of the Gram matrices.
+    kappa_P : float, default 1
+        Condition number that H_P(theta) shall have; the harmful one is ``kappa_M * kappa_P``.
+    delta : float or (float, float), default 0
+        Added to the diagonals of (K_P, K_H), in their units (feature noise: N times its variance).
+    rotate : bool, default True
+        Rotate the features so that H_H(theta) has a constant diagonal. Otherwise H_H is diagonal,
+        and one who standardizes the features undoes everything; with it, no rescaling D of the
+        features brings kappa(D H_H D) below kappa(H_H) / d. Predictions stay as they are.
+    ranks : (int, int), optional
+        Known ranks of (K_P, K_H).
+    computed_in : dtype, optional
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
+
+    Returns
+    -------
+    (d, d) array
+        theta, invertible, scaled so that the primary features keep their Frobenius norm.
+
+    Raises
+    ------
+    ValueError
+        Where the supremum is infinite, so no extractor attains it (the message names the rank
+        deficit and suggests a delta); for ``kappa_P`` below 1, or above it at rank 1.
+
+    Notes
+    -----
+    Not in the paper (arXiv 2505.23760). On null(K_P), where it lies within null(K_H), theta only
+    has to be invertible. Compute kappa(H_H) of the result from the features ``X_H theta``:
+    ``theta^T K_H theta`` loses the small end.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> K_P, K_H = np.diag([100.0, 1.0]), np.diag([2.0, 1.0])
+    >>> theta = ic.linear.optimal_extractor(K_P, K_H)
+    >>> round(ic.linear.immunity(theta, K_P=K_P, K_H=K_H).rir)
+    2500
+    """
+    tau = float(as_float64(np.asarray([kappa_P]), "kappa_P", ndim=1)[0])
+    if tau < 1.0:
+        raise ValueError(f"kappa_P must be >= 1, a condition number, got {kappa_P}")
+    delta_P, delta_H = as_delta(delta)
+    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    P, H = P.plus(delta_P), H.plus(delta_H)
+    if tau > 1.0 and P.rank == 1:
+        raise ValueError(f"kappa_P must be 1 for a primary task of rank 1, got {kappa_P}")
+    solved = pencil(P, H)
+    if solved.deficit and H.rank > 1:
+        raise ValueError(_unbounded(P, H, solved.deficit))
+
+    weights = tau ** _exponents(solved)
+    theta = np.hstack([solved.vectors * np.sqrt(weights), P.null_basis / P.sigma[P.rank - 1]])
+    theta *= np.linalg.norm(P.sigma) / np.sqrt(weights.sum())
+    if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
+        diagonal = np.zeros(P.dim)
+        diagonal[: P.rank] = solved.values * weights
+        _level(theta, diagonal)
+    return theta
+
+
+def _exponents(solved: Pencil) -> FloatArray:
+    """``log(lambda_i / lambda_min) / log(kappa_M)``, in [0, 1]: stable where kappa_M is near 1."""
+    t = np.zeros(solved.values.size)
+    positive = solved.values[: solved.rank]
+    if solved.rank > 1 and positive[0] > positive[-1]:
+        t[: solved.rank] = np.log(positive / positive[-1]) / np.log(positive[0] / positive[-1])
+    else:
+        t[0] = 1.0  # equal eigenvalues: any one direction sets kappa_P
+    return t
+
+
+def _level(theta: FloatArray, diagonal: FloatArray) -> None:
+    """Rotate pairs of columns, in place, until ``diag(theta^T K_H theta)`` is constant.
+
+    A column leaves once it has the mean; the other carries the surplus into the next rotation. It
+    never met the next column, so their entry in H_H is 0 and the angle has a closed form.
+    """
+    mean = diagonal.mean()
+    above = [i for i in np.argsort(diagonal) if diagonal[i] > mean]
+    below = [i for i in np.argsort(-diagonal) if diagonal[i] <= mean]
+    if not above:
+        return
+    carry = above.pop()
+    value = diagonal[carry]
+    while below or above:
+        fresh = below.pop() if value > mean and below else (above or below).pop()
+        other = diagonal[fresh]
+        if value == other:
+            carry = fresh
+            continue
+        # cos^2 value + sin^2 other = mean
+        cos2 = min(1.0, max(0.0, (mean - other) / (value - other)))
+        c, s = np.sqrt(cos2), np.sqrt(1.0 - cos2)
+        done, rest = (
+            c * theta[:, carry] - s * theta[:, fresh],
+            s * theta[:, carry] + c * theta[:, fresh],
+        )
+        theta[:, carry], theta[:, fresh] = done, rest
+        carry, value = fresh, value + other - mean
+
+
+def _unbounded(P: Root, H: Root, deficit: int) -> str:
+    suggested = float((P.scale * P.sigma[P.rank - 1]) ** 2)
+    return (
+        f"no extractor attains the supremum, which is infinite: K_P has rank {P.rank} of {P.dim}, "
+        f"and K_H (rank {H.rank}) has energy in {deficit} of the {P.dim - P.rank} directions of "
+        f"its null space, where theta may stretch without limit. Give delta > 0, for feature noise "
+        f"of variance s^2 in N rows N s^2; delta = {suggested:.3g}, the smallest nonzero "
+        f"eigenvalue of K_P, leaves kappa(K_P) about as it is"
+    )

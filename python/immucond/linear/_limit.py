@@ -1,0 +1,185 @@
+"""The most that any invertible extractor can immunize, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._validate import as_float64
+from ._root import FloatArray, Root, roots
+
+Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
+
+
+@dataclass(frozen=True)
+class ImmunityLimit:
+    """The limit RIR* of the relative immunization ratio, and where it comes from.
+
+    Attributes
+    ----------
+    rir : float
+        Supremum of the RIR over invertible theta; ``inf`` where there is none.
+    kappa_M : float
+        Condition number of ``M = K_P^-1/2 K_H K_P^-1/2`` over its nonzero eigenvalues; the Pareto
+        frontier is ``kappa_H = kappa_M * kappa_P``. ``inf`` where the supremum is.
+    attained : bool
+        Whether some theta reaches it (:func:`optimal_extractor` returns one).
+    case : str
+        ``"definite"``: both Gram matrices are; ``"singular harmful"``: K_P is definite, K_H not;
+        ``"restricted"``: null(K_P) lies in null(K_H), both count on range(K_P) alone;
+        ``"rank-one harmful"``: kappa_H is 1 whatever theta; ``"unbounded"``: K_H has energy in
+        null(K_P), where theta may stretch at no cost to the primary task.
+    kappa_P, kappa_H : float
+        Condition numbers of K_P and K_H themselves (with delta, where one was given).
+    rank_P, rank_H : int
+        Their ranks.
+    deficit : int
+        Number of directions of null(K_P) in which K_H has energy.
+    delta : tuple of float
+        What was added to the diagonals of K_P and K_H.
+    """
+
+    rir: float
+    kappa_M: float
+    attained: bool
+    case: Case
+    kappa_P: float
+    kappa_H: float
+    rank_P: int
+    rank_H: int
+    deficit: int
+    delta: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """``K_H V = K_P V diag(values)``, ``V^T K_P V = I`` on range(K_P); roots at unit scale.
+
+    The values are squared singular values of ``R_H R_P^+``: an eigensolver of the pencil would
+    square the condition number once more.
+    """
+
+    vectors: FloatArray
+    values: FloatArray
+    rank: int
+    deficit: int
+
+
+def pencil(P: Root, H: Root) -> Pencil:
+    """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
+    whiten = P.range_basis / P.sigma[: P.rank]
+    _, s, wt = np.linalg.svd(H.matrix @ whiten, full_matrices=True)
+    deficit = _deficit(P, H)
+    # Range(K_H) inside range(K_P): M has the rank of K_H, so there is nothing to guess.
+    rank = H.rank if deficit == 0 else int(np.count_nonzero(s > H.floor * s[0]))
+    values = np.zeros(P.rank)
+    values[: min(rank, s.size)] = s[:rank] ** 2
+    return Pencil(whiten @ wt.T, values, min(rank, s.size), deficit)
+
+
+def _deficit(P: Root, H: Root) -> int:
+    if P.rank == P.dim:
+        return 0
+    leak = np.linalg.svd(H.matrix @ P.null_basis, compute_uv=False)
+    blur = np.linalg.norm((H.matrix @ P.range_basis) * P.angles, 2)
+    return int(np.count_nonzero(leak > H.floor + blur))
+
+
+def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> ImmunityLimit:
+    """Limit from the roots (to which delta has been added)."""
+    solved = pencil(P, H)
+    case: Case
+    if H.rank == 1:
+        kappa_M, case = 1.0, "rank-one harmful"
+    elif solved.deficit:
+        kappa_M, case = np.inf, "unbounded"
+    else:
+        kappa_M = float(solved.values[0] / solved.values[solved.rank - 1])
+        if P.rank < P.dim:
+            case = "restricted"
+        else:
+            case = "definite" if H.rank == H.dim else "singular harmful"
+    return ImmunityLimit(
+        rir=kappa_M * (P.kappa / H.kappa),
+        kappa_M=kappa_M,
+        attained=case != "unbounded",
+        case=case,
+        kappa_P=P.kappa,
+        kappa_H=H.kappa,
+        rank_P=P.rank,
+        rank_H=H.rank,
+        deficit=solved.deficit,
+        delta=delta,
+    )
+
+
+def immunity_limit(
+    K_P: npt.ArrayLike | None = None,
+    K_H: npt.ArrayLike | None = None,
+    *,
+    X_P: npt.ArrayLike | None = None,
+    X_H: npt.ArrayLike | None = None,
+    delta: float | tuple[float, float] = 0.0,
+    ranks: tuple[int, int] | None = None,
+    computed_in: npt.DTypeLike = None,
+) -> ImmunityLimit:
+    r"""Find the largest relative immunization ratio that any invertible extractor can reach.
+
+    With :math:`M = K_P^{-1/2} K_H K_P^{-1/2}`, every extractor obeys
+    :math:`\kappa(H_H(\theta)) \le \kappa(M)\, \kappa(H_P(\theta))`, hence
+
+    .. math:: RIR \le RIR^* = \kappa(M)\, \kappa(K_P) / \kappa(K_H).
+
+    For definite Gram matrices this holds for theta of any shape and rank, and is attained. Where
+    K_P is singular and K_H has energy in its null space, the supremum is infinite.
+
+    Parameters
+    ----------
+    K_P, K_H : (d, d) array_like
+        Gram matrices of the primary and the harmful inputs, symmetric positive semidefinite.
+    X_P, X_H : (N_P, d) and (N_H, d) array_like
+        The inputs instead, one row a sample: keeps twice the digits of the Gram matrices.
+    delta : float or (float, float), default 0
+        Added to the diagonals of (K_P, K_H), in their units. Feature noise of variance s^2 in N
+        rows means ``delta = N s^2``.
+    ranks : (int, int), optional
+        Known ranks of (K_P, K_H).
+    computed_in : dtype, optional
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
+
+    Returns
+    -------
+    ImmunityLimit
+
+    Raises
+    ------
+    ValueError
+        For NaN, mismatched sizes, a matrix that is not symmetric positive semidefinite, a
+        negative delta, or a task of rank 0.
+
+    Notes
+    -----
+    Not in the paper (arXiv 2505.23760), which defines the ratio. The limit is one of the exact
+    condition number; it does not bound the ridge convention ``kappa(H + ridge I)``.
+
+    Examples
+    --------
+    >>> import immucond as ic
+    >>> limit = ic.linear.immunity_limit([[100, 0], [0, 1]], [[2, 0], [0, 1]])
+    >>> round(limit.rir), limit.case
+    (2500, 'definite')
+    """
+    delta_P, delta_H = as_delta(delta)
+    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    return limit_of(P.plus(delta_P), H.plus(delta_H), (delta_P, delta_H))
+
+
+def as_delta(delta: float | tuple[float, float]) -> tuple[float, float]:
+    """Check delta: one number for both tasks or one for each, none negative."""
+    values = as_float64(np.atleast_1d(np.asarray(delta)), "delta", ndim=1)
+    if values.size not in (1, 2) or np.any(values < 0.0):
+        raise ValueError(f"delta must be a number >= 0 or a pair of them, got {delta!r}")
+    return float(values[0]), float(values[-1])

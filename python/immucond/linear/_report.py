@@ -1,0 +1,173 @@
+"""What an extractor did to both tasks: Definition 3.1 and the RIR of the paper, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._condition import condition_number
+from ._limit import ImmunityLimit, limit_of
+from ._root import FloatArray, RankFrom, Root, as_theta, roots
+
+Convention = Literal["exact", "ridge"]
+
+# Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
+_SLACK = 1e-8
+
+
+@dataclass(frozen=True)
+class ImmunityReport:
+    """Condition numbers of both tasks under theta, relative to a reference extractor.
+
+    Attributes
+    ----------
+    kappa_P, kappa_H : float
+        Condition numbers of H_P(theta) and H_H(theta).
+    kappa_P_reference, kappa_H_reference : float
+        The same under the reference extractor (the identity, unless one was given).
+    rank_P, rank_H : int
+        Ranks of H_P(theta) and H_H(theta).
+    rank_from : {"X", "K", "given"}
+        What decided the ranks: the inputs, their Gram matrices, or the caller.
+    limit : ImmunityLimit
+        The most any invertible extractor can reach, in the exact convention.
+    convention : {"exact", "ridge"}
+        ``"exact"``: over the nonzero eigenvalues; ``"ridge"``: of ``H + ridge I``, which depends
+        on the scale of theta and is not bounded by the limit.
+    ridge : float
+        What was added to the diagonals; 0 in the exact convention.
+    """
+
+    kappa_P: float
+    kappa_H: float
+    kappa_P_reference: float
+    kappa_H_reference: float
+    rank_P: int
+    rank_H: int
+    rank_from: RankFrom
+    limit: ImmunityLimit
+    convention: Convention
+    ridge: float
+
+    @property
+    def i(self) -> float:
+        """(i): how many times worse the harmful task is conditioned."""
+        return self.kappa_H / self.kappa_H_reference
+
+    @property
+    def ii(self) -> float:
+        """(ii): how many times worse (better, below 1) the primary task is conditioned."""
+        return self.kappa_P / self.kappa_P_reference
+
+    @property
+    def rir(self) -> float:
+        """Relative immunization ratio, (i) / (ii)."""
+        return self.i / self.ii
+
+    @property
+    def lost_rank(self) -> int:
+        """Dimensions of the primary features that theta loses; 0 keeps every prediction open."""
+        return self.limit.rank_P - self.rank_P
+
+    @property
+    def condition_a(self) -> bool:
+        """Definition 3.1 (a): the harmful task became worse conditioned (by how much: ``i``)."""
+        return self.i > 1.0 + _SLACK
+
+    @property
+    def condition_b(self) -> bool:
+        """Definition 3.1 (b): the primary task did not become worse conditioned."""
+        return self.ii <= 1.0 + _SLACK
+
+    @property
+    def condition_c(self) -> bool:
+        """Definition 3.1 (c): the best primary loss is kept, as the features keep their range."""
+        return self.lost_rank == 0
+
+
+def immunity(
+    theta: npt.ArrayLike,
+    X_P: npt.ArrayLike | None = None,
+    X_H: npt.ArrayLike | None = None,
+    *,
+    K_P: npt.ArrayLike | None = None,
+    K_H: npt.ArrayLike | None = None,
+    ridge: float = 0.0,
+    reference: npt.ArrayLike | None = None,
+    ranks: tuple[int, int] | None = None,
+    computed_in: npt.DTypeLike = None,
+) -> ImmunityReport:
+    """Measure how far theta immunizes: kappas, (i), (ii), RIR, and the limit beside them.
+
+    Parameters
+    ----------
+    theta : (d, m) array_like
+        Linear extractor.
+    X_P, X_H : (N_P, d) and (N_H, d) array_like
+        Inputs of the primary and the harmful task, one row a sample.
+    K_P, K_H : (d, d) array_like
+        Their Gram matrices instead; the inputs keep twice the digits.
+    ridge : float, default 0
+        With a positive ridge, condition numbers are those of ``H + ridge I``, the convention of
+        the published code (1e-6 there). Not scale-invariant, and not bounded by the limit.
+    reference : (d, m0) array_like, optional
+        Extractor to compare with; the identity by default, the pre-trained one for RIR_theta0.
+    ranks : (int, int), optional
+        Known ranks of (K_P, K_H). An invertible theta keeps them, so they are never re-decided.
+    computed_in : dtype, optional
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
+
+    Returns
+    -------
+    ImmunityReport
+
+    Raises
+    ------
+    ValueError
+        For NaN, mismatched sizes, a negative ridge, or a theta under which a task has rank 0.
+    TypeError
+        Unless both inputs or both Gram matrices are given.
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Definition 3.1 and its relative immunization ratio.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> report = ic.linear.immunity(np.diag([0.1, 1]), K_P=np.diag([100, 1]), K_H=np.diag([2, 1]))
+    >>> report.condition_a, report.condition_b, report.condition_c
+    (True, True, True)
+    >>> round(report.i), round(1 / report.ii), round(report.rir)
+    (25, 100, 2500)
+    """
+    if not (np.isfinite(ridge) and ridge >= 0.0):
+        raise ValueError(f"ridge must be a finite number >= 0, got {ridge}")
+    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    after = as_theta(theta, P.dim)
+    before = np.eye(P.dim) if reference is None else as_theta(reference, P.dim, "reference")
+    return ImmunityReport(
+        kappa_P=_kappa(P, after, ridge, "theta", "primary"),
+        kappa_H=_kappa(H, after, ridge, "theta", "harmful"),
+        kappa_P_reference=_kappa(P, before, ridge, "reference", "primary"),
+        kappa_H_reference=_kappa(H, before, ridge, "reference", "harmful"),
+        rank_P=P.rank_through(after),
+        rank_H=H.rank_through(after),
+        rank_from=P.rank_from,
+        limit=limit_of(P, H),
+        convention="ridge" if ridge else "exact",
+        ridge=float(ridge),
+    )
+
+
+def _kappa(root: Root, theta: FloatArray, ridge: float, name: str, task: str) -> float:
+    """Condition number of H(theta) by the features ``R theta``, whose Gram matrix H is."""
+    rank = root.rank_through(theta)
+    if rank == 0:
+        raise ValueError(f"{name} maps the {task} inputs to 0: H has rank 0, no condition number")
+    if ridge:
+        return condition_number(features=root.scale * (root.matrix @ theta), ridge=ridge)
+    return condition_number(features=root.matrix @ (theta / np.max(np.abs(theta))), rank=rank)

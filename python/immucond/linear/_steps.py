@@ -1,0 +1,147 @@
+"""Sharp step-size intervals of the spectral regularizers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from .._errors import DegenerateSpectrumError
+from .._extreme import extreme_pairs
+from .._regularizers import SpectralRegularizer
+from .._validate import as_float64
+from ._root import FloatArray, as_theta, root_of_gram
+
+
+def step_interval(
+    regularizer: SpectralRegularizer,
+    S: npt.ArrayLike | None = None,
+    *,
+    theta: npt.ArrayLike | None = None,
+    gram: npt.ArrayLike | None = None,
+    rank: int | None = None,
+) -> float:
+    """Sharp upper end of the steps for which a regularizer moves kappa the way it promises.
+
+    For every step eta strictly between 0 and the end, ``S - eta grad r(S)``, or
+    ``theta - eta K^-1 grad_theta r(H(theta))``, has a smaller condition number for ``r_well``, a
+    larger one for ``r_ill`` (at the one step that makes sigma_k vanish the rank falls instead).
+    Just beyond the end it has not.
+
+    Parameters
+    ----------
+    regularizer : SpectralRegularizer
+        ``ic.r_well`` or ``ic.r_ill``.
+    S : (p_r, p_c) array_like
+        The matrix itself, for the update of S.
+    theta, gram : (d, m) and (d, d) array_like
+        Extractor and Gram matrix, for the preconditioned update of theta.
+    rank : int, optional
+        Known rank of S, or of the Gram matrix.
+
+    Returns
+    -------
+    float
+        The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1).
+
+    Raises
+    ------
+    DegenerateSpectrumError
+        R_ill where all nonzero singular values are equal: it is infinite there.
+    OverflowError
+        Where the end itself is beyond the float range.
+
+    Notes
+    -----
+    The ends are sharp, and differ from the intervals of Theorems 4.1 to 4.4 in arXiv 2505.23760:
+    inside the one printed for R_ill by theta, kappa can pass through infinity and fall.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> round(ic.linear.step_interval(ic.r_well, np.diag([4.0, 2.0, 1.0])), 6)
+    1.235294
+    """
+    if S is not None and theta is None and gram is None:
+        A = as_float64(S, "S")
+        pairs = extreme_pairs(A, rank=rank)
+        sigma = np.linalg.svd(A / np.max(np.abs(A)), compute_uv=False)
+        p, k, of_theta = min(A.shape), pairs.rank, False
+        top, scale = pairs.simple_max, pairs.sigma_max
+    elif S is None and theta is not None and gram is not None:
+        root = root_of_gram(gram, "gram", rank=rank)
+        A = as_theta(theta, root.dim)
+        size = float(np.max(np.abs(A)))
+        p, k, of_theta = A.shape[1], root.rank_through(A), True
+        if k == 0:
+            raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
+        sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False) ** 2
+        scale = float(sigma[0]) * (root.scale * size) ** 2
+        top = bool(k == 1 or sigma[0] - sigma[1] > p * np.finfo(float).eps * sigma[0])
+    else:
+        raise TypeError("give either S or both theta and gram")
+    sigma = sigma[:k] / sigma[0]
+
+    if regularizer.name == "r_well":
+        if k == 1 or not top:
+            return 0.0
+        # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
+        return _theta_well(sigma, p) / scale if of_theta else _matrix_well(sigma, p)
+    if regularizer.name == "r_ill":
+        gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
+        D = float(gap.sum()) / (2 * k)
+        tie = p * np.finfo(float).eps
+        if tie >= D:
+            raise DegenerateSpectrumError(
+                f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
+            )
+        end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
+        return _scaled(end, scale, 3 if of_theta else 4)
+    raise ValueError(
+        f"regularizer must be r_well or r_ill, whose intervals are proved, got {regularizer.name}"
+    )
+
+
+def _matrix_well(sigma: FloatArray, p: int) -> float:
+    r = float(sigma[1] * sigma[-1])
+    return (1 - r) / (1 - 1 / p + r / p)
+
+
+def _matrix_ill(k: int, D: float) -> float:
+    return math.inf if k == 2 else 2 * k / (k - 2) * D**2
+
+
+def _theta_well(sigma: FloatArray, p: int) -> float:
+    second, last = float(sigma[1]), float(sigma[-1])
+    q = math.sqrt(second * last)
+    A = (1 - q) / (2 * (q * second / p + 1 - 1 / p))
+    slope = second**1.5 - last
+    B = p * (1 - math.sqrt(second)) / (2 * slope) if slope > 0 else math.inf
+    return min(A, B)
+
+
+def _theta_ill(sigma: FloatArray, D: float) -> float:
+    k = sigma.size
+    last, before = float(sigma[-1]), float(sigma[-2])
+    den = last * (1 - 1 / k) - 1 / k
+    if den <= 0:
+        return math.inf
+    E = D**2 / den
+    growth = 2 * E / (k * D**2)
+    if before * (1 + growth * before) ** 2 < last * (1 + growth) ** 2:
+        return math.inf
+    return E
+
+
+def _scaled(end: float, scale: float, power: int) -> float:
+    """``end * scale^power``, refused where it is not representable."""
+    value = end
+    for _ in range(power):
+        value *= scale
+    if math.isinf(value) and not math.isinf(end):
+        raise OverflowError(
+            f"the end of the interval is {end:.3g} * {scale:.3g}^{power}, beyond the float range: "
+            f"scale the input"
+        )
+    return value

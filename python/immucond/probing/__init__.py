@@ -1,0 +1,9 @@
+"""Linear probing of fixed features, from gradient descent to least squares: what immunity is worth.
+
+kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it.
+"""
+
+from ._probe import METHODS, probe
+from ._trace import ProbeTrace
+
+__all__ = ["METHODS", "ProbeTrace", "probe"]

@@ -1,0 +1,104 @@
+"""One entry to all attackers on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ._cg import cg
+from ._gd import gd
+from ._lstsq import lstsq
+from ._problem import FloatArray, Problem
+from ._trace import ProbeTrace
+
+Method = Literal["gd", "cg", "lstsq"]
+
+METHODS: dict[str, Callable[[Problem, int, float], tuple[FloatArray, FloatArray]]] = {
+    "gd": gd,
+    "cg": cg,
+    "lstsq": lstsq,
+}
+
+
+def probe(
+    Z: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    method: Method = "gd",
+    steps: int = 1000,
+    weight_decay: float = 0.0,
+    tolerance: float | None = None,
+    rank: int | None = None,
+    computed_in: npt.DTypeLike = None,
+) -> ProbeTrace:
+    """Fit linear heads to frozen features from w = 0, under the squared loss.
+
+    Parameters
+    ----------
+    Z : (N, m) array_like
+        Features, one row a sample.
+    y : (N,) or (N, c) array_like
+        Targets of one head, or of c heads.
+    method : {"gd", "cg", "lstsq"}
+        ``"gd"``: gradient descent with exact line search, one step length for all heads, the
+        attacker of the paper: ``norm_ratio[t] <= (1 - 1/kappa)^t``. ``"cg"``: conjugate gradients,
+        about ``sqrt(kappa)/2 ln(2/eps)`` steps. ``"lstsq"``: one least-squares solve, which kappa
+        does not slow and only robs of digits.
+    steps : int, default 1000
+        Most steps taken.
+    weight_decay : float, default 0
+        mu in ``||Z w - y||^2 + mu ||w||^2``; caps kappa at ``(sigma_1 + mu) / mu``.
+    tolerance : float, optional
+        Stop as soon as the loss is within this factor of the best: ``(1 + tolerance)`` times.
+    rank : int, optional
+        Known rank of Z.
+    computed_in : dtype, optional
+        Precision in which Z was computed; sets the tolerance that decides the rank.
+
+    Returns
+    -------
+    ProbeTrace
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, NaN, mismatched sizes, a negative weight decay, or rank 0.
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Eq. 2 (the bound on the norm ratio). With feature rank below m the
+    norm ratio is taken to the minimizer nearest to the start; it would stop falling otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> Z, y = np.diag([1.0, 0.1]), np.array([1.0, 0.1])
+    >>> trace = ic.probing.probe(Z, y, method="gd", steps=100)
+    >>> bool(np.all(trace.norm_ratio <= (1 - 1 / trace.kappa) ** np.arange(101)))
+    True
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
+    if tolerance is not None and not tolerance >= 0.0:
+        raise ValueError(f"tolerance must be >= 0, got {tolerance}")
+    problem = Problem.of(Z, y, weight_decay, rank, computed_in)
+    stop = 0.0 if tolerance is None else tolerance * problem.best_loss
+    excess, distance = METHODS[method](problem, int(steps), stop)
+    h, reducible = problem.curvature, problem.curvature * problem.error**2
+    slow = float(reducible[h < 0.01 * h[0]].sum())
+    if not np.isfinite(loss_unit := problem.loss_unit):
+        raise OverflowError("the loss of y is beyond the float range: scale y")
+    return ProbeTrace(
+        method=method,
+        loss=(problem.best_loss + excess) * loss_unit,
+        norm_ratio=distance / (distance[0] or 1.0),
+        best_loss=problem.best_loss * loss_unit,
+        kappa=float(h[0] / h[-1]),
+        rank=h.size,
+        slow_share=slow / (float(reducible.sum()) or 1.0),
+    )

@@ -1,0 +1,114 @@
+"""Linear probing in the eigenbasis of its Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .._rank import default_rtol
+from .._validate import as_float64, as_matrix
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``min_w ||Z w - y||^2 + mu ||w||^2`` from w = 0, seen from the eigenbasis of its Hessian.
+
+    Exact-line-search gradient descent and conjugate gradients commute with rotations, and with
+    one step length for all heads they see only the energy of the error along each eigenvector. So
+    k numbers carry a run on N samples, m features and c heads, and rounding mixes no directions.
+    Z and y are brought to unit scale; the loss in the caller's units is ``loss_unit`` times ours.
+
+    Attributes
+    ----------
+    Z, y : (N, m) and (N, c) array
+        Features and targets.
+    weight_decay : float
+        mu.
+    curvature : (k,) array
+        Nonzero eigenvalues of ``Z^T Z`` plus mu, descending.
+    error : (k,) array
+        Norm over the heads of ``w_0 - w*`` along each eigenvector.
+    minimizer : (m, c) array
+        w*, the one nearest to w_0 = 0.
+    best_loss : float
+        Loss at w*.
+    rtol : float
+        Singular values of Z below it, relative to the largest, count as 0.
+    loss_unit : float
+        Square of the scale that y had.
+    """
+
+    Z: FloatArray
+    y: FloatArray
+    weight_decay: float
+    curvature: FloatArray
+    error: FloatArray
+    minimizer: FloatArray
+    best_loss: float
+    rtol: float
+    loss_unit: float
+
+    @classmethod
+    def of(
+        cls,
+        Z: npt.ArrayLike,
+        y: npt.ArrayLike,
+        weight_decay: float,
+        rank: int | None,
+        computed_in: npt.DTypeLike,
+    ) -> Problem:
+        """Check the data and solve for the minimizer."""
+        given = as_matrix(Z, "Z")
+        if computed_in is None and given.dtype.kind == "f":
+            computed_in = given.dtype
+        A, Z_scale = _to_unit(as_float64(given, "Z"))
+        if not A.any():
+            raise ValueError("Z is zero: features of rank 0 cannot be probed")
+        b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", "Z"))
+        if not (np.isfinite(weight_decay) and weight_decay >= 0.0):
+            raise ValueError(f"weight_decay must be a finite number >= 0, got {weight_decay}")
+        mu = float(weight_decay) / Z_scale / Z_scale
+
+        u, s, vt = np.linalg.svd(A, full_matrices=False)
+        rtol = default_rtol(A.shape, computed_in, of="features")
+        most = int(np.count_nonzero(s))
+        if rank is None:
+            rank = int(np.count_nonzero(s > rtol * s[0]))
+        elif not 1 <= rank <= most:
+            raise ValueError(f"rank must lie in 1..{most}, got {rank}")
+        u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+        curvature = s**2 + mu
+        seen = u.T @ b
+        w = (s / curvature)[:, None] * seen
+        return cls(
+            Z=A,
+            y=b,
+            weight_decay=mu,
+            curvature=curvature,
+            error=np.linalg.norm(w, axis=1),
+            minimizer=vt.T @ w,
+            best_loss=float(
+                np.sum((b - u @ seen) ** 2) + np.sum((mu / curvature)[:, None] * seen**2)
+            ),
+            rtol=rtol,
+            loss_unit=y_scale**2,
+        )
+
+
+def as_targets(y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
+    """Check targets against the inputs' number of rows; one head becomes a column."""
+    targets = as_float64(y, name, ndim=1 if np.ndim(y) == 1 else 2)
+    if targets.shape[0] != rows:
+        raise ValueError(
+            f"{name} must have one row a sample, {rows} as {inputs}, got shape {targets.shape}"
+        )
+    return targets[:, None] if targets.ndim == 1 else targets
+
+
+def _to_unit(A: FloatArray) -> tuple[FloatArray, float]:
+    scale = float(np.max(np.abs(A))) or 1.0
+    return A / scale, scale
