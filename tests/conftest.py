@@ -1,6 +1,7 @@
 """What every test shares: Hypothesis profiles and the folder of real data."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("thorough" if config.getoption("--thorough") else "ci")
+    if config.option.hypothesis_seed is None:  # xdist hands the choice to its workers
+        config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"replay this run: pytest --hypothesis-seed={config.option.hypothesis_seed}"
 
 
 @pytest.fixture(scope="session")
