@@ -1,0 +1,77 @@
+"""The ``immucond`` command: each module of this package without an underscore is a subcommand.
+
+Such a module has a docstring (the help), ``add_arguments(parser)`` and ``run(args)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from .. import __version__
+from .._errors import ImmucondError
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show each default, unless it is None and the help says what happens instead."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of the whole command, one subparser a module."""
+    parser = argparse.ArgumentParser(
+        prog="immucond",
+        description="Model immunization through the condition number.",
+        epilog="immucond COMMAND --help explains every option with its default.",
+    )
+    parser.add_argument("--version", action="version", version=f"immucond {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for found in pkgutil.iter_modules(__path__):
+        if found.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        doc = (module.__doc__ or "").strip()
+        command = commands.add_parser(
+            found.name,
+            help=doc.partition("\n")[0].rstrip("."),
+            description=doc,
+            formatter_class=_Formatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, parser=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; wrong input ends with one line on stderr and exit status 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
+    args.command_line = shlex.join(["immucond", *words])
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # unwinds, so that files in the making go
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print(f"\n{args.parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except (ImmucondError, ImportError, OSError, ValueError) as error:
+        print(f"{args.parser.prog}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

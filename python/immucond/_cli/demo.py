@@ -1,0 +1,155 @@
+"""Immunize handwritten digits and show what it did and what it is worth.
+
+Takes scikit-learn's bundled digits (8 x 8 pixels, no download), one digit as the primary task and
+another one as the harmful task, immunizes a linear extractor by Algorithm 1 and by the closed
+form, prints tables and writes results.json, norm_ratio.png and loss.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy
+
+from .. import __version__
+from ..experiments._extras import extra
+from ..experiments._output import staged
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..experiments.digits import Result, Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the demo."""
+    digit = {"type": int, "choices": range(10), "metavar": "DIGIT"}
+    parser.add_argument("--primary", default=0, help="digit whose task stays easy, 0 to 9", **digit)
+    parser.add_argument("--harmful", default=5, help="digit whose task gets hard, 0 to 9", **digit)
+    parser.add_argument(
+        "--out", type=Path, default=Path("immucond-demo"), metavar="FOLDER",
+        help="where results go; nothing is written unless the whole run succeeds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=_whole(0), default=0, metavar="N",
+        help="of the split into training and held-out rows and of the first head",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=_whole(1), default=1000, metavar="N", help="steps of Algorithm 1"
+    )
+    parser.add_argument(
+        "--lr", type=_number(0.0), default=0.005, metavar="X", help="step size of Algorithm 1"
+    )
+    parser.add_argument(
+        "--delta", type=_number(0.0), default=None, metavar="X",
+        help="added to the diagonals of both Gram matrices for the limit and the closed form, in "
+        "units of squared pixels in [0, 1]; by default what rounding to 16 grey levels adds, "
+        "number of rows times 1/3072",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kappa-primary", type=_number(1.0), default=None, metavar="X",
+        help="condition number that the closed form gives the primary task; by default the middle "
+        "of the frontier, where (i) = 1/(ii)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--probe-steps", type=_whole(1), default=200_000, metavar="N",
+        help="most steps a linear probe may take",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the demo; files appear all together at the end."""
+    if args.primary == args.harmful:
+        args.parser.error(f"--primary and --harmful must differ, got {args.primary} for both")
+    with extra("experiments"):
+        from rich.console import Console
+    from ..experiments import digits
+
+    settings = digits.Settings(
+        primary=args.primary,
+        harmful=args.harmful,
+        seed=args.seed,
+        steps=args.steps,
+        lr=args.lr,
+        delta=args.delta,
+        kappa_primary=args.kappa_primary,
+        probe_steps=args.probe_steps,
+    )
+    with staged(args.out) as folder:
+        result = _run_with_progress(settings, Console(stderr=True))
+        for name, figure in digits.figures(result).items():
+            figure.savefig(folder / name, dpi=200)
+        numbers = digits.as_json(result, args.command_line, _versions())
+        text = json.dumps(numbers, indent=1, allow_nan=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    digits.print_tables(result, console := Console())
+    console.print(f"\nWrote results.json, norm_ratio.png and loss.png to {args.out}", style="bold")
+
+
+def _run_with_progress(settings: Settings, console: Console) -> Result:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..experiments import digits
+
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        return digits.run(settings, progress)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "immucond": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+class _whole:  # noqa: N801  (argparse shows the name)
+    """Whole number of at least some size."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = self._least - 1
+        if value < self._least:
+            raise argparse.ArgumentTypeError(
+                f"a whole number of at least {self._least} is needed, got {text!r}"
+            )
+        return value
+
+
+class _number:  # noqa: N801
+    """Finite number of at least some size."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= self._least):
+            raise argparse.ArgumentTypeError(
+                f"a finite number of at least {self._least:g} is needed, got {text!r}"
+            )
+        return value

@@ -1,0 +1,98 @@
+"""Curves of a linear probe on both tasks, before and after immunization."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .._extras import extra
+from ._run import TOLERANCE, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe-Ito colours: told apart by colour-blind readers; the dashes by those who print in grey.
+_STYLE = {
+    "identity": ("#000000", "-"),
+    "Algorithm 1": ("#0072B2", "--"),
+    "closed form": ("#D55E00", "-."),
+}
+_RC = {
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name, ready for ``savefig``."""
+    with extra("experiments"):
+        import matplotlib as mpl
+    with mpl.rc_context(_RC):
+        return {"norm_ratio.png": _norm_ratio(result), "loss.png": _loss(result)}
+
+
+def _norm_ratio(result: Result) -> Figure:
+    curves = {
+        (task, name): method.probes[task, "gd"].norm_ratio
+        for name, method in result.methods.items()
+        for task in ("primary", "harmful")
+    }
+    label = r"norm ratio  $\|w_t-w^*\|^2\,/\,\|w_0-w^*\|^2$"
+    return _panels(result, curves, label)
+
+
+def _loss(result: Result) -> Figure:
+    curves = {}
+    for name, method in result.methods.items():
+        for task in ("primary", "harmful"):
+            trace = method.probes[task, "gd"]
+            curves[task, name] = trace.loss / trace.best_loss - 1.0
+    return _panels(result, curves, "loss above the best, relative to the best", mark=TOLERANCE)
+
+
+def _panels(
+    result: Result,
+    curves: dict[tuple[str, str], npt.NDArray[np.float64]],
+    label: str,
+    mark: float | None = None,
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    digits = {"primary": result.settings.primary, "harmful": result.settings.harmful}
+    for ax, task in zip(axes, digits, strict=True):
+        for name, (colour, dashes) in _STYLE.items():
+            steps, values = thin(curves[task, name])
+            ax.plot(steps, values, color=colour, linestyle=dashes, label=name)
+        if mark is not None:
+            ax.axhline(mark, color="0.45", linewidth=1.0)
+            ax.annotate(
+                f"{mark:.0%} above the best", (1.0, mark), xytext=(2, 3),
+                textcoords="offset points", color="0.3", fontsize=9,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("steps of gradient descent, exact line search")
+        ax.set_title(f"{task} task: digit {digits[task]}")
+    shown = np.concatenate([values[1:] for values in curves.values()])
+    axes[0].set_ylim(max(1e-8, float(shown[shown > 0].min())) / 2, 2 * float(shown.max()))
+    axes[0].set_ylabel(label)
+    axes[0].legend(loc="lower left")
+    return figure
+
+
+def thin(
+    values: npt.NDArray[np.float64], points: int = 200
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """About as many points of a curve as a logarithmic axis can show, from step 1 on."""
+    last = values.size - 1
+    steps = np.unique(np.geomspace(1, max(last, 1), points).round().astype(np.int64))
+    steps = steps[steps <= last]
+    return steps, values[steps]

@@ -1,0 +1,217 @@
+"""The result as tables for a terminal and as JSON for a program."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...linear import ImmunityLimit, ImmunityReport
+from ...probing import ProbeTrace
+from .._extras import extra
+from ._figures import thin
+from ._run import RIDGE, TOLERANCE, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_ROWS = (("training", "training"), ("held_out", "held-out"))
+_ATTACKERS = {
+    "gd": "gradient descent, line search",
+    "cg": "conjugate gradients",
+    "lstsq": "exact least squares",
+}
+CONVENTIONS = {
+    "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
+    "ridge": f"kappa of H + {RIDGE:g} I, as the published code does; the limit does not bound it",
+    "noisy": "exact, with delta added to the diagonals of K_P and K_H",
+    "primary_loss": "mean squared error; own: the method's head, best: a least-squares head",
+    "probe_loss": "squared error summed over rows",
+}
+
+
+def print_tables(result: Result, console: Console) -> None:
+    """Print what was immunized, how far, at what cost, and what it is worth."""
+    s, first = result.settings, next(iter(result.methods.values()))
+    limits = {key: getattr(first, key).noisy.limit for key, _ in _ROWS}
+    exact = {key: getattr(first, key).exact.limit for key, _ in _ROWS}
+
+    table = _table(f"Immunity: primary digit {s.primary}, harmful digit {s.harmful}")
+    for heading in ("(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge",
+                    "(ii)\nridge", "RIR\nridge"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for key, label in _ROWS:
+        table.add_row(f"{label} rows", style="italic")
+        for name, method in result.methods.items():
+            m = getattr(method, key)
+            table.add_row(
+                name, _n(m.exact.i), _n(m.exact.ii), _n(m.exact.rir), _n(m.noisy.rir),
+                _n(m.ridge.i), _n(m.ridge.ii), _n(m.ridge.rir),
+            )  # fmt: skip
+        table.add_row(
+            "limit", "", "", _n(exact[key].rir), _n(limits[key].rir), style="bold",
+            end_section=True,
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
+        "is easy. RIR = (i) / (ii). Limit: the most any theta can reach.\n"
+        f"exact: over the nonzero eigenvalues. delta: exact, with feature noise, {_delta(result)}. "
+        f"ridge: of H + {RIDGE:g} I, as in the published code; the limit does not bound it.\n"
+        f"{_why(exact['training'])}\n"
+    )
+
+    table = _table("Primary loss (mean squared error)")
+    for label in ("training", "held-out"):
+        table.add_column(f"{label}\nown head", justify="right")
+        table.add_column(f"{label}\nbest head", justify="right")
+    for name, method in result.methods.items():
+        table.add_row(
+            name, *(_n(v) for loss in (method.loss, method.loss_held_out)
+                    for v in (loss.own, loss.best)),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "best head: least squares on the features; own head: what the method serves, for "
+        f"Algorithm 1 the one it trained along in {s.steps:,} steps.\n"
+    )
+
+    table = _table(
+        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss"
+    )
+    for name in result.methods:
+        table.add_column(f"{name}\n{'before' if name == 'identity' else 'after'}", justify="right")
+    for attacker, label in _ATTACKERS.items():
+        traces = [method.probes["harmful", attacker] for method in result.methods.values()]
+        table.add_row(label, *(_steps(trace) for trace in traces))
+    console.print(table)
+    console.print(
+        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve."
+    )
+
+
+def _table(title: str) -> Table:
+    with extra("experiments"):
+        from rich import box
+        from rich.table import Table
+    table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Every number of the run as plain Python values; an infinite one is the string "inf"."""
+    data = result.data
+    return _plain(
+        {
+            "command": command,
+            "versions": versions,
+            "conventions": CONVENTIONS,
+            "settings": asdict(result.settings),
+            "delta": {"P": result.delta[0], "H": result.delta[1]},
+            "kappa_primary": result.kappa_primary,
+            "lambda_P": result.lambda_P,
+            "lambda_H": result.lambda_H,
+            "ridge": RIDGE,
+            "tolerance": TOLERANCE,
+            "rows": {name: value.shape[0] for name, value in vars(data).items()},
+            "methods": {
+                name: {
+                    **{
+                        key: {
+                            convention: _report(getattr(getattr(method, key), convention))
+                            for convention in ("exact", "ridge", "noisy")
+                        }
+                        for key, _ in _ROWS
+                    },
+                    "primary_loss": {
+                        "training": asdict(method.loss),
+                        "held_out": asdict(method.loss_held_out),
+                    },
+                    "probes": {
+                        task: {
+                            attacker: _probe(method.probes[task, attacker])
+                            for attacker in _ATTACKERS
+                        }
+                        for task in ("primary", "harmful")
+                    },
+                    "history": method.history,
+                }
+                for name, method in result.methods.items()
+            },
+        }
+    )
+
+
+def _report(report: ImmunityReport) -> dict[str, Any]:
+    return {
+        **asdict(report),
+        "i": report.i,
+        "ii": report.ii,
+        "rir": report.rir,
+        "condition_a": report.condition_a,
+        "condition_b": report.condition_b,
+        "condition_c": report.condition_c,
+        "lost_rank": report.lost_rank,
+    }
+
+
+def _probe(trace: ProbeTrace) -> dict[str, Any]:
+    steps, loss = thin(trace.loss)
+    return {
+        "steps_to_tolerance": trace.steps_to(TOLERANCE),
+        "steps_taken": trace.loss.size - 1,
+        "kappa": trace.kappa,
+        "rank": trace.rank,
+        "slow_share": trace.slow_share,
+        "best_loss": trace.best_loss,
+        "step": steps,
+        "loss": loss,
+        "norm_ratio": trace.norm_ratio[steps],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return "inf" if value == math.inf else value
+
+
+def _n(value: float) -> str:
+    """Three digits in at most seven characters."""
+    if 100 <= value < 10_000:
+        return f"{value:.0f}"
+    if math.isinf(value) or 0.01 <= value < 100:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _steps(trace: ProbeTrace) -> str:
+    reached = trace.steps_to(TOLERANCE)
+    if reached is None:
+        above = trace.loss[-1] / trace.best_loss - 1.0
+        return f"> {trace.loss.size - 1:,}\n({above:.0%} above)"
+    return f"{reached:,}"
+
+
+def _delta(result: Result) -> str:
+    P, H = result.delta
+    shown = f"delta = {P:.3g}" if P == H else f"delta = {P:.3g} (P), {H:.3g} (H)"
+    return shown + (" (rounding of the pixels)" if result.settings.delta is None else "")
+
+
+def _why(limit: ImmunityLimit) -> str:
+    if limit.case != "unbounded":
+        return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
+    return (
+        f"The exact limit is infinite: K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) "
+        f"has energy in {limit.deficit} directions that no primary row uses."
+    )
