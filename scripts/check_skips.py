@@ -1,4 +1,4 @@
-"""Print every skipped test of a JUnit report; fail on a reason that tests/allowed_skips.txt does not list."""
+"""Print the skipped tests of a JUnit report; fail on reasons not in tests/allowed_skips.txt."""
 
 import re
 import sys

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A failure prints its seed and a blob that replays it; wall-clock deadlines only fail on busy machines.
+# A failure prints a blob that replays it; wall-clock deadlines only fail on busy machines.
 settings.register_profile(
     "ci",
     deadline=None,

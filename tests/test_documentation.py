@@ -1,0 +1,89 @@
+"""What README.md, docs/ and the docstrings show runs, and says what is true."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import immucond
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def modules() -> Iterator[str]:
+    yield "immucond"
+    for found in pkgutil.walk_packages(immucond.__path__, "immucond."):
+        if found.name != "immucond.__main__":
+            yield found.name
+
+
+def docstrings() -> Iterator[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in modules():
+        module = importlib.import_module(name)
+        yield from (test for test in finder.find(module, name) if test.examples)
+
+
+def run_doctest(test: doctest.DocTest) -> None:
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=report.append, clear_globs=False)
+    assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if snippets(p)], ids=lambda page: page.name)
+def test_snippets_run(page: Path) -> None:
+    shared: dict[str, object] = {"__name__": "__main__"}
+    for number, snippet in enumerate(snippets(page), 1):
+        name = f"{page.name}, snippet {number}"
+        if ">>> " in snippet:
+            test = doctest.DocTestParser().get_doctest(snippet, {}, name, str(page), 0)
+            test.globs = shared
+            run_doctest(test)
+        else:
+            exec(compile(snippet, name, "exec"), shared)
+
+
+@pytest.mark.parametrize("test", docstrings(), ids=lambda test: test.name)
+def test_docstring_examples(test: doctest.DocTest) -> None:
+    run_doctest(test)
+
+
+def test_public_callables_have_an_example() -> None:
+    missing = [
+        f"{package}.{name}"
+        for package in ("immucond", "immucond.linear", "immucond.immunize", "immucond.probing")
+        for name in importlib.import_module(package).__all__
+        if callable(item := getattr(importlib.import_module(package), name))
+        and not isinstance(item, type)
+        and ">>> " not in (item.__doc__ or "")
+    ]
+    assert missing == []
+
+
+def test_reference_lists_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"auto(?:function|class|data|exception):: (\w+)", page))
+    modules = set(re.findall(r"automodule:: immucond\.(\w+)", page))
+    assert set(immucond.__all__) - {"__version__"} <= listed | modules
+
+
+def test_ci_takes_its_commands_from_the_readme() -> None:
+    marked = re.findall(r"^<!-- ci: (\w+) -->\n```sh\n.+\n```$", PAGES[0].read_text(), re.MULTILINE)
+    run = re.findall(r"run_readme_command (\w+)", (ROOT / ".ci" / "run").read_text())
+    assert sorted(marked) == sorted(run) == ["demo", "test"]
+
+
+def test_relative_links_resolve() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
