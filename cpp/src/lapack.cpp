@@ -277,11 +277,6 @@ void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a
   call<Routine::dsyrk>(uplo, trans, n, k, alpha, a, lda, beta, c, ldc);
 }
 
-void symm(char side, char uplo, Index m, Index n, double alpha, const double* a, Index lda,
-          const double* b, Index ldb, double beta, double* c, Index ldc) {
-  call<Routine::dsymm>(side, uplo, m, n, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
   Integers info;
   auto work = workspace(n * kBlock);

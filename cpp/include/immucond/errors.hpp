@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdio>
 #include <stdexcept>
+#include <string>
 
 namespace immucond {
 
@@ -16,5 +18,12 @@ struct LapackError : std::runtime_error {
 struct MissingRoutine : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// A number as messages show it: four significant digits.
+inline std::string format(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", x);
+  return text;
+}
 
 }  // namespace immucond

@@ -79,8 +79,6 @@ void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, con
           Index lda, const double* b, Index ldb, double beta, double* c, Index ldc);
 void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a, Index lda,
           double beta, double* c, Index ldc);
-void symm(char side, char uplo, Index m, Index n, double alpha, const double* a, Index lda,
-          const double* b, Index ldb, double beta, double* c, Index ldc);
 /// A = Q T Q^T (lower triangle): T's diagonals to d and e, the reflectors stay in A and tau.
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau);
 /// C <- Q C with Q from sytrd.

@@ -1,0 +1,304 @@
+// Argument checks, the GIL and ownership; no mathematics.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "immucond/errors.hpp"
+#include "immucond/extreme.hpp"
+#include "immucond/gram.hpp"
+#include "immucond/multiversion.hpp"
+#include "immucond/regularizer.hpp"
+
+namespace py = pybind11;
+using namespace immucond;
+using Matrix = py::array_t<double, py::array::c_style>;
+
+namespace {
+
+Dtype dtype_of(const py::array& array, const char* name) {
+  const py::dtype dtype = array.dtype();
+  const auto size = dtype.itemsize();
+  if (py::cast<bool>(dtype.attr("isnative"))) {
+    switch (dtype.kind()) {
+      case 'b': return Dtype::boolean;
+      case 'f':
+        if (size == 2) return Dtype::f16;
+        if (size == 4) return Dtype::f32;
+        if (size == 8) return Dtype::f64;
+        break;
+      case 'i':
+        return size == 1 ? Dtype::i8 : size == 2 ? Dtype::i16 : size == 4 ? Dtype::i32 : Dtype::i64;
+      case 'u':
+        return size == 1 ? Dtype::u8 : size == 2 ? Dtype::u16 : size == 4 ? Dtype::u32 : Dtype::u64;
+      default: break;
+    }
+  }
+  throw py::type_error(std::string(name) + " must hold float16, float32, float64, integers or bools "
+                       "in native byte order, and has dtype " + std::string(py::str(dtype)));
+}
+
+/// A view of a two-dimensional array, valid while the array lives.
+MatrixView view_of(const py::array& array, const char* name) {
+  if (array.ndim() != 2 || array.size() == 0) {
+    const std::string shape = py::str(array.attr("shape"));
+    throw py::value_error(std::string(name) +
+                          " must be a matrix with at least one entry, and has shape " + shape);
+  }
+  return {array.data(),      dtype_of(array, name), array.shape(0), array.shape(1),
+          array.strides(0), array.strides(1),      name};
+}
+
+void require_size(bool matches, const MatrixView& a, const MatrixView& b, const char* needed) {
+  if (matches) return;
+  const auto shape = [](const MatrixView& v) {
+    return std::string(v.name) + " has shape (" + std::to_string(v.rows) + ", " +
+           std::to_string(v.cols) + ")";
+  };
+  throw py::value_error(shape(a) + " and " + shape(b) + ": " + needed);
+}
+
+Matrix matrix(Index rows, Index cols) { return Matrix({rows, cols}); }
+
+py::array_t<double> vector(std::vector<double> values) {
+  auto* owned = new std::vector<double>(std::move(values));
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<double>*>(p); });
+  return py::array_t<double>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
+}
+
+py::dict pairs_dict(ExtremePairs p) {
+  using namespace py::literals;
+  return py::dict("sigma_max"_a = p.sigma_max, "u_max"_a = vector(std::move(p.u_max)),
+                  "v_max"_a = vector(std::move(p.v_max)), "sigma_min"_a = p.sigma_min,
+                  "u_min"_a = vector(std::move(p.u_min)), "v_min"_a = vector(std::move(p.v_min)),
+                  "rank"_a = p.rank, "frobenius"_a = p.frobenius, "gap_max"_a = p.gap_max,
+                  "gap_min"_a = p.gap_min, "simple_max"_a = p.simple_max,
+                  "simple_min"_a = p.simple_min, "bound_max"_a = p.bound_max,
+                  "bound_min"_a = p.bound_min, "determined_min"_a = p.determined_min,
+                  "method"_a = p.method, "condition_number"_a = p.condition);
+}
+
+Method method_of(const std::string& method) {
+  return method == "gram" ? Method::gram : method == "qr" ? Method::qr : Method::automatic;
+}
+
+/// Runs a kernel without the GIL.
+template <class Kernel>
+auto without_gil(Kernel kernel) {
+  const py::gil_scoped_release release;
+  return kernel();
+}
+
+/// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
+/// determined). `kernel` gets the regularizer and the request.
+template <class Kernel>
+py::tuple evaluated(const py::function& coefficients, Index rows, Index cols, Request request,
+                    bool gradient, bool pairs, Kernel kernel) {
+  const Regularizer regularizer = [&](const Spectrum& spectrum) {
+    const py::gil_scoped_acquire acquire;
+    const auto [value, alpha, beta, gamma] =
+        py::cast<std::tuple<double, double, double, double>>(coefficients(spectrum));
+    return Coefficients{value, alpha, beta, gamma};
+  };
+  py::object result = py::none();
+  if (gradient) {
+    Matrix out = matrix(rows, cols);
+    request.gradient = out.mutable_data();
+    result = std::move(out);
+  }
+  ExtremePairs found;
+  if (pairs) request.pairs = &found;
+  const Evaluation e = without_gil([&] { return kernel(regularizer, request); });
+  return py::make_tuple(e.value, result, pairs ? py::object(pairs_dict(std::move(found))) : py::none(),
+                        e.tied, e.determined);
+}
+
+std::vector<lapack::Capsule> capsules_of(const py::dict& capi) {
+  std::vector<lapack::Capsule> capsules;
+  for (const auto& [key, value] : capi) {
+    if (!PyCapsule_CheckExact(value.ptr())) continue;
+    const char* signature = PyCapsule_GetName(value.ptr());
+    capsules.push_back({py::cast<std::string>(key), signature == nullptr ? "" : signature,
+                        PyCapsule_GetPointer(value.ptr(), signature)});
+  }
+  return capsules;
+}
+
+void bind_lapack(const py::dict& blas, const py::dict& lapack_routines) {
+  std::vector<lapack::Capsule> capsules = capsules_of(blas);
+  for (auto& capsule : capsules_of(lapack_routines)) capsules.push_back(std::move(capsule));
+  lapack::bind(capsules);
+}
+
+const char* simd_level() {
+#if IMMUCOND_HAS_MULTIVERSION
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return "AVX-512 (x86-64-v4)";
+  if (__builtin_cpu_supports("x86-64-v3")) return "AVX2 + FMA (x86-64-v3)";
+  return "baseline (multi-versioned)";
+#else
+  return "baseline";
+#endif
+}
+
+py::dict build_info() {
+  using namespace py::literals;
+  return py::dict("version"_a = IMMUCOND_VERSION, "compiler"_a = __VERSION__,
+                  "cplusplus"_a = static_cast<long>(__cplusplus), "simd"_a = simd_level(),
+                  "blas_integer_bits"_a = lapack::integer_bits(), "blas_threads"_a = lapack::threads());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "The C++ core of immucond. Use the functions of the package instead.";
+
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const MissingRoutine& e) {
+      PyErr_SetString(PyExc_ImportError, e.what());
+    } catch (const LapackError& e) {
+      const auto type = py::module_::import("immucond._errors").attr("ConvergenceError");
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+
+  bind_lapack(py::module_::import("scipy.linalg.cython_blas").attr("__pyx_capi__"),
+              py::module_::import("scipy.linalg.cython_lapack").attr("__pyx_capi__"));
+  m.def("bind_lapack", &bind_lapack, py::arg("blas"), py::arg("lapack"));
+  m.def("build_info", &build_info);
+  m.def("lapack_calls", [] {
+    py::dict counts;
+    for (const auto& [name, count] : lapack::call_counts()) counts[py::str(name)] = count;
+    return counts;
+  });
+
+  py::class_<Spectrum>(m, "Spectrum")
+      .def_readonly("p", &Spectrum::p)
+      .def_readonly("rank", &Spectrum::rank)
+      .def_readonly("sigma_max", &Spectrum::sigma_max)
+      .def_readonly("sigma_min", &Spectrum::sigma_min)
+      .def_property_readonly("below_max", &Spectrum::below_max)
+      .def_property_readonly("above_min", &Spectrum::above_min)
+      .def_property_readonly("all_tied", &Spectrum::all_tied);
+
+  m.def(
+      "gram",
+      [](const py::array& X) {
+        const MatrixView view = view_of(X, "X");
+        Matrix out = matrix(view.cols, view.cols);
+        double* data = out.mutable_data();
+        without_gil([&] {
+          gram(view, data);
+          check_finite(data, view.cols, view, nullptr, "X^T X");
+        });
+        return out;
+      },
+      py::arg("X"));
+
+  m.def(
+      "hessian",
+      [](const py::array& theta, const py::array& K) {
+        const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");
+        require_size(map.rows == view.rows, map, view, "theta needs as many rows as gram");
+        Matrix out = matrix(map.cols, map.cols);
+        double* data = out.mutable_data();
+        without_gil([&] {
+          hessian(map, view, data);
+          check_finite(data, map.cols, map, nullptr, "theta^T gram theta");
+        });
+        return out;
+      },
+      py::arg("theta"), py::arg("gram"));
+
+  m.def(
+      "feature_hessian",
+      [](const py::array& X, const py::array& theta, const std::string& method) {
+        const MatrixView view = view_of(X, "X"), map = view_of(theta, "theta");
+        require_size(view.cols == map.rows, view, map, "theta needs as many rows as X has columns");
+        const FeatureRoute route = method == "gram"       ? FeatureRoute::gram
+                                   : method == "features" ? FeatureRoute::features
+                                                          : FeatureRoute::automatic;
+        Matrix out = matrix(map.cols, map.cols);
+        double* data = out.mutable_data();
+        without_gil([&] {
+          feature_hessian(view, map, route, data);
+          check_finite(data, map.cols, view, &map, "(X theta)^T (X theta)");
+        });
+        return out;
+      },
+      py::arg("X"), py::arg("theta"), py::arg("method"));
+
+  m.def(
+      "psd_extreme_pairs",
+      [](const py::array& H, Index rank, double rtol, const std::string& name) {
+        const MatrixView view = view_of(H, name.c_str());
+        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, {rank, rtol}); }));
+      },
+      py::arg("H"), py::arg("rank"), py::arg("rtol"), py::arg("name") = "H");
+
+  m.def(
+      "extreme_pairs",
+      [](const py::array& S, Index rank, double rtol, const std::string& name) {
+        const MatrixView view = view_of(S, name.c_str());
+        return pairs_dict(without_gil([&] { return extreme_pairs(view, {rank, rtol}); }));
+      },
+      py::arg("S"), py::arg("rank"), py::arg("rtol"), py::arg("name") = "S");
+
+  m.def(
+      "feature_extreme_pairs",
+      [](const py::array& Z, Index rank, double rtol, const std::string& method,
+         const std::string& name) {
+        const MatrixView view = view_of(Z, name.c_str());
+        return pairs_dict(without_gil(
+            [&] { return feature_extreme_pairs(view, {rank, rtol}, method_of(method)); }));
+      },
+      py::arg("Z"), py::arg("rank"), py::arg("rtol"), py::arg("method"), py::arg("name") = "Z");
+
+  m.def(
+      "evaluate",
+      [](const py::function& coefficients, int degree, const py::array& S, Index rank, double rtol,
+         bool p_is_rank, bool gradient, bool pairs) {
+        const MatrixView view = view_of(S, "S");
+        const Request request{.rank = {rank, rtol}, .degree = degree, .p_is_rank = p_is_rank};
+        return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
+                         [&](const auto& r, const auto& q) { return evaluate(r, view, q); });
+      },
+      py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rank"), py::arg("rtol"),
+      py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
+
+  m.def(
+      "evaluate_theta",
+      [](const py::function& coefficients, int degree, const py::array& theta, const py::array& K,
+         Index rank, double rtol, bool p_is_rank, bool preconditioned, bool gradient, bool pairs) {
+        const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");
+        require_size(map.rows == view.rows, map, view, "theta needs as many rows as gram");
+        const Request request{.rank = {rank, rtol},
+                              .degree = degree,
+                              .p_is_rank = p_is_rank,
+                              .preconditioned = preconditioned};
+        return evaluated(
+            coefficients, map.rows, map.cols, request, gradient, pairs,
+            [&](const auto& r, const auto& q) { return evaluate_theta(r, map, view, q); });
+      },
+      py::arg("coefficients"), py::arg("degree"), py::arg("theta"), py::arg("gram"),
+      py::arg("rank"), py::arg("rtol"), py::arg("p_is_rank"), py::arg("preconditioned"),
+      py::arg("gradient"), py::arg("pairs"));
+
+  m.def(
+      "evaluate_features",
+      [](const py::function& coefficients, int degree, const py::array& Z, Index rank, double rtol,
+         bool p_is_rank, bool gradient, bool pairs) {
+        const MatrixView view = view_of(Z, "Z");
+        const Request request{.rank = {rank, rtol}, .degree = degree, .p_is_rank = p_is_rank};
+        return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
+                         [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
+      },
+      py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rank"), py::arg("rtol"),
+      py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
+}

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "immucond/matrix_view.hpp"
+
+namespace immucond {
+
+/// out (d x d) = X^T X for X (N x d): half the flops of a product by symmetry, accumulated in
+/// float64 whatever the input, symmetric to the bit. Entries overflow to infinity as they must;
+/// check_gram tells why.
+void gram(const MatrixView& X, double* out);
+
+/// H (m x m) = theta^T K theta for theta (d x m) and symmetric K (d x d), symmetric to the bit.
+void hessian(const MatrixView& theta, const MatrixView& K, double* H);
+
+/// out (m x m) = A^T B for A, B (d x m, column-major, ld = d) where the product is known to be
+/// symmetric: only the upper half is computed.
+void symmetric_product(const double* a, const double* b, Index d, Index m, double* out);
+
+enum class FeatureRoute { automatic, features, gram };
+
+/// H (m x m) = (X theta)^T (X theta) without ever holding X theta. Through the features
+/// 2 N d m + N m^2 flops, through the Gram matrix N d^2 + 2 d^2 m + d m^2. `automatic` takes the
+/// cheaper one, and goes back to the features where the sums of theta^T K theta cancel.
+void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute route, double* H);
+
+/// Throws where the diagonal of a symmetric product says that an entry is not finite:
+/// std::invalid_argument naming the operand that holds NaN or infinity, else std::overflow_error.
+void check_finite(const double* product, Index n, const MatrixView& a, const MatrixView* b,
+                  const char* what);
+
+}  // namespace immucond

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "immucond/extreme.hpp"
+
+namespace immucond {
+
+/// A spectral regularizer r(sigma_1, sigma_k, F) at one spectrum: its value, and the coefficients of
+///
+///     grad_S r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S,
+///
+/// in the spectrum's own units. r is homogeneous: r(c S) = c^degree r(S).
+struct Coefficients {
+  double value, alpha, beta, gamma;
+};
+using Regularizer = std::function<Coefficients(const Spectrum&)>;
+
+struct Request {
+  RankRule rank;
+  int degree = 0;
+  bool p_is_rank = false;      // R_well over the k nonzero singular values instead of all p
+  bool preconditioned = false; // by theta: 2 theta G instead of 2 K theta G
+  double* gradient = nullptr;  // row-major, shaped as the argument differentiated by; null: value only
+  ExtremePairs* pairs = nullptr;
+};
+
+struct Evaluation {
+  double value;
+  bool tied;        // an end that the gradient uses is not simple: its tied group's mean stands in
+  bool determined;  // sigma_k is above the method's noise, or not used
+};
+
+/// By S (general).
+Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request);
+
+/// By theta (d x m) through H = theta^T K theta: the gradient is 2 K theta G with G = grad_H r, or
+/// preconditioned by K^-1, which takes no inverse, 2 theta G.
+Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const MatrixView& K,
+                          const Request& request);
+
+/// By Z (N x m) through H = Z^T Z: the gradient is 2 Z G. For N < m all is done with Z Z^T
+/// (N x N): 2 Z G = 2 G' Z with the same coefficients.
+Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Request& request);
+
+}  // namespace immucond

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <vector>
+
+#include "immucond/matrix_view.hpp"
+
+namespace immucond {
+
+/// A symmetric matrix as 2^exponent times entries of order one, column-major.
+struct SymmetricMatrix {
+  Index n = 0;
+  int exponent = 0;
+  std::vector<double> data;
+  const char* name = "";
+
+  MatrixView view() const;
+};
+
+/// Reads a square, finite matrix that is symmetric to the rounding of its own dtype, and takes its
+/// symmetric part; std::invalid_argument, naming the argument, where it is not.
+SymmetricMatrix read_symmetric(const MatrixView& view);
+
+}  // namespace immucond

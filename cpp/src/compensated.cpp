@@ -1,0 +1,79 @@
+#include "immucond/compensated.hpp"
+
+#include "immucond/multiversion.hpp"
+
+namespace immucond {
+namespace {
+
+constexpr Index kLanes = 16;
+
+/// a . b, with the rounding errors of products and sums summed beside it.
+IMMUCOND_MULTIVERSION DoubleDouble dot2(const double* a, const double* b, Index n) {
+  double hi[kLanes] = {}, lo[kLanes] = {};
+  const Index main = n - n % kLanes;
+  for (Index i = 0; i < main; i += kLanes)
+    for (Index lane = 0; lane < kLanes; ++lane) {
+      const DoubleDouble product = two_product(a[i + lane], b[i + lane]);
+      const DoubleDouble sum = two_sum(hi[lane], product.hi);
+      hi[lane] = sum.hi;
+      lo[lane] += sum.lo + product.lo;
+    }
+  DoubleDouble total;
+  for (Index lane = 0; lane < kLanes; ++lane) total = total + DoubleDouble{hi[lane], lo[lane]};
+  for (Index i = main; i < n; ++i) total = total + two_product(a[i], b[i]);
+  return total;
+}
+
+/// y <- y + x (w_hi + w_lo) in double-double.
+IMMUCOND_MULTIVERSION void axpy2(DoubleDouble w, const double* x, Index n, double* y_hi,
+                                 double* y_lo) {
+  for (Index j = 0; j < n; ++j) {
+    const DoubleDouble product = two_product(x[j], w.hi);
+    const DoubleDouble sum = two_sum(y_hi[j], product.hi);
+    y_hi[j] = sum.hi;
+    y_lo[j] += sum.lo + (product.lo + x[j] * w.lo);
+  }
+}
+
+/// visit(row index, row) for every row, contiguous and in float64.
+template <class Visit>
+void for_each_row(const MatrixView& A, Visit visit) {
+  RowBlocks blocks(A, 0, /*row_major=*/true);
+  for (Dense block{}; blocks.next(block);)
+    for (Index i = 0; i < block.rows; ++i)
+      visit(blocks.first_row() + i, block.data + i * block.ld);
+}
+
+/// sum over rows of row_i weight(i, row_i).
+template <class Weight>
+DoubleDoubleVector weighted_rows(const MatrixView& A, Weight weight) {
+  DoubleDoubleVector y(A.cols);
+  for_each_row(A, [&](Index i, const double* row) {
+    axpy2(weight(i, row), row, A.cols, y.hi.data(), y.lo.data());
+  });
+  return y;
+}
+
+}  // namespace
+
+DoubleDouble sum_of_squares(const double* a, Index n) { return dot2(a, a, n); }
+
+DoubleDoubleVector accurate_product(const MatrixView& A, const double* x) {
+  DoubleDoubleVector y(A.rows);
+  for_each_row(A, [&](Index i, const double* row) {
+    const DoubleDouble value = dot2(row, x, A.cols);
+    y.hi[static_cast<std::size_t>(i)] = value.hi;
+    y.lo[static_cast<std::size_t>(i)] = value.lo;
+  });
+  return y;
+}
+
+DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x) {
+  return weighted_rows(A, [&](Index, const double* row) { return dot2(row, x, A.cols); });
+}
+
+DoubleDoubleVector accurate_transposed_product(const MatrixView& A, const double* y) {
+  return weighted_rows(A, [&](Index i, const double*) { return DoubleDouble{y[i], 0.0}; });
+}
+
+}  // namespace immucond

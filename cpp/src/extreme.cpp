@@ -1,0 +1,557 @@
+#include "immucond/extreme.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "immucond/compensated.hpp"
+#include "immucond/errors.hpp"
+#include "immucond/gram.hpp"
+#include "immucond/tridiagonal.hpp"
+
+namespace immucond {
+namespace {
+
+constexpr double kEps = std::numeric_limits<double>::epsilon();
+
+/// What orthogonal reductions leave in each singular value, relative to the largest (the usual
+/// sqrt(n) growth, with a margin of four).
+double reduction_noise(Index n) { return 4.0 * kEps * std::sqrt(static_cast<double>(n)); }
+
+/// Beyond this relative error in sigma_min the Gram matrix is given up for a QR of the features.
+constexpr double kGramTolerance = 1e-6;
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+lapack::SingleThreadScope cubic_scope(Index n) {
+  const double x = static_cast<double>(n);
+  return lapack::SingleThreadScope(4.0 / 3.0 * x * x * x < lapack::kSingleThreadFlops);
+}
+
+[[noreturn]] void throw_rank_zero(const char* name) {
+  throw std::invalid_argument(std::string(name) +
+                              " has rank 0 (every singular value is zero): it has no condition "
+                              "number and no extreme pairs");
+}
+
+/// count sigma^2 - squares.
+double excess(double sigma, Index count, DoubleDouble squares) {
+  return (two_product(sigma, sigma) * static_cast<double>(count) + -squares).value();
+}
+
+/// The ends among the `count` largest eigenvalues of T.
+Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, DoubleDouble squares) {
+  Spectrum s;
+  s.p = count;
+  s.squares = squares;
+  s.sigma_max = T.eigenvalue(1);
+  const Index seen = T.count_above(rule.rtol * s.sigma_max);
+  s.rank = rule.known > 0 ? rule.known : std::clamp<Index>(seen, 1, count);
+  if (s.rank > count)
+    throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
+                                std::to_string(count) + " singular values");
+  s.sigma_min = std::fabs(T.eigenvalue(s.rank));
+  if (s.sigma_min == 0.0)
+    throw std::invalid_argument("rank = " + std::to_string(s.rank) +
+                                " was given, and that many singular values are not nonzero: number " +
+                                std::to_string(s.rank) + " is exactly 0");
+  if (s.rank >= 2) {
+    s.next_max = T.eigenvalue(2);
+    s.next_min = T.eigenvalue(s.rank - 1);
+  }
+  const double noise = reduction_noise(count) * s.sigma_max;
+  s.noise_max = s.noise_min = noise;
+  s.tied_max = std::clamp<Index>(T.count_above(s.sigma_max - noise), 1, s.rank);
+  s.tied_min = std::clamp<Index>(s.rank - T.count_above(s.sigma_min + noise), 1, s.rank);
+  if (s.all_tied()) s.tied_min = s.rank;
+  return s;
+}
+
+/// The eigenvalues of T at the tied group of an end, ascending.
+std::vector<double> end_values(const Tridiagonal& T, const Spectrum& s, End end, bool one) {
+  const Index count = one ? 1 : end == End::max ? s.tied_max : s.tied_min;
+  const Index last = end == End::max ? count : s.rank;
+  std::vector<double> values;
+  for (Index i = 0; i < count; ++i) values.push_back(T.eigenvalue(last - i));
+  return values;
+}
+
+/// The largest component of each column becomes positive, so that results do not depend on the
+/// reduction's signs. `partner` follows.
+void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner, Index partner_rows) {
+  const Index columns = static_cast<Index>(a.size()) / rows;
+  for (Index j = 0; j < columns; ++j) {
+    double* column = a.data() + j * rows;
+    const double* largest = std::max_element(
+        column, column + rows, [](double x, double y) { return std::fabs(x) < std::fabs(y); });
+    if (*largest >= 0.0) continue;
+    for (Index i = 0; i < rows; ++i) column[i] = -column[i];
+    if (partner != nullptr)
+      for (Index i = 0; i < partner_rows; ++i) (*partner)[size(i + j * partner_rows)] *= -1.0;
+  }
+}
+
+double normalize(double* x, Index n, Index stride = 1) {
+  double squares = 0.0;
+  for (Index i = 0; i < n; ++i) squares += x[i * stride] * x[i * stride];
+  const double norm = std::sqrt(squares);
+  if (norm > 0.0)
+    for (Index i = 0; i < n; ++i) x[i * stride] /= norm;
+  return norm;
+}
+
+// ---- symmetric positive semidefinite: H = Q T Q^T ----
+
+class PsdDecomposition final : public Decomposition {
+ public:
+  PsdDecomposition(std::vector<double> reflectors, std::vector<double> tau, Tridiagonal T,
+                   Spectrum spectrum)
+      : reflectors_(std::move(reflectors)), tau_(std::move(tau)), T_(std::move(T)) {
+    spectrum_ = spectrum;
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    const Index n = T_.size();
+    const std::vector<double> values = end_values(T_, spectrum_, end, one);
+    Vectors result;
+    result.count = static_cast<Index>(values.size());
+    result.right.resize(size(n * result.count));
+    const auto scope = cubic_scope(n);
+    T_.eigenvectors(values, result.right.data());
+    lapack::ormtr(n, result.count, reflectors_.data(), n, tau_.data(), result.right.data(), n);
+    fix_signs(result.right, n, nullptr, 0);
+    return result;
+  }
+
+ private:
+  mutable std::vector<double> reflectors_;  // dormtr changes and restores it
+  std::vector<double> tau_;
+  Tridiagonal T_;
+};
+
+// ---- general: S = Q B P^T, B bidiagonal ----
+
+/// [0 B^T; B 0] permuted to a tridiagonal matrix with zero diagonal (Golub and Kahan 1965): its
+/// eigenvalues are +-sigma_i, its vectors interleave v and u.
+Tridiagonal golub_kahan(const std::vector<double>& d, const std::vector<double>& e) {
+  std::vector<double> off_diagonal;
+  for (std::size_t i = 0; i < d.size(); ++i) {
+    if (i > 0) off_diagonal.push_back(e[i - 1]);
+    off_diagonal.push_back(d[i]);
+  }
+  return {std::vector<double>(2 * d.size(), 0.0), std::move(off_diagonal)};
+}
+
+class GeneralDecomposition final : public Decomposition {
+ public:
+  /// `a` is rows x cols column-major with rows >= cols, entries of order one; `swapped` says that it
+  /// is the transpose of the matrix meant.
+  GeneralDecomposition(std::vector<double> a, Index rows, Index cols, bool swapped,
+                       const RankRule& rule, int exponent, const char* name)
+      : reflectors_(std::move(a)),
+        rows_(rows),
+        cols_(cols),
+        swapped_(swapped),
+        tauq_(size(cols)),
+        taup_(size(cols)) {
+    std::vector<double> d(size(cols)), e(size(cols));
+    const auto scope = cubic_scope(cols);
+    lapack::gebrd(rows, cols, reflectors_.data(), rows, d.data(), e.data(), tauq_.data(),
+                  taup_.data());
+    e.resize(size(cols - 1));
+    T_ = golub_kahan(d, e);
+    const DoubleDouble squares =
+        sum_of_squares(d.data(), cols) + sum_of_squares(e.data(), cols - 1);
+    if (T_.radius() == 0.0) throw_rank_zero(name);
+    spectrum_ = read_ends(T_, cols, rule, squares);
+    spectrum_.exponent = exponent;
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    const std::vector<double> values = end_values(T_, spectrum_, end, one);
+    const Index count = static_cast<Index>(values.size()), n = 2 * cols_;
+    std::vector<double> z(size(n * count));
+    const auto scope = cubic_scope(cols_);
+    T_.eigenvectors(values, z.data());
+    std::vector<double> q(size(rows_ * count)), p(size(cols_ * count));
+    for (Index j = 0; j < count; ++j) {
+      // Near sigma = 0 the vectors of +sigma and -sigma mix, which changes only the two halves'
+      // lengths.
+      double* column = z.data() + j * n;
+      normalize(column, cols_, 2);
+      normalize(column + 1, cols_, 2);
+      for (Index i = 0; i < cols_; ++i) {
+        p[size(i + j * cols_)] = column[2 * i];
+        q[size(i + j * rows_)] = column[2 * i + 1];
+      }
+    }
+    lapack::ormbr_q(rows_, cols_, count, reflectors_.data(), rows_, tauq_.data(), q.data(), rows_);
+    lapack::ormbr_p(cols_, count, reflectors_.data(), rows_, taup_.data(), p.data(), cols_);
+    Vectors result;
+    result.count = count;
+    result.left = std::move(swapped_ ? p : q);
+    result.right = std::move(swapped_ ? q : p);
+    fix_signs(result.right, swapped_ ? rows_ : cols_, &result.left, swapped_ ? cols_ : rows_);
+    return result;
+  }
+
+ private:
+  mutable std::vector<double> reflectors_;
+  Index rows_, cols_;
+  bool swapped_;
+  std::vector<double> tauq_, taup_;
+  Tridiagonal T_;
+};
+
+// ---- features: H = R^T R, R from a QR of the features, streamed by row blocks ----
+
+/// R (m x m, column-major, zeros below) of A (N x m), N >= m: each block of rows is stacked under
+/// the R so far and reduced again.
+std::vector<double> streamed_qr(const MatrixView& A) {
+  const Index m = A.cols;
+  const Index block_rows = std::clamp<Index>((Index{4} << 17) / m, m, 16 * m);
+  const Index ld = m + block_rows;
+  std::vector<double> r(size(m * m)), stack(size(ld * m)), tau(size(m));
+  RowBlocks blocks(A, block_rows);
+  for (Dense block{}; blocks.next(block);) {
+    for (Index j = 0; j < m; ++j) {
+      double* column = stack.data() + j * ld;
+      std::copy_n(r.data() + j * m, m, column);
+      const double* from = block.op == 'T' ? block.data + j : block.data + j * block.ld;
+      const Index step = block.op == 'T' ? block.ld : 1;
+      for (Index i = 0; i < block.rows; ++i) column[m + i] = from[i * step];
+    }
+    lapack::geqrf(m + block.rows, m, stack.data(), ld, tau.data());
+    for (Index j = 0; j < m; ++j) std::copy_n(stack.data() + j * ld, j + 1, r.data() + j * m);
+  }
+  return r;
+}
+
+/// The decomposition of R, told as that of H = R^T R.
+class QrDecomposition final : public Decomposition {
+ public:
+  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
+      : triangle_(decompose_triangle(A, rule)) {
+    const Spectrum& r = triangle_.spectrum();
+    spectrum_ = r;
+    spectrum_.sigma_max = r.sigma_max * r.sigma_max;
+    spectrum_.sigma_min = r.sigma_min * r.sigma_min;
+    spectrum_.next_max = r.next_max * r.next_max;
+    spectrum_.next_min = r.next_min * r.next_min;
+    spectrum_.noise_max = (2 * r.sigma_max + r.noise_max) * r.noise_max;
+    spectrum_.noise_min = (2 * r.sigma_min + r.noise_min) * r.noise_min;
+    // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
+    spectrum_.exponent = 2 * r.exponent;
+    const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
+    spectrum_.squares =
+        sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
+    method_ = "qr";
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    Vectors result = triangle_.vectors(end, one);
+    result.left.clear();
+    return result;
+  }
+
+ private:
+  static GeneralDecomposition decompose_triangle(const MatrixView& A, const RankRule& rule) {
+    std::vector<double> r = streamed_qr(A);
+    const Index m = A.cols, step = sizeof(double);
+    const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});
+    scale_by_power(r.data(), m * m, -exponent, A.name);
+    return {std::move(r), m, m, false, rule, exponent, A.name};
+  }
+
+  GeneralDecomposition triangle_;
+};
+
+/// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
+bool gram_carries(const Spectrum& s, const RankRule& rule, Index n) {
+  const double noise = reduction_noise(n);
+  const bool rank_seen = rule.known > 0 || rule.rtol * rule.rtol >= noise || s.rank == n;
+  return rank_seen && noise * s.sigma_max < kGramTolerance * s.sigma_min;
+}
+
+// ---- certificates ----
+
+/// How far the other eigenvalues of the symmetric operator are from an end, for certain: the
+/// neighbour, and for the last nonzero one also what lies below it, at `below` (0 in a null space,
+/// -sigma for a general matrix without one, nothing for a definite matrix).
+double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
+  const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
+  const double noise = end == End::max ? s.noise_max : s.noise_min;
+  double gap = std::numeric_limits<double>::infinity();
+  if (s.rank >= 2) gap = end == End::max ? sigma - s.next_max : s.next_min - sigma;
+  if (below && (end == End::min || s.rank == 1)) gap = std::min(gap, sigma - *below);
+  return gap - 2 * noise;
+}
+
+struct Certificate {
+  double sigma, bound;
+};
+
+/// From an approximate eigenvector's Rayleigh quotient and residual norm.
+Certificate certify(const Spectrum& s, End end, double rayleigh, double residual, double gap) {
+  const double computed = end == End::max ? s.sigma_max : s.sigma_min;
+  const double noise = end == End::max ? s.noise_max : s.noise_min;
+  if (residual < gap && std::fabs(rayleigh - computed) <= gap) {
+    // The float64 that is returned is itself a rounding of the quotient.
+    const double bound = std::min(residual, residual * (residual / gap));
+    return {rayleigh, bound + kEps * std::fabs(rayleigh)};
+  }
+  // No gap: some eigenvalue is within the residual, and the end within the method's noise of it.
+  return {computed, residual + std::fabs(rayleigh - computed) + noise};
+}
+
+struct Residual {
+  double rayleigh, norm;
+};
+
+/// x^T y / x^T x and ||y - rayleigh x|| / ||x||, y = A x in double-double.
+Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
+  DoubleDouble xy;
+  for (Index i = 0; i < n; ++i) xy = xy + y[i] * x[i];
+  const DoubleDouble xx = sum_of_squares(x, n);
+  // One Newton step makes the quotient good to twice the working precision.
+  const double first = xy.hi / xx.hi;
+  const DoubleDouble quotient = two_sum(first, (xy + -(xx * first)).value() / xx.hi);
+  double squares = 0.0;
+  for (Index i = 0; i < n; ++i) {
+    const DoubleDouble product = quotient * x[i];
+    const double r = (y[i] + -product).value();
+    squares += r * r;
+  }
+  return {quotient.value(), std::sqrt(squares / xx.hi) * (1.0 + 1e-8)};
+}
+
+/// ldexp that tells overflow.
+double at_scale(double x, int exponent, const char* what, const char* name) {
+  const double value = std::ldexp(x, exponent);
+  if (!std::isfinite(value))
+    throw std::overflow_error(std::string(what) + " of " + name +
+                              " is not representable in float64: it is " + format(x) +
+                              " * 2^" + std::to_string(exponent));
+  return value;
+}
+
+/// Everything but the vectors and bounds, which the caller certifies in units of 2^exponent.
+ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
+                      const Certificate& bottom, int exponent, const char* name) {
+  const Spectrum& s = decomposition.spectrum();
+  ExtremePairs pairs;
+  pairs.sigma_max = at_scale(top.sigma, exponent, "the largest singular value", name);
+  pairs.sigma_min = std::ldexp(bottom.sigma, exponent);
+  pairs.condition = top.sigma / bottom.sigma;
+  pairs.frobenius = at_scale(std::sqrt(s.squares.value()), exponent, "the Frobenius norm", name);
+  pairs.rank = s.rank;
+  const bool neighbours = s.rank >= 2;
+  constexpr double none = std::numeric_limits<double>::infinity();
+  pairs.gap_max = neighbours ? std::max(0.0, (s.sigma_max - s.next_max) / s.sigma_max) : none;
+  pairs.gap_min = neighbours ? std::max(0.0, (s.next_min - s.sigma_min) / s.sigma_min) : none;
+  pairs.simple_max = s.tied_max == 1;
+  pairs.simple_min = s.tied_min == 1;
+  // A result in the subnormal range is rounded to a multiple of 2^-1074.
+  constexpr double grain = std::numeric_limits<double>::denorm_min();
+  pairs.bound_max = std::ldexp(top.bound, exponent) + grain;
+  pairs.bound_min = std::ldexp(bottom.bound, exponent) + grain;
+  pairs.determined_min = bottom.bound < bottom.sigma / 2;
+  pairs.method = decomposition.method();
+  return pairs;
+}
+
+/// The pair at one end of a psd operator given by its accurate product, certified.
+template <class Product>
+Certificate certified_end(const Decomposition& decomposition, End end, Product product,
+                          std::vector<double>& vector) {
+  const Spectrum& s = decomposition.spectrum();
+  vector = decomposition.vectors(end, /*one=*/true).right;
+  const Index n = static_cast<Index>(vector.size());
+  const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
+  const auto below = s.rank < n ? std::optional(0.0) : std::nullopt;
+  return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, below));
+}
+
+}  // namespace
+
+double Spectrum::below_max() const { return std::max(0.0, excess(sigma_max, p, squares)); }
+double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, rank, squares)); }
+
+std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
+                                             std::string& why) {
+  const Index n = H.n;
+  std::vector<double> d(size(n)), e(size(n)), tau(size(n));
+  {
+    const auto scope = cubic_scope(n);
+    lapack::sytrd(n, H.data.data(), n, d.data(), e.data(), tau.data());
+  }
+  e.resize(size(n - 1));
+  const DoubleDouble off = sum_of_squares(e.data(), n - 1);
+  const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
+  Tridiagonal T(std::move(d), std::move(e));
+  if (T.radius() == 0.0) throw_rank_zero(H.name);
+  const double top = T.eigenvalue(1);
+  const double allowed = std::max(rule.rtol, 10 * reduction_noise(n)) * T.radius();
+  if (top <= 0.0 || T.count_above(-allowed) < n) {
+    why = " must be positive semidefinite, and has the eigenvalue " +
+          format(std::ldexp(T.eigenvalue(n), H.exponent)) + " beside the largest, " +
+          format(std::ldexp(top, H.exponent));
+    return nullptr;
+  }
+  Spectrum spectrum = read_ends(T, n, rule, squares);
+  spectrum.exponent = H.exponent;
+  return std::make_unique<PsdDecomposition>(std::move(H.data), std::move(tau), std::move(T),
+                                            spectrum);
+}
+
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule) {
+  const int exponent = scale_exponent(S);
+  const MatrixView unit = scaled(S, exponent);
+  if (S.rows == S.cols && asymmetry(unit) == 0.0) {
+    std::string why;
+    if (auto psd = decompose_psd(read_symmetric(S), rule, why)) return psd;
+  }
+  const bool swapped = S.rows < S.cols;
+  const MatrixView tall = swapped ? unit.transposed() : unit;
+  std::vector<double> a(size(tall.rows * tall.cols));
+  copy_to(tall, a.data());
+  return std::make_unique<GeneralDecomposition>(std::move(a), tall.rows, tall.cols, swapped, rule,
+                                                exponent, S.name);
+}
+
+FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method) {
+  FeatureProblem problem;
+  problem.dual = Z.rows < Z.cols;
+  problem.A = problem.dual ? Z.transposed() : Z;
+  const Index n = problem.A.cols;
+  SymmetricMatrix& G = problem.gram;
+  G.n = n;
+  G.name = Z.name;
+  G.data.resize(size(n * n));
+  gram(problem.A, G.data.data());
+  const auto largest_square = [&] {
+    double largest = 0.0;
+    for (Index i = 0; i < n; ++i) {
+      const double square = G.data[size(i * (n + 1))];
+      largest = std::isfinite(square) ? std::max(largest, square) : square;
+      if (!std::isfinite(square)) break;
+    }
+    return largest;
+  };
+  // Squares of very large or small features leave the range of float64: only then is Z scaled.
+  double largest = largest_square();
+  if (!(largest > 1e-200 && largest < 1e200)) {
+    problem.exponent = scale_exponent(problem.A);
+    problem.A = scaled(problem.A, problem.exponent);
+    gram(problem.A, G.data.data());
+    largest = largest_square();
+    if (largest == 0.0) throw_rank_zero(Z.name);
+  }
+  std::frexp(largest, &G.exponent);
+  scale_by_power(G.data.data(), n * n, -G.exponent, Z.name);
+
+  // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
+  const double noise = reduction_noise(n);
+  const double squared = rule.rtol * rule.rtol;
+  if (method != Method::qr) {
+    std::string why;
+    problem.decomposition = decompose_psd(G, {rule.known, std::max(squared, noise)}, why);
+    if (!problem.decomposition) throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
+    problem.decomposition->set_method("gram");
+  }
+  if (method == Method::qr ||
+      (method == Method::automatic && !gram_carries(problem.decomposition->spectrum(), rule, n)))
+    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, rule);
+  problem.decomposition->set_p(Z.cols);
+  return problem;
+}
+
+ExtremePairs certified_psd(const SymmetricMatrix& H, const Decomposition& decomposition) {
+  const auto product = [&](const double* x) { return accurate_product(H.view(), x); };
+  std::vector<double> top_vector, bottom_vector;
+  const Certificate top = certified_end(decomposition, End::max, product, top_vector);
+  const Certificate bottom = certified_end(decomposition, End::min, product, bottom_vector);
+  ExtremePairs pairs = assemble(decomposition, top, bottom, H.exponent, H.name);
+  pairs.u_max = pairs.v_max = std::move(top_vector);
+  pairs.u_min = pairs.v_min = std::move(bottom_vector);
+  return pairs;
+}
+
+ExtremePairs certified_general(const MatrixView& S, const Decomposition& decomposition) {
+  const Spectrum& s = decomposition.spectrum();
+  const MatrixView unit = scaled(S, s.exponent);
+  // [0 S; S^T 0] has the eigenvector (u, v) / sqrt(2) at sigma.
+  const auto null_space = S.rows != S.cols || s.rank < S.cols;
+  const auto end_pair = [&](End end, std::vector<double>& u, std::vector<double>& v) {
+    Vectors vectors = decomposition.vectors(end, /*one=*/true);
+    v = std::move(vectors.right);
+    u = vectors.left.empty() ? v : std::move(vectors.left);
+    std::vector<double> joint(u);
+    joint.insert(joint.end(), v.begin(), v.end());
+    DoubleDoubleVector product = accurate_product(unit, v.data());
+    const DoubleDoubleVector below = accurate_transposed_product(unit, u.data());
+    product.hi.insert(product.hi.end(), below.hi.begin(), below.hi.end());
+    product.lo.insert(product.lo.end(), below.lo.begin(), below.lo.end());
+    const Residual r = eigen_residual(joint.data(), product, static_cast<Index>(joint.size()));
+    const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
+    return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, null_space ? 0.0 : -sigma));
+  };
+  std::vector<double> u_max, v_max, u_min, v_min;
+  const Certificate top = end_pair(End::max, u_max, v_max);
+  const Certificate bottom = end_pair(End::min, u_min, v_min);
+  ExtremePairs pairs = assemble(decomposition, top, bottom, s.exponent, S.name);
+  pairs.u_max = std::move(u_max);
+  pairs.v_max = std::move(v_max);
+  pairs.u_min = std::move(u_min);
+  pairs.v_min = std::move(v_min);
+  return pairs;
+}
+
+ExtremePairs certified_features(const FeatureProblem& problem) {
+  const Decomposition& decomposition = *problem.decomposition;
+  const int exponent = decomposition.spectrum().exponent;
+  // In the decomposition's units, H = 2^-exponent A^T A.
+  const auto product = [&](const double* x) {
+    DoubleDoubleVector y = accurate_gram_product(problem.A, x);
+    scale_by_power(y.hi.data(), static_cast<Index>(y.hi.size()), -exponent, problem.A.name);
+    scale_by_power(y.lo.data(), static_cast<Index>(y.lo.size()), -exponent, problem.A.name);
+    return y;
+  };
+  std::vector<double> top_vector, bottom_vector;
+  const Certificate top = certified_end(decomposition, End::max, product, top_vector);
+  const Certificate bottom = certified_end(decomposition, End::min, product, bottom_vector);
+  ExtremePairs pairs = assemble(decomposition, top, bottom, exponent + 2 * problem.exponent,
+                                problem.A.name);
+  // A vector w of the small space is v itself, or in the dual form gives v = Z^T w / ||Z^T w||.
+  const auto feature_vector = [&](std::vector<double> w) {
+    if (!problem.dual) return w;
+    DoubleDoubleVector v = accurate_product(problem.A, w.data());
+    normalize(v.hi.data(), static_cast<Index>(v.hi.size()));
+    fix_signs(v.hi, static_cast<Index>(v.hi.size()), nullptr, 0);
+    return std::move(v.hi);
+  };
+  pairs.u_max = pairs.v_max = feature_vector(std::move(top_vector));
+  pairs.u_min = pairs.v_min = feature_vector(std::move(bottom_vector));
+  return pairs;
+}
+
+ExtremePairs psd_extreme_pairs(const MatrixView& H, const RankRule& rule) {
+  const SymmetricMatrix matrix = read_symmetric(H);
+  std::string why;
+  const auto decomposition = decompose_psd(matrix, rule, why);
+  if (!decomposition) throw std::invalid_argument(H.name + why);
+  return certified_psd(matrix, *decomposition);
+}
+
+ExtremePairs extreme_pairs(const MatrixView& S, const RankRule& rule) {
+  return certified_general(S, *decompose(S, rule));
+}
+
+ExtremePairs feature_extreme_pairs(const MatrixView& Z, const RankRule& rule, Method method) {
+  return certified_features(decompose_features(Z, rule, method));
+}
+
+}  // namespace immucond

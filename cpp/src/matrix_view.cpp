@@ -1,0 +1,280 @@
+#include "immucond/matrix_view.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "immucond/multiversion.hpp"
+
+namespace immucond {
+namespace {
+
+// Packed blocks aim at a few MiB, to stay in cache until the BLAS has used them, but hold enough
+// rows to make a rank-k update worthwhile; the buffer never exceeds the 32 MiB promised.
+constexpr Index kCacheDoubles = Index{4} << 17;
+constexpr Index kBufferDoubles = Index{32} << 17;
+constexpr Index kUsefulRows = 512;
+constexpr Index kTile = 32;
+constexpr Index kMaxBlasSize = std::numeric_limits<std::int32_t>::max();
+
+struct Half {
+  std::uint16_t bits;
+};
+
+template <class T>
+inline double widen(T value) {
+  return static_cast<double>(value);
+}
+
+/// (-1)^s 2^(max(e,1)-25) (m + 1024 [e > 0]), by integer operations only: vectorizes, and does not
+/// depend on the processor's denormals-are-zero mode.
+template <>
+inline double widen(Half h) {
+  const std::uint32_t exponent = (h.bits >> 10) & 31u;
+  const std::uint32_t mantissa = (h.bits & 1023u) | (exponent != 0 ? 1024u : 0u);
+  const std::uint64_t power = (exponent != 0 ? exponent : 1u) + 1023u - 25u;
+  double magnitude =
+      static_cast<double>(static_cast<std::int32_t>(mantissa)) * std::bit_cast<double>(power << 52);
+  if (exponent == 31)
+    magnitude = mantissa == 1024u ? std::numeric_limits<double>::infinity()
+                                  : std::numeric_limits<double>::quiet_NaN();
+  return (h.bits & 0x8000u) != 0 ? -magnitude : magnitude;
+}
+
+// Multi-versioned functions cannot be templates, so each element type has its own.
+#define IMMUCOND_WIDEN_ROW(name, type)                                                       \
+  IMMUCOND_MULTIVERSION void name(const type* in, Index count, double scale, double* out) { \
+    for (Index j = 0; j < count; ++j) out[j] = scale * widen(in[j]);                         \
+  }
+IMMUCOND_WIDEN_ROW(widen_f16, Half)
+IMMUCOND_WIDEN_ROW(widen_f32, float)
+IMMUCOND_WIDEN_ROW(widen_f64, double)
+IMMUCOND_WIDEN_ROW(widen_u8, std::uint8_t)
+IMMUCOND_WIDEN_ROW(widen_i8, std::int8_t)
+IMMUCOND_WIDEN_ROW(widen_u16, std::uint16_t)
+IMMUCOND_WIDEN_ROW(widen_i16, std::int16_t)
+IMMUCOND_WIDEN_ROW(widen_u32, std::uint32_t)
+IMMUCOND_WIDEN_ROW(widen_i32, std::int32_t)
+IMMUCOND_WIDEN_ROW(widen_u64, std::uint64_t)
+IMMUCOND_WIDEN_ROW(widen_i64, std::int64_t)
+#undef IMMUCOND_WIDEN_ROW
+
+template <class T>
+struct RowWidener {
+  void (*widen_row)(const T*, Index, double, double*);
+};
+
+/// Calls visit(widener of the element type).
+template <class Visit>
+void with_type(Dtype dtype, Visit visit) {
+  switch (dtype) {
+    case Dtype::f16: return visit(RowWidener<Half>{widen_f16});
+    case Dtype::f32: return visit(RowWidener<float>{widen_f32});
+    case Dtype::f64: return visit(RowWidener<double>{widen_f64});
+    case Dtype::boolean:
+    case Dtype::u8: return visit(RowWidener<std::uint8_t>{widen_u8});
+    case Dtype::i8: return visit(RowWidener<std::int8_t>{widen_i8});
+    case Dtype::u16: return visit(RowWidener<std::uint16_t>{widen_u16});
+    case Dtype::i16: return visit(RowWidener<std::int16_t>{widen_i16});
+    case Dtype::u32: return visit(RowWidener<std::uint32_t>{widen_u32});
+    case Dtype::i32: return visit(RowWidener<std::int32_t>{widen_i32});
+    case Dtype::u64: return visit(RowWidener<std::uint64_t>{widen_u64});
+    case Dtype::i64: return visit(RowWidener<std::int64_t>{widen_i64});
+  }
+}
+
+const char* address(const MatrixView& view, Index row, Index col) {
+  return static_cast<const char*>(view.data) + row * view.row_stride + col * view.col_stride;
+}
+
+bool aligned(const MatrixView& view, Index size) {
+  return reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(size) == 0 &&
+         view.row_stride % size == 0 && view.col_stride % size == 0;
+}
+
+template <class T>
+double read(const char* at) {
+  T value;
+  std::copy_n(at, sizeof(T), reinterpret_cast<char*>(&value));  // the array may be unaligned
+  return widen(value);
+}
+
+/// out[i * ld + j] = A[row + i, j] for `rows` rows.
+void pack(const MatrixView& view, Index row, Index rows, double* out, Index ld) {
+  with_type(view.dtype, [&]<class T>(RowWidener<T> widener) {
+    constexpr Index size = sizeof(T);
+    if (view.col_stride == size && aligned(view, size)) {
+      for (Index i = 0; i < rows; ++i)
+        widener.widen_row(reinterpret_cast<const T*>(address(view, row + i, 0)), view.cols,
+                          view.scale, out + i * ld);
+      return;
+    }
+    // Any other layout by tiles, so that both sides stay within a few cache lines.
+    for (Index i0 = 0; i0 < rows; i0 += kTile)
+      for (Index j0 = 0; j0 < view.cols; j0 += kTile)
+        for (Index i = i0; i < std::min(rows, i0 + kTile); ++i)
+          for (Index j = j0; j < std::min(view.cols, j0 + kTile); ++j)
+            out[i * ld + j] = view.scale * read<T>(address(view, row + i, j));
+  });
+}
+
+IMMUCOND_MULTIVERSION double max_abs(const double* a, Index count) {
+  // Comparisons would drop NaN; sums of a * 0 keep it (and turn infinity into it).
+  double largest = 0.0, poison = 0.0;
+  for (Index i = 0; i < count; ++i) {
+    const double magnitude = std::fabs(a[i]);
+    largest = largest < magnitude ? magnitude : largest;
+    poison += a[i] * 0.0;
+  }
+  return largest + poison;
+}
+
+/// The caller's own storage, where it is float64 in a layout that the BLAS can read.
+std::optional<Dense> direct(const MatrixView& view) {
+  constexpr Index size = sizeof(double);
+  if (view.dtype != Dtype::f64 || view.scale != 1.0 || !aligned(view, size)) return std::nullopt;
+  const auto* data = static_cast<const double*>(view.data);
+  const Index row_step = view.rows == 1 ? std::max<Index>(1, view.cols) : view.row_stride / size;
+  const Index col_step = view.cols == 1 ? std::max<Index>(1, view.rows) : view.col_stride / size;
+  if ((col_step == 1 || view.cols == 1) && row_step >= view.cols && row_step <= kMaxBlasSize)
+    return Dense{data, view.rows, view.cols, row_step, 'T'};
+  if ((row_step == 1 || view.rows == 1) && col_step >= view.rows && col_step <= kMaxBlasSize)
+    return Dense{data, view.rows, view.cols, col_step, 'N'};
+  return std::nullopt;
+}
+
+[[noreturn]] void throw_not_finite(const MatrixView& view, Index row, Index col, double value) {
+  throw std::invalid_argument(std::string(view.name) + " must be finite, and holds " +
+                              (std::isnan(value) ? "NaN" : "infinity") + " at row " +
+                              std::to_string(row) + ", column " + std::to_string(col));
+}
+
+}  // namespace
+
+Index item_size(Dtype dtype) {
+  Index size = 0;
+  with_type(dtype, [&]<class T>(RowWidener<T>) { size = sizeof(T); });
+  return size;
+}
+
+void multiply(double alpha, const Dense& a, const Dense& b, double beta, double* c, Index ldc) {
+  lapack::gemm(a.op, b.op, a.rows, b.cols, a.cols, alpha, a.data, a.ld, b.data, b.ld, beta, c, ldc);
+}
+
+RowBlocks::RowBlocks(const MatrixView& view, Index max_rows, bool row_major) : view_(view) {
+  direct_ = direct(view);
+  if (direct_ && row_major && direct_->op != 'T') direct_.reset();
+  Index fitting = view.rows;
+  if (!direct_) {
+    by_rows_ = row_major || std::abs(view.col_stride) <= std::abs(view.row_stride);
+    const Index wanted = std::max(kUsefulRows, kCacheDoubles / view.cols);
+    fitting = std::clamp<Index>(kBufferDoubles / view.cols, 1, wanted);
+  }
+  if (max_rows > 0) fitting = std::min(fitting, max_rows);
+  block_rows_ = std::min({fitting, view.rows, kMaxBlasSize});
+  if (!direct_) buffer_.resize(static_cast<std::size_t>(block_rows_ * view.cols));
+}
+
+bool RowBlocks::next(Dense& block) {
+  if (at_ >= view_.rows) return false;
+  const Index rows = std::min(block_rows_, view_.rows - at_);
+  first_row_ = at_;
+  at_ += rows;
+  if (direct_) {
+    block = *direct_;
+    block.data += first_row_ * (block.op == 'T' ? block.ld : 1);
+    block.rows = rows;
+  } else if (by_rows_) {
+    pack(view_, first_row_, rows, buffer_.data(), view_.cols);
+    block = {buffer_.data(), rows, view_.cols, view_.cols, 'T'};
+  } else {
+    MatrixView part = view_.transposed();
+    part.data = address(part, 0, first_row_);
+    part.cols = rows;
+    pack(part, 0, part.rows, buffer_.data(), rows);
+    block = {buffer_.data(), rows, view_.cols, rows, 'N'};
+  }
+  return true;
+}
+
+Dense whole(const MatrixView& view, std::vector<double>& storage) {
+  if (const auto block = direct(view)) return *block;
+  storage.resize(static_cast<std::size_t>(view.rows * view.cols));
+  copy_to(view, storage.data());
+  return {storage.data(), view.rows, view.cols, view.rows, 'N'};
+}
+
+void copy_to(const MatrixView& view, double* out) {
+  const MatrixView columns = view.transposed();
+  pack(columns, 0, columns.rows, out, columns.cols);
+}
+
+int scale_exponent(const MatrixView& view) {
+  double largest = 0.0;
+  RowBlocks blocks(view, 1024);
+  for (Dense block{}; blocks.next(block);) {
+    const Index lines = block.op == 'T' ? block.rows : block.cols;
+    const Index length = block.op == 'T' ? block.cols : block.rows;
+    for (Index line = 0; line < lines; ++line) {
+      const double line_max = max_abs(block.data + line * block.ld, length);
+      if (std::isnan(line_max)) {
+        for (Index i = 0; i < length; ++i) {
+          const double value = block.data[line * block.ld + i];
+          if (std::isfinite(value)) continue;
+          const Index row = blocks.first_row() + (block.op == 'T' ? line : i);
+          throw_not_finite(view, row, block.op == 'T' ? i : line, value);
+        }
+      }
+      largest = std::max(largest, line_max);
+    }
+  }
+  int exponent = 0;
+  if (largest > 0.0) std::frexp(largest, &exponent);
+  return std::max(exponent, -1022);  // 2^1074 is not a double
+}
+
+MatrixView scaled(const MatrixView& view, int exponent) {
+  MatrixView result = view;
+  result.scale = view.scale * std::ldexp(1.0, -exponent);
+  return result;
+}
+
+double asymmetry(const MatrixView& view) {
+  double largest = 0.0;
+  with_type(view.dtype, [&]<class T>(RowWidener<T>) {
+    for (Index i0 = 0; i0 < view.rows; i0 += kTile)
+      for (Index j0 = i0; j0 < view.cols; j0 += kTile)
+        for (Index i = i0; i < std::min(view.rows, i0 + kTile); ++i)
+          for (Index j = std::max(j0, i + 1); j < std::min(view.cols, j0 + kTile); ++j) {
+            const double upper = read<T>(address(view, i, j));
+            const double lower = read<T>(address(view, j, i));
+            largest = std::max(largest, std::fabs(upper - lower));
+          }
+  });
+  return largest * view.scale;
+}
+
+void mirror_upper(double* a, Index n) {
+  for (Index i0 = 0; i0 < n; i0 += kTile)
+    for (Index j0 = i0; j0 < n; j0 += kTile)
+      for (Index j = j0; j < std::min(n, j0 + kTile); ++j)
+        for (Index i = i0; i < std::min(j, i0 + kTile); ++i) a[j + i * n] = a[i + j * n];
+}
+
+void scale_by_power(double* a, Index count, int exponent, const char* what) {
+  if (exponent == 0) return;
+  // In two factors: 2^exponent alone may overflow where the product does not.
+  const double half = std::ldexp(1.0, std::clamp(exponent / 2, -1000, 1000));
+  const double rest = std::ldexp(1.0, std::clamp(exponent - exponent / 2, -1000, 1000));
+  for (Index i = 0; i < count; ++i) a[i] = a[i] * half * rest;
+  if (exponent > 0 && !std::isfinite(max_abs(a, count)))
+    throw std::overflow_error(std::string(what) +
+                              " is not representable in float64: its entries reach beyond 2^1024 (a "
+                              "factor of 2^" +
+                              std::to_string(exponent) + " stands before a matrix of order 1)");
+}
+
+}  // namespace immucond

@@ -1,0 +1,193 @@
+#include "immucond/regularizer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "immucond/errors.hpp"
+#include "immucond/gram.hpp"
+
+namespace immucond {
+namespace {
+
+/// Powers of two beyond this are applied to the finished gradient, entry by entry, with a check.
+constexpr int kHarmlessExponent = 400;
+
+struct Part {
+  double weight;  // of the sum of u v^T over the group
+  Vectors vectors;
+};
+
+/// grad r = sum of parts + gamma S, in the spectrum's units.
+struct Gradient {
+  std::vector<Part> parts;
+  double gamma = 0.0;
+};
+
+Gradient gradient_parts(const Decomposition& decomposition, const Coefficients& c) {
+  const Spectrum& s = decomposition.spectrum();
+  Gradient gradient;
+  gradient.gamma = c.gamma;
+  if (s.all_tied()) {
+    // The mean of u v^T over all nonzero singular values is S / (k sigma): no vectors are needed,
+    // and what cancels cancels exactly.
+    gradient.gamma += (c.alpha / s.sigma_max + c.beta / s.sigma_min) / static_cast<double>(s.rank);
+    return gradient;
+  }
+  const auto add = [&](double coefficient, End end) {
+    if (coefficient == 0.0) return;
+    Vectors vectors = decomposition.vectors(end, /*one=*/false);
+    gradient.parts.push_back({coefficient / static_cast<double>(vectors.count), std::move(vectors)});
+  };
+  add(c.alpha, End::max);
+  add(c.beta, End::min);
+  return gradient;
+}
+
+/// C (rows x cols, column-major) = sum of weight right left^T + gamma C: the transpose of grad r
+/// where C holds S^T.
+void apply(const Gradient& gradient, Index rows, Index cols, double* c) {
+  double beta = gradient.gamma;
+  for (const Part& part : gradient.parts) {
+    multiply(part.weight, {part.vectors.right.data(), rows, part.vectors.count, rows, 'N'},
+             {part.vectors.u().data(), part.vectors.count, cols, cols, 'T'}, beta, c, rows);
+    beta = 1.0;
+  }
+  if (gradient.parts.empty())
+    for (Index i = 0; i < rows * cols; ++i) c[i] *= gradient.gamma;
+}
+
+/// G = grad_H r for symmetric H, in place of H.
+void apply_symmetric(const Gradient& gradient, Index n, double* h) {
+  double beta = gradient.gamma;
+  for (const Part& part : gradient.parts) {
+    lapack::syrk('U', 'N', n, part.vectors.count, part.weight, part.vectors.right.data(), n, beta,
+                 h, n);
+    beta = 1.0;
+  }
+  if (gradient.parts.empty())
+    for (Index i = 0; i < n * n; ++i) h[i] *= gradient.gamma;
+  else
+    mirror_upper(h, n);
+}
+
+/// The regularizer's value in the caller's units; `exponent` is that of the true spectrum.
+Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int exponent) {
+  const bool uses_max = c.alpha != 0.0, uses_min = c.beta != 0.0;
+  const bool tied = (uses_max && s.tied_max > 1) || (uses_min && s.tied_min > 1);
+  const double value = std::ldexp(c.value, degree * exponent);
+  if (!std::isfinite(value))
+    throw std::overflow_error("the value is not representable in float64: it is " +
+                              format(c.value) + " * 2^" + std::to_string(degree * exponent));
+  return {value, tied && !s.all_tied(), !uses_min || s.determined_min()};
+}
+
+/// What every form does first: let the regularizer see the spectrum.
+Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
+  Spectrum seen = spectrum;
+  if (p_is_rank) seen.p = seen.rank;
+  return r(seen);
+}
+
+/// Splits a power of two between a factor that is folded into G and one for the result.
+int foldable(int exponent) { return std::abs(exponent) <= kHarmlessExponent ? exponent : 0; }
+
+void finish(double* gradient, Index count, int exponent, const char* what) {
+  if (foldable(exponent) != exponent) scale_by_power(gradient, count, exponent, what);
+}
+
+}  // namespace
+
+Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request) {
+  const auto decomposition = decompose(S, request.rank);
+  const Spectrum& s = decomposition->spectrum();
+  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const Evaluation result = evaluation(s, c, request.degree, s.exponent);
+  if (request.pairs != nullptr) *request.pairs = certified_general(S, *decomposition);
+  if (request.gradient == nullptr) return result;
+  copy_to(scaled(S, s.exponent).transposed(), request.gradient);
+  apply(gradient_parts(*decomposition, c), S.cols, S.rows, request.gradient);
+  scale_by_power(request.gradient, S.rows * S.cols, s.exponent * (request.degree - 1),
+                 "the gradient");
+  return result;
+}
+
+Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const MatrixView& K,
+                          const Request& request) {
+  const Index d = theta.rows, m = theta.cols;
+  const double flops = static_cast<double>(d) * static_cast<double>(m) * static_cast<double>(d + m);
+  const lapack::SingleThreadScope scope(flops < lapack::kSingleThreadFlops);
+  const SymmetricMatrix gram = read_symmetric(K);
+  const int theta_exponent = scale_exponent(theta);
+  std::vector<double> map(static_cast<std::size_t>(d * m)), product(map.size());
+  copy_to(scaled(theta, theta_exponent), map.data());
+  multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
+           d);
+  SymmetricMatrix H;
+  H.n = m;
+  H.name = "theta^T gram theta";
+  H.data.resize(static_cast<std::size_t>(m * m));
+  symmetric_product(map.data(), product.data(), d, m, H.data.data());
+  H.exponent = scale_exponent(H.view());
+  scale_by_power(H.data.data(), m * m, -H.exponent, H.name);
+
+  std::string why;
+  const auto decomposition = decompose_psd(H, request.rank, why);
+  if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
+  const Spectrum& s = decomposition->spectrum();
+  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const int outer = 2 * theta_exponent + gram.exponent;  // of theta^T K theta against `product`
+  const int exponent = outer + s.exponent;
+  const Evaluation result = evaluation(s, c, request.degree, exponent);
+  if (request.pairs != nullptr) {
+    SymmetricMatrix at_scale = H;
+    at_scale.exponent = exponent;
+    *request.pairs = certified_psd(at_scale, *decomposition);
+  }
+  if (request.gradient == nullptr) return result;
+  apply_symmetric(gradient_parts(*decomposition, c), m, H.data.data());
+  // Row-major (d x m) is column-major (m x d): (2 K theta G)^T = 2 G (K theta)^T.
+  const int left = theta_exponent + (request.preconditioned ? 0 : gram.exponent);
+  const int power = left + exponent * (request.degree - 1);
+  const double* factor = request.preconditioned ? map.data() : product.data();
+  multiply(2.0 * std::ldexp(1.0, foldable(power)), {H.data.data(), m, m, m, 'N'},
+           {factor, m, d, d, 'T'}, 0.0, request.gradient, m);
+  finish(request.gradient, d * m, power, "the gradient by theta");
+  return result;
+}
+
+Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Request& request) {
+  FeatureProblem problem = decompose_features(Z, request.rank, Method::automatic);
+  const Index n = problem.gram.n, m = Z.cols;
+  const Spectrum& s = problem.decomposition->spectrum();
+  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const int exponent = s.exponent + 2 * problem.exponent;
+  const Evaluation result = evaluation(s, c, request.degree, exponent);
+  if (request.pairs != nullptr) *request.pairs = certified_features(problem);
+  if (request.gradient == nullptr) return result;
+
+  const double flops = static_cast<double>(Z.rows) * static_cast<double>(m) * static_cast<double>(n);
+  const lapack::SingleThreadScope scope(2 * flops < lapack::kSingleThreadFlops);
+  double* G = problem.gram.data.data();
+  scale_by_power(G, n * n, problem.gram.exponent - s.exponent, "Z^T Z");
+  apply_symmetric(gradient_parts(*problem.decomposition, c), n, G);
+  // Row-major (N x m) is column-major (m x N): the transpose of 2 Z G, or of 2 G Z in the dual form.
+  const int power = problem.exponent + exponent * (request.degree - 1);
+  const double factor = 2.0 * std::ldexp(1.0, foldable(power));
+  const Dense g{G, n, n, n, 'N'};
+  RowBlocks blocks(problem.A);
+  for (Dense block{}; blocks.next(block);) {
+    const Index at = blocks.first_row();
+    if (problem.dual) {
+      multiply(factor, block, g, 0.0, request.gradient + at, m);
+    } else {
+      const Dense flipped{block.data, block.cols, block.rows, block.ld, block.op == 'T' ? 'N' : 'T'};
+      multiply(factor, g, flipped, 0.0, request.gradient + at * m, m);
+    }
+  }
+  finish(request.gradient, Z.rows * m, power, "the gradient by features");
+  return result;
+}
+
+}  // namespace immucond

@@ -1,0 +1,54 @@
+#include "immucond/symmetric.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "immucond/errors.hpp"
+
+namespace immucond {
+namespace {
+
+double epsilon_of(Dtype dtype) {
+  return dtype == Dtype::f16 ? 0x1p-10 : dtype == Dtype::f32 ? 0x1p-23 : std::numeric_limits<double>::epsilon();
+}
+
+}  // namespace
+
+MatrixView SymmetricMatrix::view() const {
+  constexpr Index step = sizeof(double);
+  return {data.data(), Dtype::f64, n, n, n * step, step, name};
+}
+
+SymmetricMatrix read_symmetric(const MatrixView& view) {
+  if (view.rows != view.cols)
+    throw std::invalid_argument(std::string(view.name) + " must be square, and has shape (" +
+                                std::to_string(view.rows) + ", " + std::to_string(view.cols) + ")");
+  SymmetricMatrix matrix;
+  matrix.name = view.name;
+  matrix.n = view.rows;
+  matrix.exponent = scale_exponent(view);
+  const MatrixView unit = scaled(view, matrix.exponent);
+  matrix.data.resize(static_cast<std::size_t>(matrix.n * matrix.n));
+  copy_to(unit, matrix.data.data());
+  const double skew = asymmetry(unit);
+  if (skew > 0.0) {
+    const double allowed =
+        static_cast<double>(std::max<Index>(matrix.n, 10)) * epsilon_of(view.dtype);
+    if (skew > allowed)
+      throw std::invalid_argument(std::string(view.name) + " must be symmetric, and max|A - A^T| is " +
+                                  format(std::ldexp(skew, matrix.exponent)) +
+                                  ", where rounding explains " +
+                                  format(std::ldexp(allowed, matrix.exponent)));
+    double* a = matrix.data.data();
+    for (Index j = 0; j < matrix.n; ++j)
+      for (Index i = 0; i < j; ++i)
+        a[i + j * matrix.n] = 0.5 * (a[i + j * matrix.n] + a[j + i * matrix.n]);
+    mirror_upper(a, matrix.n);
+  }
+  return matrix;
+}
+
+}  // namespace immucond

@@ -1,0 +1,60 @@
+"""immucond: model immunization through the condition number.
+
+Low-level kernels live here; `immucond.linear` holds the closed-form analysis, `immucond.immunize`
+the algorithms and `immucond.probing` the dynamics of linear probing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from ._condition import condition_number
+from ._errors import (
+    AccuracyWarning,
+    ConvergenceError,
+    DegenerateSpectrumError,
+    DegenerateSpectrumWarning,
+    ImmucondError,
+)
+from ._extreme import ExtremePairs, extreme_pairs, feature_extreme_pairs, psd_extreme_pairs
+from ._gram import GramAccumulator, feature_hessian, gram, hessian
+from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
+
+if TYPE_CHECKING:
+    from . import immunize, linear, probing
+
+__version__ = _version("immucond")
+
+__all__ = [
+    "AccuracyWarning",
+    "ConvergenceError",
+    "DegenerateSpectrumError",
+    "DegenerateSpectrumWarning",
+    "ExtremePairs",
+    "GramAccumulator",
+    "ImmucondError",
+    "SpectralRegularizer",
+    "condition_number",
+    "extreme_pairs",
+    "feature_extreme_pairs",
+    "feature_hessian",
+    "gram",
+    "hessian",
+    "immunize",
+    "kappa",
+    "linear",
+    "log_kappa",
+    "probing",
+    "psd_extreme_pairs",
+    "r_ill",
+    "r_well",
+]
+
+_SUBPACKAGES = ("immunize", "linear", "probing")
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `import immucond` stays quick, and `ic.linear` works without an import.
+    if name in _SUBPACKAGES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""The condition number over the nonzero singular values."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy.typing as npt
+
+from . import _core
+from ._extreme import warn_accuracy
+from ._rank import rank_rule
+from ._validate import as_matrix, check_real
+
+
+def condition_number(
+    S: npt.ArrayLike | None = None,
+    *,
+    features: npt.ArrayLike | None = None,
+    ridge: float = 0.0,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+) -> float:
+    """Return ``kappa = sigma_max / sigma_min`` over the *nonzero* singular values.
+
+    Zheng et al. (2025), Eq. 1: ``||S|| ||S^+||``. For an invertible matrix the same as
+    ``numpy.linalg.cond``, which returns infinity or noise for a singular one.
+
+    Parameters
+    ----------
+    S : array_like, shape (p_r, p_c), optional
+        Any finite real matrix. Give either `S` or `features`.
+    features : array_like, shape (N, m), optional
+        Features Z: the condition number of ``H = Z^T Z``, found without squaring it.
+    ridge : float
+        Of ``S + ridge I`` (or ``H + ridge I``), for symmetric positive semidefinite `S`: the
+        convention of the published tables. With a ridge above zero every eigenvalue counts. It is
+        not invariant to the scale of `S`.
+    rank, rtol, computed_in
+        As in `extreme_pairs` and `feature_extreme_pairs`.
+
+    Returns
+    -------
+    float
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        Where not exactly one of `S` and `features` is given, an entry is not finite, the rank is 0,
+        `ridge` is negative, or there is a ridge and `S` is not symmetric positive semidefinite.
+
+    Warns
+    -----
+    AccuracyWarning
+        Where the smallest nonzero singular value is not determined.
+
+    Examples
+    --------
+    >>> import immucond as ic
+    >>> round(ic.condition_number([[4.0, 0.0], [0.0, 0.0]]), 12)
+    1.0
+    >>> round(ic.condition_number([[4.0, 0.0], [0.0, 0.0]], ridge=1.0), 12)
+    5.0
+    """
+    if (S is None) == (features is None):
+        raise ValueError("give either S or features, and not both")
+    shift = check_real(ridge, "ridge", low=0.0)
+    # Under a ridge every eigenvalue counts, so none is cut off.
+    tolerance = 0.0 if shift > 0.0 and rtol is None else rtol
+    fields: dict[str, Any]
+    if features is not None:
+        array = as_matrix(features, "features")
+        rule = rank_rule(
+            array.shape,
+            array.dtype,
+            rank=rank,
+            rtol=tolerance,
+            computed_in=computed_in,
+            given="features",
+        )
+        fields = _core.feature_extreme_pairs(array, *rule, "auto", "features")
+        size = array.shape[1]
+    else:
+        assert S is not None
+        array = as_matrix(S, "S")
+        rule = rank_rule(
+            array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in
+        )
+        kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
+        fields = kernel(array, *rule, "S")
+        size = min(array.shape)
+    if shift > 0.0:
+        smallest = fields["sigma_min"] if fields["rank"] == size else 0.0
+        return float((fields["sigma_max"] + shift) / (smallest + shift))
+    if not fields["determined_min"]:
+        warn_accuracy("S" if features is None else "Z^T Z", stacklevel=2)
+    return float(max(fields["condition_number"], 1.0))

@@ -1,0 +1,72 @@
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+_Array: TypeAlias = npt.NDArray[Any]
+_Float64: TypeAlias = npt.NDArray[np.float64]
+_Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float]]
+
+# value, gradient, pairs, tied, determined
+Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
+
+class Spectrum:
+    @property
+    def p(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def sigma_max(self) -> float: ...
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def below_max(self) -> float: ...
+    @property
+    def above_min(self) -> float: ...
+    @property
+    def all_tied(self) -> bool: ...
+
+def bind_lapack(blas: dict[str, Any], lapack: dict[str, Any]) -> None: ...
+def build_info() -> dict[str, Any]: ...
+def lapack_calls() -> dict[str, int]: ...
+def gram(X: _Array) -> _Float64: ...
+def hessian(theta: _Array, gram: _Array) -> _Float64: ...
+def feature_hessian(X: _Array, theta: _Array, method: str) -> _Float64: ...
+def psd_extreme_pairs(H: _Array, rank: int, rtol: float, name: str = "H") -> dict[str, Any]: ...
+def extreme_pairs(S: _Array, rank: int, rtol: float, name: str = "S") -> dict[str, Any]: ...
+def feature_extreme_pairs(
+    Z: _Array, rank: int, rtol: float, method: str, name: str = "Z"
+) -> dict[str, Any]: ...
+def evaluate(
+    coefficients: _Coefficients,
+    degree: int,
+    S: _Array,
+    rank: int,
+    rtol: float,
+    p_is_rank: bool,
+    gradient: bool,
+    pairs: bool,
+) -> Evaluated: ...
+def evaluate_theta(
+    coefficients: _Coefficients,
+    degree: int,
+    theta: _Array,
+    gram: _Array,
+    rank: int,
+    rtol: float,
+    p_is_rank: bool,
+    preconditioned: bool,
+    gradient: bool,
+    pairs: bool,
+) -> Evaluated: ...
+def evaluate_features(
+    coefficients: _Coefficients,
+    degree: int,
+    Z: _Array,
+    rank: int,
+    rtol: float,
+    p_is_rank: bool,
+    gradient: bool,
+    pairs: bool,
+) -> Evaluated: ...

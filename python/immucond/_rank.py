@@ -1,0 +1,97 @@
+"""Numerical rank: the one place that decides it.
+
+The rank is the number of singular values *of what was given* above ``rtol`` times the largest. The
+tolerance follows the precision in which the data were computed, not the one they are stored in:
+float32 features carry rounding noise of about ``eps(float32) sqrt(m)`` relative to their largest
+singular value, whatever array they stand in now. A known rank always wins.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+
+from ._validate import check_real
+
+Given = Literal["matrix", "features"]
+
+_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+def epsilon(computed_in: Any) -> float:
+    """Return the spacing of floating-point numbers at 1 in `computed_in`.
+
+    Parameters
+    ----------
+    computed_in : dtype_like or str
+        float64, float32, float16 or bfloat16, as a NumPy or torch dtype or a name. Integers and
+        bools are exact, and count as float64.
+    """
+    name = str(computed_in).removeprefix("torch.")
+    if name not in _EPS:
+        try:
+            dtype = np.dtype(computed_in)
+        except TypeError as error:
+            raise TypeError(f"computed_in must be a dtype, and is {computed_in!r}") from error
+        name = "float64" if dtype.kind in "biu" else dtype.name
+    if name not in _EPS:
+        raise ValueError(f"computed_in must be one of {', '.join(_EPS)}, and is {computed_in!r}")
+    return _EPS[name]
+
+
+def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matrix") -> float:
+    """Return the relative tolerance on singular values that decides rank.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the matrix or of the features.
+    computed_in : dtype_like or str
+        The precision in which the entries were computed.
+    given : {"matrix", "features"}
+        ``max(shape) eps`` for a matrix, as in `numpy.linalg.matrix_rank`; ``4 sqrt(m) eps`` for
+        features (N x m), whose noise does not grow with N.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> default_rtol((15000, 384), np.float32, "features") < 1e-5
+    True
+    """
+    eps = epsilon(computed_in)
+    return 4.0 * math.sqrt(shape[1]) * eps if given == "features" else max(shape) * eps
+
+
+def rank_rule(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    given: Given = "matrix",
+) -> tuple[int, float]:
+    """Return ``(known rank or 0, rtol)``, as the kernels take them.
+
+    `shape` and `dtype` are those of what was given; the other arguments are the user's.
+    """
+    # A default beyond 1 (a wide matrix in half precision) would leave nothing: hence the minimum.
+    tolerance = (
+        min(0.5, default_rtol(shape, dtype if computed_in is None else computed_in, given))
+        if rtol is None
+        else check_real(rtol, "rtol", low=0.0, high=1.0)
+    )
+    if rank is None:
+        return 0, tolerance
+    try:
+        known = operator.index(rank)
+    except TypeError as error:
+        raise TypeError(f"rank must be an integer, and is {rank!r}") from error
+    if not 1 <= known <= min(shape):
+        raise ValueError(
+            f"rank must be between 1 and {min(shape)} for shape {shape}, and is {known}"
+        )
+    return known, tolerance

@@ -1,0 +1,332 @@
+"""Spectral regularizers: functions of the two ends of a spectrum and of its Frobenius norm.
+
+Each one is a value and three coefficients of
+
+    grad_S r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S;
+
+one kernel does the rest, by S, by theta or by features.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, SupportsIndex, overload
+
+import numpy.typing as npt
+
+from . import _core
+from ._core import Spectrum
+from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
+from ._extreme import ExtremePairs, check_iteration, warn_accuracy
+from ._rank import rank_rule
+from ._validate import as_matrix
+
+Coefficients = Callable[[Spectrum], tuple[float, float, float, float]]
+
+
+class SpectralRegularizer:
+    """A scalar function ``r(sigma_1, sigma_k, F)`` of a spectrum, with its gradient.
+
+    Here ``sigma_1 >= ... >= sigma_k > 0`` are the nonzero singular values of a matrix S,
+    ``F = ||S||_F^2``, and p is the smaller dimension of S. At fixed rank k, where the ends that it
+    uses are simple, ``grad_S r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S``. At a tie the mean of
+    ``u_i v_i^T`` over the tied group stands in: a valid subgradient, and a descent direction.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    degree : int
+        The degree of homogeneity: ``r(c S) = c^degree r(S)``.
+    coefficients : callable
+        From a spectrum (attributes ``p``, ``rank``, ``sigma_max``, ``sigma_min``,
+        ``below_max = p sigma_1^2 - F`` and ``above_min = F - k sigma_k^2``, both without
+        cancellation, and ``all_tied``) to ``(value, alpha, beta, gamma)``.
+    takes_p : bool
+        Whether ``p="rank"`` has a meaning.
+
+    Notes
+    -----
+    All methods take the keywords `rank`, `rtol`, `computed_in` and `start` of `extreme_pairs`
+    (for features those of `feature_extreme_pairs`), and ``return_pairs=True`` to return the
+    certified `ExtremePairs` as well.
+
+    Examples
+    --------
+    A regularizer of one's own, the spectral norm:
+
+    >>> import immucond as ic
+    >>> norm = ic.SpectralRegularizer("norm", 1, lambda s: (s.sigma_max, 1.0, 0.0, 0.0))
+    >>> value, grad = norm.value_and_grad([[3.0, 0.0], [0.0, 1.0]])
+    >>> round(value, 12), grad.round(12).tolist()
+    (3.0, [[1.0, 0.0], [0.0, 0.0]])
+    """
+
+    def __init__(
+        self, name: str, degree: int, coefficients: Coefficients, *, takes_p: bool = False
+    ) -> None:
+        self.name = name
+        self._degree = degree
+        self._coefficients = coefficients
+        self._takes_p = takes_p
+
+    def __repr__(self) -> str:
+        return f"<spectral regularizer {self.name}>"
+
+    @overload
+    def __call__(
+        self, S: npt.ArrayLike, *, return_pairs: Literal[False] = False, **keywords: Any
+    ) -> float: ...
+    @overload
+    def __call__(
+        self, S: npt.ArrayLike, *, return_pairs: Literal[True], **keywords: Any
+    ) -> tuple[float, ExtremePairs]: ...
+    def __call__(self, S: npt.ArrayLike, **keywords: Any) -> Any:
+        """Return the value at a matrix.
+
+        Parameters
+        ----------
+        S : array_like, shape (p_r, p_c)
+            Any finite real matrix.
+        **keywords
+            Those of `value_and_grad`.
+
+        Returns
+        -------
+        float
+            Or (float, `ExtremePairs`) with ``return_pairs=True``.
+        """
+        value, _, *pairs = self._by_matrix(S, gradient=False, **keywords)
+        return (value, *pairs) if pairs else value
+
+    def value_and_grad(self, S: npt.ArrayLike, **keywords: Any) -> tuple[Any, ...]:
+        """Return the value and its gradient at a matrix.
+
+        Parameters
+        ----------
+        S : array_like, shape (p_r, p_c)
+            Any finite real matrix.
+        rank, rtol, computed_in, start
+            As in `extreme_pairs`. The rank is fixed while differentiating.
+        p : None or "rank"
+            For `r_well` only: count all p singular values (default) or the k nonzero ones.
+        return_pairs : bool
+            Return the `ExtremePairs` as a third item.
+
+        Returns
+        -------
+        value : float
+        gradient : ndarray, shape (p_r, p_c)
+
+        Raises
+        ------
+        DegenerateSpectrumError
+            For `r_ill` where all nonzero singular values are equal.
+        OverflowError
+            Where the value or the gradient is not representable in float64.
+        ValueError, TypeError
+            As in `extreme_pairs`.
+
+        Warns
+        -----
+        DegenerateSpectrumWarning
+            Where an end that the gradient uses is not simple.
+        AccuracyWarning
+            Where it uses a smallest singular value that is not determined.
+        """
+        return self._by_matrix(S, gradient=True, **keywords)
+
+    def value_and_grad_theta(
+        self,
+        theta: npt.ArrayLike,
+        gram: npt.ArrayLike,
+        *,
+        preconditioned: bool = False,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: bool = False,
+        p: Literal["rank"] | None = None,
+    ) -> tuple[Any, ...]:
+        """Return the value at ``H(theta) = theta^T K theta`` and the gradient by theta.
+
+        Parameters
+        ----------
+        theta : array_like, shape (d, m)
+            Linear feature extractor.
+        gram : array_like, shape (d, d)
+            The Gram matrix K of the inputs, symmetric positive semidefinite.
+        preconditioned : bool
+            False: the gradient ``2 K theta G``, G = grad_H r. True: ``2 theta G``, which is
+            ``K^-1`` times it for nonsingular K (the step of Algorithm 1 in Zheng et al., 2025),
+            without an inverse or a solve.
+        rank, rtol, computed_in, start, return_pairs, p
+            As in `value_and_grad`, for H. For invertible `theta` the rank of H is that of K: where
+            K is singular, pass it.
+
+        Returns
+        -------
+        value : float
+        gradient : ndarray, shape (d, m)
+        """
+        map_, matrix = as_matrix(theta, "theta"), as_matrix(gram, "gram")
+        check_iteration(None, start)
+        size = map_.shape[1]
+        rule = rank_rule((size, size), matrix.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+        return self._finish(
+            _core.evaluate_theta(
+                self._coefficients,
+                self._degree,
+                map_,
+                matrix,
+                *rule,
+                self._p_is_rank(p),
+                preconditioned,
+                True,
+                return_pairs,
+            )
+        )
+
+    def value_and_grad_features(
+        self,
+        Z: npt.ArrayLike,
+        *,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: bool = False,
+        p: Literal["rank"] | None = None,
+    ) -> tuple[Any, ...]:
+        """Return the value at ``H = Z^T Z`` and the gradient by Z, ``2 Z G``.
+
+        For fewer samples than features all is done with ``Z Z^T`` (N x N): O(N^2 m) flops.
+
+        Parameters
+        ----------
+        Z : array_like, shape (N, m)
+            Features, one row a sample.
+        rank, rtol, computed_in, start
+            As in `feature_extreme_pairs`.
+        return_pairs, p
+            As in `value_and_grad`; the default p is m, however few samples there are.
+
+        Returns
+        -------
+        value : float
+        gradient : ndarray, shape (N, m)
+        """
+        array = as_matrix(Z, "Z")
+        check_iteration(None, start)
+        rule = rank_rule(
+            array.shape,
+            array.dtype,
+            rank=rank,
+            rtol=rtol,
+            computed_in=computed_in,
+            given="features",
+        )
+        return self._finish(
+            _core.evaluate_features(
+                self._coefficients,
+                self._degree,
+                array,
+                *rule,
+                self._p_is_rank(p),
+                True,
+                return_pairs,
+            )
+        )
+
+    def _by_matrix(
+        self,
+        S: npt.ArrayLike,
+        *,
+        gradient: bool,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: bool = False,
+        p: Literal["rank"] | None = None,
+    ) -> tuple[Any, ...]:
+        array = as_matrix(S, "S")
+        check_iteration(None, start)
+        rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+        return self._finish(
+            _core.evaluate(
+                self._coefficients,
+                self._degree,
+                array,
+                *rule,
+                self._p_is_rank(p),
+                gradient,
+                return_pairs,
+            )
+        )
+
+    def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
+        if p is not None and not self._takes_p:
+            raise TypeError(f"{self.name} does not depend on p; r_well takes p='rank'")
+        if p not in (None, "rank"):
+            raise ValueError(f"p must be None or 'rank', and is {p!r}")
+        return p == "rank"
+
+    def _finish(self, evaluated: _core.Evaluated) -> tuple[Any, ...]:
+        value, gradient, pairs, tied, determined = evaluated
+        # Two frames up from here stands the public method, three up its caller.
+        if not determined:
+            warn_accuracy("the matrix", stacklevel=3)
+        if tied and gradient is not None:
+            warnings.warn(
+                f"an extreme singular value that {self.name} uses is not simple to rounding: the "
+                "gradient takes the mean over the tied group",
+                DegenerateSpectrumWarning,
+                stacklevel=3,
+            )
+        result = (value, gradient)
+        return result if pairs is None else (*result, ExtremePairs(**pairs))
+
+
+def _r_well(s: Spectrum) -> tuple[float, float, float, float]:
+    return s.below_max / (2 * s.p), s.sigma_max, 0.0, -1.0 / s.p
+
+
+def _r_ill(s: Spectrum) -> tuple[float, float, float, float]:
+    k = s.rank
+    excess = s.above_min / (2 * k)
+    if s.all_tied or excess == 0.0:
+        raise DegenerateSpectrumError(
+            f"r_ill is infinite where all nonzero singular values are equal (here {k}, to "
+            "rounding), and has no gradient there; move the matrix off that point first"
+        )
+    return 1.0 / excess, 0.0, s.sigma_min / excess**2, -1.0 / (k * excess**2)
+
+
+def _kappa(s: Spectrum) -> tuple[float, float, float, float]:
+    ratio = s.sigma_max / s.sigma_min
+    return ratio, 1.0 / s.sigma_min, -ratio / s.sigma_min, 0.0
+
+
+def _log_kappa(s: Spectrum) -> tuple[float, float, float, float]:
+    value = math.log1p((s.sigma_max - s.sigma_min) / s.sigma_min)
+    return value, 1.0 / s.sigma_max, -1.0 / s.sigma_min, 0.0
+
+
+r_well = SpectralRegularizer("r_well", 2, _r_well, takes_p=True)
+"""``sigma_1^2 / 2 - F / (2 p)``: zero where all p singular values are equal; descent lowers kappa.
+
+Nenov, Haider, Balazs (2024); Zheng et al. (2025), Eq. 11.
+"""
+
+r_ill = SpectralRegularizer("r_ill", -2, _r_ill)
+"""``1 / (F / (2 k) - sigma_k^2 / 2)``: descent raises kappa. Zheng et al. (2025), Theorem 4.1."""
+
+kappa = SpectralRegularizer("kappa", 0, _kappa)
+"""``sigma_1 / sigma_k``, the condition number itself."""
+
+log_kappa = SpectralRegularizer("log_kappa", 0, _log_kappa)
+"""``log sigma_1 - log sigma_k``."""

@@ -1,0 +1,90 @@
+"""Arguments as NumPy users write them, checked once and named in every message."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+
+_LARGEST_EXACT = 2**53
+
+
+def as_array(x: npt.ArrayLike, name: str, *, ndim: int) -> Array:
+    """Return `x` as an array whose entries float64 holds exactly, without a copy where possible.
+
+    Parameters
+    ----------
+    x : array_like
+        float16, float32, float64, integers or bools.
+    name : str
+        The argument's name, for messages.
+    ndim : int
+        The number of dimensions needed.
+
+    Raises
+    ------
+    TypeError
+        For masked, complex, longdouble, object, string and date arrays.
+    ValueError
+        For another number of dimensions, no entries, or integers beyond 2^53.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} does not form an array: {error}") from error
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if not (kind in "biu" or (kind == "f" and size <= 8)):
+        raise TypeError(
+            f"{name} must hold float16, float32, float64, integers or bools, "
+            f"and has dtype {array.dtype}"
+        )
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension(s), and has shape {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} must have at least one entry, and has shape {array.shape}")
+    if kind in "iu" and size == 8:
+        extreme = max(int(array.max()), -int(array.min()))
+        if extreme > _LARGEST_EXACT:
+            raise ValueError(f"{name} holds the integer {extreme}, which float64 may not hold")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_matrix(x: npt.ArrayLike, name: str) -> Array:
+    """`as_array` for a matrix."""
+    return as_array(x, name, ndim=2)
+
+
+def as_float64(x: npt.ArrayLike, name: str, *, ndim: int = 2) -> FloatArray:
+    """`as_array`, converted to float64 and checked to be finite."""
+    array: FloatArray = as_array(x, name, ndim=ndim).astype(np.float64, copy=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, and holds {array[where]} at index {where}")
+    return array
+
+
+def check_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {listed}, and is {value!r}")
+    return value
+
+
+def check_real(value: float, name: str, *, low: float, high: float = math.inf) -> float:
+    """Return `value` as a float if ``low <= value < high``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a real number, and is {value!r}") from error
+    if not low <= number < high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}), and is {number:g}")
+    return number
