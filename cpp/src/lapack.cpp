@@ -301,12 +301,12 @@ void gebrd(Index m, Index n, double* a, Index lda, double* d, double* e, double*
 }
 
 namespace {
-void ormbr(char which, char trans, Index m, Index k, Index columns, double* a, Index lda,
+void ormbr(char which, Index m, Index k, Index columns, double* a, Index lda,
            const double* tau, double* c, Index ldc) {
   Integers info;
   const Index size = columns * kBlock + (kBlock + 1) * kBlock;
   auto work = workspace(size);
-  call<Routine::dormbr>(which, 'L', trans, m, columns, k, a, lda, tau, c, ldc, work.data(), size,
+  call<Routine::dormbr>(which, 'L', 'N', m, columns, k, a, lda, tau, c, ldc, work.data(), size,
                         &info);
   check<Routine::dormbr>(info);
 }
@@ -314,13 +314,12 @@ void ormbr(char which, char trans, Index m, Index k, Index columns, double* a, I
 
 void ormbr_q(Index m, Index n, Index columns, double* a, Index lda, const double* tauq, double* c,
              Index ldc) {
-  ormbr('Q', 'N', m, n, columns, a, lda, tauq, c, ldc);
+  ormbr('Q', m, n, columns, a, lda, tauq, c, ldc);
 }
 
 void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, double* c,
              Index ldc) {
-  // dormbr holds P^T: its transpose is what maps the bidiagonal's vectors back.
-  ormbr('P', 'T', n, n, columns, a, lda, taup, c, ldc);
+  ormbr('P', n, n, columns, a, lda, taup, c, ldc);
 }
 
 void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z) {

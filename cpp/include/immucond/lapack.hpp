@@ -21,7 +21,7 @@ namespace lapack {
   X(dsyrk, "cciiddiddi")              \
   X(dsymm, "cciiddididdi")            \
   X(dsytrd, "cididdddii")             \
-  X(dormtr, "ccciididddiii")          \
+  X(dormtr, "ccciididdidii")          \
   X(dgebrd, "iididddddii")            \
   X(dormbr, "ccciiididdidii")         \
   X(dstein, "iddidiididiii")          \

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         numbers = digits.as_json(result, args.command_line, _versions())
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    digits.print_tables(result, console := Console())
+    digits.print_tables(result, console := Console(highlight=False))
     console.print(f"\nWrote results.json, norm_ratio.png and loss.png to {args.out}", style="bold")
 
 

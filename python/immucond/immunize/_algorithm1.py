@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -13,11 +14,11 @@ from .._errors import ImmucondError
 from .._extreme import ExtremePairs
 from .._gram import gram
 from .._regularizers import SpectralRegularizer, r_ill, r_well
-from .._validate import as_float64
+from .._validate import FloatArray, as_float64, check_choice, check_real
 from ..linear import immunity
 from ..linear._root import Root, as_theta, roots
 from ._losses import primary_loss
-from ._result import FloatArray, ImmunizationResult
+from ._result import ImmunizationResult
 
 Preconditioner = Literal["right", "projected", "ridge"]
 
@@ -157,18 +158,14 @@ def algorithm1(
     (True, True)
     """
     P, H = roots(X_P, X_H, None, None)
-    for name, value, least in (
-        ("lambda_P", lambda_P, 0.0), ("lambda_H", lambda_H, 0.0), ("lr", lr, 0.0),
-        ("ridge", ridge, 0.0),
-    ):  # fmt: skip
-        if not (np.isfinite(value) and value >= least):
-            raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-    if isinstance(steps, bool) or int(steps) != steps or steps < 0:
-        raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
-    if preconditioner not in ("right", "projected", "ridge", None):
-        raise ValueError(
-            f"preconditioner must be right, projected, ridge or None, got {preconditioner!r}"
-        )
+    lambda_P = check_real(lambda_P, "lambda_P", low=0.0)
+    lambda_H = check_real(lambda_H, "lambda_H", low=0.0)
+    lr, ridge = check_real(lr, "lr", low=0.0), check_real(ridge, "ridge", low=0.0)
+    last = operator.index(steps)
+    if last < 0:
+        raise ValueError(f"steps must be at least 0, and is {last}")
+    if preconditioner is not None:
+        check_choice(preconditioner, "preconditioner", ("right", "projected", "ridge"))
     primary = primary_loss(loss, as_float64(X_P, "X_P"), y_P)
     extractor = np.eye(P.dim) if theta is None else as_theta(theta, P.dim).copy()
     head = _start_head(omega, extractor.shape[1], np.shape(y_P), seed)
@@ -177,7 +174,7 @@ def algorithm1(
 
     records: list[dict[str, float]] = []
     with np.errstate(over="ignore", invalid="ignore"):
-        for step in range(steps + 1):
+        for step in range(last + 1):
             value, by_v = primary.value_and_grad(extractor @ head)
             if not (np.isfinite(value) and np.isfinite(extractor).all()):
                 raise ImmucondError(_diverged(step, value, lr, lambda_P, lambda_H))
@@ -200,7 +197,7 @@ def algorithm1(
             }
             records.append(record)
             stop = callback is not None and callback(step, record)
-            if stop or step == steps:
+            if stop or step == last:
                 break
             head = head - lr * (extractor.T @ by_v)
             extractor = extractor - lr * (by_theta + lambda_P * grad_P + lambda_H * grad_H)

@@ -66,7 +66,7 @@ def closed_form(
     theta = optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=kappa_P, delta=delta, rotate=rotate)
     X = as_float64(X_P, "X_P")
     targets = as_targets(y_P, X.shape[0], "y_P", "X_P")
-    rtol = default_rtol(X.shape, None, of="features")
+    rtol = default_rtol(X.shape, np.float64, "features")
     omega_0 = scipy.linalg.lstsq(X, targets, cond=rtol, lapack_driver="gelsd")[0]
     omega = np.linalg.solve(theta, omega_0)
     return ImmunizationResult(

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from .._validate import FloatArray, check_choice
 from ..probing._problem import as_targets
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Loss(ABC):
@@ -67,6 +66,6 @@ _LOSSES: dict[str, type[SquaredLoss] | type[LogisticLoss]] = {
 
 def primary_loss(name: str, X: FloatArray, y: npt.ArrayLike) -> Loss:
     """Loss by name on the primary rows."""
-    if name not in _LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, got {name!r}")
-    return _LOSSES[name](X, as_targets(y, X.shape[0], "y_P", "X_P"))
+    return _LOSSES[check_choice(name, "loss", tuple(_LOSSES))](
+        X, as_targets(y, X.shape[0], "y_P", "X_P")
+    )

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from .._validate import FloatArray
 from ..linear import ImmunityReport
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._root import FloatArray, as_theta, root_of_gram
+from .._validate import FloatArray
+from ._root import as_theta, root_of_gram
 
 
 def relative_angles(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:

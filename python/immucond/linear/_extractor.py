@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import as_float64
+from .._validate import FloatArray, check_real
 from ._limit import Pencil, as_delta, pencil
-from ._root import FloatArray, Root, roots
+from ._root import Root, roots
 
 
 def optimal_extractor(
@@ -20,7 +22,7 @@ def optimal_extractor(
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
     ranks: tuple[int, int] | None = None,
-    computed_in: npt.DTypeLike = None,
+    computed_in: Any = None,
 ) -> FloatArray:
     r"""Invertible extractor that attains the limit of immunization at a chosen kappa(H_P).
 
@@ -74,9 +76,7 @@ def optimal_extractor(
     >>> round(ic.linear.immunity(theta, K_P=K_P, K_H=K_H).rir)
     2500
     """
-    tau = float(as_float64(np.asarray([kappa_P]), "kappa_P", ndim=1)[0])
-    if tau < 1.0:
-        raise ValueError(f"kappa_P must be >= 1, a condition number, got {kappa_P}")
+    tau = check_real(kappa_P, "kappa_P", low=1.0)
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)

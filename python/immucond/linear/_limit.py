@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import as_float64
-from ._root import FloatArray, Root, roots
+from .._validate import FloatArray, as_float64
+from ._root import Root, roots
 
 Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
 
@@ -124,7 +124,7 @@ def immunity_limit(
     X_H: npt.ArrayLike | None = None,
     delta: float | tuple[float, float] = 0.0,
     ranks: tuple[int, int] | None = None,
-    computed_in: npt.DTypeLike = None,
+    computed_in: Any = None,
 ) -> ImmunityLimit:
     r"""Find the largest relative immunization ratio that any invertible extractor can reach.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
+from .._validate import FloatArray, check_real
 from ._limit import ImmunityLimit, limit_of
-from ._root import FloatArray, RankFrom, Root, as_theta, roots
+from ._root import RankFrom, Root, as_theta, roots
 
 Convention = Literal["exact", "ridge"]
 
@@ -98,7 +99,7 @@ def immunity(
     ridge: float = 0.0,
     reference: npt.ArrayLike | None = None,
     ranks: tuple[int, int] | None = None,
-    computed_in: npt.DTypeLike = None,
+    computed_in: Any = None,
 ) -> ImmunityReport:
     """Measure how far theta immunizes: kappas, (i), (ii), RIR, and the limit beside them.
 
@@ -144,8 +145,7 @@ def immunity(
     >>> round(report.i), round(1 / report.ii), round(report.rir)
     (25, 100, 2500)
     """
-    if not (np.isfinite(ridge) and ridge >= 0.0):
-        raise ValueError(f"ridge must be a finite number >= 0, got {ridge}")
+    ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     after = as_theta(theta, P.dim)
     before = np.eye(P.dim) if reference is None else as_theta(reference, P.dim, "reference")
@@ -159,7 +159,7 @@ def immunity(
         rank_from=P.rank_from,
         limit=limit_of(P, H),
         convention="ridge" if ridge else "exact",
-        ridge=float(ridge),
+        ridge=ridge,
     )
 
 

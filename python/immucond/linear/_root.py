@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .._extreme import psd_extreme_pairs
-from .._rank import default_rtol
-from .._validate import as_float64, as_matrix
+from .. import _core
+from .._rank import default_rtol, rank_rule
+from .._validate import FloatArray, as_float64, as_matrix
 
-FloatArray = npt.NDArray[np.float64]
 RankFrom = Literal["X", "K", "given"]
 
 
@@ -88,42 +87,69 @@ class Root:
 
     def rank_through(self, theta: FloatArray) -> int:
         """Rank of ``theta^T K theta``: from the two ranges, so no scale in theta can hide it."""
+        tolerance = default_rtol(theta.shape, np.float64)
         u, s, _ = np.linalg.svd(theta, full_matrices=False)
-        rank_theta = int(np.count_nonzero(s > default_rtol(theta.shape, None) * s[0]))
+        rank_theta = int(np.count_nonzero(s > tolerance * s[0]))
         if rank_theta == self.dim:
             return self.rank
         cosines = np.linalg.svd(self.range_basis.T @ u[:, :rank_theta], compute_uv=False)
-        return int(np.count_nonzero(cosines > default_rtol(theta.shape, None)))
+        return int(np.count_nonzero(cosines > tolerance))
 
 
 def root_of_inputs(
-    X: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: npt.DTypeLike = None
+    X: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: Any = None
 ) -> Root:
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
-    seen = given.dtype if given.dtype.kind == "f" else None
-    A = as_float64(given, name)
-    unit, scale = _to_unit(A, name)
+    known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=computed_in, given="features")
+    unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
         unit = np.linalg.qr(unit, mode="r")
     _, s, vt = np.linalg.svd(unit, full_matrices=True)
-    rtol = default_rtol(A.shape, computed_in or seen, of="features")
-    return _root(s, vt.T, scale, rtol, rtol, 1, rank, "X", name)
+    sigma = np.zeros(vt.shape[0])
+    sigma[: s.size] = s / s[0]
+    found = known or int(np.count_nonzero(sigma > rtol))
+    return Root(
+        sigma=_cut(sigma, found, name),
+        vectors=vt.T,
+        scale=scale * float(s[0]),
+        rank=found,
+        rank_from="given" if known else "X",
+        floor=rtol,
+        # Wedin: noise of relative size rtol turns the j-th vector by about rtol / sigma_j.
+        angles=np.minimum(1.0, rtol / sigma[:found]),
+    )
 
 
 def root_of_gram(
-    K: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: npt.DTypeLike = None
+    K: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: Any = None
 ) -> Root:
     """Root of a Gram matrix that is given."""
-    A = as_float64(K, name)
-    if A.shape[0] != A.shape[1]:
-        raise ValueError(f"{name} must be square, got shape {A.shape}")
-    unit, scale = _to_unit(A, name)
-    found = psd_extreme_pairs(unit, rank=rank, computed_in=computed_in).rank
+    given = as_matrix(K, name)
+    known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=computed_in)
+    # The kernel also refuses what is not symmetric positive semidefinite.
+    found: int = _core.psd_extreme_pairs(given, known, rtol, name)["rank"]
+    unit, scale = _to_unit(as_float64(given, name), name)
     values, vectors = np.linalg.eigh(unit)
-    s = np.sqrt(np.maximum(values[::-1], 0.0))
-    rtol = default_rtol(A.shape, computed_in)
-    return _root(s, vectors[:, ::-1], scale**0.5, rtol, rtol**0.5, 2, rank, "K", name, found=found)
+    sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+    return Root(
+        sigma=_cut(sigma, found, name),
+        vectors=vectors[:, ::-1],
+        scale=float(np.sqrt(scale) * np.sqrt(values[-1])),
+        rank=found,
+        rank_from="given" if known else "K",
+        floor=float(np.sqrt(rtol)),
+        # Davis-Kahan: on the eigenvalues, sigma_j^2, this time.
+        angles=np.minimum(1.0, rtol / sigma[:found] ** 2),
+    )
+
+
+def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:
+    """Set what lies beyond the rank to zero: it is rounding."""
+    nonzero = int(np.count_nonzero(sigma))
+    if rank > nonzero:
+        raise ValueError(f"rank of {name} is given as {rank}, and {name} has at most {nonzero}")
+    return np.where(np.arange(sigma.size) < rank, sigma, 0.0)
 
 
 def _to_unit(A: FloatArray, name: str) -> tuple[FloatArray, float]:
@@ -133,37 +159,6 @@ def _to_unit(A: FloatArray, name: str) -> tuple[FloatArray, float]:
     return A / scale, scale
 
 
-def _root(
-    s: FloatArray,
-    vectors: FloatArray,
-    scale: float,
-    rtol: float,
-    floor: float,
-    power: int,
-    rank: int | None,
-    source: RankFrom,
-    name: str,
-    *,
-    found: int | None = None,
-) -> Root:
-    d = vectors.shape[0]
-    sigma = np.zeros(d)
-    sigma[: s.size] = s / s[0]
-    if rank is None:
-        rank = found if found is not None else int(np.count_nonzero(sigma > rtol))
-    elif 1 <= rank <= np.count_nonzero(sigma):
-        source = "given"
-    else:
-        raise ValueError(
-            f"rank of {name} must lie in 1..{np.count_nonzero(sigma)}, its number of nonzero "
-            f"singular values, got {rank}"
-        )
-    sigma[rank:] = 0.0
-    # Wedin: noise of relative size rtol turns the j-th vector by about rtol / sigma_j^power.
-    angles = np.minimum(1.0, rtol / sigma[:rank] ** power)
-    return Root(sigma, vectors, scale * float(s[0]), rank, source, floor, angles)
-
-
 def roots(
     X_P: npt.ArrayLike | None,
     X_H: npt.ArrayLike | None,
@@ -171,7 +166,7 @@ def roots(
     K_H: npt.ArrayLike | None,
     *,
     ranks: tuple[int, int] | None = None,
-    computed_in: npt.DTypeLike = None,
+    computed_in: Any = None,
 ) -> tuple[Root, Root]:
     """Roots of both tasks, from inputs or from Gram matrices."""
     rank_P, rank_H = ranks if ranks is not None else (None, None)
@@ -193,7 +188,7 @@ def roots(
 
 
 def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
-    """Check an extractor against the number of input features and bring it to unit scale."""
+    """Check an extractor against the number of input features."""
     A = as_float64(theta, name)
     if A.shape[0] != dim:
         raise ValueError(f"{name} must have {dim} rows, one an input feature, got shape {A.shape}")

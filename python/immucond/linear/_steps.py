@@ -7,11 +7,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from .._errors import DegenerateSpectrumError
-from .._extreme import extreme_pairs
+from .._rank import rank_rule
 from .._regularizers import SpectralRegularizer
-from .._validate import as_float64
-from ._root import FloatArray, as_theta, root_of_gram
+from .._validate import FloatArray, as_float64, as_matrix
+from ._root import as_theta, root_of_gram
 
 
 def step_interval(
@@ -64,11 +65,12 @@ def step_interval(
     1.235294
     """
     if S is not None and theta is None and gram is None:
-        A = as_float64(S, "S")
-        pairs = extreme_pairs(A, rank=rank)
+        given = as_matrix(S, "S")
+        known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=None)
+        ends = _core.extreme_pairs(given, known, rtol, "S")
+        A = as_float64(given, "S")
         sigma = np.linalg.svd(A / np.max(np.abs(A)), compute_uv=False)
-        p, k, of_theta = min(A.shape), pairs.rank, False
-        top, scale = pairs.simple_max, pairs.sigma_max
+        p, k, of_theta, scale = min(A.shape), ends["rank"], False, ends["sigma_max"]
     elif S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
         A = as_theta(theta, root.dim)
@@ -78,20 +80,19 @@ def step_interval(
             raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
         sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False) ** 2
         scale = float(sigma[0]) * (root.scale * size) ** 2
-        top = bool(k == 1 or sigma[0] - sigma[1] > p * np.finfo(float).eps * sigma[0])
     else:
         raise TypeError("give either S or both theta and gram")
     sigma = sigma[:k] / sigma[0]
+    tie = p * np.finfo(np.float64).eps
 
     if regularizer.name == "r_well":
-        if k == 1 or not top:
+        if k == 1 or 1.0 - sigma[1] <= tie:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
         return _theta_well(sigma, p) / scale if of_theta else _matrix_well(sigma, p)
     if regularizer.name == "r_ill":
         gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
         D = float(gap.sum()) / (2 * k)
-        tie = p * np.finfo(float).eps
         if tie >= D:
             raise DegenerateSpectrumError(
                 f"R_ill is infinite where all {k} nonzero singular values are equal: no step"

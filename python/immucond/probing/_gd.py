@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._problem import FloatArray, Problem
+from .._validate import FloatArray
+from ._problem import Problem
 
 
 def gd(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from ._problem import FloatArray, Problem
+from .._validate import FloatArray
+from ._problem import Problem
 
 
 def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:  # noqa: ARG001

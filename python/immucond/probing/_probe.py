@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from .._validate import FloatArray, check_choice, check_real
 from ._cg import cg
 from ._gd import gd
 from ._lstsq import lstsq
-from ._problem import FloatArray, Problem
+from ._problem import Problem
 from ._trace import ProbeTrace
 
 Method = Literal["gd", "cg", "lstsq"]
@@ -32,7 +34,7 @@ def probe(
     weight_decay: float = 0.0,
     tolerance: float | None = None,
     rank: int | None = None,
-    computed_in: npt.DTypeLike = None,
+    computed_in: Any = None,
 ) -> ProbeTrace:
     """Fit linear heads to frozen features from w = 0, under the squared loss.
 
@@ -80,15 +82,15 @@ def probe(
     >>> bool(np.all(trace.norm_ratio <= (1 - 1 / trace.kappa) ** np.arange(101)))
     True
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
-    if tolerance is not None and not tolerance >= 0.0:
-        raise ValueError(f"tolerance must be >= 0, got {tolerance}")
+    check_choice(method, "method", tuple(METHODS))
+    most = operator.index(steps)
+    if most < 1:
+        raise ValueError(f"steps must be at least 1, and is {most}")
+    if tolerance is not None:
+        check_real(tolerance, "tolerance", low=0.0)
     problem = Problem.of(Z, y, weight_decay, rank, computed_in)
     stop = 0.0 if tolerance is None else tolerance * problem.best_loss
-    excess, distance = METHODS[method](problem, int(steps), stop)
+    excess, distance = METHODS[method](problem, most, stop)
     h, reducible = problem.curvature, problem.curvature * problem.error**2
     slow = float(reducible[h < 0.01 * h[0]].sum())
     if not np.isfinite(loss_unit := problem.loss_unit):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from .._rank import default_rtol
-from .._validate import as_float64, as_matrix
-
-FloatArray = npt.NDArray[np.float64]
+from .._rank import rank_rule
+from .._validate import FloatArray, as_float64, as_matrix, check_real
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,22 @@ class Problem:
         y: npt.ArrayLike,
         weight_decay: float,
         rank: int | None,
-        computed_in: npt.DTypeLike,
+        computed_in: Any,
     ) -> Problem:
         """Check the data and solve for the minimizer."""
         given = as_matrix(Z, "Z")
-        if computed_in is None and given.dtype.kind == "f":
-            computed_in = given.dtype
+        known, rtol = rank_rule(
+            given, rank=rank, rtol=None, computed_in=computed_in, given="features"
+        )
         A, Z_scale = _to_unit(as_float64(given, "Z"))
         if not A.any():
             raise ValueError("Z is zero: features of rank 0 cannot be probed")
         b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", "Z"))
-        if not (np.isfinite(weight_decay) and weight_decay >= 0.0):
-            raise ValueError(f"weight_decay must be a finite number >= 0, got {weight_decay}")
-        mu = float(weight_decay) / Z_scale / Z_scale
+        mu = check_real(weight_decay, "weight_decay", low=0.0) / Z_scale / Z_scale
 
         u, s, vt = np.linalg.svd(A, full_matrices=False)
-        rtol = default_rtol(A.shape, computed_in, of="features")
-        most = int(np.count_nonzero(s))
-        if rank is None:
-            rank = int(np.count_nonzero(s > rtol * s[0]))
-        elif not 1 <= rank <= most:
-            raise ValueError(f"rank must lie in 1..{most}, got {rank}")
-        u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+        k = known or int(np.count_nonzero(s > rtol * s[0]))
+        u, s, vt = u[:, :k], s[:k], vt[:k]
         curvature = s**2 + mu
         seen = u.T @ b
         w = (s / curvature)[:, None] * seen

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from .._validate import as_float64
-
-FloatArray = npt.NDArray[np.float64]
+from .._validate import FloatArray, check_real
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,6 @@ class ProbeTrace:
         >>> ic.probing.probe([[1, 0], [0, 1], [1, 1]], [1, 0, 2], method="cg").steps_to(0.01)
         2
         """
-        allowed = (1.0 + float(as_float64([tolerance], "tolerance", ndim=1)[0])) * self.best_loss
+        allowed = (1.0 + check_real(tolerance, "tolerance", low=0.0)) * self.best_loss
         hits = np.flatnonzero(self.loss <= allowed)
         return int(hits[0]) if hits.size else None

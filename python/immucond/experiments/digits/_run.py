@@ -204,7 +204,7 @@ def _conventions(
 
 
 def _least_squares(Z: FloatArray) -> FloatArray:
-    rtol = default_rtol(Z.shape, None, of="features")
+    rtol = default_rtol(Z.shape, np.float64, "features")
     head: FloatArray = scipy.linalg.lstsq(Z, np.ones(Z.shape[0]), cond=rtol)[0]
     return head
 
