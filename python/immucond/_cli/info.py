@@ -17,15 +17,16 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> None:
     """Print one fact a line."""
+    blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     facts: dict[str, object] = {
         "immucond": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "platform": platform.platform(),
-        **_core.build_info(),
+        "blas": f"{blas['name']} {blas['version']} (SciPy's)",
+        **{name.replace("_", " "): value for name, value in _core.build_info().items()},
     }
     width = max(map(len, facts))
     for name, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        print(f"{name:<{width}}  {shown}")
+        print(f"{name:<{width}}  {value}")

@@ -101,7 +101,9 @@ def root_of_inputs(
 ) -> Root:
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
-    known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=computed_in, given="features")
+    known, rtol = rank_rule(
+        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in, given="features"
+    )
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
         unit = np.linalg.qr(unit, mode="r")
@@ -126,7 +128,7 @@ def root_of_gram(
 ) -> Root:
     """Root of a Gram matrix that is given."""
     given = as_matrix(K, name)
-    known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=computed_in)
+    known, rtol = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
     # The kernel also refuses what is not symmetric positive semidefinite.
     found: int = _core.psd_extreme_pairs(given, known, rtol, name)["rank"]
     unit, scale = _to_unit(as_float64(given, name), name)

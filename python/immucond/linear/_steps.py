@@ -66,7 +66,7 @@ def step_interval(
     """
     if S is not None and theta is None and gram is None:
         given = as_matrix(S, "S")
-        known, rtol = rank_rule(given, rank=rank, rtol=None, computed_in=None)
+        known, rtol = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=None)
         ends = _core.extreme_pairs(given, known, rtol, "S")
         A = as_float64(given, "S")
         sigma = np.linalg.svd(A / np.max(np.abs(A)), compute_uv=False)

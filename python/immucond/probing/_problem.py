@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,12 @@ class Problem:
         """Check the data and solve for the minimizer."""
         given = as_matrix(Z, "Z")
         known, rtol = rank_rule(
-            given, rank=rank, rtol=None, computed_in=computed_in, given="features"
+            given.shape,
+            given.dtype,
+            rank=rank,
+            rtol=None,
+            computed_in=computed_in,
+            given="features",
         )
         A, Z_scale = _to_unit(as_float64(given, "Z"))
         if not A.any():
