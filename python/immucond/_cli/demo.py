@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the demo."""
-    digit = {"type": int, "choices": range(10), "metavar": "DIGIT"}
-    parser.add_argument("--primary", default=0, help="digit whose task stays easy, 0 to 9", **digit)
-    parser.add_argument("--harmful", default=5, help="digit whose task gets hard, 0 to 9", **digit)
+    for name, default, role in (("primary", 0, "stays easy"), ("harmful", 5, "gets hard")):
+        parser.add_argument(
+            f"--{name}", type=int, choices=range(10), default=default, metavar="DIGIT",
+            help=f"digit whose task {role}, 0 to 9",
+        )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("immucond-demo"), metavar="FOLDER",
         help="where results go; nothing is written unless the whole run succeeds",

@@ -61,5 +61,5 @@ def _interrupts_held() -> Iterator[None]:
     finally:
         for number, handler in zip(held, before, strict=True):
             signal.signal(number, handler)
-        for number in seen:
-            signal.raise_signal(number)
+        for received in seen:
+            signal.raise_signal(received)

@@ -30,7 +30,7 @@ class SquaredLoss(Loss):
         self._entries = y.size
         d = X.shape[1]
         if X.shape[0] > d + y.shape[1]:
-            reduced = np.linalg.qr(np.hstack([X, y]), mode="r")
+            reduced: FloatArray = np.linalg.qr(np.hstack([X, y]), mode="r")  # type: ignore[assignment]
             X, y = reduced[:, :d], reduced[:, d:]
         self._X, self._y = X, y
 

@@ -106,7 +106,7 @@ def root_of_inputs(
     )
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
-        unit = np.linalg.qr(unit, mode="r")
+        unit = np.linalg.qr(unit, mode="r")  # type: ignore[assignment]
     _, s, vt = np.linalg.svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]

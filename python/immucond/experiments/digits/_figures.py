@@ -19,21 +19,18 @@ _STYLE = {
     "Algorithm 1": ("#0072B2", "--"),
     "closed form": ("#D55E00", "-."),
 }
-_RC = {
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.color": "0.88",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-}
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name, ready for ``savefig``."""
     with extra("experiments"):
         import matplotlib as mpl
-    with mpl.rc_context(_RC):
+    with mpl.rc_context():
+        mpl.rc("font", size=10)
+        mpl.rc("axes", grid=True, axisbelow=True)
+        mpl.rc("grid", color="0.88")
+        mpl.rc("lines", linewidth=1.8)
+        mpl.rc("legend", frameon=False)
         return {"norm_ratio.png": _norm_ratio(result), "loss.png": _loss(result)}
 
 

@@ -105,7 +105,7 @@ def _table(title: str) -> Table:
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
     data = result.data
-    return _plain(
+    return _plain_dict(
         {
             "command": command,
             "versions": versions,
@@ -176,12 +176,16 @@ def _probe(trace: ProbeTrace) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return _plain_dict(value)
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return "inf" if value == math.inf else value
+
+
+def _plain_dict(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(item) for key, item in values.items()}
 
 
 def _n(value: float) -> str:
