@@ -53,7 +53,7 @@ def test_snippets_run(page: Path) -> None:
             exec(compile(snippet, name, "exec"), shared)
 
 
-@pytest.mark.parametrize("test", docstrings(), ids=lambda test: test.name)
+@pytest.mark.parametrize("test", list(docstrings()), ids=lambda test: test.name)
 def test_docstring_examples(test: doctest.DocTest) -> None:
     run_doctest(test)
 
