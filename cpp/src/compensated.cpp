@@ -35,6 +35,20 @@ IMMUCOND_MULTIVERSION void axpy2(DoubleDouble w, const double* x, Index n, doubl
   }
 }
 
+/// Products read the caller's array where they can: a scale that overflows nothing is taken off the
+/// matrix and put on the result.
+double take_scale(MatrixView& A) {
+  const double scale = A.scale;
+  if (scale < 0x1p-300 || scale > 0x1p300) return 1.0;
+  A.scale = 1.0;
+  return scale;
+}
+
+void multiply(DoubleDoubleVector& y, double power_of_two) {
+  for (double& x : y.hi) x *= power_of_two;
+  for (double& x : y.lo) x *= power_of_two;
+}
+
 /// visit(row index, row) for every row, contiguous and in float64.
 template <class Visit>
 void for_each_row(const MatrixView& A, Visit visit) {
@@ -44,13 +58,16 @@ void for_each_row(const MatrixView& A, Visit visit) {
       visit(blocks.first_row() + i, block.data + i * block.ld);
 }
 
-/// sum over rows of row_i weight(i, row_i).
+/// sum over rows of row_i weight(i, row_i), times scale^degree of A, where the weights have `degree`
+/// one less.
 template <class Weight>
-DoubleDoubleVector weighted_rows(const MatrixView& A, Weight weight) {
+DoubleDoubleVector weighted_rows(MatrixView A, int degree, Weight weight) {
+  const double scale = take_scale(A);
   DoubleDoubleVector y(A.cols);
   for_each_row(A, [&](Index i, const double* row) {
     axpy2(weight(i, row), row, A.cols, y.hi.data(), y.lo.data());
   });
+  for (int i = 0; i < degree; ++i) multiply(y, scale);
   return y;
 }
 
@@ -59,21 +76,24 @@ DoubleDoubleVector weighted_rows(const MatrixView& A, Weight weight) {
 DoubleDouble sum_of_squares(const double* a, Index n) { return dot2(a, a, n); }
 
 DoubleDoubleVector accurate_product(const MatrixView& A, const double* x) {
+  MatrixView matrix = A;
+  const double scale = take_scale(matrix);
   DoubleDoubleVector y(A.rows);
-  for_each_row(A, [&](Index i, const double* row) {
+  for_each_row(matrix, [&](Index i, const double* row) {
     const DoubleDouble value = dot2(row, x, A.cols);
     y.hi[static_cast<std::size_t>(i)] = value.hi;
     y.lo[static_cast<std::size_t>(i)] = value.lo;
   });
+  multiply(y, scale);
   return y;
 }
 
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x) {
-  return weighted_rows(A, [&](Index, const double* row) { return dot2(row, x, A.cols); });
+  return weighted_rows(A, 2, [&](Index, const double* row) { return dot2(row, x, A.cols); });
 }
 
 DoubleDoubleVector accurate_transposed_product(const MatrixView& A, const double* y) {
-  return weighted_rows(A, [&](Index i, const double*) { return DoubleDouble{y[i], 0.0}; });
+  return weighted_rows(A, 1, [&](Index i, const double*) { return DoubleDouble{y[i], 0.0}; });
 }
 
 }  // namespace immucond

@@ -47,36 +47,40 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, Doub
   Spectrum s;
   s.p = count;
   s.squares = squares;
-  s.sigma_max = T.eigenvalue(1);
-  const Index seen = T.count_above(rule.rtol * s.sigma_max);
-  s.rank = rule.known > 0 ? rule.known : std::clamp<Index>(seen, 1, count);
+  const std::vector<double> top = T.eigenvalues({1, std::min<Index>(2, count)});
+  s.sigma_max = top[0];
+  s.next_max = top[1];
+  s.rank = rule.known;
+  if (s.rank == 0) s.rank = std::clamp<Index>(T.count_above(rule.rtol * s.sigma_max), 1, count);
   if (s.rank > count)
     throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
                                 std::to_string(count) + " singular values");
-  s.sigma_min = std::fabs(T.eigenvalue(s.rank));
+  const std::vector<double> bottom = T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1)});
+  s.sigma_min = std::fabs(bottom[0]);
+  s.next_min = bottom[1];
   if (s.sigma_min == 0.0)
     throw std::invalid_argument("rank = " + std::to_string(s.rank) +
                                 " was given, and that many singular values are not nonzero: number " +
                                 std::to_string(s.rank) + " is exactly 0");
-  if (s.rank >= 2) {
-    s.next_max = T.eigenvalue(2);
-    s.next_min = T.eigenvalue(s.rank - 1);
-  }
   const double noise = reduction_noise(count) * s.sigma_max;
   s.noise_max = s.noise_min = noise;
-  s.tied_max = std::clamp<Index>(T.count_above(s.sigma_max - noise), 1, s.rank);
-  s.tied_min = std::clamp<Index>(s.rank - T.count_above(s.sigma_min + noise), 1, s.rank);
-  if (s.all_tied()) s.tied_min = s.rank;
+  const std::vector<Index> above = T.counts_above({s.sigma_max - noise, s.sigma_min + noise});
+  s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
+  s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
+  if (s.all_tied()) {
+    s.tied_min = s.rank;
+    s.sigma_min = s.next_max = s.next_min = s.sigma_max;
+  }
   return s;
 }
 
 /// The eigenvalues of T at the tied group of an end, ascending.
 std::vector<double> end_values(const Tridiagonal& T, const Spectrum& s, End end, bool one) {
   const Index count = one ? 1 : end == End::max ? s.tied_max : s.tied_min;
-  const Index last = end == End::max ? count : s.rank;
-  std::vector<double> values;
-  for (Index i = 0; i < count; ++i) values.push_back(T.eigenvalue(last - i));
-  return values;
+  if (count == 1) return {end == End::max ? s.sigma_max : s.sigma_min};
+  std::vector<Index> positions;
+  for (Index i = 0; i < count; ++i) positions.push_back((end == End::max ? count : s.rank) - i);
+  return T.eigenvalues(positions);
 }
 
 /// The largest component of each column becomes positive, so that results do not depend on the
@@ -393,12 +397,13 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& 
   const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
   Tridiagonal T(std::move(d), std::move(e));
   if (T.radius() == 0.0) throw_rank_zero(H.name);
-  const double top = T.eigenvalue(1);
   const double allowed = std::max(rule.rtol, 10 * reduction_noise(n)) * T.radius();
-  if (top <= 0.0 || T.count_above(-allowed) < n) {
+  const std::vector<Index> above = T.counts_above({-allowed, 0.0});
+  if (above[0] < n || above[1] == 0) {
+    const std::vector<double> ends = T.eigenvalues({1, n});
     why = " must be positive semidefinite, and has the eigenvalue " +
-          format(std::ldexp(T.eigenvalue(n), H.exponent)) + " beside the largest, " +
-          format(std::ldexp(top, H.exponent));
+          format(std::ldexp(ends[1], H.exponent)) + " beside the largest, " +
+          format(std::ldexp(ends[0], H.exponent));
     return nullptr;
   }
   Spectrum spectrum = read_ends(T, n, rule, squares);
@@ -410,9 +415,12 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& 
 std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule) {
   const int exponent = scale_exponent(S);
   const MatrixView unit = scaled(S, exponent);
-  if (S.rows == S.cols && asymmetry(unit) == 0.0) {
+  if (S.rows == S.cols) {
+    SymmetricMatrix H{S.rows, exponent, std::vector<double>(size(S.rows * S.cols)), S.name};
+    copy_to(unit, H.data.data());
     std::string why;
-    if (auto psd = decompose_psd(read_symmetric(S), rule, why)) return psd;
+    if (asymmetry(H.data.data(), H.n) == 0.0)
+      if (auto psd = decompose_psd(std::move(H), rule, why)) return psd;
   }
   const bool swapped = S.rows < S.cols;
   const MatrixView tall = swapped ? unit.transposed() : unit;

@@ -213,6 +213,12 @@ void check(Integers& info) {
 // Block sizes of LAPACK's unblocked-to-blocked switch are at most 64; more workspace is not used.
 constexpr Index kBlock = 64;
 
+/// Workspace of dormtr and dormbr. For a few columns the unblocked code is faster, since the blocked
+/// one spends its time on block reflectors; LAPACK takes it where the workspace is short.
+Index apply_workspace(Index columns) {
+  return columns <= 8 ? columns : columns * kBlock + (kBlock + 1) * kBlock;
+}
+
 std::vector<double> workspace(Index n) {
   return std::vector<double>(static_cast<std::size_t>(std::max<Index>(1, n)));
 }
@@ -286,7 +292,7 @@ void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
 
 void ormtr(Index n, Index columns, double* a, Index lda, const double* tau, double* c, Index ldc) {
   Integers info;
-  const Index size = columns * kBlock + (kBlock + 1) * kBlock;
+  const Index size = apply_workspace(columns);
   auto work = workspace(size);
   call<Routine::dormtr>('L', 'L', 'N', n, columns, a, lda, tau, c, ldc, work.data(), size, &info);
   check<Routine::dormtr>(info);
@@ -304,7 +310,7 @@ namespace {
 void ormbr(char which, Index m, Index k, Index columns, double* a, Index lda,
            const double* tau, double* c, Index ldc) {
   Integers info;
-  const Index size = columns * kBlock + (kBlock + 1) * kBlock;
+  const Index size = apply_workspace(columns);
   auto work = workspace(size);
   call<Routine::dormbr>(which, 'L', 'N', m, columns, k, a, lda, tau, c, ldc, work.data(), size,
                         &info);

@@ -29,19 +29,20 @@ inline double widen(T value) {
   return static_cast<double>(value);
 }
 
-/// (-1)^s 2^(max(e,1)-25) (m + 1024 [e > 0]), by integer operations only: vectorizes, and does not
-/// depend on the processor's denormals-are-zero mode.
+/// (-1)^s 2^(max(e,1)-25) (m + 1024 [e > 0]), by 64-bit integer operations only: vectorizes, and does
+/// not depend on the processor's denormals-are-zero mode.
 template <>
 inline double widen(Half h) {
-  const std::uint32_t exponent = (h.bits >> 10) & 31u;
-  const std::uint32_t mantissa = (h.bits & 1023u) | (exponent != 0 ? 1024u : 0u);
+  const std::uint64_t bits = h.bits, exponent = (bits >> 10) & 31u;
+  const std::uint64_t mantissa = (bits & 1023u) | (exponent != 0 ? 1024u : 0u);
   const std::uint64_t power = (exponent != 0 ? exponent : 1u) + 1023u - 25u;
-  double magnitude =
-      static_cast<double>(static_cast<std::int32_t>(mantissa)) * std::bit_cast<double>(power << 52);
-  if (exponent == 31)
-    magnitude = mantissa == 1024u ? std::numeric_limits<double>::infinity()
-                                  : std::numeric_limits<double>::quiet_NaN();
-  return (h.bits & 0x8000u) != 0 ? -magnitude : magnitude;
+  constexpr std::uint64_t two52 = 0x4330000000000000u;  // 2^52 + mantissa, then - 2^52
+  const double magnitude =
+      (std::bit_cast<double>(two52 | mantissa) - 0x1p52) * std::bit_cast<double>(power << 52);
+  const std::uint64_t not_a_number = mantissa == 1024u ? 0u : 0x0008000000000000u;
+  const std::uint64_t special = exponent == 31u ? 0x7ff0000000000000u | not_a_number : 0u;
+  const std::uint64_t sign = (bits & 0x8000u) << 48;
+  return std::bit_cast<double>(std::bit_cast<std::uint64_t>(magnitude) | special | sign);
 }
 
 // Multi-versioned functions cannot be templates, so each element type has its own.
@@ -242,19 +243,14 @@ MatrixView scaled(const MatrixView& view, int exponent) {
   return result;
 }
 
-double asymmetry(const MatrixView& view) {
+double asymmetry(const double* a, Index n) {
   double largest = 0.0;
-  with_type(view.dtype, [&]<class T>(RowWidener<T>) {
-    for (Index i0 = 0; i0 < view.rows; i0 += kTile)
-      for (Index j0 = i0; j0 < view.cols; j0 += kTile)
-        for (Index i = i0; i < std::min(view.rows, i0 + kTile); ++i)
-          for (Index j = std::max(j0, i + 1); j < std::min(view.cols, j0 + kTile); ++j) {
-            const double upper = read<T>(address(view, i, j));
-            const double lower = read<T>(address(view, j, i));
-            largest = std::max(largest, std::fabs(upper - lower));
-          }
-  });
-  return largest * view.scale;
+  for (Index i0 = 0; i0 < n; i0 += kTile)
+    for (Index j0 = i0; j0 < n; j0 += kTile)
+      for (Index j = j0; j < std::min(n, j0 + kTile); ++j)
+        for (Index i = i0; i < std::min(j, i0 + kTile); ++i)
+          largest = std::max(largest, std::fabs(a[i + j * n] - a[j + i * n]));
+  return largest;
 }
 
 void mirror_upper(double* a, Index n) {

@@ -33,7 +33,7 @@ SymmetricMatrix read_symmetric(const MatrixView& view) {
   const MatrixView unit = scaled(view, matrix.exponent);
   matrix.data.resize(static_cast<std::size_t>(matrix.n * matrix.n));
   copy_to(unit, matrix.data.data());
-  const double skew = asymmetry(unit);
+  const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
     const double allowed =
         static_cast<double>(std::max<Index>(matrix.n, 10)) * epsilon_of(view.dtype);

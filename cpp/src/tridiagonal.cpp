@@ -13,8 +13,9 @@
 namespace immucond {
 namespace {
 
-// The recurrence waits on one division a row; that many shifts side by side hide the wait.
-constexpr Index kShifts = 16;
+// The recurrence waits on one division a row; that many shifts side by side hide the wait, and more
+// only queue for the divider.
+constexpr Index kShifts = 8;
 
 /// counts[s] = number of eigenvalues above shifts[s], by the signs of the pivots of T - shift I.
 IMMUCOND_MULTIVERSION void sturm_counts(const double* d, const double* e_squared, Index n,
@@ -63,34 +64,56 @@ Tridiagonal::Tridiagonal(std::vector<double> diagonal, std::vector<double> off_d
   pivot_min_ = std::numeric_limits<double>::min() * largest_square;
 }
 
-Index Tridiagonal::count_above(double x) const {
+std::vector<Index> Tridiagonal::counts_above(const std::vector<double>& xs) const {
+  std::vector<Index> result;
   std::array<double, kShifts> shifts, counts;
-  shifts.fill(x);
-  sturm_counts(d_.data(), e_squared_.data(), size(), pivot_min_, shifts.data(), counts.data());
-  return static_cast<Index>(counts[0]);
+  for (std::size_t at = 0; at < xs.size(); at += kShifts) {
+    const std::size_t lanes = std::min<std::size_t>(kShifts, xs.size() - at);
+    for (std::size_t s = 0; s < kShifts; ++s) shifts[s] = xs[at + std::min(s, lanes - 1)];
+    sturm_counts(d_.data(), e_squared_.data(), size(), pivot_min_, shifts.data(), counts.data());
+    for (std::size_t s = 0; s < lanes; ++s) result.push_back(static_cast<Index>(counts[s]));
+  }
+  return result;
 }
 
-double Tridiagonal::eigenvalue(Index from_top) const {
-  // Invariant: at least from_top eigenvalues lie above `low`, fewer above `high`.
-  const double slack = 4 * std::numeric_limits<double>::epsilon() * radius_ + 2 * pivot_min_;
-  std::int64_t high = ordinal(radius_ + slack), low = -high;
-  std::array<double, kShifts> shifts, counts;
-  for (;;) {
-    const std::uint64_t width = static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
-    if (width <= 1) return from_ordinal(low);
-    constexpr std::uint64_t parts = kShifts + 1;
-    const auto at = [&](std::uint64_t s) {
-      const std::uint64_t offset = width / parts * s + width % parts * s / parts;
+std::vector<double> Tridiagonal::eigenvalues(const std::vector<Index>& from_top) const {
+  // At least from_top eigenvalues lie above `low`, fewer above `high`; so an eigenvalue that is a
+  // float64 itself ends up in `high`.
+  struct Bracket {
+    std::int64_t low, high;
+    std::uint64_t width() const {
+      return static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+    }
+    std::int64_t at(std::uint64_t part, std::uint64_t parts) const {
+      const std::uint64_t offset = width() / parts * part + width() % parts * part / parts;
       return static_cast<std::int64_t>(static_cast<std::uint64_t>(low) + offset);
-    };
-    for (std::size_t s = 0; s < kShifts; ++s) shifts[s] = from_ordinal(at(s + 1));
-    sturm_counts(d_.data(), e_squared_.data(), size(), pivot_min_, shifts.data(), counts.data());
-    std::uint64_t below = 0;  // shifts that have from_top eigenvalues above them
-    while (below < kShifts && counts[below] >= static_cast<double>(from_top)) ++below;
-    const std::int64_t new_low = at(below);
-    if (below < kShifts) high = at(below + 1);
-    low = new_low;
+    }
+  };
+  const double slack = 4 * std::numeric_limits<double>::epsilon() * radius_ + 2 * pivot_min_;
+  const std::int64_t outside = ordinal(radius_ + slack);
+  std::vector<Bracket> brackets(from_top.size(), {-outside, outside});
+  const std::size_t targets = from_top.size();
+  const std::size_t shifts = targets < kShifts ? kShifts / targets : 1;
+  std::vector<double> xs(targets * shifts);
+  while (std::any_of(brackets.begin(), brackets.end(),
+                     [](const Bracket& b) { return b.width() > 1; })) {
+    for (std::size_t t = 0; t < targets; ++t)
+      for (std::size_t s = 0; s < shifts; ++s)
+        xs[t * shifts + s] = from_ordinal(brackets[t].at(s + 1, shifts + 1));
+    const std::vector<Index> above = counts_above(xs);
+    for (std::size_t t = 0; t < targets; ++t) {
+      Bracket& bracket = brackets[t];
+      if (bracket.width() <= 1) continue;
+      std::size_t below = 0;  // shifts that have enough eigenvalues above them
+      while (below < shifts && above[t * shifts + below] >= from_top[t]) ++below;
+      const std::int64_t low = bracket.at(below, shifts + 1);
+      if (below < shifts) bracket.high = bracket.at(below + 1, shifts + 1);
+      bracket.low = low;
+    }
   }
+  std::vector<double> values;
+  for (const Bracket& bracket : brackets) values.push_back(from_ordinal(bracket.high));
+  return values;
 }
 
 void Tridiagonal::eigenvectors(const std::vector<double>& values, double* z) const {

@@ -77,8 +77,8 @@ inline void require_finite(const MatrixView& view) { scale_exponent(view); }
 /// The matrix 2^-exponent A as a view.
 MatrixView scaled(const MatrixView& view, int exponent);
 
-/// max |a_ij - a_ji| for a square matrix.
-double asymmetry(const MatrixView& view);
+/// max |a_ij - a_ji| of an n x n matrix.
+double asymmetry(const double* a, Index n);
 
 /// Copy the upper triangle of the n x n column-major matrix to the lower one.
 void mirror_upper(double* a, Index n);

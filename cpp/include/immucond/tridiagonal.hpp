@@ -18,8 +18,12 @@ class Tridiagonal {
   /// An upper bound on every |eigenvalue| (Gershgorin).
   double radius() const { return radius_; }
 
-  Index count_above(double x) const;
-  double eigenvalue(Index from_top) const;
+  /// For each x the number of eigenvalues above it.
+  std::vector<Index> counts_above(const std::vector<double>& xs) const;
+  Index count_above(double x) const { return counts_above({x})[0]; }
+
+  /// The eigenvalues at some positions, found side by side.
+  std::vector<double> eigenvalues(const std::vector<Index>& from_top) const;
 
   /// Eigenvectors for `values` (ascending), orthonormal, to the columns of z (n x count).
   void eigenvectors(const std::vector<double>& values, double* z) const;
