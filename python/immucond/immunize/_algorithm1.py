@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -16,7 +15,8 @@ from .._gram import gram
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._validate import FloatArray, as_float64, check_choice, check_real
 from ..linear import immunity
-from ..linear._root import Root, as_theta, roots
+from ..linear._arguments import as_count, as_theta
+from ..linear._root import Root, roots
 from ._losses import primary_loss
 from ._result import ImmunizationResult
 
@@ -161,9 +161,7 @@ def algorithm1(
     lambda_P = check_real(lambda_P, "lambda_P", low=0.0)
     lambda_H = check_real(lambda_H, "lambda_H", low=0.0)
     lr, ridge = check_real(lr, "lr", low=0.0), check_real(ridge, "ridge", low=0.0)
-    last = operator.index(steps)
-    if last < 0:
-        raise ValueError(f"steps must be at least 0, and is {last}")
+    last = as_count(steps, "steps", least=0)
     if preconditioner is not None:
         check_choice(preconditioner, "preconditioner", ("right", "projected", "ridge"))
     primary = primary_loss(loss, as_float64(X_P, "X_P"), y_P)

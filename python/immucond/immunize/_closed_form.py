@@ -9,7 +9,7 @@ import scipy.linalg
 from .._rank import default_rtol
 from .._validate import as_float64
 from ..linear import immunity, optimal_extractor
-from ..probing._problem import as_targets
+from ..linear._arguments import as_targets
 from ._result import ImmunizationResult
 
 

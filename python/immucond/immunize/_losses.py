@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.special
 
 from .._validate import FloatArray, check_choice
-from ..probing._problem import as_targets
+from ..linear._arguments import as_targets
 
 
 class Loss(ABC):

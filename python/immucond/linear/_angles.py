@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate import FloatArray
-from ._root import as_theta, root_of_gram
+from ._arguments import as_theta
+from ._root import root_of_gram
 
 
 def relative_angles(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate import FloatArray, check_real
-from ._limit import Pencil, as_delta, pencil
+from ._arguments import as_delta
+from ._limit import Pencil, pencil
 from ._root import Root, roots
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, as_float64
+from .._validate import FloatArray
+from ._arguments import as_delta
 from ._root import Root, roots
 
 Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
@@ -175,11 +176,3 @@ def immunity_limit(
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     return limit_of(P.plus(delta_P), H.plus(delta_H), (delta_P, delta_H))
-
-
-def as_delta(delta: float | tuple[float, float]) -> tuple[float, float]:
-    """Check delta: one number for both tasks or one for each, none negative."""
-    values = as_float64(np.atleast_1d(np.asarray(delta)), "delta", ndim=1)
-    if values.size not in (1, 2) or np.any(values < 0.0):
-        raise ValueError(f"delta must be a number >= 0 or a pair of them, got {delta!r}")
-    return float(values[0]), float(values[-1])

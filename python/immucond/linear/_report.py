@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from .._condition import condition_number
 from .._validate import FloatArray, check_real
+from ._arguments import as_theta
 from ._limit import ImmunityLimit, limit_of
-from ._root import RankFrom, Root, as_theta, roots
+from ._root import RankFrom, Root, roots
 
 Convention = Literal["exact", "ridge"]
 

@@ -187,11 +187,3 @@ def roots(
     if P.dim != H.dim:
         raise ValueError(f"{names}, got {P.dim} and {H.dim}")
     return P, H
-
-
-def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
-    """Check an extractor against the number of input features."""
-    A = as_float64(theta, name)
-    if A.shape[0] != dim:
-        raise ValueError(f"{name} must have {dim} rows, one an input feature, got shape {A.shape}")
-    return A

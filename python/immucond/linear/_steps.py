@@ -12,7 +12,8 @@ from .._errors import DegenerateSpectrumError
 from .._rank import rank_rule
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray, as_float64, as_matrix
-from ._root import as_theta, root_of_gram
+from ._arguments import as_theta
+from ._root import root_of_gram
 
 
 def step_interval(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate import FloatArray, check_choice, check_real
+from ..linear._arguments import as_count
 from ._cg import cg
 from ._gd import gd
 from ._lstsq import lstsq
@@ -83,9 +83,7 @@ def probe(
     True
     """
     check_choice(method, "method", tuple(METHODS))
-    most = operator.index(steps)
-    if most < 1:
-        raise ValueError(f"steps must be at least 1, and is {most}")
+    most = as_count(steps, "steps", least=1)
     if tolerance is not None:
         check_real(tolerance, "tolerance", low=0.0)
     problem = Problem.of(Z, y, weight_decay, rank, computed_in)

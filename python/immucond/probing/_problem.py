@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._rank import rank_rule
 from .._validate import FloatArray, as_float64, as_matrix, check_real
+from ..linear._arguments import as_targets
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,8 @@ class Problem:
                 np.sum((b - u @ seen) ** 2) + np.sum((mu / curvature)[:, None] * seen**2)
             ),
             rtol=rtol,
-            loss_unit=y_scale**2,
+            loss_unit=y_scale * y_scale,
         )
-
-
-def as_targets(y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
-    """Check targets against the inputs' number of rows; one head becomes a column."""
-    targets = as_float64(y, name, ndim=1 if np.ndim(y) == 1 else 2)
-    if targets.shape[0] != rows:
-        raise ValueError(
-            f"{name} must have one row a sample, {rows} as {inputs}, got shape {targets.shape}"
-        )
-    return targets[:, None] if targets.ndim == 1 else targets
 
 
 def _to_unit(A: FloatArray) -> tuple[FloatArray, float]:

@@ -1,0 +1,303 @@
+"""Algorithm 1 against its definition, the closed form against its promise."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given
+from hypothesis import strategies as st
+
+import immucond as ic
+from immucond.immunize._losses import primary_loss
+
+seeds = st.integers(0, 2**32 - 1)
+PARAMETERS = {"lambda_P": 0.05, "lambda_H": 1e4, "lr": 0.01, "steps": 100}
+
+
+def tasks(seed: int = 0, rows: int = 50, d: int = 4, c: int | None = None):
+    rng = np.random.default_rng(seed)
+    X_P = rng.normal(size=(rows, d)) * np.arange(d, 0, -1)
+    X_H = rng.normal(size=(rows + 3, d))
+    y_P = X_P @ rng.normal(size=(d,) if c is None else (d, c)) / d
+    return X_P, y_P, X_H
+
+
+def spectral_gradients(theta, K_P, K_H):
+    """G_P and G_H by a full eigendecomposition (THEORY 2, the table)."""
+    gradients = []
+    for K, ill in ((K_P, False), (K_H, True)):
+        H = theta.T @ K @ theta
+        values, vectors = np.linalg.eigh(H)
+        values, vectors = values[::-1], vectors[:, ::-1]
+        p, k = len(H), int(np.linalg.matrix_rank(K, hermitian=True))
+        if ill:
+            D = np.sum(values**2) / (2 * k) - values[k - 1] ** 2 / 2
+            u = vectors[:, k - 1]
+            gradients.append(values[k - 1] / D**2 * np.outer(u, u) - H / (k * D**2))
+        else:
+            gradients.append(values[0] * np.outer(vectors[:, 0], vectors[:, 0]) - H / p)
+    return gradients
+
+
+@pytest.mark.parametrize("preconditioner", ["right", "projected", "ridge", None])
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("singular", [False, True])
+def test_one_step_is_the_papers_update(preconditioner, loss, singular):
+    X_P, y_P, X_H = tasks(d=5)
+    if singular:
+        X_P[:, 4], X_H[:, 3] = 0.0, X_H[:, 2]
+    if loss == "logistic":
+        y_P = (y_P > 0).astype(float)
+    rng = np.random.default_rng(7)
+    theta, omega = np.eye(5) + 0.1 * rng.normal(size=(5, 5)), rng.normal(size=5)
+    lr, lambda_P, lambda_H, ridge = 0.01, 0.02, 300.0, 0.7
+    result = ic.immunize.algorithm1(
+        X_P, y_P, X_H, loss=loss, lambda_P=lambda_P, lambda_H=lambda_H, lr=lr, steps=1,
+        preconditioner=preconditioner, ridge=ridge, theta=theta, omega=omega,
+    )  # fmt: skip
+
+    f = X_P @ theta @ omega
+    if loss == "squared":
+        value, by_f = np.mean((f - y_P) ** 2), 2 * (f - y_P) / len(f)
+    else:
+        sign = 2 * y_P - 1
+        value, by_f = np.mean(np.log1p(np.exp(-sign * f))), -sign / (1 + np.exp(sign * f)) / len(f)
+    K_P, K_H = X_P.T @ X_P, X_H.T @ X_H
+    parts = []
+    for K, G in zip((K_P, K_H), spectral_gradients(theta, K_P, K_H), strict=True):
+        plain = 2 * K @ theta @ G
+        parts.append({
+            "right": 2 * theta @ G,
+            "projected": np.linalg.pinv(K, hermitian=True) @ plain,
+            "ridge": np.linalg.solve(K + ridge * np.eye(5), plain),
+            None: plain,
+        }[preconditioner])  # fmt: skip
+    by_theta = np.outer(X_P.T @ by_f, omega)
+    step = by_theta + lambda_P * parts[0] + lambda_H * parts[1]
+    np.testing.assert_allclose(result.theta, theta - lr * step, rtol=1e-7, atol=1e-9)
+    expected = omega - lr * theta.T @ X_P.T @ by_f
+    np.testing.assert_allclose(result.omega, expected, rtol=1e-9, atol=1e-12)
+    assert result.history["loss"][0] == pytest.approx(value)
+    norms = [np.linalg.norm(part) for part in (by_theta, *parts)]
+    found = [result.history[name][0] for name in ("grad_loss", "grad_well", "grad_ill")]
+    np.testing.assert_allclose(found, norms, rtol=1e-7)
+
+
+def test_preconditioned_step_is_k_inverse_times_the_gradient():
+    X_P, y_P, X_H = tasks()
+    steps = [
+        ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 3}, **keywords).theta
+        for keywords in (
+            {},
+            {"preconditioner": "projected"},
+            {"preconditioner": "ridge", "ridge": 0},
+        )
+    ]
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(steps[2], steps[0], rtol=1e-9, atol=1e-12)
+
+
+@given(seeds, st.sampled_from(["squared", "logistic"]), st.sampled_from([3, 30]))
+def test_gradients_of_the_primary_losses(seed, name, rows):
+    X, y, _ = tasks(seed, rows, c=2)
+    if name == "logistic":
+        y = np.sign(y)
+    loss = primary_loss(name, X, y)
+    v = np.random.default_rng(seed).normal(size=(4, 2))
+    value, grad = loss.value_and_grad(v)
+    direct = (
+        np.mean((X @ v - y) ** 2) if name == "squared" else np.mean(np.logaddexp(0, -y * (X @ v)))
+    )
+    assert value == pytest.approx(direct, rel=1e-10)
+    numeric = scipy.optimize.approx_fprime(
+        v.ravel(), lambda x: loss.value_and_grad(x.reshape(4, 2))[0], 1e-7
+    )
+    np.testing.assert_allclose(grad.ravel(), numeric, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_algorithm1_immunizes_and_keeps_the_primary_task(loss):
+    X_P, y_P, X_H = tasks()
+    if loss == "logistic":
+        y_P = np.sign(y_P)
+    result = ic.immunize.algorithm1(X_P, y_P, X_H, loss=loss, **PARAMETERS)
+    report = result.report
+    assert report.condition_a
+    assert report.condition_b
+    assert report.condition_c
+    assert 3 < report.rir <= report.limit.rir
+    assert result.history["loss"][-1] < 0.8 * result.history["loss"][0]
+    # What the history says last is what the report says, and what NumPy says.
+    assert result.history["rir"][-1] == pytest.approx(report.rir, rel=1e-8)
+    assert result.history["kappa_H"][-1] == pytest.approx(report.kappa_H, rel=1e-8)
+    s = np.linalg.svd(X_P @ result.theta, compute_uv=False)
+    assert report.kappa_P == pytest.approx((s[0] / s[-1]) ** 2)
+    predicted = X_P @ result.theta @ result.omega
+    if loss == "squared":
+        assert np.mean((predicted - y_P) ** 2) == pytest.approx(result.history["loss"][-1])
+    else:
+        assert np.mean(np.sign(predicted) == y_P) > 0.9
+
+
+def test_singular_inputs_keep_their_rank_all_along():
+    X_P, y_P, X_H = tasks(d=6)
+    X_P[:, 5], X_H[:, 4] = 0.0, X_H[:, 3]
+    parameters = PARAMETERS | {"lambda_P": 0.01}
+    result = ic.immunize.algorithm1(X_P, y_P, X_H, **parameters)
+    assert (result.report.rank_P, result.report.rank_H) == (5, 5)
+    assert result.history["kappa_P"].max() < 100
+    assert result.report.i > 1 > result.report.ii
+
+
+@pytest.mark.parametrize("c", [None, 1, 3])
+def test_shapes_follow_the_targets(c):
+    X_P, y_P, X_H = tasks(c=c)
+    for result in (
+        ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 2}),
+        ic.immunize.closed_form(X_P, y_P, X_H),
+    ):
+        assert result.theta.shape == (4, 4)
+        assert (X_P @ result.theta @ result.omega).shape == y_P.shape
+
+
+def test_wide_and_narrow_extractors():
+    X_P, y_P, X_H = tasks()
+    rng = np.random.default_rng(0)
+    for m in (3, 6):
+        theta = np.linalg.qr(rng.normal(size=(max(4, m), min(4, m))))[0]
+        theta = theta if m < 4 else theta.T
+        result = ic.immunize.algorithm1(
+            X_P, y_P, X_H, theta=theta, **PARAMETERS | {"steps": 5, "lambda_H": 1e2}
+        )
+        assert result.theta.shape == (4, m)
+        assert result.report.rank_P == min(4, m)
+
+
+def test_history_and_callback_tell_the_same():
+    X_P, y_P, X_H = tasks()
+    seen = []
+    result = ic.immunize.algorithm1(
+        X_P, y_P, X_H, callback=lambda step, record: seen.append((step, dict(record))), **PARAMETERS
+    )
+    assert [step for step, _ in seen] == list(range(101))
+    assert all(values.shape == (101,) for values in result.history.values())
+    for step, record in seen:
+        assert record == {name: values[step] for name, values in result.history.items()}
+    assert result.history["rir"][0] == pytest.approx(1.0)
+
+
+def test_callback_stops():
+    X_P, y_P, X_H = tasks()
+    result = ic.immunize.algorithm1(
+        X_P, y_P, X_H, callback=lambda step, record: record["rir"] > 2, **PARAMETERS
+    )
+    rir = result.history["rir"]
+    assert rir[-1] > 2
+    assert np.all(rir[:-1] <= 2)
+    assert result.report.rir == pytest.approx(rir[-1])
+
+
+def test_seed_decides_the_first_head_and_nothing_else():
+    X_P, y_P, X_H = tasks()
+    first, again, other = (
+        ic.immunize.algorithm1(X_P, y_P, X_H, seed=seed, **PARAMETERS) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.theta, again.theta)
+    np.testing.assert_array_equal(first.omega, again.omega)
+    assert not np.array_equal(first.theta, other.theta)
+
+
+def test_no_steps_return_the_start():
+    X_P, y_P, X_H = tasks()
+    result = ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 0})
+    np.testing.assert_array_equal(result.theta, np.eye(4))
+    assert result.report.rir == 1.0
+    assert result.history["loss"].shape == (1,)
+
+
+@pytest.mark.parametrize("changed", [{"lr": 1e3}, {"lambda_P": 1e6}, {"lambda_H": 1e12}])
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+def test_divergence_is_said_so(changed):
+    with pytest.raises(ic.ImmucondError, match=r"diverged at step \d+.*lower lr \(given"):
+        ic.immunize.algorithm1(*tasks(), **PARAMETERS | changed)
+
+
+def test_equal_harmful_eigenvalues_are_refused():
+    X_P, y_P, _ = tasks()
+    with pytest.raises(ic.DegenerateSpectrumError):
+        ic.immunize.algorithm1(X_P, y_P, np.eye(4), **PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "error", "message"),
+    [
+        ({"X_P": np.eye(4) * np.nan}, {}, ValueError, "X_P"),
+        ({"X_H": np.eye(4) * 1j}, {}, TypeError, "X_H"),
+        ({"X_H": np.ones((3, 2))}, {}, ValueError, "X_P and X_H.*4 and 2"),
+        ({"y_P": np.ones(3)}, {}, ValueError, "y_P must have one row a sample, 50 as X_P"),
+        ({"y_P": np.full(50, np.inf)}, {}, ValueError, "y_P"),
+        ({}, {"loss": "hinge"}, ValueError, "loss.*squared.*logistic.*hinge"),
+        ({}, {"loss": "logistic"}, ValueError, "y_P must hold labels"),
+        ({}, {"preconditioner": "left"}, ValueError, "preconditioner.*right.*left"),
+        ({}, {"lr": -1.0}, ValueError, "lr"),
+        ({}, {"lambda_P": np.nan}, ValueError, "lambda_P"),
+        ({}, {"lambda_H": np.inf}, ValueError, "lambda_H"),
+        ({}, {"steps": -1}, ValueError, "steps"),
+        ({}, {"steps": 2.5}, TypeError, "steps"),
+        ({}, {"ridge": -1.0}, ValueError, "ridge"),
+        ({}, {"theta": np.eye(3)}, ValueError, "theta must have 4 rows"),
+        ({}, {"omega": np.ones(3)}, ValueError, r"omega must have shape \(4,\)"),
+    ],
+)
+def test_bad_input_is_named(arguments, keywords, error, message):
+    given_arguments = dict(zip(("X_P", "y_P", "X_H"), tasks(), strict=True)) | arguments
+    with pytest.raises(error, match=message):
+        ic.immunize.algorithm1(**given_arguments, **PARAMETERS | keywords)
+
+
+@given(seeds, st.sampled_from([1.0, 20.0]), st.sampled_from([None, 2]))
+def test_closed_form_attains_the_limit_and_keeps_every_prediction(seed, tau, c):
+    X_P, y_P, X_H = tasks(seed, c=c)
+    y_P = y_P + np.random.default_rng(seed).normal(size=y_P.shape)
+    result = ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=tau)
+    report = result.report
+    assert report.rir == pytest.approx(report.limit.rir, rel=1e-6)
+    assert report.kappa_P == pytest.approx(tau, rel=1e-6)
+    assert report.condition_c
+    assert result.history == {}
+    head = np.linalg.lstsq(X_P, y_P)[0]
+    for rows in (X_P, np.random.default_rng(1).normal(size=(9, 4))):  # rows never seen, too
+        np.testing.assert_allclose(
+            rows @ result.theta @ result.omega, rows @ head, rtol=1e-7, atol=1e-8
+        )
+
+
+def test_closed_form_with_singular_inputs():
+    X_P, y_P, X_H = tasks(d=6)
+    X_P[:, 5] = 0.0
+    with pytest.raises(ValueError, match="rank 5 of 6"):
+        ic.immunize.closed_form(X_P, y_P, X_H)
+    result = ic.immunize.closed_form(X_P, y_P, X_H, delta=0.1)
+    fitted = X_P @ np.linalg.lstsq(X_P, y_P)[0]
+    np.testing.assert_allclose(X_P @ result.theta @ result.omega, fitted, atol=1e-9)
+    assert result.report.limit.case == "unbounded"
+    assert result.report.rir > 10
+
+
+def test_closed_form_refuses_targets_of_another_length():
+    X_P, y_P, X_H = tasks()
+    with pytest.raises(ValueError, match="y_P must have one row a sample"):
+        ic.immunize.closed_form(X_P, y_P[:-1], X_H)
+
+
+def test_inputs_stay_as_they_are():
+    arrays = tasks()
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    theta = np.eye(4)
+    theta.flags.writeable = False
+    ic.immunize.algorithm1(*arrays, theta=theta, **PARAMETERS)
+    ic.immunize.closed_form(*arrays)
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)

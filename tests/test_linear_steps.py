@@ -1,0 +1,143 @@
+"""Step intervals: they hold inside, end where they say, and correct the published ones."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import immucond as ic
+
+spectra = st.lists(st.floats(-2, 2), min_size=2, max_size=6).map(
+    lambda logs: 10.0 ** np.sort(np.array(logs))[::-1]
+)
+
+
+def kappa(sigma: np.ndarray) -> float:
+    sigma = np.abs(sigma)
+    return sigma.max() / sigma.min()
+
+
+def updates(sigma: np.ndarray, regularizer, by_theta: bool):
+    """Spectrum after a step, from the definition of the regularizers (THEORY 2)."""
+    k = sigma.size
+    if regularizer is ic.r_well:
+        g = -sigma / k
+        g[0] += sigma[0]
+    else:
+        D = np.sum(sigma**2) / (2 * k) - sigma[-1] ** 2 / 2
+        g = -sigma / (k * D**2)
+        g[-1] += sigma[-1] / D**2
+    if by_theta:
+        return lambda eta: (1 - 2 * eta * g) ** 2 * sigma
+    return lambda eta: sigma - eta * g
+
+
+def interval(sigma, regularizer, by_theta):
+    if by_theta:
+        return ic.linear.step_interval(regularizer, theta=np.eye(sigma.size), gram=np.diag(sigma))
+    return ic.linear.step_interval(regularizer, np.diag(sigma))
+
+
+cases = pytest.mark.parametrize("by_theta", [False, True])
+either = pytest.mark.parametrize("regularizer", [ic.r_well, ic.r_ill], ids=["r_well", "r_ill"])
+
+
+@cases
+@either
+@given(spectra, st.floats(0.001, 0.999))
+def test_inside_kappa_moves_as_promised_and_at_the_end_it_is_back(
+    regularizer, by_theta, sigma, share
+):
+    ratios = sigma[:-1] / sigma[1:]
+    assume(np.all(ratios > 1.02))
+    end = interval(sigma, regularizer, by_theta)
+    after = updates(sigma, regularizer, by_theta)
+    sign = -1 if regularizer is ic.r_well else 1
+    if np.isinf(end):
+        D = np.sum(sigma**2) / (2 * sigma.size) - sigma[-1] ** 2 / 2
+        unit = D**2 / sigma[0] if by_theta else D**2
+        for exponent in range(-3, 4):
+            assert sign * (kappa(after(share * 10.0**exponent * unit)) / kappa(sigma) - 1) > -1e-9
+        return
+    assert end > 0
+    assert sign * (kappa(after(share * end)) - kappa(sigma)) > 0
+    # kappa is continuous: at the sharp end it is what it was.
+    assert kappa(after(end)) == pytest.approx(kappa(sigma), rel=1e-4)
+
+
+@cases
+@either
+def test_interval_depends_on_the_spectrum_alone(regularizer, by_theta):
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(2))
+    sigma = np.array([8.6, 5.4, 4.5, 4.0])
+    expected = interval(sigma, regularizer, by_theta)
+    if by_theta:
+        theta = u @ np.diag(np.sqrt(sigma)) @ v  # H = theta^T theta
+        found = ic.linear.step_interval(regularizer, theta=theta, gram=np.eye(4))
+    else:
+        found = ic.linear.step_interval(regularizer, u @ np.diag(sigma) @ v)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@cases
+@either
+def test_units_of_the_step(regularizer, by_theta, scale):
+    sigma = np.array([8.6, 5.4, 4.5, 4.0])
+    power = {(ic.r_well, False): 0, (ic.r_well, True): -1, (ic.r_ill, False): 4,
+             (ic.r_ill, True): 3}[regularizer, by_theta]  # fmt: skip
+    found = interval(sigma * scale, regularizer, by_theta)
+    assert found == pytest.approx(interval(sigma, regularizer, by_theta) * scale**power, rel=1e-9)
+
+
+def test_end_beyond_the_float_range():
+    with pytest.raises(OverflowError, match="scale the input"):
+        ic.linear.step_interval(ic.r_ill, np.diag([3e150, 2e150, 1e150]))
+
+
+def test_published_interval_of_r_ill_by_theta_fails_inside():
+    # THEORY, erratum 2: d = 3, sigma = (10, 1, 0.5) as H after theta; printed bound 0.15.
+    sigma = np.array([10.0, 1.0, 0.5])
+    after = updates(sigma, ic.r_well, by_theta=True)
+    assert ic.linear.step_interval(ic.r_well, theta=np.eye(3), gram=np.diag(sigma)) == (
+        pytest.approx(0.06945, abs=5e-6)
+    )
+    assert kappa(after(0.0745)) == pytest.approx(2479, abs=1)
+    assert kappa(after(0.069)) < 20 < kappa(after(0.0699))
+
+
+def test_known_cases():
+    assert ic.linear.step_interval(ic.r_ill, np.diag([2.0, 1.0])) == np.inf  # k = 2
+    assert ic.linear.step_interval(ic.r_well, np.diag([2.0, 2.0, 1.0])) == 0.0  # tied sigma_1
+    assert ic.linear.step_interval(ic.r_well, theta=np.eye(3), gram=np.diag([2.0, 2, 1])) == 0.0
+    assert ic.linear.step_interval(ic.r_well, [[3.0, 0.0], [0.0, 0.0]]) == 0.0  # rank 1
+
+
+@pytest.mark.parametrize("sigma", [[2.0, 2.0, 2.0], [2.0, 2.0, 0.0], [2.0, 0.0, 0.0]])
+@cases
+def test_r_ill_has_no_step_at_equal_singular_values(sigma, by_theta):
+    with pytest.raises(ic.DegenerateSpectrumError, match="equal"):
+        interval(np.array(sigma), ic.r_ill, by_theta)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({}, TypeError, "either S or both theta and gram"),
+        ({"theta": np.eye(2)}, TypeError, "either S or both"),
+        ({"S": np.eye(2), "theta": np.eye(2), "gram": np.eye(2)}, TypeError, "either S or both"),
+        ({"S": np.zeros((2, 2))}, ValueError, "S"),
+        ({"S": np.full((2, 2), np.nan)}, ValueError, "S"),
+        ({"theta": np.zeros((2, 2)), "gram": np.eye(2)}, ValueError, "theta maps"),
+        ({"theta": np.eye(2), "gram": [[1, 2], [0, 1]]}, ValueError, "gram"),
+    ],
+)
+def test_bad_input_is_named(keywords, error, message):
+    with pytest.raises(error, match=message):
+        ic.linear.step_interval(ic.r_well, **keywords)
+
+
+def test_only_proved_intervals():
+    with pytest.raises(ValueError, match="r_well or r_ill"):
+        ic.linear.step_interval(ic.kappa, np.diag([2.0, 1.0]))
