@@ -58,7 +58,7 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, Doub
   const std::vector<double> bottom = T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1)});
   s.sigma_min = std::fabs(bottom[0]);
   s.next_min = bottom[1];
-  if (s.sigma_min == 0.0)
+  if (s.sigma_min < 4 * std::numeric_limits<double>::min())
     throw std::invalid_argument("rank = " + std::to_string(s.rank) +
                                 " was given, and that many singular values are not nonzero: number " +
                                 std::to_string(s.rank) + " is exactly 0");
@@ -234,45 +234,6 @@ std::vector<double> streamed_qr(const MatrixView& A) {
   return r;
 }
 
-/// The decomposition of R, told as that of H = R^T R.
-class QrDecomposition final : public Decomposition {
- public:
-  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
-      : triangle_(decompose_triangle(A, rule)) {
-    const Spectrum& r = triangle_.spectrum();
-    spectrum_ = r;
-    spectrum_.sigma_max = r.sigma_max * r.sigma_max;
-    spectrum_.sigma_min = r.sigma_min * r.sigma_min;
-    spectrum_.next_max = r.next_max * r.next_max;
-    spectrum_.next_min = r.next_min * r.next_min;
-    spectrum_.noise_max = (2 * r.sigma_max + r.noise_max) * r.noise_max;
-    spectrum_.noise_min = (2 * r.sigma_min + r.noise_min) * r.noise_min;
-    // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
-    spectrum_.exponent = 2 * r.exponent;
-    const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
-    spectrum_.squares =
-        sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
-    method_ = "qr";
-  }
-
-  Vectors vectors(End end, bool one) const override {
-    Vectors result = triangle_.vectors(end, one);
-    result.left.clear();
-    return result;
-  }
-
- private:
-  static GeneralDecomposition decompose_triangle(const MatrixView& A, const RankRule& rule) {
-    std::vector<double> r = streamed_qr(A);
-    const Index m = A.cols, step = sizeof(double);
-    const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});
-    scale_by_power(r.data(), m * m, -exponent, A.name);
-    return {std::move(r), m, m, false, rule, exponent, A.name};
-  }
-
-  GeneralDecomposition triangle_;
-};
-
 /// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
 bool gram_carries(const Spectrum& s, const RankRule& rule, Index n) {
   const double noise = reduction_noise(n);
@@ -332,25 +293,17 @@ Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
   return {quotient.value(), std::sqrt(squares / xx.hi) * (1.0 + 1e-8)};
 }
 
-/// ldexp that tells overflow.
-double at_scale(double x, int exponent, const char* what, const char* name) {
-  const double value = std::ldexp(x, exponent);
-  if (!std::isfinite(value))
-    throw std::overflow_error(std::string(what) + " of " + name +
-                              " is not representable in float64: it is " + format(x) +
-                              " * 2^" + std::to_string(exponent));
-  return value;
-}
-
 /// Everything but the vectors and bounds, which the caller certifies in units of 2^exponent.
 ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
-                      const Certificate& bottom, int exponent, const char* name) {
+                      const Certificate& bottom, int exponent) {
   const Spectrum& s = decomposition.spectrum();
   ExtremePairs pairs;
-  pairs.sigma_max = at_scale(top.sigma, exponent, "the largest singular value", name);
+  pairs.exponent = exponent;
+  pairs.unit_max = top.sigma;
+  pairs.unit_min = bottom.sigma;
+  pairs.sigma_max = std::ldexp(top.sigma, exponent);
   pairs.sigma_min = std::ldexp(bottom.sigma, exponent);
-  pairs.condition = top.sigma / bottom.sigma;
-  pairs.frobenius = at_scale(std::sqrt(s.squares.value()), exponent, "the Frobenius norm", name);
+  pairs.frobenius = std::ldexp(std::sqrt(s.squares.value()), exponent);
   pairs.rank = s.rank;
   const bool neighbours = s.rank >= 2;
   constexpr double none = std::numeric_limits<double>::infinity();
@@ -379,13 +332,109 @@ Certificate certified_end(const Decomposition& decomposition, End end, Product p
   return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, below));
 }
 
+struct Triplet {
+  Certificate certificate;
+  std::vector<double> u, v;
+};
+
+/// The triplet at one end of a general matrix, certified: [0 S; S^T 0] has the eigenvector
+/// (u, v) / sqrt(2) at sigma.
+Triplet certified_triplet(const MatrixView& S, const Decomposition& decomposition, End end) {
+  const Spectrum& s = decomposition.spectrum();
+  Vectors vectors = decomposition.vectors(end, /*one=*/true);
+  Triplet triplet;
+  triplet.v = std::move(vectors.right);
+  triplet.u = vectors.left.empty() ? triplet.v : std::move(vectors.left);
+  DoubleDoubleVector product = accurate_product(S, triplet.v.data());
+  const DoubleDoubleVector below = accurate_transposed_product(S, triplet.u.data());
+  product.hi.insert(product.hi.end(), below.hi.begin(), below.hi.end());
+  product.lo.insert(product.lo.end(), below.lo.begin(), below.lo.end());
+  std::vector<double> joint(triplet.u);
+  joint.insert(joint.end(), triplet.v.begin(), triplet.v.end());
+  const Residual r = eigen_residual(joint.data(), product, static_cast<Index>(joint.size()));
+  const bool null_space = S.rows != S.cols || s.rank < S.cols;
+  const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
+  triplet.certificate =
+      certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, null_space ? 0.0 : -sigma));
+  return triplet;
+}
+
 }  // namespace
+
+/// The decomposition of R, told as that of H = R^T R.
+class QrDecomposition final : public Decomposition {
+ public:
+  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
+      : triangle_(streamed_qr(A)),
+        exponent_(scale_exponent(view(A))),
+        general_(reduced(A, rule)) {
+    const Spectrum& r = general_.spectrum();
+    // Rounding in a QR factorization of N rows.
+    noise_ = reduction_noise(A.rows) * r.sigma_max;
+    spectrum_ = r;
+    spectrum_.sigma_max = r.sigma_max * r.sigma_max;
+    spectrum_.sigma_min = r.sigma_min * r.sigma_min;
+    spectrum_.next_max = r.next_max * r.next_max;
+    spectrum_.next_min = r.next_min * r.next_min;
+    spectrum_.noise_max = (2 * r.sigma_max + noise_) * noise_;
+    spectrum_.noise_min = (2 * r.sigma_min + noise_) * noise_;
+    if (spectrum_.sigma_min < std::numeric_limits<double>::min())
+      throw std::overflow_error("the condition number of the Gram matrix of " + std::string(A.name) +
+                                " is not representable in float64: that of " + A.name + " is " +
+                                format(r.sigma_max / r.sigma_min));
+    // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
+    spectrum_.exponent = 2 * exponent_;
+    const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
+    spectrum_.squares =
+        sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
+    method_ = "qr";
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    Vectors result = general_.vectors(end, one);
+    result.left.clear();
+    return result;
+  }
+
+  /// The Rayleigh quotient of v with A^T A itself, whose error is of second order; bounded by the
+  /// triplet of R, whose residual keeps the digits that one of A^T A in v would lose, with an
+  /// allowance for what the factorization itself rounds.
+  template <class Product>
+  Certificate certified(End end, Product product, std::vector<double>& v) const {
+    Triplet triplet = certified_triplet(unit_, general_, end);
+    v = std::move(triplet.v);
+    const double rayleigh =
+        eigen_residual(v.data(), product(v.data()), static_cast<Index>(v.size())).rayleigh;
+    const double sigma = triplet.certificate.sigma, bound = triplet.certificate.bound + noise_;
+    return {rayleigh, (2 * sigma + bound) * bound + std::fabs(rayleigh - sigma * sigma) +
+                          kEps * rayleigh};
+  }
+
+ private:
+  MatrixView view(const MatrixView& A) const {
+    constexpr Index step = sizeof(double);
+    return {triangle_.data(), Dtype::f64, A.cols, A.cols, step, A.cols * step, A.name};
+  }
+  GeneralDecomposition reduced(const MatrixView& A, const RankRule& rule) {
+    const Index m = A.cols;
+    unit_ = scaled(view(A), exponent_);
+    std::vector<double> copy(triangle_.size());
+    copy_to(unit_, copy.data());
+    return {std::move(copy), m, m, false, rule, exponent_, A.name};
+  }
+
+  std::vector<double> triangle_;
+  int exponent_;
+  MatrixView unit_;  // 2^-exponent R
+  GeneralDecomposition general_;
+  double noise_ = 0.0;
+};
 
 double Spectrum::below_max() const { return std::max(0.0, excess(sigma_max, p, squares)); }
 double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, rank, squares)); }
 
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
-                                             std::string& why) {
+                                             double tolerance, std::string& why) {
   const Index n = H.n;
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
   {
@@ -397,7 +446,7 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& 
   const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
   Tridiagonal T(std::move(d), std::move(e));
   if (T.radius() == 0.0) throw_rank_zero(H.name);
-  const double allowed = std::max(rule.rtol, 10 * reduction_noise(n)) * T.radius();
+  const double allowed = std::max(tolerance, 10 * reduction_noise(n)) * T.radius();
   const std::vector<Index> above = T.counts_above({-allowed, 0.0});
   if (above[0] < n || above[1] == 0) {
     const std::vector<double> ends = T.eigenvalues({1, n});
@@ -416,11 +465,15 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& ru
   const int exponent = scale_exponent(S);
   const MatrixView unit = scaled(S, exponent);
   if (S.rows == S.cols) {
-    SymmetricMatrix H{S.rows, exponent, std::vector<double>(size(S.rows * S.cols)), S.name};
+    SymmetricMatrix H;
+    H.n = S.rows;
+    H.exponent = exponent;
+    H.name = S.name;
+    H.data.resize(size(H.n * H.n));
     copy_to(unit, H.data.data());
     std::string why;
     if (asymmetry(H.data.data(), H.n) == 0.0)
-      if (auto psd = decompose_psd(std::move(H), rule, why)) return psd;
+      if (auto psd = decompose_psd(std::move(H), rule, 0.0, why)) return psd;
   }
   const bool swapped = S.rows < S.cols;
   const MatrixView tall = swapped ? unit.transposed() : unit;
@@ -439,25 +492,9 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
   G.n = n;
   G.name = Z.name;
   G.data.resize(size(n * n));
-  gram(problem.A, G.data.data());
-  const auto largest_square = [&] {
-    double largest = 0.0;
-    for (Index i = 0; i < n; ++i) {
-      const double square = G.data[size(i * (n + 1))];
-      largest = std::isfinite(square) ? std::max(largest, square) : square;
-      if (!std::isfinite(square)) break;
-    }
-    return largest;
-  };
-  // Squares of very large or small features leave the range of float64: only then is Z scaled.
-  double largest = largest_square();
-  if (!(largest > 1e-200 && largest < 1e200)) {
-    problem.exponent = scale_exponent(problem.A);
-    problem.A = scaled(problem.A, problem.exponent);
-    gram(problem.A, G.data.data());
-    largest = largest_square();
-    if (largest == 0.0) throw_rank_zero(Z.name);
-  }
+  double largest = 0.0;
+  problem.exponent = gram_in_range(problem.A, G.data.data(), largest);
+  if (largest == 0.0) throw_rank_zero(Z.name);
   std::frexp(largest, &G.exponent);
   scale_by_power(G.data.data(), n * n, -G.exponent, Z.name);
 
@@ -466,7 +503,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
   const double squared = rule.rtol * rule.rtol;
   if (method != Method::qr) {
     std::string why;
-    problem.decomposition = decompose_psd(G, {rule.known, std::max(squared, noise)}, why);
+    problem.decomposition = decompose_psd(G, {rule.known, std::max(squared, noise)}, noise, why);
     if (!problem.decomposition) throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
     problem.decomposition->set_method("gram");
   }
@@ -477,62 +514,55 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
   return problem;
 }
 
-ExtremePairs certified_psd(const SymmetricMatrix& H, const Decomposition& decomposition) {
-  const auto product = [&](const double* x) { return accurate_product(H.view(), x); };
+ExtremePairs certified_psd(const MatrixView& unit, int exponent,
+                           const Decomposition& decomposition) {
+  // H is symmetric: read it along its rows, whichever way they lie.
+  const bool by_columns = std::abs(unit.row_stride) < std::abs(unit.col_stride);
+  const MatrixView rows = by_columns ? unit.transposed() : unit;
+  const auto product = [&](const double* x) { return accurate_product(rows, x); };
   std::vector<double> top_vector, bottom_vector;
   const Certificate top = certified_end(decomposition, End::max, product, top_vector);
   const Certificate bottom = certified_end(decomposition, End::min, product, bottom_vector);
-  ExtremePairs pairs = assemble(decomposition, top, bottom, H.exponent, H.name);
+  ExtremePairs pairs = assemble(decomposition, top, bottom, exponent);
   pairs.u_max = pairs.v_max = std::move(top_vector);
   pairs.u_min = pairs.v_min = std::move(bottom_vector);
   return pairs;
 }
 
 ExtremePairs certified_general(const MatrixView& S, const Decomposition& decomposition) {
-  const Spectrum& s = decomposition.spectrum();
-  const MatrixView unit = scaled(S, s.exponent);
-  // [0 S; S^T 0] has the eigenvector (u, v) / sqrt(2) at sigma.
-  const auto null_space = S.rows != S.cols || s.rank < S.cols;
-  const auto end_pair = [&](End end, std::vector<double>& u, std::vector<double>& v) {
-    Vectors vectors = decomposition.vectors(end, /*one=*/true);
-    v = std::move(vectors.right);
-    u = vectors.left.empty() ? v : std::move(vectors.left);
-    std::vector<double> joint(u);
-    joint.insert(joint.end(), v.begin(), v.end());
-    DoubleDoubleVector product = accurate_product(unit, v.data());
-    const DoubleDoubleVector below = accurate_transposed_product(unit, u.data());
-    product.hi.insert(product.hi.end(), below.hi.begin(), below.hi.end());
-    product.lo.insert(product.lo.end(), below.lo.begin(), below.lo.end());
-    const Residual r = eigen_residual(joint.data(), product, static_cast<Index>(joint.size()));
-    const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
-    return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, null_space ? 0.0 : -sigma));
-  };
-  std::vector<double> u_max, v_max, u_min, v_min;
-  const Certificate top = end_pair(End::max, u_max, v_max);
-  const Certificate bottom = end_pair(End::min, u_min, v_min);
-  ExtremePairs pairs = assemble(decomposition, top, bottom, s.exponent, S.name);
-  pairs.u_max = std::move(u_max);
-  pairs.v_max = std::move(v_max);
-  pairs.u_min = std::move(u_min);
-  pairs.v_min = std::move(v_min);
+  const int exponent = decomposition.spectrum().exponent;
+  const MatrixView unit = scaled(S, exponent);
+  Triplet top = certified_triplet(unit, decomposition, End::max);
+  Triplet bottom = certified_triplet(unit, decomposition, End::min);
+  ExtremePairs pairs =
+      assemble(decomposition, top.certificate, bottom.certificate, exponent);
+  pairs.u_max = std::move(top.u);
+  pairs.v_max = std::move(top.v);
+  pairs.u_min = std::move(bottom.u);
+  pairs.v_min = std::move(bottom.v);
   return pairs;
 }
 
 ExtremePairs certified_features(const FeatureProblem& problem) {
   const Decomposition& decomposition = *problem.decomposition;
   const int exponent = decomposition.spectrum().exponent;
-  // In the decomposition's units, H = 2^-exponent A^T A.
+  const double unit = std::ldexp(1.0, -exponent);
   const auto product = [&](const double* x) {
+    // H = 2^-exponent A^T A in the decomposition's units.
     DoubleDoubleVector y = accurate_gram_product(problem.A, x);
-    scale_by_power(y.hi.data(), static_cast<Index>(y.hi.size()), -exponent, problem.A.name);
-    scale_by_power(y.lo.data(), static_cast<Index>(y.lo.size()), -exponent, problem.A.name);
+    for (double& hi : y.hi) hi *= unit;
+    for (double& lo : y.lo) lo *= unit;
     return y;
   };
+  const auto* qr = dynamic_cast<const QrDecomposition*>(&decomposition);
+  const auto certified = [&](End end, std::vector<double>& vector) {
+    return qr != nullptr ? qr->certified(end, product, vector)
+                         : certified_end(decomposition, end, product, vector);
+  };
   std::vector<double> top_vector, bottom_vector;
-  const Certificate top = certified_end(decomposition, End::max, product, top_vector);
-  const Certificate bottom = certified_end(decomposition, End::min, product, bottom_vector);
-  ExtremePairs pairs = assemble(decomposition, top, bottom, exponent + 2 * problem.exponent,
-                                problem.A.name);
+  const Certificate top = certified(End::max, top_vector);
+  const Certificate bottom = certified(End::min, bottom_vector);
+  ExtremePairs pairs = assemble(decomposition, top, bottom, exponent + 2 * problem.exponent);
   // A vector w of the small space is v itself, or in the dual form gives v = Z^T w / ||Z^T w||.
   const auto feature_vector = [&](std::vector<double> w) {
     if (!problem.dual) return w;
@@ -547,11 +577,15 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
 }
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const RankRule& rule) {
-  const SymmetricMatrix matrix = read_symmetric(H);
+  SymmetricMatrix matrix = read_symmetric(H);
+  // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
+  const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
+  const int exponent = matrix.exponent;
+  const MatrixView unit = matrix.exact ? scaled(H, exponent) : part.view();
   std::string why;
-  const auto decomposition = decompose_psd(matrix, rule, why);
+  const auto decomposition = decompose_psd(std::move(matrix), rule, rule.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why);
-  return certified_psd(matrix, *decomposition);
+  return certified_psd(unit, exponent, *decomposition);
 }
 
 ExtremePairs extreme_pairs(const MatrixView& S, const RankRule& rule) {

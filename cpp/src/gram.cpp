@@ -19,11 +19,19 @@ constexpr Index kColumnPanel = 128;
 /// at least this share of it, nine digits of h_jj are left in the worst case.
 constexpr double kSafeShare = 1e-6;
 
-bool finite_diagonal(const double* a, Index n) {
-  bool finite = true;
-  for (Index j = 0; j < n; ++j) finite = finite && std::isfinite(a[j * (n + 1)]);
-  return finite;
+/// The largest diagonal entry, or the first that is not finite.
+double largest_diagonal(const double* a, Index n) {
+  double largest = 0.0;
+  for (Index j = 0; j < n; ++j) {
+    const double entry = a[j * (n + 1)];
+    if (!std::isfinite(entry)) return entry;
+    largest = std::max(largest, entry);
+  }
+  return largest;
 }
+
+/// Whether squares and products of the entries behind this diagonal stayed in float64's range.
+bool in_range(double largest) { return largest > 1e-200 && largest < 1e200; }
 
 /// Adds A^T A to the upper triangle of `out`.
 void accumulate_gram(const Dense& a, double beta, double* out) {
@@ -96,10 +104,25 @@ void hessian(const MatrixView& theta, const MatrixView& K, double* H) {
   const double d = static_cast<double>(theta.rows), m = static_cast<double>(theta.cols);
   const lapack::SingleThreadScope scope(2 * d * d * m + d * m * m < lapack::kSingleThreadFlops);
   const SymmetricMatrix k = read_symmetric(K);
+  const int exponent = scale_exponent(theta);
   std::vector<double> storage;
-  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, columns_of(theta, storage), H);
-  scale_by_power(H, theta.cols * theta.cols, k.exponent, "theta^T gram theta");
+  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, columns_of(scaled(theta, exponent), storage), H);
+  scale_by_power(H, theta.cols * theta.cols, 2 * exponent + k.exponent, "theta^T gram theta");
 }
+
+namespace {
+void feature_hessian_in_range(const MatrixView& X, const MatrixView& theta, FeatureRoute route,
+                              double* H) {
+  std::vector<double> storage;
+  const Dense map = columns_of(theta, storage);
+  if (route == FeatureRoute::features) return through_features(X, map, H);
+  std::vector<double> K(static_cast<std::size_t>(X.cols * X.cols));
+  gram(X, K.data());
+  through_gram({K.data(), X.cols, X.cols, X.cols, 'N'}, map, H);
+  if (route == FeatureRoute::automatic && !safe_through_gram(K.data(), map, H))
+    through_features(X, map, H);
+}
+}  // namespace
 
 void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute route, double* H) {
   const double rows = static_cast<double>(X.rows), d = static_cast<double>(X.cols),
@@ -107,25 +130,33 @@ void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute 
   const double by_features = 2 * rows * d * m + rows * m * m;
   const double by_gram = rows * d * d + 2 * d * d * m + d * m * m;
   const lapack::SingleThreadScope scope(std::min(by_features, by_gram) < lapack::kSingleThreadFlops);
-  std::vector<double> storage;
-  const Dense map = columns_of(theta, storage);
-  if (route == FeatureRoute::gram || (route == FeatureRoute::automatic && by_gram < by_features)) {
-    std::vector<double> K(static_cast<std::size_t>(X.cols * X.cols));
-    gram(X, K.data());
-    through_gram({K.data(), X.cols, X.cols, X.cols, 'N'}, map, H);
-    if (route == FeatureRoute::gram || safe_through_gram(K.data(), map, H)) return;
-  }
-  through_features(X, map, H);
+  if (route == FeatureRoute::automatic && by_features <= by_gram) route = FeatureRoute::features;
+  feature_hessian_in_range(X, theta, route, H);
+  if (in_range(largest_diagonal(H, theta.cols))) return;
+  // NaN or infinity in the input, or a product out of range: look, and bring both to order one.
+  const int x_exponent = scale_exponent(X), theta_exponent = scale_exponent(theta);
+  feature_hessian_in_range(scaled(X, x_exponent), scaled(theta, theta_exponent), route, H);
+  scale_by_power(H, theta.cols * theta.cols, 2 * (x_exponent + theta_exponent),
+                 "(X theta)^T (X theta)");
 }
 
-void check_finite(const double* product, Index n, const MatrixView& a, const MatrixView* b,
-                  const char* what) {
-  if (finite_diagonal(product, n)) return;
-  require_finite(a);
-  if (b != nullptr) require_finite(*b);
-  throw std::overflow_error(std::string(what) + " is not representable in float64: the entries of " +
-                            a.name + (b != nullptr ? std::string(" and ") + b->name : "") +
-                            " are so large that sums of their products pass 1.8e308");
+int gram_in_range(MatrixView& A, double* out, double& largest) {
+  gram(A, out);
+  largest = largest_diagonal(out, A.cols);
+  if (in_range(largest)) return 0;
+  const int exponent = scale_exponent(A);
+  A = scaled(A, exponent);
+  gram(A, out);
+  largest = largest_diagonal(out, A.cols);
+  return exponent;
+}
+
+void checked_gram(const MatrixView& X, double* out) {
+  gram(X, out);
+  if (std::isfinite(largest_diagonal(out, X.cols))) return;
+  scale_exponent(X);
+  throw std::overflow_error(std::string("X^T X is not representable in float64: entries of ") +
+                            X.name + " are so large that a sum of their squares passes 1.8e308");
 }
 
 }  // namespace immucond

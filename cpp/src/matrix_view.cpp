@@ -260,17 +260,19 @@ void mirror_upper(double* a, Index n) {
         for (Index i = i0; i < std::min(j, i0 + kTile); ++i) a[j + i * n] = a[i + j * n];
 }
 
+void require_representable(const double* a, Index count, const char* what) {
+  if (!std::isfinite(max_abs(a, count)))
+    throw std::overflow_error(std::string(what) +
+                              " is not representable in float64: it has entries beyond 1.8e308");
+}
+
 void scale_by_power(double* a, Index count, int exponent, const char* what) {
-  if (exponent == 0) return;
   // In two factors: 2^exponent alone may overflow where the product does not.
   const double half = std::ldexp(1.0, std::clamp(exponent / 2, -1000, 1000));
   const double rest = std::ldexp(1.0, std::clamp(exponent - exponent / 2, -1000, 1000));
-  for (Index i = 0; i < count; ++i) a[i] = a[i] * half * rest;
-  if (exponent > 0 && !std::isfinite(max_abs(a, count)))
-    throw std::overflow_error(std::string(what) +
-                              " is not representable in float64: its entries reach beyond 2^1024 (a "
-                              "factor of 2^" +
-                              std::to_string(exponent) + " stands before a matrix of order 1)");
+  if (exponent != 0)
+    for (Index i = 0; i < count; ++i) a[i] = a[i] * half * rest;
+  require_representable(a, count, what);
 }
 
 }  // namespace immucond

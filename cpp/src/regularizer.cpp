@@ -87,14 +87,22 @@ Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int 
 Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
   Spectrum seen = spectrum;
   if (p_is_rank) seen.p = seen.rank;
-  return r(seen);
+  const Coefficients c = r(seen);
+  if (!std::isfinite(c.value + c.alpha + c.beta + c.gamma))
+    throw std::overflow_error("the value or the gradient is not representable in float64: sigma_min "
+                              "is " +
+                              format(spectrum.sigma_min / spectrum.sigma_max) + " of sigma_max");
+  return c;
 }
 
-/// Splits a power of two between a factor that is folded into G and one for the result.
+/// A power of two that is folded into a product's factor, where no entry can overflow by it; any
+/// other is applied by `finish`.
 int foldable(int exponent) { return std::abs(exponent) <= kHarmlessExponent ? exponent : 0; }
 
-void finish(double* gradient, Index count, int exponent, const char* what) {
-  if (foldable(exponent) != exponent) scale_by_power(gradient, count, exponent, what);
+void finish(double* gradient, Index count, int exponent, const Coefficients& c) {
+  const double largest = std::max({std::fabs(c.alpha), std::fabs(c.beta), std::fabs(c.gamma)});
+  if (foldable(exponent) == exponent && largest < 1e100) return;
+  scale_by_power(gradient, count, exponent - foldable(exponent), "the gradient");
 }
 
 }  // namespace
@@ -133,18 +141,14 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   scale_by_power(H.data.data(), m * m, -H.exponent, H.name);
 
   std::string why;
-  const auto decomposition = decompose_psd(H, request.rank, why);
+  const auto decomposition = decompose_psd(H, request.rank, request.rank.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
   const Spectrum& s = decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);
   const int outer = 2 * theta_exponent + gram.exponent;  // of theta^T K theta against `product`
   const int exponent = outer + s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
-  if (request.pairs != nullptr) {
-    SymmetricMatrix at_scale = H;
-    at_scale.exponent = exponent;
-    *request.pairs = certified_psd(at_scale, *decomposition);
-  }
+  if (request.pairs != nullptr) *request.pairs = certified_psd(H.view(), exponent, *decomposition);
   if (request.gradient == nullptr) return result;
   apply_symmetric(gradient_parts(*decomposition, c), m, H.data.data());
   // Row-major (d x m) is column-major (m x d): (2 K theta G)^T = 2 G (K theta)^T.
@@ -153,7 +157,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   const double* factor = request.preconditioned ? map.data() : product.data();
   multiply(2.0 * std::ldexp(1.0, foldable(power)), {H.data.data(), m, m, m, 'N'},
            {factor, m, d, d, 'T'}, 0.0, request.gradient, m);
-  finish(request.gradient, d * m, power, "the gradient by theta");
+  finish(request.gradient, d * m, power, c);
   return result;
 }
 
@@ -186,7 +190,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
       multiply(factor, g, flipped, 0.0, request.gradient + at * m, m);
     }
   }
-  finish(request.gradient, Z.rows * m, power, "the gradient by features");
+  finish(request.gradient, Z.rows * m, power, c);
   return result;
 }
 

@@ -42,6 +42,7 @@ SymmetricMatrix read_symmetric(const MatrixView& view) {
                                   format(std::ldexp(skew, matrix.exponent)) +
                                   ", where rounding explains " +
                                   format(std::ldexp(allowed, matrix.exponent)));
+    matrix.exact = false;
     double* a = matrix.data.data();
     for (Index j = 0; j < matrix.n; ++j)
       for (Index i = 0; i < j; ++i)

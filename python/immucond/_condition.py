@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, SupportsIndex
 
 import numpy.typing as npt
@@ -90,9 +91,11 @@ def condition_number(
         kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
         fields = kernel(array, *rule, "S")
         size = min(array.shape)
+    largest, smallest = fields["unit_max"], fields["unit_min"]
     if shift > 0.0:
-        smallest = fields["sigma_min"] if fields["rank"] == size else 0.0
-        return float((fields["sigma_max"] + shift) / (smallest + shift))
+        smallest = smallest if fields["rank"] == size else 0.0
+        unit_shift = math.ldexp(shift, -fields["exponent"]) if shift < math.inf else shift
+        return float((largest + unit_shift) / (smallest + unit_shift))
     if not fields["determined_min"]:
         warn_accuracy("S" if features is None else "Z^T Z", stacklevel=2)
-    return float(max(fields["condition_number"], 1.0))
+    return float(max(largest / smallest, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
@@ -89,9 +90,21 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
     )
 
 
-def pairs_from(fields: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
-    """Wrap what a kernel returned, with the warnings it calls for."""
-    pairs = ExtremePairs(**fields)
+def pairs_from(fields: dict[str, Any], name: str) -> ExtremePairs:
+    """Wrap what a kernel returned."""
+    largest, smallest = fields.pop("unit_max"), fields.pop("unit_min")
+    exponent = fields.pop("exponent")
+    if math.isinf(fields["frobenius"]):
+        raise OverflowError(
+            f"the singular values of {name} are not representable in float64: the largest is "
+            f"{largest:.6g} * 2^{exponent}"
+        )
+    return ExtremePairs(condition_number=max(1.0, largest / smallest), **fields)
+
+
+def pairs_with_warnings(fields: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
+    """`pairs_from`, with the warnings that the pairs call for."""
+    pairs = pairs_from(fields, name)
     if not pairs.determined_min:
         warn_accuracy(name, stacklevel + 1)
     ends = [
@@ -176,7 +189,7 @@ def extreme_pairs(
     known, tolerance = rank_rule(
         array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
     )
-    return pairs_from(_core.extreme_pairs(array, known, tolerance), "S", stacklevel=2)
+    return pairs_with_warnings(_core.extreme_pairs(array, known, tolerance), "S", stacklevel=2)
 
 
 def psd_extreme_pairs(
@@ -229,7 +242,7 @@ def psd_extreme_pairs(
     known, tolerance = rank_rule(
         array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
     )
-    return pairs_from(_core.psd_extreme_pairs(array, known, tolerance), "H", stacklevel=2)
+    return pairs_with_warnings(_core.psd_extreme_pairs(array, known, tolerance), "H", stacklevel=2)
 
 
 def feature_extreme_pairs(
@@ -290,4 +303,4 @@ def feature_extreme_pairs(
         array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in, given="features"
     )
     fields = _core.feature_extreme_pairs(array, known, tolerance, method)
-    return pairs_from(fields, "Z^T Z", stacklevel=2)
+    return pairs_with_warnings(fields, "Z^T Z", stacklevel=2)

@@ -144,7 +144,10 @@ class GramAccumulator:
     """
 
     def __init__(self, d: int) -> None:
-        size = operator.index(d)
+        try:
+            size = operator.index(d)
+        except TypeError as error:
+            raise TypeError(f"d must be an integer, and is {d!r}") from error
         if size < 1:
             raise ValueError(f"d must be at least 1, and is {size}")
         self._gram = np.zeros((size, size))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from . import _core
 from ._core import Spectrum
 from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
-from ._extreme import ExtremePairs, check_iteration, warn_accuracy
+from ._extreme import ExtremePairs, check_iteration, pairs_from, warn_accuracy
 from ._rank import rank_rule
 from ._validate import as_matrix
 
@@ -288,7 +288,7 @@ class SpectralRegularizer:
                 stacklevel=3,
             )
         result = (value, gradient)
-        return result if pairs is None else (*result, ExtremePairs(**pairs))
+        return result if pairs is None else (*result, pairs_from(pairs, "the matrix"))
 
 
 def _r_well(s: Spectrum) -> tuple[float, float, float, float]:

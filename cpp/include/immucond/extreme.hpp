@@ -66,10 +66,11 @@ class Decomposition {
   const char* method_ = "direct";
 };
 
-/// One tridiagonal reduction, then the ends by bisection and inverse iteration. `H` is
-/// overwritten. Null where H is not positive semidefinite, with `why` saying so.
+/// One tridiagonal reduction, then the ends by bisection and inverse iteration. Null where H is not
+/// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with `why`
+/// saying so.
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
-                                             std::string& why);
+                                             double tolerance, std::string& why);
 
 /// One bidiagonal reduction; the ends from the Golub-Kahan tridiagonal matrix. A symmetric positive
 /// semidefinite S goes to decompose_psd.
@@ -90,7 +91,9 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
 /// in double-double, and where a gap isolates the end its Rayleigh quotient and residual^2 / gap
 /// (Temple-Kato).
 struct ExtremePairs {
-  double sigma_max = 0.0, sigma_min = 0.0, condition = 0.0, frobenius = 0.0;
+  double sigma_max = 0.0, sigma_min = 0.0, frobenius = 0.0;  // infinite or 0 beyond float64's range
+  double unit_max = 0.0, unit_min = 0.0;  // the same sigmas in units of 2^exponent
+  int exponent = 0;
   double gap_max = 0.0, gap_min = 0.0, bound_max = 0.0, bound_min = 0.0;
   bool simple_max = true, simple_min = true, determined_min = true;
   Index rank = 0;
@@ -103,7 +106,8 @@ ExtremePairs extreme_pairs(const MatrixView& S, const RankRule& rule);
 ExtremePairs feature_extreme_pairs(const MatrixView& Z, const RankRule& rule, Method method);
 
 /// The certified pairs of a problem that is decomposed already.
-ExtremePairs certified_psd(const SymmetricMatrix& H, const Decomposition& decomposition);
+ExtremePairs certified_psd(const MatrixView& unit, int exponent,
+                           const Decomposition& decomposition);  // of 2^exponent `unit`
 ExtremePairs certified_general(const MatrixView& S, const Decomposition& decomposition);
 ExtremePairs certified_features(const FeatureProblem& problem);
 

@@ -83,7 +83,10 @@ double asymmetry(const double* a, Index n);
 /// Copy the upper triangle of the n x n column-major matrix to the lower one.
 void mirror_upper(double* a, Index n);
 
-/// a[i] <- 2^exponent a[i]; throws std::overflow_error, naming `what`, where that is not finite.
+/// Throws std::overflow_error, naming `what`, where an entry is not finite.
+void require_representable(const double* a, Index count, const char* what);
+
+/// a[i] <- 2^exponent a[i], and require_representable.
 void scale_by_power(double* a, Index count, int exponent, const char* what);
 
 }  // namespace immucond

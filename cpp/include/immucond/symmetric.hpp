@@ -10,6 +10,7 @@ namespace immucond {
 struct SymmetricMatrix {
   Index n = 0;
   int exponent = 0;
+  bool exact = true;  // false where it is only the symmetric part of what was given
   std::vector<double> data;
   const char* name = "";
 
