@@ -1,0 +1,297 @@
+"""Contests between immucond and its peers, and the table of ratios at the end.
+
+    pytest benchmarks             about two minutes
+    pytest benchmarks --large     also what takes longer, or more memory
+    pytest benchmarks --smoke     tiny sizes, no timing: does everything still run and agree?
+    pytest benchmarks --large --update docs/speed.md     renews the table in that file
+
+The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a
+while. So every contestant warms up until its own pool is the only one awake; medians are reported.
+"""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
+TIMED_SECONDS = 1.5
+ROUNDS = (5, 300)
+BEGIN, END = "<!-- begin: pytest benchmarks -->", "<!-- end: pytest benchmarks -->"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contestant's median and interquartile range, in seconds."""
+
+    median: float
+    spread: float
+
+    def __str__(self) -> str:
+        unit, factor = next(
+            (u, f)
+            for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
+            if self.median * f >= 1 or f == 1e6
+        )
+        return f"{self.median * factor:.3g} {unit} ±{50 * self.spread / self.median:.0f}%"
+
+
+@dataclass
+class Group:
+    """Everything measured on one problem."""
+
+    ours: dict[str, Timing] = field(default_factory=dict)
+    peers: dict[str, Timing] = field(default_factory=dict)
+    goals: dict[tuple[str, str], float] = field(default_factory=dict)
+    memory: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # MiB measured, MiB allowed
+
+    def rows(self, name: str) -> Iterator[tuple[str, ...]]:
+        for ours, mine in self.ours.items():
+            for peer, theirs in self.peers.items():
+                ratio = theirs.median / mine.median
+                goal = self.goals.get((ours, peer))
+                yield (
+                    name,
+                    ours,
+                    peer,
+                    str(mine),
+                    str(theirs),
+                    f"{ratio:.2f}",
+                    "" if goal is None else f"≥ {goal:g}",
+                    "" if goal is None else met(ratio >= goal),
+                )
+        for ours, (used, allowed) in self.memory.items():
+            goal_text = f"≤ {allowed:g} MiB"
+            yield (
+                name,
+                ours,
+                "(extra memory)",
+                f"{used:.0f} MiB",
+                "",
+                "",
+                goal_text,
+                met(used <= allowed),
+            )
+
+
+HEAD = ("group", "ours", "peer", "our median", "peer median", "ratio", "goal", "met")
+
+
+def met(yes: bool) -> str:
+    return "yes" if yes else "**no**"
+
+
+RESULTS = pytest.StashKey[dict[str, Group]]()
+
+
+class Contest:
+    """Times one contestant of a group, after a check that it agrees with immucond."""
+
+    def __init__(self, benchmark: Any, groups: dict[str, Group]) -> None:
+        self._benchmark, self._groups = benchmark, groups
+
+    def __call__(
+        self,
+        group: str,
+        name: str,
+        function: Callable[[], Any],
+        *,
+        like: Callable[[], Any],
+        rtol: float = 1e-9,
+        goals: dict[tuple[str, str], float] | None = None,
+    ) -> None:
+        """Time `function`, which returns arrays equal to those of `like` to `rtol` of the largest.
+
+        Contestants whose name starts with "immucond" are ours; `goals` maps (ours, peer) to the
+        least ratio of medians, peer over ours.
+        """
+        for got, wanted in zip(arrays(function()), arrays(like()), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
+        if self._benchmark.disabled:
+            self._benchmark(function)
+            return
+        begin, calls = time.perf_counter(), 0
+        while calls < 2 or time.perf_counter() - begin < WARM_UP_SECONDS:
+            last = time.perf_counter()
+            function()
+            calls += 1
+        rounds = int(np.clip(TIMED_SECONDS / (time.perf_counter() - last), *ROUNDS))
+        self._benchmark.group = group
+        self._benchmark.name = name
+        self._benchmark.pedantic(function, rounds=rounds)
+        stats = self._benchmark.stats.stats
+        entry = self._groups.setdefault(group, Group())
+        side = entry.ours if name.startswith("immucond") else entry.peers
+        side[name] = Timing(stats.median, stats.iqr)
+        entry.goals.update(goals or {})
+
+
+def arrays(result: Any) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(a) for a in (result if isinstance(result, tuple) else (result,)))
+
+
+@pytest.fixture
+def contest(benchmark: Any, request: pytest.FixtureRequest) -> Contest:
+    return Contest(benchmark, request.config.stash[RESULTS])
+
+
+# Resident memory in a process of its own; Linux keeps the peak in VmHWM.
+MEASURE_MEMORY = """
+import sys
+import numpy as np
+import immucond as ic
+
+def mib(key):
+    with open("/proc/self/status") as status:
+        return int(next(line.split()[1] for line in status if line.startswith(key))) / 1024
+
+inputs = [np.ones(tuple(map(int, text.split("x"))), sys.argv[2]) for text in sys.argv[3:]]
+before = mib("VmRSS")
+assert before > 0.99 * mib("VmHWM"), "the peak belongs to making the inputs"
+getattr(ic, sys.argv[1])(*inputs)
+print(mib("VmHWM") - before)
+"""
+
+
+@pytest.fixture
+def extra_memory(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Report what the peak memory of a fresh process grows by in one call, inputs excluded."""
+
+    def measure(
+        group: str, name: str, function: str, dtype: str, *shapes: tuple[int, int], allowed: float
+    ) -> None:
+        texts = [f"{rows}x{columns}" for rows, columns in shapes]
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE_MEMORY, function, dtype, *texts],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        if not request.config.getoption("--smoke"):
+            groups = request.config.stash[RESULTS]
+            groups.setdefault(group, Group()).memory[name] = (float(run.stdout), allowed)
+
+    return measure
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """The size to run in place of a nominal one: the same, or tiny with --smoke."""
+    smoke = request.config.getoption("--smoke")
+    return lambda n: max(8, n // 32) if smoke else n
+
+
+# ---- options ----
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("immucond benchmarks")
+    group.addoption("--large", action="store_true", help="also what takes long, or gigabytes")
+    group.addoption("--smoke", action="store_true", help="tiny sizes, agreement only, no timing")
+    group.addoption(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help=f"write the table between FILE's {BEGIN} markers",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "large: only with --large (or tiny, with --smoke)")
+    config.stash[RESULTS] = {}
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if config.getoption("--smoke"):
+        config.option.benchmark_disable = True
+        if config.getoption("--update"):
+            raise pytest.UsageError("--smoke measures nothing that --update could write")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--large") or config.getoption("--smoke"):
+        return
+    large = [item for item in items if item.get_closest_marker("large")]
+    config.hook.pytest_deselected(items=large)
+    items[:] = [item for item in items if item not in large]
+
+
+# ---- the table ----
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    groups = config.stash[RESULTS]
+    rows = [row for name, group in groups.items() for row in group.rows(name)]
+    if not rows:
+        return
+    terminalreporter.section("ratios of medians, peer / ours")
+    terminalreporter.write("\n".join(aligned([HEAD, *rows])).replace("**", "") + "\n")
+    path = config.getoption("--update")
+    if path:
+        command = shlex.join(["pytest", *config.invocation_params.args])
+        replace_between_markers(path, "\n".join([*conditions(command), "", *markdown(rows)]))
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def markdown(rows: list[tuple[str, ...]]) -> list[str]:
+    body = [HEAD, ("---",) * 3 + ("---:",) * 3 + ("---",) * 2, *rows]
+    return ["| " + " | ".join(row) + " |" for row in body]
+
+
+def conditions(command: str) -> list[str]:
+    """Say where, when and with what the figures were measured."""
+    root = Path(__file__).resolve().parent.parent
+    commit = git(root, "rev-parse", "--short", "HEAD")
+    if git(root, "status", "--porcelain", "--untracked-files=no", "--", "cpp", "python"):
+        commit += " with local changes"
+    cpu = Path("/proc/cpuinfo").read_text()
+    model, family = (
+        re.search(rf"^{key}\s*: (.*)$", cpu, re.MULTILINE) for key in ("model name", "cpu family")
+    )
+    threads = len(os.sched_getaffinity(0))
+    packages = ", ".join(f"{p} {version(p)}" for p in ("immucond", "numpy", "scipy", "torch"))
+    return [
+        f"- command: `{command}`",
+        f"- commit {commit}, {datetime.now(UTC):%Y-%m-%d}",
+        f"- {packages}, Python {platform.python_version()}",
+        f"- {threads} cores of {model[1] if model else platform.machine()}"
+        + (f" (family {family[1]})" if family else "")
+        + f", {threads} threads for everyone",
+    ]
+
+
+def git(root: Path, *arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else "unknown"
+
+
+def replace_between_markers(path: Path, text: str) -> None:
+    before, found, rest = path.read_text().partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not (found and found_end):
+        raise pytest.UsageError(f"{path} must hold the lines {BEGIN} and {END}")
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    os.replace(draft, path)
