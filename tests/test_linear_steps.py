@@ -14,7 +14,7 @@ spectra = st.lists(st.floats(-2, 2), min_size=2, max_size=6).map(
 
 def kappa(sigma: np.ndarray) -> float:
     sigma = np.abs(sigma)
-    return sigma.max() / sigma.min()
+    return sigma.max() / sigma.min() if sigma.min() else np.inf
 
 
 def updates(sigma: np.ndarray, regularizer, by_theta: bool):

@@ -12,7 +12,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from .. import __version__
@@ -56,10 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     args.command_line = shlex.join(["immucond", *words])
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)  # unwinds, so that files in the making go
     try:
-        args.run(args)
+        with _unwinding_on_terminate():
+            args.run(args)
     except KeyboardInterrupt:
         print(f"\n{args.parser.prog}: interrupted", file=sys.stderr)
         return 130
@@ -69,8 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _terminate(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+@contextmanager
+def _unwinding_on_terminate() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that files in the making are removed."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_line(error: Exception) -> str:
