@@ -25,7 +25,8 @@ Dtype dtype_of(const py::array& array, const char* name) {
   const auto size = dtype.itemsize();
   if (py::cast<bool>(dtype.attr("isnative"))) {
     switch (dtype.kind()) {
-      case 'b': return Dtype::boolean;
+      case 'b':
+        return Dtype::boolean;
       case 'f':
         if (size == 2) return Dtype::f16;
         if (size == 4) return Dtype::f32;
@@ -35,11 +36,14 @@ Dtype dtype_of(const py::array& array, const char* name) {
         return size == 1 ? Dtype::i8 : size == 2 ? Dtype::i16 : size == 4 ? Dtype::i32 : Dtype::i64;
       case 'u':
         return size == 1 ? Dtype::u8 : size == 2 ? Dtype::u16 : size == 4 ? Dtype::u32 : Dtype::u64;
-      default: break;
+      default:
+        break;
     }
   }
-  throw py::type_error(std::string(name) + " must hold float16, float32, float64, integers or bools "
-                       "in native byte order, and has dtype " + std::string(py::str(dtype)));
+  throw py::type_error(std::string(name) +
+                       " must hold float16, float32, float64, integers or bools "
+                       "in native byte order, and has dtype " +
+                       std::string(py::str(dtype)));
 }
 
 /// A view of a two-dimensional array, valid while the array lives.
@@ -49,8 +53,13 @@ MatrixView view_of(const py::array& array, const char* name) {
     throw py::value_error(std::string(name) +
                           " must be a matrix with at least one entry, and has shape " + shape);
   }
-  return {array.data(),      dtype_of(array, name), array.shape(0), array.shape(1),
-          array.strides(0), array.strides(1),      name};
+  return {array.data(),
+          dtype_of(array, name),
+          array.shape(0),
+          array.shape(1),
+          array.strides(0),
+          array.strides(1),
+          name};
 }
 
 void require_size(bool matches, const MatrixView& a, const MatrixView& b, const char* needed) {
@@ -114,8 +123,9 @@ py::tuple evaluated(const py::function& coefficients, Index rows, Index cols, Re
   ExtremePairs found;
   if (pairs) request.pairs = &found;
   const Evaluation e = without_gil([&] { return kernel(regularizer, request); });
-  return py::make_tuple(e.value, result, pairs ? py::object(pairs_dict(std::move(found))) : py::none(),
-                        e.tied, e.determined);
+  return py::make_tuple(e.value, result,
+                        pairs ? py::object(pairs_dict(std::move(found))) : py::none(), e.tied,
+                        e.determined);
 }
 
 std::vector<lapack::Capsule> capsules_of(const py::dict& capi) {
@@ -150,7 +160,8 @@ py::dict build_info() {
   using namespace py::literals;
   return py::dict("version"_a = IMMUCOND_VERSION, "compiler"_a = __VERSION__,
                   "cplusplus"_a = static_cast<long>(__cplusplus), "simd"_a = simd_level(),
-                  "blas_integer_bits"_a = lapack::integer_bits(), "blas_threads"_a = lapack::threads());
+                  "blas_integer_bits"_a = lapack::integer_bits(),
+                  "blas_threads"_a = lapack::threads());
 }
 
 }  // namespace
@@ -288,8 +299,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
          bool p_is_rank, bool gradient, bool pairs) {
         const MatrixView view = view_of(Z, "Z");
         const Request request{.rank = {rank, rtol}, .degree = degree, .p_is_rank = p_is_rank};
-        return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
-                         [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
+        return evaluated(
+            coefficients, view.rows, view.cols, request, gradient, pairs,
+            [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rank"), py::arg("rtol"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));

@@ -54,12 +54,11 @@ template <class Visit>
 void for_each_row(const MatrixView& A, Visit visit) {
   RowBlocks blocks(A, 0, /*row_major=*/true);
   for (Dense block{}; blocks.next(block);)
-    for (Index i = 0; i < block.rows; ++i)
-      visit(blocks.first_row() + i, block.data + i * block.ld);
+    for (Index i = 0; i < block.rows; ++i) visit(blocks.first_row() + i, block.data + i * block.ld);
 }
 
-/// sum over rows of row_i weight(i, row_i), times scale^degree of A, where the weights have `degree`
-/// one less.
+/// sum over rows of row_i weight(i, row_i), times scale^degree of A, where the weights have
+/// `degree` one less.
 template <class Weight>
 DoubleDoubleVector weighted_rows(MatrixView A, int degree, Weight weight) {
   const double scale = take_scale(A);

@@ -26,9 +26,10 @@ constexpr double kGramTolerance = 1e-6;
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
-lapack::SingleThreadScope cubic_scope(Index n) {
-  const double x = static_cast<double>(n);
-  return lapack::SingleThreadScope(4.0 / 3.0 * x * x * x < lapack::kSingleThreadFlops);
+/// The flops of reducing a rows x cols matrix, rows >= cols (half of them for a symmetric one).
+double reduction_flops(Index rows, Index cols) {
+  return 4.0 / 3.0 * static_cast<double>(rows) * static_cast<double>(cols) *
+         static_cast<double>(cols);
 }
 
 [[noreturn]] void throw_rank_zero(const char* name) {
@@ -55,13 +56,16 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, Doub
   if (s.rank > count)
     throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
                                 std::to_string(count) + " singular values");
-  const std::vector<double> bottom = T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1)});
+  const std::vector<double> bottom =
+      T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1), std::min<Index>(s.rank + 1, count)});
   s.sigma_min = std::fabs(bottom[0]);
   s.next_min = bottom[1];
-  if (s.sigma_min < 4 * std::numeric_limits<double>::min())
-    throw std::invalid_argument("rank = " + std::to_string(s.rank) +
-                                " was given, and that many singular values are not nonzero: number " +
-                                std::to_string(s.rank) + " is exactly 0");
+  if (s.rank < count) s.below_min = std::max(0.0, bottom[2]);
+  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !rule.allow_zero)
+    throw std::invalid_argument(
+        "rank = " + std::to_string(s.rank) +
+        " was given, and that many singular values are not nonzero: number " +
+        std::to_string(s.rank) + " is exactly 0");
   const double noise = reduction_noise(count) * s.sigma_max;
   s.noise_max = s.noise_min = noise;
   const std::vector<Index> above = T.counts_above({s.sigma_max - noise, s.sigma_min + noise});
@@ -85,7 +89,8 @@ std::vector<double> end_values(const Tridiagonal& T, const Spectrum& s, End end,
 
 /// The largest component of each column becomes positive, so that results do not depend on the
 /// reduction's signs. `partner` follows.
-void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner, Index partner_rows) {
+void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
+               Index partner_rows) {
   const Index columns = static_cast<Index>(a.size()) / rows;
   for (Index j = 0; j < columns; ++j) {
     double* column = a.data() + j * rows;
@@ -123,7 +128,7 @@ class PsdDecomposition final : public Decomposition {
     Vectors result;
     result.count = static_cast<Index>(values.size());
     result.right.resize(size(n * result.count));
-    const auto scope = cubic_scope(n);
+    const lapack::Phase phase(reduction_flops(n, n));
     T_.eigenvectors(values, result.right.data());
     lapack::ormtr(n, result.count, reflectors_.data(), n, tau_.data(), result.right.data(), n);
     fix_signs(result.right, n, nullptr, 0);
@@ -151,8 +156,8 @@ Tridiagonal golub_kahan(const std::vector<double>& d, const std::vector<double>&
 
 class GeneralDecomposition final : public Decomposition {
  public:
-  /// `a` is rows x cols column-major with rows >= cols, entries of order one; `swapped` says that it
-  /// is the transpose of the matrix meant.
+  /// `a` is rows x cols column-major with rows >= cols, entries of order one; `swapped` says that
+  /// it is the transpose of the matrix meant.
   GeneralDecomposition(std::vector<double> a, Index rows, Index cols, bool swapped,
                        const RankRule& rule, int exponent, const char* name)
       : reflectors_(std::move(a)),
@@ -162,7 +167,7 @@ class GeneralDecomposition final : public Decomposition {
         tauq_(size(cols)),
         taup_(size(cols)) {
     std::vector<double> d(size(cols)), e(size(cols));
-    const auto scope = cubic_scope(cols);
+    const lapack::Phase phase(2 * reduction_flops(rows, cols));
     lapack::gebrd(rows, cols, reflectors_.data(), rows, d.data(), e.data(), tauq_.data(),
                   taup_.data());
     e.resize(size(cols - 1));
@@ -178,7 +183,7 @@ class GeneralDecomposition final : public Decomposition {
     const std::vector<double> values = end_values(T_, spectrum_, end, one);
     const Index count = static_cast<Index>(values.size()), n = 2 * cols_;
     std::vector<double> z(size(n * count));
-    const auto scope = cubic_scope(cols_);
+    const lapack::Phase phase(2 * reduction_flops(rows_, cols_));
     T_.eigenvectors(values, z.data());
     std::vector<double> q(size(rows_ * count)), p(size(cols_ * count));
     for (Index j = 0; j < count; ++j) {
@@ -220,6 +225,7 @@ std::vector<double> streamed_qr(const MatrixView& A) {
   const Index ld = m + block_rows;
   std::vector<double> r(size(m * m)), stack(size(ld * m)), tau(size(m));
   RowBlocks blocks(A, block_rows);
+  const lapack::Phase phase(1.5 * reduction_flops(ld, m));
   for (Dense block{}; blocks.next(block);) {
     for (Index j = 0; j < m; ++j) {
       double* column = stack.data() + j * ld;
@@ -244,8 +250,7 @@ bool gram_carries(const Spectrum& s, const RankRule& rule, Index n) {
 // ---- certificates ----
 
 /// How far the other eigenvalues of the symmetric operator are from an end, for certain: the
-/// neighbour, and for the last nonzero one also what lies below it, at `below` (0 in a null space,
-/// -sigma for a general matrix without one, nothing for a definite matrix).
+/// neighbour, and for the last nonzero one also what lies below it.
 double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
   const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
   const double noise = end == End::max ? s.noise_max : s.noise_min;
@@ -328,8 +333,7 @@ Certificate certified_end(const Decomposition& decomposition, End end, Product p
   vector = decomposition.vectors(end, /*one=*/true).right;
   const Index n = static_cast<Index>(vector.size());
   const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
-  const auto below = s.rank < n ? std::optional(0.0) : std::nullopt;
-  return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, below));
+  return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, s.below_min));
 }
 
 struct Triplet {
@@ -346,16 +350,16 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
   triplet.v = std::move(vectors.right);
   triplet.u = vectors.left.empty() ? triplet.v : std::move(vectors.left);
   DoubleDoubleVector product = accurate_product(S, triplet.v.data());
-  const DoubleDoubleVector below = accurate_transposed_product(S, triplet.u.data());
-  product.hi.insert(product.hi.end(), below.hi.begin(), below.hi.end());
-  product.lo.insert(product.lo.end(), below.lo.begin(), below.lo.end());
+  const DoubleDoubleVector transposed = accurate_transposed_product(S, triplet.u.data());
+  product.hi.insert(product.hi.end(), transposed.hi.begin(), transposed.hi.end());
+  product.lo.insert(product.lo.end(), transposed.lo.begin(), transposed.lo.end());
   std::vector<double> joint(triplet.u);
   joint.insert(joint.end(), triplet.v.begin(), triplet.v.end());
   const Residual r = eigen_residual(joint.data(), product, static_cast<Index>(joint.size()));
-  const bool null_space = S.rows != S.cols || s.rank < S.cols;
+  // Beside +-sigma_i the operator has zeros where S is not square.
   const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
-  triplet.certificate =
-      certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, null_space ? 0.0 : -sigma));
+  const double below = s.below_min.value_or(S.rows != S.cols ? 0.0 : -sigma);
+  triplet.certificate = certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, below));
   return triplet;
 }
 
@@ -365,9 +369,7 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
 class QrDecomposition final : public Decomposition {
  public:
   QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
-      : triangle_(streamed_qr(A)),
-        exponent_(scale_exponent(view(A))),
-        general_(reduced(A, rule)) {
+      : triangle_(streamed_qr(A)), exponent_(scale_exponent(view(A))), general_(reduced(A, rule)) {
     const Spectrum& r = general_.spectrum();
     // Rounding in a QR factorization of N rows.
     noise_ = reduction_noise(A.rows) * r.sigma_max;
@@ -376,12 +378,13 @@ class QrDecomposition final : public Decomposition {
     spectrum_.sigma_min = r.sigma_min * r.sigma_min;
     spectrum_.next_max = r.next_max * r.next_max;
     spectrum_.next_min = r.next_min * r.next_min;
+    if (r.below_min) spectrum_.below_min = *r.below_min * *r.below_min;
     spectrum_.noise_max = (2 * r.sigma_max + noise_) * noise_;
     spectrum_.noise_min = (2 * r.sigma_min + noise_) * noise_;
     if (spectrum_.sigma_min < std::numeric_limits<double>::min())
-      throw std::overflow_error("the condition number of the Gram matrix of " + std::string(A.name) +
-                                " is not representable in float64: that of " + A.name + " is " +
-                                format(r.sigma_max / r.sigma_min));
+      throw std::overflow_error("the condition number of the Gram matrix of " +
+                                std::string(A.name) + " is not representable in float64: that of " +
+                                A.name + " is " + format(r.sigma_max / r.sigma_min));
     // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
     spectrum_.exponent = 2 * exponent_;
     const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
@@ -406,8 +409,8 @@ class QrDecomposition final : public Decomposition {
     const double rayleigh =
         eigen_residual(v.data(), product(v.data()), static_cast<Index>(v.size())).rayleigh;
     const double sigma = triplet.certificate.sigma, bound = triplet.certificate.bound + noise_;
-    return {rayleigh, (2 * sigma + bound) * bound + std::fabs(rayleigh - sigma * sigma) +
-                          kEps * rayleigh};
+    return {rayleigh,
+            (2 * sigma + bound) * bound + std::fabs(rayleigh - sigma * sigma) + kEps * rayleigh};
   }
 
  private:
@@ -438,7 +441,7 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& 
   const Index n = H.n;
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
   {
-    const auto scope = cubic_scope(n);
+    const lapack::Phase phase(reduction_flops(n, n));
     lapack::sytrd(n, H.data.data(), n, d.data(), e.data(), tau.data());
   }
   e.resize(size(n - 1));
@@ -503,8 +506,10 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
   const double squared = rule.rtol * rule.rtol;
   if (method != Method::qr) {
     std::string why;
-    problem.decomposition = decompose_psd(G, {rule.known, std::max(squared, noise)}, noise, why);
-    if (!problem.decomposition) throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
+    problem.decomposition = decompose_psd(
+        G, {rule.known, std::max(squared, noise), method == Method::automatic}, noise, why);
+    if (!problem.decomposition)
+      throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
     problem.decomposition->set_method("gram");
   }
   if (method == Method::qr ||
@@ -534,8 +539,7 @@ ExtremePairs certified_general(const MatrixView& S, const Decomposition& decompo
   const MatrixView unit = scaled(S, exponent);
   Triplet top = certified_triplet(unit, decomposition, End::max);
   Triplet bottom = certified_triplet(unit, decomposition, End::min);
-  ExtremePairs pairs =
-      assemble(decomposition, top.certificate, bottom.certificate, exponent);
+  ExtremePairs pairs = assemble(decomposition, top.certificate, bottom.certificate, exponent);
   pairs.u_max = std::move(top.u);
   pairs.v_max = std::move(top.v);
   pairs.u_min = std::move(bottom.u);
@@ -577,7 +581,7 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
 }
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const RankRule& rule) {
-  SymmetricMatrix matrix = read_symmetric(H);
+  SymmetricMatrix matrix = read_symmetric(H, rule.rtol);
   // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
   const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
   const int exponent = matrix.exponent;

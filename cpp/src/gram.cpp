@@ -15,8 +15,8 @@ namespace {
 constexpr Index kFeatureBlockDoubles = Index{1} << 20;  // 8 MiB of features at a time
 constexpr Index kColumnPanel = 128;
 
-/// K's rounding reaches h_jj with a weight of at most (sum_i |theta_ij| sqrt(k_ii))^2; where h_jj is
-/// at least this share of it, nine digits of h_jj are left in the worst case.
+/// K's rounding reaches h_jj with a weight of at most (sum_i |theta_ij| sqrt(k_ii))^2; where h_jj
+/// is at least this share of it, nine digits of h_jj are left in the worst case.
 constexpr double kSafeShare = 1e-6;
 
 /// The largest diagonal entry, or the first that is not finite.
@@ -83,9 +83,8 @@ Dense columns_of(const MatrixView& theta, std::vector<double>& storage) {
 }  // namespace
 
 void gram(const MatrixView& X, double* out) {
-  const lapack::SingleThreadScope scope(static_cast<double>(X.rows) * static_cast<double>(X.cols) *
-                                            static_cast<double>(X.cols) <
-                                        lapack::kSingleThreadFlops);
+  const lapack::Phase phase(static_cast<double>(X.rows) * static_cast<double>(X.cols) *
+                            static_cast<double>(X.cols));
   RowBlocks blocks(X);
   double beta = 0.0;
   for (Dense block{}; blocks.next(block); beta = 1.0) accumulate_gram(block, beta, out);
@@ -102,11 +101,12 @@ void symmetric_product(const double* a, const double* b, Index d, Index m, doubl
 
 void hessian(const MatrixView& theta, const MatrixView& K, double* H) {
   const double d = static_cast<double>(theta.rows), m = static_cast<double>(theta.cols);
-  const lapack::SingleThreadScope scope(2 * d * d * m + d * m * m < lapack::kSingleThreadFlops);
+  const lapack::Phase phase(2 * d * d * m + d * m * m);
   const SymmetricMatrix k = read_symmetric(K);
   const int exponent = scale_exponent(theta);
   std::vector<double> storage;
-  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, columns_of(scaled(theta, exponent), storage), H);
+  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, columns_of(scaled(theta, exponent), storage),
+               H);
   scale_by_power(H, theta.cols * theta.cols, 2 * exponent + k.exponent, "theta^T gram theta");
 }
 
@@ -129,7 +129,7 @@ void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute 
                m = static_cast<double>(theta.cols);
   const double by_features = 2 * rows * d * m + rows * m * m;
   const double by_gram = rows * d * d + 2 * d * d * m + d * m * m;
-  const lapack::SingleThreadScope scope(std::min(by_features, by_gram) < lapack::kSingleThreadFlops);
+  const lapack::Phase phase(std::min(by_features, by_gram));
   if (route == FeatureRoute::automatic && by_features <= by_gram) route = FeatureRoute::features;
   feature_hessian_in_range(X, theta, route, H);
   if (in_range(largest_diagonal(H, theta.cols))) return;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <limits>
 #include <mutex>
 #include <type_traits>
@@ -43,7 +44,8 @@ struct Parsed {
 };
 
 bool ends_with(const std::string& text, const std::string& tail) {
-  return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+  return text.size() >= tail.size() &&
+         text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
 }
 
 /// "void (char *, int *, __pyx_t_..._d *)" -> "cid", 32.
@@ -77,7 +79,8 @@ Parsed parse_signature(const std::string& signature) {
       }
     }
     parsed.letters += letter;
-    if (bits != 0) parsed.integer_bits = parsed.integer_bits == 0 || parsed.integer_bits == bits ? bits : -1;
+    if (bits != 0)
+      parsed.integer_bits = parsed.integer_bits == 0 || parsed.integer_bits == bits ? bits : -1;
     begin = comma + 1;
   }
   return parsed;
@@ -118,9 +121,11 @@ void find_thread_control(Table& found) {
   dlclose(handle);
 }
 
-std::mutex scope_mutex;
-int scope_depth = 0;
+std::mutex phase_mutex;
+std::condition_variable phase_ended;
+int small_phases = 0, large_phases = 0;
 int threads_before = 0;
+thread_local bool inside_phase = false;
 
 // ---- calling convention: every argument by address, integers in the table's width ----
 
@@ -213,8 +218,8 @@ void check(Integers& info) {
 // Block sizes of LAPACK's unblocked-to-blocked switch are at most 64; more workspace is not used.
 constexpr Index kBlock = 64;
 
-/// Workspace of dormtr and dormbr. For a few columns the unblocked code is faster, since the blocked
-/// one spends its time on block reflectors; LAPACK takes it where the workspace is short.
+/// Workspace of dormtr and dormbr. For a few columns the unblocked code is faster, since the
+/// blocked one spends its time on block reflectors; LAPACK takes it where the workspace is short.
 Index apply_workspace(Index columns) {
   return columns <= 8 ? columns : columns * kBlock + (kBlock + 1) * kBlock;
 }
@@ -258,19 +263,36 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts() {
 
 int threads() { return table.get_threads == nullptr ? 0 : table.get_threads(); }
 
-SingleThreadScope::SingleThreadScope(bool engage) : engaged_(engage && table.set_threads != nullptr) {
-  if (!engaged_) return;
-  const std::lock_guard lock(scope_mutex);
-  if (scope_depth++ == 0) {
-    threads_before = table.get_threads();
-    if (threads_before != 1) table.set_threads(1);
+Phase::Phase(double flops) {
+  if (inside_phase || table.set_threads == nullptr) return;
+  std::unique_lock lock(phase_mutex);
+  if (flops < kSingleThreadFlops) {
+    phase_ended.wait(lock, [] { return large_phases == 0; });
+    if (small_phases++ == 0) {
+      threads_before = table.get_threads();
+      if (threads_before != 1) table.set_threads(1);
+    }
+    kind_ = Kind::small;
+  } else {
+    phase_ended.wait(lock, [] { return small_phases == 0; });
+    ++large_phases;
+    kind_ = Kind::large;
   }
+  inside_phase = true;
 }
 
-SingleThreadScope::~SingleThreadScope() {
-  if (!engaged_) return;
-  const std::lock_guard lock(scope_mutex);
-  if (--scope_depth == 0 && threads_before != 1) table.set_threads(threads_before);
+Phase::~Phase() {
+  if (kind_ == Kind::none) return;
+  inside_phase = false;
+  {
+    const std::lock_guard lock(phase_mutex);
+    if (kind_ == Kind::large) {
+      --large_phases;
+    } else if (--small_phases == 0 && threads_before != 1) {
+      table.set_threads(threads_before);
+    }
+  }
+  phase_ended.notify_all();
 }
 
 void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, const double* a,
@@ -307,8 +329,8 @@ void gebrd(Index m, Index n, double* a, Index lda, double* d, double* e, double*
 }
 
 namespace {
-void ormbr(char which, Index m, Index k, Index columns, double* a, Index lda,
-           const double* tau, double* c, Index ldc) {
+void ormbr(char which, Index m, Index k, Index columns, double* a, Index lda, const double* tau,
+           double* c, Index ldc) {
   Integers info;
   const Index size = apply_workspace(columns);
   auto work = workspace(size);

@@ -29,8 +29,8 @@ inline double widen(T value) {
   return static_cast<double>(value);
 }
 
-/// (-1)^s 2^(max(e,1)-25) (m + 1024 [e > 0]), by 64-bit integer operations only: vectorizes, and does
-/// not depend on the processor's denormals-are-zero mode.
+/// (-1)^s 2^(max(e,1)-25) (m + 1024 [e > 0]), by 64-bit integer operations only: vectorizes, and
+/// does not depend on the processor's denormals-are-zero mode.
 template <>
 inline double widen(Half h) {
   const std::uint64_t bits = h.bits, exponent = (bits >> 10) & 31u;
@@ -46,9 +46,9 @@ inline double widen(Half h) {
 }
 
 // Multi-versioned functions cannot be templates, so each element type has its own.
-#define IMMUCOND_WIDEN_ROW(name, type)                                                       \
+#define IMMUCOND_WIDEN_ROW(name, type)                                                      \
   IMMUCOND_MULTIVERSION void name(const type* in, Index count, double scale, double* out) { \
-    for (Index j = 0; j < count; ++j) out[j] = scale * widen(in[j]);                         \
+    for (Index j = 0; j < count; ++j) out[j] = scale * widen(in[j]);                        \
   }
 IMMUCOND_WIDEN_ROW(widen_f16, Half)
 IMMUCOND_WIDEN_ROW(widen_f32, float)
@@ -72,18 +72,29 @@ struct RowWidener {
 template <class Visit>
 void with_type(Dtype dtype, Visit visit) {
   switch (dtype) {
-    case Dtype::f16: return visit(RowWidener<Half>{widen_f16});
-    case Dtype::f32: return visit(RowWidener<float>{widen_f32});
-    case Dtype::f64: return visit(RowWidener<double>{widen_f64});
+    case Dtype::f16:
+      return visit(RowWidener<Half>{widen_f16});
+    case Dtype::f32:
+      return visit(RowWidener<float>{widen_f32});
+    case Dtype::f64:
+      return visit(RowWidener<double>{widen_f64});
     case Dtype::boolean:
-    case Dtype::u8: return visit(RowWidener<std::uint8_t>{widen_u8});
-    case Dtype::i8: return visit(RowWidener<std::int8_t>{widen_i8});
-    case Dtype::u16: return visit(RowWidener<std::uint16_t>{widen_u16});
-    case Dtype::i16: return visit(RowWidener<std::int16_t>{widen_i16});
-    case Dtype::u32: return visit(RowWidener<std::uint32_t>{widen_u32});
-    case Dtype::i32: return visit(RowWidener<std::int32_t>{widen_i32});
-    case Dtype::u64: return visit(RowWidener<std::uint64_t>{widen_u64});
-    case Dtype::i64: return visit(RowWidener<std::int64_t>{widen_i64});
+    case Dtype::u8:
+      return visit(RowWidener<std::uint8_t>{widen_u8});
+    case Dtype::i8:
+      return visit(RowWidener<std::int8_t>{widen_i8});
+    case Dtype::u16:
+      return visit(RowWidener<std::uint16_t>{widen_u16});
+    case Dtype::i16:
+      return visit(RowWidener<std::int16_t>{widen_i16});
+    case Dtype::u32:
+      return visit(RowWidener<std::uint32_t>{widen_u32});
+    case Dtype::i32:
+      return visit(RowWidener<std::int32_t>{widen_i32});
+    case Dtype::u64:
+      return visit(RowWidener<std::uint64_t>{widen_u64});
+    case Dtype::i64:
+      return visit(RowWidener<std::int64_t>{widen_i64});
   }
 }
 

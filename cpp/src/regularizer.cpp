@@ -38,7 +38,8 @@ Gradient gradient_parts(const Decomposition& decomposition, const Coefficients& 
   const auto add = [&](double coefficient, End end) {
     if (coefficient == 0.0) return;
     Vectors vectors = decomposition.vectors(end, /*one=*/false);
-    gradient.parts.push_back({coefficient / static_cast<double>(vectors.count), std::move(vectors)});
+    gradient.parts.push_back(
+        {coefficient / static_cast<double>(vectors.count), std::move(vectors)});
   };
   add(c.alpha, End::max);
   add(c.beta, End::min);
@@ -89,10 +90,21 @@ Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p
   if (p_is_rank) seen.p = seen.rank;
   const Coefficients c = r(seen);
   if (!std::isfinite(c.value + c.alpha + c.beta + c.gamma))
-    throw std::overflow_error("the value or the gradient is not representable in float64: sigma_min "
-                              "is " +
-                              format(spectrum.sigma_min / spectrum.sigma_max) + " of sigma_max");
+    throw std::overflow_error(
+        "the value or the gradient is not representable in float64: sigma_min "
+        "is " +
+        format(spectrum.sigma_min / spectrum.sigma_max) + " of sigma_max");
   return c;
+}
+
+/// An estimate of ||computed - exact theta^T K theta||: 4 eps sum theta_ij^2 k_ii.
+double forming_noise(const std::vector<double>& theta, const SymmetricMatrix& K) {
+  double sum = 0.0;
+  for (std::size_t at = 0; at < theta.size(); ++at) {
+    const auto i = static_cast<Index>(at) % K.n;
+    sum += theta[at] * theta[at] * K.data[static_cast<std::size_t>(i * (K.n + 1))];
+  }
+  return 4.0 * std::numeric_limits<double>::epsilon() * sum;
 }
 
 /// A power of two that is folded into a product's factor, where no entry can overflow by it; any
@@ -115,7 +127,11 @@ Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& re
   if (request.pairs != nullptr) *request.pairs = certified_general(S, *decomposition);
   if (request.gradient == nullptr) return result;
   copy_to(scaled(S, s.exponent).transposed(), request.gradient);
-  apply(gradient_parts(*decomposition, c), S.cols, S.rows, request.gradient);
+  const Gradient parts = gradient_parts(*decomposition, c);
+  {
+    const lapack::Phase phase(4.0 * static_cast<double>(S.rows) * static_cast<double>(S.cols));
+    apply(parts, S.cols, S.rows, request.gradient);
+  }
   scale_by_power(request.gradient, S.rows * S.cols, s.exponent * (request.degree - 1),
                  "the gradient");
   return result;
@@ -125,32 +141,45 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
                           const Request& request) {
   const Index d = theta.rows, m = theta.cols;
   const double flops = static_cast<double>(d) * static_cast<double>(m) * static_cast<double>(d + m);
-  const lapack::SingleThreadScope scope(flops < lapack::kSingleThreadFlops);
-  const SymmetricMatrix gram = read_symmetric(K);
+  const SymmetricMatrix gram = read_symmetric(K, request.rank.rtol);
   const int theta_exponent = scale_exponent(theta);
   std::vector<double> map(static_cast<std::size_t>(d * m)), product(map.size());
   copy_to(scaled(theta, theta_exponent), map.data());
-  multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
-           d);
   SymmetricMatrix H;
   H.n = m;
   H.name = "theta^T gram theta";
   H.data.resize(static_cast<std::size_t>(m * m));
-  symmetric_product(map.data(), product.data(), d, m, H.data.data());
+  {
+    const lapack::Phase phase(2 * flops);
+    multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
+             d);
+    symmetric_product(map.data(), product.data(), d, m, H.data.data());
+  }
   H.exponent = scale_exponent(H.view());
   scale_by_power(H.data.data(), m * m, -H.exponent, H.name);
 
+  // What rounding leaves of H where the sums of theta^T K theta cancel.
+  const double noise = std::ldexp(forming_noise(map, gram), -H.exponent);
   std::string why;
-  const auto decomposition = decompose_psd(H, request.rank, request.rank.rtol, why);
+  const auto decomposition =
+      decompose_psd(H, request.rank, std::max(request.rank.rtol, noise), why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
+  decomposition->add_noise(noise);
   const Spectrum& s = decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);
   const int outer = 2 * theta_exponent + gram.exponent;  // of theta^T K theta against `product`
   const int exponent = outer + s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
-  if (request.pairs != nullptr) *request.pairs = certified_psd(H.view(), exponent, *decomposition);
+  if (request.pairs != nullptr) {
+    ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), exponent, *decomposition);
+    pairs.bound_max += std::ldexp(noise, exponent);
+    pairs.bound_min += std::ldexp(noise, exponent);
+    pairs.determined_min = pairs.determined_min && noise < s.sigma_min / 2;
+  }
   if (request.gradient == nullptr) return result;
-  apply_symmetric(gradient_parts(*decomposition, c), m, H.data.data());
+  const Gradient parts = gradient_parts(*decomposition, c);
+  const lapack::Phase phase(2 * flops);
+  apply_symmetric(parts, m, H.data.data());
   // Row-major (d x m) is column-major (m x d): (2 K theta G)^T = 2 G (K theta)^T.
   const int left = theta_exponent + (request.preconditioned ? 0 : gram.exponent);
   const int power = left + exponent * (request.degree - 1);
@@ -171,12 +200,15 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   if (request.pairs != nullptr) *request.pairs = certified_features(problem);
   if (request.gradient == nullptr) return result;
 
-  const double flops = static_cast<double>(Z.rows) * static_cast<double>(m) * static_cast<double>(n);
-  const lapack::SingleThreadScope scope(2 * flops < lapack::kSingleThreadFlops);
+  const double flops =
+      static_cast<double>(Z.rows) * static_cast<double>(m) * static_cast<double>(n);
+  const Gradient parts = gradient_parts(*problem.decomposition, c);
+  const lapack::Phase phase(2 * flops);
   double* G = problem.gram.data.data();
   scale_by_power(G, n * n, problem.gram.exponent - s.exponent, "Z^T Z");
-  apply_symmetric(gradient_parts(*problem.decomposition, c), n, G);
-  // Row-major (N x m) is column-major (m x N): the transpose of 2 Z G, or of 2 G Z in the dual form.
+  apply_symmetric(parts, n, G);
+  // Row-major (N x m) is column-major (m x N): the transpose of 2 Z G, or of 2 G Z in the dual
+  // form.
   const int power = problem.exponent + exponent * (request.degree - 1);
   const double factor = 2.0 * std::ldexp(1.0, foldable(power));
   const Dense g{G, n, n, n, 'N'};
@@ -186,7 +218,8 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
     if (problem.dual) {
       multiply(factor, block, g, 0.0, request.gradient + at, m);
     } else {
-      const Dense flipped{block.data, block.cols, block.rows, block.ld, block.op == 'T' ? 'N' : 'T'};
+      const Dense flipped{block.data, block.cols, block.rows, block.ld,
+                          block.op == 'T' ? 'N' : 'T'};
       multiply(factor, g, flipped, 0.0, request.gradient + at * m, m);
     }
   }

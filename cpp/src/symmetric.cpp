@@ -12,7 +12,9 @@ namespace immucond {
 namespace {
 
 double epsilon_of(Dtype dtype) {
-  return dtype == Dtype::f16 ? 0x1p-10 : dtype == Dtype::f32 ? 0x1p-23 : std::numeric_limits<double>::epsilon();
+  return dtype == Dtype::f16   ? 0x1p-10
+         : dtype == Dtype::f32 ? 0x1p-23
+                               : std::numeric_limits<double>::epsilon();
 }
 
 }  // namespace
@@ -22,7 +24,7 @@ MatrixView SymmetricMatrix::view() const {
   return {data.data(), Dtype::f64, n, n, n * step, step, name};
 }
 
-SymmetricMatrix read_symmetric(const MatrixView& view) {
+SymmetricMatrix read_symmetric(const MatrixView& view, double tolerance) {
   if (view.rows != view.cols)
     throw std::invalid_argument(std::string(view.name) + " must be square, and has shape (" +
                                 std::to_string(view.rows) + ", " + std::to_string(view.cols) + ")");
@@ -35,13 +37,13 @@ SymmetricMatrix read_symmetric(const MatrixView& view) {
   copy_to(unit, matrix.data.data());
   const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
-    const double allowed =
-        static_cast<double>(std::max<Index>(matrix.n, 10)) * epsilon_of(view.dtype);
+    const double allowed = std::max(
+        tolerance, static_cast<double>(std::max<Index>(matrix.n, 10)) * epsilon_of(view.dtype));
     if (skew > allowed)
-      throw std::invalid_argument(std::string(view.name) + " must be symmetric, and max|A - A^T| is " +
-                                  format(std::ldexp(skew, matrix.exponent)) +
-                                  ", where rounding explains " +
-                                  format(std::ldexp(allowed, matrix.exponent)));
+      throw std::invalid_argument(
+          std::string(view.name) + " must be symmetric, and max|A - A^T| is " +
+          format(std::ldexp(skew, matrix.exponent)) + ", where rounding explains " +
+          format(std::ldexp(allowed, matrix.exponent)));
     matrix.exact = false;
     double* a = matrix.data.data();
     for (Index j = 0; j < matrix.n; ++j)

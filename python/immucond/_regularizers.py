@@ -265,7 +265,8 @@ class SpectralRegularizer:
                 self._p_is_rank(p),
                 gradient,
                 return_pairs,
-            )
+            ),
+            stacklevel=4,
         )
 
     def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
@@ -275,17 +276,17 @@ class SpectralRegularizer:
             raise ValueError(f"p must be None or 'rank', and is {p!r}")
         return p == "rank"
 
-    def _finish(self, evaluated: _core.Evaluated) -> tuple[Any, ...]:
+    def _finish(self, evaluated: _core.Evaluated, stacklevel: int = 3) -> tuple[Any, ...]:
+        # Warnings point at the caller of the public method, which is the frame below this one.
         value, gradient, pairs, tied, determined = evaluated
-        # Two frames up from here stands the public method, three up its caller.
         if not determined:
-            warn_accuracy("the matrix", stacklevel=3)
+            warn_accuracy("the matrix", stacklevel=stacklevel)
         if tied and gradient is not None:
             warnings.warn(
                 f"an extreme singular value that {self.name} uses is not simple to rounding: the "
                 "gradient takes the mean over the tied group",
                 DegenerateSpectrumWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         result = (value, gradient)
         return result if pairs is None else (*result, pairs_from(pairs, "the matrix"))

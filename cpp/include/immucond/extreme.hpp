@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ namespace immucond {
 struct RankRule {
   Index known = 0;
   double rtol = 0.0;
+  bool allow_zero =
+      false;  // let a known rank reach zeros, for a caller that has another method left
 };
 
 enum class Method { automatic, direct, gram, qr };
@@ -25,10 +28,11 @@ struct Spectrum {
   Index p = 0;     // number of singular values, zeros included
   Index rank = 0;  // k
   double sigma_max = 0.0, sigma_min = 0.0;
-  double next_max = 0.0, next_min = 0.0;  // sigma_2 and sigma_{k-1}; meaningful for k >= 2
-  Index tied_max = 1, tied_min = 1;       // how many singular values equal each end, to rounding
+  double next_max = 0.0, next_min = 0.0;    // sigma_2 and sigma_{k-1}; meaningful for k >= 2
+  std::optional<double> below_min;          // sigma_{k+1}, where there is one: counted as zero
+  Index tied_max = 1, tied_min = 1;         // how many singular values equal each end, to rounding
   double noise_max = 0.0, noise_min = 0.0;  // rounding that the method leaves in each end
-  DoubleDouble squares;                   // F = sum sigma_i^2
+  DoubleDouble squares;                     // F = sum sigma_i^2
   int exponent = 0;
 
   bool all_tied() const { return tied_max >= rank; }
@@ -58,6 +62,11 @@ class Decomposition {
   void set_method(const char* method) { method_ = method; }
   /// Count more zeros: H = Z^T Z has m singular values, however few samples there are.
   void set_p(Index p) { spectrum_.p = p; }
+  /// Rounding that the matrix brought with it.
+  void add_noise(double noise) {
+    spectrum_.noise_max += noise;
+    spectrum_.noise_min += noise;
+  }
   /// Vectors of the tied group at an end; only the first with `one`.
   virtual Vectors vectors(End end, bool one) const = 0;
 
@@ -67,8 +76,8 @@ class Decomposition {
 };
 
 /// One tridiagonal reduction, then the ends by bisection and inverse iteration. Null where H is not
-/// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with `why`
-/// saying so.
+/// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with
+/// `why` saying so.
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
                                              double tolerance, std::string& why);
 
@@ -79,10 +88,10 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& ru
 /// H = Z^T Z through the tall one, A, of Z and Z^T: the nonzero spectra of Z^T Z and Z Z^T agree.
 /// Vectors live in the smaller space.
 struct FeatureProblem {
-  MatrixView A;              // N x m or m x N, scaled by 2^-exponent where its squares need it
-  bool dual = false;         // A is Z^T
+  MatrixView A;       // N x m or m x N, scaled by 2^-exponent where its squares need it
+  bool dual = false;  // A is Z^T
   int exponent = 0;
-  SymmetricMatrix gram;      // A^T A
+  SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
 };
 FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method);

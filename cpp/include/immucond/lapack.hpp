@@ -16,15 +16,15 @@ namespace lapack {
 
 /// Every routine the core calls: (name, signature). In a signature `c` is char *, `i` the BLAS
 /// integer *, `d` double *; all routines return void.
-#define IMMUCOND_ROUTINES(X)          \
-  X(dgemm, "cciiiddididdi")           \
-  X(dsyrk, "cciiddiddi")              \
-  X(dsymm, "cciiddididdi")            \
-  X(dsytrd, "cididdddii")             \
-  X(dormtr, "ccciididdidii")          \
-  X(dgebrd, "iididddddii")            \
-  X(dormbr, "ccciiididdidii")         \
-  X(dstein, "iddidiididiii")          \
+#define IMMUCOND_ROUTINES(X)  \
+  X(dgemm, "cciiiddididdi")   \
+  X(dsyrk, "cciiddiddi")      \
+  X(dsymm, "cciiddididdi")    \
+  X(dsytrd, "cididdddii")     \
+  X(dormtr, "ccciididdidii")  \
+  X(dgebrd, "iididddddii")    \
+  X(dormbr, "ccciiididdidii") \
+  X(dstein, "iddidiididiii")  \
   X(dgeqrf, "iididdii")
 
 enum class Routine : int {
@@ -55,21 +55,22 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts();
 /// The BLAS's own thread count, or 0 where the BLAS offers no control of it.
 int threads();
 
-/// Runs the BLAS on one thread while any instance is alive (the setting is per process, so
-/// instances are counted): on small matrices, waking a pool costs more than the work. Does nothing
-/// when `engage` is false or the BLAS offers no control.
-class SingleThreadScope {
+/// Around a phase of BLAS calls: below kSingleThreadFlops it runs on one thread, since waking a
+/// pool costs more than the work. The BLAS's setting is per process; so that a large phase in one
+/// thread never sees it change (and its bits with it), small and large phases of different threads
+/// wait for each other. A phase inside another of the same thread does nothing.
+class Phase {
  public:
-  explicit SingleThreadScope(bool engage);
-  ~SingleThreadScope();
-  SingleThreadScope(const SingleThreadScope&) = delete;
-  SingleThreadScope& operator=(const SingleThreadScope&) = delete;
+  explicit Phase(double flops);
+  ~Phase();
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
 
  private:
-  bool engaged_;
+  enum class Kind { none, small, large } kind_ = Kind::none;
 };
 
-/// Below this many floating-point operations a kernel runs on one thread (docs/numerics.md).
+/// Measured: docs/numerics.md.
 inline constexpr double kSingleThreadFlops = 2e7;
 
 // The routines, by value and with 64-bit sizes whatever the table's width. A size that does not

@@ -7,7 +7,8 @@
 
 namespace immucond {
 
-/// A spectral regularizer r(sigma_1, sigma_k, F) at one spectrum: its value, and the coefficients of
+/// A spectral regularizer r(sigma_1, sigma_k, F) at one spectrum: its value, and the coefficients
+/// of
 ///
 ///     grad_S r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S,
 ///
@@ -20,9 +21,10 @@ using Regularizer = std::function<Coefficients(const Spectrum&)>;
 struct Request {
   RankRule rank;
   int degree = 0;
-  bool p_is_rank = false;      // R_well over the k nonzero singular values instead of all p
-  bool preconditioned = false; // by theta: 2 theta G instead of 2 K theta G
-  double* gradient = nullptr;  // row-major, shaped as the argument differentiated by; null: value only
+  bool p_is_rank = false;       // R_well over the k nonzero singular values instead of all p
+  bool preconditioned = false;  // by theta: 2 theta G instead of 2 K theta G
+  double* gradient =
+      nullptr;  // row-major, shaped as the argument differentiated by; null: value only
   ExtremePairs* pairs = nullptr;
 };
 
