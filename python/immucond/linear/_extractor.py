@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._validate import FloatArray, check_real
 from ._arguments import as_delta
-from ._limit import Pencil, pencil
+from ._limit import Pencil, deficit_of, pencil
 from ._root import Root, roots
 
 
@@ -83,10 +83,11 @@ def optimal_extractor(
     P, H = P.plus(delta_P), H.plus(delta_H)
     if tau > 1.0 and P.rank == 1:
         raise ValueError(f"kappa_P must be 1 for a primary task of rank 1, got {kappa_P}")
-    solved = pencil(P, H)
-    if solved.deficit and H.rank > 1:
-        raise ValueError(_unbounded(P, H, solved.deficit))
+    deficit = deficit_of(P, H)
+    if deficit and H.rank > 1:
+        raise ValueError(_unbounded(P, H, deficit))
 
+    solved = pencil(P, H)
     weights = tau ** _exponents(solved)
     theta = np.hstack([solved.vectors * np.sqrt(weights), P.null_basis / P.sigma[P.rank - 1]])
     theta *= np.linalg.norm(P.sigma) / np.sqrt(weights.sum())

@@ -66,22 +66,21 @@ class Pencil:
     vectors: FloatArray
     values: FloatArray
     rank: int
-    deficit: int
 
 
 def pencil(P: Root, H: Root) -> Pencil:
     """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
     whiten = P.range_basis / P.sigma[: P.rank]
     _, s, wt = np.linalg.svd(H.matrix @ whiten, full_matrices=True)
-    deficit = _deficit(P, H)
-    # Range(K_H) inside range(K_P): M has the rank of K_H, so there is nothing to guess.
-    rank = H.rank if deficit == 0 else int(np.count_nonzero(s > H.floor * s[0]))
+    # M has the rank of K_H, or less where range(K_H) sticks out: then kappa(M) plays no part.
+    rank = min(H.rank, s.size)
     values = np.zeros(P.rank)
-    values[: min(rank, s.size)] = s[:rank] ** 2
-    return Pencil(whiten @ wt.T, values, min(rank, s.size), deficit)
+    values[:rank] = s[:rank] ** 2
+    return Pencil(whiten @ wt.T, values, rank)
 
 
-def _deficit(P: Root, H: Root) -> int:
+def deficit_of(P: Root, H: Root) -> int:
+    """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
     if P.rank == P.dim:
         return 0
     leak = np.linalg.svd(H.matrix @ P.null_basis, compute_uv=False)
@@ -91,13 +90,14 @@ def _deficit(P: Root, H: Root) -> int:
 
 def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> ImmunityLimit:
     """Limit from the roots (to which delta has been added)."""
-    solved = pencil(P, H)
+    deficit = deficit_of(P, H)
     case: Case
     if H.rank == 1:
         kappa_M, case = 1.0, "rank-one harmful"
-    elif solved.deficit:
+    elif deficit:
         kappa_M, case = np.inf, "unbounded"
     else:
+        solved = pencil(P, H)
         kappa_M = float(solved.values[0] / solved.values[solved.rank - 1])
         if P.rank < P.dim:
             case = "restricted"
@@ -112,7 +112,7 @@ def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> Immun
         kappa_H=H.kappa,
         rank_P=P.rank,
         rank_H=H.rank,
-        deficit=solved.deficit,
+        deficit=deficit,
         delta=delta,
     )
 

@@ -12,7 +12,7 @@ from .._condition import condition_number
 from .._validate import FloatArray, check_real
 from ._arguments import as_theta
 from ._limit import ImmunityLimit, limit_of
-from ._root import RankFrom, Root, roots
+from ._root import RankFrom, Root, roots, span_of
 
 Convention = Literal["exact", "ridge"]
 
@@ -148,15 +148,23 @@ def immunity(
     """
     ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    after = as_theta(theta, P.dim)
-    before = np.eye(P.dim) if reference is None else as_theta(reference, P.dim, "reference")
+    compared = None if reference is None else as_theta(reference, P.dim, "reference")
+    return report_of(P, H, as_theta(theta, P.dim), compared, ridge)
+
+
+def report_of(
+    P: Root, H: Root, theta: FloatArray, reference: FloatArray | None = None, ridge: float = 0.0
+) -> ImmunityReport:
+    """Report from the roots."""
+    (kappa_P, rank_P), (kappa_H, rank_H) = _measure(P, H, theta, ridge, "theta")
+    (kappa_P_reference, _), (kappa_H_reference, _) = _measure(P, H, reference, ridge, "reference")
     return ImmunityReport(
-        kappa_P=_kappa(P, after, ridge, "theta", "primary"),
-        kappa_H=_kappa(H, after, ridge, "theta", "harmful"),
-        kappa_P_reference=_kappa(P, before, ridge, "reference", "primary"),
-        kappa_H_reference=_kappa(H, before, ridge, "reference", "harmful"),
-        rank_P=P.rank_through(after),
-        rank_H=H.rank_through(after),
+        kappa_P=kappa_P,
+        kappa_H=kappa_H,
+        kappa_P_reference=kappa_P_reference,
+        kappa_H_reference=kappa_H_reference,
+        rank_P=rank_P,
+        rank_H=rank_H,
         rank_from=P.rank_from,
         limit=limit_of(P, H),
         convention="ridge" if ridge else "exact",
@@ -164,11 +172,24 @@ def immunity(
     )
 
 
-def _kappa(root: Root, theta: FloatArray, ridge: float, name: str, task: str) -> float:
-    """Condition number of H(theta) by the features ``R theta``, whose Gram matrix H is."""
-    rank = root.rank_through(theta)
-    if rank == 0:
-        raise ValueError(f"{name} maps the {task} inputs to 0: H has rank 0, no condition number")
-    if ridge:
-        return condition_number(features=root.scale * (root.matrix @ theta), ridge=ridge)
-    return condition_number(features=root.matrix @ (theta / np.max(np.abs(theta))), rank=rank)
+def _measure(
+    P: Root, H: Root, theta: FloatArray | None, ridge: float, name: str
+) -> list[tuple[float, int]]:
+    """(kappa, rank) of H_P and H_H, by the features ``R theta`` whose Gram matrices they are.
+
+    None stands for the identity.
+    """
+    span = None if theta is None else span_of(theta)
+    measured = []
+    for root, task in ((P, "primary"), (H, "harmful")):
+        rank = root.rank_within(span)
+        if rank == 0:
+            raise ValueError(f"{name} maps the {task} inputs to 0: H has rank 0 and no kappa")
+        if ridge:
+            features = root.matrix if theta is None else root.matrix @ theta
+            kappa = condition_number(features=root.scale * features, ridge=ridge)
+        else:
+            features = root.matrix if theta is None else root.matrix @ (theta / np.max(abs(theta)))
+            kappa = condition_number(features=features, rank=rank)
+        measured.append((kappa, rank))
+    return measured

@@ -85,15 +85,19 @@ class Root:
             angles=np.zeros(self.dim),
         )
 
-    def rank_through(self, theta: FloatArray) -> int:
-        """Rank of ``theta^T K theta``: from the two ranges, so no scale in theta can hide it."""
-        tolerance = default_rtol(theta.shape, np.float64)
-        u, s, _ = np.linalg.svd(theta, full_matrices=False)
-        rank_theta = int(np.count_nonzero(s > tolerance * s[0]))
-        if rank_theta == self.dim:
+    def rank_within(self, span: FloatArray | None) -> int:
+        """Rank of ``theta^T K theta`` from the span of theta: no scale in theta can hide it."""
+        if span is None:
             return self.rank
-        cosines = np.linalg.svd(self.range_basis.T @ u[:, :rank_theta], compute_uv=False)
-        return int(np.count_nonzero(cosines > tolerance))
+        cosines = np.linalg.svd(self.range_basis.T @ span, compute_uv=False)
+        return int(np.count_nonzero(cosines > default_rtol(span.shape, np.float64)))
+
+
+def span_of(theta: FloatArray) -> FloatArray | None:
+    """Orthonormal basis of what theta's columns span; None where that is everything."""
+    s = np.linalg.svd(theta, compute_uv=False)
+    rank = int(np.count_nonzero(s > default_rtol(theta.shape, np.float64) * s[0]))
+    return None if rank == theta.shape[0] else np.linalg.svd(theta)[0][:, :rank]
 
 
 def root_of_inputs(

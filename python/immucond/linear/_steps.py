@@ -13,7 +13,7 @@ from .._rank import rank_rule
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray, as_float64, as_matrix
 from ._arguments import as_theta
-from ._root import root_of_gram
+from ._root import root_of_gram, span_of
 
 
 def step_interval(
@@ -76,7 +76,7 @@ def step_interval(
         root = root_of_gram(gram, "gram", rank=rank)
         A = as_theta(theta, root.dim)
         size = float(np.max(np.abs(A)))
-        p, k, of_theta = A.shape[1], root.rank_through(A), True
+        p, k, of_theta = A.shape[1], root.rank_within(span_of(A)), True
         if k == 0:
             raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
         sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False) ** 2
