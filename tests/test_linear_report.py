@@ -37,6 +37,22 @@ def test_report_is_what_numpy_says(seed, d, m):
     assert by_gram.rir == pytest.approx(report.rir, rel=1e-6)
 
 
+@given(seeds, st.integers(2, 6), st.integers(1, 6))
+def test_limit_relative_to_a_reference(seed, d, m):
+    X_P, X_H = tasks(seed, d)
+    rng = np.random.default_rng(seed + 1)
+    theta, reference = rng.normal(size=(d, m)), rng.normal(size=(d, d))
+    for ridge in (0.0, 1e-6):
+        report = ic.linear.immunity(theta, X_P, X_H, reference=reference, ridge=ridge)
+        # The limit of the tasks whose inputs are the reference's features.
+        limit = ic.linear.immunity_limit(X_P=X_P @ reference, X_H=X_H @ reference)
+        assert report.limit.rir == pytest.approx(limit.rir, rel=1e-6)
+        assert report.limit.kappa_M == pytest.approx(limit.kappa_M, rel=1e-6)
+    best = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H)
+    report = ic.linear.immunity(best, X_P, X_H, reference=reference)
+    assert report.rir == pytest.approx(report.limit.rir, rel=1e-6)
+
+
 @given(seeds, st.integers(1, 6), st.sampled_from([1e-6, 1.0, 100.0]))
 def test_ridge_convention_is_that_of_the_published_code(seed, d, ridge):
     X_P, X_H = tasks(seed, d)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,8 @@ class ImmunityReport:
     rank_from : {"X", "K", "given"}
         What decided the ranks: the inputs, their Gram matrices, or the caller.
     limit : ImmunityLimit
-        The most any invertible extractor can reach, in the exact convention.
+        The most any invertible extractor can reach relative to the reference, in the exact
+        convention.
     convention : {"exact", "ridge"}
         ``"exact"``: over the nonzero eigenvalues; ``"ridge"``: of ``H + ridge I``, which depends
         on the scale of theta and is not bounded by the limit.
@@ -158,6 +159,7 @@ def report_of(
     """Report from the roots."""
     (kappa_P, rank_P), (kappa_H, rank_H) = _measure(P, H, theta, ridge, "theta")
     (kappa_P_reference, _), (kappa_H_reference, _) = _measure(P, H, reference, ridge, "reference")
+    limit = limit_of(P, H)
     return ImmunityReport(
         kappa_P=kappa_P,
         kappa_H=kappa_H,
@@ -166,10 +168,16 @@ def report_of(
         rank_P=rank_P,
         rank_H=rank_H,
         rank_from=P.rank_from,
-        limit=limit_of(P, H),
+        limit=limit if reference is None else _relative_to(limit, P, H, reference),
         convention="ridge" if ridge else "exact",
         ridge=ridge,
     )
+
+
+def _relative_to(limit: ImmunityLimit, P: Root, H: Root, reference: FloatArray) -> ImmunityLimit:
+    """Limit of the RIR relative to a reference: ``kappa_H <= kappa_M kappa_P`` is as it was."""
+    (kappa_P, _), (kappa_H, _) = _measure(P, H, reference, 0.0, "reference")
+    return replace(limit, rir=limit.kappa_M * (kappa_P / kappa_H))
 
 
 def _measure(
