@@ -10,6 +10,7 @@ import scipy.special
 
 from .._validate import FloatArray, check_choice
 from ..linear._arguments import as_targets
+from ..linear._rows import condensed
 
 
 class Loss(ABC):
@@ -21,18 +22,11 @@ class Loss(ABC):
 
 
 class SquaredLoss(Loss):
-    """``||X v - y||^2 / (N c)``.
-
-    The R factor of [X y] stands in for both: the norm is the same, and no later step depends on N.
-    """
+    """``||X v - y||^2 / (N c)``, on condensed rows: no step depends on N."""
 
     def __init__(self, X: FloatArray, y: FloatArray) -> None:
         self._entries = y.size
-        d = X.shape[1]
-        if X.shape[0] > d + y.shape[1]:
-            reduced: FloatArray = np.linalg.qr(np.hstack([X, y]), mode="r")  # type: ignore[assignment]
-            X, y = reduced[:, :d], reduced[:, d:]
-        self._X, self._y = X, y
+        self._X, self._y = condensed(X, y)
 
     def value_and_grad(self, v: FloatArray) -> tuple[float, FloatArray]:
         residual = self._X @ v - self._y

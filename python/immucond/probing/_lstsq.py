@@ -12,7 +12,7 @@ from ._problem import Problem
 def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:  # noqa: ARG001
     """Excess loss and squared distance to w* before and after one solve on the features.
 
-    Run on Z itself by ``scipy.linalg.lstsq`` (pivoted QR), so that what kappa costs in digits
+    Run on the features by ``scipy.linalg.lstsq`` (pivoted QR), so that what kappa costs in digits
     shows.
     """
     Z, y, mu = problem.Z, problem.y, problem.weight_decay

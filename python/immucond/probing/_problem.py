@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .._rank import rank_rule
 from .._validate import FloatArray, as_float64, as_matrix, check_real
 from ..linear._arguments import as_targets
+from ..linear._rows import condensed
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Problem:
 
     Attributes
     ----------
-    Z, y : (N, m) and (N, c) array
-        Features and targets.
+    Z, y : (n, m) and (n, c) array
+        Features and targets, condensed to n <= m + c rows.
     weight_decay : float
         mu.
     curvature : (k,) array
@@ -77,6 +78,7 @@ class Problem:
         b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", "Z"))
         mu = check_real(weight_decay, "weight_decay", low=0.0) / Z_scale / Z_scale
 
+        A, b = condensed(A, b)
         u, s, vt = np.linalg.svd(A, full_matrices=False)
         k = known or int(np.count_nonzero(s > rtol * s[0]))
         u, s, vt = u[:, :k], s[:k], vt[:k]
