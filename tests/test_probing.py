@@ -66,7 +66,8 @@ def test_cg_is_scipys(seed, N, m, c, mu):
     b = (Z.T @ y).T.ravel()
     for t in range(1, min(4, trace.rank) + 1):
         w = scipy.sparse.linalg.cg(H, b, rtol=1e-15, maxiter=t)[0].reshape(c, m).T
-        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-6, abs=1e-9)
+        # Late steps carry the rounding of the early ones.
+        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), abs=1e-6 * trace.loss[0])
 
 
 @given(seeds, st.integers(1, 4))
