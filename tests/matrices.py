@@ -1,6 +1,8 @@
 """Matrices to try the kernels on, and what is true of them in exact or 60-digit arithmetic."""
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -173,6 +175,16 @@ def typed_matrices(draw: st.DrawFn, max_side: int = 40) -> np.ndarray:
         info = np.iinfo(dtype)
         a = rng.integers(max(info.min, -(2**53)), min(info.max, 2**53), size=shape, endpoint=True)
     return LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))](a.astype(dtype))
+
+
+# ---- calls ----
+
+
+def quiet(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """The result, whatever it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **keywords)
 
 
 # ---- the truth ----

@@ -1,6 +1,5 @@
 """Extreme singular pairs against NumPy and, bound for bound, against 60-digit arithmetic."""
 
-import threading
 import warnings
 
 import mpmath
@@ -19,8 +18,8 @@ from matrices import (
     matrices,
     orthonormal,
     psd_matrices,
+    quiet,
     scales,
-    seeds,
     separated,
     spectra,
     true_eigenvalues,
@@ -28,16 +27,8 @@ from matrices import (
     with_eigenvalues,
     with_singular_values,
 )
-from threadpoolctl import threadpool_limits
 
 import immucond as ic
-
-
-def quiet(function, *args, **keywords):
-    """The result, whatever it warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, **keywords)
 
 
 def true_feature_eigenvalues(Z):
@@ -393,7 +384,7 @@ def test_exact_types_are_computed_in_float64(dtype):
     assert np.isclose(pairs.condition_number, 2.0, rtol=1e-15)
 
 
-# ---- scale, layout, determinism, threads ----
+# ---- scale, layout, dtype ----
 
 
 @given(S=matrices, exponent=st.integers(-900, 900))
@@ -438,57 +429,6 @@ def test_layout_and_dtype_do_not_matter(function, given_matrices, truth, layout,
     assert np.isclose(got.sigma_max, expected.sigma_max, rtol=1e-13)
     assert np.isclose(got.sigma_min, expected.sigma_min, rtol=1e-11)
     assert np.allclose(got.v_max, expected.v_max, atol=1e-10)
-
-
-def kernels():
-    """Calls that between them reach every kernel, on matrices from small to middling."""
-    rng = np.random.default_rng(8)
-    calls = []
-    for n, m in [(300, 40), (50, 120), (900, 100), (10, 3)]:
-        Z = rng.normal(size=(n, m))
-        H, theta = ic.gram(Z), rng.normal(size=(m, 7))
-        calls += [
-            lambda Z=Z: ic.gram(Z),
-            lambda Z=Z, t=theta: ic.feature_hessian(Z, t),
-            lambda Z=Z: ic.extreme_pairs(Z).u_min,
-            lambda H=H: ic.psd_extreme_pairs(H).v_min,
-            lambda Z=Z: ic.feature_extreme_pairs(Z, method="qr").v_min,
-            lambda Z=Z: ic.log_kappa.value_and_grad(Z)[1],
-            lambda Z=Z: ic.r_ill.value_and_grad_features(Z)[1],
-            lambda t=theta, H=H: ic.r_well.value_and_grad_theta(t, H)[1],
-        ]
-    return calls
-
-
-@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
-@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
-def test_same_input_same_bits_also_in_many_threads():
-    with threadpool_limits(1):
-        calls = kernels()
-        expected = [call() for call in calls]
-        wrong = []
-
-        def work(seed):
-            order = np.random.default_rng(seed).integers(0, len(calls), size=60)
-            wrong.extend(int(i) for i in order if not np.array_equal(calls[i](), expected[i]))
-
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
-
-
-@given(Z=matrices, seed=seeds)
-def test_the_place_in_memory_changes_no_bit(Z, seed):
-    offset = seed % 64
-    base = np.empty(Z.size + 64)
-    moved = base[offset : offset + Z.size].reshape(Z.shape)
-    moved[...] = Z
-    for function in (ic.extreme_pairs, ic.feature_extreme_pairs):
-        one, two = quiet(function, Z), quiet(function, moved)
-        assert repr(vars(one)) == repr(vars(two))
 
 
 # ---- known trouble of other tools ----
