@@ -133,6 +133,26 @@ void pack(const MatrixView& view, Index row, Index rows, double* out, Index ld) 
   });
 }
 
+using Tile = double[kTile][kTile];
+
+/// visit(i0, j0, rows, cols, tile) for every tile on or above the diagonal of the n x n
+/// column-major matrix, transposed into `tile`: tile[i][j] = a(i0 + i, j0 + j). Both the matrix's
+/// triangles are then gone through in runs, which a stride of a power of two would otherwise make
+/// collide in cache.
+template <class Visit>
+void for_each_tile_pair(const double* a, Index n, Visit visit) {
+  Tile tile;
+  for (Index j0 = 0; j0 < n; j0 += kTile) {
+    const Index cols = std::min(kTile, n - j0);
+    for (Index i0 = 0; i0 <= j0; i0 += kTile) {
+      const Index rows = std::min(kTile, n - i0);
+      for (Index j = 0; j < cols; ++j)
+        for (Index i = 0; i < rows; ++i) tile[i][j] = a[i0 + i + (j0 + j) * n];
+      visit(i0, j0, rows, cols, tile);
+    }
+  }
+}
+
 IMMUCOND_MULTIVERSION double max_abs(const double* a, Index count) {
   // Comparisons would drop NaN; sums of a * 0 keep it (and turn infinity into it).
   double largest = 0.0, poison = 0.0;
@@ -256,19 +276,23 @@ MatrixView scaled(const MatrixView& view, int exponent) {
 
 double asymmetry(const double* a, Index n) {
   double largest = 0.0;
-  for (Index i0 = 0; i0 < n; i0 += kTile)
-    for (Index j0 = i0; j0 < n; j0 += kTile)
-      for (Index j = j0; j < std::min(n, j0 + kTile); ++j)
-        for (Index i = i0; i < std::min(j, i0 + kTile); ++i)
-          largest = std::max(largest, std::fabs(a[i + j * n] - a[j + i * n]));
+  for_each_tile_pair(a, n, [&](Index i0, Index j0, Index rows, Index cols, const Tile& upper) {
+    for (Index i = 0; i < rows; ++i) {
+      const double* lower = a + j0 + (i0 + i) * n;
+      for (Index j = 0; j < cols; ++j)
+        largest = std::max(largest, std::fabs(upper[i][j] - lower[j]));
+    }
+  });
   return largest;
 }
 
 void mirror_upper(double* a, Index n) {
-  for (Index i0 = 0; i0 < n; i0 += kTile)
-    for (Index j0 = i0; j0 < n; j0 += kTile)
-      for (Index j = j0; j < std::min(n, j0 + kTile); ++j)
-        for (Index i = i0; i < std::min(j, i0 + kTile); ++i) a[j + i * n] = a[i + j * n];
+  for_each_tile_pair(a, n, [&](Index i0, Index j0, Index rows, Index cols, const Tile& upper) {
+    for (Index i = 0; i < rows; ++i) {
+      double* lower = a + j0 + (i0 + i) * n;
+      for (Index j = i0 == j0 ? i : 0; j < cols; ++j) lower[j] = upper[i][j];
+    }
+  });
 }
 
 void require_representable(const double* a, Index count, const char* what) {

@@ -1,0 +1,117 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "immucond/compensated.hpp"
+#include "immucond/matrix_view.hpp"
+#include "immucond/symmetric.hpp"
+
+namespace immucond {
+
+/// How the rank k is found: given (known > 0), or as the number of singular values of *what was
+/// given* above rtol times the largest.
+struct RankRule {
+  Index known = 0;
+  double rtol = 0.0;
+  bool allow_zero =
+      false;  // let a known rank reach zeros, for a caller that has another method left
+};
+
+enum class Method { automatic, direct, gram, qr };
+
+/// The ends of a spectrum sigma_1 >= ... >= sigma_k > 0, in units of 2^exponent, so that nothing
+/// computed from them over- or underflows.
+struct Spectrum {
+  Index p = 0;     // number of singular values, zeros included
+  Index rank = 0;  // k
+  double sigma_max = 0.0, sigma_min = 0.0;
+  double next_max = 0.0, next_min = 0.0;    // sigma_2 and sigma_{k-1}; meaningful for k >= 2
+  std::optional<double> below_min;          // sigma_{k+1}, where there is one: counted as zero
+  Index tied_max = 1, tied_min = 1;         // how many singular values equal each end, to rounding
+  double noise_max = 0.0, noise_min = 0.0;  // rounding that the method leaves in each end
+  DoubleDouble squares;                     // F = sum sigma_i^2
+  int exponent = 0;
+
+  bool all_tied() const { return tied_max >= rank; }
+  bool determined_min() const { return noise_min < sigma_min / 2; }
+  /// p sigma_1^2 - F >= 0 and F - k sigma_k^2 >= 0, which cancel where singular values are close.
+  double below_max() const;
+  double above_min() const;
+};
+
+enum class End { max, min };
+
+/// Orthonormal singular vectors of the singular values at one end, as columns.
+struct Vectors {
+  Index count = 0;
+  std::vector<double> left, right;  // left is empty where it equals right
+  const std::vector<double>& u() const { return left.empty() ? right : left; }
+};
+
+/// x / ||x||, in place.
+void normalize(double* x, Index n, Index stride = 1);
+/// The largest component of each column becomes positive, so that results do not depend on a
+/// reduction's signs. `partner` follows.
+void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner = nullptr,
+               Index partner_rows = 0);
+
+class Decomposition;
+
+/// The factor R of a QR of the features, in units of 2^exponent, with its own decomposition.
+struct Triangle {
+  MatrixView unit;
+  const Decomposition* decomposition;
+  double noise;  // what the factorization rounded, in the units of R's singular values
+};
+
+/// What a method offers: the ends of the spectrum at once, vectors only when they are asked for.
+/// This is the seam for further methods; they differ in how they find the ends, not in what is
+/// done with them.
+class Decomposition {
+ public:
+  virtual ~Decomposition() = default;
+  const Spectrum& spectrum() const { return spectrum_; }
+  const char* method() const { return method_; }
+  void set_method(const char* method) { method_ = method; }
+  /// Count more zeros: H = Z^T Z has m singular values, however few samples there are.
+  void set_p(Index p) { spectrum_.p = p; }
+  /// Rounding that the matrix brought with it.
+  void add_noise(double noise) {
+    spectrum_.noise_max += noise;
+    spectrum_.noise_min += noise;
+  }
+  /// Vectors of the tied group at an end; only the first with `one`.
+  virtual Vectors vectors(End end, bool one) const = 0;
+  /// Where the spectrum is that of R^T R: R.
+  virtual const Triangle* triangle() const { return nullptr; }
+
+ protected:
+  Spectrum spectrum_;
+  const char* method_ = "direct";
+};
+
+/// One tridiagonal reduction, then the ends by bisection and inverse iteration. Null where H is not
+/// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with
+/// `why` saying so.
+std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
+                                             double tolerance, std::string& why);
+
+/// One bidiagonal reduction; the ends from the Golub-Kahan tridiagonal matrix. A symmetric positive
+/// semidefinite S goes to decompose_psd.
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule);
+
+/// H = Z^T Z through the tall one, A, of Z and Z^T: the nonzero spectra of Z^T Z and Z Z^T agree.
+/// Vectors live in the smaller space.
+struct FeatureProblem {
+  MatrixView A;       // N x m or m x N, scaled by 2^-exponent where its squares need it
+  bool dual = false;  // A is Z^T
+  int exponent = 0;
+  SymmetricMatrix gram;                          // A^T A
+  std::unique_ptr<Decomposition> decomposition;  // of A^T A
+};
+FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method);
+
+}  // namespace immucond

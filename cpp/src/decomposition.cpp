@@ -1,0 +1,390 @@
+#include "immucond/decomposition.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "immucond/errors.hpp"
+#include "immucond/gram.hpp"
+#include "immucond/tridiagonal.hpp"
+
+namespace immucond {
+namespace {
+
+constexpr double kEps = std::numeric_limits<double>::epsilon();
+
+/// What orthogonal reductions leave in each singular value, relative to the largest: the usual
+/// sqrt(n) growth with a margin of four, and no less than small matrices show.
+double reduction_noise(Index n) {
+  return 4.0 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
+}
+
+/// Beyond this relative error in sigma_min the Gram matrix is given up for a QR of the features.
+constexpr double kGramTolerance = 1e-6;
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+/// The flops of reducing a rows x cols matrix, rows >= cols (half of them for a symmetric one).
+double reduction_flops(Index rows, Index cols) {
+  return 4.0 / 3.0 * static_cast<double>(rows) * static_cast<double>(cols) *
+         static_cast<double>(cols);
+}
+
+[[noreturn]] void throw_rank_zero(const char* name) {
+  throw std::invalid_argument(std::string(name) +
+                              " has rank 0 (every singular value is zero): it has no condition "
+                              "number and no extreme pairs");
+}
+
+/// count sigma^2 - squares.
+double excess(double sigma, Index count, DoubleDouble squares) {
+  return (two_product(sigma, sigma) * static_cast<double>(count) + -squares).value();
+}
+
+/// The ends among the `count` largest eigenvalues of T.
+Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, DoubleDouble squares) {
+  Spectrum s;
+  s.p = count;
+  s.squares = squares;
+  const std::vector<double> top = T.eigenvalues({1, std::min<Index>(2, count)});
+  s.sigma_max = top[0];
+  s.next_max = top[1];
+  s.rank = rule.known;
+  if (s.rank == 0) s.rank = std::clamp<Index>(T.count_above(rule.rtol * s.sigma_max), 1, count);
+  if (s.rank > count)
+    throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
+                                std::to_string(count) + " singular values");
+  const std::vector<double> bottom =
+      T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1), std::min<Index>(s.rank + 1, count)});
+  s.sigma_min = std::fabs(bottom[0]);
+  s.next_min = bottom[1];
+  if (s.rank < count) s.below_min = std::max(0.0, bottom[2]);
+  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !rule.allow_zero)
+    throw std::invalid_argument(
+        "rank = " + std::to_string(s.rank) +
+        " was given, and that many singular values are not nonzero: number " +
+        std::to_string(s.rank) + " is 0 to the range of float64");
+  const double noise = reduction_noise(count) * s.sigma_max;
+  s.noise_max = s.noise_min = noise;
+  const std::vector<Index> above = T.counts_above({s.sigma_max - noise, s.sigma_min + noise});
+  s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
+  s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
+  if (s.all_tied()) {
+    s.tied_min = s.rank;
+    s.sigma_min = s.next_max = s.next_min = s.sigma_max;
+  }
+  return s;
+}
+
+/// The eigenvalues of T at the tied group of an end, ascending.
+std::vector<double> end_values(const Tridiagonal& T, const Spectrum& s, End end, bool one) {
+  const Index count = one ? 1 : end == End::max ? s.tied_max : s.tied_min;
+  if (count == 1) return {end == End::max ? s.sigma_max : s.sigma_min};
+  std::vector<Index> positions;
+  for (Index i = 0; i < count; ++i) positions.push_back((end == End::max ? count : s.rank) - i);
+  return T.eigenvalues(positions);
+}
+
+// ---- symmetric positive semidefinite: H = Q T Q^T ----
+
+class PsdDecomposition final : public Decomposition {
+ public:
+  PsdDecomposition(std::vector<double> reflectors, std::vector<double> tau, Tridiagonal T,
+                   Spectrum spectrum)
+      : reflectors_(std::move(reflectors)), tau_(std::move(tau)), T_(std::move(T)) {
+    spectrum_ = spectrum;
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    const Index n = T_.size();
+    const std::vector<double> values = end_values(T_, spectrum_, end, one);
+    Vectors result;
+    result.count = static_cast<Index>(values.size());
+    result.right.resize(size(n * result.count));
+    const lapack::Phase phase(reduction_flops(n, n));
+    T_.eigenvectors(values, result.right.data());
+    lapack::ormtr(n, result.count, reflectors_.data(), n, tau_.data(), result.right.data(), n);
+    fix_signs(result.right, n);
+    return result;
+  }
+
+ private:
+  mutable std::vector<double> reflectors_;  // dormtr changes and restores it
+  std::vector<double> tau_;
+  Tridiagonal T_;
+};
+
+// ---- general: S = Q B P^T, B bidiagonal ----
+
+/// [0 B^T; B 0] permuted to a tridiagonal matrix with zero diagonal (Golub and Kahan 1965): its
+/// eigenvalues are +-sigma_i, its vectors interleave v and u.
+Tridiagonal golub_kahan(const std::vector<double>& d, const std::vector<double>& e) {
+  std::vector<double> off_diagonal;
+  for (std::size_t i = 0; i < d.size(); ++i) {
+    if (i > 0) off_diagonal.push_back(e[i - 1]);
+    off_diagonal.push_back(d[i]);
+  }
+  return {std::vector<double>(2 * d.size(), 0.0), std::move(off_diagonal)};
+}
+
+class GeneralDecomposition final : public Decomposition {
+ public:
+  /// `a` is rows x cols column-major with rows >= cols, entries of order one; `swapped` says that
+  /// it is the transpose of the matrix meant.
+  GeneralDecomposition(std::vector<double> a, Index rows, Index cols, bool swapped,
+                       const RankRule& rule, int exponent, const char* name)
+      : reflectors_(std::move(a)),
+        rows_(rows),
+        cols_(cols),
+        swapped_(swapped),
+        tauq_(size(cols)),
+        taup_(size(cols)) {
+    std::vector<double> d(size(cols)), e(size(cols));
+    const lapack::Phase phase(2 * reduction_flops(rows, cols));
+    lapack::gebrd(rows, cols, reflectors_.data(), rows, d.data(), e.data(), tauq_.data(),
+                  taup_.data());
+    e.resize(size(cols - 1));
+    T_ = golub_kahan(d, e);
+    const DoubleDouble squares =
+        sum_of_squares(d.data(), cols) + sum_of_squares(e.data(), cols - 1);
+    if (T_.radius() == 0.0) throw_rank_zero(name);
+    spectrum_ = read_ends(T_, cols, rule, squares);
+    spectrum_.exponent = exponent;
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    const std::vector<double> values = end_values(T_, spectrum_, end, one);
+    const Index count = static_cast<Index>(values.size()), n = 2 * cols_;
+    std::vector<double> z(size(n * count));
+    const lapack::Phase phase(2 * reduction_flops(rows_, cols_));
+    T_.eigenvectors(values, z.data());
+    std::vector<double> q(size(rows_ * count)), p(size(cols_ * count));
+    for (Index j = 0; j < count; ++j) {
+      // Near sigma = 0 the vectors of +sigma and -sigma mix, which changes only the two halves'
+      // lengths.
+      double* column = z.data() + j * n;
+      normalize(column, cols_, 2);
+      normalize(column + 1, cols_, 2);
+      for (Index i = 0; i < cols_; ++i) {
+        p[size(i + j * cols_)] = column[2 * i];
+        q[size(i + j * rows_)] = column[2 * i + 1];
+      }
+    }
+    lapack::ormbr_q(rows_, cols_, count, reflectors_.data(), rows_, tauq_.data(), q.data(), rows_);
+    lapack::ormbr_p(cols_, count, reflectors_.data(), rows_, taup_.data(), p.data(), cols_);
+    Vectors result;
+    result.count = count;
+    result.left = std::move(swapped_ ? p : q);
+    result.right = std::move(swapped_ ? q : p);
+    fix_signs(result.right, swapped_ ? rows_ : cols_, &result.left, swapped_ ? cols_ : rows_);
+    return result;
+  }
+
+ private:
+  mutable std::vector<double> reflectors_;
+  Index rows_, cols_;
+  bool swapped_;
+  std::vector<double> tauq_, taup_;
+  Tridiagonal T_;
+};
+
+// ---- features: H = R^T R, R from a QR of the features, streamed by row blocks ----
+
+/// A square matrix as 2^exponent times entries of order one, column-major.
+struct SquareMatrix {
+  std::vector<double> data;
+  int exponent = 0;
+};
+
+/// R (m x m, zeros below) of A (N x m), N >= m: each block of rows is stacked under the R so far
+/// and reduced again.
+SquareMatrix streamed_qr(const MatrixView& A) {
+  const Index m = A.cols;
+  const Index block_rows = std::clamp<Index>((Index{4} << 17) / m, m, 16 * m);
+  const Index ld = m + block_rows;
+  std::vector<double> r(size(m * m)), stack(size(ld * m)), tau(size(m));
+  RowBlocks blocks(A, block_rows);
+  const lapack::Phase phase(1.5 * reduction_flops(ld, m));
+  for (Dense block{}; blocks.next(block);) {
+    for (Index j = 0; j < m; ++j) {
+      double* column = stack.data() + j * ld;
+      std::copy_n(r.data() + j * m, m, column);
+      const double* from = block.op == 'T' ? block.data + j : block.data + j * block.ld;
+      const Index step = block.op == 'T' ? block.ld : 1;
+      for (Index i = 0; i < block.rows; ++i) column[m + i] = from[i * step];
+    }
+    lapack::geqrf(m + block.rows, m, stack.data(), ld, tau.data());
+    for (Index j = 0; j < m; ++j) std::copy_n(stack.data() + j * ld, j + 1, r.data() + j * m);
+  }
+  const Index step = sizeof(double);
+  const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});
+  scale_by_power(r.data(), m * m, -exponent, A.name);
+  return {std::move(r), exponent};
+}
+
+/// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
+bool gram_carries(const Spectrum& s, const RankRule& rule, Index n) {
+  const double noise = reduction_noise(n);
+  const bool rank_seen = rule.known > 0 || rule.rtol * rule.rtol >= noise || s.rank == n;
+  return rank_seen && noise * s.sigma_max < kGramTolerance * s.sigma_min;
+}
+
+/// The decomposition of R, told as that of H = R^T R.
+class QrDecomposition final : public Decomposition {
+ public:
+  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
+      : r_(streamed_qr(A)),
+        general_(r_.data, A.cols, A.cols, /*swapped=*/false, rule, r_.exponent, A.name) {
+    constexpr Index step = sizeof(double);
+    const Spectrum& r = general_.spectrum();
+    const double noise = reduction_noise(A.rows) * r.sigma_max;
+    triangle_ = {{r_.data.data(), Dtype::f64, A.cols, A.cols, step, A.cols * step, A.name},
+                 &general_,
+                 noise};
+    spectrum_ = r;
+    spectrum_.sigma_max = r.sigma_max * r.sigma_max;
+    spectrum_.sigma_min = r.sigma_min * r.sigma_min;
+    spectrum_.next_max = r.next_max * r.next_max;
+    spectrum_.next_min = r.next_min * r.next_min;
+    if (r.below_min) spectrum_.below_min = *r.below_min * *r.below_min;
+    spectrum_.noise_max = (2 * r.sigma_max + noise) * noise;
+    spectrum_.noise_min = (2 * r.sigma_min + noise) * noise;
+    if (spectrum_.sigma_min < std::numeric_limits<double>::min())
+      throw std::overflow_error("the condition number of the Gram matrix of " +
+                                std::string(A.name) + " is not representable in float64: that of " +
+                                A.name + " is " + format(r.sigma_max / r.sigma_min));
+    // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
+    spectrum_.exponent = 2 * r_.exponent;
+    const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
+    spectrum_.squares =
+        sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
+    method_ = "qr";
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    Vectors result = general_.vectors(end, one);
+    result.left.clear();
+    return result;
+  }
+
+  const Triangle* triangle() const override { return &triangle_; }
+
+ private:
+  SquareMatrix r_;
+  GeneralDecomposition general_;
+  Triangle triangle_{};
+};
+
+}  // namespace
+
+void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
+               Index partner_rows) {
+  const Index columns = static_cast<Index>(a.size()) / rows;
+  for (Index j = 0; j < columns; ++j) {
+    double* column = a.data() + j * rows;
+    const double* largest = std::max_element(
+        column, column + rows, [](double x, double y) { return std::fabs(x) < std::fabs(y); });
+    if (*largest >= 0.0) continue;
+    for (Index i = 0; i < rows; ++i) column[i] = -column[i];
+    if (partner != nullptr)
+      for (Index i = 0; i < partner_rows; ++i) (*partner)[size(i + j * partner_rows)] *= -1.0;
+  }
+}
+
+void normalize(double* x, Index n, Index stride) {
+  double squares = 0.0;
+  for (Index i = 0; i < n; ++i) squares += x[i * stride] * x[i * stride];
+  const double norm = std::sqrt(squares);
+  if (norm > 0.0)
+    for (Index i = 0; i < n; ++i) x[i * stride] /= norm;
+}
+
+double Spectrum::below_max() const { return std::max(0.0, excess(sigma_max, p, squares)); }
+double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, rank, squares)); }
+
+std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
+                                             double tolerance, std::string& why) {
+  const Index n = H.n;
+  std::vector<double> d(size(n)), e(size(n)), tau(size(n));
+  {
+    const lapack::Phase phase(reduction_flops(n, n));
+    lapack::sytrd(n, H.data.data(), n, d.data(), e.data(), tau.data());
+  }
+  e.resize(size(n - 1));
+  const DoubleDouble off = sum_of_squares(e.data(), n - 1);
+  const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
+  Tridiagonal T(std::move(d), std::move(e));
+  if (T.radius() == 0.0) throw_rank_zero(H.name);
+  const double allowed = std::max(tolerance, 10 * reduction_noise(n)) * T.radius();
+  const std::vector<Index> above = T.counts_above({-allowed, 0.0});
+  if (above[0] < n || above[1] == 0) {
+    const std::vector<double> ends = T.eigenvalues({1, n});
+    why = " must be positive semidefinite, and has the eigenvalue " +
+          format(std::ldexp(ends[1], H.exponent)) + " beside the largest, " +
+          format(std::ldexp(ends[0], H.exponent));
+    return nullptr;
+  }
+  Spectrum spectrum = read_ends(T, n, rule, squares);
+  spectrum.exponent = H.exponent;
+  return std::make_unique<PsdDecomposition>(std::move(H.data), std::move(tau), std::move(T),
+                                            spectrum);
+}
+
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule) {
+  const int exponent = scale_exponent(S);
+  const MatrixView unit = scaled(S, exponent);
+  if (S.rows == S.cols) {
+    SymmetricMatrix H;
+    H.n = S.rows;
+    H.exponent = exponent;
+    H.name = S.name;
+    H.data.resize(size(H.n * H.n));
+    copy_to(unit, H.data.data());
+    std::string why;
+    if (asymmetry(H.data.data(), H.n) == 0.0)
+      if (auto psd = decompose_psd(std::move(H), rule, 0.0, why)) return psd;
+  }
+  const bool swapped = S.rows < S.cols;
+  const MatrixView tall = swapped ? unit.transposed() : unit;
+  std::vector<double> a(size(tall.rows * tall.cols));
+  copy_to(tall, a.data());
+  return std::make_unique<GeneralDecomposition>(std::move(a), tall.rows, tall.cols, swapped, rule,
+                                                exponent, S.name);
+}
+
+FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method) {
+  FeatureProblem problem;
+  problem.dual = Z.rows < Z.cols;
+  problem.A = problem.dual ? Z.transposed() : Z;
+  const Index n = problem.A.cols;
+  SymmetricMatrix& G = problem.gram;
+  G.n = n;
+  G.name = Z.name;
+  G.data.resize(size(n * n));
+  double largest = 0.0;
+  problem.exponent = gram_in_range(problem.A, G.data.data(), largest);
+  if (largest == 0.0) throw_rank_zero(Z.name);
+  std::frexp(largest, &G.exponent);
+  scale_by_power(G.data.data(), n * n, -G.exponent, Z.name);
+
+  // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
+  const double noise = reduction_noise(n);
+  const double squared = rule.rtol * rule.rtol;
+  if (method != Method::qr) {
+    std::string why;
+    problem.decomposition = decompose_psd(
+        G, {rule.known, std::max(squared, noise), method == Method::automatic}, noise, why);
+    if (!problem.decomposition)
+      throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
+    problem.decomposition->set_method("gram");
+  }
+  if (method == Method::qr ||
+      (method == Method::automatic && !gram_carries(problem.decomposition->spectrum(), rule, n)))
+    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, rule);
+  problem.decomposition->set_p(Z.cols);
+  return problem;
+}
+
+}  // namespace immucond
