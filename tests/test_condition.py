@@ -74,6 +74,29 @@ def test_scale_never_matters(scale):
     )
 
 
+def test_it_needs_no_representable_singular_value():
+    S = np.array([[1.7e308, 1.7e308, 0], [1.7e308, -1.7e308, 0], [0, 0, 1e308]])
+    assert np.isclose(ic.condition_number(S), 1.7 * 2**0.5, rtol=1e-14)
+    assert ic.condition_number(np.diag([1.7e308, 1.7e308]), ridge=1.7e308) == 1.0
+    assert ic.condition_number(np.diag([1.2e308, 0.0]), ridge=1.2e308) == 2.0
+    assert ic.condition_number(np.diag([3e-324, 0.0]), ridge=1.0) == 1.0
+    assert np.isclose(ic.condition_number(features=np.diag([2e160, 1e160]), ridge=1.0), 4.0)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"S": np.diag([1, 1e-310])},
+        {"features": np.diag([1, 1e-160])},
+        {"features": np.diag([1, 1e-170])},
+        {"features": np.diag([1, 1e-310])},
+    ],
+)
+def test_beyond_the_range_it_is_an_error_and_never_infinite(keywords):
+    with pytest.raises((OverflowError, ValueError), match=r"range|not representable"):
+        quiet(ic.condition_number, **keywords, rank=2)
+
+
 # ---- ridge ----
 
 

@@ -297,6 +297,15 @@ def test_kappa_of_features_to_1e_6(shape, log_kappa):
     assert pairs.method == ("gram" if log_kappa <= 8 else "qr")
 
 
+@pytest.mark.parametrize("log_kappa", [12, 14, 16, 18, 20])
+def test_qr_is_certified_where_it_is_right(log_kappa):
+    rng = np.random.default_rng(log_kappa)
+    Z = with_singular_values(rng, 60, 6, np.geomspace(1.0, 10.0 ** (-log_kappa / 2), 6))
+    pairs = ic.feature_extreme_pairs(Z)
+    assert_certified(pairs, true_feature_eigenvalues(Z))
+    assert pairs.bound_min <= 1e-3 * pairs.sigma_min
+
+
 def test_grading_in_the_columns_costs_qr_nothing():
     rng = np.random.default_rng(3)
     Z = rng.normal(size=(50, 6)) * np.geomspace(1.0, 1e-12, 6)
@@ -361,6 +370,47 @@ def test_rtol_is_numpys(sigma, rtol):
     assert pairs.rank == np.linalg.matrix_rank(np.diag(sigma), rtol=rtol)
     signed = np.diag(sigma * [1, -1, 1, -1, 1, -1])
     assert quiet(ic.extreme_pairs, signed, rtol=rtol).rank == pairs.rank
+
+
+@given(
+    rng=generators,
+    log_a=st.floats(-12, -1),
+    log_d=st.floats(-16, -1),
+    form=st.sampled_from(["general", "psd", "auto", "gram", "qr"]),
+    by_rank=st.booleans(),
+)
+def test_bounds_hold_with_singular_values_just_below_the_cut(rng, log_a, log_d, form, by_rank):
+    a, d = 10.0**log_a, 10.0 ** (log_a + log_d)
+    sigma = np.array([1, a + d, a - d, a - 2 * d, a / 2, a / 3])
+    keywords = {"rank": 2} if by_rank else {"rtol": a}
+    if form == "psd":
+        A, function, truth = with_eigenvalues(rng, 6, sigma), *PSD[::2]
+    elif form == "general":
+        A, function, truth = with_singular_values(rng, 8, 6, sigma), *GENERAL[::2]
+    else:
+        A, function, truth = with_singular_values(rng, 9, 6, np.sqrt(sigma)), *FEATURES[::2]
+        keywords = {"rank": 2} if by_rank else {"rtol": a**0.5}
+        keywords["method"] = form
+    assert_certified(quiet(function, A, **keywords), truth(A))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_small_negative_eigenvalues_are_singular_values(dtype):
+    S = np.diag([1.0, -0.01, 0.001] + [0.0] * 17).astype(dtype)
+    pairs = ic.extreme_pairs(S, rank=2)
+    assert np.isclose(pairs.sigma_min, 0.01, rtol=1e-2)
+    assert np.isclose(pairs.u_min @ pairs.v_min, -1)
+    pairs = ic.extreme_pairs(np.diag([1, -0.05, 0.01]), rank=2, rtol=0.1)
+    assert pairs.sigma_min == 0.05
+
+
+def test_computed_in_covers_asymmetry_too():
+    rng = np.random.default_rng(13)
+    H = with_eigenvalues(rng, 8, separated(rng, 8))
+    H[1, 0] += 1e-7
+    assert ic.psd_extreme_pairs(H, computed_in=np.float32).rank == 8
+    with pytest.raises(ValueError, match="H must be symmetric"):
+        ic.psd_extreme_pairs(H)
 
 
 def test_computed_in_sets_the_noise_floor():

@@ -159,6 +159,23 @@ def test_hessian_takes_the_symmetric_part_of_a_matrix_symmetric_to_rounding():
     assert abs(got[0, 1] - 1.0) <= EPS
 
 
+@pytest.mark.parametrize(
+    ("by_theta", "by_gram"), [(-660, 1000), (660, -1000), (-530, 1010), (500, 0), (-500, 0)]
+)
+def test_hessian_scales_theta_and_gram_apart(by_theta, by_gram):
+    rng = np.random.default_rng(6)
+    theta = rng.integers(1, 5, size=(4, 3)).astype(float)
+    K = ic.gram(rng.integers(1, 5, size=(9, 4)))
+    got = ic.hessian(np.ldexp(theta, by_theta), np.ldexp(K, by_gram))
+    assert np.array_equal(got, np.ldexp(theta.T @ K @ theta, 2 * by_theta + by_gram))
+
+
+@pytest.mark.parametrize("K", [[[0.0, 0.4], [0.4, 0.0]], [[0.0, 4.0], [4.0, 0.0]], np.eye(2)])
+def test_hessian_beyond_the_range_is_an_overflow_error(K):
+    with pytest.raises(OverflowError, match="theta"):
+        ic.hessian(1e200 * np.eye(2), K)
+
+
 # ---- feature_hessian ----
 
 
@@ -204,11 +221,12 @@ def test_auto_keeps_the_digits_that_the_gram_route_cancels(smallest):
         assert error("gram") > 1e-6  # else this test would show nothing
 
 
+@pytest.mark.parametrize("method", ["features", "gram", "auto"])
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
-def test_auto_survives_a_gram_matrix_beyond_the_range(scale):
+def test_every_route_survives_a_gram_matrix_beyond_the_range(method, scale):
     rng = np.random.default_rng(5)
     X, theta = rng.normal(size=(200, 3)), rng.normal(size=(3, 3))
-    got = ic.feature_hessian(X * scale, theta / scale)
+    got = ic.feature_hessian(X * scale, theta / scale, method=method)
     assert np.allclose(got, (X @ theta).T @ (X @ theta), rtol=1e-12, atol=0)
 
 

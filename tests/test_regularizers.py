@@ -208,6 +208,26 @@ def test_by_theta_with_a_singular_gram_matrix_and_its_known_rank(r):
     assert_close(gradient, 2 * K @ theta @ G)
 
 
+@pytest.mark.parametrize("d", [1e-6, 1e-10, 1e-13, 1e-15, 1e-17, 1e-20])
+def test_a_theta_that_undoes_the_gram_matrix_is_right_or_warned_of(d):
+    """Its columns lie where K is small: the digits of theta^T K theta cancel."""
+    rng = np.random.default_rng(0)
+    q = orthonormal(rng, 6, 6)
+    K = (q * np.array([1, 1, 1, 3 * d, 2 * d, d])) @ q.T
+    K = (K + K.T) / 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value, gradient = ic.kappa.value_and_grad_theta(q[:, 3:], K)
+    assert np.isfinite(gradient).all()
+    categories = [w.category for w in caught]
+    if d >= 1e-10:
+        assert categories == []
+    if categories == []:
+        assert abs(value / 3.0 - 1) <= 0.1
+    if d <= 1e-16:
+        assert ic.AccuracyWarning in categories
+
+
 # ---- by features ----
 
 
@@ -406,8 +426,11 @@ def test_values_near_equal_spectra_keep_their_digits(r, rng, k, exponent, scale)
     with mpmath.workdps(DIGITS):
         exact = sorted((mpmath.mpf(float(s)) for s in sigma), reverse=True)
         truth = float(closed_form_value(r.name, exact, k))
-    for A in (np.diag(sigma), S, S.T):
-        assert np.isclose(quiet(r, A), truth, rtol=1e-14)
+    assert np.isclose(quiet(r, np.diag(sigma)), truth, rtol=1e-14)
+    # Reflectors round, and the spread of the spectrum is what is left of the digits.
+    allowed = 100 * EPS * sigma.max() / (sigma.max() - sigma.min())
+    for A in (S, S.T):
+        assert np.isclose(quiet(r, A), truth, rtol=allowed)
 
 
 @given(rng=generators, n=st.integers(2, 6), exponent=st.integers(1, 6))
@@ -520,6 +543,31 @@ def test_a_gradient_beyond_the_range_is_an_overflow_error():
     ):
         with pytest.raises(OverflowError, match="gradient"):
             call()
+
+
+@pytest.mark.parametrize("tiny", [1e-160, 1e-170, 1e-310])
+def test_kappa_beyond_the_range_is_an_error_and_never_nan(tiny):
+    S = np.diag([1.0, tiny])
+    for r in (ic.kappa, ic.log_kappa):
+        with pytest.raises((OverflowError, ValueError), match=r"range|not representable"):
+            quiet(r.value_and_grad_features, S, rank=2)
+    with pytest.raises((OverflowError, ValueError), match=r"range|not representable"):
+        quiet(ic.kappa.value_and_grad, S, rank=2)
+
+
+@pytest.mark.parametrize("tiny", [1e-20, 1e-100, 1e-140])
+def test_kappa_near_the_end_of_the_range(tiny):
+    S = np.diag([1.0, tiny])
+    for method, power in (
+        (ic.log_kappa.value_and_grad, 1),
+        (ic.log_kappa.value_and_grad_features, 2),
+    ):
+        value, gradient = quiet(method, S, rank=2)
+        assert np.isclose(value, -power * np.log(tiny), rtol=1e-13)
+        assert_close(gradient, np.diag([power, -power / tiny]))
+    value, gradient = quiet(ic.kappa.value_and_grad, S, rank=2)
+    assert np.isclose(value, 1 / tiny, rtol=1e-13)
+    assert_close(gradient, np.diag([1 / tiny, -1 / tiny**2]))
 
 
 def test_underflow_is_zero():
