@@ -43,11 +43,12 @@ def test_the_rule_in_all_its_forms():
         dtype = np.dtype(np.float32)
         return rank_rule(shape, dtype, rank=rank, rtol=rtol, computed_in=computed_in, given=given)
 
-    assert rule() == (0, 5 * 2.0**-23)
-    assert rule(given="features") == (0, 4 * 3**0.5 * 2.0**-23)
-    assert rule(computed_in=np.float64) == (0, 5 * 2.0**-52)
-    assert rule(rtol=1e-3, computed_in=np.float64) == (0, 1e-3)
-    assert rule(rank=2, rtol=0.0) == (2, 0.0)
+    single, double = 2.0**-23, 2.0**-52
+    assert rule() == (0, 5 * single, single)
+    assert rule(given="features") == (0, 4 * 3**0.5 * single, single)
+    assert rule(computed_in=np.float64) == (0, 5 * double, double)
+    assert rule(rtol=1e-3, computed_in=np.float64) == (0, 1e-3, double)
+    assert rule(rank=2, rtol=0.0) == (2, 0.0, single)
     # A tolerance beyond 1 would leave no singular value.
     assert rule(shape=(5, 10**6), computed_in="bfloat16")[1] < 1
 

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -90,6 +91,14 @@ py::dict pairs_dict(ExtremePairs p) {
                   "bound_min"_a = p.bound_min, "determined_min"_a = p.determined_min,
                   "method"_a = p.method, "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min,
                   "exponent"_a = p.exponent);
+}
+
+/// (known rank or 0, rtol, precision of the entries), as _rank.py decides them.
+using Rule = std::tuple<Index, double, double>;
+
+Given given_of(const Rule& rule) {
+  const auto& [rank, rtol, precision] = rule;
+  return {.rank = rank, .rtol = rtol, .precision = precision};
 }
 
 Method method_of(const std::string& method) {
@@ -239,49 +248,48 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "psd_extreme_pairs",
-      [](const py::array& H, Index rank, double rtol, const std::string& name) {
+      [](const py::array& H, const Rule& rule, const std::string& name) {
         const MatrixView view = view_of(H, name.c_str());
-        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, {rank, rtol}); }));
+        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, given_of(rule)); }));
       },
-      py::arg("H"), py::arg("rank"), py::arg("rtol"), py::arg("name") = "H");
+      py::arg("H"), py::arg("rule"), py::arg("name") = "H");
 
   m.def(
       "extreme_pairs",
-      [](const py::array& S, Index rank, double rtol, const std::string& name) {
+      [](const py::array& S, const Rule& rule, const std::string& name) {
         const MatrixView view = view_of(S, name.c_str());
-        return pairs_dict(without_gil([&] { return extreme_pairs(view, {rank, rtol}); }));
+        return pairs_dict(without_gil([&] { return extreme_pairs(view, given_of(rule)); }));
       },
-      py::arg("S"), py::arg("rank"), py::arg("rtol"), py::arg("name") = "S");
+      py::arg("S"), py::arg("rule"), py::arg("name") = "S");
 
   m.def(
       "feature_extreme_pairs",
-      [](const py::array& Z, Index rank, double rtol, const std::string& method,
-         const std::string& name) {
+      [](const py::array& Z, const Rule& rule, const std::string& method, const std::string& name) {
         const MatrixView view = view_of(Z, name.c_str());
         return pairs_dict(without_gil(
-            [&] { return feature_extreme_pairs(view, {rank, rtol}, method_of(method)); }));
+            [&] { return feature_extreme_pairs(view, given_of(rule), method_of(method)); }));
       },
-      py::arg("Z"), py::arg("rank"), py::arg("rtol"), py::arg("method"), py::arg("name") = "Z");
+      py::arg("Z"), py::arg("rule"), py::arg("method"), py::arg("name") = "Z");
 
   m.def(
       "evaluate",
-      [](const py::function& coefficients, int degree, const py::array& S, Index rank, double rtol,
+      [](const py::function& coefficients, int degree, const py::array& S, const Rule& rule,
          bool p_is_rank, bool gradient, bool pairs) {
         const MatrixView view = view_of(S, "S");
-        const Request request{.rank = {rank, rtol}, .degree = degree, .p_is_rank = p_is_rank};
+        const Request request{.given = given_of(rule), .degree = degree, .p_is_rank = p_is_rank};
         return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
                          [&](const auto& r, const auto& q) { return evaluate(r, view, q); });
       },
-      py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rank"), py::arg("rtol"),
+      py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rule"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
 
   m.def(
       "evaluate_theta",
       [](const py::function& coefficients, int degree, const py::array& theta, const py::array& K,
-         Index rank, double rtol, bool p_is_rank, bool preconditioned, bool gradient, bool pairs) {
+         const Rule& rule, bool p_is_rank, bool preconditioned, bool gradient, bool pairs) {
         const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");
         require_size(map.rows == view.rows, map, view, "theta needs as many rows as gram");
-        const Request request{.rank = {rank, rtol},
+        const Request request{.given = given_of(rule),
                               .degree = degree,
                               .p_is_rank = p_is_rank,
                               .preconditioned = preconditioned};
@@ -290,19 +298,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             [&](const auto& r, const auto& q) { return evaluate_theta(r, map, view, q); });
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("theta"), py::arg("gram"),
-      py::arg("rank"), py::arg("rtol"), py::arg("p_is_rank"), py::arg("preconditioned"),
-      py::arg("gradient"), py::arg("pairs"));
+      py::arg("rule"), py::arg("p_is_rank"), py::arg("preconditioned"), py::arg("gradient"),
+      py::arg("pairs"));
 
   m.def(
       "evaluate_features",
-      [](const py::function& coefficients, int degree, const py::array& Z, Index rank, double rtol,
+      [](const py::function& coefficients, int degree, const py::array& Z, const Rule& rule,
          bool p_is_rank, bool gradient, bool pairs) {
         const MatrixView view = view_of(Z, "Z");
-        const Request request{.rank = {rank, rtol}, .degree = degree, .p_is_rank = p_is_rank};
+        const Request request{.given = given_of(rule), .degree = degree, .p_is_rank = p_is_rank};
         return evaluated(
             coefficients, view.rows, view.cols, request, gradient, pairs,
             [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
       },
-      py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rank"), py::arg("rtol"),
+      py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rule"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
 }

@@ -44,15 +44,15 @@ double excess(double sigma, Index count, DoubleDouble squares) {
 }
 
 /// The ends among the `count` largest eigenvalues of T.
-Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, DoubleDouble squares) {
+Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, DoubleDouble squares) {
   Spectrum s;
   s.p = count;
   s.squares = squares;
   const std::vector<double> top = T.eigenvalues({1, std::min<Index>(2, count)});
   s.sigma_max = top[0];
   s.next_max = top[1];
-  s.rank = rule.known;
-  if (s.rank == 0) s.rank = std::clamp<Index>(T.count_above(rule.rtol * s.sigma_max), 1, count);
+  s.rank = given.rank;
+  if (s.rank == 0) s.rank = std::clamp<Index>(T.count_above(given.rtol * s.sigma_max), 1, count);
   if (s.rank > count)
     throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
                                 std::to_string(count) + " singular values");
@@ -61,14 +61,24 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const RankRule& rule, Doub
   s.sigma_min = std::fabs(bottom[0]);
   s.next_min = bottom[1];
   if (s.rank < count) s.below_min = std::max(0.0, bottom[2]);
-  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !rule.allow_zero)
+  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !given.allow_zero)
     throw std::invalid_argument(
         "rank = " + std::to_string(s.rank) +
         " was given, and that many singular values are not nonzero: number " +
         std::to_string(s.rank) + " is 0 to the range of float64");
-  const double noise = reduction_noise(count) * s.sigma_max;
-  s.noise_max = s.noise_min = noise;
-  const std::vector<Index> above = T.counts_above({s.sigma_max - noise, s.sigma_min + noise});
+  s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
+  // The data's own rounding, about r sigma_max in norm whatever the size, moves a singular value of
+  // what was given by as much: of Z^T Z an eigenvalue by (sqrt(sigma) + r sqrt(sigma_max))^2 -
+  // sigma.
+  const double r = 4 * given.precision;
+  const auto tie = [&](double sigma) {
+    const double step = r * s.sigma_max;
+    const double moved =
+        given.features ? 2 * std::sqrt(sigma) * r * std::sqrt(s.sigma_max) + r * step : step;
+    return s.noise_max + moved;
+  };
+  const std::vector<Index> above =
+      T.counts_above({s.sigma_max - tie(s.sigma_max), s.sigma_min + tie(s.sigma_min)});
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
   if (s.all_tied()) {
@@ -134,7 +144,7 @@ class GeneralDecomposition final : public Decomposition {
   /// `a` is rows x cols column-major with rows >= cols, entries of order one; `swapped` says that
   /// it is the transpose of the matrix meant.
   GeneralDecomposition(std::vector<double> a, Index rows, Index cols, bool swapped,
-                       const RankRule& rule, int exponent, const char* name)
+                       const Given& given, int exponent, const char* name)
       : reflectors_(std::move(a)),
         rows_(rows),
         cols_(cols),
@@ -150,7 +160,7 @@ class GeneralDecomposition final : public Decomposition {
     const DoubleDouble squares =
         sum_of_squares(d.data(), cols) + sum_of_squares(e.data(), cols - 1);
     if (T_.radius() == 0.0) throw_rank_zero(name);
-    spectrum_ = read_ends(T_, cols, rule, squares);
+    spectrum_ = read_ends(T_, cols, given, squares);
     spectrum_.exponent = exponent;
   }
 
@@ -225,18 +235,18 @@ SquareMatrix streamed_qr(const MatrixView& A) {
 }
 
 /// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
-bool gram_carries(const Spectrum& s, const RankRule& rule, Index n) {
+bool gram_carries(const Spectrum& s, const Given& given, Index n) {
   const double noise = reduction_noise(n);
-  const bool rank_seen = rule.known > 0 || rule.rtol * rule.rtol >= noise || s.rank == n;
+  const bool rank_seen = given.rank > 0 || given.rtol * given.rtol >= noise || s.rank == n;
   return rank_seen && noise * s.sigma_max < kGramTolerance * s.sigma_min;
 }
 
 /// The decomposition of R, told as that of H = R^T R.
 class QrDecomposition final : public Decomposition {
  public:
-  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const RankRule& rule)
+  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const Given& given)
       : r_(streamed_qr(A)),
-        general_(r_.data, A.cols, A.cols, /*swapped=*/false, rule, r_.exponent, A.name) {
+        general_(r_.data, A.cols, A.cols, /*swapped=*/false, given, r_.exponent, A.name) {
     constexpr Index step = sizeof(double);
     const Spectrum& r = general_.spectrum();
     const double noise = reduction_noise(A.rows) * r.sigma_max;
@@ -304,7 +314,7 @@ void normalize(double* x, Index n, Index stride) {
 double Spectrum::below_max() const { return std::max(0.0, excess(sigma_max, p, squares)); }
 double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, rank, squares)); }
 
-std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
+std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& given,
                                              double tolerance, std::string& why) {
   const Index n = H.n;
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
@@ -326,13 +336,13 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& 
           format(std::ldexp(ends[0], H.exponent));
     return nullptr;
   }
-  Spectrum spectrum = read_ends(T, n, rule, squares);
+  Spectrum spectrum = read_ends(T, n, given, squares);
   spectrum.exponent = H.exponent;
   return std::make_unique<PsdDecomposition>(std::move(H.data), std::move(tau), std::move(T),
                                             spectrum);
 }
 
-std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule) {
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given) {
   const int exponent = scale_exponent(S);
   const MatrixView unit = scaled(S, exponent);
   if (S.rows == S.cols) {
@@ -344,17 +354,17 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& ru
     copy_to(unit, H.data.data());
     std::string why;
     if (asymmetry(H.data.data(), H.n) == 0.0)
-      if (auto psd = decompose_psd(std::move(H), rule, 0.0, why)) return psd;
+      if (auto psd = decompose_psd(std::move(H), given, 0.0, why)) return psd;
   }
   const bool swapped = S.rows < S.cols;
   const MatrixView tall = swapped ? unit.transposed() : unit;
   std::vector<double> a(size(tall.rows * tall.cols));
   copy_to(tall, a.data());
-  return std::make_unique<GeneralDecomposition>(std::move(a), tall.rows, tall.cols, swapped, rule,
+  return std::make_unique<GeneralDecomposition>(std::move(a), tall.rows, tall.cols, swapped, given,
                                                 exponent, S.name);
 }
 
-FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method) {
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Method method) {
   FeatureProblem problem;
   problem.dual = Z.rows < Z.cols;
   problem.A = problem.dual ? Z.transposed() : Z;
@@ -371,18 +381,21 @@ FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Met
 
   // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
   const double noise = reduction_noise(n);
-  const double squared = rule.rtol * rule.rtol;
+  const double squared = given.rtol * given.rtol;
   if (method != Method::qr) {
+    Given of_gram = given;
+    of_gram.rtol = std::max(squared, noise);
+    of_gram.features = true;
+    of_gram.allow_zero = method == Method::automatic;
     std::string why;
-    problem.decomposition = decompose_psd(
-        G, {rule.known, std::max(squared, noise), method == Method::automatic}, noise, why);
+    problem.decomposition = decompose_psd(G, of_gram, noise, why);
     if (!problem.decomposition)
       throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
     problem.decomposition->set_method("gram");
   }
   if (method == Method::qr ||
-      (method == Method::automatic && !gram_carries(problem.decomposition->spectrum(), rule, n)))
-    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, rule);
+      (method == Method::automatic && !gram_carries(problem.decomposition->spectrum(), given, n)))
+    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, given);
   problem.decomposition->set_p(Z.cols);
   return problem;
 }

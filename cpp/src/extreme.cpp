@@ -205,24 +205,24 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   return pairs;
 }
 
-ExtremePairs psd_extreme_pairs(const MatrixView& H, const RankRule& rule) {
-  SymmetricMatrix matrix = read_symmetric(H, rule.rtol);
+ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given) {
+  SymmetricMatrix matrix = read_symmetric(H, given.rtol);
   // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
   const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
   const int exponent = matrix.exponent;
   const MatrixView unit = matrix.exact ? scaled(H, exponent) : part.view();
   std::string why;
-  const auto decomposition = decompose_psd(std::move(matrix), rule, rule.rtol, why);
+  const auto decomposition = decompose_psd(std::move(matrix), given, given.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why);
   return certified_psd(unit, exponent, *decomposition);
 }
 
-ExtremePairs extreme_pairs(const MatrixView& S, const RankRule& rule) {
-  return certified_general(S, *decompose(S, rule));
+ExtremePairs extreme_pairs(const MatrixView& S, const Given& given) {
+  return certified_general(S, *decompose(S, given));
 }
 
-ExtremePairs feature_extreme_pairs(const MatrixView& Z, const RankRule& rule, Method method) {
-  return certified_features(decompose_features(Z, rule, method));
+ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given, Method method) {
+  return certified_features(decompose_features(Z, given, method));
 }
 
 }  // namespace immucond

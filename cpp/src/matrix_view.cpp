@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "immucond/multiversion.hpp"
 
@@ -179,6 +180,7 @@ std::optional<Dense> direct(const MatrixView& view) {
 }
 
 [[noreturn]] void throw_not_finite(const MatrixView& view, Index row, Index col, double value) {
+  if (view.flipped) std::swap(row, col);
   throw std::invalid_argument(std::string(view.name) + " must be finite, and holds " +
                               (std::isnan(value) ? "NaN" : "infinity") + " at row " +
                               std::to_string(row) + ", column " + std::to_string(col));

@@ -120,7 +120,7 @@ void finish(double* gradient, Index count, int exponent, const Coefficients& c) 
 }  // namespace
 
 Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request) {
-  const auto decomposition = decompose(S, request.rank);
+  const auto decomposition = decompose(S, request.given);
   const Spectrum& s = decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);
   const Evaluation result = evaluation(s, c, request.degree, s.exponent);
@@ -141,7 +141,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
                           const Request& request) {
   const Index d = theta.rows, m = theta.cols;
   const double flops = static_cast<double>(d) * static_cast<double>(m) * static_cast<double>(d + m);
-  const SymmetricMatrix gram = read_symmetric(K, request.rank.rtol);
+  const SymmetricMatrix gram = read_symmetric(K, request.given.rtol);
   const int theta_exponent = scale_exponent(theta);
   std::vector<double> map(static_cast<std::size_t>(d * m)), product(map.size());
   copy_to(scaled(theta, theta_exponent), map.data());
@@ -155,26 +155,25 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
              d);
     symmetric_product(map.data(), product.data(), d, m, H.data.data());
   }
-  H.exponent = scale_exponent(H.view());
-  scale_by_power(H.data.data(), m * m, -H.exponent, H.name);
+  const int unit = scale_exponent(H.view());
+  scale_by_power(H.data.data(), m * m, -unit, H.name);
+  H.exponent = 2 * theta_exponent + gram.exponent + unit;
 
   // What rounding leaves of H where the sums of theta^T K theta cancel.
-  const double noise = std::ldexp(forming_noise(map, gram), -H.exponent);
+  Given given = request.given;
+  given.forming = std::ldexp(forming_noise(map, gram), -unit);
   std::string why;
-  const auto decomposition =
-      decompose_psd(H, request.rank, std::max(request.rank.rtol, noise), why);
+  const auto decomposition = decompose_psd(H, given, std::max(given.rtol, given.forming), why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
-  decomposition->add_noise(noise);
   const Spectrum& s = decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);
-  const int outer = 2 * theta_exponent + gram.exponent;  // of theta^T K theta against `product`
-  const int exponent = outer + s.exponent;
+  const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
     ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), exponent, *decomposition);
-    pairs.bound_max += std::ldexp(noise, exponent);
-    pairs.bound_min += std::ldexp(noise, exponent);
-    pairs.determined_min = pairs.determined_min && noise < s.sigma_min / 2;
+    pairs.bound_max += std::ldexp(given.forming, exponent);
+    pairs.bound_min += std::ldexp(given.forming, exponent);
+    pairs.determined_min = pairs.determined_min && given.forming < s.sigma_min / 2;
   }
   if (request.gradient == nullptr) return result;
   const Gradient parts = gradient_parts(*decomposition, c);
@@ -191,7 +190,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
 }
 
 Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Request& request) {
-  FeatureProblem problem = decompose_features(Z, request.rank, Method::automatic);
+  FeatureProblem problem = decompose_features(Z, request.given, Method::automatic);
   const Index n = problem.gram.n, m = Z.cols;
   const Spectrum& s = problem.decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);

@@ -80,7 +80,7 @@ def condition_number(
             computed_in=computed_in,
             given="features",
         )
-        fields = _core.feature_extreme_pairs(array, *rule, "auto", "features")
+        fields = _core.feature_extreme_pairs(array, rule, "auto", "features")
         size = array.shape[1]
     else:
         assert S is not None
@@ -89,7 +89,7 @@ def condition_number(
             array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in
         )
         kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
-        fields = kernel(array, *rule, "S")
+        fields = kernel(array, rule, "S")
         size = min(array.shape)
     largest, smallest = fields["unit_max"], fields["unit_min"]
     if shift > 0.0:

@@ -8,6 +8,9 @@ _Array: TypeAlias = npt.NDArray[Any]
 _Float64: TypeAlias = npt.NDArray[np.float64]
 _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float]]
 
+# known rank or 0, rtol, eps of the entries
+_Rule: TypeAlias = tuple[int, float, float]
+
 # value, gradient, pairs, tied, determined
 Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
 
@@ -33,17 +36,16 @@ def lapack_calls() -> dict[str, int]: ...
 def gram(X: _Array) -> _Float64: ...
 def hessian(theta: _Array, gram: _Array) -> _Float64: ...
 def feature_hessian(X: _Array, theta: _Array, method: str) -> _Float64: ...
-def psd_extreme_pairs(H: _Array, rank: int, rtol: float, name: str = "H") -> dict[str, Any]: ...
-def extreme_pairs(S: _Array, rank: int, rtol: float, name: str = "S") -> dict[str, Any]: ...
+def psd_extreme_pairs(H: _Array, rule: _Rule, name: str = "H") -> dict[str, Any]: ...
+def extreme_pairs(S: _Array, rule: _Rule, name: str = "S") -> dict[str, Any]: ...
 def feature_extreme_pairs(
-    Z: _Array, rank: int, rtol: float, method: str, name: str = "Z"
+    Z: _Array, rule: _Rule, method: str, name: str = "Z"
 ) -> dict[str, Any]: ...
 def evaluate(
     coefficients: _Coefficients,
     degree: int,
     S: _Array,
-    rank: int,
-    rtol: float,
+    rule: _Rule,
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,
@@ -53,8 +55,7 @@ def evaluate_theta(
     degree: int,
     theta: _Array,
     gram: _Array,
-    rank: int,
-    rtol: float,
+    rule: _Rule,
     p_is_rank: bool,
     preconditioned: bool,
     gradient: bool,
@@ -64,8 +65,7 @@ def evaluate_features(
     coefficients: _Coefficients,
     degree: int,
     Z: _Array,
-    rank: int,
-    rtol: float,
+    rule: _Rule,
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,

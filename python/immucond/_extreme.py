@@ -186,10 +186,8 @@ def extreme_pairs(
     check_choice(method, "method", ("auto", "direct"))
     check_iteration(tol, start)
     array = as_matrix(S, "S")
-    known, tolerance = rank_rule(
-        array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
-    )
-    return pairs_with_warnings(_core.extreme_pairs(array, known, tolerance), "S", stacklevel=2)
+    rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    return pairs_with_warnings(_core.extreme_pairs(array, rule), "S", stacklevel=2)
 
 
 def psd_extreme_pairs(
@@ -239,10 +237,8 @@ def psd_extreme_pairs(
     check_choice(method, "method", ("auto", "direct"))
     check_iteration(tol, start)
     array = as_matrix(H, "H")
-    known, tolerance = rank_rule(
-        array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
-    )
-    return pairs_with_warnings(_core.psd_extreme_pairs(array, known, tolerance), "H", stacklevel=2)
+    rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    return pairs_with_warnings(_core.psd_extreme_pairs(array, rule), "H", stacklevel=2)
 
 
 def feature_extreme_pairs(
@@ -299,8 +295,8 @@ def feature_extreme_pairs(
     check_choice(method, "method", ("auto", "gram", "qr"))
     check_iteration(tol, start)
     array = as_matrix(Z, "Z")
-    known, tolerance = rank_rule(
+    rule = rank_rule(
         array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in, given="features"
     )
-    fields = _core.feature_extreme_pairs(array, known, tolerance, method)
+    fields = _core.feature_extreme_pairs(array, rule, method)
     return pairs_with_warnings(fields, "Z^T Z", stacklevel=2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -65,6 +65,14 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     return 4.0 * math.sqrt(shape[1]) * eps if given == "features" else max(shape) * eps
 
 
+class Rule(NamedTuple):
+    """What the kernels are told of the data: the known rank or 0, rtol, and the entries' eps."""
+
+    rank: int
+    rtol: float
+    precision: float
+
+
 def rank_rule(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -73,19 +81,21 @@ def rank_rule(
     rtol: float | None,
     computed_in: Any,
     given: Given = "matrix",
-) -> tuple[int, float]:
-    """Return ``(known rank or 0, rtol)``, as the kernels take them.
+) -> Rule:
+    """Return the rule that decides rank and ties.
 
     `shape` and `dtype` are those of what was given; the other arguments are the user's.
     """
+    source = dtype if computed_in is None else computed_in
+    precision = epsilon(source)
     # A default beyond 1 (a wide matrix in half precision) would leave nothing: hence the minimum.
     tolerance = (
-        min(0.5, default_rtol(shape, dtype if computed_in is None else computed_in, given))
+        min(0.5, default_rtol(shape, source, given))
         if rtol is None
         else check_real(rtol, "rtol", low=0.0, high=1.0)
     )
     if rank is None:
-        return 0, tolerance
+        return Rule(0, tolerance, precision)
     try:
         known = operator.index(rank)
     except TypeError as error:
@@ -94,4 +104,4 @@ def rank_rule(
         raise ValueError(
             f"rank must be between 1 and {min(shape)} for shape {shape}, and is {known}"
         )
-    return known, tolerance
+    return Rule(known, tolerance, precision)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,13 +12,15 @@
 
 namespace immucond {
 
-/// How the rank k is found: given (known > 0), or as the number of singular values of *what was
-/// given* above rtol times the largest.
-struct RankRule {
-  Index known = 0;
+/// What is known of the data beside its entries. The rank k is given (rank > 0), or the number of
+/// singular values of *what was given* above rtol times the largest.
+struct Given {
+  Index rank = 0;
   double rtol = 0.0;
-  bool allow_zero =
-      false;  // let a known rank reach zeros, for a caller that has another method left
+  double precision = std::numeric_limits<double>::epsilon();  // in which the entries were computed
+  double forming = 0.0;     // absolute rounding of a matrix that we formed ourselves
+  bool features = false;    // the entries' rounding is that of Z, where H = Z^T Z is decomposed
+  bool allow_zero = false;  // let a given rank reach zeros, for a caller with another method left
 };
 
 enum class Method { automatic, direct, gram, qr };
@@ -30,8 +33,8 @@ struct Spectrum {
   double sigma_max = 0.0, sigma_min = 0.0;
   double next_max = 0.0, next_min = 0.0;    // sigma_2 and sigma_{k-1}; meaningful for k >= 2
   std::optional<double> below_min;          // sigma_{k+1}, where there is one: counted as zero
-  Index tied_max = 1, tied_min = 1;         // how many singular values equal each end, to rounding
-  double noise_max = 0.0, noise_min = 0.0;  // rounding that the method leaves in each end
+  Index tied_max = 1, tied_min = 1;         // how many equal each end, to the data's rounding too
+  double noise_max = 0.0, noise_min = 0.0;  // rounding that forming and method left in each end
   DoubleDouble squares;                     // F = sum sigma_i^2
   int exponent = 0;
 
@@ -78,11 +81,6 @@ class Decomposition {
   void set_method(const char* method) { method_ = method; }
   /// Count more zeros: H = Z^T Z has m singular values, however few samples there are.
   void set_p(Index p) { spectrum_.p = p; }
-  /// Rounding that the matrix brought with it.
-  void add_noise(double noise) {
-    spectrum_.noise_max += noise;
-    spectrum_.noise_min += noise;
-  }
   /// Vectors of the tied group at an end; only the first with `one`.
   virtual Vectors vectors(End end, bool one) const = 0;
   /// Where the spectrum is that of R^T R: R.
@@ -96,12 +94,12 @@ class Decomposition {
 /// One tridiagonal reduction, then the ends by bisection and inverse iteration. Null where H is not
 /// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with
 /// `why` saying so.
-std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const RankRule& rule,
+std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& given,
                                              double tolerance, std::string& why);
 
 /// One bidiagonal reduction; the ends from the Golub-Kahan tridiagonal matrix. A symmetric positive
 /// semidefinite S goes to decompose_psd.
-std::unique_ptr<Decomposition> decompose(const MatrixView& S, const RankRule& rule);
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given);
 
 /// H = Z^T Z through the tall one, A, of Z and Z^T: the nonzero spectra of Z^T Z and Z Z^T agree.
 /// Vectors live in the smaller space.
@@ -112,6 +110,6 @@ struct FeatureProblem {
   SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
 };
-FeatureProblem decompose_features(const MatrixView& Z, const RankRule& rule, Method method);
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Method method);
 
 }  // namespace immucond

@@ -20,9 +20,9 @@ struct ExtremePairs {
   const char* method = "";
 };
 
-ExtremePairs psd_extreme_pairs(const MatrixView& H, const RankRule& rule);
-ExtremePairs extreme_pairs(const MatrixView& S, const RankRule& rule);
-ExtremePairs feature_extreme_pairs(const MatrixView& Z, const RankRule& rule, Method method);
+ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given);
+ExtremePairs extreme_pairs(const MatrixView& S, const Given& given);
+ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given, Method method);
 
 /// The certified pairs of a problem that is decomposed already.
 ExtremePairs certified_psd(const MatrixView& unit, int exponent,

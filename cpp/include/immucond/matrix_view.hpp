@@ -20,12 +20,14 @@ struct MatrixView {
   Index rows = 0, cols = 0;
   Index row_stride = 0, col_stride = 0;
   const char* name = "";
+  bool flipped = false;  // the transpose of the argument: messages give its own rows and columns
   double scale = 1.0;  // elements are read as scale * element; a power of two, so exact
 
   MatrixView transposed() const {
     MatrixView view = *this;
     std::swap(view.rows, view.cols);
     std::swap(view.row_stride, view.col_stride);
+    view.flipped = !flipped;
     return view;
   }
 };

@@ -19,7 +19,7 @@ struct Coefficients {
 using Regularizer = std::function<Coefficients(const Spectrum&)>;
 
 struct Request {
-  RankRule rank;
+  Given given;
   int degree = 0;
   bool p_is_rank = false;       // R_well over the k nonzero singular values instead of all p
   bool preconditioned = false;  // by theta: 2 theta G instead of 2 K theta G

@@ -105,7 +105,7 @@ def root_of_inputs(
 ) -> Root:
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
-    known, rtol = rank_rule(
+    known, rtol, _ = rank_rule(
         given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in, given="features"
     )
     unit, scale = _to_unit(as_float64(given, name), name)
@@ -132,9 +132,9 @@ def root_of_gram(
 ) -> Root:
     """Root of a Gram matrix that is given."""
     given = as_matrix(K, name)
-    known, rtol = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
+    rule = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
     # The kernel also refuses what is not symmetric positive semidefinite.
-    found: int = _core.psd_extreme_pairs(given, known, rtol, name)["rank"]
+    found: int = _core.psd_extreme_pairs(given, rule, name)["rank"]
     unit, scale = _to_unit(as_float64(given, name), name)
     values, vectors = np.linalg.eigh(unit)
     sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
@@ -143,10 +143,10 @@ def root_of_gram(
         vectors=vectors[:, ::-1],
         scale=float(np.sqrt(scale) * np.sqrt(values[-1])),
         rank=found,
-        rank_from="given" if known else "K",
-        floor=float(np.sqrt(rtol)),
+        rank_from="given" if rule.rank else "K",
+        floor=float(np.sqrt(rule.rtol)),
         # Davis-Kahan: on the eigenvalues, sigma_j^2, this time.
-        angles=np.minimum(1.0, rtol / sigma[:found] ** 2),
+        angles=np.minimum(1.0, rule.rtol / sigma[:found] ** 2),
     )
 
 

@@ -67,8 +67,8 @@ def step_interval(
     """
     if S is not None and theta is None and gram is None:
         given = as_matrix(S, "S")
-        known, rtol = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=None)
-        ends = _core.extreme_pairs(given, known, rtol, "S")
+        rule = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=None)
+        ends = _core.extreme_pairs(given, rule, "S")
         A = as_float64(given, "S")
         sigma = np.linalg.svd(A / np.max(np.abs(A)), compute_uv=False)
         p, k, of_theta, scale = min(A.shape), ends["rank"], False, ends["sigma_max"]

@@ -64,7 +64,7 @@ class Problem:
     ) -> Problem:
         """Check the data and solve for the minimizer."""
         given = as_matrix(Z, "Z")
-        known, rtol = rank_rule(
+        known, rtol, _ = rank_rule(
             given.shape,
             given.dtype,
             rank=rank,
