@@ -117,7 +117,7 @@ def test_extreme_pairs_against_numpy(S):
     tolerance = max(S.shape) * EPS * sigma[0]
     # At the edge of the tolerance rounding decides which side a singular value is on.
     assert (sigma > 1.5 * tolerance).sum() <= pairs.rank <= (sigma > 0.5 * tolerance).sum()
-    noise = 20 * EPS * np.sqrt(min(S.shape)) * sigma[0]
+    noise = 30 * EPS * np.sqrt(max(S.shape)) * sigma[0]
     assert abs(pairs.sigma_max - sigma[0]) <= noise
     assert abs(pairs.sigma_min - sigma[pairs.rank - 1]) <= noise
     assert np.isclose(pairs.frobenius, np.linalg.norm(S), rtol=1e-14)
@@ -156,7 +156,7 @@ def test_psd_extreme_pairs_against_numpy(H):
 def test_feature_extreme_pairs_against_numpy(method, Z):
     pairs = quiet(ic.feature_extreme_pairs, Z, method=method)
     values = np.linalg.svd(Z, compute_uv=False) ** 2
-    noise = 30 * EPS * np.sqrt(min(Z.shape)) * values[0]
+    noise = 60 * EPS * np.sqrt(max(Z.shape)) * values[0]
     assert abs(pairs.sigma_max - values[0]) <= noise
     assert abs(pairs.sigma_min - values[pairs.rank - 1]) <= noise
     assert np.isclose(pairs.frobenius, np.linalg.norm(values), rtol=1e-13)
@@ -421,7 +421,7 @@ def test_computed_in_sets_the_noise_floor():
     assert quiet(ic.feature_extreme_pairs, wide).rank == 10
     for name in (np.float32, "float32", np.dtype("f4"), "f4", ">f4"):
         assert ic.feature_extreme_pairs(wide, computed_in=name).rank == 7
-    assert ic.extreme_pairs(wide, computed_in="bfloat16").rank == 7
+    assert quiet(ic.extreme_pairs, wide, computed_in="bfloat16").rank == 7
     assert ic.extreme_pairs(Z, rtol=1e-3).rank == 7
 
 

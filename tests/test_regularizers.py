@@ -399,6 +399,22 @@ def test_r_ill_says_that_equal_singular_values_are_infinite(scale):
     assert issubclass(ic.DegenerateSpectrumError, ic.ImmucondError)
 
 
+@given(rng=generators, n=st.integers(2, 40), more=st.integers(0, 60), scale=st.floats(0.1, 10))
+def test_r_ill_knows_equal_singular_values_in_every_form(rng, n, more, scale):
+    Z = scale * orthonormal(rng, n + more, n)
+    K = ic.gram(rng.normal(size=(3 * n, n)))
+    theta = scale * np.linalg.inv(np.linalg.cholesky(K)).T
+    for call in (
+        lambda: ic.r_ill(Z),
+        lambda: ic.r_ill.value_and_grad_features(Z),
+        lambda: ic.r_ill.value_and_grad_features(Z.T),
+        lambda: ic.r_ill.value_and_grad_features(Z.astype(np.float32)),
+        lambda: ic.r_ill.value_and_grad_theta(theta, K),
+    ):
+        with pytest.raises(ic.DegenerateSpectrumError):
+            call()
+
+
 def test_no_nan_at_repeated_or_zero_singular_values():
     # PyTorch #49886, JAX #2311.
     for S in (np.eye(4), np.diag([1.0, 1.0, 0.0]), np.ones((3, 3)), np.diag([2.0, 2.0, 1.0, 1.0])):
