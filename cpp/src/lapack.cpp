@@ -1,6 +1,7 @@
 #include "immucond/lapack.hpp"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <array>
@@ -8,6 +9,7 @@
 #include <condition_variable>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <type_traits>
 
 #include "immucond/errors.hpp"
@@ -126,6 +128,14 @@ std::condition_variable phase_ended;
 int small_phases = 0, large_phases = 0;
 int threads_before = 0;
 thread_local bool inside_phase = false;
+
+/// A fork keeps only the forking thread: phases of the others never end in the child.
+void forget_phases() {
+  new (&phase_mutex) std::mutex;
+  new (&phase_ended) std::condition_variable;
+  if (small_phases > 0 && threads_before != 1) table.set_threads(threads_before);
+  small_phases = large_phases = 0;
+}
 
 // ---- calling convention: every argument by address, integers in the table's width ----
 
@@ -250,6 +260,8 @@ void bind(const std::vector<Capsule>& capsules) {
     found.address[r] = capsule->address;
   }
   find_thread_control(found);
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_phases);
+  static_cast<void>(registered);
   table = found;
 }
 

@@ -248,7 +248,7 @@ def feature_extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "gram", "qr"] = "auto",
+    method: Literal["auto", "direct", "gram", "qr"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of ``H = Z^T Z``, through the features Z.
@@ -264,11 +264,12 @@ def feature_extreme_pairs(
         As in `extreme_pairs`.
     rtol : float, optional
         On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``.
-    method : {"auto", "gram", "qr"}
+    method : {"auto", "direct", "gram", "qr"}
         "gram" squares the condition number: sigma_min of H keeps about ``16 - log10 kappa(H)``
         digits. "qr" does not, at about five times the cost; blocks of rows are merged one after the
         other, so memory does not grow with N. "auto" starts with the first and goes on to the
-        second where more than six digits are at stake, or where the rank cannot be seen otherwise.
+        second where fewer than six digits would be left, or where the rank cannot be seen
+        otherwise; so does "direct", which never iterates.
 
     Returns
     -------
@@ -292,7 +293,7 @@ def feature_extreme_pairs(
     >>> f"{pairs.condition_number:.6e}", pairs.method
     ('1.000000e+12', 'qr')
     """
-    check_choice(method, "method", ("auto", "gram", "qr"))
+    check_choice(method, "method", ("auto", "direct", "gram", "qr"))
     check_iteration(tol, start)
     array = as_matrix(Z, "Z")
     rule = rank_rule(

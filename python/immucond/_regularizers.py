@@ -20,8 +20,8 @@ from . import _core
 from ._core import Spectrum
 from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
 from ._extreme import ExtremePairs, check_iteration, pairs_from, warn_accuracy
-from ._rank import rank_rule
-from ._validate import as_matrix
+from ._rank import Rule, rank_rule
+from ._validate import Array, as_matrix
 
 Coefficients = Callable[[Spectrum], tuple[float, float, float, float]]
 
@@ -77,31 +77,78 @@ class SpectralRegularizer:
 
     @overload
     def __call__(
-        self, S: npt.ArrayLike, *, return_pairs: Literal[False] = False, **keywords: Any
+        self,
+        S: npt.ArrayLike,
+        *,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: Literal[False] = False,
+        p: Literal["rank"] | None = None,
     ) -> float: ...
     @overload
     def __call__(
-        self, S: npt.ArrayLike, *, return_pairs: Literal[True], **keywords: Any
+        self,
+        S: npt.ArrayLike,
+        *,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: Literal[True],
+        p: Literal["rank"] | None = None,
     ) -> tuple[float, ExtremePairs]: ...
-    def __call__(self, S: npt.ArrayLike, **keywords: Any) -> Any:
+    def __call__(
+        self,
+        S: npt.ArrayLike,
+        *,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: bool = False,
+        p: Literal["rank"] | None = None,
+    ) -> float | tuple[float, ExtremePairs]:
         """Return the value at a matrix.
 
         Parameters
         ----------
         S : array_like, shape (p_r, p_c)
             Any finite real matrix.
-        **keywords
-            Those of `value_and_grad`.
+        rank, rtol, computed_in, start, return_pairs, p
+            As in `value_and_grad`.
 
         Returns
         -------
         float
             Or (float, `ExtremePairs`) with ``return_pairs=True``.
         """
-        value, _, *pairs = self._by_matrix(S, gradient=False, **keywords)
+        array, rule = self._matrix(S, rank, rtol, computed_in, start)
+        value, _, *pairs = self._finish(
+            _core.evaluate(
+                self._coefficients,
+                self._degree,
+                array,
+                rule,
+                self._p_is_rank(p),
+                False,
+                return_pairs,
+            )
+        )
         return (value, *pairs) if pairs else value
 
-    def value_and_grad(self, S: npt.ArrayLike, **keywords: Any) -> tuple[Any, ...]:
+    def value_and_grad(
+        self,
+        S: npt.ArrayLike,
+        *,
+        rank: SupportsIndex | None = None,
+        rtol: float | None = None,
+        computed_in: Any = None,
+        start: ExtremePairs | None = None,
+        return_pairs: bool = False,
+        p: Literal["rank"] | None = None,
+    ) -> tuple[Any, ...]:
         """Return the value and its gradient at a matrix.
 
         Parameters
@@ -110,10 +157,10 @@ class SpectralRegularizer:
             Any finite real matrix.
         rank, rtol, computed_in, start
             As in `extreme_pairs`. The rank is fixed while differentiating.
-        p : None or "rank"
-            For `r_well` only: count all p singular values (default) or the k nonzero ones.
         return_pairs : bool
             Return the `ExtremePairs` as a third item.
+        p : None or "rank"
+            For `r_well` only: count all p singular values (default) or the k nonzero ones.
 
         Returns
         -------
@@ -136,7 +183,18 @@ class SpectralRegularizer:
         AccuracyWarning
             Where it uses a smallest singular value that is not determined.
         """
-        return self._by_matrix(S, gradient=True, **keywords)
+        array, rule = self._matrix(S, rank, rtol, computed_in, start)
+        return self._finish(
+            _core.evaluate(
+                self._coefficients,
+                self._degree,
+                array,
+                rule,
+                self._p_is_rank(p),
+                True,
+                return_pairs,
+            )
+        )
 
     def value_and_grad_theta(
         self,
@@ -241,33 +299,18 @@ class SpectralRegularizer:
             )
         )
 
-    def _by_matrix(
+    def _matrix(
         self,
         S: npt.ArrayLike,
-        *,
-        gradient: bool,
-        rank: SupportsIndex | None = None,
-        rtol: float | None = None,
-        computed_in: Any = None,
-        start: ExtremePairs | None = None,
-        return_pairs: bool = False,
-        p: Literal["rank"] | None = None,
-    ) -> tuple[Any, ...]:
+        rank: SupportsIndex | None,
+        rtol: float | None,
+        computed_in: Any,
+        start: ExtremePairs | None,
+    ) -> tuple[Array, Rule]:
         array = as_matrix(S, "S")
         check_iteration(None, start)
         rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-        return self._finish(
-            _core.evaluate(
-                self._coefficients,
-                self._degree,
-                array,
-                rule,
-                self._p_is_rank(p),
-                gradient,
-                return_pairs,
-            ),
-            stacklevel=4,
-        )
+        return array, rule
 
     def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
         if p is not None and not self._takes_p:
@@ -276,17 +319,17 @@ class SpectralRegularizer:
             raise ValueError(f"p must be None or 'rank', and is {p!r}")
         return p == "rank"
 
-    def _finish(self, evaluated: _core.Evaluated, stacklevel: int = 3) -> tuple[Any, ...]:
+    def _finish(self, evaluated: _core.Evaluated) -> tuple[Any, ...]:
         # Warnings point at the caller of the public method, which is the frame below this one.
         value, gradient, pairs, tied, determined = evaluated
         if not determined:
-            warn_accuracy("the matrix", stacklevel=stacklevel)
+            warn_accuracy("the matrix", stacklevel=3)
         if tied and gradient is not None:
             warnings.warn(
                 f"an extreme singular value that {self.name} uses is not simple to rounding: the "
                 "gradient takes the mean over the tied group",
                 DegenerateSpectrumWarning,
-                stacklevel=stacklevel,
+                stacklevel=3,
             )
         result = (value, gradient)
         return result if pairs is None else (*result, pairs_from(pairs, "the matrix"))

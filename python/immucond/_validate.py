@@ -14,7 +14,7 @@ FloatArray = npt.NDArray[np.float64]
 _LARGEST_EXACT = 2**53
 
 
-def as_array(x: npt.ArrayLike, name: str, *, ndim: int) -> Array:
+def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     """Return `x` as an array whose entries float64 holds exactly, without a copy where possible.
 
     Parameters
@@ -23,8 +23,8 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int) -> Array:
         float16, float32, float64, integers or bools.
     name : str
         The argument's name, for messages.
-    ndim : int
-        The number of dimensions needed.
+    ndim : int or None
+        The number of dimensions needed; None where any will do.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int) -> Array:
             f"{name} must hold float16, float32, float64, integers or bools, "
             f"and has dtype {array.dtype}"
         )
-    if array.ndim != ndim:
+    if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension(s), and has shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{name} must have at least one entry, and has shape {array.shape}")

@@ -8,7 +8,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, as_float64
+from .._validate import FloatArray, as_array, as_float64
 
 
 def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
@@ -21,7 +21,10 @@ def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
 
 def as_targets(y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
     """Check targets against the inputs' number of rows; one head becomes a column."""
-    targets = as_float64(y, name, ndim=1 if np.ndim(y) == 1 else 2)
+    array = as_array(y, name, ndim=None)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must have 1 or 2 dimensions, and has shape {array.shape}")
+    targets = as_float64(array, name, ndim=array.ndim)
     if targets.shape[0] != rows:
         raise ValueError(
             f"{name} must have one row a sample, {rows} as {inputs}, got shape {targets.shape}"
