@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
 TIMED_SECONDS = 1.5
@@ -271,6 +272,11 @@ def conditions(command: str) -> list[str]:
         re.search(rf"^{key}\s*: (.*)$", cpu, re.MULTILINE) for key in ("model name", "cpu family")
     )
     threads = len(os.sched_getaffinity(0))
+    blas = [
+        f"{pool['internal_api']} {pool['version']}, kernels for {pool.get('architecture', 'any')}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
     packages = ", ".join(f"{p} {version(p)}" for p in ("immucond", "numpy", "scipy", "torch"))
     return [
         f"- command: `{command}`",
@@ -279,6 +285,8 @@ def conditions(command: str) -> list[str]:
         f"- {threads} cores of {model[1] if model else platform.machine()}"
         + (f" (family {family[1]})" if family else "")
         + f", {threads} threads for everyone",
+        f"- BLAS of NumPy and SciPy: {'; '.join(sorted(set(blas)))}; of PyTorch: "
+        + ("MKL" if torch.backends.mkl.is_available() else "its own"),
     ]
 
 
