@@ -9,7 +9,6 @@
 #include <condition_variable>
 #include <limits>
 #include <mutex>
-#include <new>
 #include <type_traits>
 
 #include "immucond/errors.hpp"
@@ -129,13 +128,15 @@ int small_phases = 0, large_phases = 0;
 int threads_before = 0;
 thread_local bool inside_phase = false;
 
-/// A fork keeps only the forking thread: phases of the others never end in the child.
-void forget_phases() {
-  new (&phase_mutex) std::mutex;
-  new (&phase_ended) std::condition_variable;
-  if (small_phases > 0 && threads_before != 1) table.set_threads(threads_before);
-  small_phases = large_phases = 0;
+// A fork in the middle of another thread's phase would leave the BLAS, and these counts, in a state
+// that never ends in the child: it waits for the phases to end, and no new one starts before it is
+// done. (Handlers run before those of the BLAS, which was loaded earlier.)
+void before_fork() {
+  std::unique_lock lock(phase_mutex);
+  phase_ended.wait(lock, [] { return small_phases == 0 && large_phases == 0; });
+  lock.release();
 }
+void after_fork() { phase_mutex.unlock(); }
 
 // ---- calling convention: every argument by address, integers in the table's width ----
 
@@ -260,7 +261,7 @@ void bind(const std::vector<Capsule>& capsules) {
     found.address[r] = capsule->address;
   }
   find_thread_control(found);
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_phases);
+  static const int registered = pthread_atfork(before_fork, after_fork, after_fork);
   static_cast<void>(registered);
   table = found;
 }
