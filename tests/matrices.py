@@ -195,18 +195,20 @@ def _exact(a: npt.ArrayLike) -> mpmath.matrix:
     return mpmath.matrix([[mpmath.mpf(x) for x in row] for row in rows])
 
 
-def true_singular_values(a: npt.ArrayLike) -> list[mpmath.mpf]:
-    """Of exactly this float64 matrix, to 60 digits, descending."""
-    a = np.asarray(a)
-    with mpmath.workdps(DIGITS):
-        sigma = mpmath.svd_r(_exact(a if a.shape[0] >= a.shape[1] else a.T), compute_uv=False)
-        return sorted(sigma, reverse=True)
-
-
 def true_eigenvalues(a: npt.ArrayLike) -> list[mpmath.mpf]:
     """Of exactly this symmetric float64 matrix, to 60 digits, descending."""
     with mpmath.workdps(DIGITS):
         return sorted(mpmath.eigsy(_exact(a), eigvals_only=True), reverse=True)
+
+
+def true_singular_values(a: npt.ArrayLike) -> list[mpmath.mpf]:
+    """Of exactly this float64 matrix, to 60 digits, descending."""
+    # mpmath's own SVD now and then does not converge; thrice the digits make the squares harmless.
+    a = np.asarray(a)
+    with mpmath.workdps(3 * DIGITS):
+        tall = _exact(a if a.shape[0] >= a.shape[1] else a.T)
+        squares = mpmath.eigsy(tall.T * tall, eigvals_only=True)
+        return sorted((mpmath.sqrt(max(square, 0)) for square in squares), reverse=True)
 
 
 def finite_differences(f: Callable[[Array], float], x: Array, step: float = 1e-6) -> Array:
