@@ -95,6 +95,25 @@ def test_bounds_hold_beyond_toy_sizes(function, given_matrices, truth, n):
     assert_certified(function(A), truth(A))
 
 
+@FUNCTIONS
+@given(rng=generators, n=st.integers(2, 4), scale=st.floats(0.1, 10), dtype=st.sampled_from("efd"))
+def test_bounds_hold_where_ends_are_equal_or_nearly(
+    function, given_matrices, truth, rng, n, scale, dtype
+):
+    """To the rounding of the dtype, which is what ties are judged by."""
+    sigma = scale * (1.0 + 3 * np.finfo(dtype).eps * rng.random(n))
+    if dtype != "d":
+        A = np.diag(sigma).astype(dtype)
+    elif truth is true_eigenvalues:
+        A = with_eigenvalues(rng, n, sigma)
+    else:
+        A = with_singular_values(rng, n + 1, n, sigma)
+    exact = truth(A)
+    pairs = quiet(function, A)
+    assert_certified(pairs, exact)
+    assert abs(pairs.condition_number / float(exact[0] / exact[-1]) - 1) <= 1e-13
+
+
 def test_bounds_are_tight_where_a_gap_isolates_the_ends():
     rng = np.random.default_rng(0)
     sigma = separated(rng, 20)
