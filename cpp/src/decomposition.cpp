@@ -65,7 +65,7 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, Double
     throw std::invalid_argument(
         "rank = " + std::to_string(s.rank) +
         " was given, and that many singular values are not nonzero: number " +
-        std::to_string(s.rank) + " is 0 to the range of float64");
+        std::to_string(s.rank) + " is 0 to the range of float64 (below 2^-1020 of the largest)");
   s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
   // The data's own rounding, about r sigma_max in norm whatever the size, moves a singular value of
   // what was given by as much: of Z^T Z an eigenvalue by (sqrt(sigma) + r sqrt(sigma_max))^2 -
@@ -81,10 +81,7 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, Double
       T.counts_above({s.sigma_max - tie(s.sigma_max), s.sigma_min + tie(s.sigma_min)});
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
-  if (s.all_tied()) {
-    s.tied_min = s.rank;
-    s.sigma_min = s.next_max = s.next_min = s.sigma_max;
-  }
+  if (s.all_tied()) s.tied_min = s.rank;
   return s;
 }
 
@@ -113,7 +110,7 @@ class PsdDecomposition final : public Decomposition {
     Vectors result;
     result.count = static_cast<Index>(values.size());
     result.right.resize(size(n * result.count));
-    const lapack::Phase phase(reduction_flops(n, n));
+    const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
     T_.eigenvectors(values, result.right.data());
     lapack::ormtr(n, result.count, reflectors_.data(), n, tau_.data(), result.right.data(), n);
     fix_signs(result.right, n);
@@ -152,7 +149,7 @@ class GeneralDecomposition final : public Decomposition {
         tauq_(size(cols)),
         taup_(size(cols)) {
     std::vector<double> d(size(cols)), e(size(cols));
-    const lapack::Phase phase(2 * reduction_flops(rows, cols));
+    const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(rows, cols));
     lapack::gebrd(rows, cols, reflectors_.data(), rows, d.data(), e.data(), tauq_.data(),
                   taup_.data());
     e.resize(size(cols - 1));
@@ -168,7 +165,7 @@ class GeneralDecomposition final : public Decomposition {
     const std::vector<double> values = end_values(T_, spectrum_, end, one);
     const Index count = static_cast<Index>(values.size()), n = 2 * cols_;
     std::vector<double> z(size(n * count));
-    const lapack::Phase phase(2 * reduction_flops(rows_, cols_));
+    const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(rows_, cols_));
     T_.eigenvectors(values, z.data());
     std::vector<double> q(size(rows_ * count)), p(size(cols_ * count));
     for (Index j = 0; j < count; ++j) {
@@ -216,7 +213,7 @@ SquareMatrix streamed_qr(const MatrixView& A) {
   const Index ld = m + block_rows;
   std::vector<double> r(size(m * m)), stack(size(ld * m)), tau(size(m));
   RowBlocks blocks(A, block_rows);
-  const lapack::Phase phase(1.5 * reduction_flops(ld, m));
+  const lapack::Phase phase(lapack::Work::reduction, 1.5 * reduction_flops(ld, m));
   for (Dense block{}; blocks.next(block);) {
     for (Index j = 0; j < m; ++j) {
       double* column = stack.data() + j * ld;
@@ -319,7 +316,7 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
   const Index n = H.n;
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
   {
-    const lapack::Phase phase(reduction_flops(n, n));
+    const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
     lapack::sytrd(n, H.data.data(), n, d.data(), e.data(), tau.data());
   }
   e.resize(size(n - 1));

@@ -83,8 +83,9 @@ Dense columns_of(const MatrixView& theta, std::vector<double>& storage) {
 }  // namespace
 
 void gram(const MatrixView& X, double* out) {
-  const lapack::Phase phase(static_cast<double>(X.rows) * static_cast<double>(X.cols) *
-                            static_cast<double>(X.cols));
+  const lapack::Phase phase(
+      lapack::Work::product,
+      static_cast<double>(X.rows) * static_cast<double>(X.cols) * static_cast<double>(X.cols));
   RowBlocks blocks(X);
   double beta = 0.0;
   for (Dense block{}; blocks.next(block); beta = 1.0) accumulate_gram(block, beta, out);
@@ -101,7 +102,7 @@ void symmetric_product(const double* a, const double* b, Index d, Index m, doubl
 
 void hessian(const MatrixView& theta, const MatrixView& K, double* H) {
   const double d = static_cast<double>(theta.rows), m = static_cast<double>(theta.cols);
-  const lapack::Phase phase(2 * d * d * m + d * m * m);
+  const lapack::Phase phase(lapack::Work::product, 2 * d * d * m + d * m * m);
   const SymmetricMatrix k = read_symmetric(K);
   const int exponent = scale_exponent(theta);
   std::vector<double> storage;
@@ -129,7 +130,7 @@ void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute 
                m = static_cast<double>(theta.cols);
   const double by_features = 2 * rows * d * m + rows * m * m;
   const double by_gram = rows * d * d + 2 * d * d * m + d * m * m;
-  const lapack::Phase phase(std::min(by_features, by_gram));
+  const lapack::Phase phase(lapack::Work::product, std::min(by_features, by_gram));
   if (route == FeatureRoute::automatic && by_features <= by_gram) route = FeatureRoute::features;
   feature_hessian_in_range(X, theta, route, H);
   if (in_range(largest_diagonal(H, theta.cols))) return;

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <limits>
 #include <mutex>
 #include <type_traits>
@@ -143,8 +144,8 @@ void after_fork() { phase_mutex.unlock(); }
 /// Integer output: storage that either width of BLAS integer fits into.
 class Integers {
  public:
-  explicit Integers(Index count = 1) : storage_(static_cast<std::size_t>(count)) {}
-  void* data() { return storage_.data(); }
+  explicit Integers(Index count = 1)
+      : storage_(static_cast<std::size_t>(count) * sizeof(std::int64_t)) {}
   template <class Int>
   Int* as() {
     return reinterpret_cast<Int*>(storage_.data());
@@ -155,7 +156,7 @@ class Integers {
   }
 
  private:
-  std::vector<std::int64_t> storage_;
+  std::vector<std::byte> storage_;  // bytes may hold integers of either width
 };
 
 template <class Int, class T>
@@ -276,10 +277,10 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts() {
 
 int threads() { return table.get_threads == nullptr ? 0 : table.get_threads(); }
 
-Phase::Phase(double flops) {
+Phase::Phase(Work work, double flops) {
   if (inside_phase || table.set_threads == nullptr) return;
   std::unique_lock lock(phase_mutex);
-  if (flops < kSingleThreadFlops) {
+  if (flops < (work == Work::product ? kProductFlops : kReductionFlops)) {
     phase_ended.wait(lock, [] { return large_phases == 0; });
     if (small_phases++ == 0) {
       threads_before = table.get_threads();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "immucond/errors.hpp"
@@ -10,6 +11,8 @@
 
 namespace immucond {
 namespace {
+
+constexpr double kEps = std::numeric_limits<double>::epsilon();
 
 /// Powers of two beyond this are applied to the finished gradient, entry by entry, with a check.
 constexpr int kHarmlessExponent = 400;
@@ -32,7 +35,7 @@ Gradient gradient_parts(const Decomposition& decomposition, const Coefficients& 
   if (s.all_tied()) {
     // The mean of u v^T over all nonzero singular values is S / (k sigma): no vectors are needed,
     // and what cancels cancels exactly.
-    gradient.gamma += (c.alpha / s.sigma_max + c.beta / s.sigma_min) / static_cast<double>(s.rank);
+    gradient.gamma += (c.alpha + c.beta) / s.sigma_max / static_cast<double>(s.rank);
     return gradient;
   }
   const auto add = [&](double coefficient, End end) {
@@ -88,6 +91,7 @@ Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int 
 Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
   Spectrum seen = spectrum;
   if (p_is_rank) seen.p = seen.rank;
+  if (seen.all_tied()) seen.sigma_min = seen.sigma_max;  // what differs is rounding
   const Coefficients c = r(seen);
   if (!std::isfinite(c.value + c.alpha + c.beta + c.gamma))
     throw std::overflow_error(
@@ -97,14 +101,37 @@ Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p
   return c;
 }
 
-/// An estimate of ||computed - exact theta^T K theta||: 4 eps sum theta_ij^2 k_ii.
-double forming_noise(const std::vector<double>& theta, const SymmetricMatrix& K) {
-  double sum = 0.0;
-  for (std::size_t at = 0; at < theta.size(); ++at) {
-    const auto i = static_cast<Index>(at) % K.n;
-    sum += theta[at] * theta[at] * K.data[static_cast<std::size_t>(i * (K.n + 1))];
+/// Estimates of the rounding of h_jj in a computed theta^T K theta: 4 eps sum_i theta_ij^2 k_ii.
+/// Their sum estimates that of H in norm.
+std::vector<double> forming_noise(const std::vector<double>& theta, const SymmetricMatrix& K) {
+  std::vector<double> noise(theta.size() / static_cast<std::size_t>(K.n));
+  for (std::size_t j = 0; j < noise.size(); ++j)
+    for (Index i = 0; i < K.n; ++i) {
+      const double entry = theta[j * static_cast<std::size_t>(K.n) + static_cast<std::size_t>(i)];
+      noise[j] += 4.0 * kEps * entry * entry * K.data[static_cast<std::size_t>(i * (K.n + 1))];
+    }
+  return noise;
+}
+
+/// The rank of H scaled to unit diagonal, which columns of theta at different scales cannot hide.
+Index rank_at_unit_diagonal(SymmetricMatrix H, const std::vector<double>& noise, double rtol) {
+  const Index n = H.n;
+  std::vector<double> scale(noise.size());
+  Given given{.rank = 0, .rtol = rtol};
+  for (Index j = 0; j < n; ++j) {
+    const double square = H.data[static_cast<std::size_t>(j * (n + 1))];
+    const auto at = static_cast<std::size_t>(j);
+    scale[at] = square > 2 * noise[at] ? 1.0 / std::sqrt(square) : 0.0;
+    given.rtol += noise[at] * scale[at] * scale[at];
   }
-  return 4.0 * std::numeric_limits<double>::epsilon() * sum;
+  if (std::all_of(scale.begin(), scale.end(), [](double x) { return x == 0.0; })) return 0;
+  for (Index j = 0; j < n; ++j)
+    for (Index i = 0; i < n; ++i)
+      H.data[static_cast<std::size_t>(i + j * n)] *=
+          scale[static_cast<std::size_t>(i)] * scale[static_cast<std::size_t>(j)];
+  std::string why;
+  const auto decomposition = decompose_psd(std::move(H), given, given.rtol, why);
+  return decomposition ? decomposition->spectrum().rank : 0;
 }
 
 /// A power of two that is folded into a product's factor, where no entry can overflow by it; any
@@ -129,7 +156,8 @@ Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& re
   copy_to(scaled(S, s.exponent).transposed(), request.gradient);
   const Gradient parts = gradient_parts(*decomposition, c);
   {
-    const lapack::Phase phase(4.0 * static_cast<double>(S.rows) * static_cast<double>(S.cols));
+    const lapack::Phase phase(lapack::Work::product,
+                              4.0 * static_cast<double>(S.rows) * static_cast<double>(S.cols));
     apply(parts, S.cols, S.rows, request.gradient);
   }
   scale_by_power(request.gradient, S.rows * S.cols, s.exponent * (request.degree - 1),
@@ -150,7 +178,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   H.name = "theta^T gram theta";
   H.data.resize(static_cast<std::size_t>(m * m));
   {
-    const lapack::Phase phase(2 * flops);
+    const lapack::Phase phase(lapack::Work::product, 2 * flops);
     multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
              d);
     symmetric_product(map.data(), product.data(), d, m, H.data.data());
@@ -161,10 +189,18 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
 
   // What rounding leaves of H where the sums of theta^T K theta cancel.
   Given given = request.given;
-  given.forming = std::ldexp(forming_noise(map, gram), -unit);
+  std::vector<double> noise = forming_noise(map, gram);
+  for (double& x : noise) x = std::ldexp(x, -unit);
+  given.forming = std::accumulate(noise.begin(), noise.end(), 0.0);
+  const double tolerance = std::max(given.rtol, given.forming);
   std::string why;
-  const auto decomposition = decompose_psd(H, given, std::max(given.rtol, given.forming), why);
+  auto decomposition = decompose_psd(H, given, tolerance, why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
+  const Index seen = decomposition->spectrum().rank;
+  if (given.rank == 0 && seen < std::min(d, m)) {
+    given.rank = rank_at_unit_diagonal(H, noise, given.rtol);
+    if (given.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
+  }
   const Spectrum& s = decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);
   const int exponent = s.exponent;
@@ -177,7 +213,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   }
   if (request.gradient == nullptr) return result;
   const Gradient parts = gradient_parts(*decomposition, c);
-  const lapack::Phase phase(2 * flops);
+  const lapack::Phase phase(lapack::Work::product, 2 * flops);
   apply_symmetric(parts, m, H.data.data());
   // Row-major (d x m) is column-major (m x d): (2 K theta G)^T = 2 G (K theta)^T.
   const int left = theta_exponent + (request.preconditioned ? 0 : gram.exponent);
@@ -202,7 +238,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   const double flops =
       static_cast<double>(Z.rows) * static_cast<double>(m) * static_cast<double>(n);
   const Gradient parts = gradient_parts(*problem.decomposition, c);
-  const lapack::Phase phase(2 * flops);
+  const lapack::Phase phase(lapack::Work::product, 2 * flops);
   double* G = problem.gram.data.data();
   scale_by_power(G, n * n, problem.gram.exponent - s.exponent, "Z^T Z");
   apply_symmetric(parts, n, G);

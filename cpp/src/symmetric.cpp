@@ -34,7 +34,9 @@ SymmetricMatrix read_symmetric(const MatrixView& view, double tolerance) {
   matrix.exponent = scale_exponent(view);
   const MatrixView unit = scaled(view, matrix.exponent);
   matrix.data.resize(static_cast<std::size_t>(matrix.n * matrix.n));
-  copy_to(unit, matrix.data.data());
+  // Read along the rows or columns as they lie: the symmetric part is the same.
+  const bool by_rows = std::abs(view.col_stride) < std::abs(view.row_stride);
+  copy_to(by_rows ? unit.transposed() : unit, matrix.data.data());
   const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
     const double allowed = std::max(

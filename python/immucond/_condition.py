@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, SupportsIndex
 
+import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from ._extreme import warn_accuracy
-from ._rank import rank_rule
+from ._rank import epsilon, rank_rule
 from ._validate import as_matrix, check_real
 
 
@@ -51,10 +52,13 @@ def condition_number(
         Where not exactly one of `S` and `features` is given, an entry is not finite, the rank is 0,
         `ridge` is negative, or there is a ridge and `S` is not symmetric positive semidefinite.
 
+    OverflowError
+        Where it passes 1.8e308.
+
     Warns
     -----
     AccuracyWarning
-        Where the smallest nonzero singular value is not determined.
+        Where the smallest nonzero singular value is not determined, or with a ridge the sum.
 
     Examples
     --------
@@ -91,11 +95,22 @@ def condition_number(
         kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
         fields = kernel(array, rule, "S")
         size = min(array.shape)
+    name = "S" if features is None else "Z^T Z"
     largest, smallest = fields["unit_max"], fields["unit_min"]
-    if shift > 0.0:
-        smallest = smallest if fields["rank"] == size else 0.0
-        unit_shift = math.ldexp(shift, -fields["exponent"]) if shift < math.inf else shift
-        return float((largest + unit_shift) / (smallest + unit_shift))
-    if not fields["determined_min"]:
-        warn_accuracy("S" if features is None else "Z^T Z", stacklevel=2)
-    return float(max(largest / smallest, 1.0))
+    if shift == 0.0:
+        if not fields["determined_min"]:
+            warn_accuracy(name, stacklevel=2)
+        return float(max(largest / smallest, 1.0))
+    noise = fields["bound_min"]
+    if fields["rank"] < size:
+        smallest, noise = 0.0, size * epsilon(np.float64) * fields["sigma_max"]
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        unit_shift = np.ldexp(shift, -fields["exponent"])  # infinite beside a vanishing matrix
+        kappa = float((largest + unit_shift) / (smallest + unit_shift))
+    if math.isnan(kappa):
+        return 1.0
+    if math.isinf(kappa):
+        raise OverflowError(f"the condition number of {name} + {shift:g} I passes 1.8e308")
+    if noise > (fields["sigma_min"] + shift) / 2:
+        warn_accuracy(f"{name} + {shift:g} I", stacklevel=2)
+    return kappa

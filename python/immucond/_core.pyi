@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,11 @@ _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float
 _Rule: TypeAlias = tuple[int, float, float]
 
 # value, gradient, pairs, tied, determined
-Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
+_Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
 
+@final
 class Spectrum:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
     def p(self) -> int: ...
     @property
@@ -49,7 +51,7 @@ def evaluate(
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,
-) -> Evaluated: ...
+) -> _Evaluated: ...
 def evaluate_theta(
     coefficients: _Coefficients,
     degree: int,
@@ -60,7 +62,7 @@ def evaluate_theta(
     preconditioned: bool,
     gradient: bool,
     pairs: bool,
-) -> Evaluated: ...
+) -> _Evaluated: ...
 def evaluate_features(
     coefficients: _Coefficients,
     degree: int,
@@ -69,4 +71,4 @@ def evaluate_features(
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,
-) -> Evaluated: ...
+) -> _Evaluated: ...

@@ -21,9 +21,12 @@ from ._core import Spectrum
 from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
 from ._extreme import ExtremePairs, check_iteration, pairs_from, warn_accuracy
 from ._rank import Rule, rank_rule
-from ._validate import Array, as_matrix
+from ._validate import Array, FloatArray, as_matrix
 
 Coefficients = Callable[[Spectrum], tuple[float, float, float, float]]
+
+# What a kernel returns: value, gradient, pairs, tied, determined.
+Evaluated = tuple[float, FloatArray | None, dict[str, Any] | None, bool, bool]
 
 
 class SpectralRegularizer:
@@ -134,7 +137,8 @@ class SpectralRegularizer:
                 self._p_is_rank(p),
                 False,
                 return_pairs,
-            )
+            ),
+            "S",
         )
         return (value, *pairs) if pairs else value
 
@@ -179,7 +183,8 @@ class SpectralRegularizer:
         Warns
         -----
         DegenerateSpectrumWarning
-            Where an end that the gradient uses is not simple.
+            Where an end that the gradient uses is not simple, unless all nonzero singular values
+            are equal: there the natural subgradient has nothing to choose.
         AccuracyWarning
             Where it uses a smallest singular value that is not determined.
         """
@@ -193,7 +198,8 @@ class SpectralRegularizer:
                 self._p_is_rank(p),
                 True,
                 return_pairs,
-            )
+            ),
+            "S",
         )
 
     def value_and_grad_theta(
@@ -245,7 +251,8 @@ class SpectralRegularizer:
                 preconditioned,
                 True,
                 return_pairs,
-            )
+            ),
+            "theta^T gram theta",
         )
 
     def value_and_grad_features(
@@ -296,7 +303,8 @@ class SpectralRegularizer:
                 self._p_is_rank(p),
                 True,
                 return_pairs,
-            )
+            ),
+            "Z^T Z",
         )
 
     def _matrix(
@@ -319,20 +327,20 @@ class SpectralRegularizer:
             raise ValueError(f"p must be None or 'rank', and is {p!r}")
         return p == "rank"
 
-    def _finish(self, evaluated: _core.Evaluated) -> tuple[Any, ...]:
+    def _finish(self, evaluated: Evaluated, name: str) -> tuple[Any, ...]:
         # Warnings point at the caller of the public method, which is the frame below this one.
         value, gradient, pairs, tied, determined = evaluated
         if not determined:
-            warn_accuracy("the matrix", stacklevel=3)
+            warn_accuracy(name, stacklevel=3)
         if tied and gradient is not None:
             warnings.warn(
-                f"an extreme singular value that {self.name} uses is not simple to rounding: the "
-                "gradient takes the mean over the tied group",
+                f"an extreme singular value of {name} that {self.name} uses is not simple to "
+                "rounding: the gradient takes the mean over the tied group",
                 DegenerateSpectrumWarning,
                 stacklevel=3,
             )
         result = (value, gradient)
-        return result if pairs is None else (*result, pairs_from(pairs, "the matrix"))
+        return result if pairs is None else (*result, pairs_from(pairs, name))
 
 
 def _r_well(s: Spectrum) -> tuple[float, float, float, float]:

@@ -19,7 +19,6 @@ namespace lapack {
 #define IMMUCOND_ROUTINES(X)  \
   X(dgemm, "cciiiddididdi")   \
   X(dsyrk, "cciiddiddi")      \
-  X(dsymm, "cciiddididdi")    \
   X(dsytrd, "cididdddii")     \
   X(dormtr, "ccciididdidii")  \
   X(dgebrd, "iididddddii")    \
@@ -55,13 +54,18 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts();
 /// The BLAS's own thread count, or 0 where the BLAS offers no control of it.
 int threads();
 
-/// Around a phase of BLAS calls: below kSingleThreadFlops it runs on one thread, since waking a
-/// pool costs more than the work. The BLAS's setting is per process; so that a large phase in one
-/// thread never sees it change (and its bits with it), small and large phases of different threads
-/// wait for each other. A phase inside another of the same thread does nothing.
+/// Below so many flops a phase runs on one thread, since waking a pool costs more than the work:
+/// products gain from a second thread early, reductions (half of whose work is bound by memory)
+/// late. Measured: docs/numerics.md.
+enum class Work { product, reduction };
+inline constexpr double kProductFlops = 1e7, kReductionFlops = 1e8;
+
+/// Around a phase of BLAS calls. The BLAS's thread count is per process; so that a large phase in
+/// one thread never sees it change (and its bits with it), small and large phases of different
+/// threads wait for each other. A phase inside another of the same thread does nothing.
 class Phase {
  public:
-  explicit Phase(double flops);
+  Phase(Work work, double flops);
   ~Phase();
   Phase(const Phase&) = delete;
   Phase& operator=(const Phase&) = delete;
@@ -69,9 +73,6 @@ class Phase {
  private:
   enum class Kind { none, small, large } kind_ = Kind::none;
 };
-
-/// Measured: docs/numerics.md.
-inline constexpr double kSingleThreadFlops = 2e7;
 
 // The routines, by value and with 64-bit sizes whatever the table's width. A size that does not
 // fit the table's integers is a std::length_error, a non-zero `info` a LapackError.

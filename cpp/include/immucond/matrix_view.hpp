@@ -21,7 +21,7 @@ struct MatrixView {
   Index row_stride = 0, col_stride = 0;
   const char* name = "";
   bool flipped = false;  // the transpose of the argument: messages give its own rows and columns
-  double scale = 1.0;  // elements are read as scale * element; a power of two, so exact
+  double scale = 1.0;    // elements are read as scale * element; a power of two, so exact
 
   MatrixView transposed() const {
     MatrixView view = *this;
@@ -72,9 +72,6 @@ void copy_to(const MatrixView& view, double* out);
 /// The exponent e with 2^(e-1) <= max|a_ij| < 2^e (at least -1022), 0 for a zero matrix. Throws
 /// std::invalid_argument, naming the argument and the place, at NaN or infinity.
 int scale_exponent(const MatrixView& view);
-
-/// Throws as scale_exponent does.
-inline void require_finite(const MatrixView& view) { scale_exponent(view); }
 
 /// The matrix 2^-exponent A as a view.
 MatrixView scaled(const MatrixView& view, int exponent);
