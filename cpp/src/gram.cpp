@@ -54,7 +54,7 @@ void through_features(const MatrixView& X, const Dense& theta, double* H) {
 void through_gram(const Dense& K, const Dense& theta, double* H) {
   std::vector<double> product(static_cast<std::size_t>(theta.rows * theta.cols));
   multiply(1.0, K, theta, 0.0, product.data(), theta.rows);
-  symmetric_product(theta.data, product.data(), theta.rows, theta.cols, H);
+  symmetric_product(theta, product.data(), H);
 }
 
 bool safe_through_gram(const double* K, const Dense& theta, const double* H) {
@@ -62,7 +62,8 @@ bool safe_through_gram(const double* K, const Dense& theta, const double* H) {
   for (Index j = 0; j < theta.cols; ++j) {
     double spread = 0.0, largest = 0.0;
     for (Index i = 0; i < d; ++i) {
-      const double weight = std::fabs(theta.data[i + j * d]);
+      const Index at = theta.op == 'N' ? i + j * theta.ld : j + i * theta.ld;
+      const double weight = std::fabs(theta.data[at]);
       spread += weight * std::sqrt(K[i * (d + 1)]);
       largest = std::max(largest, weight);
     }
@@ -71,13 +72,6 @@ bool safe_through_gram(const double* K, const Dense& theta, const double* H) {
       return false;
   }
   return true;
-}
-
-/// theta in column-major storage with ld = d.
-Dense columns_of(const MatrixView& theta, std::vector<double>& storage) {
-  storage.resize(static_cast<std::size_t>(theta.rows * theta.cols));
-  copy_to(theta, storage.data());
-  return {storage.data(), theta.rows, theta.cols, theta.rows, 'N'};
 }
 
 }  // namespace
@@ -92,10 +86,12 @@ void gram(const MatrixView& X, double* out) {
   mirror_upper(out, X.cols);
 }
 
-void symmetric_product(const double* a, const double* b, Index d, Index m, double* out) {
+void symmetric_product(const Dense& a, const double* b, double* out) {
+  const Index d = a.rows, m = a.cols;
   for (Index j = 0; j < m; j += kColumnPanel) {
     const Index panel = std::min(kColumnPanel, m - j);
-    multiply(1.0, {a, j + panel, d, d, 'T'}, {b + j * d, d, panel, d, 'N'}, 0.0, out + j * m, m);
+    const Dense leading{a.data, j + panel, d, a.ld, a.op == 'N' ? 'T' : 'N'};
+    multiply(1.0, leading, {b + j * d, d, panel, d, 'N'}, 0.0, out + j * m, m);
   }
   mirror_upper(out, m);
 }
@@ -104,10 +100,11 @@ void hessian(const MatrixView& theta, const MatrixView& K, double* H) {
   const double d = static_cast<double>(theta.rows), m = static_cast<double>(theta.cols);
   const lapack::Phase phase(lapack::Work::product, 2 * d * d * m + d * m * m);
   const SymmetricMatrix k = read_symmetric(K);
-  const int exponent = scale_exponent(theta);
+  // theta is read where it lies unless its scale could take a product out of range.
+  int exponent = scale_exponent(theta);
+  if (std::abs(exponent) < 300) exponent = 0;
   std::vector<double> storage;
-  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, columns_of(scaled(theta, exponent), storage),
-               H);
+  through_gram({k.data.data(), k.n, k.n, k.n, 'N'}, whole(scaled(theta, exponent), storage), H);
   scale_by_power(H, theta.cols * theta.cols, 2 * exponent + k.exponent, "theta^T gram theta");
 }
 
@@ -115,7 +112,7 @@ namespace {
 void feature_hessian_in_range(const MatrixView& X, const MatrixView& theta, FeatureRoute route,
                               double* H) {
   std::vector<double> storage;
-  const Dense map = columns_of(theta, storage);
+  const Dense map = whole(theta, storage);
   if (route == FeatureRoute::features) return through_features(X, map, H);
   std::vector<double> K(static_cast<std::size_t>(X.cols * X.cols));
   gram(X, K.data());

@@ -181,7 +181,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
     const lapack::Phase phase(lapack::Work::product, 2 * flops);
     multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
              d);
-    symmetric_product(map.data(), product.data(), d, m, H.data.data());
+    symmetric_product({map.data(), d, m, d, 'N'}, product.data(), H.data.data());
   }
   const int unit = scale_exponent(H.view());
   scale_by_power(H.data.data(), m * m, -unit, H.name);

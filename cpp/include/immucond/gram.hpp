@@ -20,9 +20,9 @@ int gram_in_range(MatrixView& A, double* out, double& largest);
 /// H (m x m) = theta^T K theta for theta (d x m) and symmetric K (d x d), symmetric to the bit.
 void hessian(const MatrixView& theta, const MatrixView& K, double* H);
 
-/// out (m x m) = A^T B for A, B (d x m, column-major, ld = d) where the product is known to be
+/// out (m x m) = A^T B for A, B (d x m; B column-major, ld = d) where the product is known to be
 /// symmetric: only the upper half is computed.
-void symmetric_product(const double* a, const double* b, Index d, Index m, double* out);
+void symmetric_product(const Dense& a, const double* b, double* out);
 
 enum class FeatureRoute { automatic, features, gram };
 
