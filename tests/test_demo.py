@@ -333,7 +333,8 @@ def test_demo_help_explains_every_option_with_its_default(capsys):
         (["demo", "--seed", "-1"], "argument --seed: a whole number of at least 0"),
         (["demo", "--delta", "-1"], "argument --delta: a finite number of at least 0"),
         (["demo", "--delta", "nan"], "argument --delta: a finite number of at least 0"),
-        (["demo", "--lr", "inf"], "argument --lr: a finite number of at least 0"),
+        (["demo", "--lr", "0"], "argument --lr: a finite number above 0"),
+        (["demo", "--lr", "inf"], "argument --lr: a finite number above 0"),
         (
             ["demo", "--kappa-primary", "0.5"],
             "argument --kappa-primary: a finite number of at least 1",
@@ -367,6 +368,17 @@ def test_divergence_is_one_line_and_leaves_nothing(tmp_path, capsys):
     assert error.count("\n") == 1
     assert "diverged at step" in error
     assert "lower lr (given 100)" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_beyond_the_float_range_is_one_line(tmp_path, monkeypatch, capsys):
+    def overflow(*_):
+        raise OverflowError("the loss of y is beyond the float range")
+
+    monkeypatch.setattr(digits, "run", overflow)
+    assert main(["demo", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    error = capsys.readouterr().err
+    assert error == "immucond demo: error: the loss of y is beyond the float range\n"
     assert list(tmp_path.iterdir()) == []
 
 

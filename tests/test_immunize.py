@@ -284,6 +284,31 @@ def test_closed_form_with_singular_inputs():
     assert result.report.rir > 10
 
 
+@pytest.mark.parametrize("known", [{}, {"computed_in": np.float32}])
+def test_closed_form_head_follows_the_rank(known):
+    # Rank 3 of 5 in float32: a head of another rank fits the rounding noise and explodes.
+    rng = np.random.default_rng(4)
+    B = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 5))
+    X_P = B.astype(np.float32)
+    X_H = (rng.normal(size=(100, 3)) @ np.linalg.svd(B)[2][:3]).astype(np.float32)
+    y = B @ rng.normal(size=5) + 0.1 * rng.normal(size=200)
+    if known:
+        X_P, X_H = X_P.astype(np.float64), X_H.astype(np.float64)
+    result = ic.immunize.closed_form(X_P, y, X_H, **known)
+    assert result.report.rank_P == 3
+    least = np.linalg.lstsq(X_P.astype(float), y, rcond=1e-5)[0]
+    np.testing.assert_allclose(result.theta @ result.omega, least, rtol=1e-4, atol=1e-5)
+
+
+def test_algorithm1_takes_known_ranks_and_precision():
+    X_P, y_P, X_H = tasks()
+    X_P[:, 3] = 1e-7 * X_P[:, 0]
+    X_P[0, 3] += 1e-7
+    for known in ({"ranks": (3, 4)}, {"computed_in": np.float32}):
+        result = ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 1}, **known)
+        assert (result.report.rank_P, result.report.rank_H) == (3, 4)
+
+
 def test_closed_form_refuses_targets_of_another_length():
     X_P, y_P, X_H = tasks()
     with pytest.raises(ValueError, match="y_P must have one row a sample"):

@@ -69,3 +69,12 @@ def test_bad_input_is_named(function):
         function(np.eye(2), [[1, 2], [3, 4]])
     with pytest.raises(ValueError, match="theta"):
         function([[np.nan, 0], [0, 1]], np.eye(2))
+
+
+def test_quotients_beyond_the_float_range():
+    with pytest.raises(OverflowError, match="theta"):
+        ic.linear.rayleigh_spectrum(np.diag([1e200, 1.0]), np.eye(2))
+    # Neither the square of theta nor K alone has to be representable beside the other.
+    np.testing.assert_allclose(
+        ic.linear.rayleigh_spectrum(np.diag([1e160, 1e159]), np.eye(2) * 1e-300), [1e20, 1e18]
+    )

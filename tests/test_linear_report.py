@@ -1,5 +1,6 @@
 """Definition 3.1 and the RIR, as numbers."""
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,6 +120,7 @@ def test_known_ranks_win():
     assert (report.rank_P, report.rank_H, report.rank_from) == (3, 2, "given")
     assert report.kappa_P == pytest.approx(1e8)
     assert report.kappa_H == pytest.approx(1e2)
+    assert ic.linear.immunity(np.eye(3), X, X, ranks=(None, 2)).rank_from == "given"
 
 
 def test_precision_of_the_inputs_decides_the_rank():
@@ -131,6 +133,44 @@ def test_precision_of_the_inputs_decides_the_rank():
     report = ic.linear.immunity(np.eye(8), X, X)
     assert report.rank_P == 3
     assert report.kappa_P == pytest.approx(9.0, rel=1e-5)
+
+
+def graded_gram(decades: float, d: int = 5) -> np.ndarray:
+    rotate = np.linalg.qr(np.random.default_rng(7).normal(size=(d, d)))[0]
+    K = (rotate * np.logspace(0, -decades, d)) @ rotate.T
+    return (K + K.T) / 2
+
+
+@pytest.mark.parametrize("decades", [10, 12, 14])
+def test_gram_matrices_keep_the_digits_that_they_carry(decades):
+    K_P, K_H = graded_gram(decades), np.diag([1.0, 0.5, 0.3, 0.2, 0.1])
+    with mpmath.workdps(60):
+        P, H = mpmath.matrix(K_P.tolist()), mpmath.matrix(K_H.tolist())
+        whiten = mpmath.cholesky(P) ** -1
+        M = whiten * H * whiten.T
+        ends = [sorted(mpmath.eigsy((A + A.T) / 2, eigvals_only=True)) for A in (P, M)]
+        kappa_P, kappa_M = (float(values[-1] / values[0]) for values in ends)
+    report = ic.linear.immunity(np.eye(5), K_P=K_P, K_H=K_H)
+    assert report.kappa_P == pytest.approx(kappa_P, rel=1e-8)
+    assert report.limit.kappa_M == pytest.approx(kappa_M, rel=1e-4)
+    assert ic.linear.immunity_limit(K_P, K_H).rir == pytest.approx(kappa_M * kappa_P / 10, rel=1e-4)
+
+
+def test_gram_matrices_that_lost_the_small_end_warn():
+    K, theta = graded_gram(14.8), np.eye(5)
+    for call in (
+        lambda: ic.linear.immunity(theta, K_P=K, K_H=np.eye(5)),
+        lambda: ic.linear.immunity_limit(K, np.eye(5)),
+        lambda: ic.linear.optimal_extractor(K, np.eye(5)),
+        lambda: ic.linear.step_interval(ic.r_well, theta=theta, gram=K),
+    ):
+        with pytest.warns(ic.AccuracyWarning, match="of (K_P|gram) is not determined") as record:
+            call()
+        assert record[0].filename == __file__
+    # Noise that delta stands for covers the rounding: nothing is lost then.
+    ic.linear.immunity_limit(K, np.eye(5), delta=1e-8)
+    # The rank that is known leaves the rounding out.
+    ic.linear.immunity(theta, K_P=K, K_H=np.eye(5), ranks=(4, 5))
 
 
 def test_integers_and_lists_are_exact():
@@ -151,6 +191,11 @@ def test_integers_and_lists_are_exact():
         (np.eye(2), {"reference": np.eye(3)}, ValueError, "reference must have 2 rows"),
         (np.eye(2), {"reference": np.zeros((2, 2))}, ValueError, "reference maps"),
         (np.eye(2), {"K_P": np.eye(2)}, TypeError, "got X_P, X_H, K_P"),
+        (np.eye(2), {"ranks": 1}, ValueError, "ranks must be a pair.*got 1"),
+        (np.eye(2), {"ranks": (1,)}, ValueError, "ranks must be a pair"),
+        (np.eye(2), {"ranks": (1, 2, 2)}, ValueError, "ranks must be a pair"),
+        (np.eye(2), {"ranks": (2, 3)}, ValueError, "rank of X_H must be between 1 and 2"),
+        (np.eye(2), {"ranks": (1.5, 2)}, TypeError, "rank of X_P must be an integer"),
     ],
 )
 def test_bad_input_is_named(theta, keywords, error, message):

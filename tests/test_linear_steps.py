@@ -96,7 +96,7 @@ def test_end_beyond_the_float_range():
         ic.linear.step_interval(ic.r_ill, np.diag([3e150, 2e150, 1e150]))
 
 
-def test_published_interval_of_r_ill_by_theta_fails_inside():
+def test_published_interval_of_r_well_by_theta_fails_inside():
     # THEORY, erratum 2: d = 3, sigma = (10, 1, 0.5) as H after theta; printed bound 0.15.
     sigma = np.array([10.0, 1.0, 0.5])
     after = updates(sigma, ic.r_well, by_theta=True)
@@ -139,5 +139,17 @@ def test_bad_input_is_named(keywords, error, message):
 
 
 def test_only_proved_intervals():
-    with pytest.raises(ValueError, match="r_well or r_ill"):
-        ic.linear.step_interval(ic.kappa, np.diag([2.0, 1.0]))
+    namesake = ic.SpectralRegularizer("r_well", 1, lambda s: (s.sigma_max, 1.0, 0.0, 0.0))
+    for other in (ic.kappa, namesake):
+        with pytest.raises(ValueError, match=r"regularizer must be ic\.r_well or ic\.r_ill"):
+            ic.linear.step_interval(other, np.diag([2.0, 1.0]))
+    with pytest.raises(TypeError, match=r"ic\.r_well or ic\.r_ill, got 'r_well'"):
+        ic.linear.step_interval("r_well", np.diag([2.0, 1.0]))
+
+
+def test_rank_of_the_matrix_itself():
+    sigma = np.diag([4.0, 2.0, 1.0, 1e-9])
+    assert ic.linear.step_interval(ic.r_ill, sigma, rank=2) == np.inf
+    assert ic.linear.step_interval(ic.r_ill, sigma) < np.inf
+    with pytest.raises(ValueError, match="rank is given as 3, and S has at most 2"):
+        ic.linear.step_interval(ic.r_ill, np.diag([2.0, 1.0, 0.0]), rank=3)

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+FOLDERS = ["python", "cpp", "tests", "benchmarks", "docs", "scripts", ".ci", "."]
+
+
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
@@ -75,12 +78,14 @@ def test_command_is_installed() -> None:
         assert shown.stdout.strip() == f"immucond {immucond.__version__}"
 
 
-@pytest.mark.parametrize("folder", ["python", "cpp", "tests", "benchmarks", "docs", "scripts", "."])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_project_speaks_of_itself_alone(folder: str) -> None:
     local = re.compile(r"(?<![\w.])/(?:work|tmp|home|root|opt)/\w|pypi\.|pythonhosted|debian\.org")
-    kinds = {".py", ".pyi", ".cpp", ".hpp", ".md", ".toml", ".txt", ".sh"}
+    kinds = {"", ".py", ".pyi", ".cpp", ".hpp", ".md", ".toml", ".txt", ".sh", ".yml", ".yaml"}
     files = (ROOT / folder).glob("*") if folder == "." else (ROOT / folder).rglob("*")
-    for file in files:
-        if file.is_file() and file.suffix in kinds and file != Path(__file__):
+    read = [file for file in files if file.is_file() and file.suffix in kinds]
+    assert read
+    for file in read:
+        if file != Path(__file__):
             found = local.search(file.read_text())
             assert found is None, f"{file.relative_to(ROOT)}: {found.group() if found else ''}"

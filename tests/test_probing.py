@@ -178,6 +178,8 @@ def test_immunity_slows_descent_but_not_the_solve():
     [
         (np.eye(2), [1, 2], {"method": "newton"}, ValueError, "method.*gd.*cg.*lstsq.*newton"),
         (np.eye(2), [1, 2, 3], {}, ValueError, "y must have one row a sample, 2 as Z"),
+        (np.eye(2), [[1, 2], [3]], {}, ValueError, "y does not form an array"),
+        (np.eye(2), 1.0, {}, ValueError, "y must have 1 or 2 dimensions"),
         (np.eye(2), [1, np.nan], {}, ValueError, "y"),
         (np.full((2, 2), np.inf), [1, 2], {}, ValueError, "Z"),
         (np.eye(2) * 1j, [1, 2], {}, TypeError, "Z"),
@@ -204,3 +206,21 @@ def test_inputs_stay_as_they_are():
         ic.probing.probe(Z[::-1], y[::-1], method=method, steps=3)
     np.testing.assert_array_equal(Z, before[0])
     np.testing.assert_array_equal(y, before[1])
+
+
+@pytest.mark.parametrize("method", ["gd", "cg", "lstsq"])
+@pytest.mark.parametrize("decay", [1e10, 1e110, 1e200, 1e300])
+def test_any_weight_decay(method, decay):
+    Z, y = random_problem(0, 8, 3, 2)
+    trace = ic.probing.probe(Z, y, method=method, weight_decay=decay, steps=5)
+    assert trace.norm_ratio[0] == 1.0
+    # QR of [Z; sqrt(mu) I] rounds at the size of y: its tiny head keeps no digit in the end.
+    if method != "lstsq":
+        assert trace.norm_ratio[-1] < 1e-15
+    np.testing.assert_allclose(trace.loss, np.sum(y**2), rtol=1e-7)
+    assert trace.kappa == pytest.approx(1.0, rel=1e-6)
+
+
+def test_weight_decay_beyond_the_float_range_beside_the_features():
+    with pytest.raises(OverflowError, match="weight_decay = 1e"):
+        ic.probing.probe(np.eye(2) * 1e-200, [1, 2], weight_decay=1e10)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
-from ._rank import rank_rule
-from ._validate import FloatArray, as_matrix, check_choice, check_real
+from ._rank import Rule, rank_rule
+from ._validate import Array, FloatArray, as_matrix, check_choice, check_real
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,6 +88,12 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
         AccuracyWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
+    """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
+    fields = _core.psd_extreme_pairs(array, rule, name)
+    return fields["rank"], fields["unit_min"] / fields["unit_max"], fields["determined_min"]
 
 
 def pairs_from(fields: dict[str, Any], name: str) -> ExtremePairs:

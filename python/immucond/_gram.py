@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._validate import FloatArray, as_matrix, check_choice
+from ._validate import FloatArray, as_count, as_matrix, check_choice
 
 
 def gram(X: npt.ArrayLike) -> FloatArray:
@@ -17,7 +16,8 @@ def gram(X: npt.ArrayLike) -> FloatArray:
 
     One BLAS rank-k update where `X` is float64 in C or Fortran order (the same flops and the same
     bits as ``scipy.linalg.blas.dsyrk``); every other input is converted by blocks of rows, so that
-    at most 64 MiB are needed beside the result, however many rows there are.
+    at most 64 MiB are needed beside the result, however many rows there are (input in the other
+    byte order is copied first).
 
     Parameters
     ----------
@@ -144,12 +144,7 @@ class GramAccumulator:
     """
 
     def __init__(self, d: int) -> None:
-        try:
-            size = operator.index(d)
-        except TypeError as error:
-            raise TypeError(f"d must be an integer, and is {d!r}") from error
-        if size < 1:
-            raise ValueError(f"d must be at least 1, and is {size}")
+        size = as_count(d, "d", least=1)
         self._gram = np.zeros((size, size))
         self._count = 0
 

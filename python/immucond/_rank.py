@@ -9,12 +9,12 @@ singular value, whatever array they stand in now. A known rank always wins.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
+import numpy.typing as npt
 
-from ._validate import check_real
+from ._validate import as_integer, check_real
 
 Given = Literal["matrix", "features"]
 
@@ -81,6 +81,7 @@ def rank_rule(
     rtol: float | None,
     computed_in: Any,
     given: Given = "matrix",
+    rank_name: str = "rank",
 ) -> Rule:
     """Return the rule that decides rank and ties.
 
@@ -96,12 +97,14 @@ def rank_rule(
     )
     if rank is None:
         return Rule(0, tolerance, precision)
-    try:
-        known = operator.index(rank)
-    except TypeError as error:
-        raise TypeError(f"rank must be an integer, and is {rank!r}") from error
+    known = as_integer(rank, rank_name)
     if not 1 <= known <= min(shape):
         raise ValueError(
-            f"rank must be between 1 and {min(shape)} for shape {shape}, and is {known}"
+            f"{rank_name} must be between 1 and {min(shape)} for shape {shape}, and is {known}"
         )
     return Rule(known, tolerance, precision)
+
+
+def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
+    """Return the known rank, or how many of the descending singular values count as nonzero."""
+    return rule.rank or int(np.count_nonzero(sigma > rule.rtol * sigma[0]))

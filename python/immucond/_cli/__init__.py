@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{args.parser.prog}: interrupted", file=sys.stderr)
         return 130
-    except (ImmucondError, ImportError, OSError, ValueError) as error:
+    except (ArithmeticError, ImmucondError, ImportError, OSError, ValueError) as error:
         print(f"{args.parser.prog}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0

@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=_whole(1), default=1000, metavar="N", help="steps of Algorithm 1"
     )
     parser.add_argument(
-        "--lr", type=_number(0.0), default=0.005, metavar="X", help="step size of Algorithm 1"
+        "--lr",
+        type=_number(0.0, above=True),
+        default=0.005,
+        metavar="X",
+        help="step size of Algorithm 1",
     )
     parser.add_argument(
         "--delta", type=_number(0.0), default=None, metavar="X",
@@ -140,18 +144,20 @@ class _whole:  # noqa: N801  (argparse shows the name)
 
 
 class _number:  # noqa: N801
-    """Finite number of at least some size."""
+    """Finite number of at least some size, or above it."""
 
-    def __init__(self, least: float) -> None:
-        self._least = least
+    def __init__(self, least: float, *, above: bool = False) -> None:
+        self._least, self._above = least, above
 
     def __call__(self, text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value >= self._least):
+        enough = value > self._least if self._above else value >= self._least
+        if not (math.isfinite(value) and enough):
+            needed = "above" if self._above else "of at least"
             raise argparse.ArgumentTypeError(
-                f"a finite number of at least {self._least:g} is needed, got {text!r}"
+                f"a finite number {needed} {self._least:g} is needed, got {text!r}"
             )
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,9 @@ from .._errors import ImmucondError
 from .._extreme import ExtremePairs
 from .._gram import gram
 from .._regularizers import SpectralRegularizer, r_ill, r_well
-from .._validate import FloatArray, as_float64, check_choice, check_real
-from ..linear._arguments import as_count, as_theta
+from .._validate import FloatArray, as_count, as_float64, as_theta, check_choice, check_real
 from ..linear._report import report_of
-from ..linear._root import Root, roots, span_of
+from ..linear._root import Ranks, Root, roots, span_of
 from ._losses import primary_loss
 from ._result import ImmunizationResult
 
@@ -78,6 +77,8 @@ def algorithm1(
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
     seed: int | None = 0,
+    ranks: Ranks | None = None,
+    computed_in: Any = None,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> ImmunizationResult:
     r"""Immunize a linear extractor by Algorithm 1 of the paper, full batch.
@@ -124,6 +125,10 @@ def algorithm1(
         Head to start from; by default drawn from a normal distribution of variance 1/m^2.
     seed : int, optional
         Seed of that draw.
+    ranks : (int or None, int or None), optional
+        Known ranks of (X_P, X_H).
+    computed_in : dtype, optional
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
     callback : callable, optional
         Called as ``callback(step, record)`` before each step and after the last, with the history's
         entries of that moment; a true return value stops.
@@ -159,7 +164,7 @@ def algorithm1(
     >>> result.report.i > 1, result.report.ii < 1
     (True, True)
     """
-    P, H = roots(X_P, X_H, None, None)
+    P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
     lambda_P = check_real(lambda_P, "lambda_P", low=0.0)
     lambda_H = check_real(lambda_H, "lambda_H", low=0.0)
     lr, ridge = check_real(lr, "lr", low=0.0), check_real(ridge, "ridge", low=0.0)

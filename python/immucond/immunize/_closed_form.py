@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
-from .._rank import default_rtol
-from .._validate import as_float64
-from ..linear import immunity, optimal_extractor
-from ..linear._arguments import as_targets
+from .._validate import FloatArray, as_delta, as_float64, as_targets
+from ..linear._extractor import extractor_of
+from ..linear._report import report_of
+from ..linear._root import Ranks, roots
 from ._result import ImmunizationResult
 
 
@@ -21,11 +22,13 @@ def closed_form(
     kappa_P: float = 1.0,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
+    ranks: Ranks | None = None,
+    computed_in: Any = None,
 ) -> ImmunizationResult:
     """Immunize by the extractor of :func:`immucond.linear.optimal_extractor`.
 
-    The head is ``theta^-1 omega_0`` with omega_0 the least-squares head on the inputs, so every
-    primary prediction, on any row, is what it was before.
+    The head is ``theta^-1 omega_0`` with omega_0 the least-squares head of least norm on the
+    inputs, so every primary prediction, on any row, is what it was before.
 
     Parameters
     ----------
@@ -41,6 +44,10 @@ def closed_form(
         Added to the diagonals of the Gram matrices; needed where the supremum is infinite.
     rotate : bool, default True
         Rotate so that rescaling the features does not undo the immunization.
+    ranks : (int or None, int or None), optional
+        Known ranks of (X_P, X_H).
+    computed_in : dtype, optional
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
 
     Returns
     -------
@@ -63,15 +70,15 @@ def closed_form(
     >>> bool(np.allclose(X_P @ result.theta @ result.omega, X_P @ np.ones(4)))
     True
     """
-    theta = optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=kappa_P, delta=delta, rotate=rotate)
+    delta_P, delta_H = as_delta(delta)
+    P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
+    theta = extractor_of(P.plus(delta_P), H.plus(delta_H), kappa_P=kappa_P, rotate=rotate)
     X = as_float64(X_P, "X_P")
-    targets = as_targets(y_P, X.shape[0], "y_P", "X_P")
-    rtol = default_rtol(X.shape, np.float64, "features")
-    omega_0 = scipy.linalg.lstsq(X, targets, cond=rtol, lapack_driver="gelsd")[0]
-    omega = np.linalg.solve(theta, omega_0)
+    omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
+    omega: FloatArray = np.linalg.solve(theta, omega_0)  # type: ignore[assignment]
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,
         history={},
-        report=immunity(theta, X_P, X_H),
+        report=report_of(P, H, theta),
     )

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from .._validate import FloatArray, check_choice
-from ..linear._arguments import as_targets
-from ..linear._rows import condensed
+from .._condensed import condensed
+from .._validate import FloatArray, as_targets, check_choice
 
 
 class Loss(ABC):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray
-from ._arguments import as_theta
+from .._validate import FloatArray, as_theta
 from ._root import root_of_gram
 
 
@@ -61,6 +60,11 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     (m,) array
         Rayleigh quotients, in the order of theta's singular values.
 
+    Raises
+    ------
+    OverflowError
+        Where a quotient is beyond the float range.
+
     Notes
     -----
     Source: arXiv 2505.23760, Proposition 3.2 and its Eq. 10.
@@ -75,7 +79,14 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     100
     """
     s, angles, gamma = _decompose(theta, K)
-    return s**2 * (angles @ gamma)
+    with np.errstate(over="ignore", under="ignore"):
+        quotients: FloatArray = (s * np.sqrt(angles @ gamma)) ** 2
+    if not np.isfinite(quotients).all():
+        raise OverflowError(
+            f"the Rayleigh quotients are beyond the float range: theta (largest singular value "
+            f"{s[0]:.3g}) and K need a smaller scale"
+        )
+    return quotients
 
 
 def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:

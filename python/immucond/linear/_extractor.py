@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, check_real
-from ._arguments import as_delta
+from .._validate import FloatArray, as_delta, check_real
 from ._limit import Pencil, deficit_of, pencil
-from ._root import Root, roots
+from ._root import Ranks, Root, roots, warn_if_lost
 
 
 def optimal_extractor(
@@ -22,7 +21,7 @@ def optimal_extractor(
     kappa_P: float = 1.0,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
-    ranks: tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> FloatArray:
     r"""Invertible extractor that attains the limit of immunization at a chosen kappa(H_P).
@@ -47,7 +46,7 @@ def optimal_extractor(
         Rotate the features so that H_H(theta) has a constant diagonal. Otherwise H_H is diagonal,
         and one who standardizes the features undoes everything; with it, no rescaling D of the
         features brings kappa(D H_H D) below kappa(H_H) / d. Predictions stay as they are.
-    ranks : (int, int), optional
+    ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
         Precision in which the inputs were computed; sets the tolerance that decides the ranks.
@@ -63,6 +62,11 @@ def optimal_extractor(
         Where the supremum is infinite, so no extractor attains it (the message names the rank
         deficit and suggests a delta); for ``kappa_P`` below 1, or above it at rank 1.
 
+    Warns
+    -----
+    AccuracyWarning
+        Where rounding in a Gram matrix is as large as half its smallest eigenvalue.
+
     Notes
     -----
     Not in the paper (arXiv 2505.23760). On null(K_P), where it lies within null(K_H), theta only
@@ -77,10 +81,16 @@ def optimal_extractor(
     >>> round(ic.linear.immunity(theta, K_P=K_P, K_H=K_H).rir)
     2500
     """
-    tau = check_real(kappa_P, "kappa_P", low=1.0)
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
+    warn_if_lost(P, H, stacklevel=2)
+    return extractor_of(P, H, kappa_P=kappa_P, rotate=rotate)
+
+
+def extractor_of(P: Root, H: Root, *, kappa_P: float, rotate: bool) -> FloatArray:
+    """Extractor from the roots (to which delta has been added)."""
+    tau = check_real(kappa_P, "kappa_P", low=1.0)
     if tau > 1.0 and P.rank == 1:
         raise ValueError(f"kappa_P must be 1 for a primary task of rank 1, got {kappa_P}")
     deficit = deficit_of(P, H)

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray
-from ._arguments import as_delta
-from ._root import Root, roots
+from .._validate import FloatArray, as_delta
+from ._root import Ranks, Root, roots, warn_if_lost
 
 Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
 
@@ -124,7 +123,7 @@ def immunity_limit(
     X_P: npt.ArrayLike | None = None,
     X_H: npt.ArrayLike | None = None,
     delta: float | tuple[float, float] = 0.0,
-    ranks: tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunityLimit:
     r"""Find the largest relative immunization ratio that any invertible extractor can reach.
@@ -146,7 +145,7 @@ def immunity_limit(
     delta : float or (float, float), default 0
         Added to the diagonals of (K_P, K_H), in their units. Feature noise of variance s^2 in N
         rows means ``delta = N s^2``.
-    ranks : (int, int), optional
+    ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
         Precision in which the inputs were computed; sets the tolerance that decides the ranks.
@@ -160,6 +159,11 @@ def immunity_limit(
     ValueError
         For NaN, mismatched sizes, a matrix that is not symmetric positive semidefinite, a
         negative delta, or a task of rank 0.
+
+    Warns
+    -----
+    AccuracyWarning
+        Where rounding in a Gram matrix is as large as half its smallest eigenvalue.
 
     Notes
     -----
@@ -175,4 +179,6 @@ def immunity_limit(
     """
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    return limit_of(P.plus(delta_P), H.plus(delta_H), (delta_P, delta_H))
+    P, H = P.plus(delta_P), H.plus(delta_H)
+    warn_if_lost(P, H, stacklevel=2)
+    return limit_of(P, H, (delta_P, delta_H))

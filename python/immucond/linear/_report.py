@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
-from .._validate import FloatArray, check_real
-from ._arguments import as_theta
+from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of
-from ._root import RankFrom, Root, roots, span_of
+from ._root import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
 
 Convention = Literal["exact", "ridge"]
 
@@ -33,7 +32,7 @@ class ImmunityReport:
     rank_P, rank_H : int
         Ranks of H_P(theta) and H_H(theta).
     rank_from : {"X", "K", "given"}
-        What decided the ranks: the inputs, their Gram matrices, or the caller.
+        What decided the ranks: the inputs, their Gram matrices, or (either of them) the caller.
     limit : ImmunityLimit
         The most any invertible extractor can reach relative to the reference, in the exact
         convention.
@@ -100,7 +99,7 @@ def immunity(
     K_H: npt.ArrayLike | None = None,
     ridge: float = 0.0,
     reference: npt.ArrayLike | None = None,
-    ranks: tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunityReport:
     """Measure how far theta immunizes: kappas, (i), (ii), RIR, and the limit beside them.
@@ -118,7 +117,7 @@ def immunity(
         the published code (1e-6 there). Not scale-invariant, and not bounded by the limit.
     reference : (d, m0) array_like, optional
         Extractor to compare with; the identity by default, the pre-trained one for RIR_theta0.
-    ranks : (int, int), optional
+    ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H). An invertible theta keeps them, so they are never re-decided.
     computed_in : dtype, optional
         Precision in which the inputs were computed; sets the tolerance that decides the ranks.
@@ -133,6 +132,11 @@ def immunity(
         For NaN, mismatched sizes, a negative ridge, or a theta under which a task has rank 0.
     TypeError
         Unless both inputs or both Gram matrices are given.
+
+    Warns
+    -----
+    AccuracyWarning
+        Where rounding in a Gram matrix is as large as half its smallest eigenvalue.
 
     Notes
     -----
@@ -149,6 +153,7 @@ def immunity(
     """
     ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    warn_if_lost(P, H, stacklevel=2)
     compared = None if reference is None else as_theta(reference, P.dim, "reference")
     return report_of(P, H, as_theta(theta, P.dim), compared, ridge)
 
@@ -167,7 +172,7 @@ def report_of(
         kappa_H_reference=kappa_H_reference,
         rank_P=rank_P,
         rank_H=rank_H,
-        rank_from=P.rank_from,
+        rank_from="given" if "given" in (P.rank_from, H.rank_from) else P.rank_from,
         limit=limit if reference is None else _relative_to(limit, P, H, reference),
         convention="ridge" if ridge else "exact",
         ridge=ridge,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._rank import default_rtol, rank_rule
+from .._extreme import psd_ends, warn_accuracy
+from .._rank import default_rtol, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
+Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
+
+# Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
+_LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Root:
         Singular values below it, relative to the largest, cannot be told from rounding.
     angles : (rank,) array
         How far rounding may have turned each basis vector of the range towards the null space.
+    name : str
+        What was given, for messages.
+    noise : float
+        How far rounding may have moved each ``sigma^2`` where a Gram matrix was given; 0 where the
+        inputs were, for rounding in them moves sigma by less than what decides the rank.
     """
 
     sigma: FloatArray
@@ -44,6 +53,8 @@ class Root:
     rank_from: RankFrom
     floor: float
     angles: FloatArray
+    name: str
+    noise: float
 
     @property
     def dim(self) -> int:
@@ -71,6 +82,12 @@ class Root:
         """Condition number of K over its nonzero eigenvalues."""
         return float(self.sigma[self.rank - 1] ** -2)
 
+    def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
+        """Head of least norm among those that fit the targets best; X are the root's inputs."""
+        whiten = self.range_basis / self.sigma[: self.rank]
+        head: FloatArray = whiten @ np.linalg.lstsq(X @ whiten, y)[0]
+        return head
+
     def plus(self, delta: float) -> Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""
         if delta == 0.0:
@@ -83,6 +100,7 @@ class Root:
             rank=self.dim,
             rank_from="given",
             angles=np.zeros(self.dim),
+            noise=self.noise / float(sigma[0]) ** 2,
         )
 
     def rank_within(self, span: FloatArray | None) -> int:
@@ -101,12 +119,18 @@ def span_of(theta: FloatArray) -> FloatArray | None:
 
 
 def root_of_inputs(
-    X: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: Any = None
+    X: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
 ) -> Root:
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
-    known, rtol, _ = rank_rule(
-        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in, given="features"
+    rule = rank_rule(
+        given.shape,
+        given.dtype,
+        rank=rank,
+        rtol=None,
+        computed_in=computed_in,
+        given="features",
+        rank_name=f"rank of {name}",
     )
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
@@ -114,30 +138,42 @@ def root_of_inputs(
     _, s, vt = np.linalg.svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
-    found = known or int(np.count_nonzero(sigma > rtol))
+    found = numerical_rank(sigma, rule)
     return Root(
         sigma=_cut(sigma, found, name),
         vectors=vt.T,
         scale=scale * float(s[0]),
         rank=found,
-        rank_from="given" if known else "X",
-        floor=rtol,
+        rank_from="given" if rule.rank else "X",
+        floor=rule.rtol,
         # Wedin: noise of relative size rtol turns the j-th vector by about rtol / sigma_j.
-        angles=np.minimum(1.0, rtol / sigma[:found]),
+        angles=np.minimum(1.0, rule.rtol / sigma[:found]),
+        name=name,
+        noise=0.0,
     )
 
 
 def root_of_gram(
-    K: npt.ArrayLike, name: str, *, rank: int | None = None, computed_in: Any = None
+    K: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
 ) -> Root:
     """Root of a Gram matrix that is given."""
     given = as_matrix(K, name)
-    rule = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
+    rule = rank_rule(
+        given.shape,
+        given.dtype,
+        rank=rank,
+        rtol=None,
+        computed_in=computed_in,
+        rank_name=f"rank of {name}",
+    )
     # The kernel also refuses what is not symmetric positive semidefinite.
-    found: int = _core.psd_extreme_pairs(given, rule, name)["rank"]
+    found, ratio, determined = psd_ends(given, rule, name)
     unit, scale = _to_unit(as_float64(given, name), name)
     values, vectors = np.linalg.eigh(unit)
     sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+    # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
+    sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
+    sigma[found - 1] = np.sqrt(ratio)
     return Root(
         sigma=_cut(sigma, found, name),
         vectors=vectors[:, ::-1],
@@ -147,6 +183,8 @@ def root_of_gram(
         floor=float(np.sqrt(rule.rtol)),
         # Davis-Kahan: on the eigenvalues, sigma_j^2, this time.
         angles=np.minimum(1.0, rule.rtol / sigma[:found] ** 2),
+        name=name,
+        noise=rule.rtol if determined else max(rule.rtol, ratio),
     )
 
 
@@ -171,11 +209,11 @@ def roots(
     K_P: npt.ArrayLike | None,
     K_H: npt.ArrayLike | None,
     *,
-    ranks: tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> tuple[Root, Root]:
     """Roots of both tasks, from inputs or from Gram matrices."""
-    rank_P, rank_H = ranks if ranks is not None else (None, None)
+    rank_P, rank_H = _pair(ranks)
     if X_P is not None and X_H is not None and K_P is None and K_H is None:
         P = root_of_inputs(X_P, "X_P", rank=rank_P, computed_in=computed_in)
         H = root_of_inputs(X_H, "X_H", rank=rank_H, computed_in=computed_in)
@@ -191,3 +229,20 @@ def roots(
     if P.dim != H.dim:
         raise ValueError(f"{names}, got {P.dim} and {H.dim}")
     return P, H
+
+
+def _pair(ranks: Ranks | None) -> Ranks:
+    if ranks is None:
+        return None, None
+    if not (isinstance(ranks, tuple | list) and len(ranks) == 2):
+        raise ValueError(
+            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
+        )
+    return ranks[0], ranks[1]
+
+
+def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
+    """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue."""
+    for root in tasks:
+        if root.noise * root.kappa > _LOST:
+            warn_accuracy(root.name, stacklevel + 1)

@@ -7,13 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._errors import DegenerateSpectrumError
-from .._rank import rank_rule
-from .._regularizers import SpectralRegularizer
-from .._validate import FloatArray, as_float64, as_matrix
-from ._arguments import as_theta
-from ._root import root_of_gram, span_of
+from .._rank import numerical_rank, rank_rule
+from .._regularizers import SpectralRegularizer, r_ill, r_well
+from .._validate import FloatArray, as_float64, as_matrix, as_theta
+from ._root import root_of_gram, span_of, warn_if_lost
 
 
 def step_interval(
@@ -45,7 +43,8 @@ def step_interval(
     Returns
     -------
     float
-        The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1).
+        The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1) and
+        where the end is below the float range (R_ill on a tiny scale).
 
     Raises
     ------
@@ -53,11 +52,18 @@ def step_interval(
         R_ill where all nonzero singular values are equal: it is infinite there.
     OverflowError
         Where the end itself is beyond the float range.
+    TypeError, ValueError
+        For another regularizer, bad input, or not exactly one of S and (theta, gram).
+
+    Warns
+    -----
+    AccuracyWarning
+        Where rounding in `gram` is as large as half its smallest eigenvalue.
 
     Notes
     -----
     The ends are sharp, and differ from the intervals of Theorems 4.1 to 4.4 in arXiv 2505.23760:
-    inside the one printed for R_ill by theta, kappa can pass through infinity and fall.
+    inside the one printed for R_well by theta (Theorem 4.3), kappa can rise.
 
     Examples
     --------
@@ -65,15 +71,28 @@ def step_interval(
     >>> round(ic.linear.step_interval(ic.r_well, np.diag([4.0, 2.0, 1.0])), 6)
     1.235294
     """
+    if not isinstance(regularizer, SpectralRegularizer):
+        raise TypeError(f"regularizer must be ic.r_well or ic.r_ill, got {regularizer!r}")
+    if regularizer not in (r_well, r_ill):
+        raise ValueError(
+            "regularizer must be ic.r_well or ic.r_ill, whose intervals are proved, got "
+            f"{regularizer!r}"
+        )
     if S is not None and theta is None and gram is None:
         given = as_matrix(S, "S")
         rule = rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=None)
-        ends = _core.extreme_pairs(given, rule, "S")
         A = as_float64(given, "S")
-        sigma = np.linalg.svd(A / np.max(np.abs(A)), compute_uv=False)
-        p, k, of_theta, scale = min(A.shape), ends["rank"], False, ends["sigma_max"]
+        size = float(np.max(np.abs(A)))
+        if size == 0.0:
+            raise ValueError("S is zero: a matrix of rank 0 has no condition number")
+        sigma = np.linalg.svd(A / size, compute_uv=False)
+        p, k, of_theta = min(A.shape), numerical_rank(sigma, rule), False
+        if sigma[k - 1] == 0.0:
+            raise ValueError(f"rank is given as {k}, and S has at most {np.count_nonzero(sigma)}")
+        scale = float(sigma[0]) * size
     elif S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
+        warn_if_lost(root, stacklevel=2)
         A = as_theta(theta, root.dim)
         size = float(np.max(np.abs(A)))
         p, k, of_theta = A.shape[1], root.rank_within(span_of(A)), True
@@ -86,23 +105,19 @@ def step_interval(
     sigma = sigma[:k] / sigma[0]
     tie = p * np.finfo(np.float64).eps
 
-    if regularizer.name == "r_well":
+    if regularizer is r_well:
         if k == 1 or 1.0 - sigma[1] <= tie:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
         return _theta_well(sigma, p) / scale if of_theta else _matrix_well(sigma, p)
-    if regularizer.name == "r_ill":
-        gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
-        D = float(gap.sum()) / (2 * k)
-        if tie >= D:
-            raise DegenerateSpectrumError(
-                f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
-            )
-        end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
-        return _scaled(end, scale, 3 if of_theta else 4)
-    raise ValueError(
-        f"regularizer must be r_well or r_ill, whose intervals are proved, got {regularizer.name}"
-    )
+    gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
+    D = float(gap.sum()) / (2 * k)
+    if tie >= D:
+        raise DegenerateSpectrumError(
+            f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
+        )
+    end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
+    return _scaled(end, scale, 3 if of_theta else 4)
 
 
 def _matrix_well(sigma: FloatArray, p: int) -> float:

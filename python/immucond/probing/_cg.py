@@ -11,6 +11,8 @@ from ._problem import Problem
 def cg(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:
     """Excess loss and squared distance to w* per step, until the excess is at most ``stop``.
 
+    Both in the problem's units (``curvature_unit`` times, and its square times).
+
     In exact arithmetic it ends after as many steps as there are distinct eigenvalues; in floating
     point a large kappa takes more. Equals ``scipy.sparse.linalg.cg`` on the normal equations.
     """

@@ -11,6 +11,8 @@ from ._problem import Problem
 def gd(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:
     """Excess loss and squared distance to w* per step, until the excess is at most ``stop``.
 
+    Both in the problem's units (``curvature_unit`` times, and its square times).
+
     ``e <- (1 - eta h) e`` along each eigenvector, ``eta = sum h^2 e^2 / sum h^3 e^2``: the squares
     e^2 are all it takes, and one matrix-vector product gives every moment of theirs.
     """

@@ -12,8 +12,8 @@ from ._problem import Problem
 def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:  # noqa: ARG001
     """Excess loss and squared distance to w* before and after one solve on the features.
 
-    Run on the features by ``scipy.linalg.lstsq`` (pivoted QR), so that what kappa costs in digits
-    shows.
+    Both in the problem's units, as those of `gd`. Run on the features by ``scipy.linalg.lstsq``
+    (pivoted QR), so that what kappa costs in digits shows.
     """
     Z, y, mu = problem.Z, problem.y, problem.weight_decay
     A, b = Z, y
@@ -22,10 +22,10 @@ def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatA
         A = np.vstack([Z, np.sqrt(mu) * np.eye(m)])
         b = np.vstack([y, np.zeros((m, y.shape[1]))])
     w = scipy.linalg.lstsq(A, b, cond=problem.rtol, lapack_driver="gelsy")[0]
-    e = problem.error
+    e, unit = problem.error, problem.curvature_unit
     start = float(e @ (problem.curvature * e))
     reached = float(np.sum((A @ w - b) ** 2)) - problem.best_loss
     return (
-        np.array([start, max(0.0, reached)]),
-        np.array([float(e @ e), float(np.sum((w - problem.minimizer) ** 2))]),
+        np.array([start, max(0.0, reached) * unit]),
+        np.array([float(e @ e), float(np.sum(((w - problem.minimizer) * unit) ** 2))]),
     )

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, check_choice, check_real
-from ..linear._arguments import as_count
+from .._validate import FloatArray, as_count, check_choice, check_real
 from ._cg import cg
 from ._gd import gd
 from ._lstsq import lstsq
@@ -68,6 +67,8 @@ def probe(
     ------
     ValueError
         For an unknown method, NaN, mismatched sizes, a negative weight decay, or rank 0.
+    OverflowError
+        Where a loss is not representable, or the weight decay is not beside the scale of Z.
 
     Notes
     -----
@@ -87,7 +88,8 @@ def probe(
     if tolerance is not None:
         check_real(tolerance, "tolerance", low=0.0)
     problem = Problem.of(Z, y, weight_decay, rank, computed_in)
-    stop = 0.0 if tolerance is None else tolerance * problem.best_loss
+    unit = problem.curvature_unit
+    stop = 0.0 if tolerance is None else tolerance * problem.best_loss * unit
     excess, distance = METHODS[method](problem, most, stop)
     h, reducible = problem.curvature, problem.curvature * problem.error**2
     slow = float(reducible[h < 0.01 * h[0]].sum())
@@ -95,7 +97,7 @@ def probe(
         raise OverflowError("the loss of y is beyond the float range: scale y")
     return ProbeTrace(
         method=method,
-        loss=(problem.best_loss + excess) * loss_unit,
+        loss=(problem.best_loss + excess / unit) * loss_unit,
         norm_ratio=distance / (distance[0] or 1.0),
         best_loss=problem.best_loss * loss_unit,
         kappa=float(h[0] / h[-1]),

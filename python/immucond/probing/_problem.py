@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rank import rank_rule
-from .._validate import FloatArray, as_float64, as_matrix, check_real
-from ..linear._arguments import as_targets
-from ..linear._rows import condensed
+from .._condensed import condensed
+from .._rank import numerical_rank, rank_rule
+from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Problem:
     Exact-line-search gradient descent and conjugate gradients commute with rotations, and with
     one step length for all heads they see only the energy of the error along each eigenvector. So
     k numbers carry a run on N samples, m features and c heads, and rounding mixes no directions.
-    Z and y are brought to unit scale; the loss in the caller's units is ``loss_unit`` times ours.
+    Z and y are brought to unit scale, the loss in the caller's units is ``loss_unit`` times ours;
+    so is the Hessian, whose largest eigenvalue is ``curvature_unit``.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Problem:
     weight_decay : float
         mu.
     curvature : (k,) array
-        Nonzero eigenvalues of ``Z^T Z`` plus mu, descending.
+        Nonzero eigenvalues of ``Z^T Z`` plus mu, descending, in ``curvature_unit``.
     error : (k,) array
-        Norm over the heads of ``w_0 - w*`` along each eigenvector.
+        Norm over the heads of ``w_0 - w*`` along each eigenvector, times ``curvature_unit``.
     minimizer : (m, c) array
         w*, the one nearest to w_0 = 0.
     best_loss : float
@@ -41,6 +41,8 @@ class Problem:
         Singular values of Z below it, relative to the largest, count as 0.
     loss_unit : float
         Square of the scale that y had.
+    curvature_unit : float
+        Largest eigenvalue of ``Z^T Z`` plus mu: the weight decay may put it anywhere.
     """
 
     Z: FloatArray
@@ -52,6 +54,7 @@ class Problem:
     best_loss: float
     rtol: float
     loss_unit: float
+    curvature_unit: float
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class Problem:
     ) -> Problem:
         """Check the data and solve for the minimizer."""
         given = as_matrix(Z, "Z")
-        known, rtol, _ = rank_rule(
+        rule = rank_rule(
             given.shape,
             given.dtype,
             rank=rank,
@@ -77,12 +80,18 @@ class Problem:
             raise ValueError("Z is zero: features of rank 0 cannot be probed")
         b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", "Z"))
         mu = check_real(weight_decay, "weight_decay", low=0.0) / Z_scale / Z_scale
+        if np.isinf(mu):
+            raise OverflowError(
+                f"weight_decay = {weight_decay:g} is beyond the float range beside Z, whose "
+                f"largest entry is {Z_scale:.3g}: scale Z up"
+            )
 
         A, b = condensed(A, b)
         u, s, vt = np.linalg.svd(A, full_matrices=False)
-        k = known or int(np.count_nonzero(s > rtol * s[0]))
+        k = numerical_rank(s, rule)
         u, s, vt = u[:, :k], s[:k], vt[:k]
-        curvature = s**2 + mu
+        unit = float(s[0]) ** 2 + mu
+        curvature = (s**2 + mu) / unit
         seen = u.T @ b
         w = (s / curvature)[:, None] * seen
         return cls(
@@ -91,12 +100,13 @@ class Problem:
             weight_decay=mu,
             curvature=curvature,
             error=np.linalg.norm(w, axis=1),
-            minimizer=vt.T @ w,
+            minimizer=vt.T @ (w / unit),
             best_loss=float(
-                np.sum((b - u @ seen) ** 2) + np.sum((mu / curvature)[:, None] * seen**2)
+                np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
             ),
-            rtol=rtol,
+            rtol=rule.rtol,
             loss_unit=y_scale * y_scale,
+            curvature_unit=unit,
         )
 
 

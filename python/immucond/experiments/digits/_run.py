@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from ... import immunize, linear, probing
 from ..._gram import gram
-from ..._rank import default_rtol
 from ..._regularizers import r_ill, r_well
+from ...linear._root import root_of_inputs
 from ._data import ROUNDING_VARIANCE, Digits, FloatArray, load
 
 RIDGE = 1e-6
@@ -165,7 +164,8 @@ def _measure(
     history: dict[str, FloatArray],
     probe_steps: int,
 ) -> Method:
-    head = _least_squares(data.X_P @ theta)
+    training = _conventions(theta, data.X_P, data.X_H, delta)
+    head = _least_squares(data.X_P @ theta, training.exact.rank_P)
     probes = {}
     for task, X in (("primary", data.X_P), ("harmful", data.X_H)):
         Z, y = X @ theta, np.ones(X.shape[0])
@@ -177,7 +177,7 @@ def _measure(
     return Method(
         theta=theta,
         omega=omega,
-        training=_conventions(theta, data.X_P, data.X_H, delta),
+        training=training,
         held_out=_conventions(theta, data.X_P_held_out, data.X_H_held_out, delta),
         loss=Loss(own=_mse(data.X_P, theta, omega), best=_mse(data.X_P, theta, head)),
         loss_held_out=Loss(
@@ -203,10 +203,8 @@ def _conventions(
     )
 
 
-def _least_squares(Z: FloatArray) -> FloatArray:
-    rtol = default_rtol(Z.shape, np.float64, "features")
-    head: FloatArray = scipy.linalg.lstsq(Z, np.ones(Z.shape[0]), cond=rtol)[0]
-    return head
+def _least_squares(Z: FloatArray, rank: int | None = None) -> FloatArray:
+    return root_of_inputs(Z, "Z", rank=rank).least_squares(Z, np.ones(Z.shape[0]))
 
 
 def _mse(X: FloatArray, theta: FloatArray, omega: FloatArray) -> float:

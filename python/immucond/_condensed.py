@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._validate import FloatArray
+from ._validate import FloatArray
 
 
 def condensed(X: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
