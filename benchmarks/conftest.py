@@ -7,6 +7,7 @@
 
 The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a
 while. So every contestant warms up until its own pool is the only one awake; medians are reported.
+Other processes disturb two threads more than one, so what they took while we measured is watched.
 """
 
 import os
@@ -31,6 +32,7 @@ from threadpoolctl import threadpool_info
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
 TIMED_SECONDS = 1.5
 ROUNDS = (5, 300)
+DISTURBED = 0.05  # of the machine, taken by other processes
 BEGIN, END = "<!-- begin: pytest benchmarks -->", "<!-- end: pytest benchmarks -->"
 
 
@@ -40,6 +42,7 @@ class Timing:
 
     median: float
     spread: float
+    disturbed: bool
 
     def __str__(self) -> str:
         unit, factor = next(
@@ -47,7 +50,8 @@ class Timing:
             for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
             if self.median * f >= 1 or f == 1e6
         )
-        return f"{self.median * factor:.3g} {unit} ±{50 * self.spread / self.median:.0f}%"
+        mark = " !" if self.disturbed else ""
+        return f"{self.median * factor:.3g} {unit} ±{50 * self.spread / self.median:.0f}%{mark}"
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Group:
                     str(mine),
                     str(theirs),
                     f"{ratio:.2f}",
-                    "" if goal is None else f"≥ {goal:g}",
+                    "" if goal is None else f"≥ {goal:.3g}",
                     "" if goal is None else met(ratio >= goal),
                 )
         for ours, (used, allowed) in self.memory.items():
@@ -98,13 +102,48 @@ def met(yes: bool) -> str:
 
 
 RESULTS = pytest.StashKey[dict[str, Group]]()
+BYSTANDERS = pytest.StashKey["Bystanders"]()
+LEGEND = "! beside a median: other processes took over 5% of the machine meanwhile."
+
+
+class Bystanders:
+    """Other processes: what share of the machine they take."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self.mark()
+
+    def mark(self) -> None:
+        """Count from now on."""
+        self._wall, self._cpu = time.perf_counter(), self._cpu_seconds()
+
+    def share(self) -> float:
+        """Their share of the machine since the last mark."""
+        elapsed = (time.perf_counter() - self._wall) * len(os.sched_getaffinity(0))
+        return (self._cpu_seconds() - self._cpu) / elapsed
+
+    def wait(self) -> None:
+        """Wait until they rest, as long as patience lasts."""
+        share = 1.0
+        while share > DISTURBED and self._patience > 0:
+            self.mark()
+            time.sleep(1.0)
+            share = self.share()
+            self._patience -= 1.0 if share > DISTURBED else 0.0
+
+    @staticmethod
+    def _cpu_seconds() -> float:
+        with open("/proc/stat") as stat:
+            user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+        machine = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return machine - sum(os.times()[:4])
 
 
 class Contest:
     """Times one contestant of a group, after a check that it agrees with immucond."""
 
-    def __init__(self, benchmark: Any, groups: dict[str, Group]) -> None:
-        self._benchmark, self._groups = benchmark, groups
+    def __init__(self, benchmark: Any, groups: dict[str, Group], bystanders: Bystanders) -> None:
+        self._benchmark, self._groups, self._bystanders = benchmark, groups, bystanders
 
     def __call__(
         self,
@@ -126,6 +165,7 @@ class Contest:
         if self._benchmark.disabled:
             self._benchmark(function)
             return
+        self._bystanders.wait()
         begin, calls = time.perf_counter(), 0
         while calls < 2 or time.perf_counter() - begin < WARM_UP_SECONDS:
             last = time.perf_counter()
@@ -134,11 +174,13 @@ class Contest:
         rounds = int(np.clip(TIMED_SECONDS / (time.perf_counter() - last), *ROUNDS))
         self._benchmark.group = group
         self._benchmark.name = name
+        self._bystanders.mark()
         self._benchmark.pedantic(function, rounds=rounds)
+        disturbed = self._bystanders.share() > DISTURBED
         stats = self._benchmark.stats.stats
         entry = self._groups.setdefault(group, Group())
         side = entry.ours if name.startswith("immucond") else entry.peers
-        side[name] = Timing(stats.median, stats.iqr)
+        side[name] = Timing(stats.median, stats.iqr, disturbed)
         entry.goals.update(goals or {})
 
 
@@ -148,7 +190,7 @@ def arrays(result: Any) -> tuple[np.ndarray, ...]:
 
 @pytest.fixture
 def contest(benchmark: Any, request: pytest.FixtureRequest) -> Contest:
-    return Contest(benchmark, request.config.stash[RESULTS])
+    return Contest(benchmark, request.config.stash[RESULTS], request.config.stash[BYSTANDERS])
 
 
 # Resident memory in a process of its own; Linux keeps the peak in VmHWM.
@@ -205,6 +247,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--large", action="store_true", help="also what takes long, or gigabytes")
     group.addoption("--smoke", action="store_true", help="tiny sizes, agreement only, no timing")
     group.addoption(
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="wait so long, over all contestants, for other processes to rest (default: 60)",
+    )
+    group.addoption(
         "--update",
         type=Path,
         metavar="FILE",
@@ -216,6 +265,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: only with --large (or tiny, with --smoke)")
     config.stash[RESULTS] = {}
+    config.stash[BYSTANDERS] = Bystanders(config.getoption("--patience"))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if config.getoption("--smoke"):
         config.option.benchmark_disable = True
@@ -242,10 +292,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("ratios of medians, peer / ours")
     terminalreporter.write("\n".join(aligned([HEAD, *rows])).replace("**", "") + "\n")
+    terminalreporter.write(LEGEND + "\n")
     path = config.getoption("--update")
     if path:
         command = shlex.join(["pytest", *config.invocation_params.args])
-        replace_between_markers(path, "\n".join([*conditions(command), "", *markdown(rows)]))
+        replace_between_markers(
+            path, "\n".join([*conditions(command), "", *markdown(rows), "", LEGEND])
+        )
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
