@@ -215,11 +215,18 @@ def test_no_steps_return_the_start():
 
 
 @pytest.mark.parametrize("changed", [{"lr": 1e3}, {"lambda_P": 1e6}, {"lambda_H": 1e12}])
-@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
-@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
 def test_divergence_is_said_so(changed):
     with pytest.raises(ic.ImmucondError, match=r"diverged at step \d+.*lower lr \(given"):
         ic.immunize.algorithm1(*tasks(), **PARAMETERS | changed)
+
+
+def test_warnings_of_the_steps_come_once_and_from_the_caller():
+    X_P, y_P, X_H = tasks()
+    X_P = np.vstack([np.eye(4) * [2.0, 2.0, 1.0, 1.0]] * 12 + [np.zeros((2, 4))])
+    quiet = {"lambda_P": 0.0, "lambda_H": 0.0, "lr": 0.0, "steps": 3}
+    with pytest.warns(ic.DegenerateSpectrumWarning, match="at step 0") as record:
+        ic.immunize.algorithm1(X_P, y_P, X_H, batch_size=None, hessian="full", **quiet)
+    assert [warning.filename for warning in record] == [__file__]
 
 
 def test_equal_harmful_eigenvalues_are_refused():
@@ -247,6 +254,14 @@ def test_equal_harmful_eigenvalues_are_refused():
         ({}, {"ridge": -1.0}, ValueError, "ridge"),
         ({}, {"theta": np.eye(3)}, ValueError, "theta must have 4 rows"),
         ({}, {"omega": np.ones(3)}, ValueError, r"omega must have shape \(4,\)"),
+        ({}, {"theta": np.zeros((4, 4))}, ValueError, "theta maps X_P to 0"),
+        ({}, {"seed": -1}, ValueError, "seed must be at least 0"),
+        ({}, {"seed": "a"}, TypeError, "seed must be an integer"),
+        ({}, {"callback": 3}, TypeError, "callback must be callable"),
+        ({}, {"batch_size": 64}, ValueError, "batch_size must be None.*64"),
+        ({}, {"hessian": "batch"}, ValueError, "hessian.*full.*batch"),
+        ({"X_P": tasks()[0] * 1e200}, {}, OverflowError, "scale X_P down"),
+        ({"y_P": tasks()[1] * 1e200}, {}, ic.ImmucondError, "cannot start.*y_P"),
     ],
 )
 def test_bad_input_is_named(arguments, keywords, error, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ class _Task:
         self._regularizer, self._K = regularizer, K
         # Fixed while theta stays invertible: re-deciding it on a scaled spectrum would misjudge.
         self._rank = root.rank_within(span)
+        if self._rank == 0:
+            raise ValueError(f"theta maps {root.name} to 0: its Hessian has rank 0 and no kappa")
         self._free = preconditioner in ("right", "projected")
         self._range = root.range_basis if preconditioner == "projected" else None
         self._factor = (
@@ -72,6 +75,8 @@ def algorithm1(
     lambda_H: float,
     lr: float,
     steps: int,
+    batch_size: None = None,
+    hessian: Literal["full"] = "full",
     preconditioner: Preconditioner | None = "right",
     ridge: float = 1.0,
     theta: npt.ArrayLike | None = None,
@@ -112,6 +117,10 @@ def algorithm1(
         Step size eta.
     steps : int
         Number of steps.
+    batch_size : None
+        All rows in every step; mini-batches are not there yet.
+    hessian : {"full"}
+        Hessians of all rows.
     preconditioner : {"right", "projected", "ridge", None}
         For singular K three different algorithms: ``"right"`` steps along 2 theta G,
         ``"projected"`` along K^+ grad (moves theta on range(K) only), ``"ridge"`` along
@@ -145,10 +154,17 @@ def algorithm1(
     ------
     ImmucondError
         When the iteration diverges: the message says at which step, and what to lower.
+    OverflowError
+        Where a Gram matrix of the inputs is not representable.
     DegenerateSpectrumError
         Where R_ill is infinite, all eigenvalues of a harmful Hessian being equal.
     ValueError
         For NaN, mismatched sizes, an unknown loss or preconditioner, or unfit parameters.
+
+    Warns
+    -----
+    AccuracyWarning, DegenerateSpectrumWarning
+        Where a gradient on the way was not determined; once each, after the last step.
 
     Notes
     -----
@@ -164,6 +180,11 @@ def algorithm1(
     >>> result.report.i > 1, result.report.ii < 1
     (True, True)
     """
+    if batch_size is not None:
+        raise ValueError(f"batch_size must be None (all rows: no mini-batches), got {batch_size!r}")
+    check_choice(hessian, "hessian", ("full",))
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {callback!r}")
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
     lambda_P = check_real(lambda_P, "lambda_P", low=0.0)
     lambda_H = check_real(lambda_H, "lambda_H", low=0.0)
@@ -175,10 +196,11 @@ def algorithm1(
     extractor = np.eye(P.dim) if theta is None else as_theta(theta, P.dim).copy()
     head = _start_head(omega, extractor.shape[1], np.shape(y_P), seed)
     span = span_of(extractor)
-    well = _Task(r_well, P, gram(X_P), span, preconditioner, ridge)
-    ill = _Task(r_ill, H, gram(X_H), span, preconditioner, ridge)
+    well = _Task(r_well, P, _gram(X_P, "X_P"), span, preconditioner, ridge)
+    ill = _Task(r_ill, H, _gram(X_H, "X_H"), span, preconditioner, ridge)
 
     records: list[dict[str, float]] = []
+    seen: dict[type[Warning], str] = {}
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(last + 1):
             value, by_v = primary.value_and_grad(extractor @ head)
@@ -186,10 +208,15 @@ def algorithm1(
                 raise ImmucondError(_diverged(step, value, lr, lambda_P, lambda_H))
             by_theta = by_v @ head.T
             try:
-                value_P, grad_P, kappa_P = well(extractor)
-                value_H, grad_H, kappa_H = ill(extractor)
+                # Held back: on the way to a divergence they only distract from its message.
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    value_P, grad_P, kappa_P = well(extractor)
+                    value_H, grad_H, kappa_H = ill(extractor)
             except ArithmeticError as error:
                 raise ImmucondError(_diverged(step, value, lr, lambda_P, lambda_H)) from error
+            for warning in caught:
+                seen.setdefault(warning.category, f"at step {step}: {warning.message}")
             record = {
                 "loss": value,
                 "r_well": value_P,
@@ -207,6 +234,8 @@ def algorithm1(
                 break
             head = head - lr * (extractor.T @ by_v)
             extractor = extractor - lr * (by_theta + lambda_P * grad_P + lambda_H * grad_H)
+    for category, message in seen.items():
+        warnings.warn(message, category, stacklevel=2)
     return ImmunizationResult(
         theta=extractor,
         omega=head[:, 0] if np.ndim(y_P) == 1 else head,
@@ -215,12 +244,22 @@ def algorithm1(
     )
 
 
+def _gram(X: npt.ArrayLike, name: str) -> FloatArray:
+    try:
+        return gram(X)
+    except OverflowError as error:
+        raise OverflowError(
+            f"the Gram matrix of {name} is beyond the float range: scale {name} down"
+        ) from error
+
+
 def _start_head(
     omega: npt.ArrayLike | None, m: int, shape: tuple[int, ...], seed: int | None
 ) -> FloatArray:
     wanted = (m, *shape[1:])
     if omega is None:
-        head = np.random.default_rng(seed).normal(scale=1.0 / m, size=wanted)
+        start = None if seed is None else as_count(seed, "seed", least=0)
+        head = np.random.default_rng(start).normal(scale=1.0 / m, size=wanted)
     else:
         head = as_float64(omega, "omega", ndim=len(wanted))
         if head.shape != wanted:
@@ -229,6 +268,11 @@ def _start_head(
 
 
 def _diverged(step: int, loss: float, lr: float, lambda_P: float, lambda_H: float) -> str:
+    if step == 0:
+        return (
+            f"Algorithm 1 cannot start: the primary loss ({loss:g}) or a regularizer is beyond the "
+            "float range; scale X_P, y_P or X_H"
+        )
     return (
         f"Algorithm 1 diverged at step {step} (primary loss {loss:g}): lower lr (given {lr:g}), "
         f"lambda_P (given {lambda_P:g}) or lambda_H (given {lambda_H:g})"
