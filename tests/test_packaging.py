@@ -89,3 +89,9 @@ def test_project_speaks_of_itself_alone(folder: str) -> None:
         if file != Path(__file__):
             found = local.search(file.read_text())
             assert found is None, f"{file.relative_to(ROOT)}: {found.group() if found else ''}"
+
+
+@pytest.mark.parametrize("package", ["linear", "probing", "immunize"])
+def test_only_private_modules_call_the_kernels(package: str) -> None:
+    for file in (ROOT / "python" / "immucond" / package).rglob("*.py"):
+        assert "_core" not in file.read_text(), file.name
