@@ -91,6 +91,12 @@ DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x) {
   return weighted_rows(A, 2, [&](Index, const double* row) { return dot2(row, x, A.cols); });
 }
 
+DoubleDoubleVector accurate_gram_product(const MatrixView& A, const DoubleDoubleVector& x) {
+  return weighted_rows(A, 2, [&](Index, const double* row) {
+    return dot2(row, x.hi.data(), A.cols) + dot2(row, x.lo.data(), A.cols);
+  });
+}
+
 DoubleDoubleVector accurate_transposed_product(const MatrixView& A, const double* y) {
   return weighted_rows(A, 1, [&](Index i, const double*) { return DoubleDouble{y[i], 0.0}; });
 }

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "immucond/refinement.hpp"
+
 namespace immucond {
 namespace {
 
@@ -126,12 +128,13 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
   return triplet;
 }
 
-/// The Rayleigh quotient of v with A^T A itself, whose error is of second order; bounded by the
-/// triplet of R, whose residual keeps the digits that one of A^T A in v would lose, with an
-/// allowance for what the factorization itself rounds.
+/// A pair of A^T A through R. First the Rayleigh quotient of v with A^T A itself, whose error is of
+/// second order, bounded by the triplet of R, whose residual keeps the digits that one of A^T A in
+/// v would lose, with an allowance for what the factorization itself rounds; then, at the small
+/// end, refined.
 template <class Product>
-Certificate certified_by_triangle(const Triangle& triangle, End end, Product product,
-                                  std::vector<double>& v) {
+Certificate certified_by_triangle(const MatrixView& A, double unit, const Triangle& triangle,
+                                  End end, Product product, std::vector<double>& v) {
   Triplet triplet = certified_triplet(triangle.unit, *triangle.decomposition, end);
   v = std::move(triplet.v);
   const Index n = static_cast<Index>(v.size());
@@ -139,7 +142,17 @@ Certificate certified_by_triangle(const Triangle& triangle, End end, Product pro
   const double sigma = triplet.certificate.sigma;
   const double bound = triplet.certificate.bound + triangle.noise;
   const double squared = (2 * sigma + bound) * bound;
-  return {rayleigh, squared + std::fabs(rayleigh - sigma * sigma) + kEps * rayleigh};
+  const Certificate by_triangle{rayleigh,
+                                squared + std::fabs(rayleigh - sigma * sigma) + kEps * rayleigh};
+  if (end == End::max) return by_triangle;
+  const Spectrum& s = triangle.decomposition->spectrum();
+  const double next = std::max(0.0, s.next_min - s.noise_min - triangle.noise);
+  if (s.rank < 2 || s.tied_min > 1) return by_triangle;
+  const auto refined = refine_smallest(A, unit, triangle, v, next * next);
+  if (!refined || refined->bound >= by_triangle.bound) return by_triangle;
+  v = refined->vector;
+  fix_signs(v, n);
+  return {refined->sigma, refined->bound};
 }
 
 }  // namespace
@@ -185,8 +198,9 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   };
   const auto certified = [&](End end, std::vector<double>& vector) {
     const Triangle* triangle = decomposition.triangle();
-    return triangle != nullptr ? certified_by_triangle(*triangle, end, product, vector)
-                               : certified_end(decomposition, end, product, vector);
+    return triangle != nullptr
+               ? certified_by_triangle(problem.A, unit, *triangle, end, product, vector)
+               : certified_end(decomposition, end, product, vector);
   };
   std::vector<double> top_vector, bottom_vector;
   const Certificate top = certified(End::max, top_vector);

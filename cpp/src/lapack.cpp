@@ -319,6 +319,10 @@ void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a
   call<Routine::dsyrk>(uplo, trans, n, k, alpha, a, lda, beta, c, ldc);
 }
 
+void trsv(char trans, Index n, const double* r, Index ldr, double* x) {
+  call<Routine::dtrsv>('U', trans, 'N', n, r, ldr, x, Index{1});
+}
+
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
   Integers info;
   auto work = workspace(n * kBlock);

@@ -38,6 +38,11 @@ inline DoubleDouble operator*(DoubleDouble x, double y) {
   return two_sum(product.hi, product.lo + x.lo * y);
 }
 
+inline DoubleDouble operator*(DoubleDouble x, DoubleDouble y) {
+  const DoubleDouble product = two_product(x.hi, y.hi);
+  return two_sum(product.hi, product.lo + (x.hi * y.lo + x.lo * y.hi));
+}
+
 /// sum of a_i^2 in twice the working precision.
 DoubleDouble sum_of_squares(const double* a, Index n);
 
@@ -56,6 +61,7 @@ DoubleDoubleVector accurate_product(const MatrixView& A, const double* x);
 
 /// A^T (A x), and A^T y where y is given, likewise in one pass over A's rows.
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x);
+DoubleDoubleVector accurate_gram_product(const MatrixView& A, const DoubleDoubleVector& x);
 DoubleDoubleVector accurate_transposed_product(const MatrixView& A, const double* y);
 
 }  // namespace immucond

@@ -19,6 +19,7 @@ namespace lapack {
 #define IMMUCOND_ROUTINES(X)  \
   X(dgemm, "cciiiddididdi")   \
   X(dsyrk, "cciiddiddi")      \
+  X(dtrsv, "cccididi")        \
   X(dsytrd, "cididdddii")     \
   X(dormtr, "ccciididdidii")  \
   X(dgebrd, "iididddddii")    \
@@ -81,6 +82,8 @@ void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, con
           Index lda, const double* b, Index ldb, double beta, double* c, Index ldc);
 void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a, Index lda,
           double beta, double* c, Index ldc);
+/// x <- op(R)^-1 x for upper triangular R (n x n).
+void trsv(char trans, Index n, const double* r, Index ldr, double* x);
 /// A = Q T Q^T (lower triangle): T's diagonals to d and e, the reflectors stay in A and tau.
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau);
 /// C <- Q C with Q from sytrd.
