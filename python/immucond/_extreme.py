@@ -273,9 +273,10 @@ def feature_extreme_pairs(
     method : {"auto", "direct", "gram", "qr"}
         "gram" squares the condition number: sigma_min of H keeps about ``16 - log10 kappa(H)``
         digits. "qr" does not, at about five times the cost, and refines the smallest pair in
-        double-double; blocks of rows are merged one after the other, so memory does not grow with N. "auto" starts with the first and goes on to the
-        second where fewer than six digits would be left, or where the rank cannot be seen
-        otherwise; so does "direct", which never iterates.
+        double-double; blocks of rows are merged one after the other, so memory does not grow with
+        N. "auto" starts with the first and goes on to the second where fewer than six digits would
+        be left, or where the rank cannot be seen otherwise; so does "direct", which never iterates
+        for the pairs themselves.
 
     Returns
     -------
