@@ -55,11 +55,12 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts();
 /// The BLAS's own thread count, or 0 where the BLAS offers no control of it.
 int threads();
 
-/// Below so many flops a phase runs on one thread, since waking a pool costs more than the work:
-/// products gain from a second thread early, reductions (half of whose work is bound by memory)
-/// late. Measured: docs/numerics.md.
+/// Below so many flops (a few milliseconds) a phase runs on one thread: waking a pool costs more
+/// than the work, and many times more where another library's idle threads still spin on the cores.
+/// Reductions, half of whose work is bound by memory, gain later than products. Measured:
+/// docs/numerics.md.
 enum class Work { product, reduction };
-inline constexpr double kProductFlops = 1e7, kReductionFlops = 1e8;
+inline constexpr double kProductFlops = 2e8, kReductionFlops = 5e8;
 
 /// Around a phase of BLAS calls. The BLAS's thread count is per process; so that a large phase in
 /// one thread never sees it change (and its bits with it), small and large phases of different
