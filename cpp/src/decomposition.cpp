@@ -227,7 +227,7 @@ SquareMatrix streamed_qr(const MatrixView& A) {
   }
   const Index step = sizeof(double);
   const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});
-  scale_by_power(r.data(), m * m, -exponent, A.name);
+  rescale(r.data(), m * m, -exponent);
   return {std::move(r), exponent};
 }
 
@@ -374,7 +374,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Metho
   problem.exponent = gram_in_range(problem.A, G.data.data(), largest);
   if (largest == 0.0) throw_rank_zero(Z.name);
   std::frexp(largest, &G.exponent);
-  scale_by_power(G.data.data(), n * n, -G.exponent, Z.name);
+  rescale(G.data.data(), n * n, -G.exponent);
 
   // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
   const double noise = reduction_noise(n);

@@ -303,12 +303,16 @@ void require_representable(const double* a, Index count, const char* what) {
                               " is not representable in float64: it has entries beyond 1.8e308");
 }
 
-void scale_by_power(double* a, Index count, int exponent, const char* what) {
+void rescale(double* a, Index count, int exponent) {
+  if (exponent == 0) return;
   // In two factors: 2^exponent alone may overflow where the product does not.
   const double half = std::ldexp(1.0, std::clamp(exponent / 2, -1000, 1000));
   const double rest = std::ldexp(1.0, std::clamp(exponent - exponent / 2, -1000, 1000));
-  if (exponent != 0)
-    for (Index i = 0; i < count; ++i) a[i] = a[i] * half * rest;
+  for (Index i = 0; i < count; ++i) a[i] = a[i] * half * rest;
+}
+
+void scale_by_power(double* a, Index count, int exponent, const char* what) {
+  rescale(a, count, exponent);
   require_representable(a, count, what);
 }
 

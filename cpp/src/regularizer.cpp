@@ -184,7 +184,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
     symmetric_product({map.data(), d, m, d, 'N'}, product.data(), H.data.data());
   }
   const int unit = scale_exponent(H.view());
-  scale_by_power(H.data.data(), m * m, -unit, H.name);
+  rescale(H.data.data(), m * m, -unit);
   H.exponent = 2 * theta_exponent + gram.exponent + unit;
 
   // What rounding leaves of H where the sums of theta^T K theta cancel.
@@ -240,7 +240,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   const Gradient parts = gradient_parts(*problem.decomposition, c);
   const lapack::Phase phase(lapack::Work::product, 2 * flops);
   double* G = problem.gram.data.data();
-  scale_by_power(G, n * n, problem.gram.exponent - s.exponent, "Z^T Z");
+  rescale(G, n * n, problem.gram.exponent - s.exponent);
   apply_symmetric(parts, n, G);
   // Row-major (N x m) is column-major (m x N): the transpose of 2 Z G, or of 2 G Z in the dual
   // form.

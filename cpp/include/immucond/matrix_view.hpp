@@ -85,7 +85,9 @@ void mirror_upper(double* a, Index n);
 /// Throws std::overflow_error, naming `what`, where an entry is not finite.
 void require_representable(const double* a, Index count, const char* what);
 
-/// a[i] <- 2^exponent a[i], and require_representable.
+/// a[i] <- 2^exponent a[i].
+void rescale(double* a, Index count, int exponent);
+/// rescale, and require_representable.
 void scale_by_power(double* a, Index count, int exponent, const char* what);
 
 }  // namespace immucond
