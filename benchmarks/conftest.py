@@ -103,6 +103,7 @@ def met(yes: bool) -> str:
 
 RESULTS = pytest.StashKey[dict[str, Group]]()
 BYSTANDERS = pytest.StashKey["Bystanders"]()
+CONDITIONS = pytest.StashKey[list[str]]()
 LEGEND = "! beside a median: other processes took over 5% of the machine meanwhile."
 
 
@@ -265,6 +266,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: only with --large (or tiny, with --smoke)")
     config.stash[RESULTS] = {}
+    command = shlex.join(["pytest", *config.invocation_params.args])
+    config.stash[CONDITIONS] = conditions(command)  # now: the tree may move on while this runs
     config.stash[BYSTANDERS] = Bystanders(config.getoption("--patience"))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if config.getoption("--smoke"):
@@ -295,10 +298,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.write(LEGEND + "\n")
     path = config.getoption("--update")
     if path:
-        command = shlex.join(["pytest", *config.invocation_params.args])
-        replace_between_markers(
-            path, "\n".join([*conditions(command), "", *markdown(rows), "", LEGEND])
-        )
+        lines = [*config.stash[CONDITIONS], "", *markdown(rows), "", LEGEND]
+        replace_between_markers(path, "\n".join(lines))
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
