@@ -320,7 +320,7 @@ PAIRS = (ic.extreme_pairs, ic.psd_extreme_pairs, ic.feature_extreme_pairs)
         ({"tol": -1.0}, ValueError, "tol must be in .*, and is -1"),
         ({"tol": math.nan}, ValueError, "tol must be in .*, and is nan"),
         ({"tol": "tight"}, TypeError, "tol must be a real number, and is 'tight'"),
-        ({"method": "lanczos"}, ValueError, "method must be one of 'auto', .*, and is 'lanczos'"),
+        ({"method": "arnoldi"}, ValueError, "method must be one of 'auto', .*, and is 'arnoldi'"),
         ({"method": None}, ValueError, "method must be one of 'auto', .*, and is None"),
         ({"method": "DIRECT"}, ValueError, "method must be one of 'auto', .*, and is 'DIRECT'"),
         ({"unknown": 1}, TypeError, "unknown"),

@@ -89,21 +89,48 @@ py::dict pairs_dict(ExtremePairs p) {
                   "gap_min"_a = p.gap_min, "simple_max"_a = p.simple_max,
                   "simple_min"_a = p.simple_min, "bound_max"_a = p.bound_max,
                   "bound_min"_a = p.bound_min, "determined_min"_a = p.determined_min,
-                  "method"_a = p.method, "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min,
-                  "exponent"_a = p.exponent);
+                  "next_max"_a = vector(std::move(p.next_max)),
+                  "next_min"_a = vector(std::move(p.next_min)), "method"_a = p.method,
+                  "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min, "exponent"_a = p.exponent);
 }
 
 /// (known rank or 0, rtol, precision of the entries), as _rank.py decides them.
 using Rule = std::tuple<Index, double, double>;
 
-Given given_of(const Rule& rule) {
-  const auto& [rank, rtol, precision] = rule;
-  return {.rank = rank, .rtol = rtol, .precision = precision};
-}
+/// (method, tol, vectors to start from at either end), as _extreme.py checks them.
+using Columns = py::array_t<double, py::array::f_style | py::array::forcecast>;
+using Search = std::tuple<std::string, double, Columns, Columns>;
 
 Method method_of(const std::string& method) {
-  return method == "gram" ? Method::gram : method == "qr" ? Method::qr : Method::automatic;
+  return method == "direct"    ? Method::direct
+         : method == "lanczos" ? Method::lanczos
+         : method == "gram"    ? Method::gram
+         : method == "qr"      ? Method::qr
+                               : Method::automatic;
 }
+
+/// The two together; the starting vectors live as long as this does.
+class Wanted {
+ public:
+  Wanted(const Rule& rule, const Search& search) {
+    const auto& [method, tol, max, min] = search;
+    start_ = {{max.data(), max.data() + max.size()}, {min.data(), min.data() + min.size()}};
+    const auto& [rank, rtol, precision] = rule;
+    given_ = {.rank = rank,
+              .rtol = rtol,
+              .precision = precision,
+              .tol = tol,
+              .method = method_of(method),
+              .start = start_.max.empty() ? nullptr : &start_};
+  }
+  Wanted(const Wanted&) = delete;
+  Wanted& operator=(const Wanted&) = delete;
+  const Given& given() const { return given_; }
+
+ private:
+  Start start_;
+  Given given_;
+};
 
 /// Runs a kernel without the GIL.
 template <class Kernel>
@@ -248,48 +275,53 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "psd_extreme_pairs",
-      [](const py::array& H, const Rule& rule, const std::string& name) {
+      [](const py::array& H, const Rule& rule, const Search& search, const std::string& name) {
         const MatrixView view = view_of(H, name.c_str());
-        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, given_of(rule)); }));
+        const Wanted wanted(rule, search);
+        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, wanted.given()); }));
       },
-      py::arg("H"), py::arg("rule"), py::arg("name") = "H");
+      py::arg("H"), py::arg("rule"), py::arg("search"), py::arg("name") = "H");
 
   m.def(
       "extreme_pairs",
-      [](const py::array& S, const Rule& rule, const std::string& name) {
+      [](const py::array& S, const Rule& rule, const Search& search, const std::string& name) {
         const MatrixView view = view_of(S, name.c_str());
-        return pairs_dict(without_gil([&] { return extreme_pairs(view, given_of(rule)); }));
+        const Wanted wanted(rule, search);
+        return pairs_dict(without_gil([&] { return extreme_pairs(view, wanted.given()); }));
       },
-      py::arg("S"), py::arg("rule"), py::arg("name") = "S");
+      py::arg("S"), py::arg("rule"), py::arg("search"), py::arg("name") = "S");
 
   m.def(
       "feature_extreme_pairs",
-      [](const py::array& Z, const Rule& rule, const std::string& method, const std::string& name) {
+      [](const py::array& Z, const Rule& rule, const Search& search, const std::string& name) {
         const MatrixView view = view_of(Z, name.c_str());
-        return pairs_dict(without_gil(
-            [&] { return feature_extreme_pairs(view, given_of(rule), method_of(method)); }));
+        const Wanted wanted(rule, search);
+        return pairs_dict(without_gil([&] { return feature_extreme_pairs(view, wanted.given()); }));
       },
-      py::arg("Z"), py::arg("rule"), py::arg("method"), py::arg("name") = "Z");
+      py::arg("Z"), py::arg("rule"), py::arg("search"), py::arg("name") = "Z");
 
   m.def(
       "evaluate",
       [](const py::function& coefficients, int degree, const py::array& S, const Rule& rule,
-         bool p_is_rank, bool gradient, bool pairs) {
+         const Search& search, bool p_is_rank, bool gradient, bool pairs) {
         const MatrixView view = view_of(S, "S");
-        const Request request{.given = given_of(rule), .degree = degree, .p_is_rank = p_is_rank};
+        const Wanted wanted(rule, search);
+        const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};
         return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
                          [&](const auto& r, const auto& q) { return evaluate(r, view, q); });
       },
-      py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rule"),
+      py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rule"), py::arg("search"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
 
   m.def(
       "evaluate_theta",
       [](const py::function& coefficients, int degree, const py::array& theta, const py::array& K,
-         const Rule& rule, bool p_is_rank, bool preconditioned, bool gradient, bool pairs) {
+         const Rule& rule, const Search& search, bool p_is_rank, bool preconditioned, bool gradient,
+         bool pairs) {
         const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");
         require_size(map.rows == view.rows, map, view, "theta needs as many rows as gram");
-        const Request request{.given = given_of(rule),
+        const Wanted wanted(rule, search);
+        const Request request{.given = wanted.given(),
                               .degree = degree,
                               .p_is_rank = p_is_rank,
                               .preconditioned = preconditioned};
@@ -298,19 +330,20 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             [&](const auto& r, const auto& q) { return evaluate_theta(r, map, view, q); });
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("theta"), py::arg("gram"),
-      py::arg("rule"), py::arg("p_is_rank"), py::arg("preconditioned"), py::arg("gradient"),
-      py::arg("pairs"));
+      py::arg("rule"), py::arg("search"), py::arg("p_is_rank"), py::arg("preconditioned"),
+      py::arg("gradient"), py::arg("pairs"));
 
   m.def(
       "evaluate_features",
       [](const py::function& coefficients, int degree, const py::array& Z, const Rule& rule,
-         bool p_is_rank, bool gradient, bool pairs) {
+         const Search& search, bool p_is_rank, bool gradient, bool pairs) {
         const MatrixView view = view_of(Z, "Z");
-        const Request request{.given = given_of(rule), .degree = degree, .p_is_rank = p_is_rank};
+        const Wanted wanted(rule, search);
+        const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};
         return evaluated(
             coefficients, view.rows, view.cols, request, gradient, pairs,
             [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
       },
-      py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rule"),
+      py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rule"), py::arg("search"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
 }

@@ -4,22 +4,18 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
 #include "immucond/errors.hpp"
 #include "immucond/gram.hpp"
+#include "immucond/iterative.hpp"
 #include "immucond/tridiagonal.hpp"
 
 namespace immucond {
 namespace {
 
 constexpr double kEps = std::numeric_limits<double>::epsilon();
-
-/// What orthogonal reductions leave in each singular value, relative to the largest: the usual
-/// sqrt(n) growth with a margin of four, and no less than small matrices show.
-double reduction_noise(Index n) {
-  return 4.0 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
-}
 
 /// Beyond this relative error in sigma_min the Gram matrix is given up for a QR of the features.
 constexpr double kGramTolerance = 1e-6;
@@ -30,6 +26,15 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 double reduction_flops(Index rows, Index cols) {
   return 4.0 / 3.0 * static_cast<double>(rows) * static_cast<double>(cols) *
          static_cast<double>(cols);
+}
+
+/// From these sizes on an iteration beats the reduction (docs/numerics.md).
+constexpr Index kPsdSize = 1024, kWarmSize = 128, kGeneralSize = 128;
+
+bool iteration_pays(Index n, const Given& given, Index cold) {
+  if (given.method == Method::direct) return false;
+  if (given.method == Method::lanczos) return true;
+  return n >= (given.start != nullptr ? kWarmSize : cold);
 }
 
 [[noreturn]] void throw_rank_zero(const char* name) {
@@ -67,18 +72,8 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, Double
         " was given, and that many singular values are not nonzero: number " +
         std::to_string(s.rank) + " is 0 to the range of float64 (below 2^-1020 of the largest)");
   s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
-  // The data's own rounding, about r sigma_max in norm whatever the size, moves a singular value of
-  // what was given by as much: of Z^T Z an eigenvalue by (sqrt(sigma) + r sqrt(sigma_max))^2 -
-  // sigma.
-  const double r = 4 * given.precision;
-  const auto tie = [&](double sigma) {
-    const double step = r * s.sigma_max;
-    const double moved =
-        given.features ? 2 * std::sqrt(sigma) * r * std::sqrt(s.sigma_max) + r * step : step;
-    return s.noise_max + moved;
-  };
-  const std::vector<Index> above =
-      T.counts_above({s.sigma_max - tie(s.sigma_max), s.sigma_min + tie(s.sigma_min)});
+  const std::vector<Index> above = T.counts_above({s.sigma_max - tie_width(s, given, s.sigma_max),
+                                                   s.sigma_min + tie_width(s, given, s.sigma_min)});
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
   if (s.all_tied()) s.tied_min = s.rank;
@@ -231,6 +226,36 @@ SquareMatrix streamed_qr(const MatrixView& A) {
   return {std::move(r), exponent};
 }
 
+/// Vectors v of Z^T Z as vectors Z v of Z Z^T, for A = Z^T.
+Start of_samples(const MatrixView& A, const Start& start) {
+  Start samples;
+  const auto carry = [&](const std::vector<double>& from, std::vector<double>& to) {
+    const Index count = static_cast<Index>(from.size()) / A.rows;
+    to.resize(size(A.cols * count));
+    RowBlocks blocks(A);
+    for (Dense block{}; blocks.next(block);)
+      multiply(1.0, {block.data, block.cols, block.rows, block.ld, block.op == 'T' ? 'N' : 'T'},
+               {from.data() + blocks.first_row(), block.rows, count, A.rows, 'N'},
+               blocks.first_row() == 0 ? 0.0 : 1.0, to.data(), A.cols);
+  };
+  carry(start.max, samples.max);
+  carry(start.min, samples.min);
+  return samples;
+}
+
+std::unique_ptr<Decomposition> decompose_triangle(const SquareMatrix& r, Index n,
+                                                  const Given& given, const char* name) {
+  if (iteration_pays(n, given, kGeneralSize)) {
+    const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(n, n));
+    if (auto found = iterate_triangle(r.data, n, given)) {
+      found->set_exponent(r.exponent);
+      return found;
+    }
+  }
+  return std::make_unique<GeneralDecomposition>(r.data, n, n, /*swapped=*/false, given, r.exponent,
+                                                name);
+}
+
 /// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
 bool gram_carries(const Spectrum& s, const Given& given, Index n) {
   const double noise = reduction_noise(n);
@@ -242,13 +267,12 @@ bool gram_carries(const Spectrum& s, const Given& given, Index n) {
 class QrDecomposition final : public Decomposition {
  public:
   QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const Given& given)
-      : r_(streamed_qr(A)),
-        general_(r_.data, A.cols, A.cols, /*swapped=*/false, given, r_.exponent, A.name) {
+      : r_(streamed_qr(A)), factor_(decompose_triangle(r_, A.cols, given, A.name)) {
     constexpr Index step = sizeof(double);
-    const Spectrum& r = general_.spectrum();
+    const Spectrum& r = factor_->spectrum();
     const double noise = reduction_noise(A.rows) * r.sigma_max;
     triangle_ = {{r_.data.data(), Dtype::f64, A.cols, A.cols, step, A.cols * step, A.name},
-                 &general_,
+                 factor_.get(),
                  noise};
     spectrum_ = r;
     spectrum_.sigma_max = r.sigma_max * r.sigma_max;
@@ -267,11 +291,15 @@ class QrDecomposition final : public Decomposition {
     const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
     spectrum_.squares =
         sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
-    method_ = "qr";
+    spectrum_.next_error_max = 2 * r.next_max * r.next_error_max;
+    spectrum_.next_error_min = 2 * r.next_min * r.next_error_min;
+    method_ = factor_->method() == std::string_view("direct") ? "qr" : "qr-lanczos";
   }
 
+  std::vector<double> neighbour(End end) const override { return factor_->neighbour(end); }
+
   Vectors vectors(End end, bool one) const override {
-    Vectors result = general_.vectors(end, one);
+    Vectors result = factor_->vectors(end, one);
     result.left.clear();
     return result;
   }
@@ -280,11 +308,24 @@ class QrDecomposition final : public Decomposition {
 
  private:
   SquareMatrix r_;
-  GeneralDecomposition general_;
+  std::unique_ptr<Decomposition> factor_;
   Triangle triangle_{};
 };
 
 }  // namespace
+
+double reduction_noise(Index n) {
+  return 4.0 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
+}
+
+double tie_width(const Spectrum& s, const Given& given, double sigma) {
+  // Rounding of about r sigma_max in norm, whatever the size, moves a singular value of what was
+  // given by as much: of Z^T Z an eigenvalue by (sqrt(sigma) + r sqrt(sigma_max))^2 - sigma.
+  const double r = 4 * given.precision, step = r * s.sigma_max;
+  const double moved =
+      given.features ? 2 * std::sqrt(sigma) * r * std::sqrt(s.sigma_max) + r * step : step;
+  return s.noise_max + moved;
+}
 
 void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
                Index partner_rows) {
@@ -314,6 +355,13 @@ double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, ran
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& given,
                                              double tolerance, std::string& why) {
   const Index n = H.n;
+  if (iteration_pays(n, given, kPsdSize)) {
+    const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
+    if (auto found = iterate_psd(H, given)) return found;
+    // Where the rank is low a reduction costs little more; it is for those who ask for it.
+    if (given.method == Method::lanczos)
+      if (auto found = iterate_semidefinite(H, given)) return found;
+  }
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
   {
     const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
@@ -357,11 +405,18 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given
   const MatrixView tall = swapped ? unit.transposed() : unit;
   std::vector<double> a(size(tall.rows * tall.cols));
   copy_to(tall, a.data());
+  if (iteration_pays(tall.cols, given, kGeneralSize)) {
+    const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(tall.rows, tall.cols));
+    if (auto found = iterate_general(a, tall.rows, tall.cols, swapped, given)) {
+      found->set_exponent(exponent);
+      return found;
+    }
+  }
   return std::make_unique<GeneralDecomposition>(std::move(a), tall.rows, tall.cols, swapped, given,
                                                 exponent, S.name);
 }
 
-FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Method method) {
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
   FeatureProblem problem;
   problem.dual = Z.rows < Z.cols;
   problem.A = problem.dual ? Z.transposed() : Z;
@@ -379,20 +434,25 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Metho
   // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
   const double noise = reduction_noise(n);
   const double squared = given.rtol * given.rtol;
-  if (method != Method::qr) {
-    Given of_gram = given;
+  const Start in_samples =
+      problem.dual && given.start ? of_samples(problem.A, *given.start) : Start{};
+  Given seen = given;
+  if (problem.dual && given.start) seen.start = &in_samples;
+  const bool only_qr = given.method == Method::qr, only_gram = given.method == Method::gram;
+  if (!only_qr) {
+    Given of_gram = seen;
     of_gram.rtol = std::max(squared, noise);
     of_gram.features = true;
-    of_gram.allow_zero = method == Method::automatic;
+    of_gram.allow_zero = !only_gram;
     std::string why;
     problem.decomposition = decompose_psd(G, of_gram, noise, why);
     if (!problem.decomposition)
       throw LapackError("the Gram matrix of " + std::string(Z.name) + why);
-    problem.decomposition->set_method("gram");
+    const bool direct = std::string_view(problem.decomposition->method()) == "direct";
+    problem.decomposition->set_method(direct ? "gram" : "gram-lanczos");
   }
-  if (method == Method::qr ||
-      (method == Method::automatic && !gram_carries(problem.decomposition->spectrum(), given, n)))
-    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, given);
+  if (only_qr || (!only_gram && !gram_carries(problem.decomposition->spectrum(), given, n)))
+    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, seen);
   problem.decomposition->set_p(Z.cols);
   return problem;
 }

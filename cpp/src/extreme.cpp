@@ -22,7 +22,7 @@ double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
   double gap = std::numeric_limits<double>::infinity();
   if (s.rank >= 2) gap = end == End::max ? sigma - s.next_max : s.next_min - sigma;
   if (below && (end == End::min || s.rank == 1)) gap = std::min(gap, sigma - *below);
-  return gap - 2 * noise;
+  return gap - 2 * noise - (end == End::max ? s.next_error_max : s.next_error_min);
 }
 
 struct Certificate {
@@ -169,6 +169,8 @@ ExtremePairs certified_psd(const MatrixView& unit, int exponent,
   ExtremePairs pairs = assemble(decomposition, top, bottom, exponent);
   pairs.u_max = pairs.v_max = std::move(top_vector);
   pairs.u_min = pairs.v_min = std::move(bottom_vector);
+  pairs.next_max = decomposition.neighbour(End::max);
+  pairs.next_min = decomposition.neighbour(End::min);
   return pairs;
 }
 
@@ -216,6 +218,12 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   };
   pairs.u_max = pairs.v_max = feature_vector(std::move(top_vector));
   pairs.u_min = pairs.v_min = feature_vector(std::move(bottom_vector));
+  const auto neighbour = [&](End end) {
+    std::vector<double> w = decomposition.neighbour(end);
+    return w.empty() ? w : feature_vector(std::move(w));
+  };
+  pairs.next_max = neighbour(End::max);
+  pairs.next_min = neighbour(End::min);
   return pairs;
 }
 
@@ -235,8 +243,8 @@ ExtremePairs extreme_pairs(const MatrixView& S, const Given& given) {
   return certified_general(S, *decompose(S, given));
 }
 
-ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given, Method method) {
-  return certified_features(decompose_features(Z, given, method));
+ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given) {
+  return certified_features(decompose_features(Z, given));
 }
 
 }  // namespace immucond

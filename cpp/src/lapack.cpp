@@ -150,9 +150,9 @@ class Integers {
   Int* as() {
     return reinterpret_cast<Int*>(storage_.data());
   }
-  Index value() {
-    return integer_bits() == 32 ? static_cast<Index>(*as<std::int32_t>())
-                                : static_cast<Index>(*as<std::int64_t>());
+  Index value(Index at = 0) {
+    return integer_bits() == 32 ? static_cast<Index>(as<std::int32_t>()[at])
+                                : static_cast<Index>(as<std::int64_t>()[at]);
   }
 
  private:
@@ -319,6 +319,41 @@ void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a
   call<Routine::dsyrk>(uplo, trans, n, k, alpha, a, lda, beta, c, ldc);
 }
 
+void gemv(char trans, Index m, Index n, double alpha, const double* a, Index lda, const double* x,
+          double beta, double* y) {
+  call<Routine::dgemv>(trans, m, n, alpha, a, lda, x, Index{1}, beta, y, Index{1});
+}
+
+void symv(char uplo, Index n, const double* a, Index lda, const double* x, double* y) {
+  call<Routine::dsymv>(uplo, n, 1.0, a, lda, x, Index{1}, 0.0, y, Index{1});
+}
+
+void trmv(char trans, Index n, const double* r, Index ldr, double* x) {
+  call<Routine::dtrmv>('U', trans, 'N', n, r, ldr, x, Index{1});
+}
+
+void trsm(char side, char trans, Index m, Index n, const double* r, Index ldr, double* b,
+          Index ldb) {
+  call<Routine::dtrsm>(side, 'U', trans, 'N', m, n, 1.0, r, ldr, b, ldb);
+}
+
+bool potrf(Index n, double* a, Index lda) {
+  Integers info;
+  call<Routine::dpotrf>('U', n, a, lda, &info);
+  if (info.value() < 0) check<Routine::dpotrf>(info);
+  return info.value() == 0;
+}
+
+Index pstrf(Index n, double* a, Index lda, double tolerance, std::vector<Index>& pivots) {
+  Integers piv(n), rank, info;
+  auto work = workspace(2 * n);
+  call<Routine::dpstrf>('U', n, a, lda, &piv, &rank, tolerance, work.data(), &info);
+  if (info.value() < 0) check<Routine::dpstrf>(info);
+  pivots.resize(static_cast<std::size_t>(n));
+  for (Index i = 0; i < n; ++i) pivots[static_cast<std::size_t>(i)] = piv.value(i) - 1;
+  return rank.value();
+}
+
 void trsv(char trans, Index n, const double* r, Index ldr, double* x) {
   call<Routine::dtrsv>('U', trans, 'N', n, r, ldr, x, Index{1});
 }
@@ -391,6 +426,15 @@ void geqrf(Index m, Index n, double* a, Index lda, double* tau) {
   auto work = workspace(n * kBlock);
   call<Routine::dgeqrf>(m, n, a, lda, tau, work.data(), n * kBlock, &info);
   check<Routine::dgeqrf>(info);
+}
+
+void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* tau, double* c,
+           Index ldc) {
+  Integers info;
+  const Index size = apply_workspace(columns);
+  auto work = workspace(size);
+  call<Routine::dormqr>('L', 'N', m, columns, k, a, lda, tau, c, ldc, work.data(), size, &info);
+  check<Routine::dormqr>(info);
 }
 
 }  // namespace immucond::lapack

@@ -297,6 +297,20 @@ void mirror_upper(double* a, Index n) {
   });
 }
 
+void mirror_lower(double* a, Index n) {
+  Tile tile;
+  for (Index j0 = 0; j0 < n; j0 += kTile) {
+    const Index cols = std::min(kTile, n - j0);
+    for (Index i0 = 0; i0 <= j0; i0 += kTile) {
+      const Index rows = std::min(kTile, n - i0);
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < cols; ++j) tile[j][i] = a[j0 + j + (i0 + i) * n];
+      for (Index j = 0; j < cols; ++j)
+        for (Index i = 0; i < (i0 == j0 ? j : rows); ++i) a[i0 + i + (j0 + j) * n] = tile[j][i];
+    }
+  }
+}
+
 void require_representable(const double* a, Index count, const char* what) {
   if (!std::isfinite(max_abs(a, count)))
     throw std::overflow_error(std::string(what) +

@@ -226,7 +226,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
 }
 
 Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Request& request) {
-  FeatureProblem problem = decompose_features(Z, request.given, Method::automatic);
+  FeatureProblem problem = decompose_features(Z, request.given);
   const Index n = problem.gram.n, m = Z.cols;
   const Spectrum& s = problem.decomposition->spectrum();
   const Coefficients c = coefficients(r, s, request.p_is_rank);

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._extreme import warn_accuracy
+from ._extreme import Search, warn_accuracy
 from ._rank import epsilon, rank_rule
 from ._validate import as_matrix, check_real
 
@@ -84,7 +84,7 @@ def condition_number(
             computed_in=computed_in,
             given="features",
         )
-        fields = _core.feature_extreme_pairs(array, rule, "auto", "features")
+        fields = _core.feature_extreme_pairs(array, rule, Search(), "features")
         size = array.shape[1]
     else:
         assert S is not None
@@ -93,7 +93,7 @@ def condition_number(
             array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in
         )
         kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
-        fields = kernel(array, rule, "S")
+        fields = kernel(array, rule, Search(), "S")
         size = min(array.shape)
     name = "S" if features is None else "Z^T Z"
     largest, smallest = fields["unit_max"], fields["unit_min"]

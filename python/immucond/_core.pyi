@@ -11,6 +11,9 @@ _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float
 # known rank or 0, rtol, eps of the entries
 _Rule: TypeAlias = tuple[int, float, float]
 
+# method, tol, vectors to start from at the largest and at the smallest end
+_Search: TypeAlias = tuple[str, float, _Float64, _Float64]
+
 # value, gradient, pairs, tied, determined
 _Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
 
@@ -38,16 +41,19 @@ def lapack_calls() -> dict[str, int]: ...
 def gram(X: _Array) -> _Float64: ...
 def hessian(theta: _Array, gram: _Array) -> _Float64: ...
 def feature_hessian(X: _Array, theta: _Array, method: str) -> _Float64: ...
-def psd_extreme_pairs(H: _Array, rule: _Rule, name: str = "H") -> dict[str, Any]: ...
-def extreme_pairs(S: _Array, rule: _Rule, name: str = "S") -> dict[str, Any]: ...
+def psd_extreme_pairs(
+    H: _Array, rule: _Rule, search: _Search, name: str = "H"
+) -> dict[str, Any]: ...
+def extreme_pairs(S: _Array, rule: _Rule, search: _Search, name: str = "S") -> dict[str, Any]: ...
 def feature_extreme_pairs(
-    Z: _Array, rule: _Rule, method: str, name: str = "Z"
+    Z: _Array, rule: _Rule, search: _Search, name: str = "Z"
 ) -> dict[str, Any]: ...
 def evaluate(
     coefficients: _Coefficients,
     degree: int,
     S: _Array,
     rule: _Rule,
+    search: _Search,
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,
@@ -58,6 +64,7 @@ def evaluate_theta(
     theta: _Array,
     gram: _Array,
     rule: _Rule,
+    search: _Search,
     p_is_rank: bool,
     preconditioned: bool,
     gradient: bool,
@@ -68,6 +75,7 @@ def evaluate_features(
     degree: int,
     Z: _Array,
     rule: _Rule,
+    search: _Search,
     p_is_rank: bool,
     gradient: bool,
     pairs: bool,

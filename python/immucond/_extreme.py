@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
+import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
 from ._rank import Rule, rank_rule
 from ._validate import Array, FloatArray, as_matrix, check_choice, check_real
+
+
+METHODS = ("auto", "direct", "lanczos")
+METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +47,11 @@ class ExtremePairs:
     determined_min : bool
         ``bound_min < sigma_min / 2``.
     method : str
-        What ran: "direct", "gram" or "qr".
+        What ran: "direct" or "lanczos"; for features "gram" or "qr", with "-lanczos" where an
+        iteration took the place of a reduction.
+    neighbour_max, neighbour_min : ndarray
+        Right singular vectors of the singular values next to the ends, where the method has them
+        (else empty): with the pairs themselves they are what a warm start starts from.
     """
 
     sigma_max: float
@@ -62,6 +71,8 @@ class ExtremePairs:
     determined_min: bool
     method: str
     condition_number: float
+    neighbour_max: FloatArray
+    neighbour_min: FloatArray
 
     def __repr__(self) -> str:
         return (
@@ -71,12 +82,47 @@ class ExtremePairs:
         )
 
 
-def check_iteration(tol: float | None, start: ExtremePairs | None) -> None:
-    """Check the keywords that steer iterations; the direct methods have no use for them."""
-    if tol is not None:
-        check_real(tol, "tol", low=0.0)
-    if start is not None and not isinstance(start, ExtremePairs):
+class Search(NamedTuple):
+    """How the kernels look for pairs: method, tolerance, and vectors to start from."""
+
+    method: str = "auto"
+    tol: float = 0.0
+    max: FloatArray = np.empty((0, 0))
+    min: FloatArray = np.empty((0, 0))
+
+
+def search_from(
+    size: int,
+    *,
+    method: str = "auto",
+    methods: tuple[str, ...] = ("auto",),
+    tol: float | None = None,
+    start: ExtremePairs | None = None,
+    left: bool = False,
+) -> Search:
+    """Check the keywords that steer iterations; vectors have `size` components.
+
+    `left`: the iteration works with left singular vectors.
+    """
+    check_choice(method, "method", methods)
+    relative = 0.0 if tol is None else check_real(tol, "tol", low=0.0)
+    if start is None:
+        return Search(method, relative)
+    if not isinstance(start, ExtremePairs):
         raise TypeError(f"start must be an ExtremePairs or None, and is {type(start).__name__}")
+    ends = []
+    for vector, neighbour in (
+        (start.u_max if left else start.v_max, start.neighbour_max),
+        (start.u_min if left else start.v_min, start.neighbour_min),
+    ):
+        if vector.shape != (size,):
+            raise ValueError(
+                f"start must be pairs of a matrix of the same size, with vectors of length {size}, "
+                f"and has vectors of shape {vector.shape}"
+            )
+        both = [vector] if left or neighbour.size == 0 else [vector, neighbour]
+        ends.append(np.column_stack(both))
+    return Search(method, relative, *ends)
 
 
 def warn_accuracy(name: str, stacklevel: int) -> None:
@@ -92,7 +138,7 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
 
 def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
-    fields = _core.psd_extreme_pairs(array, rule, name)
+    fields = _core.psd_extreme_pairs(array, rule, Search(), name)
     return fields["rank"], fields["unit_min"] / fields["unit_max"], fields["determined_min"]
 
 
@@ -100,12 +146,13 @@ def pairs_from(fields: dict[str, Any], name: str) -> ExtremePairs:
     """Wrap what a kernel returned."""
     largest, smallest = fields.pop("unit_max"), fields.pop("unit_min")
     exponent = fields.pop("exponent")
+    neighbours = {f"neighbour_{end}": fields.pop(f"next_{end}") for end in ("max", "min")}
     if math.isinf(fields["frobenius"]):
         raise OverflowError(
             f"the singular values of {name} are not representable in float64: the largest is "
             f"{largest:.6g} * 2^{exponent}"
         )
-    return ExtremePairs(condition_number=max(1.0, largest / smallest), **fields)
+    return ExtremePairs(condition_number=max(1.0, largest / smallest), **fields, **neighbours)
 
 
 def pairs_with_warnings(fields: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
@@ -135,7 +182,7 @@ def extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "direct"] = "auto",
+    method: Literal["auto", "direct", "lanczos"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme singular triplets of a general matrix.
@@ -189,11 +236,17 @@ def extreme_pairs(
     >>> round(pairs.sigma_max, 12), round(pairs.sigma_min, 12), pairs.rank
     (4.0, 3.0, 2)
     """
-    check_choice(method, "method", ("auto", "direct"))
-    check_iteration(tol, start)
     array = as_matrix(S, "S")
+    search = search_from(
+        min(array.shape),
+        method=method,
+        methods=METHODS,
+        tol=tol,
+        start=start,
+        left=array.shape[0] < array.shape[1],
+    )
     rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    return pairs_with_warnings(_core.extreme_pairs(array, rule), "S", stacklevel=2)
+    return pairs_with_warnings(_core.extreme_pairs(array, rule, search), "S", stacklevel=2)
 
 
 def psd_extreme_pairs(
@@ -203,7 +256,7 @@ def psd_extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "direct"] = "auto",
+    method: Literal["auto", "direct", "lanczos"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of a symmetric positive semidefinite matrix.
@@ -240,11 +293,10 @@ def psd_extreme_pairs(
     >>> round(pairs.condition_number, 12)
     3.0
     """
-    check_choice(method, "method", ("auto", "direct"))
-    check_iteration(tol, start)
     array = as_matrix(H, "H")
+    search = search_from(array.shape[1], method=method, methods=METHODS, tol=tol, start=start)
     rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    return pairs_with_warnings(_core.psd_extreme_pairs(array, rule), "H", stacklevel=2)
+    return pairs_with_warnings(_core.psd_extreme_pairs(array, rule, search), "H", stacklevel=2)
 
 
 def feature_extreme_pairs(
@@ -254,7 +306,7 @@ def feature_extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "direct", "gram", "qr"] = "auto",
+    method: Literal["auto", "direct", "lanczos", "gram", "qr"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of ``H = Z^T Z``, through the features Z.
@@ -300,11 +352,12 @@ def feature_extreme_pairs(
     >>> f"{pairs.condition_number:.6e}", pairs.method
     ('1.000000e+12', 'qr')
     """
-    check_choice(method, "method", ("auto", "direct", "gram", "qr"))
-    check_iteration(tol, start)
     array = as_matrix(Z, "Z")
+    search = search_from(
+        array.shape[1], method=method, methods=METHODS_OF_FEATURES, tol=tol, start=start
+    )
     rule = rank_rule(
         array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in, given="features"
     )
-    fields = _core.feature_extreme_pairs(array, rule, method)
+    fields = _core.feature_extreme_pairs(array, rule, search)
     return pairs_with_warnings(fields, "Z^T Z", stacklevel=2)

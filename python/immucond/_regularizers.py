@@ -19,7 +19,7 @@ import numpy.typing as npt
 from . import _core
 from ._core import Spectrum
 from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
-from ._extreme import ExtremePairs, check_iteration, pairs_from, warn_accuracy
+from ._extreme import ExtremePairs, Search, pairs_from, search_from, warn_accuracy
 from ._rank import Rule, rank_rule
 from ._validate import Array, FloatArray, as_matrix
 
@@ -127,13 +127,14 @@ class SpectralRegularizer:
         float
             Or (float, `ExtremePairs`) with ``return_pairs=True``.
         """
-        array, rule = self._matrix(S, rank, rtol, computed_in, start)
+        array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
         value, _, *pairs = self._finish(
             _core.evaluate(
                 self._coefficients,
                 self._degree,
                 array,
                 rule,
+                search,
                 self._p_is_rank(p),
                 False,
                 return_pairs,
@@ -188,13 +189,14 @@ class SpectralRegularizer:
         AccuracyWarning
             Where it uses a smallest singular value that is not determined.
         """
-        array, rule = self._matrix(S, rank, rtol, computed_in, start)
+        array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
         return self._finish(
             _core.evaluate(
                 self._coefficients,
                 self._degree,
                 array,
                 rule,
+                search,
                 self._p_is_rank(p),
                 True,
                 return_pairs,
@@ -237,8 +239,8 @@ class SpectralRegularizer:
         gradient : ndarray, shape (d, m)
         """
         map_, matrix = as_matrix(theta, "theta"), as_matrix(gram, "gram")
-        check_iteration(None, start)
         size = map_.shape[1]
+        search = search_from(size, start=start)
         rule = rank_rule((size, size), matrix.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
         return self._finish(
             _core.evaluate_theta(
@@ -247,6 +249,7 @@ class SpectralRegularizer:
                 map_,
                 matrix,
                 rule,
+                search,
                 self._p_is_rank(p),
                 preconditioned,
                 True,
@@ -285,7 +288,7 @@ class SpectralRegularizer:
         gradient : ndarray, shape (N, m)
         """
         array = as_matrix(Z, "Z")
-        check_iteration(None, start)
+        search = search_from(array.shape[1], start=start)
         rule = rank_rule(
             array.shape,
             array.dtype,
@@ -300,6 +303,7 @@ class SpectralRegularizer:
                 self._degree,
                 array,
                 rule,
+                search,
                 self._p_is_rank(p),
                 True,
                 return_pairs,
@@ -314,11 +318,12 @@ class SpectralRegularizer:
         rtol: float | None,
         computed_in: Any,
         start: ExtremePairs | None,
-    ) -> tuple[Array, Rule]:
+    ) -> tuple[Array, Rule, Search]:
         array = as_matrix(S, "S")
-        check_iteration(None, start)
+        left = array.shape[0] < array.shape[1]
+        search = search_from(min(array.shape), start=start, left=left)
         rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-        return array, rule
+        return array, rule, search
 
     def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
         if p is not None and not self._takes_p:

@@ -12,8 +12,16 @@
 
 namespace immucond {
 
-/// What is known of the data beside its entries. The rank k is given (rank > 0), or the number of
-/// singular values of *what was given* above rtol times the largest.
+/// Approximate right singular vectors of the two ends, from the end inwards, as columns: those of a
+/// nearby matrix.
+struct Start {
+  std::vector<double> max, min;
+};
+
+enum class Method { automatic, direct, lanczos, gram, qr };
+
+/// What the caller knows and wants, beside the entries. The rank k is given (rank > 0), or the
+/// number of singular values of *what was given* above rtol times the largest.
 struct Given {
   Index rank = 0;
   double rtol = 0.0;
@@ -21,9 +29,10 @@ struct Given {
   double forming = 0.0;     // absolute rounding of a matrix that we formed ourselves
   bool features = false;    // the entries' rounding is that of Z, where H = Z^T Z is decomposed
   bool allow_zero = false;  // let a given rank reach zeros, for a caller with another method left
+  double tol = 0.0;         // relative residual at which an iteration may stop
+  Method method = Method::automatic;
+  const Start* start = nullptr;
 };
-
-enum class Method { automatic, direct, gram, qr };
 
 /// The ends of a spectrum sigma_1 >= ... >= sigma_k > 0, in units of 2^exponent, so that nothing
 /// computed from them over- or underflows.
@@ -31,7 +40,8 @@ struct Spectrum {
   Index p = 0;     // number of singular values, zeros included
   Index rank = 0;  // k
   double sigma_max = 0.0, sigma_min = 0.0;
-  double next_max = 0.0, next_min = 0.0;    // sigma_2 and sigma_{k-1}; meaningful for k >= 2
+  double next_max = 0.0, next_min = 0.0;  // sigma_2 and sigma_{k-1}; meaningful for k >= 2
+  double next_error_max = 0.0, next_error_min = 0.0;  // what an iteration left in these
   std::optional<double> below_min;          // sigma_{k+1}, where there is one: counted as zero
   Index tied_max = 1, tied_min = 1;         // how many equal each end, to the data's rounding too
   double noise_max = 0.0, noise_min = 0.0;  // rounding that forming and method left in each end
@@ -44,6 +54,14 @@ struct Spectrum {
   double below_max() const;
   double above_min() const;
 };
+
+/// What orthogonal reductions of n rows leave in each singular value, relative to the largest: the
+/// usual sqrt(n) growth with a margin of four, and no less than small matrices show.
+double reduction_noise(Index n);
+
+/// How far the data's own rounding and the method's may move a singular value near `sigma`: closer
+/// ones are tied.
+double tie_width(const Spectrum& s, const Given& given, double sigma);
 
 enum class End { max, min };
 
@@ -79,10 +97,13 @@ class Decomposition {
   const Spectrum& spectrum() const { return spectrum_; }
   const char* method() const { return method_; }
   void set_method(const char* method) { method_ = method; }
+  void set_exponent(int exponent) { spectrum_.exponent = exponent; }
   /// Count more zeros: H = Z^T Z has m singular values, however few samples there are.
   void set_p(Index p) { spectrum_.p = p; }
   /// Vectors of the tied group at an end; only the first with `one`.
   virtual Vectors vectors(End end, bool one) const = 0;
+  /// The right singular vector next to an end, where the method has it; else empty.
+  virtual std::vector<double> neighbour(End) const { return {}; }
   /// Where the spectrum is that of R^T R: R.
   virtual const Triangle* triangle() const { return nullptr; }
 
@@ -110,6 +131,6 @@ struct FeatureProblem {
   SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
 };
-FeatureProblem decompose_features(const MatrixView& Z, const Given& given, Method method);
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given);
 
 }  // namespace immucond

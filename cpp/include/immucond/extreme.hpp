@@ -17,12 +17,13 @@ struct ExtremePairs {
   bool simple_max = true, simple_min = true, determined_min = true;
   Index rank = 0;
   std::vector<double> u_max, v_max, u_min, v_min;
+  std::vector<double> next_max, next_min;  // right vectors of the neighbours, where they are known
   const char* method = "";
 };
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given);
 ExtremePairs extreme_pairs(const MatrixView& S, const Given& given);
-ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given, Method method);
+ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given);
 
 /// The certified pairs of a problem that is decomposed already.
 ExtremePairs certified_psd(const MatrixView& unit, int exponent,

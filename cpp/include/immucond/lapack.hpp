@@ -19,13 +19,20 @@ namespace lapack {
 #define IMMUCOND_ROUTINES(X)  \
   X(dgemm, "cciiiddididdi")   \
   X(dsyrk, "cciiddiddi")      \
+  X(dgemv, "ciiddididdi")     \
+  X(dsymv, "ciddididdi")      \
+  X(dtrmv, "cccididi")        \
   X(dtrsv, "cccididi")        \
+  X(dtrsm, "cccciiddidi")     \
+  X(dpotrf, "cidii")          \
+  X(dpstrf, "cidiiiddi")      \
   X(dsytrd, "cididdddii")     \
   X(dormtr, "ccciididdidii")  \
   X(dgebrd, "iididddddii")    \
   X(dormbr, "ccciiididdidii") \
   X(dstein, "iddidiididiii")  \
-  X(dgeqrf, "iididdii")
+  X(dgeqrf, "iididdii")       \
+  X(dormqr, "cciiididdidii")
 
 enum class Routine : int {
 #define IMMUCOND_ENUM(name, signature) name,
@@ -83,8 +90,22 @@ void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, con
           Index lda, const double* b, Index ldb, double beta, double* c, Index ldc);
 void syrk(char uplo, char trans, Index n, Index k, double alpha, const double* a, Index lda,
           double beta, double* c, Index ldc);
-/// x <- op(R)^-1 x for upper triangular R (n x n).
+/// y = alpha op(A) x + beta y, A m x n.
+void gemv(char trans, Index m, Index n, double alpha, const double* a, Index lda, const double* x,
+          double beta, double* y);
+/// y = A x for symmetric A, of which the triangle `uplo` is read.
+void symv(char uplo, Index n, const double* a, Index lda, const double* x, double* y);
+/// x <- op(R) x, and x <- op(R)^-1 x, for upper triangular R (n x n).
+void trmv(char trans, Index n, const double* r, Index ldr, double* x);
 void trsv(char trans, Index n, const double* r, Index ldr, double* x);
+/// B (m x n) <- B op(R)^-1 ('R') or op(R)^-1 B ('L') for upper triangular R.
+void trsm(char side, char trans, Index m, Index n, const double* r, Index ldr, double* b,
+          Index ldb);
+/// A = R^T R, R in the upper triangle; false where A is not positive definite.
+bool potrf(Index n, double* a, Index lda);
+/// P^T A P = R^T R to `tolerance` (absolute, of the diagonal), R in the first rows of the upper
+/// triangle; returns its number of rows. Column j of P^T A P is column pivots[j] of A.
+Index pstrf(Index n, double* a, Index lda, double tolerance, std::vector<Index>& pivots);
 /// A = Q T Q^T (lower triangle): T's diagonals to d and e, the reflectors stay in A and tau.
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau);
 /// C <- Q C with Q from sytrd.
@@ -103,6 +124,9 @@ void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, d
 void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z);
 /// A = Q R; R to the upper triangle.
 void geqrf(Index m, Index n, double* a, Index lda, double* tau);
+/// C <- Q C with Q from geqrf of an m x k matrix.
+void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* tau, double* c,
+           Index ldc);
 
 }  // namespace lapack
 }  // namespace immucond

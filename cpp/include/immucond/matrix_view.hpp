@@ -79,8 +79,9 @@ MatrixView scaled(const MatrixView& view, int exponent);
 /// max |a_ij - a_ji| of an n x n matrix.
 double asymmetry(const double* a, Index n);
 
-/// Copy the upper triangle of the n x n column-major matrix to the lower one.
+/// Copy the upper triangle of the n x n column-major matrix to the lower one, or the other way.
 void mirror_upper(double* a, Index n);
+void mirror_lower(double* a, Index n);
 
 /// Throws std::overflow_error, naming `what`, where an entry is not finite.
 void require_representable(const double* a, Index count, const char* what);

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <random>
+#include <vector>
+
+#include "immucond/operator.hpp"
+
+namespace immucond {
+
+/// Approximate eigenpairs A x = value x of one end of a spectrum, from the end inwards, with the
+/// norms of A x - value x.
+struct RitzPairs {
+  std::vector<double> values, residuals;
+  std::vector<double> vectors;  // n x values.size(), orthonormal
+};
+
+/// Band Lanczos (Ruhe 1979) with full reorthogonalization and thick restart (Wu and Simon 2000):
+/// an orthonormal basis V grows by one product a step, A V_k = V T_k with T_k of bandwidth `width`,
+/// and the ends of T_k's spectrum become those of A's. Two starting vectors see a double
+/// eigenvalue, where one alone would take it for simple; a random one sees every eigenvector.
+class Lanczos {
+ public:
+  /// A must outlive the iteration. Starts from the `given` vectors (n x count, any lengths) and
+  /// `random` others.
+  Lanczos(const Operator& A, const std::vector<double>& given, Index random);
+
+  /// Multiplies until the largest pair has a residual of at most `tolerance` times its value and
+  /// its neighbour is known to a twentieth of their distance (or as well as itself). False where
+  /// `most` products are not enough.
+  bool converge(double tolerance, Index most);
+
+  /// So many products, and no questions: then T_k is that of the starting vectors alone.
+  void multiply(Index products);
+
+  /// Up to `count` pairs at the largest or the smallest end of T_k.
+  RitzPairs largest(Index count) const;
+  RitzPairs smallest(Index count) const;
+
+ private:
+  struct Small;  // eigenpairs of T_k
+  Small decompose(Index from_top, Index from_bottom) const;
+  RitzPairs lift(const Small& small, Index first, Index count, bool ascending) const;
+  void step();
+  void append(double* w);
+  void append_random();
+  double orthogonalize(double* w, double* coefficients);
+  void restart();
+
+  const Operator& A_;
+  Index n_, capacity_;
+  Index size_ = 0, processed_ = 0, products_ = 0;
+  std::vector<double> basis_, spare_;  // n x capacity
+  std::vector<double> projection_;     // capacity x capacity: T_k's columns, k = processed
+  std::vector<double> product_, coefficients_, correction_;
+  std::mt19937_64 generator_{20260101};
+};
+
+}  // namespace immucond

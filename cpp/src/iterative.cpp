@@ -1,0 +1,336 @@
+#include "immucond/iterative.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "immucond/lanczos.hpp"
+
+namespace immucond {
+namespace {
+
+/// Products after which an iteration is given up: by then a reduction is cheaper.
+constexpr Index kMostProducts = 600;
+/// Solves that cost as much as another factorization, nearer to the end.
+constexpr Index kProductsAShift = 40;
+constexpr int kMostShifts = 3;
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+/// The eigenvalue at one end, its neighbour, and the vectors of both (n x 2).
+struct Ends {
+  double value = 0.0, next = 0.0, next_error = 0.0;
+  std::vector<double> vectors;
+};
+
+Ends ends_of(RitzPairs pairs) {
+  return {pairs.values[0], pairs.values[1], pairs.residuals[1], std::move(pairs.vectors)};
+}
+
+/// Ritz pairs of sign (A - shift I)^-1 as those of A: an error rho of theta is one of
+/// rho / (theta (theta - rho)) in shift + sign / theta.
+RitzPairs unshifted(RitzPairs pairs, double shift, double sign) {
+  for (std::size_t i = 0; i < pairs.values.size(); ++i) {
+    const double theta = pairs.values[i], rho = pairs.residuals[i];
+    pairs.values[i] = shift + sign / theta;
+    pairs.residuals[i] =
+        rho < theta ? rho / (theta * (theta - rho)) : std::numeric_limits<double>::infinity();
+  }
+  return pairs;
+}
+
+/// The Rayleigh quotients of given vectors (n x count), from the top or from the bottom.
+RitzPairs rayleigh_ritz(const Operator& A, const std::vector<double>& vectors, End end) {
+  Lanczos space(A, vectors, 0);
+  const Index count = static_cast<Index>(vectors.size()) / A.size();
+  space.multiply(count);
+  return end == End::max ? space.largest(count) : space.smallest(count);
+}
+
+/// Cholesky factors of shifted matrices, made in the upper triangle of a symmetric matrix, whose
+/// lower triangle stays.
+class ShiftedFactor {
+ public:
+  explicit ShiftedFactor(SymmetricMatrix& A) : A_(A), diagonal_(size(A.n)) {
+    for (Index i = 0; i < A.n; ++i) diagonal_[size(i)] = A.data[size(i * (A.n + 1))];
+  }
+
+  /// sign (A - shift I) = R^T R; false where that is not definite.
+  bool factor(double shift, double sign) {
+    if (used_) restore();
+    used_ = true;
+    const Index n = A_.n;
+    for (Index j = 0; j < n; ++j) {
+      double* column = A_.data.data() + j * n;
+      if (sign < 0.0)
+        for (Index i = 0; i < j; ++i) column[i] = -column[i];
+      column[j] = sign * (diagonal_[size(j)] - shift);
+    }
+    return lapack::potrf(n, A_.data.data(), n);
+  }
+
+  void restore() {
+    mirror_lower(A_.data.data(), A_.n);
+    for (Index i = 0; i < A_.n; ++i) A_.data[size(i * (A_.n + 1))] = diagonal_[size(i)];
+    used_ = false;
+  }
+
+  InverseGramOperator inverse() const { return {A_.data.data(), A_.n}; }
+
+ private:
+  SymmetricMatrix& A_;
+  std::vector<double> diagonal_;
+  bool used_ = false;
+};
+
+/// One end of A by inverses shifted to just outside of where it is seen, nearer each time.
+std::optional<Ends> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index random,
+                               double tolerance) {
+  const double sign = end == End::max ? -1.0 : 1.0;
+  for (int attempt = 1; attempt <= kMostShifts; ++attempt) {
+    const double value = near.values[0], margin = 2 * near.residuals[0];
+    double shift = value - sign * (margin + 16 * tolerance * std::fabs(value));
+    // Half-way to zero is no gain over zero, which tells whether a matrix is definite.
+    if (end == End::min && shift < value / 2) shift = 0.0;
+    if (!A.factor(shift, sign)) {
+      if (end == End::max || shift == 0.0 || !A.factor(shift = 0.0, sign)) return std::nullopt;
+    }
+    const InverseGramOperator inverse = A.inverse();
+    Lanczos lanczos(inverse, near.vectors, random);
+    const bool last = attempt == kMostShifts;
+    const bool done = lanczos.converge(tolerance, last ? kMostProducts : kProductsAShift);
+    near = unshifted(lanczos.largest(2), shift, sign);
+    if (done) return ends_of(std::move(near));
+  }
+  return std::nullopt;
+}
+
+/// The spectrum of full rank n with these ends; nothing where one of them is not simple for
+/// certain.
+std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n, double noise,
+                                    const Given& given) {
+  Spectrum s;
+  s.p = s.rank = n;
+  s.sigma_max = top.value;
+  s.next_max = top.next;
+  s.next_error_max = top.next_error;
+  s.sigma_min = bottom.value;
+  s.next_min = bottom.next;
+  s.next_error_min = bottom.next_error;
+  s.noise_max = s.noise_min = noise;
+  const bool simple =
+      top.value - top.next > 2 * tie_width(s, given, top.value) + top.next_error &&
+      bottom.next - bottom.value > 2 * tie_width(s, given, bottom.value) + bottom.next_error;
+  const bool positive = bottom.value > 4 * std::numeric_limits<double>::min();
+  const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.rtol * top.value);
+  if (!simple || !positive || !full) return std::nullopt;
+  return s;
+}
+
+/// Ends that are simple, with their vectors and their neighbours'.
+class IterativeDecomposition final : public Decomposition {
+ public:
+  IterativeDecomposition(const Spectrum& spectrum, Ends top, Ends bottom) {
+    spectrum_ = spectrum;
+    method_ = "lanczos";
+    for (const End end : {End::max, End::min}) {
+      std::vector<double> columns = std::move((end == End::max ? top : bottom).vectors);
+      const Index n = static_cast<Index>(columns.size()) / 2;
+      fix_signs(columns, n);
+      at(end).next.assign(columns.begin() + n, columns.end());
+      columns.resize(size(n));
+      at(end).right = std::move(columns);
+    }
+  }
+
+  /// Left vectors where they differ from the right ones.
+  void set_left(End end, std::vector<double> left) { at(end).left = std::move(left); }
+  /// Back to H = (P R^T) (R P^T) from R R^T, or to the transpose of a matrix.
+  std::vector<double>& right(End end) { return at(end).right; }
+  std::vector<double>& left(End end) { return at(end).left; }
+  std::vector<double>& next(End end) { return at(end).next; }
+
+  Vectors vectors(End end, bool) const override {
+    const One& one = end == End::max ? top_ : bottom_;
+    return {1, one.left, one.right};
+  }
+  std::vector<double> neighbour(End end) const override {
+    return (end == End::max ? top_ : bottom_).next;
+  }
+
+ private:
+  struct One {
+    std::vector<double> left, right, next;
+  };
+  One& at(End end) { return end == End::max ? top_ : bottom_; }
+  One top_, bottom_;
+};
+
+std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, const Given& given) {
+  const Index n = H.n;
+  const double tolerance = std::max(reduction_noise(n), given.tol);
+  const SymmetricOperator A(H.data.data(), n);
+  const DoubleDouble squares = sum_of_squares(H.data.data(), n * n);
+  ShiftedFactor shifted(H);
+  std::optional<Ends> top, bottom;
+  RitzPairs near_bottom;
+  if (given.start != nullptr) {
+    near_bottom = rayleigh_ritz(A, given.start->min, End::min);
+    top = invert_end(shifted, End::max, rayleigh_ritz(A, given.start->max, End::max), 1, tolerance);
+    if (!top) shifted.restore();  // something has crossed: start cold
+  }
+  const bool warm = top.has_value();
+  if (!warm) {
+    Lanczos lanczos(A, {}, 2);
+    if (!lanczos.converge(tolerance, kMostProducts)) return nullptr;
+    top = ends_of(lanczos.largest(2));
+    near_bottom = lanczos.smallest(2);
+  }
+  bottom = invert_end(shifted, End::min, std::move(near_bottom), warm ? 1 : 0, tolerance);
+  std::optional<Spectrum> spectrum;
+  if (bottom)
+    spectrum =
+        spectrum_of(*top, *bottom, n, reduction_noise(n) * top->value + given.forming, given);
+  if (!spectrum) {
+    shifted.restore();
+    return nullptr;
+  }
+  spectrum->squares = squares;
+  spectrum->exponent = H.exponent;
+  return std::make_unique<IterativeDecomposition>(*spectrum, std::move(*top), std::move(*bottom));
+}
+
+/// The ends of R^T R as singular values of R.
+Ends singular(Ends ends) {
+  const double squared = ends.next;
+  ends.value = std::sqrt(ends.value);
+  ends.next = std::sqrt(ends.next);
+  ends.next_error = ends.next_error / std::sqrt(squared);
+  return ends;
+}
+
+}  // namespace
+
+std::unique_ptr<Decomposition> iterate_psd(SymmetricMatrix& H, const Given& given) {
+  if (H.n < 4 || (given.rank != 0 && given.rank < H.n)) return nullptr;
+  return iterate_definite(H, given);
+}
+
+std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, const Given& given) {
+  const Index n = H.n;
+  std::vector<double> r(H.data);
+  std::vector<Index> pivots;
+  double trace = 0.0, largest = 0.0;
+  for (Index i = 0; i < n; ++i) {
+    const double h = H.data[size(i * (n + 1))];
+    trace += h;
+    largest = std::max(largest, h);
+  }
+  const double tolerance =
+      std::numeric_limits<double>::epsilon() * static_cast<double>(n) * largest;
+  const Index k = lapack::pstrf(n, r.data(), n, tolerance, pivots);
+  if (k < 4 || k == n || (given.rank != 0 && given.rank != k)) return nullptr;
+  // R (k x n) as the first rows, zeros below its diagonal; B = R R^T.
+  SymmetricMatrix B;
+  B.n = k;
+  B.name = H.name;
+  B.exponent = H.exponent;
+  B.data.resize(size(k * k));
+  double kept = 0.0;
+  for (Index j = 0; j < n; ++j) {
+    if (j < k) std::fill(r.begin() + j * n + j + 1, r.begin() + j * n + k, 0.0);
+    for (Index i = 0; i < k; ++i) kept += r[size(i + j * n)] * r[size(i + j * n)];
+  }
+  lapack::syrk('U', 'N', k, n, 1.0, r.data(), n, 0.0, B.data.data(), k);
+  mirror_upper(B.data.data(), k);
+  Given of_b = given;
+  of_b.rank = k;
+  of_b.start = nullptr;
+  of_b.forming += reduction_noise(n) * trace;
+  auto found = iterate_definite(B, of_b);
+  if (!found) return nullptr;
+  // Weyl: no eigenvalue of H is further from one of R^T R than the trace of H - R^T R.
+  Spectrum s = found->spectrum();
+  const double rest = std::max(0.0, trace - kept) + tolerance;
+  s.p = n;
+  s.below_min = rest;
+  s.noise_max += rest;
+  s.noise_min += rest;
+  s.squares = sum_of_squares(H.data.data(), n * n);
+  const bool clear = given.rank == k || (rest <= given.rtol * s.sigma_max &&
+                                         s.sigma_min - s.noise_min > given.rtol * s.sigma_max);
+  if (!clear || s.sigma_min <= 4 * s.noise_min) return nullptr;
+  // w of R R^T gives P R^T w of H.
+  const auto carried = [&](const std::vector<double>& w) {
+    std::vector<double> y(size(n)), v(size(n));
+    lapack::gemv('T', k, n, 1.0, r.data(), n, w.data(), 0.0, y.data());
+    for (Index i = 0; i < n; ++i) v[size(pivots[size(i)])] = y[size(i)];
+    normalize(v.data(), n);
+    return v;
+  };
+  Ends ends[2];
+  for (const End end : {End::max, End::min}) {
+    std::vector<double>& columns = ends[end == End::max ? 0 : 1].vectors;
+    columns = carried(found->right(end));
+    const std::vector<double> next = carried(found->next(end));
+    columns.insert(columns.end(), next.begin(), next.end());
+  }
+  return std::make_unique<IterativeDecomposition>(s, std::move(ends[0]), std::move(ends[1]));
+}
+
+std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, Index n,
+                                                const Given& given) {
+  if (n < 4 || (given.rank != 0 && given.rank < n)) return nullptr;
+  for (Index i = 0; i < n; ++i)
+    if (r[size(i * (n + 1))] == 0.0) return nullptr;
+  const double tolerance = std::max(reduction_noise(n), given.tol);
+  const GramOperator gram(r.data(), n);
+  const InverseGramOperator inverse(r.data(), n);
+  const std::vector<double> none;
+  const Start* start = given.start;
+  Lanczos from_top(gram, start ? start->max : none, 2);
+  if (!from_top.converge(tolerance, kMostProducts)) return nullptr;
+  Lanczos from_bottom(inverse, start ? start->min : none, 2);
+  if (!from_bottom.converge(tolerance, kMostProducts)) return nullptr;
+  Ends top = singular(ends_of(from_top.largest(2)));
+  Ends bottom = singular(ends_of(unshifted(from_bottom.largest(2), 0.0, 1.0)));
+  auto spectrum = spectrum_of(top, bottom, n, reduction_noise(n) * top.value, given);
+  if (!spectrum || !(bottom.value > spectrum->noise_min)) return nullptr;
+  spectrum->squares = sum_of_squares(r.data(), n * n);
+  auto found =
+      std::make_unique<IterativeDecomposition>(*spectrum, std::move(top), std::move(bottom));
+  // u = R v / sigma at the top, u = sigma R^-T v at the bottom: each where it keeps the digits.
+  std::vector<double> u = found->right(End::max);
+  lapack::trmv('N', n, r.data(), n, u.data());
+  normalize(u.data(), n);
+  found->set_left(End::max, std::move(u));
+  u = found->right(End::min);
+  lapack::trsv('T', n, r.data(), n, u.data());
+  normalize(u.data(), n);
+  found->set_left(End::min, std::move(u));
+  return found;
+}
+
+std::unique_ptr<Decomposition> iterate_general(const std::vector<double>& a, Index rows, Index cols,
+                                               bool swapped, const Given& given) {
+  std::vector<double> q(a), tau(size(cols)), r(size(cols * cols));
+  lapack::geqrf(rows, cols, q.data(), rows, tau.data());
+  for (Index j = 0; j < cols; ++j) std::copy_n(q.data() + j * rows, j + 1, r.data() + j * cols);
+  auto triangle = iterate_triangle(r, cols, given);
+  if (!triangle) return nullptr;
+  auto* found = static_cast<IterativeDecomposition*>(triangle.get());
+  for (const End end : {End::max, End::min}) {
+    std::vector<double> u = std::move(found->left(end));
+    u.resize(size(rows));
+    lapack::ormqr(rows, cols, 1, q.data(), rows, tau.data(), u.data(), rows);
+    found->set_left(end, std::move(u));
+    if (swapped) std::swap(found->left(end), found->right(end));
+    fix_signs(found->right(end), swapped ? rows : cols, &found->left(end), swapped ? cols : rows);
+  }
+  return triangle;
+}
+
+}  // namespace immucond

@@ -1,0 +1,202 @@
+#include "immucond/lanczos.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "immucond/tridiagonal.hpp"
+
+namespace immucond {
+namespace {
+
+constexpr double kEps = std::numeric_limits<double>::epsilon();
+constexpr Index kCapacity = 256;
+constexpr Index kKeptLargest = 48, kKeptSmallest = 16;  // at a restart
+/// The neighbour is known to this part of its distance from the end.
+constexpr double kNeighbour = 0.05;
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+double norm(const double* x, Index n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
+
+}  // namespace
+
+struct Lanczos::Small {
+  Index k = 0;
+  std::vector<double> values;     // descending
+  std::vector<double> vectors;    // k x values.size()
+  std::vector<double> residuals;  // of the Ritz pairs they stand for
+};
+
+Lanczos::Lanczos(const Operator& A, const std::vector<double>& given, Index random)
+    : A_(A),
+      n_(A.size()),
+      capacity_(std::min(n_, kCapacity)),
+      basis_(size(n_ * capacity_)),
+      projection_(size(capacity_ * capacity_)),
+      product_(size(n_)),
+      coefficients_(size(capacity_)),
+      correction_(size(capacity_)) {
+  for (std::size_t at = 0; at < given.size() && size_ < n_; at += size(n_)) {
+    std::copy_n(given.data() + at, n_, product_.data());
+    const double length = norm(product_.data(), n_);
+    if (orthogonalize(product_.data(), coefficients_.data()) > kEps * length)
+      append(product_.data());
+  }
+  for (Index i = 0; i < random && size_ < n_; ++i) append_random();
+}
+
+/// w <- w - V (V^T w), twice is enough (Kahan and Parlett); returns the norm of what is left, and
+/// V^T w in `coefficients`.
+double Lanczos::orthogonalize(double* w, double* coefficients) {
+  std::fill_n(coefficients, size_, 0.0);
+  if (size_ == 0) return norm(w, n_);
+  for (int pass = 0; pass < 2; ++pass) {
+    lapack::gemv('T', n_, size_, 1.0, basis_.data(), n_, w, 0.0, correction_.data());
+    lapack::gemv('N', n_, size_, -1.0, basis_.data(), n_, correction_.data(), 1.0, w);
+    for (Index i = 0; i < size_; ++i) coefficients[i] += correction_[size(i)];
+  }
+  return norm(w, n_);
+}
+
+void Lanczos::append(double* w) {
+  const double length = norm(w, n_);
+  double* v = basis_.data() + size_ * n_;
+  for (Index i = 0; i < n_; ++i) v[i] = w[i] / length;
+  ++size_;
+}
+
+void Lanczos::append_random() {
+  std::normal_distribution<double> normal;
+  double length = 0.0;
+  do {
+    for (double& x : product_) x = normal(generator_);
+    length = orthogonalize(product_.data(), correction_.data());
+  } while (length < 1e-8);
+  append(product_.data());
+}
+
+void Lanczos::step() {
+  const Index j = processed_++;
+  double* w = product_.data();
+  A_.apply(basis_.data() + j * n_, w);
+  ++products_;
+  const double length = norm(w, n_);
+  const double left = orthogonalize(w, coefficients_.data());
+  double* column = projection_.data() + j * capacity_;
+  std::copy_n(coefficients_.data(), size_, column);
+  if (size_ == n_) return;
+  if (left > 10 * kEps * length) {
+    column[size_] = left;
+    append(w);
+  } else {
+    append_random();  // the space was invariant: go on with another
+  }
+}
+
+Lanczos::Small Lanczos::decompose(Index from_top, Index from_bottom) const {
+  Small small;
+  const Index k = small.k = processed_;
+  std::vector<double> a(size(k * k)), d(size(k)), e(size(k)), tau(size(k));
+  for (Index j = 0; j < k; ++j)
+    for (Index i = j; i < k; ++i) a[size(i + j * k)] = projection_[size(i + j * capacity_)];
+  lapack::sytrd(k, a.data(), k, d.data(), e.data(), tau.data());
+  e.resize(size(k - 1));
+  const Tridiagonal T(std::move(d), std::move(e));
+  std::vector<Index> positions;  // descending, so that the values ascend
+  for (Index i = k; i > std::max(k - from_bottom, from_top); --i) positions.push_back(i);
+  for (Index i = std::min(from_top, k); i >= 1; --i) positions.push_back(i);
+  std::vector<double> ascending = T.eigenvalues(positions);
+  std::sort(ascending.begin(), ascending.end());
+  const Index count = static_cast<Index>(ascending.size());
+  std::vector<double> z(size(k * count));
+  T.eigenvectors(ascending, z.data());
+  lapack::ormtr(k, count, a.data(), k, tau.data(), z.data(), k);
+  small.vectors.resize(z.size());
+  for (Index i = 0; i < count; ++i) {
+    const double* column = z.data() + (count - 1 - i) * k;
+    std::copy_n(column, k, small.vectors.data() + i * k);
+    small.values.push_back(ascending[size(count - 1 - i)]);
+    // A V s - theta V s = (the basis vectors beyond k) (their rows of the projection) s.
+    double squares = 0.0;
+    for (Index r = k; r < size_; ++r) {
+      double sum = 0.0;
+      for (Index j = 0; j < k; ++j) sum += projection_[size(r + j * capacity_)] * column[j];
+      squares += sum * sum;
+    }
+    small.residuals.push_back(std::sqrt(squares));
+  }
+  return small;
+}
+
+bool Lanczos::converge(double tolerance, Index most) {
+  Index check = 3 * size_;
+  while (true) {
+    // A basis that spans the space is gone through to the exact end.
+    while (processed_ < size_ && (size_ == n_ || (processed_ < check && size_ < capacity_))) step();
+    const Small small = decompose(2, 0);
+    const double scale = tolerance * std::fabs(small.values[0]);
+    const bool end = small.residuals[0] <= scale;
+    const bool neighbour =
+        small.values.size() < 2 ||
+        small.residuals[1] <= std::max(scale, kNeighbour * (small.values[0] - small.values[1]));
+    if (end && neighbour) return true;
+    if (products_ >= most) return false;
+    if (size_ == capacity_) restart();
+    check = processed_ + std::max<Index>(4, processed_ / 6);
+  }
+}
+
+void Lanczos::multiply(Index products) {
+  for (Index i = 0; i < products && processed_ < size_ && size_ < capacity_; ++i) step();
+}
+
+RitzPairs Lanczos::lift(const Small& small, Index first, Index count, bool ascending) const {
+  RitzPairs pairs;
+  pairs.vectors.resize(size(n_ * count));
+  for (Index i = 0; i < count; ++i) {
+    const Index from = ascending ? first + count - 1 - i : first + i;
+    pairs.values.push_back(small.values[size(from)]);
+    pairs.residuals.push_back(small.residuals[size(from)]);
+    lapack::gemv('N', n_, small.k, 1.0, basis_.data(), n_, small.vectors.data() + from * small.k,
+                 0.0, pairs.vectors.data() + i * n_);
+  }
+  return pairs;
+}
+
+RitzPairs Lanczos::largest(Index count) const {
+  return lift(decompose(count, 0), 0, std::min(count, processed_), false);
+}
+
+RitzPairs Lanczos::smallest(Index count) const {
+  return lift(decompose(0, count), 0, std::min(count, processed_), true);
+}
+
+/// Keeps the Ritz vectors of both ends and the pending vectors: T becomes diagonal, bordered by the
+/// couplings.
+void Lanczos::restart() {
+  const Small small = decompose(kKeptLargest, kKeptSmallest);
+  const Index k = small.k, kept = static_cast<Index>(small.values.size()), pending = size_ - k;
+  spare_.resize(basis_.size());
+  lapack::gemm('N', 'N', n_, kept, k, 1.0, basis_.data(), n_, small.vectors.data(), k, 0.0,
+               spare_.data(), n_);
+  std::copy_n(basis_.data() + k * n_, pending * n_, spare_.data() + kept * n_);
+  std::vector<double> couplings(size(pending * kept));
+  for (Index i = 0; i < kept; ++i)
+    for (Index r = 0; r < pending; ++r)
+      for (Index j = 0; j < k; ++j)
+        couplings[size(r + i * pending)] +=
+            projection_[size(k + r + j * capacity_)] * small.vectors[size(j + i * k)];
+  std::fill(projection_.begin(), projection_.end(), 0.0);
+  for (Index i = 0; i < kept; ++i) {
+    double* column = projection_.data() + i * capacity_;
+    column[i] = small.values[size(i)];
+    std::copy_n(couplings.data() + i * pending, pending, column + kept);
+  }
+  basis_.swap(spare_);
+  processed_ = kept;
+  size_ = kept + pending;
+}
+
+}  // namespace immucond
