@@ -15,7 +15,6 @@ from ._errors import AccuracyWarning, DegenerateSpectrumWarning
 from ._rank import Rule, rank_rule
 from ._validate import Array, FloatArray, as_matrix, check_choice, check_real
 
-
 METHODS = ("auto", "direct", "lanczos")
 METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
