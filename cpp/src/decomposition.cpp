@@ -29,7 +29,7 @@ double reduction_flops(Index rows, Index cols) {
 }
 
 /// From these sizes on an iteration beats the reduction (docs/numerics.md).
-constexpr Index kPsdSize = 1024, kWarmSize = 128, kGeneralSize = 128;
+constexpr Index kPsdSize = 1024, kWarmSize = 256, kGeneralSize = 256;
 
 bool iteration_pays(Index n, const Given& given, Index cold) {
   if (given.method == Method::direct) return false;
@@ -204,21 +204,19 @@ struct SquareMatrix {
 /// and reduced again.
 SquareMatrix streamed_qr(const MatrixView& A) {
   const Index m = A.cols;
-  const Index block_rows = std::clamp<Index>((Index{4} << 17) / m, m, 16 * m);
-  const Index ld = m + block_rows;
-  std::vector<double> r(size(m * m)), stack(size(ld * m)), tau(size(m));
-  RowBlocks blocks(A, block_rows);
-  const lapack::Phase phase(lapack::Work::reduction, 1.5 * reduction_flops(ld, m));
-  for (Dense block{}; blocks.next(block);) {
-    for (Index j = 0; j < m; ++j) {
-      double* column = stack.data() + j * ld;
-      std::copy_n(r.data() + j * m, m, column);
-      const double* from = block.op == 'T' ? block.data + j : block.data + j * block.ld;
-      const Index step = block.op == 'T' ? block.ld : 1;
-      for (Index i = 0; i < block.rows; ++i) column[m + i] = from[i * step];
-    }
-    lapack::geqrf(m + block.rows, m, stack.data(), ld, tau.data());
-    for (Index j = 0; j < m; ++j) std::copy_n(stack.data() + j * ld, j + 1, r.data() + j * m);
+  const Index block_rows = std::min(A.rows, std::max((Index{4} << 20) / m, 2 * m));
+  Index above = 0;  // rows of R so far: none, then m
+  std::vector<double> r(size(m * m)), tau(size(m));
+  std::vector<double> stack(size(m * (block_rows < A.rows ? m + block_rows : block_rows)));
+  const lapack::Phase phase(lapack::Work::reduction, 1.5 * reduction_flops(block_rows, m));
+  for (Index first = 0; first < A.rows; first += block_rows, above = m) {
+    const MatrixView block = row_range(A, first, std::min(block_rows, A.rows - first));
+    const Index rows = above + block.rows;
+    for (Index j = 0; j < m && above > 0; ++j)
+      std::copy_n(r.data() + j * m, m, stack.data() + j * rows);
+    copy_to(block, stack.data() + above, rows);
+    lapack::geqrf(rows, m, stack.data(), rows, tau.data());
+    for (Index j = 0; j < m; ++j) std::copy_n(stack.data() + j * rows, j + 1, r.data() + j * m);
   }
   const Index step = sizeof(double);
   const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});

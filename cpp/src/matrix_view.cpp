@@ -241,9 +241,16 @@ Dense whole(const MatrixView& view, std::vector<double>& storage) {
   return {storage.data(), view.rows, view.cols, view.rows, 'N'};
 }
 
-void copy_to(const MatrixView& view, double* out) {
+void copy_to(const MatrixView& view, double* out, Index ld) {
   const MatrixView columns = view.transposed();
-  pack(columns, 0, columns.rows, out, columns.cols);
+  pack(columns, 0, columns.rows, out, ld == 0 ? columns.cols : ld);
+}
+
+MatrixView row_range(const MatrixView& view, Index first, Index count) {
+  MatrixView range = view;
+  range.data = address(view, first, 0);
+  range.rows = count;
+  return range;
 }
 
 int scale_exponent(const MatrixView& view) {

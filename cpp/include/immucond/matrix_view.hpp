@@ -66,8 +66,11 @@ class RowBlocks {
 /// The whole matrix as one block; `storage` is filled only where a copy is needed.
 Dense whole(const MatrixView& view, std::vector<double>& storage);
 
-/// Copy to contiguous column-major float64 (ld = rows).
-void copy_to(const MatrixView& view, double* out);
+/// Copy to column-major float64; ld = 0: contiguous.
+void copy_to(const MatrixView& view, double* out, Index ld = 0);
+
+/// `count` rows from `first` on. (Messages count rows from there: for matrices known to be finite.)
+MatrixView row_range(const MatrixView& view, Index first, Index count);
 
 /// The exponent e with 2^(e-1) <= max|a_ij| < 2^e (at least -1022), 0 for a zero matrix. Throws
 /// std::invalid_argument, naming the argument and the place, at NaN or infinity.
