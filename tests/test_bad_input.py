@@ -118,8 +118,8 @@ def test_one_nan_in_a_large_matrix_is_found(place):
 @every_argument
 @pytest.mark.parametrize(
     "bad",
-    [np.float64(1.0), np.ones(3), np.ones((3, 3, 3)), 2.0, [1.0, 2.0]],
-    ids=["scalar", "vector", "cube", "float", "list"],
+    [np.float64(1.0), np.ones(3), np.ones((3, 3, 3, 3)), 2.0, [1.0, 2.0]],
+    ids=["scalar", "vector", "four", "float", "list"],
 )
 def test_other_dimensions(call, name, bad):
     shape = str(np.shape(bad)).replace("(", r"\(").replace(")", r"\)")

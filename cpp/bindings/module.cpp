@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <functional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "immucond/extreme.hpp"
 #include "immucond/gram.hpp"
 #include "immucond/multiversion.hpp"
+#include "immucond/parallel.hpp"
 #include "immucond/regularizer.hpp"
 
 namespace py = pybind11;
@@ -137,6 +139,90 @@ template <class Kernel>
 auto without_gil(Kernel kernel) {
   const py::gil_scoped_release release;
   return kernel();
+}
+
+using PairsKernel = ExtremePairs (*)(const MatrixView&, const Given&);
+
+/// The field of all pairs as an array with the stack's axis first.
+template <class T, class Field>
+py::array_t<T> stacked(const std::vector<ExtremePairs>& all, Field field) {
+  py::array_t<T> out(static_cast<py::ssize_t>(all.size()));
+  for (std::size_t i = 0; i < all.size(); ++i)
+    out.mutable_at(static_cast<py::ssize_t>(i)) = static_cast<T>(field(all[i]));
+  return out;
+}
+
+Matrix stacked_vectors(const std::vector<ExtremePairs>& all,
+                       std::vector<double> ExtremePairs::* field) {
+  const auto length = static_cast<Index>((all.front().*field).size());
+  Matrix out = matrix(static_cast<Index>(all.size()), length);
+  double* data = out.mutable_data();
+  for (const ExtremePairs& pairs : all)
+    data = std::copy((pairs.*field).begin(), (pairs.*field).end(), data);
+  return out;
+}
+
+py::dict stack_dict(const std::vector<ExtremePairs>& all) {
+  py::dict fields;
+  const auto put = [&](const char* name, auto member) {
+    using T = std::remove_cvref_t<decltype(all.front().*member)>;
+    if constexpr (std::is_same_v<T, std::vector<double>>)
+      fields[name] = stacked_vectors(all, member);
+    else
+      fields[name] = stacked<T>(all, [=](const ExtremePairs& p) { return p.*member; });
+  };
+  put("sigma_max", &ExtremePairs::sigma_max);
+  put("u_max", &ExtremePairs::u_max);
+  put("v_max", &ExtremePairs::v_max);
+  put("sigma_min", &ExtremePairs::sigma_min);
+  put("u_min", &ExtremePairs::u_min);
+  put("v_min", &ExtremePairs::v_min);
+  put("rank", &ExtremePairs::rank);
+  put("frobenius", &ExtremePairs::frobenius);
+  put("gap_max", &ExtremePairs::gap_max);
+  put("gap_min", &ExtremePairs::gap_min);
+  put("simple_max", &ExtremePairs::simple_max);
+  put("simple_min", &ExtremePairs::simple_min);
+  put("bound_max", &ExtremePairs::bound_max);
+  put("bound_min", &ExtremePairs::bound_min);
+  put("determined_min", &ExtremePairs::determined_min);
+  put("unit_max", &ExtremePairs::unit_max);
+  put("unit_min", &ExtremePairs::unit_min);
+  put("exponent", &ExtremePairs::exponent);
+  py::list methods;
+  for (const ExtremePairs& pairs : all) methods.append(pairs.method);
+  fields["method"] = methods;
+  return fields;
+}
+
+/// One matrix, or a stack of them (b, rows, columns), each under its own name: "H[3]".
+py::dict pairs_of(PairsKernel kernel, const py::array& array, const Rule& rule,
+                  const Search& search, const std::string& name) {
+  const Wanted wanted(rule, search);
+  if (array.ndim() != 3) {
+    const MatrixView view = view_of(array, name.c_str());
+    return pairs_dict(without_gil([&] { return kernel(view, wanted.given()); }));
+  }
+  const Index count = array.shape(0);
+  std::vector<std::string> names;
+  for (Index i = 0; i < count; ++i) names.push_back(name + "[" + std::to_string(i) + "]");
+  const Dtype dtype = dtype_of(array, name.c_str());
+  std::vector<ExtremePairs> all(static_cast<std::size_t>(count));
+  without_gil([&] {
+    parallel_for(count, [&](Index i) {
+      const auto at = static_cast<std::size_t>(i);
+      const MatrixView view{static_cast<const char*>(array.data()) + i * array.strides(0),
+                            dtype,
+                            array.shape(1),
+                            array.shape(2),
+                            array.strides(1),
+                            array.strides(2),
+                            names[at].c_str()};
+      all[at] = kernel(view, wanted.given());
+    });
+    return 0;
+  });
+  return stack_dict(all);
 }
 
 /// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
@@ -276,27 +362,21 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "psd_extreme_pairs",
       [](const py::array& H, const Rule& rule, const Search& search, const std::string& name) {
-        const MatrixView view = view_of(H, name.c_str());
-        const Wanted wanted(rule, search);
-        return pairs_dict(without_gil([&] { return psd_extreme_pairs(view, wanted.given()); }));
+        return pairs_of(psd_extreme_pairs, H, rule, search, name);
       },
       py::arg("H"), py::arg("rule"), py::arg("search"), py::arg("name") = "H");
 
   m.def(
       "extreme_pairs",
       [](const py::array& S, const Rule& rule, const Search& search, const std::string& name) {
-        const MatrixView view = view_of(S, name.c_str());
-        const Wanted wanted(rule, search);
-        return pairs_dict(without_gil([&] { return extreme_pairs(view, wanted.given()); }));
+        return pairs_of(extreme_pairs, S, rule, search, name);
       },
       py::arg("S"), py::arg("rule"), py::arg("search"), py::arg("name") = "S");
 
   m.def(
       "feature_extreme_pairs",
       [](const py::array& Z, const Rule& rule, const Search& search, const std::string& name) {
-        const MatrixView view = view_of(Z, name.c_str());
-        const Wanted wanted(rule, search);
-        return pairs_dict(without_gil([&] { return feature_extreme_pairs(view, wanted.given()); }));
+        return pairs_of(feature_extreme_pairs, Z, rule, search, name);
       },
       py::arg("Z"), py::arg("rule"), py::arg("search"), py::arg("name") = "Z");
 

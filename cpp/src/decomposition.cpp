@@ -53,27 +53,42 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, Double
   Spectrum s;
   s.p = count;
   s.squares = squares;
-  const std::vector<double> top = T.eigenvalues({1, std::min<Index>(2, count)});
-  s.sigma_max = top[0];
-  s.next_max = top[1];
-  s.rank = given.rank;
-  if (s.rank == 0) s.rank = std::clamp<Index>(T.count_above(given.rtol * s.sigma_max), 1, count);
+  s.rank = given.rank > 0 ? given.rank : count;  // full, until it shows otherwise
   if (s.rank > count)
     throw std::invalid_argument("rank = " + std::to_string(s.rank) + " was given for a matrix of " +
                                 std::to_string(count) + " singular values");
-  const std::vector<double> bottom =
-      T.eigenvalues({s.rank, std::max<Index>(1, s.rank - 1), std::min<Index>(s.rank + 1, count)});
-  s.sigma_min = std::fabs(bottom[0]);
-  s.next_min = bottom[1];
-  if (s.rank < count) s.below_min = std::max(0.0, bottom[2]);
+  const auto bottom = [&] {
+    std::vector<Index> positions{s.rank, std::max<Index>(1, s.rank - 1)};
+    if (s.rank < count) positions.push_back(s.rank + 1);
+    return positions;
+  };
+  // All at once: the passes over T are what counts.
+  std::vector<Index> positions = bottom();
+  positions.insert(positions.end(), {1, std::min<Index>(2, count)});
+  std::vector<double> values = T.eigenvalues(positions);
+  s.sigma_max = values.end()[-2];
+  s.next_max = values.end()[-1];
+  s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
+  const double tie_max = tie_width(s, given, s.sigma_max);
+  const auto tie_min = [&] {
+    const double sigma = std::fabs(values[0]);
+    return sigma + tie_width(s, given, sigma);
+  };
+  std::vector<Index> above =
+      T.counts_above({s.sigma_max - tie_max, tie_min(), given.rtol * s.sigma_max});
+  if (const Index rank = std::clamp<Index>(above[2], 1, count); given.rank == 0 && rank < s.rank) {
+    s.rank = rank;
+    values = T.eigenvalues(bottom());
+    above[1] = T.count_above(tie_min());
+  }
+  s.sigma_min = std::fabs(values[0]);
+  s.next_min = values[1];
+  if (s.rank < count) s.below_min = std::max(0.0, values[2]);
   if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !given.allow_zero)
     throw std::invalid_argument(
         "rank = " + std::to_string(s.rank) +
         " was given, and that many singular values are not nonzero: number " +
         std::to_string(s.rank) + " is 0 to the range of float64 (below 2^-1020 of the largest)");
-  s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
-  const std::vector<Index> above = T.counts_above({s.sigma_max - tie_width(s, given, s.sigma_max),
-                                                   s.sigma_min + tie_width(s, given, s.sigma_min)});
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
   if (s.all_tied()) s.tied_min = s.rank;
@@ -100,19 +115,30 @@ class PsdDecomposition final : public Decomposition {
   }
 
   Vectors vectors(End end, bool one) const override {
-    const Index n = T_.size();
     const std::vector<double> values = end_values(T_, spectrum_, end, one);
-    Vectors result;
-    result.count = static_cast<Index>(values.size());
-    result.right.resize(size(n * result.count));
-    const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
-    T_.eigenvectors(values, result.right.data());
-    lapack::ormtr(n, result.count, reflectors_.data(), n, tau_.data(), result.right.data(), n);
-    fix_signs(result.right, n);
-    return result;
+    return {static_cast<Index>(values.size()), {}, columns(values)};
+  }
+
+  std::pair<Vectors, Vectors> both() const override {
+    if (spectrum_.rank == 1) return Decomposition::both();
+    std::vector<double> min = columns({spectrum_.sigma_min, spectrum_.sigma_max});
+    std::vector<double> max(min.begin() + T_.size(), min.end());
+    min.resize(size(T_.size()));
+    return {{1, {}, std::move(max)}, {1, {}, std::move(min)}};
   }
 
  private:
+  /// Eigenvectors of H for eigenvalues of T, ascending.
+  std::vector<double> columns(const std::vector<double>& values) const {
+    const Index n = T_.size(), count = static_cast<Index>(values.size());
+    std::vector<double> z(size(n * count));
+    const lapack::Phase phase(lapack::Work::reduction, reduction_flops(n, n));
+    T_.eigenvectors(values, z.data());
+    lapack::ormtr(n, count, reflectors_.data(), n, tau_.data(), z.data(), n);
+    fix_signs(z, n);
+    return z;
+  }
+
   mutable std::vector<double> reflectors_;  // dormtr changes and restores it
   std::vector<double> tau_;
   Tridiagonal T_;

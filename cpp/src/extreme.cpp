@@ -93,9 +93,8 @@ ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top
 /// The pair at one end of a psd operator given by its accurate product, certified.
 template <class Product>
 Certificate certified_end(const Decomposition& decomposition, End end, Product product,
-                          std::vector<double>& vector) {
+                          const std::vector<double>& vector) {
   const Spectrum& s = decomposition.spectrum();
-  vector = decomposition.vectors(end, /*one=*/true).right;
   const Index n = static_cast<Index>(vector.size());
   const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
   return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, s.below_min));
@@ -163,12 +162,12 @@ ExtremePairs certified_psd(const MatrixView& unit, int exponent,
   const bool by_columns = std::abs(unit.row_stride) < std::abs(unit.col_stride);
   const MatrixView rows = by_columns ? unit.transposed() : unit;
   const auto product = [&](const double* x) { return accurate_product(rows, x); };
-  std::vector<double> top_vector, bottom_vector;
-  const Certificate top = certified_end(decomposition, End::max, product, top_vector);
-  const Certificate bottom = certified_end(decomposition, End::min, product, bottom_vector);
+  auto [max, min] = decomposition.both();
+  const Certificate top = certified_end(decomposition, End::max, product, max.right);
+  const Certificate bottom = certified_end(decomposition, End::min, product, min.right);
   ExtremePairs pairs = assemble(decomposition, top, bottom, exponent);
-  pairs.u_max = pairs.v_max = std::move(top_vector);
-  pairs.u_min = pairs.v_min = std::move(bottom_vector);
+  pairs.u_max = pairs.v_max = std::move(max.right);
+  pairs.u_min = pairs.v_min = std::move(min.right);
   pairs.next_max = decomposition.neighbour(End::max);
   pairs.next_min = decomposition.neighbour(End::min);
   return pairs;
@@ -198,15 +197,15 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
     for (double& lo : y.lo) lo *= unit;
     return y;
   };
+  const Triangle* triangle = decomposition.triangle();
+  auto [max, min] = triangle == nullptr ? decomposition.both() : std::pair<Vectors, Vectors>{};
   const auto certified = [&](End end, std::vector<double>& vector) {
-    const Triangle* triangle = decomposition.triangle();
     return triangle != nullptr
                ? certified_by_triangle(problem.A, unit, *triangle, end, product, vector)
                : certified_end(decomposition, end, product, vector);
   };
-  std::vector<double> top_vector, bottom_vector;
-  const Certificate top = certified(End::max, top_vector);
-  const Certificate bottom = certified(End::min, bottom_vector);
+  const Certificate top = certified(End::max, max.right);
+  const Certificate bottom = certified(End::min, min.right);
   ExtremePairs pairs = assemble(decomposition, top, bottom, exponent + 2 * problem.exponent);
   // A vector w of the small space is v itself, or in the dual form gives v = Z^T w / ||Z^T w||.
   const auto feature_vector = [&](std::vector<double> w) {
@@ -216,8 +215,8 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
     fix_signs(v.hi, static_cast<Index>(v.hi.size()));
     return std::move(v.hi);
   };
-  pairs.u_max = pairs.v_max = feature_vector(std::move(top_vector));
-  pairs.u_min = pairs.v_min = feature_vector(std::move(bottom_vector));
+  pairs.u_max = pairs.v_max = feature_vector(std::move(max.right));
+  pairs.u_min = pairs.v_min = feature_vector(std::move(min.right));
   const auto neighbour = [&](End end) {
     std::vector<double> w = decomposition.neighbour(end);
     return w.empty() ? w : feature_vector(std::move(w));

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
-from ._rank import Rule, rank_rule
-from ._validate import Array, FloatArray, as_matrix, check_choice, check_real
+from ._rank import Given, Rule, rank_rule
+from ._validate import Array, FloatArray, as_matrices, check_choice, check_real
+
+# A float (int, bool, str), or an array of them for a stack.
+Value = Any
 
 METHODS = ("auto", "direct", "lanczos")
 METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
@@ -21,7 +24,10 @@ METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ExtremePairs:
-    """The largest and the smallest nonzero singular triplet of a matrix.
+    """The largest and the smallest nonzero singular triplet of a matrix, or of each in a stack.
+
+    For a stack of b matrices every attribute is an array with b as its first axis (`method` a
+    list), ``len`` gives b, and ``pairs[i]`` the pairs of one.
 
     Attributes
     ----------
@@ -53,27 +59,44 @@ class ExtremePairs:
         (else empty): with the pairs themselves they are what a warm start starts from.
     """
 
-    sigma_max: float
+    sigma_max: Value
     u_max: FloatArray
     v_max: FloatArray
-    sigma_min: float
+    sigma_min: Value
     u_min: FloatArray
     v_min: FloatArray
-    rank: int
-    frobenius: float
-    gap_max: float
-    gap_min: float
-    simple_max: bool
-    simple_min: bool
-    bound_max: float
-    bound_min: float
-    determined_min: bool
-    method: str
-    condition_number: float
+    rank: Value
+    frobenius: Value
+    gap_max: Value
+    gap_min: Value
+    simple_max: Value
+    simple_min: Value
+    bound_max: Value
+    bound_min: Value
+    determined_min: Value
+    method: Value
+    condition_number: Value
     neighbour_max: FloatArray
     neighbour_min: FloatArray
 
+    def __len__(self) -> int:
+        if self.v_max.ndim == 1:
+            raise TypeError("these are the pairs of one matrix, not of a stack")
+        return int(self.v_max.shape[0])
+
+    def __getitem__(self, index: SupportsIndex) -> ExtremePairs:
+        count, at = len(self), operator.index(index)
+        if not -count <= at < count:
+            raise IndexError(f"index {at} is out of range for a stack of {count}")
+        values = {field.name: getattr(self, field.name)[at] for field in fields(self)}
+        return ExtremePairs(
+            **{k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+        )
+
     def __repr__(self) -> str:
+        if self.v_max.ndim == 2:
+            worst = float(np.max(self.condition_number))
+            return f"ExtremePairs(of {len(self)} matrices, condition_number up to {worst:.6g})"
         return (
             f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g}, "
             f"sigma_min={self.sigma_min:.6g} +- {self.bound_min:.1g}, rank={self.rank}, "
@@ -91,24 +114,26 @@ class Search(NamedTuple):
 
 
 def search_from(
-    size: int,
+    shape: tuple[int, ...],
     *,
     method: str = "auto",
     methods: tuple[str, ...] = ("auto",),
     tol: float | None = None,
     start: ExtremePairs | None = None,
-    left: bool = False,
+    given: Given = "matrix",
 ) -> Search:
-    """Check the keywords that steer iterations; vectors have `size` components.
-
-    `left`: the iteration works with left singular vectors.
-    """
+    """Check the keywords that steer iterations, for a matrix or for features of this shape."""
     check_choice(method, "method", methods)
     relative = 0.0 if tol is None else check_real(tol, "tol", low=0.0)
     if start is None:
         return Search(method, relative)
     if not isinstance(start, ExtremePairs):
         raise TypeError(f"start must be an ExtremePairs or None, and is {type(start).__name__}")
+    if len(shape) == 3:
+        raise ValueError("start must be None for a stack, and is an ExtremePairs")
+    # Iterations work with right vectors, of a wide matrix with those of its transpose.
+    left = given == "matrix" and shape[0] < shape[1]
+    size = shape[0] if left else shape[1]
     ends = []
     for vector, neighbour in (
         (start.u_max if left else start.v_max, start.neighbour_max),
@@ -116,10 +141,10 @@ def search_from(
     ):
         if vector.shape != (size,):
             raise ValueError(
-                f"start must be pairs of a matrix of the same size, with vectors of length {size}, "
-                f"and has vectors of shape {vector.shape}"
+                f"start must be the pairs of one matrix with vectors of length {size}, and has "
+                f"vectors of shape {vector.shape}"
             )
-        both = [vector] if left or neighbour.size == 0 else [vector, neighbour]
+        both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
         ends.append(np.column_stack(both))
     return Search(method, relative, *ends)
 
@@ -137,32 +162,40 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
 
 def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
-    fields = _core.psd_extreme_pairs(array, rule, Search(), name)
-    return fields["rank"], fields["unit_min"] / fields["unit_max"], fields["determined_min"]
+    found = _core.psd_extreme_pairs(array, rule, Search(), name)
+    return found["rank"], found["unit_min"] / found["unit_max"], found["determined_min"]
 
 
-def pairs_from(fields: dict[str, Any], name: str) -> ExtremePairs:
-    """Wrap what a kernel returned."""
-    largest, smallest = fields.pop("unit_max"), fields.pop("unit_min")
-    exponent = fields.pop("exponent")
-    neighbours = {f"neighbour_{end}": fields.pop(f"next_{end}") for end in ("max", "min")}
-    if math.isinf(fields["frobenius"]):
+def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
+    """Wrap what a kernel returned, of one matrix or of a stack."""
+    largest, smallest = found.pop("unit_max"), found.pop("unit_min")
+    exponent = found.pop("exponent")
+    lost = np.flatnonzero(np.isinf(found["frobenius"]))
+    if lost.size:
+        first = int(lost[0])
+        stack = np.ndim(largest) > 0
         raise OverflowError(
-            f"the singular values of {name} are not representable in float64: the largest is "
-            f"{largest:.6g} * 2^{exponent}"
+            f"the singular values of {name}{f'[{first}]' if stack else ''} are not representable "
+            f"in float64: the largest is {np.ravel(largest)[first]:.6g} * "
+            f"2^{np.ravel(exponent)[first]}"
         )
-    return ExtremePairs(condition_number=max(1.0, largest / smallest), **fields, **neighbours)
+    if np.ndim(largest) > 0:
+        kappa = np.maximum(1.0, largest / smallest)
+        none = np.empty((len(largest), 0))
+        return ExtremePairs(condition_number=kappa, neighbour_max=none, neighbour_min=none, **found)
+    neighbours = {f"neighbour_{end}": found.pop(f"next_{end}") for end in ("max", "min")}
+    return ExtremePairs(condition_number=max(1.0, largest / smallest), **found, **neighbours)
 
 
-def pairs_with_warnings(fields: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
+def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
     """`pairs_from`, with the warnings that the pairs call for."""
-    pairs = pairs_from(fields, name)
-    if not pairs.determined_min:
-        warn_accuracy(name, stacklevel + 1)
+    pairs = pairs_from(found, name)
+    if not np.all(pairs.determined_min):
+        warn_accuracy(name + _where(pairs.determined_min), stacklevel + 1)
     ends = [
-        e
+        f"{e}{_where(simple)}"
         for e, simple in (("largest", pairs.simple_max), ("smallest", pairs.simple_min))
-        if not simple
+        if not np.all(simple)
     ]
     if ends:
         warnings.warn(
@@ -172,6 +205,14 @@ def pairs_with_warnings(fields: dict[str, Any], name: str, stacklevel: int) -> E
             stacklevel=stacklevel + 1,
         )
     return pairs
+
+
+def _where(holds: Value) -> str:
+    """Return which matrices of a stack a warning is about."""
+    if np.ndim(holds) == 0:
+        return ""
+    at = np.flatnonzero(~np.asarray(holds))
+    return f" (at {at[0]}{f' and {at.size - 1} others' if at.size > 1 else ''} in the stack)"
 
 
 def extreme_pairs(
@@ -192,8 +233,9 @@ def extreme_pairs(
 
     Parameters
     ----------
-    S : array_like, shape (p_r, p_c)
-        Any finite real matrix.
+    S : array_like, shape (p_r, p_c) or (b, p_r, p_c)
+        Any finite real matrix, or a stack of them: threads share the stack, with the BLAS at one
+        thread each.
     rank : int, optional
         The rank, where it is known; it is not guessed then.
     rtol : float, optional
@@ -235,16 +277,9 @@ def extreme_pairs(
     >>> round(pairs.sigma_max, 12), round(pairs.sigma_min, 12), pairs.rank
     (4.0, 3.0, 2)
     """
-    array = as_matrix(S, "S")
-    search = search_from(
-        min(array.shape),
-        method=method,
-        methods=METHODS,
-        tol=tol,
-        start=start,
-        left=array.shape[0] < array.shape[1],
-    )
-    rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    array = as_matrices(S, "S")
+    search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
+    rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
     return pairs_with_warnings(_core.extreme_pairs(array, rule, search), "S", stacklevel=2)
 
 
@@ -265,7 +300,7 @@ def psd_extreme_pairs(
 
     Parameters
     ----------
-    H : array_like, shape (n, n)
+    H : array_like, shape (n, n) or (b, n, n)
         Symmetric to the rounding of its dtype, and positive semidefinite to rounding.
     rank, rtol, computed_in, tol, method, start
         As in `extreme_pairs`; the default `rtol` is ``n eps``.
@@ -292,9 +327,9 @@ def psd_extreme_pairs(
     >>> round(pairs.condition_number, 12)
     3.0
     """
-    array = as_matrix(H, "H")
-    search = search_from(array.shape[1], method=method, methods=METHODS, tol=tol, start=start)
-    rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    array = as_matrices(H, "H")
+    search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
+    rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
     return pairs_with_warnings(_core.psd_extreme_pairs(array, rule, search), "H", stacklevel=2)
 
 
@@ -315,8 +350,8 @@ def feature_extreme_pairs(
 
     Parameters
     ----------
-    Z : array_like, shape (N, m)
-        Features, one row a sample.
+    Z : array_like, shape (N, m) or (b, N, m)
+        Features, one row a sample, or a stack of groups of samples.
     rank, computed_in, tol, start
         As in `extreme_pairs`.
     rtol : float, optional
@@ -351,12 +386,22 @@ def feature_extreme_pairs(
     >>> f"{pairs.condition_number:.6e}", pairs.method
     ('1.000000e+12', 'qr')
     """
-    array = as_matrix(Z, "Z")
+    array = as_matrices(Z, "Z")
     search = search_from(
-        array.shape[1], method=method, methods=METHODS_OF_FEATURES, tol=tol, start=start
+        array.shape,
+        method=method,
+        methods=METHODS_OF_FEATURES,
+        tol=tol,
+        start=start,
+        given="features",
     )
     rule = rank_rule(
-        array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in, given="features"
+        array.shape[-2:],
+        array.dtype,
+        rank=rank,
+        rtol=rtol,
+        computed_in=computed_in,
+        given="features",
     )
     fields = _core.feature_extreme_pairs(array, rule, search)
     return pairs_with_warnings(fields, "Z^T Z", stacklevel=2)

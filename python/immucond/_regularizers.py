@@ -240,7 +240,7 @@ class SpectralRegularizer:
         """
         map_, matrix = as_matrix(theta, "theta"), as_matrix(gram, "gram")
         size = map_.shape[1]
-        search = search_from(size, start=start)
+        search = search_from((size, size), start=start)
         rule = rank_rule((size, size), matrix.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
         return self._finish(
             _core.evaluate_theta(
@@ -288,7 +288,7 @@ class SpectralRegularizer:
         gradient : ndarray, shape (N, m)
         """
         array = as_matrix(Z, "Z")
-        search = search_from(array.shape[1], start=start)
+        search = search_from(array.shape, start=start, given="features")
         rule = rank_rule(
             array.shape,
             array.dtype,
@@ -320,8 +320,7 @@ class SpectralRegularizer:
         start: ExtremePairs | None,
     ) -> tuple[Array, Rule, Search]:
         array = as_matrix(S, "S")
-        left = array.shape[0] < array.shape[1]
-        search = search_from(min(array.shape), start=start, left=left)
+        search = search_from(array.shape, start=start)
         rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
         return array, rule, search
 

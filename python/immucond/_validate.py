@@ -62,6 +62,16 @@ def as_matrix(x: npt.ArrayLike, name: str) -> Array:
     return as_array(x, name, ndim=2)
 
 
+def as_matrices(x: npt.ArrayLike, name: str) -> Array:
+    """`as_array` for a matrix or a stack of them."""
+    array = as_array(x, name, ndim=None)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} must have 2 dimension(s), or 3 for a stack, and has shape {array.shape}"
+        )
+    return array
+
+
 def as_float64(x: npt.ArrayLike, name: str, *, ndim: int = 2) -> FloatArray:
     """`as_array`, converted to float64 and checked to be finite."""
     array: FloatArray = as_array(x, name, ndim=ndim).astype(np.float64, copy=False)

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "immucond/compensated.hpp"
@@ -102,6 +103,10 @@ class Decomposition {
   void set_p(Index p) { spectrum_.p = p; }
   /// Vectors of the tied group at an end; only the first with `one`.
   virtual Vectors vectors(End end, bool one) const = 0;
+  /// The first vectors of the largest and of the smallest end.
+  virtual std::pair<Vectors, Vectors> both() const {
+    return {vectors(End::max, true), vectors(End::min, true)};
+  }
   /// The right singular vector next to an end, where the method has it; else empty.
   virtual std::vector<double> neighbour(End) const { return {}; }
   /// Where the spectrum is that of R^T R: R.
