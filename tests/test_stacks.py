@@ -1,5 +1,7 @@
 """Stacks of matrices: the same as one after the other, in one call and on several threads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -8,24 +10,7 @@ import immucond as ic
 
 RNG = np.random.default_rng(20)
 STACK = RNG.normal(size=(17, 30, 12))
-FIELDS = [
-    "sigma_max",
-    "u_max",
-    "v_max",
-    "sigma_min",
-    "u_min",
-    "v_min",
-    "rank",
-    "frobenius",
-    "gap_max",
-    "gap_min",
-    "simple_max",
-    "simple_min",
-    "bound_max",
-    "bound_min",
-    "determined_min",
-    "condition_number",
-]
+FIELDS = [f.name for f in dataclasses.fields(ic.ExtremePairs) if "neigh" not in f.name]
 
 
 def psd(stack):
@@ -52,7 +37,6 @@ def test_a_stack_is_its_matrices_one_by_one(function, stack, threads):
     assert len(pairs) == len(stack)
     for i, matrix in enumerate(stack):
         alone, one = function(matrix), pairs[i]
-        assert one.method == alone.method == pairs.method[i]
         for field in FIELDS:
             value = getattr(alone, field)
             assert np.array_equal(getattr(pairs, field)[i], value)

@@ -106,6 +106,7 @@ using Search = std::tuple<std::string, double, Columns, Columns>;
 Method method_of(const std::string& method) {
   return method == "direct"    ? Method::direct
          : method == "lanczos" ? Method::lanczos
+         : method == "jacobi"  ? Method::jacobi
          : method == "gram"    ? Method::gram
          : method == "qr"      ? Method::qr
                                : Method::automatic;

@@ -32,7 +32,7 @@ double reduction_flops(Index rows, Index cols) {
 constexpr Index kPsdSize = 1024, kWarmSize = 256, kGeneralSize = 256;
 
 bool iteration_pays(Index n, const Given& given, Index cold) {
-  if (given.method == Method::direct) return false;
+  if (given.method == Method::direct || given.method == Method::jacobi) return false;
   if (given.method == Method::lanczos) return true;
   return n >= (given.start != nullptr ? kWarmSize : cold);
 }
@@ -48,8 +48,12 @@ double excess(double sigma, Index count, DoubleDouble squares) {
   return (two_product(sigma, sigma) * static_cast<double>(count) + -squares).value();
 }
 
-/// The ends among the `count` largest eigenvalues of T.
-Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, DoubleDouble squares) {
+/// The ends among the `count` largest values of T, which offers eigenvalues by position and counts
+/// above given numbers. `relative`: the method's error in each value relative to itself, where it
+/// keeps small ones as well as large ones, or else 0.
+template <class Source>
+Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDouble squares,
+                   double relative = 0.0) {
   Spectrum s;
   s.p = count;
   s.squares = squares;
@@ -68,20 +72,21 @@ Spectrum read_ends(const Tridiagonal& T, Index count, const Given& given, Double
   std::vector<double> values = T.eigenvalues(positions);
   s.sigma_max = values.end()[-2];
   s.next_max = values.end()[-1];
-  s.noise_max = s.noise_min = reduction_noise(count) * s.sigma_max + given.forming;
-  const double tie_max = tie_width(s, given, s.sigma_max);
+  const double noise = reduction_noise(count) * s.sigma_max + given.forming;
+  s.relative = relative > 0.0;
+  s.noise_max = s.relative ? relative * s.sigma_max : noise;
   const auto tie_min = [&] {
-    const double sigma = std::fabs(values[0]);
-    return sigma + tie_width(s, given, sigma);
+    s.sigma_min = std::fabs(values[0]);
+    s.noise_min = s.relative ? relative * s.sigma_min : noise;
+    return s.sigma_min + tie_width(s, given, End::min);
   };
-  std::vector<Index> above =
-      T.counts_above({s.sigma_max - tie_max, tie_min(), given.rtol * s.sigma_max});
+  std::vector<Index> above = T.counts_above(
+      {s.sigma_max - tie_width(s, given, End::max), tie_min(), given.rtol * s.sigma_max});
   if (const Index rank = std::clamp<Index>(above[2], 1, count); given.rank == 0 && rank < s.rank) {
     s.rank = rank;
     values = T.eigenvalues(bottom());
-    above[1] = T.count_above(tie_min());
+    above[1] = T.counts_above({tie_min()})[0];
   }
-  s.sigma_min = std::fabs(values[0]);
   s.next_min = values[1];
   if (s.rank < count) s.below_min = std::max(0.0, values[2]);
   if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !given.allow_zero)
@@ -218,6 +223,65 @@ class GeneralDecomposition final : public Decomposition {
   Tridiagonal T_;
 };
 
+// ---- general, small: one-sided Jacobi ----
+
+/// All values, descending, asked for as those of a tridiagonal matrix are.
+struct SortedValues {
+  std::vector<double> values;
+  std::vector<double> eigenvalues(const std::vector<Index>& from_top) const {
+    std::vector<double> found;
+    for (const Index position : from_top) found.push_back(values[size(position - 1)]);
+    return found;
+  }
+  std::vector<Index> counts_above(const std::vector<double>& xs) const {
+    std::vector<Index> counts;
+    for (const double x : xs)
+      counts.push_back(
+          std::count_if(values.begin(), values.end(), [=](double v) { return v > x; }));
+    return counts;
+  }
+};
+
+/// Every singular value to high relative accuracy, where the columns' scales are what makes them
+/// differ (Demmel and Veselic 1992; Drmac and Veselic 2008).
+class JacobiDecomposition final : public Decomposition {
+ public:
+  JacobiDecomposition(std::vector<double> a, Index rows, Index cols, bool swapped, Given given,
+                      int exponent, const char* name)
+      : rows_(rows), cols_(cols), swapped_(swapped), u_(a.size()), v_(size(cols * cols)) {
+    const DoubleDouble squares = sum_of_squares(a.data(), rows * cols);
+    if (squares.hi == 0.0) throw_rank_zero(name);
+    sigma_.values.resize(size(cols));
+    const lapack::Phase phase(lapack::Work::reduction, 8 * reduction_flops(rows, cols));
+    const double condition =
+        lapack::gejsv(rows, cols, a.data(), rows, sigma_.values.data(), u_.data(), v_.data());
+    given.precision = 0.0;  // what it keeps apart is taken as meant
+    const double relative = reduction_noise(rows) * std::max(1.0, condition);
+    spectrum_ = read_ends(sigma_, cols, given, squares, relative);
+    spectrum_.exponent = exponent;
+    method_ = "jacobi";
+  }
+
+  Vectors vectors(End end, bool one) const override {
+    const Index count = one ? 1 : end == End::max ? spectrum_.tied_max : spectrum_.tied_min;
+    const Index first = end == End::max ? 0 : spectrum_.rank - count;
+    const auto part = [&](const std::vector<double>& columns, Index rows) {
+      const auto begin = columns.begin() + first * rows;
+      return std::vector<double>(begin, begin + count * rows);
+    };
+    Vectors result{count, part(u_, rows_), part(v_, cols_)};
+    if (swapped_) result.left.swap(result.right);
+    fix_signs(result.right, swapped_ ? rows_ : cols_, &result.left, swapped_ ? cols_ : rows_);
+    return result;
+  }
+
+ private:
+  Index rows_, cols_;
+  bool swapped_;
+  std::vector<double> u_, v_;
+  SortedValues sigma_;
+};
+
 // ---- features: H = R^T R, R from a QR of the features, streamed by row blocks ----
 
 /// A square matrix as 2^exponent times entries of order one, column-major.
@@ -269,6 +333,9 @@ Start of_samples(const MatrixView& A, const Start& start) {
 
 std::unique_ptr<Decomposition> decompose_triangle(const SquareMatrix& r, Index n,
                                                   const Given& given, const char* name) {
+  if (given.method == Method::jacobi)
+    return std::make_unique<JacobiDecomposition>(r.data, n, n, /*swapped=*/false, given, r.exponent,
+                                                 name);
   if (iteration_pays(n, given, kGeneralSize)) {
     const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(n, n));
     if (auto found = iterate_triangle(r.data, n, given)) {
@@ -317,7 +384,8 @@ class QrDecomposition final : public Decomposition {
         sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
     spectrum_.next_error_max = 2 * r.next_max * r.next_error_max;
     spectrum_.next_error_min = 2 * r.next_min * r.next_error_min;
-    method_ = factor_->method() == std::string_view("direct") ? "qr" : "qr-lanczos";
+    const std::string_view inner = factor_->method();
+    method_ = inner == "direct" ? "qr" : inner == "jacobi" ? "qr-jacobi" : "qr-lanczos";
   }
 
   std::vector<double> neighbour(End end) const override { return factor_->neighbour(end); }
@@ -342,13 +410,14 @@ double reduction_noise(Index n) {
   return 4.0 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
 }
 
-double tie_width(const Spectrum& s, const Given& given, double sigma) {
+double tie_width(const Spectrum& s, const Given& given, End end) {
+  const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
   // Rounding of about r sigma_max in norm, whatever the size, moves a singular value of what was
   // given by as much: of Z^T Z an eigenvalue by (sqrt(sigma) + r sqrt(sigma_max))^2 - sigma.
   const double r = 4 * given.precision, step = r * s.sigma_max;
   const double moved =
       given.features ? 2 * std::sqrt(sigma) * r * std::sqrt(s.sigma_max) + r * step : step;
-  return s.noise_max + moved;
+  return (end == End::max ? s.noise_max : s.noise_min) + moved;
 }
 
 void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
@@ -414,7 +483,7 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
 std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given) {
   const int exponent = scale_exponent(S);
   const MatrixView unit = scaled(S, exponent);
-  if (S.rows == S.cols) {
+  if (S.rows == S.cols && given.method != Method::jacobi) {
     SymmetricMatrix H;
     H.n = S.rows;
     H.exponent = exponent;
@@ -429,6 +498,9 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given
   const MatrixView tall = swapped ? unit.transposed() : unit;
   std::vector<double> a(size(tall.rows * tall.cols));
   copy_to(tall, a.data());
+  if (given.method == Method::jacobi)
+    return std::make_unique<JacobiDecomposition>(std::move(a), tall.rows, tall.cols, swapped, given,
+                                                 exponent, S.name);
   if (iteration_pays(tall.cols, given, kGeneralSize)) {
     const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(tall.rows, tall.cols));
     if (auto found = iterate_general(a, tall.rows, tall.cols, swapped, given)) {
@@ -462,7 +534,8 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
       problem.dual && given.start ? of_samples(problem.A, *given.start) : Start{};
   Given seen = given;
   if (problem.dual && given.start) seen.start = &in_samples;
-  const bool only_qr = given.method == Method::qr, only_gram = given.method == Method::gram;
+  const bool only_qr = given.method == Method::qr || given.method == Method::jacobi;
+  const bool only_gram = given.method == Method::gram;
   if (!only_qr) {
     Given of_gram = seen;
     of_gram.rtol = std::max(squared, noise);

@@ -122,8 +122,8 @@ std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n
   s.next_error_min = bottom.next_error;
   s.noise_max = s.noise_min = noise;
   const bool simple =
-      top.value - top.next > 2 * tie_width(s, given, top.value) + top.next_error &&
-      bottom.next - bottom.value > 2 * tie_width(s, given, bottom.value) + bottom.next_error;
+      top.value - top.next > 2 * tie_width(s, given, End::max) + top.next_error &&
+      bottom.next - bottom.value > 2 * tie_width(s, given, End::min) + bottom.next_error;
   const bool positive = bottom.value > 4 * std::numeric_limits<double>::min();
   const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.rtol * top.value);
   if (!simple || !positive || !full) return std::nullopt;

@@ -437,4 +437,16 @@ void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* 
   check<Routine::dormqr>(info);
 }
 
+double gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v) {
+  Integers info, integers(m + 3 * n);
+  const Index size = std::max(2 * m + n, 2 * n * n + 6 * n) + n * kBlock + 7;
+  auto work = workspace(size);
+  call<Routine::dgejsv>('G', 'U', 'V', 'N', 'N', 'N', m, n, a, lda, sigma, u, m, v, n, work.data(),
+                        size, &integers, &info);
+  check<Routine::dgejsv>(info);
+  const double scale = work[0] / work[1];
+  for (Index i = 0; i < n; ++i) sigma[i] *= scale;
+  return work[2];
+}
+
 }  // namespace immucond::lapack

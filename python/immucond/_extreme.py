@@ -18,7 +18,8 @@ from ._validate import Array, FloatArray, as_matrices, check_choice, check_real
 # A float (int, bool, str), or an array of them for a stack.
 Value = Any
 
-METHODS = ("auto", "direct", "lanczos")
+METHODS_PSD = ("auto", "direct", "lanczos")
+METHODS = (*METHODS_PSD, "jacobi")
 METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 
@@ -222,7 +223,7 @@ def extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "direct", "lanczos"] = "auto",
+    method: Literal["auto", "direct", "lanczos", "jacobi"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme singular triplets of a general matrix.
@@ -328,7 +329,7 @@ def psd_extreme_pairs(
     3.0
     """
     array = as_matrices(H, "H")
-    search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
+    search = search_from(array.shape, method=method, methods=METHODS_PSD, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
     return pairs_with_warnings(_core.psd_extreme_pairs(array, rule, search), "H", stacklevel=2)
 
@@ -340,7 +341,7 @@ def feature_extreme_pairs(
     rtol: float | None = None,
     computed_in: Any = None,
     tol: float | None = None,
-    method: Literal["auto", "direct", "lanczos", "gram", "qr"] = "auto",
+    method: Literal["auto", "direct", "lanczos", "jacobi", "gram", "qr"] = "auto",
     start: ExtremePairs | None = None,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of ``H = Z^T Z``, through the features Z.

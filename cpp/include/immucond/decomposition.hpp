@@ -19,7 +19,7 @@ struct Start {
   std::vector<double> max, min;
 };
 
-enum class Method { automatic, direct, lanczos, gram, qr };
+enum class Method { automatic, direct, lanczos, jacobi, gram, qr };
 
 /// What the caller knows and wants, beside the entries. The rank k is given (rank > 0), or the
 /// number of singular values of *what was given* above rtol times the largest.
@@ -46,6 +46,7 @@ struct Spectrum {
   std::optional<double> below_min;          // sigma_{k+1}, where there is one: counted as zero
   Index tied_max = 1, tied_min = 1;         // how many equal each end, to the data's rounding too
   double noise_max = 0.0, noise_min = 0.0;  // rounding that forming and method left in each end
+  bool relative = false;                    // noise_min is relative to sigma_min itself
   DoubleDouble squares;                     // F = sum sigma_i^2
   int exponent = 0;
 
@@ -60,11 +61,11 @@ struct Spectrum {
 /// usual sqrt(n) growth with a margin of four, and no less than small matrices show.
 double reduction_noise(Index n);
 
-/// How far the data's own rounding and the method's may move a singular value near `sigma`: closer
-/// ones are tied.
-double tie_width(const Spectrum& s, const Given& given, double sigma);
-
 enum class End { max, min };
+
+/// How far the data's own rounding and the method's may move the singular values near an end:
+/// closer ones are tied.
+double tie_width(const Spectrum& s, const Given& given, End end);
 
 /// Orthonormal singular vectors of the singular values at one end, as columns.
 struct Vectors {

@@ -32,7 +32,8 @@ namespace lapack {
   X(dormbr, "ccciiididdidii") \
   X(dstein, "iddidiididiii")  \
   X(dgeqrf, "iididdii")       \
-  X(dormqr, "cciiididdidii")
+  X(dormqr, "cciiididdidii")  \
+  X(dgejsv, "cccccciididdididiii")
 
 enum class Routine : int {
 #define IMMUCOND_ENUM(name, signature) name,
@@ -127,6 +128,11 @@ void geqrf(Index m, Index n, double* a, Index lda, double* tau);
 /// C <- Q C with Q from geqrf of an m x k matrix.
 void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* tau, double* c,
            Index ldc);
+
+/// A = U diag(sigma) V^T by one-sided Jacobi, m >= n, sigma descending, U m x n; A is overwritten.
+/// Returns an estimate of the condition of A with its columns scaled to unit length, on which the
+/// relative accuracy of every sigma depends.
+double gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v);
 
 }  // namespace lapack
 }  // namespace immucond
