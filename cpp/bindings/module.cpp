@@ -12,7 +12,9 @@
 
 #include "immucond/errors.hpp"
 #include "immucond/extreme.hpp"
+#include "immucond/generalized.hpp"
 #include "immucond/gram.hpp"
+#include "immucond/lanczos.hpp"
 #include "immucond/multiversion.hpp"
 #include "immucond/parallel.hpp"
 #include "immucond/regularizer.hpp"
@@ -141,6 +143,27 @@ auto without_gil(Kernel kernel) {
   const py::gil_scoped_release release;
   return kernel();
 }
+
+/// Products by a Python function from vector to vector.
+class FunctionOperator final : public Operator {
+ public:
+  FunctionOperator(py::function product, Index n) : product_(std::move(product)), n_(n) {}
+  Index size() const override { return n_; }
+  void apply(const double* x, double* y) const override {
+    const py::gil_scoped_acquire acquire;
+    py::array_t<double> argument(n_);
+    std::copy_n(x, n_, argument.mutable_data());
+    const auto result = py::cast<py::array_t<double, py::array::c_style>>(product_(argument));
+    if (result.size() != n_)
+      throw py::value_error("a product of the LinearOperator must have " + std::to_string(n_) +
+                            " entries, and has " + std::to_string(result.size()));
+    std::copy_n(result.data(), n_, y);
+  }
+
+ private:
+  py::function product_;
+  Index n_;
+};
 
 using PairsKernel = ExtremePairs (*)(const MatrixView&, const Given&);
 
@@ -380,6 +403,27 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         return pairs_of(feature_extreme_pairs, Z, rule, search, name);
       },
       py::arg("Z"), py::arg("rule"), py::arg("search"), py::arg("name") = "Z");
+
+  m.def(
+      "generalized_extreme_pairs",
+      [](const py::array& A, const py::array& B, const Rule& rule, const Search& search) {
+        const MatrixView a = view_of(A, "A"), b = view_of(B, "B");
+        const Wanted wanted(rule, search);
+        return pairs_dict(
+            without_gil([&] { return generalized_extreme_pairs(a, b, wanted.given()); }));
+      },
+      py::arg("A"), py::arg("B"), py::arg("rule"), py::arg("search"));
+
+  m.def(
+      "largest_pair",
+      [](const py::function& product, Index n, double tol, const Columns& start) {
+        const FunctionOperator A(product, n);
+        const std::vector<double> vectors(start.data(), start.data() + start.size());
+        OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol); });
+        return py::make_tuple(pair.value, pair.next, pair.bound, vector(std::move(pair.vector)),
+                              vector(std::move(pair.neighbour)));
+      },
+      py::arg("product"), py::arg("n"), py::arg("tol"), py::arg("start"));
 
   m.def(
       "evaluate",

@@ -25,23 +25,6 @@ double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
   return gap - 2 * noise - (end == End::max ? s.next_error_max : s.next_error_min);
 }
 
-struct Certificate {
-  double sigma, bound;
-};
-
-/// From an approximate eigenvector's Rayleigh quotient and residual norm.
-Certificate certify(const Spectrum& s, End end, double rayleigh, double residual, double gap) {
-  const double computed = end == End::max ? s.sigma_max : s.sigma_min;
-  const double noise = end == End::max ? s.noise_max : s.noise_min;
-  if (residual < gap && std::fabs(rayleigh - computed) <= gap) {
-    // The float64 that is returned is itself a rounding of the quotient.
-    const double bound = std::min(residual, residual * (residual / gap));
-    return {rayleigh, bound + kEps * std::fabs(rayleigh)};
-  }
-  // No gap: some eigenvalue is within the residual, and the end within the method's noise of it.
-  return {computed, residual + std::fabs(rayleigh - computed) + noise};
-}
-
 struct Residual {
   double rayleigh, norm;
 };
@@ -63,33 +46,6 @@ Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
   return {quotient.value(), std::sqrt(squares / xx.hi) * (1.0 + 1e-8)};
 }
 
-/// Everything but the vectors and bounds, which the caller certifies in units of 2^exponent.
-ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
-                      const Certificate& bottom, int exponent) {
-  const Spectrum& s = decomposition.spectrum();
-  ExtremePairs pairs;
-  pairs.exponent = exponent;
-  pairs.unit_max = top.sigma;
-  pairs.unit_min = bottom.sigma;
-  pairs.sigma_max = std::ldexp(top.sigma, exponent);
-  pairs.sigma_min = std::ldexp(bottom.sigma, exponent);
-  pairs.frobenius = std::ldexp(std::sqrt(s.squares.value()), exponent);
-  pairs.rank = s.rank;
-  const bool neighbours = s.rank >= 2;
-  constexpr double none = std::numeric_limits<double>::infinity();
-  pairs.gap_max = neighbours ? std::max(0.0, (s.sigma_max - s.next_max) / s.sigma_max) : none;
-  pairs.gap_min = neighbours ? std::max(0.0, (s.next_min - s.sigma_min) / s.sigma_min) : none;
-  pairs.simple_max = s.tied_max == 1;
-  pairs.simple_min = s.tied_min == 1;
-  // A result in the subnormal range is rounded to a multiple of 2^-1074.
-  constexpr double grain = std::numeric_limits<double>::denorm_min();
-  pairs.bound_max = std::ldexp(top.bound, exponent) + grain;
-  pairs.bound_min = std::ldexp(bottom.bound, exponent) + grain;
-  pairs.determined_min = bottom.bound < bottom.sigma / 2;
-  pairs.method = decomposition.method();
-  return pairs;
-}
-
 /// The pair at one end of a psd operator given by its accurate product, certified.
 template <class Product>
 Certificate certified_end(const Decomposition& decomposition, End end, Product product,
@@ -97,7 +53,7 @@ Certificate certified_end(const Decomposition& decomposition, End end, Product p
   const Spectrum& s = decomposition.spectrum();
   const Index n = static_cast<Index>(vector.size());
   const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
-  return certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, s.below_min));
+  return certify(s, end, r.rayleigh, r.norm, s.below_min);
 }
 
 struct Triplet {
@@ -123,7 +79,7 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
   // Beside +-sigma_i the operator has zeros where S is not square.
   const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
   const double below = s.below_min.value_or(S.rows != S.cols ? 0.0 : -sigma);
-  triplet.certificate = certify(s, end, r.rayleigh, r.norm, certain_gap(s, end, below));
+  triplet.certificate = certify(s, end, r.rayleigh, r.norm, below);
   // A residual sees no digits below rounding of the norm; a method that keeps them knows better.
   const double noise = 2 * (end == End::max ? s.noise_max : s.noise_min);
   if (s.relative && noise < triplet.certificate.bound) triplet.certificate = {sigma, noise};
@@ -158,6 +114,46 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
 }
 
 }  // namespace
+
+Certificate certify(const Spectrum& s, End end, double rayleigh, double residual,
+                    std::optional<double> below) {
+  const double computed = end == End::max ? s.sigma_max : s.sigma_min;
+  const double noise = end == End::max ? s.noise_max : s.noise_min;
+  const double gap = certain_gap(s, end, below);
+  if (residual < gap && std::fabs(rayleigh - computed) <= gap) {
+    // The float64 that is returned is itself a rounding of the quotient.
+    const double bound = std::min(residual, residual * (residual / gap));
+    return {rayleigh, bound + kEps * std::fabs(rayleigh)};
+  }
+  // No gap: some eigenvalue is within the residual, and the end within the method's noise of it.
+  return {computed, residual + std::fabs(rayleigh - computed) + noise};
+}
+
+ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
+                      const Certificate& bottom, int exponent) {
+  const Spectrum& s = decomposition.spectrum();
+  ExtremePairs pairs;
+  pairs.exponent = exponent;
+  pairs.unit_max = top.sigma;
+  pairs.unit_min = bottom.sigma;
+  pairs.sigma_max = std::ldexp(top.sigma, exponent);
+  pairs.sigma_min = std::ldexp(bottom.sigma, exponent);
+  pairs.frobenius = std::ldexp(std::sqrt(s.squares.value()), exponent);
+  pairs.rank = s.rank;
+  const bool neighbours = s.rank >= 2;
+  constexpr double none = std::numeric_limits<double>::infinity();
+  pairs.gap_max = neighbours ? std::max(0.0, (s.sigma_max - s.next_max) / s.sigma_max) : none;
+  pairs.gap_min = neighbours ? std::max(0.0, (s.next_min - s.sigma_min) / s.sigma_min) : none;
+  pairs.simple_max = s.tied_max == 1;
+  pairs.simple_min = s.tied_min == 1;
+  // A result in the subnormal range is rounded to a multiple of 2^-1074.
+  constexpr double grain = std::numeric_limits<double>::denorm_min();
+  pairs.bound_max = std::ldexp(top.bound, exponent) + grain;
+  pairs.bound_min = std::ldexp(bottom.bound, exponent) + grain;
+  pairs.determined_min = bottom.bound < bottom.sigma / 2;
+  pairs.method = decomposition.method();
+  return pairs;
+}
 
 ExtremePairs certified_psd(const MatrixView& unit, int exponent,
                            const Decomposition& decomposition) {

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 
+#include "immucond/errors.hpp"
 #include "immucond/tridiagonal.hpp"
 
 namespace immucond {
@@ -111,7 +113,10 @@ Lanczos::Small Lanczos::decompose(Index from_top, Index from_bottom) const {
   std::sort(ascending.begin(), ascending.end());
   const Index count = static_cast<Index>(ascending.size());
   std::vector<double> z(size(k * count));
-  T.eigenvectors(ascending, z.data());
+  if (T.radius() > 0.0)
+    T.eigenvectors(ascending, z.data());
+  else
+    for (Index i = 0; i < count; ++i) z[size(i * (k + 1))] = 1.0;
   lapack::ormtr(k, count, a.data(), k, tau.data(), z.data(), k);
   small.vectors.resize(z.size());
   for (Index i = 0; i < count; ++i) {
@@ -149,7 +154,8 @@ bool Lanczos::converge(double tolerance, Index most) {
 }
 
 void Lanczos::multiply(Index products) {
-  for (Index i = 0; i < products && processed_ < size_ && size_ < capacity_; ++i) step();
+  for (Index i = 0; i < products && processed_ < size_ && (size_ == n_ || size_ < capacity_); ++i)
+    step();
 }
 
 RitzPairs Lanczos::lift(const Small& small, Index first, Index count, bool ascending) const {
@@ -197,6 +203,38 @@ void Lanczos::restart() {
   basis_.swap(spare_);
   processed_ = kept;
   size_ = kept + pending;
+}
+
+OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance) {
+  constexpr Index most = 5000;
+  const Index n = A.size();
+  const double noise = 4 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
+  Lanczos lanczos(A, start, 2);
+  if (!lanczos.converge(std::max(tolerance, noise), most))
+    throw LapackError("Lanczos did not converge within " + std::to_string(most) +
+                      " products; a larger tol needs fewer");
+  const RitzPairs pairs = lanczos.largest(2);
+  OnePair one;
+  const auto column = [&](Index i) {
+    const double* from = pairs.vectors.data() + i * n;
+    return std::vector<double>(from, from + n);
+  };
+  one.vector = column(0);
+  std::vector<double> product(size(n));
+  A.apply(one.vector.data(), product.data());
+  const double quotient =
+      std::inner_product(product.begin(), product.end(), one.vector.begin(), 0.0);
+  for (Index i = 0; i < n; ++i) product[size(i)] -= quotient * one.vector[size(i)];
+  const double rounding = noise * std::fabs(quotient);
+  const double residual = norm(product.data(), n) + rounding;
+  one.value = quotient;
+  one.bound = residual;
+  if (pairs.values.size() < 2) return one;
+  one.neighbour = column(1);
+  one.next = pairs.values[1];
+  const double gap = one.value - one.next - pairs.residuals[1] - rounding;
+  if (residual < gap) one.bound = std::min(residual, residual * (residual / gap) + rounding);
+  return one;
 }
 
 }  // namespace immucond

@@ -17,6 +17,7 @@ from ._errors import (
     ImmucondError,
 )
 from ._extreme import ExtremePairs, extreme_pairs, feature_extreme_pairs, psd_extreme_pairs
+from ._generalized import generalized_extreme_pairs
 from ._gram import GramAccumulator, feature_hessian, gram, hessian
 from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 
@@ -38,6 +39,7 @@ __all__ = [
     "extreme_pairs",
     "feature_extreme_pairs",
     "feature_hessian",
+    "generalized_extreme_pairs",
     "gram",
     "hessian",
     "immunize",

@@ -48,6 +48,12 @@ def extreme_pairs(S: _Array, rule: _Rule, search: _Search, name: str = "S") -> d
 def feature_extreme_pairs(
     Z: _Array, rule: _Rule, search: _Search, name: str = "Z"
 ) -> dict[str, Any]: ...
+def generalized_extreme_pairs(
+    A: _Array, B: _Array, rule: _Rule, search: _Search
+) -> dict[str, Any]: ...
+def largest_pair(
+    product: Callable[[_Float64], _Float64], n: int, tol: float, start: _Float64
+) -> tuple[float, float, float, _Float64, _Float64]: ...
 def evaluate(
     coefficients: _Coefficients,
     degree: int,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
+from ._matrix_free import is_operator, matrix_free_pairs
 from ._rank import Given, Rule, rank_rule
 from ._validate import Array, FloatArray, as_matrices, check_choice, check_real
 
@@ -95,6 +96,8 @@ class ExtremePairs:
         )
 
     def __repr__(self) -> str:
+        if self.sigma_min is None:
+            return f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g})"
         if self.v_max.ndim == 2:
             worst = float(np.max(self.condition_number))
             return f"ExtremePairs(of {len(self)} matrices, condition_number up to {worst:.6g})"
@@ -103,6 +106,36 @@ class ExtremePairs:
             f"sigma_min={self.sigma_min:.6g} +- {self.bound_min:.1g}, rank={self.rank}, "
             f"condition_number={self.condition_number:.6g}, method={self.method!r})"
         )
+
+
+def pairs_of_operator(
+    op: Any,
+    inverse: Any,
+    *,
+    name: str,
+    psd: bool,
+    tol: float | None,
+    method: str,
+    start: ExtremePairs | None,
+    of_arrays: dict[str, Any],
+) -> ExtremePairs:
+    """Return the pairs of an operator, which has products but no entries to decide a rank from."""
+    for keyword, value in of_arrays.items():
+        if value is not None:
+            raise ValueError(f"{keyword} must be None for a LinearOperator, and is {value!r}")
+    search = search_from(
+        tuple(op.shape), method=method, methods=("auto", "lanczos"), tol=tol, start=start
+    )
+    found = matrix_free_pairs(
+        op, inverse, name=name, psd=psd, tol=search.tol, start=(search.max, search.min)
+    )
+    return ExtremePairs(**found)
+
+
+def refuse_inverse(inverse: Any, name: str) -> None:
+    """Refuse a solver where the entries are there."""
+    if inverse is not None:
+        raise TypeError(f"inverse goes with a LinearOperator {name}, and {name} is an array")
 
 
 class Search(NamedTuple):
@@ -140,6 +173,9 @@ def search_from(
         (start.u_max if left else start.v_max, start.neighbour_max),
         (start.u_min if left else start.v_min, start.neighbour_min),
     ):
+        if vector is None:  # pairs of an operator without an inverse
+            ends.append(np.empty((0, 0)))
+            continue
         if vector.shape != (size,):
             raise ValueError(
                 f"start must be the pairs of one matrix with vectors of length {size}, and has "
@@ -225,6 +261,7 @@ def extreme_pairs(
     tol: float | None = None,
     method: Literal["auto", "direct", "lanczos", "jacobi"] = "auto",
     start: ExtremePairs | None = None,
+    inverse: Any = None,
 ) -> ExtremePairs:
     """Return the extreme singular triplets of a general matrix.
 
@@ -234,7 +271,7 @@ def extreme_pairs(
 
     Parameters
     ----------
-    S : array_like, shape (p_r, p_c) or (b, p_r, p_c)
+    S : array_like, shape (p_r, p_c) or (b, p_r, p_c), or LinearOperator
         Any finite real matrix, or a stack of them: threads share the stack, with the BLAS at one
         thread each.
     rank : int, optional
@@ -252,6 +289,10 @@ def extreme_pairs(
         How to find the pairs.
     start : ExtremePairs, optional
         Pairs of a nearby matrix, for iterations to start from. The direct method has no use for it.
+    inverse : LinearOperator, optional
+        For an `S` that is a ``scipy.sparse.linalg.LinearOperator``: products with its inverse
+        (and the inverse's transpose), a solver. Without it sigma_max alone is found, and what
+        belongs to the smallest pair is None; so are the rank and the Frobenius norm.
 
     Returns
     -------
@@ -278,6 +319,18 @@ def extreme_pairs(
     >>> round(pairs.sigma_max, 12), round(pairs.sigma_min, 12), pairs.rank
     (4.0, 3.0, 2)
     """
+    if is_operator(S):
+        return pairs_of_operator(
+            S,
+            inverse,
+            name="S",
+            psd=False,
+            tol=tol,
+            method=method,
+            start=start,
+            of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
+        )
+    refuse_inverse(inverse, "S")
     array = as_matrices(S, "S")
     search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
@@ -293,6 +346,7 @@ def psd_extreme_pairs(
     tol: float | None = None,
     method: Literal["auto", "direct", "lanczos"] = "auto",
     start: ExtremePairs | None = None,
+    inverse: Any = None,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of a symmetric positive semidefinite matrix.
 
@@ -301,9 +355,9 @@ def psd_extreme_pairs(
 
     Parameters
     ----------
-    H : array_like, shape (n, n) or (b, n, n)
+    H : array_like, shape (n, n) or (b, n, n), or LinearOperator
         Symmetric to the rounding of its dtype, and positive semidefinite to rounding.
-    rank, rtol, computed_in, tol, method, start
+    rank, rtol, computed_in, tol, method, start, inverse
         As in `extreme_pairs`; the default `rtol` is ``n eps``.
 
     Returns
@@ -328,6 +382,18 @@ def psd_extreme_pairs(
     >>> round(pairs.condition_number, 12)
     3.0
     """
+    if is_operator(H):
+        return pairs_of_operator(
+            H,
+            inverse,
+            name="H",
+            psd=True,
+            tol=tol,
+            method=method,
+            start=start,
+            of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
+        )
+    refuse_inverse(inverse, "H")
     array = as_matrices(H, "H")
     search = search_from(array.shape, method=method, methods=METHODS_PSD, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)

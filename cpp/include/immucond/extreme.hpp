@@ -25,6 +25,20 @@ ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given);
 ExtremePairs extreme_pairs(const MatrixView& S, const Given& given);
 ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given);
 
+/// sigma, and a bound on its error.
+struct Certificate {
+  double sigma, bound;
+};
+
+/// From an approximate eigenvector's Rayleigh quotient and residual norm; `below`: what may lie
+/// below the last nonzero singular value.
+Certificate certify(const Spectrum& s, End end, double rayleigh, double residual,
+                    std::optional<double> below);
+
+/// Everything but the vectors, from certificates in units of 2^exponent.
+ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
+                      const Certificate& bottom, int exponent);
+
 /// The certified pairs of a problem that is decomposed already.
 ExtremePairs certified_psd(const MatrixView& unit, int exponent,
                            const Decomposition& decomposition);  // of 2^exponent `unit`

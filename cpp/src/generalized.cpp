@@ -1,0 +1,123 @@
+#include "immucond/generalized.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "immucond/errors.hpp"
+#include "immucond/lanczos.hpp"
+
+namespace immucond {
+namespace {
+
+double norm(const std::vector<double>& x) {
+  double squares = 0.0;
+  for (const double a : x) squares += a * a;
+  return std::sqrt(squares);
+}
+
+/// x / sqrt(x^T B x) in place of w, with the quotient x^T A x / x^T B x and the bound on its error.
+struct Quotient {
+  double value, residual;
+};
+
+Quotient finish(const MatrixView& A, const MatrixView& B, const std::vector<double>& r, Index n,
+                std::vector<double>& x) {
+  lapack::trsv('N', n, r.data(), n, x.data());
+  std::vector<double> length(x);
+  lapack::trmv('N', n, r.data(), n, length.data());
+  const double scale = norm(length);
+  for (double& entry : x) entry /= scale;
+  const DoubleDoubleVector ax = accurate_product(A, x.data()), bx = accurate_product(B, x.data());
+  DoubleDouble top, bottom;
+  for (Index i = 0; i < n; ++i) {
+    const double entry = x[static_cast<std::size_t>(i)];
+    top = top + ax[i] * entry;
+    bottom = bottom + bx[i] * entry;
+  }
+  const double first = top.hi / bottom.hi;
+  const DoubleDouble value = two_sum(first, (top + -(bottom * first)).value() / bottom.hi);
+  std::vector<double> t(x.size());
+  for (Index i = 0; i < n; ++i) t[static_cast<std::size_t>(i)] = (ax[i] + -(value * bx[i])).value();
+  lapack::trsv('T', n, r.data(), n, t.data());
+  return {value.value(), norm(t) / std::sqrt(bottom.hi)};
+}
+
+/// The norm of a definite operator, to a factor near one.
+double largest_ritz_value(const Operator& A) {
+  constexpr Index products = 12;
+  Lanczos lanczos(A, {}, 2);
+  lanczos.multiply(products);
+  return lanczos.largest(1).values[0];
+}
+
+}  // namespace
+
+ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
+                                       const Given& given) {
+  SymmetricMatrix a = read_symmetric(A, given.rtol), b = read_symmetric(B, given.rtol);
+  const Index n = a.n;
+  if (b.n != n)
+    throw std::invalid_argument(std::string(A.name) + " and " + B.name +
+                                " must have the same shape, and have " + std::to_string(n) +
+                                " and " + std::to_string(b.n) + " rows");
+  const int exponent = a.exponent - b.exponent;
+  const SymmetricMatrix a_unit = a, b_unit = b;
+  const lapack::Phase phase(lapack::Work::product, 3.0 * static_cast<double>(n * n * n));
+  std::vector<double>& r = b.data;
+  const auto indefinite = [&](const std::string& why) {
+    return std::invalid_argument(std::string(B.name) + " must be positive definite" + why +
+                                 "; restrict both matrices to its range, or add to its diagonal");
+  };
+  if (!lapack::potrf(n, r.data(), n)) throw indefinite(", and has no Cholesky factor");
+  // R^T R is B up to rounding of its norm, which must leave every direction of B.
+  const SymmetricOperator product(b_unit.data.data(), n);
+  const InverseGramOperator inverse(r.data(), n);
+  const double kappa = largest_ritz_value(product) * largest_ritz_value(inverse);
+  const double noise = reduction_noise(n) * kappa;
+  if (!(noise < 0.1)) throw indefinite(", and its condition number is about " + format(kappa));
+  lapack::trsm('R', 'N', n, n, r.data(), n, a.data.data(), n);
+  lapack::trsm('L', 'T', n, n, r.data(), n, a.data.data(), n);
+  for (Index j = 0; j < n; ++j)
+    for (Index i = 0; i < j; ++i) {
+      double& upper = a.data[static_cast<std::size_t>(i + j * n)];
+      upper = 0.5 * (upper + a.data[static_cast<std::size_t>(j + i * n)]);
+    }
+  mirror_upper(a.data.data(), n);
+  const int unit = scale_exponent(a.view());
+  rescale(a.data.data(), n * n, -unit);
+  a.exponent = exponent + unit;
+  a.name = A.name;
+  Given of_m = given;
+  of_m.forming = noise;
+  std::string why;
+  const auto decomposition =
+      decompose_psd(std::move(a), of_m, std::max(given.rtol, of_m.forming), why);
+  if (!decomposition) throw std::invalid_argument(std::string(A.name) + why);
+  auto [max, min] = decomposition->both();
+  const auto certified = [&](End end, std::vector<double>& x) {
+    Quotient q = finish(a_unit.view(), b_unit.view(), r, n, x);
+    q.value = std::ldexp(q.value, -unit);
+    // R's own rounding changes norms by a factor near one.
+    q.residual = std::ldexp(2 * q.residual, -unit);
+    const Spectrum& s = decomposition->spectrum();
+    return certify(s, end, q.value, q.residual, s.below_min);
+  };
+  const Certificate top = certified(End::max, max.right), bottom = certified(End::min, min.right);
+  ExtremePairs pairs = assemble(*decomposition, top, bottom, exponent + unit);
+  const auto scaled_back = [&](std::vector<double>& x) {
+    // x^T B x = 1 for the caller's B = 2^exponent b.
+    const double half = std::ldexp(b_unit.exponent % 2 == 0 ? 1.0 : std::sqrt(2.0),
+                                   (b_unit.exponent - (b_unit.exponent % 2 != 0)) / 2);
+    for (double& entry : x) entry /= half;
+    fix_signs(x, n);
+  };
+  scaled_back(max.right);
+  scaled_back(min.right);
+  pairs.u_max = pairs.v_max = std::move(max.right);
+  pairs.u_min = pairs.v_min = std::move(min.right);
+  return pairs;
+}
+
+}  // namespace immucond

@@ -1,0 +1,126 @@
+"""Extreme pairs of an operator known by its products alone (SciPy's LinearOperator)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+from ._validate import FloatArray
+
+
+class Pair(NamedTuple):
+    """The largest eigenpair of a psd operator, its neighbour, and a bound on the value's error."""
+
+    value: float
+    next: float
+    bound: float
+    vector: FloatArray
+    neighbour: FloatArray
+
+
+def is_operator(S: Any) -> bool:
+    """Say whether `S` is given by its products."""
+    return hasattr(S, "matvec") and hasattr(S, "shape") and not isinstance(S, np.ndarray)
+
+
+def check_operator(op: Any, name: str, *, size: int | None = None) -> tuple[int, int]:
+    """Return the shape of a real operator; with `size` it must be square of that size."""
+    shape = tuple(op.shape)
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"{name} must have two dimensions, and has shape {shape}")
+    if getattr(op, "dtype", None) is not None and np.dtype(op.dtype).kind == "c":
+        raise TypeError(f"{name} must be real, and has dtype {op.dtype}")
+    if size is not None and shape != (size, size):
+        raise ValueError(f"{name} must have shape ({size}, {size}), and has shape {shape}")
+    return int(shape[0]), int(shape[1])
+
+
+def matrix_free_pairs(
+    op: Any, inverse: Any, *, name: str, psd: bool, tol: float, start: tuple[FloatArray, FloatArray]
+) -> dict[str, Any]:
+    """Return the fields of `ExtremePairs`, those of the smallest pair None without an inverse.
+
+    Lanczos on H itself, or on ``S^T S`` (or ``S S^T``, the smaller); the smallest pair from the
+    same iteration on the inverse.
+    """
+    rows, cols = check_operator(op, name)
+    if psd and rows != cols:
+        raise ValueError(f"{name} must be square, and has shape {(rows, cols)}")
+    wide = rows < cols
+    apply, transposed = _product(op.matvec, name), _product(op.rmatvec, name)
+    if wide:
+        apply, transposed = transposed, apply
+    square = apply if psd else lambda x: transposed(apply(x))
+    size = min(rows, cols)
+    top = Pair(*_core.largest_pair(square, size, tol, start[0]))
+    if top.value <= 0.0:
+        raise ValueError(f"{name} has rank 0 (its largest singular value is zero)")
+    root = float if psd else math.sqrt
+    sigma = root(top.value)
+    other = top.vector if psd else _unit(apply(top.vector))
+    sides = ("v", "u") if not wide else ("u", "v")
+    found: dict[str, Any] = {
+        "sigma_max": sigma,
+        f"{sides[0]}_max": top.vector,
+        f"{sides[1]}_max": other,
+        "gap_max": 1.0 - root(max(top.next, 0.0)) / sigma if size > 1 else math.inf,
+        "bound_max": top.bound if psd else top.bound / sigma,
+        "neighbour_max": top.neighbour,
+        "neighbour_min": np.empty(0),
+        "method": "lanczos",
+        "frobenius": None,
+        "rank": None,
+        "condition_number": None,
+        "determined_min": False,
+    }
+    found["simple_max"] = found["gap_max"] * sigma > 2 * found["bound_max"]
+    found |= dict.fromkeys(("sigma_min", "u_min", "v_min", "gap_min", "simple_min", "bound_min"))
+    if inverse is None:
+        return found
+    if rows != cols:
+        raise ValueError(f"inverse has a meaning for square {name} only, of shape {(rows, cols)}")
+    check_operator(inverse, "inverse", size=size)
+    solve, solve_t = _product(inverse.matvec, "inverse"), _product(inverse.rmatvec, "inverse")
+    inverse_square = solve if psd else lambda x: solve(solve_t(x))
+    low = Pair(*_core.largest_pair(inverse_square, size, tol, start[1]))
+    if low.bound >= low.value:
+        raise ValueError(
+            f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
+            f"its largest singular value, {root(abs(low.value)):.3g}, is not determined"
+        )
+    sigma_min = 1.0 / root(low.value)
+    gap = root(low.value) / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
+    bound = 1.0 / root(low.value - low.bound) - sigma_min
+    return found | {
+        "sigma_min": sigma_min,
+        "v_min": low.vector,
+        "u_min": low.vector if psd else _unit(solve_t(low.vector)),
+        "gap_min": gap,
+        "simple_min": gap * sigma_min > 2 * bound,
+        "bound_min": bound,
+        "neighbour_min": low.neighbour,
+        "determined_min": bound < sigma_min / 2,
+        "rank": size,
+        "condition_number": max(1.0, sigma / sigma_min),
+    }
+
+
+def _product(function: Callable[[FloatArray], Any], name: str) -> Callable[[FloatArray], Any]:
+    """Products that are finite or say whose they are."""
+
+    def product(x: FloatArray) -> FloatArray:
+        y = np.asarray(function(x), dtype=np.float64).reshape(-1)
+        if not np.isfinite(y).all():
+            raise ValueError(f"a product of {name} with a finite vector is not finite")
+        return y
+
+    return product
+
+
+def _unit(x: FloatArray) -> FloatArray:
+    length: FloatArray = x / np.linalg.norm(x)
+    return length

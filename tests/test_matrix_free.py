@@ -1,0 +1,150 @@
+"""Operators known by their products: SciPy's LinearOperator protocol."""
+
+import numpy as np
+import pytest
+import scipy.linalg as sl
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+import immucond as ic
+
+RNG = np.random.default_rng(8)
+
+
+def cholesky_solver(H):
+    factor = sl.cho_factor(H)
+
+    def solve(x):
+        return sl.cho_solve(factor, x.reshape(-1))
+
+    return LinearOperator(H.shape, matvec=solve, rmatvec=solve, dtype=float)
+
+
+def lu_solver(S):
+    factor = sl.lu_factor(S)
+    return LinearOperator(
+        S.shape,
+        matvec=lambda x: sl.lu_solve(factor, x.reshape(-1)),
+        rmatvec=lambda x: sl.lu_solve(factor, x.reshape(-1), trans=1),
+        dtype=float,
+    )
+
+
+def spd(n, kappa, seed=0):
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    H = (Q * np.logspace(0, -np.log10(kappa), n)) @ Q.T
+    return (H + H.T) / 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 150, 300])
+@pytest.mark.parametrize("kappa", [2.0, 1e6])
+def test_psd_as_the_matrix(n, kappa):
+    H = spd(n, kappa)
+    pairs = ic.psd_extreme_pairs(aslinearoperator(H), inverse=cholesky_solver(H))
+    exact = np.linalg.eigvalsh(H)
+    assert pairs.sigma_max == pytest.approx(exact[-1], rel=1e-13)
+    assert pairs.sigma_min == pytest.approx(exact[0], rel=1e-13 * kappa)
+    assert abs(pairs.sigma_max - exact[-1]) <= pairs.bound_max + 1e-15 * n * exact[-1]
+    assert pairs.bound_min < 1e-9 * pairs.sigma_min
+    assert pairs.rank == n
+    assert pairs.method == "lanczos"
+    for sigma, v in ((pairs.sigma_max, pairs.v_max), (pairs.sigma_min, pairs.v_min)):
+        assert np.linalg.norm(H @ v - sigma * v) < 1e-12
+    if n > 3:
+        gaps = (exact[-1] - exact[-2]) / exact[-1], (exact[1] - exact[0]) / exact[0]
+        assert (pairs.gap_max, pairs.gap_min) == pytest.approx(gaps, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (90, 40), (40, 90), (1, 7), (7, 1)])
+def test_general_as_the_matrix(shape):
+    S = RNG.normal(size=shape)
+    square = shape[0] == shape[1]
+    pairs = ic.extreme_pairs(aslinearoperator(S), inverse=lu_solver(S) if square else None)
+    sigma = np.linalg.svd(S, compute_uv=False)
+    assert pairs.sigma_max == pytest.approx(sigma[0], rel=1e-12)
+    assert np.allclose(S @ pairs.v_max, pairs.sigma_max * pairs.u_max, atol=1e-11)
+    assert np.allclose(S.T @ pairs.u_max, pairs.sigma_max * pairs.v_max, atol=1e-11)
+    if square:
+        assert pairs.sigma_min == pytest.approx(sigma[-1], rel=1e-9)
+        assert np.allclose(S @ pairs.v_min, pairs.sigma_min * pairs.u_min, atol=1e-11)
+        assert pairs.condition_number == pytest.approx(sigma[0] / sigma[-1], rel=1e-9)
+
+
+def test_without_an_inverse_the_small_end_is_unknown():
+    pairs = ic.psd_extreme_pairs(aslinearoperator(spd(50, 10.0)))
+    for name in ("sigma_min", "u_min", "v_min", "bound_min", "rank", "condition_number"):
+        assert getattr(pairs, name) is None
+    assert not pairs.determined_min
+    assert repr(pairs).startswith("ExtremePairs(sigma_max=1 ")
+
+
+def test_a_matrix_never_formed():
+    # d = 20,000: H would take 3.2 GB. Its ends are known: the second difference, 2 - 2 cos(.).
+    n = 20_000
+    theta = np.pi / (n + 1)
+
+    def product(x):
+        y = 3.0 * x.reshape(-1)
+        y[1:] -= x.reshape(-1)[:-1]
+        y[:-1] -= x.reshape(-1)[1:]
+        return y
+
+    banded = np.array([np.full(n, 3.0), np.full(n, -1.0)])
+    factor = sl.cholesky_banded(banded, lower=True)
+    H = LinearOperator((n, n), matvec=product, rmatvec=product, dtype=float)
+    inverse = LinearOperator(
+        (n, n),
+        matvec=lambda x: sl.cho_solve_banded((factor, True), x.reshape(-1)),
+        rmatvec=lambda x: sl.cho_solve_banded((factor, True), x.reshape(-1)),
+        dtype=float,
+    )
+    pairs = ic.psd_extreme_pairs(H, inverse=inverse, tol=1e-5)
+    assert abs(pairs.sigma_max - (3 + 2 * np.cos(theta))) <= 1e-4
+    assert abs(pairs.sigma_min - (3 - 2 * np.cos(theta))) <= 1e-4
+
+
+def test_warm_start_takes_fewer_products():
+    H = spd(300, 100.0)
+    calls = []
+    op = LinearOperator(H.shape, matvec=lambda x: (calls.append(1), H @ x)[1], dtype=float)
+    cold = ic.psd_extreme_pairs(op, tol=1e-10)
+    first = len(calls)
+    warm = ic.psd_extreme_pairs(op, tol=1e-10, start=cold)
+    assert len(calls) - first < first / 2
+    assert warm.sigma_max == pytest.approx(cold.sigma_max, rel=1e-12)
+
+
+def test_bad_operators():
+    H = spd(6, 10.0)
+    op, solver = aslinearoperator(H), cholesky_solver(H)
+    with pytest.raises(ValueError, match=r"^H must be square, and has shape \(6, 3\)"):
+        ic.psd_extreme_pairs(aslinearoperator(H[:, :3]))
+    with pytest.raises(ValueError, match=r"^inverse must have shape \(6, 6\), and has shape"):
+        ic.psd_extreme_pairs(op, inverse=aslinearoperator(H[:3, :3]))
+    with pytest.raises(ValueError, match=r"^inverse has a meaning for square S only"):
+        ic.extreme_pairs(aslinearoperator(H[:, :3]), inverse=solver)
+    with pytest.raises(TypeError, match=r"^S must be real, and has dtype complex128"):
+        ic.extreme_pairs(aslinearoperator(H + 0j))
+    with pytest.raises(TypeError, match=r"inverse goes with a LinearOperator H"):
+        ic.psd_extreme_pairs(H, inverse=solver)
+    with pytest.raises(ValueError, match=r"rtol must be None for a LinearOperator, and is 0.1"):
+        ic.psd_extreme_pairs(op, rtol=0.1)
+    with pytest.raises(ValueError, match=r"method must be one of 'auto', 'lanczos'"):
+        ic.psd_extreme_pairs(op, method="direct")
+    with pytest.raises(ValueError, match=r"^H has rank 0"):
+        ic.psd_extreme_pairs(aslinearoperator(np.zeros((5, 5))))
+    with pytest.raises(ValueError, match=r"^a product of H with a finite vector is not finite"):
+        ic.psd_extreme_pairs(aslinearoperator(np.full((5, 5), np.nan)))
+    with pytest.raises(ValueError, match=r"start must be the pairs of one matrix"):
+        ic.psd_extreme_pairs(op, start=ic.psd_extreme_pairs(np.eye(2) + 1))
+
+
+def test_an_exception_in_a_product_comes_through():
+    class StopError(Exception):
+        pass
+
+    def product(x):
+        raise StopError
+
+    with pytest.raises(StopError):
+        ic.psd_extreme_pairs(LinearOperator((9, 9), matvec=product, dtype=float))
