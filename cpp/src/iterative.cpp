@@ -86,7 +86,9 @@ class ShiftedFactor {
   bool used_ = false;
 };
 
-/// One end of A by inverses shifted to just outside of where it is seen, nearer each time.
+/// One end of A by inverses shifted to just outside of where it is seen, nearer each time. An end
+/// further out, which the factorization then meets, proves that what was seen is not the end: at
+/// the bottom the search begins anew, from zero and from random vectors.
 std::optional<Ends> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index random,
                                double tolerance) {
   const double sign = end == End::max ? -1.0 : 1.0;
@@ -97,11 +99,14 @@ std::optional<Ends> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index 
     if (end == End::min && shift < value / 2) shift = 0.0;
     if (!A.factor(shift, sign)) {
       if (end == End::max || shift == 0.0 || !A.factor(shift = 0.0, sign)) return std::nullopt;
+      near.vectors.clear();
+      random = 2;
     }
     const InverseGramOperator inverse = A.inverse();
     Lanczos lanczos(inverse, near.vectors, random);
     const bool last = attempt == kMostShifts;
     const bool done = lanczos.converge(tolerance, last ? kMostProducts : kProductsAShift);
+    if (done && !lanczos.separated(tolerance)) return std::nullopt;
     near = unshifted(lanczos.largest(2), shift, sign);
     if (done) return ends_of(std::move(near));
   }
@@ -185,7 +190,8 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   const bool warm = top.has_value();
   if (!warm) {
     Lanczos lanczos(A, {}, 2);
-    if (!lanczos.converge(tolerance, kMostProducts)) return nullptr;
+    if (!lanczos.converge(tolerance, kMostProducts) || !lanczos.separated(tolerance))
+      return nullptr;
     top = ends_of(lanczos.largest(2));
     near_bottom = lanczos.smallest(2);
   }
@@ -289,12 +295,14 @@ std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, In
   const double tolerance = std::max(reduction_noise(n), given.tol);
   const GramOperator gram(r.data(), n);
   const InverseGramOperator inverse(r.data(), n);
-  const std::vector<double> none;
-  const Start* start = given.start;
-  Lanczos from_top(gram, start ? start->max : none, 2);
-  if (!from_top.converge(tolerance, kMostProducts)) return nullptr;
-  Lanczos from_bottom(inverse, start ? start->min : none, 2);
-  if (!from_bottom.converge(tolerance, kMostProducts)) return nullptr;
+  // From random vectors always: without a shift no factorization would tell that an end has been
+  // crossed.
+  Lanczos from_top(gram, {}, 2);
+  if (!from_top.converge(tolerance, kMostProducts) || !from_top.separated(tolerance))
+    return nullptr;
+  Lanczos from_bottom(inverse, {}, 2);
+  if (!from_bottom.converge(tolerance, kMostProducts) || !from_bottom.separated(tolerance))
+    return nullptr;
   Ends top = singular(ends_of(from_top.largest(2)));
   Ends bottom = singular(ends_of(unshifted(from_bottom.largest(2), 0.0, 1.0)));
   auto spectrum = spectrum_of(top, bottom, n, reduction_noise(n) * top.value, given);

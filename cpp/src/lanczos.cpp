@@ -15,6 +15,9 @@ namespace {
 constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr Index kCapacity = 256;
 constexpr Index kKeptLargest = 48, kKeptSmallest = 16;  // at a restart
+/// A mixture of two unresolved neighbours at the distance D has a residual of D w, w the smaller
+/// part, and its value an error of D w^2: where D is so many tolerances, far below rounding.
+constexpr double kSeparated = 1e4;
 /// The neighbour is known to this part of its distance from the end.
 constexpr double kNeighbour = 0.05;
 
@@ -153,6 +156,11 @@ bool Lanczos::converge(double tolerance, Index most) {
   }
 }
 
+bool Lanczos::separated(double tolerance) const {
+  const std::vector<double> values = decompose(2, 0).values;
+  return values.size() < 2 || values[0] - values[1] > kSeparated * tolerance * std::fabs(values[0]);
+}
+
 void Lanczos::multiply(Index products) {
   for (Index i = 0; i < products && processed_ < size_ && (size_ == n_ || size_ < capacity_); ++i)
     step();
@@ -233,7 +241,8 @@ OnePair largest_pair(const Operator& A, const std::vector<double>& start, double
   one.neighbour = column(1);
   one.next = pairs.values[1];
   const double gap = one.value - one.next - pairs.residuals[1] - rounding;
-  if (residual < gap) one.bound = std::min(residual, residual * (residual / gap) + rounding);
+  if (residual < gap && lanczos.separated(std::max(tolerance, noise)))
+    one.bound = std::min(residual, residual * (residual / gap) + rounding);
   return one;
 }
 

@@ -403,7 +403,7 @@ void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, d
   ormbr('P', n, n, columns, a, lda, taup, c, ldc);
 }
 
-void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z) {
+bool stein(Index n, const double* d, const double* e, Index count, const double* w, double* z) {
   Integers info, block(n), split(n), work(n), failed(count);
   // One block, from row 1 to row n: the caller counted eigenvalues over the whole matrix.
   for (Index i = 0; i < n; ++i) {
@@ -418,7 +418,15 @@ void stein(Index n, const double* d, const double* e, Index count, const double*
   auto scratch = workspace(5 * n);
   call<Routine::dstein>(n, d, e, count, w, &block, &split, z, n, scratch.data(), &work, &failed,
                         &info);
-  check<Routine::dstein>(info);
+  if (info.value() < 0) check<Routine::dstein>(info);
+  return info.value() == 0;
+}
+
+void steqr(Index n, double* d, double* e, double* z) {
+  Integers info;
+  auto work = workspace(2 * n);
+  call<Routine::dsteqr>('I', n, d, e, z, n, work.data(), &info);
+  check<Routine::dsteqr>(info);
 }
 
 void geqrf(Index m, Index n, double* a, Index lda, double* tau) {

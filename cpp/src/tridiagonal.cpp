@@ -120,7 +120,23 @@ void Tridiagonal::eigenvectors(const std::vector<double>& values, double* z) con
   // dstein wants room for n - 1 off-diagonals, and a pointer that is not null.
   std::vector<double> e = e_;
   e.resize(d_.size());
-  lapack::stein(size(), d_.data(), e.data(), static_cast<Index>(values.size()), values.data(), z);
+  const auto count = static_cast<Index>(values.size());
+  if (lapack::stein(size(), d_.data(), e.data(), count, values.data(), z)) return;
+  // Inverse iteration fails where parts that no coupling joins share an eigenvalue: take all
+  // vectors then, and those of the values wanted.
+  const Index n = size();
+  std::vector<double> all(d_), every(d_.size() * d_.size());
+  e = e_;
+  e.resize(d_.size());
+  lapack::steqr(n, all.data(), e.data(), every.data());
+  auto at = all.begin();
+  for (Index j = 0; j < count; ++j, ++at) {
+    const double value = values[static_cast<std::size_t>(j)];
+    const auto last = all.end() - (count - j - 1);  // one is left for each value to come
+    at = std::min_element(
+        at, last, [=](double x, double y) { return std::fabs(x - value) < std::fabs(y - value); });
+    std::copy_n(every.begin() + (at - all.begin()) * n, n, z + j * n);
+  }
 }
 
 }  // namespace immucond

@@ -29,6 +29,10 @@ class Lanczos {
   /// `most` products are not enough.
   bool converge(double tolerance, Index most);
 
+  /// Whether the largest value stands apart from the next by so much more than the tolerance that
+  /// more values between the two than there were starting vectors would have shown.
+  bool separated(double tolerance) const;
+
   /// So many products, and no questions: then T_k is that of the starting vectors alone.
   void multiply(Index products);
 

@@ -31,6 +31,7 @@ namespace lapack {
   X(dgebrd, "iididddddii")    \
   X(dormbr, "ccciiididdidii") \
   X(dstein, "iddidiididiii")  \
+  X(dsteqr, "cidddidi")       \
   X(dgeqrf, "iididdii")       \
   X(dormqr, "cciiididdidii")  \
   X(dgejsv, "cccccciididdididiii")
@@ -121,8 +122,10 @@ void ormbr_q(Index m, Index n, Index columns, double* a, Index lda, const double
 void ormbr_p(Index n, Index columns, double* a, Index lda, const double* taup, double* c,
              Index ldc);
 /// Eigenvectors of a symmetric tridiagonal matrix for eigenvalues w (ascending), by inverse
-/// iteration, to the columns of z (n x count).
-void stein(Index n, const double* d, const double* e, Index count, const double* w, double* z);
+/// iteration, to the columns of z (n x count); false where some do not converge.
+bool stein(Index n, const double* d, const double* e, Index count, const double* w, double* z);
+/// All eigenvalues (to d, ascending) and eigenvectors of a symmetric tridiagonal matrix.
+void steqr(Index n, double* d, double* e, double* z);
 /// A = Q R; R to the upper triangle.
 void geqrf(Index m, Index n, double* a, Index lda, double* tau);
 /// C <- Q C with Q from geqrf of an m x k matrix.
