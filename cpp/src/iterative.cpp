@@ -13,7 +13,7 @@ namespace immucond {
 namespace {
 
 /// Products after which an iteration is given up: by then a reduction is cheaper.
-constexpr Index kMostProducts = 600;
+constexpr Index kMostProducts = 400;
 /// Solves that cost as much as another factorization, nearer to the end.
 constexpr Index kProductsAShift = 40;
 constexpr int kMostShifts = 3;
@@ -222,6 +222,14 @@ Ends singular(Ends ends) {
 
 std::unique_ptr<Decomposition> iterate_psd(SymmetricMatrix& H, const Given& given) {
   if (H.n < 4 || (given.rank != 0 && given.rank < H.n)) return nullptr;
+  // A feature that never varies shows without a factorization.
+  double smallest = std::numeric_limits<double>::infinity(), largest = 0.0;
+  for (Index i = 0; i < H.n; ++i) {
+    const double h = H.data[size(i * (H.n + 1))];
+    smallest = std::min(smallest, h);
+    largest = std::max(largest, h);
+  }
+  if (smallest <= given.rtol * largest) return nullptr;
   return iterate_definite(H, given);
 }
 
