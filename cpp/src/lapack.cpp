@@ -230,6 +230,10 @@ void check(Integers& info) {
 // Block sizes of LAPACK's unblocked-to-blocked switch are at most 64; more workspace is not used.
 constexpr Index kBlock = 64;
 
+/// LAPACK takes its block size from the workspace; for reductions, half of which is products with a
+/// matrix that fits in cache, a narrow panel is up to 15% faster.
+Index reduction_block(Index n) { return n <= 600 ? 8 : kBlock; }
+
 /// Workspace of dormtr and dormbr. For a few columns the unblocked code is faster, since the
 /// blocked one spends its time on block reflectors; LAPACK takes it where the workspace is short.
 Index apply_workspace(Index columns) {
@@ -360,8 +364,9 @@ void trsv(char trans, Index n, const double* r, Index ldr, double* x) {
 
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
   Integers info;
-  auto work = workspace(n * kBlock);
-  call<Routine::dsytrd>('L', n, a, lda, d, e, tau, work.data(), n * kBlock, &info);
+  const Index size = n * reduction_block(n);
+  auto work = workspace(size);
+  call<Routine::dsytrd>('L', n, a, lda, d, e, tau, work.data(), size, &info);
   check<Routine::dsytrd>(info);
 }
 
@@ -376,8 +381,9 @@ void ormtr(Index n, Index columns, double* a, Index lda, const double* tau, doub
 void gebrd(Index m, Index n, double* a, Index lda, double* d, double* e, double* tauq,
            double* taup) {
   Integers info;
-  auto work = workspace((m + n) * kBlock);
-  call<Routine::dgebrd>(m, n, a, lda, d, e, tauq, taup, work.data(), (m + n) * kBlock, &info);
+  const Index size = (m + n) * reduction_block(n);
+  auto work = workspace(size);
+  call<Routine::dgebrd>(m, n, a, lda, d, e, tauq, taup, work.data(), size, &info);
   check<Routine::dgebrd>(info);
 }
 
