@@ -151,26 +151,17 @@ class IterativeDecomposition final : public Decomposition {
     }
   }
 
-  /// Left vectors where they differ from the right ones.
-  void set_left(End end, std::vector<double> left) { at(end).left = std::move(left); }
-  /// Back to H = (P R^T) (R P^T) from R R^T, or to the transpose of a matrix.
-  std::vector<double>& right(End end) { return at(end).right; }
-  std::vector<double>& left(End end) { return at(end).left; }
-  std::vector<double>& next(End end) { return at(end).next; }
-
-  Vectors vectors(End end, bool) const override {
-    const One& one = end == End::max ? top_ : bottom_;
-    return {1, one.left, one.right};
-  }
-  std::vector<double> neighbour(End end) const override {
-    return (end == End::max ? top_ : bottom_).next;
-  }
-
- private:
+  /// `left` is empty where it equals `right`; `next` is the neighbour's right vector.
   struct One {
     std::vector<double> left, right, next;
   };
   One& at(End end) { return end == End::max ? top_ : bottom_; }
+  const One& at(End end) const { return end == End::max ? top_ : bottom_; }
+
+  Vectors vectors(End end, bool) const override { return {1, at(end).left, at(end).right}; }
+  std::vector<double> neighbour(End end) const override { return at(end).next; }
+
+ private:
   One top_, bottom_;
 };
 
@@ -211,10 +202,9 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
 
 /// The ends of R^T R as singular values of R.
 Ends singular(Ends ends) {
-  const double squared = ends.next;
   ends.value = std::sqrt(ends.value);
   ends.next = std::sqrt(ends.next);
-  ends.next_error = ends.next_error / std::sqrt(squared);
+  ends.next_error /= ends.next;
   return ends;
 }
 
@@ -288,8 +278,8 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   Ends ends[2];
   for (const End end : {End::max, End::min}) {
     std::vector<double>& columns = ends[end == End::max ? 0 : 1].vectors;
-    columns = carried(found->right(end));
-    const std::vector<double> next = carried(found->next(end));
+    columns = carried(found->at(end).right);
+    const std::vector<double> next = carried(found->at(end).next);
     columns.insert(columns.end(), next.begin(), next.end());
   }
   return std::make_unique<IterativeDecomposition>(s, std::move(ends[0]), std::move(ends[1]));
@@ -319,14 +309,14 @@ std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, In
   auto found =
       std::make_unique<IterativeDecomposition>(*spectrum, std::move(top), std::move(bottom));
   // u = R v / sigma at the top, u = sigma R^-T v at the bottom: each where it keeps the digits.
-  std::vector<double> u = found->right(End::max);
+  std::vector<double> u = found->at(End::max).right;
   lapack::trmv('N', n, r.data(), n, u.data());
   normalize(u.data(), n);
-  found->set_left(End::max, std::move(u));
-  u = found->right(End::min);
+  found->at(End::max).left = std::move(u);
+  u = found->at(End::min).right;
   lapack::trsv('T', n, r.data(), n, u.data());
   normalize(u.data(), n);
-  found->set_left(End::min, std::move(u));
+  found->at(End::min).left = std::move(u);
   return found;
 }
 
@@ -339,12 +329,13 @@ std::unique_ptr<Decomposition> iterate_general(const std::vector<double>& a, Ind
   if (!triangle) return nullptr;
   auto* found = static_cast<IterativeDecomposition*>(triangle.get());
   for (const End end : {End::max, End::min}) {
-    std::vector<double> u = std::move(found->left(end));
+    std::vector<double> u = std::move(found->at(end).left);
     u.resize(size(rows));
     lapack::ormqr(rows, cols, 1, q.data(), rows, tau.data(), u.data(), rows);
-    found->set_left(end, std::move(u));
-    if (swapped) std::swap(found->left(end), found->right(end));
-    fix_signs(found->right(end), swapped ? rows : cols, &found->left(end), swapped ? cols : rows);
+    found->at(end).left = std::move(u);
+    if (swapped) std::swap(found->at(end).left, found->at(end).right);
+    fix_signs(found->at(end).right, swapped ? rows : cols, &found->at(end).left,
+              swapped ? cols : rows);
   }
   return triangle;
 }
