@@ -12,6 +12,7 @@ from matrices import (
     DTYPES,
     EPS,
     LAYOUTS,
+    assert_certified,
     constructed,
     generators,
     integer_matrices,
@@ -34,13 +35,6 @@ import immucond as ic
 def true_feature_eigenvalues(Z):
     with mpmath.workdps(DIGITS):
         return [sigma**2 for sigma in true_singular_values(Z)]
-
-
-def assert_certified(pairs, truth):
-    """The truth lies within the bounds; ends of the same rank are compared."""
-    assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
-    assert abs(pairs.sigma_min - truth[pairs.rank - 1]) <= pairs.bound_min
-    assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2)
 
 
 # One row a function: how to call it, which matrices it takes, and what is true.
