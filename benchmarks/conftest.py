@@ -1,9 +1,10 @@
 """Contests between immucond and its peers, and the table of ratios at the end.
 
-    pytest benchmarks             about two minutes
+    pytest benchmarks             about four minutes
     pytest benchmarks --large     also what takes longer, or more memory
     pytest benchmarks --smoke     tiny sizes, no timing: does everything still run and agree?
     pytest benchmarks --large --update docs/speed.md     renews the table in that file
+    pytest benchmarks --plot docs/images/extreme_pairs.svg     draws times against sizes
 
 The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a
 while. So every contestant warms up until its own pool is the only one awake; medians are reported.
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scaling_plot import Curves, save_plot
 from threadpoolctl import threadpool_info
 
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
@@ -64,12 +66,16 @@ class Group:
     memory: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # MiB measured, MiB allowed
+    left_out: dict[str, str] = field(default_factory=dict)  # peers, and why
+    at: tuple[str, int] | None = None  # panel and abscissa, where it is a point of a plot
 
-    def rows(self, name: str) -> Iterator[tuple[str, ...]]:
+    def rows(self, name: str, *, only_goals: bool = False) -> Iterator[tuple[str, ...]]:
         for ours, mine in self.ours.items():
             for peer, theirs in self.peers.items():
                 ratio = theirs.median / mine.median
                 goal = self.goals.get((ours, peer))
+                if only_goals and goal is None:
+                    continue
                 yield (
                     name,
                     ours,
@@ -143,8 +149,10 @@ class Bystanders:
 class Contest:
     """Times one contestant of a group, after a check that it agrees with immucond."""
 
-    def __init__(self, benchmark: Any, groups: dict[str, Group], bystanders: Bystanders) -> None:
-        self._benchmark, self._groups, self._bystanders = benchmark, groups, bystanders
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+        self._groups = request.config.stash[RESULTS]
+        self._bystanders = request.config.stash[BYSTANDERS]
 
     def __call__(
         self,
@@ -155,16 +163,19 @@ class Contest:
         like: Callable[[], Any],
         rtol: float = 1e-9,
         goals: dict[tuple[str, str], float] | None = None,
+        at: tuple[str, int] | None = None,
+        seconds: float = TIMED_SECONDS,
     ) -> None:
         """Time `function`, which returns arrays equal to those of `like` to `rtol` of the largest.
 
         Contestants whose name starts with "immucond" are ours; `goals` maps (ours, peer) to the
-        least ratio of medians, peer over ours.
+        least ratio of medians, peer over ours; `at` is the group's place in a plot.
         """
         for got, wanted in zip(arrays(function()), arrays(like()), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
-        if self._benchmark.disabled:
-            self._benchmark(function)
+        benchmark = self._request.getfixturevalue("benchmark")
+        if benchmark.disabled:
+            benchmark(function)
             return
         self._bystanders.wait()
         begin, calls = time.perf_counter(), 0
@@ -172,17 +183,33 @@ class Contest:
             last = time.perf_counter()
             function()
             calls += 1
-        rounds = int(np.clip(TIMED_SECONDS / (time.perf_counter() - last), *ROUNDS))
-        self._benchmark.group = group
-        self._benchmark.name = name
+        rounds = int(np.clip(seconds / (time.perf_counter() - last), *ROUNDS))
+        benchmark.group = group
+        benchmark.name = name
         self._bystanders.mark()
-        self._benchmark.pedantic(function, rounds=rounds)
+        benchmark.pedantic(function, rounds=rounds)
         disturbed = self._bystanders.share() > DISTURBED
-        stats = self._benchmark.stats.stats
+        stats = benchmark.stats.stats
         entry = self._groups.setdefault(group, Group())
+        entry.at = at
         side = entry.ours if name.startswith("immucond") else entry.peers
         side[name] = Timing(stats.median, stats.iqr, disturbed)
         entry.goals.update(goals or {})
+
+    def predicted(self, group: str, name: str, factor: float) -> float:
+        """The seconds that a contest would take at `factor` times the time in a group before."""
+        entry = self._groups.get(group, Group())
+        timing = entry.ours.get(name) or entry.peers.get(name)
+        # One call for the agreement, two to warm up, and the rounds.
+        return 0.0 if timing is None else timing.median * factor * (3 + ROUNDS[0])
+
+    def left_out(self, group: str, name: str) -> str | None:
+        """Why a peer had no part in a group, if it had none."""
+        return self._groups.get(group, Group()).left_out.get(name)
+
+    def leave_out(self, group: str, name: str, why: str) -> None:
+        """Say in the summary why a peer has no part in a group."""
+        self._groups.setdefault(group, Group()).left_out[name] = why
 
 
 def arrays(result: Any) -> tuple[np.ndarray, ...]:
@@ -190,8 +217,18 @@ def arrays(result: Any) -> tuple[np.ndarray, ...]:
 
 
 @pytest.fixture
-def contest(benchmark: Any, request: pytest.FixtureRequest) -> Contest:
-    return Contest(benchmark, request.config.stash[RESULTS], request.config.stash[BYSTANDERS])
+def contest(request: pytest.FixtureRequest) -> Contest:
+    return Contest(request)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real data sets."""
+    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("IMMUCOND_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("real data absent: set IMMUCOND_DATA")
+    return folder
 
 
 # Resident memory in a process of its own; Linux keeps the peak in VmHWM.
@@ -260,6 +297,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help=f"write the table between FILE's {BEGIN} markers",
     )
+    group.addoption(
+        "--plot", type=Path, metavar="FILE", help="draw times against sizes (.svg, .png, .pdf)"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
@@ -272,8 +312,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if config.getoption("--smoke"):
         config.option.benchmark_disable = True
-        if config.getoption("--update"):
-            raise pytest.UsageError("--smoke measures nothing that --update could write")
+        if config.getoption("--update") or config.getoption("--plot"):
+            raise pytest.UsageError("--smoke measures nothing that --update or --plot could show")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -290,6 +330,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     groups = config.stash[RESULTS]
+    absent = [
+        f"left out: {peer} in {name}: {why}"
+        for name, group in groups.items()
+        for peer, why in group.left_out.items()
+    ]
+    if absent:
+        terminalreporter.section("left out")
+        terminalreporter.write("\n".join(absent) + "\n")
     rows = [row for name, group in groups.items() for row in group.rows(name)]
     if not rows:
         return
@@ -298,8 +346,30 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.write(LEGEND + "\n")
     path = config.getoption("--update")
     if path:
+        # What a plot shows is in the table only where a goal was set.
+        rows = [
+            row
+            for name, group in groups.items()
+            for row in group.rows(name, only_goals=group.at is not None)
+        ]
         lines = [*config.stash[CONDITIONS], "", *markdown(rows), "", LEGEND]
         replace_between_markers(path, "\n".join(lines))
+    path, measured = config.getoption("--plot"), curves(groups)
+    if path and measured:
+        save_plot(measured, path)
+    elif path:
+        terminalreporter.write("--plot: nothing was measured that has a place in it\n")
+
+
+def curves(groups: dict[str, Group]) -> Curves:
+    """Medians by panel, contestant and abscissa, of the groups that have a place in a plot."""
+    panels: Curves = {}
+    for group in groups.values():
+        if group.at is not None:
+            panel, x = group.at
+            for name, timing in (group.ours | group.peers).items():
+                panels.setdefault(panel, {}).setdefault(name, {})[x] = timing.median
+    return panels
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:

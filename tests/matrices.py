@@ -7,6 +7,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -66,6 +67,40 @@ def with_eigenvalues(rng: np.random.Generator, n: int, sigma: npt.ArrayLike) -> 
     q = orthonormal(rng, n, sigma.size)
     a = (q * sigma) @ q.T
     return (a + a.T) / 2
+
+
+# ---- matrices whose singular values are known to the last bit ----
+
+# Multiples of this up to 1 keep their sums and halves exact in all that is done below.
+GRAIN = 2.0**-46
+
+
+def on_grid(sigma: npt.ArrayLike) -> Array:
+    """Nearby numbers that the exact matrices can have as singular values."""
+    return np.maximum(np.round(np.asarray(sigma) / GRAIN), 1.0) * GRAIN
+
+
+def exact_psd(sigma: Array) -> Array:
+    """Symmetric, with exactly these eigenvalues, numbers on the grid up to 1: W diag(sigma) W^T / b
+    for Hadamard matrices W, in diagonal blocks of orders b that are powers of two, at most 64."""
+    n, at = sigma.size, 0
+    H = np.zeros((n, n))
+    while at < n:
+        b = min(64, 1 << ((n - at).bit_length() - 1))
+        block = slice(at, at + b)
+        W = scipy.linalg.hadamard(b).astype(float)
+        H[block, block] = (W * sigma[block]) @ W.T / b
+        at += b
+    return H
+
+
+def exact_general(sigma: Array, shape: str) -> Array:
+    """Tall, wide or square, with exactly these singular values."""
+    S = exact_psd(sigma)[::-1] * np.where(np.arange(sigma.size) % 3 == 0, -1.0, 1.0)
+    if shape == "square":
+        return S
+    tall = np.kron(np.array([[0.5], [-0.5], [0.5], [0.5]]), S)
+    return tall if shape == "tall" else np.ascontiguousarray(tall.T)
 
 
 # ---- matrices ----
@@ -209,6 +244,14 @@ def true_singular_values(a: npt.ArrayLike) -> list[mpmath.mpf]:
         tall = _exact(a if a.shape[0] >= a.shape[1] else a.T)
         squares = mpmath.eigsy(tall.T * tall, eigvals_only=True)
         return sorted((mpmath.sqrt(max(square, 0)) for square in squares), reverse=True)
+
+
+def assert_certified(pairs: Any, truth: Any) -> None:
+    """The truth, descending, lies within the bounds; ends of the same rank are compared."""
+    with mpmath.workdps(DIGITS):
+        assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
+        assert abs(pairs.sigma_min - truth[pairs.rank - 1]) <= pairs.bound_min
+    assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2)
 
 
 def finite_differences(f: Callable[[Array], float], x: Array, step: float = 1e-6) -> Array:

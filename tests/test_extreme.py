@@ -12,6 +12,7 @@ from matrices import (
     DTYPES,
     EPS,
     LAYOUTS,
+    assert_certified,
     constructed,
     generators,
     integer_matrices,
@@ -34,13 +35,6 @@ import immucond as ic
 def true_feature_eigenvalues(Z):
     with mpmath.workdps(DIGITS):
         return [sigma**2 for sigma in true_singular_values(Z)]
-
-
-def assert_certified(pairs, truth):
-    """The truth lies within the bounds; ends of the same rank are compared."""
-    assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
-    assert abs(pairs.sigma_min - truth[pairs.rank - 1]) <= pairs.bound_min
-    assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2)
 
 
 # One row a function: how to call it, which matrices it takes, and what is true.
@@ -500,40 +494,7 @@ def test_layout_and_dtype_do_not_matter(function, given_matrices, truth, layout,
     assert np.allclose(got.v_max, expected.v_max, atol=1e-10)
 
 
-# ---- known trouble of other tools ----
-
-
-def test_nearly_repeated_rows_converge():
-    # PyTorch #181641: "linalg.svd: failed to converge" on such matrices.
-    rng = np.random.default_rng(9)
-    for noise in (0.0, 1e-12, 1e-7):
-        X = np.repeat(rng.normal(size=(1, 200)), 200, axis=0)
-        X = X + noise * rng.normal(size=X.shape)
-        sigma = np.linalg.svd(X, compute_uv=False)
-        for dtype in (np.float64, np.float32):
-            pairs = quiet(ic.extreme_pairs, X.astype(dtype), computed_in=np.float64)
-            assert np.isclose(pairs.sigma_max, sigma[0], rtol=1e-6)
-        assert ic.extreme_pairs(X, rank=1).condition_number == 1.0
-
-
-@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200, 1e300])
-def test_scales_beyond_the_square_root_of_the_range(scale):
-    # PyTorch #194705: NaN where entries pass sqrt(max).
-    S = np.random.default_rng(10).normal(size=(6, 4))
-    pairs = ic.extreme_pairs(S * scale)
-    sigma = np.linalg.svd(S, compute_uv=False)
-    assert np.isclose(pairs.sigma_max, sigma[0] * scale, rtol=1e-13)
-    assert np.isclose(pairs.sigma_min, sigma[-1] * scale, rtol=1e-13)
-
-
-def test_both_ends_come_from_one_reduction_and_one_call_for_both_vectors():
-    # PyTorch #58828: extreme eigenpairs at the price of all of them.
-    H = ic.gram(np.random.default_rng(11).normal(size=(90, 30)))
-    before = ic._core.lapack_calls()
-    ic.psd_extreme_pairs(H)
-    after = ic._core.lapack_calls()
-    called = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    assert called == {"dsytrd": 1, "dstein": 1, "dormtr": 1}
+# ---- textbook matrices ----
 
 
 @pytest.mark.parametrize("n", [21, 101])

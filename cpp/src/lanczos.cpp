@@ -18,8 +18,9 @@ constexpr Index kKeptLargest = 48, kKeptSmallest = 16;  // at a restart
 /// A mixture of two unresolved neighbours at the distance D has a residual of D w, w the smaller
 /// part, and its value an error of D w^2: where D is so many tolerances, far below rounding.
 constexpr double kSeparated = 1e4;
-/// The neighbour is known to this part of its distance from the end.
-constexpr double kNeighbour = 0.05;
+/// The neighbour is known to this part of its distance from the end: a larger value that hides in
+/// it would stand out.
+constexpr double kNeighbour = 1e-6;
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 

@@ -25,7 +25,7 @@ class Lanczos {
   Lanczos(const Operator& A, const std::vector<double>& given, Index random);
 
   /// Multiplies until the largest pair has a residual of at most `tolerance` times its value and
-  /// its neighbour is known to a twentieth of their distance (or as well as itself). False where
+  /// its neighbour is known to a small part of their distance (or as well as itself). False where
   /// `most` products are not enough.
   bool converge(double tolerance, Index most);
 

@@ -1,0 +1,271 @@
+"""Both extreme pairs of a psd matrix cost a few Cholesky factorizations, not an eigendecomposition.
+
+dpotrf, one Cholesky factorization, is the yardstick. A peer that would take over a minute (without
+--large, ten seconds) for its rounds, going by its time at the size before, is left out, and so is
+an iterative one that does not reach six digits of both ends.
+"""
+
+import gzip
+from functools import cache, lru_cache
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from scipy.linalg.lapack import dpotrf
+from scipy.sparse.linalg import ArpackError, eigsh, lobpcg, svds
+
+import immucond as ic
+
+SIZES = [64, 256, 512, 1024, 2048]
+LARGE_SIZES = [4096, 8192]
+DIGITS = [1, 8]
+CAP_SECONDS, LARGE_CAP_SECONDS = 10.0, 60.0
+ACCURACY = 1e-6  # of either end, that a contestant must reach
+
+EIGH, DIRECT = "torch.linalg.eigh", "direct method (immucond)"
+WARM, YARDSTICK = "immucond, warm start", "LAPACK dpotrf"
+LOOP = "loop over torch.linalg.eigh"
+
+
+def goals(n):
+    least = {("immucond", DIRECT): 1 / 1.1, (WARM, DIRECT): 1 / 1.1}
+    if n >= 1024:
+        least["immucond", EIGH] = 3.5 if n < 4096 else 6.0
+        least[WARM, EIGH] = 6.0
+    return least
+
+
+# ---- contestants: from a matrix to its two ends ----
+
+
+def ends(values):
+    """Each in an array of its own, so that each must agree relative to itself."""
+    values = np.asarray(values)
+    return values[..., :1], values[..., -1:]
+
+
+def of_pairs(pairs):
+    return ends(np.stack([pairs.sigma_min, pairs.sigma_max], axis=-1))
+
+
+def by_lobpcg(H):
+    X = np.random.default_rng(0).standard_normal((len(H), 1))
+    keywords = {"tol": 1e-8 * np.linalg.norm(H, 1), "maxiter": 500}
+    return ends([lobpcg(H, X, largest=top, **keywords)[0][0] for top in (False, True)])
+
+
+def by_torch_lobpcg(H):
+    H = torch.from_numpy(H)
+    X = torch.ones(len(H), 1, dtype=H.dtype) + torch.arange(len(H))[:, None] / len(H)
+    return ends([torch.lobpcg(H, X=X, largest=top, niter=500)[0][0] for top in (False, True)])
+
+
+def by_svds(H):
+    return ends([svds(H, 1, which=w, return_singular_vectors=False)[0] for w in ("SM", "LM")])
+
+
+DENSE = {
+    "immucond": lambda H: of_pairs(ic.psd_extreme_pairs(H)),
+    DIRECT: lambda H: of_pairs(ic.psd_extreme_pairs(H, method="direct")),
+    EIGH: lambda H: ends(torch.linalg.eigh(torch.from_numpy(H))[0]),
+    "torch.linalg.eigvalsh": lambda H: ends(torch.linalg.eigvalsh(torch.from_numpy(H))),
+    "torch.linalg.svdvals": lambda H: ends(torch.linalg.svdvals(torch.from_numpy(H)).flip(0)),
+    "scipy eigvalsh": lambda H: ends(scipy.linalg.eigvalsh(H)),
+}
+ITERATIVE = {
+    "torch.lobpcg": by_torch_lobpcg,
+    "scipy eigsh, both ends": lambda H: ends(eigsh(H, k=2, which="BE")[0]),
+    "scipy eigsh, inverse for the small end": lambda H: ends(
+        [eigsh(H, k=1, sigma=0.0)[0][0], eigsh(H, k=1)[0][0]]
+    ),
+    "scipy svds": by_svds,
+    "scipy lobpcg": by_lobpcg,
+}
+CONTESTANTS = [*DENSE, *ITERATIVE, WARM, YARDSTICK]
+GIVES_UP = (ArpackError, np.linalg.LinAlgError, UserWarning, AssertionError)
+
+
+def reference(H):
+    return DENSE[DIRECT](H)
+
+
+class Walk:
+    """To and fro along a slowly changing sequence theta^T K theta, theta -> (I + 1e-4 E) theta."""
+
+    def __init__(self, K, steps=2):
+        rng = np.random.default_rng(2)
+        theta = np.eye(len(K))
+        self._matrices = [K]
+        for _ in range(steps):
+            theta += 1e-4 * rng.standard_normal(K.shape) @ theta
+            self._matrices.append(ic.hessian(theta, K))
+        self._at, self._by = 0, 1
+        self._pairs = ic.psd_extreme_pairs(K)
+
+    def step(self):
+        if not 0 <= self._at + self._by < len(self._matrices):
+            self._by = -self._by
+        self._at += self._by
+        self._pairs = ic.psd_extreme_pairs(self._matrices[self._at], start=self._pairs)
+        return of_pairs(self._pairs)
+
+    def reference(self):
+        return reference(self._matrices[self._at])
+
+
+def race(contest, group, name, H, walk, **keywords):
+    """One contestant; its pairs, or for the yardstick its factor, must be right."""
+    if name == WARM:
+        contest(group, name, walk.step, like=walk.reference, rtol=ACCURACY, **keywords)
+    elif name == YARDSTICK:
+        # The transpose of a C-ordered matrix is what LAPACK wants, and here the same matrix.
+        contest(
+            group,
+            name,
+            lambda: dpotrf(H.T, lower=0)[0].diagonal(),
+            like=lambda: np.linalg.cholesky(H).diagonal(),
+            rtol=ACCURACY,
+            **keywords,
+        )
+    else:
+        solve = (DENSE | ITERATIVE)[name]
+        try:
+            contest(
+                group,
+                name,
+                lambda: solve(H),
+                like=lambda: reference(H),
+                rtol=ACCURACY,
+                **keywords,
+            )
+        except GIVES_UP as error:
+            if name in DENSE:
+                raise
+            wrong = isinstance(error, AssertionError)
+            why = "ends wrong in six digits" if wrong else str(error).strip().splitlines()[0]
+            contest.leave_out(group, name, why)
+
+
+# ---- spectra ----
+
+
+@lru_cache(maxsize=1)
+def matrix(spectrum, n):
+    rng = np.random.default_rng(1)
+    if spectrum == "random":
+        return ic.gram(rng.standard_normal((2 * n, n)))
+    q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    H = (q * np.geomspace(1.0, 1e-6, n)) @ q.T
+    return (H + H.T) / 2
+
+
+@lru_cache(maxsize=1)
+def walk_from(spectrum, n):
+    return Walk(matrix(spectrum, n))
+
+
+SPECTRA = {
+    "random": "random (Wishart, 2n rows)",
+    "decaying": "decaying (condition number 1e6)",
+}
+
+
+def title(spectrum, n):
+    return f"both psd ends, {spectrum}, n = {n}"
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize(
+    "n", [*SIZES, *(pytest.param(n, marks=pytest.mark.large) for n in LARGE_SIZES)]
+)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_extreme_pairs_outrun_their_peers(contest, size, request, spectrum, n, name):
+    group, sizes = title(spectrum, n), SIZES + LARGE_SIZES
+    if n > sizes[0] and not name.startswith("immucond"):
+        before = sizes[sizes.index(n) - 1]
+        cap = LARGE_CAP_SECONDS if request.config.getoption("--large") else CAP_SECONDS
+        why = contest.left_out(title(spectrum, before), name)
+        seconds = contest.predicted(title(spectrum, before), name, (n / before) ** 3)
+        if why is None and seconds > cap and before >= 256:  # below, overheads do not grow so
+            why = f"{seconds:.0f} s foreseen, of {cap:.0f}"
+        if why is not None:
+            contest.leave_out(group, name, why)
+            return
+    H, walk = matrix(spectrum, size(n)), walk_from(spectrum, size(n)) if name == WARM else None
+    race(
+        contest,
+        group,
+        name,
+        H,
+        walk,
+        goals=goals(n),
+        at=(SPECTRA[spectrum], n),
+        seconds=0.3 if n < 1024 else 1.0,
+    )
+
+
+# ---- real spectra ----
+
+
+def idx(path):
+    """An array in MNIST's IDX format: two zero bytes, the type (8: uint8), the rank, the sizes."""
+    with gzip.open(path) as file:
+        content = file.read()
+    shape = np.frombuffer(content, ">i4", content[3], 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+
+
+@cache
+def digit_gram(folder, digit):
+    """Of one digit's images, normalized as usual, with a ridge that makes it definite."""
+    pixels = idx(folder / "train-images-idx3-ubyte.gz").reshape(60_000, -1)
+    X = pixels[idx(folder / "train-labels-idx1-ubyte.gz") == digit]
+    K = ic.gram((X / 255 - 0.1307) / 0.3081)
+    return K + 1e-6 * np.trace(K) / len(K) * np.eye(len(K))
+
+
+@cache
+def digit_walk(folder, digit, n):
+    return Walk(np.ascontiguousarray(digit_gram(folder, digit)[:n, :n]))
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("digit", DIGITS)
+def test_extreme_pairs_of_images_outrun_their_peers(contest, size, data_dir, digit, name):
+    folder, n = data_dir / "mnist", size(784)
+    H = np.ascontiguousarray(digit_gram(folder, digit)[:n, :n])
+    walk = digit_walk(folder, digit, n) if name == WARM else None
+    group = f"both psd ends, MNIST digit {digit}, n = 784"
+    race(contest, group, name, H, walk, goals=goals(784), seconds=0.3)
+
+
+# ---- many small ones ----
+
+
+@cache
+def batch(count, n):
+    Z = np.random.default_rng(3).standard_normal((count, 100, n))
+    return Z.transpose(0, 2, 1) @ Z
+
+
+BATCH = {
+    "immucond": lambda H: of_pairs(ic.psd_extreme_pairs(H)),
+    LOOP: lambda H: ends(np.array([torch.linalg.eigh(h)[0].numpy() for h in torch.from_numpy(H)])),
+    "torch.linalg.eigh, batched": lambda H: ends(torch.linalg.eigh(torch.from_numpy(H))[0]),
+    "loop over psd_extreme_pairs": lambda H: tuple(
+        np.array(column) for column in zip(*(DENSE["immucond"](h) for h in H), strict=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_a_batch_outruns_a_loop(contest, size, name):
+    H = batch(100, size(64))
+    contest(
+        "both psd ends of 100 matrices 64 x 64",
+        name,
+        lambda: BATCH[name](H),
+        like=lambda: ends(np.linalg.eigvalsh(H)),
+        goals={("immucond", LOOP): 5.0},
+    )
