@@ -19,9 +19,10 @@ import immucond as ic
 
 SIZES = [64, 256, 512, 1024, 2048]
 LARGE_SIZES = [4096, 8192]
-DIGITS = [1, 8]
+DIGITS = [8, pytest.param(1, marks=pytest.mark.large)]
 CAP_SECONDS, LARGE_CAP_SECONDS = 10.0, 60.0
 ACCURACY = 1e-6  # of either end, that a contestant must reach
+ITERATIONS = 500  # that an iterative peer may take to reach it, restarts for ARPACK
 
 EIGH, DIRECT = "torch.linalg.eigh", "direct method (immucond)"
 WARM, YARDSTICK = "immucond, warm start", "LAPACK dpotrf"
@@ -51,18 +52,29 @@ def of_pairs(pairs):
 
 def by_lobpcg(H):
     X = np.random.default_rng(0).standard_normal((len(H), 1))
-    keywords = {"tol": 1e-8 * np.linalg.norm(H, 1), "maxiter": 500}
+    keywords = {"tol": 1e-8 * np.linalg.norm(H, 1), "maxiter": ITERATIONS}
     return ends([lobpcg(H, X, largest=top, **keywords)[0][0] for top in (False, True)])
 
 
 def by_torch_lobpcg(H):
     H = torch.from_numpy(H)
     X = torch.ones(len(H), 1, dtype=H.dtype) + torch.arange(len(H))[:, None] / len(H)
-    return ends([torch.lobpcg(H, X=X, largest=top, niter=500)[0][0] for top in (False, True)])
+    return ends(
+        [torch.lobpcg(H, X=X, largest=top, niter=ITERATIONS)[0][0] for top in (False, True)]
+    )
 
 
 def by_svds(H):
-    return ends([svds(H, 1, which=w, return_singular_vectors=False)[0] for w in ("SM", "LM")])
+    keywords = {"maxiter": ITERATIONS, "return_singular_vectors": False}
+    return ends([svds(H, 1, which=end, **keywords)[0] for end in ("SM", "LM")])
+
+
+def by_eigsh(H):
+    return ends(eigsh(H, 2, which="BE", maxiter=ITERATIONS)[0])
+
+
+def by_inverse(H):
+    return ends([eigsh(H, 1, maxiter=ITERATIONS, **end)[0][0] for end in ({"sigma": 0.0}, {})])
 
 
 DENSE = {
@@ -75,10 +87,8 @@ DENSE = {
 }
 ITERATIVE = {
     "torch.lobpcg": by_torch_lobpcg,
-    "scipy eigsh, both ends": lambda H: ends(eigsh(H, k=2, which="BE")[0]),
-    "scipy eigsh, inverse for the small end": lambda H: ends(
-        [eigsh(H, k=1, sigma=0.0)[0][0], eigsh(H, k=1)[0][0]]
-    ),
+    "scipy eigsh, both ends": by_eigsh,
+    "scipy eigsh, inverse for the small end": by_inverse,
     "scipy svds": by_svds,
     "scipy lobpcg": by_lobpcg,
 }
@@ -201,7 +211,7 @@ def test_extreme_pairs_outrun_their_peers(contest, size, request, spectrum, n, n
         walk,
         goals=goals(n),
         at=(SPECTRA[spectrum], n),
-        seconds=0.3 if n < 1024 else 1.0,
+        seconds=0.3 if n < 1024 else 0.6,
     )
 
 
@@ -218,26 +228,34 @@ def idx(path):
 
 @cache
 def digit_gram(folder, digit):
-    """Of one digit's images, normalized as usual, with a ridge that makes it definite."""
+    """Of one digit's images, normalized as usual, with a ridge: pixels that never vary leave it
+    singular, and with the ridge a smallest eigenvalue of high multiplicity."""
     pixels = idx(folder / "train-images-idx3-ubyte.gz").reshape(60_000, -1)
     X = pixels[idx(folder / "train-labels-idx1-ubyte.gz") == digit]
     K = ic.gram((X / 255 - 0.1307) / 0.3081)
-    return K + 1e-6 * np.trace(K) / len(K) * np.eye(len(K))
+    return K + 1e-3 * np.trace(K) / len(K) * np.eye(len(K))
+
+
+@cache
+def middle(folder, digit, n):
+    K = digit_gram(folder, digit)
+    inside = slice((len(K) - n) // 2, (len(K) + n) // 2)
+    return np.ascontiguousarray(K[inside, inside])
 
 
 @cache
 def digit_walk(folder, digit, n):
-    return Walk(np.ascontiguousarray(digit_gram(folder, digit)[:n, :n]))
+    return Walk(middle(folder, digit, n))
 
 
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
 @pytest.mark.parametrize("name", CONTESTANTS)
 @pytest.mark.parametrize("digit", DIGITS)
 def test_extreme_pairs_of_images_outrun_their_peers(contest, size, data_dir, digit, name):
     folder, n = data_dir / "mnist", size(784)
-    H = np.ascontiguousarray(digit_gram(folder, digit)[:n, :n])
     walk = digit_walk(folder, digit, n) if name == WARM else None
     group = f"both psd ends, MNIST digit {digit}, n = 784"
-    race(contest, group, name, H, walk, goals=goals(784), seconds=0.3)
+    race(contest, group, name, middle(folder, digit, n), walk, goals=goals(784), seconds=0.3)
 
 
 # ---- many small ones ----
