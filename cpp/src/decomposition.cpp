@@ -29,7 +29,7 @@ double reduction_flops(Index rows, Index cols) {
 }
 
 /// From these sizes on an iteration beats the reduction (docs/numerics.md).
-constexpr Index kPsdSize = 1024, kWarmSize = 256, kGeneralSize = 256;
+constexpr Index kPsdSize = 1024, kWarmSize = 512, kGeneralSize = 256;
 
 bool iteration_pays(Index n, const Given& given, Index cold) {
   if (given.method == Method::direct || given.method == Method::jacobi) return false;
