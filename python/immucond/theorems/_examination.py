@@ -108,7 +108,7 @@ def examine(
         parameters = theorem.draw(rng)
         verdict = theorem.check(theorem.instance(**parameters))
         held += verdict.holds
-        if worst is None or verdict.margin < worst.margin:
+        if worst is None or verdict.claim.rank < worst.claim.rank:
             worst = verdict
             failed = None if verdict.holds else parameters
         if progress is not None:

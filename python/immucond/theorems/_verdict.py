@@ -26,12 +26,23 @@ class Claim:
         nothing against the claim. 0 where it was decided in exact rational arithmetic.
     holds : bool
         Whether the claim stands.
+    equality : bool
+        Whether it is one: then the slack cannot pass 0.
     """
 
     name: str
     slack: float
     rounding: float
     holds: bool
+    equality: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """What claims are ordered by, the worst first.
+
+        Failed ones, then inequalities by how near they are to the edge, then equalities.
+        """
+        return self.holds, self.equality, self.slack + self.rounding
 
 
 @dataclass(frozen=True)
@@ -40,16 +51,9 @@ class Verdict:
 
     Attributes
     ----------
-    holds : bool
-        Every claim of the statement stands, rounding considered.
-    slack : float
-        Of the worst claim: ``(b - a) / max(|a|, |b|)`` for a claim ``a <= b``, so 0 at the edge,
-        1 far inside, negative where violated; minus the relative difference for an equality.
-    rounding : float
-        Relative rounding error behind that slack, from the condition of the instance; 0 where
-        exact rational arithmetic decided.
-    claim : str
-        The worst claim.
+    claim : Claim
+        The worst of the statement's claims: one that fails; else the inequality nearest to its
+        edge; else, of a statement that is nothing but equalities, the least accurate one.
     witness : dict
         The numbers that show it: floats, integers and lists of them.
 
@@ -62,26 +66,32 @@ class Verdict:
     (False, 9901)
     """
 
-    holds: bool
-    slack: float
-    rounding: float
-    claim: str
+    claim: Claim
     witness: Mapping[str, Any]
 
     @property
-    def margin(self) -> tuple[bool, float]:
-        """What verdicts are ordered by, the worst first."""
-        return self.holds, self.slack + self.rounding
+    def holds(self) -> bool:
+        """Whether every claim of the statement stands, rounding considered."""
+        return self.claim.holds
+
+    @property
+    def slack(self) -> float:
+        """``(b - a) / max(|a|, |b|)`` for a claim ``a <= b``: 0 at the edge, negative if violated.
+
+        Minus the relative difference for an equality.
+        """
+        return self.claim.slack
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error behind the slack, from the condition of the instance."""
+        return self.claim.rounding
 
     @classmethod
     def of(cls, *claims: Claim, **witness: Any) -> Verdict:
-        """Verdict on all claims: the worst fails, or comes nearest to what rounding allows."""
-        worst = min(claims, key=lambda claim: (claim.holds, claim.slack + claim.rounding))
+        """Verdict on all claims."""
         return cls(
-            holds=worst.holds,
-            slack=worst.slack,
-            rounding=worst.rounding,
-            claim=worst.name,
+            claim=min(claims, key=lambda claim: claim.rank),
             witness={name: _plain(value) for name, value in witness.items()},
         )
 
@@ -89,7 +99,7 @@ class Verdict:
 def at_most(name: str, a: float, b: float, rounding: float = 0.0) -> Claim:
     """Claim that ``a <= b``, up to rounding."""
     slack = _relative(a, b)
-    return Claim(name, slack, rounding, slack >= -rounding)
+    return Claim(name, slack, float(rounding), bool(slack >= -rounding))
 
 
 def below(name: str, a: Fraction, b: Fraction) -> Claim:
@@ -110,7 +120,7 @@ def equal(
     size = np.maximum(np.abs(x), np.abs(y)) if scale is None else np.full(x.shape, scale)
     difference = np.abs(np.subtract(x, y, out=np.zeros_like(x), where=x != y))
     off = float(np.max(difference / np.where((size > 0) & np.isfinite(size), size, 1.0)))
-    return Claim(name, -off, rounding, off <= rounding)
+    return Claim(name, 0.0 - off, float(rounding), bool(off <= rounding), equality=True)
 
 
 def _relative(a: Any, b: Any) -> float:
@@ -124,6 +134,8 @@ def _relative(a: Any, b: Any) -> float:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Fraction):
         return float(value)
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
