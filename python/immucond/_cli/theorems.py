@@ -195,7 +195,7 @@ def _as_json(found: Sequence[Examination], args: argparse.Namespace) -> dict[str
                 "formula": e.theorem.formula,
                 "hypotheses": e.theorem.hypotheses,
                 "source": e.theorem.source,
-                "proof": f"theory, section {e.theorem.section}",
+                "proof": f"docs/{e.theorem.section}",
                 "corrected_by": e.theorem.corrected_by,
                 "instances": e.instances,
                 "held": e.held,

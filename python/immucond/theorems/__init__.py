@@ -4,18 +4,19 @@ Those of the paper as printed, what is true where they are not, and what goes be
 proofs of what is ours stand on the documentation page "Theory".
 """
 
-from ._bounds import BOUNDS
-from ._deep import DEEP
-from ._distortion import DISTORTION
+from ._bounds import BOUNDS, Matrix
+from ._deep import DEEP, Net
+from ._distortion import DISTORTION, Samples
 from ._examination import Counterexample, Examination, examine
-from ._gradients import GRADIENTS
-from ._limit import LIMIT
-from ._probing import PROBING
-from ._singular import SINGULAR
-from ._spectrum import SPECTRUM
-from ._steps import STEPS
+from ._gradients import GRADIENTS, Extractor, Features, Slope
+from ._instances import Tasks
+from ._limit import LIMIT, Frontier, Optimum, Rescaled, SeveralTasks
+from ._probing import PROBING, Descent, Probe
+from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
+from ._spectrum import SPECTRUM, Extraction
+from ._steps import STEPS, Step
 from ._theorem import Theorem
-from ._verdict import Verdict
+from ._verdict import Claim, Verdict
 
 THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
@@ -26,4 +27,30 @@ THEOREMS: dict[str, Theorem] = {
 }  # fmt: skip
 """Every theorem by its name."""
 
-__all__ = ["THEOREMS", "Counterexample", "Examination", "Theorem", "Verdict", "examine"]
+__all__ = [
+    "THEOREMS",
+    "Claim",
+    "Counterexample",
+    "Descent",
+    "Examination",
+    "Extraction",
+    "Extractor",
+    "Features",
+    "Frontier",
+    "Matrix",
+    "Narrow",
+    "Net",
+    "Optimum",
+    "Probe",
+    "Rescaled",
+    "Samples",
+    "SeveralTasks",
+    "SingularTasks",
+    "Slope",
+    "Step",
+    "Stretched",
+    "Tasks",
+    "Theorem",
+    "Verdict",
+    "examine",
+]

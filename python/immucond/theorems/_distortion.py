@@ -146,7 +146,7 @@ DISTORTION = (
         "kappa(K)/kappa(theta)^2 <= kappa(H) <= kappa(theta)^2 kappa(K); RIR <= kappa(theta)^4",
         hypotheses="theta square and invertible",
         source=OURS,
-        section="distortion",
+        section="theory-limit#distortion",
         parameters=_PARAMETERS,
         build=_tasks,
         verify=_distortion,
@@ -159,7 +159,7 @@ DISTORTION = (
         "[(rho_P rho_H)^-2, (rho_P rho_H)^2]",
         hypotheses="all Gram matrices definite, theta invertible",
         source=OURS,
-        section="how-many-rows-are-enough",
+        section="theory-limit#how-many-rows-are-enough",
         parameters=_PARAMETERS
         | {
             "primary_change": _SMALLER,

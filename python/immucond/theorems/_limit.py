@@ -418,7 +418,7 @@ LIMIT = (
         "1 <= RIR* <= kappa(K_P)^2; M = K_P^-1/2 K_H K_P^-1/2",
         hypotheses=f"{_DEFINITE}, theta != 0 of any shape and rank",
         source=OURS,
-        section="the-limit",
+        section="theory-limit#the-limit",
         parameters=_PAIR | _EXTRACTOR,
         build=_tasks,
         verify=_limit,
@@ -430,7 +430,7 @@ LIMIT = (
         formula="theta_s = V Lambda^(s/2): kappa_P = kappa(M)^s, kappa_H = kappa(M)^(1+s)",
         hypotheses=f"{_DEFINITE}; at least 2 columns",
         source=OURS,
-        section="the-frontier",
+        section="theory-limit#the-frontier",
         parameters=_OPTIMA | {"decades": Real(0.0, 3.0), "more": Whole(-2, 2)},
         build=_frontier_case,
         verify=_frontier,
@@ -441,7 +441,7 @@ LIMIT = (
         formula="kappa_P = tau, kappa_H = kappa(M) tau",
         hypotheses=f"{_DEFINITE}; Q orthogonal",
         source=OURS,
-        section="all-optima",
+        section="theory-limit#all-optima",
         parameters=_OPTIMA
         | {
             "decades": Real(0.0, 3.0),
@@ -461,7 +461,7 @@ LIMIT = (
         hypotheses=f"{_DEFINITE}, theta invertible; for uniqueness, lambda_1 > lambda_2 and "
         "lambda_{d-1} > lambda_d",
         source=OURS,
-        section="all-optima",
+        section="theory-limit#all-optima",
         parameters=_OPTIMA | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
         build=lambda primary, harmful, basis, other, theta, left, right: Tasks(
             root(primary, basis, len(primary) + 1, 6.0),
@@ -477,7 +477,7 @@ LIMIT = (
         formula="theta = c K_P^-1/2 Q: kappa_P = 1, RIR = RIR* for every K_H",
         hypotheses=_DEFINITE,
         source=OURS,
-        section="the-blind-optimum",
+        section="theory-limit#the-blind-optimum",
         parameters=_PAIR
         | _EXTRACTOR
         | {"columns": Whole(6, 6), "lost": Whole(0, 0), "primary": Reals(-8.0, 6.0, 5, 5)},
@@ -491,7 +491,7 @@ LIMIT = (
         formula="argmin ||X_P (c K_P^-1/2 Q - I)||_F: Q = I, c = tr(K_P^1/2)/d",
         hypotheses="K_P definite",
         source=OURS,
-        section="the-blind-optimum",
+        section="theory-limit#the-blind-optimum",
         parameters=_PAIR
         | _EXTRACTOR
         | {"columns": Whole(6, 6), "lost": Whole(0, 0), "primary": Reals(-8.0, 6.0, 5, 5)},
@@ -504,7 +504,7 @@ LIMIT = (
         formula="kappa_H <= min_i kappa(M_i) kappa(H_Pi)",
         hypotheses="all Gram matrices definite",
         source=OURS,
-        section="the-blind-optimum",
+        section="theory-limit#the-blind-optimum",
         parameters={
             "primary": GAPS,
             "second": MORE_GAPS,
@@ -525,7 +525,7 @@ LIMIT = (
         "kappa(H_H)/m for every diagonal D > 0",
         hypotheses=_DEFINITE,
         source=OURS,
-        section="rotate",
+        section="theory-limit#rotate",
         parameters=_OPTIMA | {"decades": Real(0.0, 3.0), "factors": Reals(-3.0, 3.0, 0, 6)},
         build=_rescaled_case,
         verify=_rotation,

@@ -263,7 +263,7 @@ SINGULAR = (
         formula="null(K_P) in null(K_H): kappa(H_H) <= kappa(M) kappa(H_P)",
         hypotheses="null(K_P) within null(K_H), either may be singular; theta invertible",
         source=OURS,
-        section="singular-gram-matrices",
+        section="theory-limit#singular-gram-matrices",
         parameters=_TASKS,
         build=_restricted,
         verify=_bounded,
@@ -274,7 +274,7 @@ SINGULAR = (
         formula="rank(K_H) = 1: RIR <= kappa(K_P), attained",
         hypotheses="rank(K_H) = 1, theta invertible, any K_P",
         source=OURS,
-        section="singular-gram-matrices",
+        section="theory-limit#singular-gram-matrices",
         parameters={name: kind for name, kind in _TASKS.items() if name != "null_H"}
         | {"null_P": Whole(0, 2)},
         build=lambda primary, harmful, null_P, basis, inner, theta, left, right: SingularTasks(
@@ -294,7 +294,7 @@ SINGULAR = (
         "c^2 n^T K_H n / lambda_1(K_H)",
         hypotheses="K_P n = 0, K_H n != 0, rank(K_H) >= 2, c >= 1",
         source=OURS,
-        section="singular-gram-matrices",
+        section="theory-limit#singular-gram-matrices",
         parameters={
             "primary": Reals(-8.0, 6.0, 1, 3),
             "harmful": MORE_GAPS,
@@ -314,7 +314,7 @@ SINGULAR = (
         "kappa_H = lambda_1/(lambda_2 sin^2 phi)",
         hypotheses="K_P definite, 2 <= rank(K_H) < d, m = 2",
         source=OURS,
-        section="singular-gram-matrices",
+        section="theory-limit#singular-gram-matrices",
         parameters={
             "primary": Reals(-8.0, 6.0, 2, 5),
             "harmful": MORE_GAPS,

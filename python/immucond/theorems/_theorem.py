@@ -37,7 +37,7 @@ class Theorem:
     source : str
         Paper and number, or ``"ours"``.
     section : str
-        Section of the documentation page "Theory" that proves or corrects it.
+        Page and section of the documentation that prove or correct it.
     corrected_by : str or None
         Name of what is true instead; only statements that are false as printed have one.
     parameters : dict
