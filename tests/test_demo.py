@@ -14,8 +14,8 @@ import pytest
 
 import immucond as ic
 from immucond._cli import main
-from immucond.experiments import digits
 from immucond._extras import extra
+from immucond.experiments import digits
 from immucond.experiments._output import staged
 
 FILES = ["loss.png", "norm_ratio.png", "results.json"]

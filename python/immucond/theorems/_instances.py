@@ -72,7 +72,8 @@ def singular_values(Z: FloatArray) -> FloatArray:
 def kappa(Z: FloatArray, rank: int | None = None) -> float:
     """Condition number of ``Z^T Z`` over its `rank` nonzero eigenvalues."""
     s = singular_values(Z)
-    return float(s[0] / s[(rank or s.size) - 1]) ** 2
+    last = s[(rank or s.size) - 1]
+    return float(s[0] / last) ** 2 if last > 0.0 else math.inf
 
 
 def rounding(size: int, *conditions: float) -> float:

@@ -50,9 +50,9 @@ class Whole:
 
     def simpler(self, value: int) -> Iterator[int]:
         """Smaller ones."""
-        yield from sorted(
-            {self.low, (self.low + value) // 2, value - 1} & set(range(self.low, value))
-        )
+        for candidate in sorted({self.low, (self.low + value) // 2, value - 1}):
+            if self.low <= candidate < value:
+                yield candidate
 
 
 @dataclass(frozen=True)

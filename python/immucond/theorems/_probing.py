@@ -15,7 +15,6 @@ from ._instances import (
     ANGLES,
     EPS,
     GAPS,
-    MORE_GAPS,
     kappa,
     rotation,
     rounding,
@@ -62,20 +61,21 @@ def _probe(
     residual: Sequence[float],
     decades: float = 8.0,
 ) -> Probe:
-    """Features with the given Hessian spectrum; energies of the targets in its directions."""
+    """Build features with a Hessian spectrum, and targets of some size in each direction."""
     k = len(gaps) + 1
     N = k + rows
     U = rotation(left, N)
     Z = (U[:, :k] * np.sqrt(spectrum(gaps, k, decades))) @ rotation(right, k).T
-    return Probe(Z, (U[:, :k] @ _filled(head, k) + U[:, k:] @ _filled(residual, rows))[:, None])
+    return Probe(Z, (U[:, :k] @ _powers(head, k) + U[:, k:] @ _powers(residual, rows))[:, None])
 
 
-def _filled(values: Sequence[float], size: int) -> FloatArray:
-    """Those values, then ones."""
-    filled = np.ones(size)
-    given = list(values)[:size]
+def _powers(exponents: Sequence[float], size: int) -> FloatArray:
+    """Powers of ten, none of them 0: missing exponents are."""
+    filled = np.zeros(size)
+    given = list(exponents)[:size]
     filled[: len(given)] = given
-    return filled
+    powers: FloatArray = np.power(10.0, filled)
+    return powers
 
 
 def _two_heads(
@@ -130,7 +130,7 @@ class Descent:
 
 def _descent(gaps: Sequence[float], error: Sequence[float], share: float) -> Descent:
     k = len(gaps) + 1
-    return Descent(spectrum(gaps, k, 8.0), _filled(error, k), share)
+    return Descent(spectrum(gaps, k, 8.0), _powers(error, k), share)
 
 
 def _run(sigma: FloatArray, error: FloatArray, eta: float) -> FloatArray:
@@ -251,7 +251,7 @@ PROBING = (
             "left": ANGLES,
             "right": ANGLES,
             "first": _HEADS,
-            "second": MORE_GAPS,
+            "second": _HEADS,
         },
         build=_two_heads,
         verify=_line_search,
