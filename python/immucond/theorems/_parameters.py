@@ -69,10 +69,10 @@ class Real:
         return float(rng.uniform(self.low, self.high))
 
     def strategy(self) -> SearchStrategy[float]:
-        """As floats."""
+        """As floats, to nine decimals: what underflows is for the tests of the kernels."""
         from hypothesis import strategies as st
 
-        return st.floats(self.low, self.high)
+        return st.floats(self.low, self.high).map(lambda value: round(value, 9))
 
     def simpler(self, value: float) -> Iterator[float]:
         """Those with fewer digits nearby, and 0."""
