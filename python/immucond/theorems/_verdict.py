@@ -63,7 +63,7 @@ class Verdict:
     >>> remark = ic.theorems.THEOREMS["alignment-remark"]
     >>> verdict = remark.check(remark.instance(primary=[2.0], harmful=[], extractor=[1.0]))
     >>> verdict.holds, round(verdict.witness["rir"])
-    (False, 9901)
+    (False, 2500)
     """
 
     claim: Claim
