@@ -12,6 +12,7 @@ import pytest
 import immucond
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ["immucond", *(f"immucond.{p}" for p in ("linear", "immunize", "probing", "theorems"))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -61,7 +62,7 @@ def test_docstring_examples(test: doctest.DocTest) -> None:
 def test_public_callables_have_an_example() -> None:
     missing = [
         f"{package}.{name}"
-        for package in ("immucond", "immucond.linear", "immucond.immunize", "immucond.probing")
+        for package in PACKAGES
         for name in importlib.import_module(package).__all__
         if callable(item := getattr(importlib.import_module(package), name))
         and not isinstance(item, type)

@@ -43,12 +43,12 @@ def test_numpy_and_scipy_are_the_only_hard_dependencies() -> None:
 
 
 def test_import_needs_no_extra() -> None:
-    extras = "torch matplotlib pandas sklearn rich pytest"
+    extras = "torch matplotlib pandas sklearn rich pytest hypothesis mpmath"
     script = f"""
 import sys
 for name in {extras!r}.split():
     sys.modules[name] = None
-import immucond, immucond.linear, immucond.probing, immucond.immunize
+import immucond, immucond.linear, immucond.probing, immucond.immunize, immucond.theorems
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -91,7 +91,7 @@ def test_project_speaks_of_itself_alone(folder: str) -> None:
             assert found is None, f"{file.relative_to(ROOT)}: {found.group() if found else ''}"
 
 
-@pytest.mark.parametrize("package", ["linear", "probing", "immunize"])
+@pytest.mark.parametrize("package", ["linear", "probing", "immunize", "theorems"])
 def test_only_private_modules_call_the_kernels(package: str) -> None:
     for file in (ROOT / "python" / "immucond" / package).rglob("*.py"):
         assert "_core" not in file.read_text(), file.name

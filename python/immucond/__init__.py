@@ -1,7 +1,8 @@
 """immucond: model immunization through the condition number.
 
 Low-level kernels live here; `immucond.linear` holds the closed-form analysis, `immucond.immunize`
-the algorithms and `immucond.probing` the dynamics of linear probing.
+the algorithms, `immucond.probing` the dynamics of linear probing and `immucond.theorems` the theory
+as objects that check themselves.
 """
 
 from importlib import import_module
@@ -22,7 +23,7 @@ from ._gram import GramAccumulator, feature_hessian, gram, hessian
 from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 
 if TYPE_CHECKING:
-    from . import immunize, linear, probing
+    from . import immunize, linear, probing, theorems
 
 __version__ = _version("immucond")
 
@@ -50,9 +51,10 @@ __all__ = [
     "psd_extreme_pairs",
     "r_ill",
     "r_well",
+    "theorems",
 ]
 
-_SUBPACKAGES = ("immunize", "linear", "probing")
+_SUBPACKAGES = ("immunize", "linear", "probing", "theorems")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._extras import extra
+from ..._extras import extra
 
 FloatArray = npt.NDArray[np.float64]
 

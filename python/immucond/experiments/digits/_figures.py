@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .._extras import extra
+from ..._extras import extra
 from ._run import TOLERANCE, Result
 
 if TYPE_CHECKING:

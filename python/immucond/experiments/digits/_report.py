@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._extras import extra
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
-from .._extras import extra
 from ._figures import thin
 from ._run import RIDGE, TOLERANCE, Result
 

@@ -1,0 +1,234 @@
+"""Check every theorem on random instances and show what held and what did not.
+
+Those of the paper as printed, their corrections, and what goes beyond them. A statement that is
+false as printed is shown with its smallest counterexample and what is true instead. The command
+fails if a statement that is known to be true does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import ImmucondError, __version__
+from .._extras import extra
+from ..experiments._output import write_whole
+from ._arguments import Whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..theorems import Examination, Theorem
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="theorems to check, by name or by a pattern such as 'theorem-4*'; by default all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--instances", type=Whole(1), default=200, metavar="N",
+        help="random instances of each theorem",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=Whole(0), default=0, metavar="N",
+        help="of the instances; each theorem draws the same ones whatever else is checked",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", type=Path, default=None, metavar="FILE",
+        help="write the report there as JSON; by default none is written",
+    )  # fmt: skip
+    parser.add_argument(
+        "--markdown", type=Path, default=None, metavar="FILE",
+        help="write the table and the counterexamples there as Markdown; by default none is "
+        "written",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check and report; files appear whole, after everything has been checked."""
+    with extra("experiments"):
+        from rich.console import Console
+
+    chosen = _chosen(args.names)
+    found = _examine(chosen, args.instances, args.seed, Console(stderr=True))
+    if args.json is not None:
+        report = _as_json(found, args)
+        write_whole(args.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    if args.markdown is not None:
+        write_whole(args.markdown, _as_markdown(found, args))
+    _print(found, Console(highlight=False))
+    broken = [e.theorem.name for e in found if e.held < e.instances and not e.theorem.corrected_by]
+    if broken:
+        raise ImmucondError(f"known to be true, and did not hold: {', '.join(broken)}")
+
+
+def _chosen(names: Sequence[str]) -> list[Theorem]:
+    from ..theorems import THEOREMS
+
+    matches = {name: fnmatch.filter(THEOREMS, name) for name in names}
+    unknown = [name for name, found in matches.items() if not found]
+    if unknown:
+        raise ValueError(
+            f"no theorem is named {', '.join(map(repr, unknown))}; known are {', '.join(THEOREMS)}"
+        )
+    wanted = {name for found in matches.values() for name in found} or set(THEOREMS)
+    return [theorem for name, theorem in THEOREMS.items() if name in wanted]
+
+
+def _examine(
+    chosen: Sequence[Theorem], instances: int, seed: int, console: Console
+) -> list[Examination]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..theorems import examine
+
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=len(chosen) * instances)
+        found: list[Examination] = []
+        for theorem in chosen:
+            bars.update(bar, description=theorem.name)
+            before = len(found) * instances
+
+            def progress(done: int, before: int = before) -> None:
+                bars.update(bar, completed=before + done)
+
+            found.append(examine(theorem, instances=instances, seed=seed, progress=progress))
+    return found
+
+
+def _verdict(found: Examination) -> str:
+    true_instead = found.theorem.corrected_by
+    if found.counterexample is None:
+        return "holds" if true_instead is None else "false, though no instance showed it"
+    return "FAILS" if true_instead is None else f"false; see {true_instead}"
+
+
+def _slack(found: Examination) -> str:
+    rounding = f" ± {found.worst.rounding:.0e}" if found.worst.rounding else ""
+    return f"{found.worst.slack:.1e}{rounding}"
+
+
+def _counterexample(found: Examination) -> list[str]:
+    """Lines that tell the counterexample: what fails, and every number behind it."""
+    assert found.counterexample is not None
+    verdict = found.counterexample.verdict
+    lines = [f"claimed: {found.theorem.formula}", f"fails at: {verdict.claim.name}"]
+    return lines + [f"{name} = {_short(value)}" for name, value in verdict.witness.items()]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _print(found: Sequence[Examination], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="bold")
+    table.add_column("statement", ratio=1)
+    table.add_column("source", max_width=24)
+    table.add_column("held", justify="right", no_wrap=True)
+    table.add_column("worst slack", no_wrap=True)
+    table.add_column("verdict", max_width=22)
+    for e in found:
+        table.add_row(
+            Text.assemble((e.theorem.name, "bold"), "\n", e.theorem.statement),
+            e.theorem.source,
+            f"{e.held}/{e.instances}",
+            _slack(e),
+            Text(_verdict(e), style="" if e.expected else "bold red"),
+        )
+    console.print(table)
+    for e in found:
+        if e.counterexample is not None:
+            console.print(f"Smallest counterexample to {e.theorem.name}", style="bold")
+            console.print(*(f"  {line}" for line in _counterexample(e)), sep="\n", markup=False)
+            console.print()
+    console.print(
+        "Slack: relative; 0 at the edge, negative where violated; ± what rounding may carry, "
+        "nothing where\nexact rational arithmetic decided.",
+        style="dim",
+    )
+
+
+def _as_markdown(found: Sequence[Examination], args: argparse.Namespace) -> str:
+    lines = [
+        f"`{args.command_line}`, immucond {__version__}",
+        "",
+        "| theorem | statement | source | held | worst slack | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for e in found:
+        cells = (
+            f"`{e.theorem.name}`", e.theorem.statement, e.theorem.source,
+            f"{e.held}/{e.instances}", _slack(e), _verdict(e),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    for e in found:
+        if e.counterexample is not None:
+            lines += ["", f"Smallest counterexample to `{e.theorem.name}`:", "", "```text"]
+            lines += [*_counterexample(e), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _as_json(found: Sequence[Examination], args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "command": args.command_line,
+        "version": __version__,
+        "instances": args.instances,
+        "seed": args.seed,
+        "theorems": [
+            {
+                "name": e.theorem.name,
+                "statement": e.theorem.statement,
+                "formula": e.theorem.formula,
+                "hypotheses": e.theorem.hypotheses,
+                "source": e.theorem.source,
+                "proof": f"docs/{e.theorem.section}",
+                "corrected_by": e.theorem.corrected_by,
+                "instances": e.instances,
+                "held": e.held,
+                "verdict": _verdict(e),
+                "worst": _plain(
+                    {
+                        "slack": e.worst.slack,
+                        "rounding": e.worst.rounding,
+                        "claim": e.worst.claim.name,
+                        "witness": e.worst.witness,
+                    }
+                ),
+                "counterexample": e.counterexample
+                and _plain(
+                    {
+                        "parameters": e.counterexample.parameters,
+                        "claim": e.counterexample.verdict.claim.name,
+                        "slack": e.counterexample.verdict.slack,
+                        "witness": e.counterexample.verdict.witness,
+                    }
+                ),
+            }
+            for e in found
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which knows no infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,56 @@
+"""The theory, executable: each theorem an object that says what it claims and checks it.
+
+Those of the paper as printed, what is true where they are not, and what goes beyond them; the
+proofs of what is ours stand on the documentation page "Theory".
+"""
+
+from ._bounds import BOUNDS, Matrix
+from ._deep import DEEP, Net
+from ._distortion import DISTORTION, Samples
+from ._examination import Counterexample, Examination, examine
+from ._gradients import GRADIENTS, Extractor, Features, Slope
+from ._instances import Tasks
+from ._limit import LIMIT, Frontier, Optimum, Rescaled, SeveralTasks
+from ._probing import PROBING, Descent, Probe
+from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
+from ._spectrum import SPECTRUM, Extraction
+from ._steps import STEPS, Step
+from ._theorem import Theorem
+from ._verdict import Claim, Verdict
+
+THEOREMS: dict[str, Theorem] = {
+    theorem.name: theorem
+    for group in (
+        SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, SINGULAR, DISTORTION, PROBING, DEEP
+    )
+    for theorem in group
+}  # fmt: skip
+"""Every theorem by its name."""
+
+__all__ = [
+    "THEOREMS",
+    "Claim",
+    "Counterexample",
+    "Descent",
+    "Examination",
+    "Extraction",
+    "Extractor",
+    "Features",
+    "Frontier",
+    "Matrix",
+    "Narrow",
+    "Net",
+    "Optimum",
+    "Probe",
+    "Rescaled",
+    "Samples",
+    "SeveralTasks",
+    "SingularTasks",
+    "Slope",
+    "Step",
+    "Stretched",
+    "Tasks",
+    "Theorem",
+    "Verdict",
+    "examine",
+]
