@@ -160,3 +160,11 @@ def test_an_undetermined_value_is_warned_of_at_the_call():
             call()
         assert [w.filename for w in caught] == [__file__]
     assert ic.condition_number(S, rank=3, ridge=1e-3) > 500
+
+
+def test_a_ridge_over_features_whose_condition_number_is_not_representable():
+    Z = np.diag([1.0, 1e-160])
+    with pytest.raises(OverflowError, match="not representable"):
+        ic.condition_number(features=Z, rtol=0.0)
+    assert ic.condition_number(features=Z, ridge=1.0) == pytest.approx(2.0, rel=1e-15)
+    assert ic.condition_number(features=Z, ridge=1e-3) == pytest.approx(1001.0, rel=1e-14)

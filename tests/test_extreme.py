@@ -532,3 +532,19 @@ def test_an_undetermined_smallest_value_is_warned_of():
         pairs = ic.psd_extreme_pairs(S, rank=3)
     assert not pairs.determined_min
     assert caught[0].filename == __file__
+
+
+def test_couplings_at_the_edge_of_the_range():
+    # LAPACK's inverse iteration loses its way over off-diagonals of 1e-305.
+    rng = np.random.default_rng(12)
+    H = np.diag([3.0, 2.0, 1.0])
+    H[0, 1] = H[1, 0] = 1e-305
+    assert ic.psd_extreme_pairs(H).sigma_max == 3.0
+    for _ in range(300):
+        n = int(rng.integers(2, 6))
+        tiny = np.tril(10.0 ** rng.uniform(-310, -100, (n, n)) * rng.choice([-1, 0, 1], (n, n)), -1)
+        H = np.diag(np.arange(1.0, n + 1)) + tiny + tiny.T
+        pairs = ic.psd_extreme_pairs(H)
+        assert abs(pairs.sigma_max - n) <= pairs.bound_max <= 1e-14
+        assert abs(pairs.sigma_min - 1) <= pairs.bound_min <= 1e-14
+        assert np.allclose(np.abs(pairs.v_max), np.eye(n)[-1], atol=1e-14)

@@ -18,6 +18,10 @@ constexpr Index kMostProducts = 400;
 constexpr Index kProductsAShift = 40;
 constexpr int kMostShifts = 3;
 
+/// Neighbours closer than so many times what rounding may move them are left to a reduction, which
+/// counts eigenvalues.
+constexpr double kClear = 32.0;
+
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 /// The eigenvalue at one end, its neighbour, and the vectors of both (n x 2).
@@ -127,8 +131,8 @@ std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n
   s.next_error_min = bottom.next_error;
   s.noise_max = s.noise_min = noise;
   const bool simple =
-      top.value - top.next > 2 * tie_width(s, given, End::max) + top.next_error &&
-      bottom.next - bottom.value > 2 * tie_width(s, given, End::min) + bottom.next_error;
+      top.value - top.next > kClear * tie_width(s, given, End::max) + top.next_error &&
+      bottom.next - bottom.value > kClear * tie_width(s, given, End::min) + bottom.next_error;
   const bool positive = bottom.value > 4 * std::numeric_limits<double>::min();
   const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.rtol * top.value);
   if (!simple || !positive || !full) return std::nullopt;

@@ -17,6 +17,8 @@ namespace {
 // enough for the compiler to vectorize over them rather than unroll (8 and 16 are not).
 constexpr Index kShifts = 32;
 
+constexpr double kNoCoupling = 1e-40;
+
 /// counts[s] = number of eigenvalues above shifts[s], by the signs of the pivots of T - shift I.
 IMMUCOND_MULTIVERSION void sturm_counts(const double* d, const double* e_squared, Index n,
                                         double pivot_min, const double* shifts, double* counts) {
@@ -53,6 +55,11 @@ double from_ordinal(std::int64_t i) {
 Tridiagonal::Tridiagonal(std::vector<double> diagonal, std::vector<double> off_diagonal)
     : d_(std::move(diagonal)), e_(std::move(off_diagonal)), e_squared_(d_.size()) {
   const std::size_t n = d_.size();
+  // A coupling that changes no digit of any eigenvalue, however small, only feeds underflow.
+  for (std::size_t i = 0; i + 1 < n; ++i)
+    if (std::fabs(e_[i]) <=
+        kNoCoupling * std::sqrt(std::fabs(d_[i])) * std::sqrt(std::fabs(d_[i + 1])))
+      e_[i] = 0.0;
   double largest_square = 1.0;
   for (std::size_t i = 0; i < n; ++i) {
     const double left = i > 0 ? std::fabs(e_[i - 1]) : 0.0;

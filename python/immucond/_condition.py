@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._extreme import Search, warn_accuracy
-from ._rank import epsilon, rank_rule
+from ._rank import default_rtol, epsilon, rank_rule
 from ._validate import as_matrix, check_real
 
 
@@ -84,7 +84,19 @@ def condition_number(
             computed_in=computed_in,
             given="features",
         )
-        fields = _core.feature_extreme_pairs(array, rule, Search(), "features")
+        try:
+            fields = _core.feature_extreme_pairs(array, rule, Search(), "features")
+        except OverflowError:
+            if shift == 0.0:
+                raise
+            # Beside a ridge, an eigenvalue below 1e-308 of the largest is what the Gram matrix
+            # makes of it: zero.
+            fields = _core.feature_extreme_pairs(
+                array,
+                rule._replace(rtol=default_rtol(array.shape, np.float64)),
+                Search(method="gram"),
+                "features",
+            )
         size = array.shape[1]
     else:
         assert S is not None
