@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, as_delta
+from .._validate import FloatArray, as_count, as_delta
 from ._root import Ranks, Root, roots, warn_if_lost
 
-Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
+Case = Literal[
+    "definite",
+    "singular harmful",
+    "restricted",
+    "rank-one harmful",
+    "single feature",
+    "unbounded",
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class ImmunityLimit:
     Attributes
     ----------
     rir : float
-        Supremum of the RIR over invertible theta; ``inf`` where there is none.
+        Supremum of the RIR over theta of full rank with `features` columns (invertible ones where
+        these are d); ``inf`` where there is none.
     kappa_M : float
         Condition number of ``M = K_P^-1/2 K_H K_P^-1/2`` over its nonzero eigenvalues; the Pareto
         frontier is ``kappa_H = kappa_M * kappa_P``. ``inf`` where the supremum is.
@@ -30,8 +38,10 @@ class ImmunityLimit:
     case : str
         ``"definite"``: both Gram matrices are; ``"singular harmful"``: K_P is definite, K_H not;
         ``"restricted"``: null(K_P) lies in null(K_H), both count on range(K_P) alone;
-        ``"rank-one harmful"``: kappa_H is 1 whatever theta; ``"unbounded"``: K_H has energy in
-        null(K_P), where theta may stretch at no cost to the primary task.
+        ``"rank-one harmful"``: kappa_H is 1 whatever theta; ``"single feature"``: both kappas are;
+        ``"unbounded"``: K_H has energy in null(K_P), where theta may stretch at no cost to the
+        primary task, or theta has fewer columns than rank(K_P) and may come as close as it likes to
+        null(K_H).
     kappa_P, kappa_H : float
         Condition numbers of K_P and K_H themselves (with delta, where one was given).
     rank_P, rank_H : int
@@ -40,6 +50,8 @@ class ImmunityLimit:
         Number of directions of null(K_P) in which K_H has energy.
     delta : tuple of float
         What was added to the diagonals of K_P and K_H.
+    features : int
+        Number of columns of theta. Below ``rank_P`` condition (c) of Definition 3.1 is lost.
     """
 
     rir: float
@@ -52,6 +64,7 @@ class ImmunityLimit:
     rank_H: int
     deficit: int
     delta: tuple[float, float]
+    features: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,13 @@ def pencil(P: Root, H: Root) -> Pencil:
     return Pencil(whiten @ wt.T, values, rank)
 
 
+def kappa_of_pencil(P: Root, H: Root) -> float:
+    """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
+    whiten = P.range_basis / P.sigma[: P.rank]
+    s = np.linalg.svd(H.matrix @ whiten, compute_uv=False)
+    return float((s[0] / s[H.rank - 1]) ** 2)
+
+
 def deficit_of(P: Root, H: Root) -> int:
     """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
     if P.rank == P.dim:
@@ -87,17 +107,21 @@ def deficit_of(P: Root, H: Root) -> int:
     return int(np.count_nonzero(leak > H.floor + blur))
 
 
-def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> ImmunityLimit:
+def limit_of(
+    P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0), features: int | None = None
+) -> ImmunityLimit:
     """Limit from the roots (to which delta has been added)."""
+    m = P.dim if features is None else features
     deficit = deficit_of(P, H)
     case: Case
     if H.rank == 1:
         kappa_M, case = 1.0, "rank-one harmful"
-    elif deficit:
+    elif m == 1:
+        kappa_M, case = 1.0, "single feature"
+    elif deficit or (m < P.rank and H.rank < P.rank):
         kappa_M, case = np.inf, "unbounded"
     else:
-        solved = pencil(P, H)
-        kappa_M = float(solved.values[0] / solved.values[solved.rank - 1])
+        kappa_M = kappa_of_pencil(P, H)
         if P.rank < P.dim:
             case = "restricted"
         else:
@@ -113,6 +137,7 @@ def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> Immun
         rank_H=H.rank,
         deficit=deficit,
         delta=delta,
+        features=m,
     )
 
 
@@ -123,6 +148,7 @@ def immunity_limit(
     X_P: npt.ArrayLike | None = None,
     X_H: npt.ArrayLike | None = None,
     delta: float | tuple[float, float] = 0.0,
+    features: SupportsIndex | None = None,
     ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunityLimit:
@@ -145,6 +171,9 @@ def immunity_limit(
     delta : float or (float, float), default 0
         Added to the diagonals of (K_P, K_H), in their units. Feature noise of variance s^2 in N
         rows means ``delta = N s^2``.
+    features : int, optional
+        Number of columns of theta, m; d by default. More change nothing. Fewer attain the same
+        limit where both Gram matrices are definite (two suffice), but lose primary directions.
     ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
@@ -181,4 +210,9 @@ def immunity_limit(
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
     warn_if_lost(P, H, stacklevel=2)
-    return limit_of(P, H, (delta_P, delta_H))
+    return limit_of(P, H, (delta_P, delta_H), features_of(features))
+
+
+def features_of(features: SupportsIndex | None) -> int | None:
+    """Check the number of columns of theta."""
+    return None if features is None else as_count(features, "features", least=1)

@@ -16,7 +16,7 @@ RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
 
 # Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
-_LOST = 0.5
+LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -211,24 +211,43 @@ def roots(
     *,
     ranks: Ranks | None = None,
     computed_in: Any = None,
+    names: tuple[str, str, str, str] = ("X_P", "X_H", "K_P", "K_H"),
 ) -> tuple[Root, Root]:
-    """Roots of both tasks, from inputs or from Gram matrices."""
+    """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
     rank_P, rank_H = _pair(ranks)
-    if X_P is not None and X_H is not None and K_P is None and K_H is None:
-        P = root_of_inputs(X_P, "X_P", rank=rank_P, computed_in=computed_in)
-        H = root_of_inputs(X_H, "X_H", rank=rank_H, computed_in=computed_in)
-        names = "X_P and X_H must have as many columns"
-    elif K_P is not None and K_H is not None and X_P is None and X_H is None:
-        P = root_of_gram(K_P, "K_P", rank=rank_P, computed_in=computed_in)
-        H = root_of_gram(K_H, "K_H", rank=rank_H, computed_in=computed_in)
-        names = "K_P and K_H must be of one size"
-    else:
-        pairs = {"X_P": X_P, "X_H": X_H, "K_P": K_P, "K_H": K_H}
-        seen = ", ".join(name for name, value in pairs.items() if value is not None) or "nothing"
-        raise TypeError(f"give either X_P and X_H or K_P and K_H, got {seen}")
+    by_inputs = X_P is not None and X_H is not None and K_P is None and K_H is None
+    by_grams = K_P is not None and K_H is not None and X_P is None and X_H is None
+    if not (by_inputs or by_grams):
+        pairs = zip(names, (X_P, X_H, K_P, K_H), strict=True)
+        seen = ", ".join(name for name, value in pairs if value is not None) or "nothing"
+        raise TypeError(
+            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got {seen}"
+        )
+    one, other = names[:2] if by_inputs else names[2:]
+    P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
+    H = root_of(X_H, K_H, names[1], names[3], rank=rank_H, computed_in=computed_in)
     if P.dim != H.dim:
-        raise ValueError(f"{names}, got {P.dim} and {H.dim}")
+        needed = "have as many columns" if by_inputs else "be of one size"
+        raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")
     return P, H
+
+
+def root_of(
+    X: npt.ArrayLike | None,
+    K: npt.ArrayLike | None,
+    X_name: str,
+    K_name: str,
+    *,
+    rank: SupportsIndex | None = None,
+    computed_in: Any = None,
+) -> Root:
+    """Root of one task, from its inputs or from its Gram matrix."""
+    if X is not None and K is None:
+        return root_of_inputs(X, X_name, rank=rank, computed_in=computed_in)
+    if K is not None and X is None:
+        return root_of_gram(K, K_name, rank=rank, computed_in=computed_in)
+    seen = "neither" if X is None else "both"
+    raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 
 
 def _pair(ranks: Ranks | None) -> Ranks:
@@ -244,5 +263,5 @@ def _pair(ranks: Ranks | None) -> Ranks:
 def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
     """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue."""
     for root in tasks:
-        if root.noise * root.kappa > _LOST:
+        if root.noise * root.kappa > LOST:
             warn_accuracy(root.name, stacklevel + 1)
