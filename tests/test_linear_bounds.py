@@ -147,6 +147,12 @@ def test_noise_curve_by_default_spans_the_scale_of_the_inputs():
     np.testing.assert_allclose(by_gram.rir, curve.rir, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e200])
+def test_noise_curve_beyond_the_float_range(scale):
+    with pytest.raises(OverflowError, match="X_P, about"):
+        ic.linear.noise_curve(X_P=np.eye(3) * scale, X_H=np.eye(3))
+
+
 def test_noise_curve_says_where_a_gram_matrix_is_rounding():
     rng = np.random.default_rng(0)
     K = with_eigenvalues(rng, 5, np.geomspace(1, 1e-15, 5))

@@ -9,22 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import scipy
-
-from .. import __version__
 from ..experiments._extras import extra
 from ..experiments._output import staged
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..experiments.digits import Result, Settings
+from ._progress import progress_bars
+from ._types import number, whole
+from ._versions import versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,32 +30,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where results go; nothing is written unless the whole run succeeds",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, metavar="N",
+        "--seed", type=whole(0), default=0, metavar="N",
         help="of the split into training and held-out rows and of the first head",
     )  # fmt: skip
     parser.add_argument(
-        "--steps", type=_whole(1), default=1000, metavar="N", help="steps of Algorithm 1"
+        "--steps", type=whole(1), default=1000, metavar="N", help="steps of Algorithm 1"
     )
     parser.add_argument(
         "--lr",
-        type=_number(0.0, above=True),
+        type=number(0.0, above=True),
         default=0.005,
         metavar="X",
         help="step size of Algorithm 1",
     )
     parser.add_argument(
-        "--delta", type=_number(0.0), default=None, metavar="X",
+        "--delta", type=number(0.0), default=None, metavar="X",
         help="added to the diagonals of both Gram matrices for the limit and the closed form, in "
         "units of squared pixels in [0, 1]; by default what rounding to 16 grey levels adds, "
         "number of rows times 1/3072",
     )  # fmt: skip
     parser.add_argument(
-        "--kappa-primary", type=_number(1.0), default=None, metavar="X",
+        "--kappa-primary", type=number(1.0), default=None, metavar="X",
         help="condition number that the closed form gives the primary task; by default the middle "
         "of the frontier, where (i) = 1/(ii)",
     )  # fmt: skip
     parser.add_argument(
-        "--probe-steps", type=_whole(1), default=200_000, metavar="N",
+        "--probe-steps", type=whole(1), default=200_000, metavar="N",
         help="most steps a linear probe may take",
     )  # fmt: skip
 
@@ -88,76 +79,12 @@ def run(args: argparse.Namespace) -> None:
         probe_steps=args.probe_steps,
     )
     with staged(args.out) as folder:
-        result = _run_with_progress(settings, Console(stderr=True))
+        with progress_bars(Console(stderr=True)) as progress:
+            result = digits.run(settings, progress)
         for name, figure in digits.figures(result).items():
             figure.savefig(folder / name, dpi=200)
-        numbers = digits.as_json(result, args.command_line, _versions())
+        numbers = digits.as_json(result, args.command_line, versions())
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     digits.print_tables(result, console := Console(highlight=False))
     console.print(f"\nWrote results.json, norm_ratio.png and loss.png to {args.out}", style="bold")
-
-
-def _run_with_progress(settings: Settings, console: Console) -> Result:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from ..experiments import digits
-
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
-
-        return digits.run(settings, progress)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "immucond": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
-
-
-class _whole:  # noqa: N801  (argparse shows the name)
-    """Whole number of at least some size."""
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def __call__(self, text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = self._least - 1
-        if value < self._least:
-            raise argparse.ArgumentTypeError(
-                f"a whole number of at least {self._least} is needed, got {text!r}"
-            )
-        return value
-
-
-class _number:  # noqa: N801
-    """Finite number of at least some size, or above it."""
-
-    def __init__(self, least: float, *, above: bool = False) -> None:
-        self._least, self._above = least, above
-
-    def __call__(self, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        enough = value > self._least if self._above else value >= self._least
-        if not (math.isfinite(value) and enough):
-            needed = "above" if self._above else "of at least"
-            raise argparse.ArgumentTypeError(
-                f"a finite number {needed} {self._least:g} is needed, got {text!r}"
-            )
-        return value

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .._validate import FloatArray, as_count, as_delta, as_float64
 from ._limit import ImmunityLimit, limit_of
-from ._root import Ranks, roots, warn_if_lost
+from ._root import Ranks, Root, roots, warn_if_lost
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,14 @@ def frontier(
         wanted = np.geomspace(1.0, P.kappa, as_count(points, "points", least=1))
     else:
         wanted = as_float64(kappa_P, "kappa_P", ndim=1)
+    return frontier_of(P, H, wanted, (delta_P, delta_H))
+
+
+def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]) -> Frontier:
+    """Frontier from the roots (to which delta has been added)."""
     if np.any(wanted < 1.0) or (P.rank == 1 and np.any(wanted > 1.0)):
         allowed = "1, for the primary task has rank 1" if P.rank == 1 else "at least 1"
         raise ValueError(f"kappa_P must be {allowed}, got {wanted.min():g} to {wanted.max():g}")
-    limit = limit_of(P, H, (delta_P, delta_H))
+    limit = limit_of(P, H, delta)
     slope = 0.0 if limit.case == "rank-one harmful" else limit.kappa_M
     return Frontier(wanted, slope * wanted if slope else np.ones_like(wanted), limit)

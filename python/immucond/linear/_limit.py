@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate import FloatArray, as_count, as_delta
-from ._root import Ranks, Root, roots, warn_if_lost
+from ._root import Ranks, Root, roots, squared_ratio, warn_if_lost
 
 Case = Literal[
     "definite",
@@ -95,7 +95,7 @@ def kappa_of_pencil(P: Root, H: Root) -> float:
     """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
     whiten = P.range_basis / P.sigma[: P.rank]
     s = np.linalg.svd(H.matrix @ whiten, compute_uv=False)
-    return float((s[0] / s[H.rank - 1]) ** 2)
+    return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 
 def deficit_of(P: Root, H: Root) -> int:
@@ -126,8 +126,11 @@ def limit_of(
             case = "restricted"
         else:
             case = "definite" if H.rank == H.dim else "singular harmful"
+    rir = kappa_M * (P.kappa / H.kappa)
+    if np.isinf(rir) and case != "unbounded":
+        raise OverflowError(f"the limit passes 1.8e308: kappa(M) is {kappa_M:.3g}")
     return ImmunityLimit(
-        rir=kappa_M * (P.kappa / H.kappa),
+        rir=rir,
         kappa_M=kappa_M,
         attained=case != "unbounded",
         case=case,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
-from ._root import LOST, Ranks, roots
+from ._root import LOST, Ranks, Root, roots
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,35 @@ def noise_curve(
     counts = _counts(rows, X_P, X_H)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     if variance is None:
-        power = P.scale / np.sqrt(counts[0] * P.dim) * np.linalg.norm(P.sigma)
-        levels = np.geomspace(1e-12, 1.0, 41) * float(power) ** 2
+        levels = usual_variances(P, counts[0], 41)
     else:
         levels = as_float64(variance, "variance", ndim=1)
     if not np.all(levels > 0.0):
         raise ValueError(f"variance must be above 0 everywhere, got {levels.min():g}")
+    return noise_curve_of(P, H, counts, levels, progress)
+
+
+def usual_variances(P: Root, rows: int, points: int) -> FloatArray:
+    """From 1e-12 to 1 times the mean square of the primary inputs' entries."""
+    power = P.scale / np.sqrt(rows * P.dim) * float(np.linalg.norm(P.sigma))
+    with np.errstate(over="ignore", under="ignore"):
+        levels: FloatArray = np.geomspace(1e-12, 1.0, points) * np.float64(power) ** 2
+    if not (np.isfinite(levels).all() and levels[0] > 0.0):
+        raise OverflowError(
+            f"the square of the entries of {P.name}, about {power:.3g}, is beyond the float range: "
+            f"scale them"
+        )
+    return levels
+
+
+def noise_curve_of(
+    P: Root,
+    H: Root,
+    counts: tuple[int, int],
+    levels: FloatArray,
+    progress: Callable[[int, int], None] | None = None,
+) -> NoiseCurve:
+    """Curve from the roots."""
     delta = levels[:, None] * np.array(counts, dtype=np.float64)
     limits, determined = [], []
     for done, (delta_P, delta_H) in enumerate(delta.tolist(), start=1):

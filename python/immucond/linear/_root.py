@@ -80,7 +80,7 @@ class Root:
     @property
     def kappa(self) -> float:
         """Condition number of K over its nonzero eigenvalues."""
-        return float(self.sigma[self.rank - 1] ** -2)
+        return squared_ratio(1.0, self.sigma[self.rank - 1], self.name)
 
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
@@ -109,6 +109,15 @@ class Root:
             return self.rank
         cosines = np.linalg.svd(self.range_basis.T @ span, compute_uv=False)
         return int(np.count_nonzero(cosines > default_rtol(span.shape, np.float64)))
+
+
+def squared_ratio(largest: float, smallest: float, name: str) -> float:
+    """Condition number from singular values."""
+    with np.errstate(over="ignore", divide="ignore"):
+        kappa = float(np.square(np.float64(largest) / smallest))
+    if np.isinf(kappa):
+        raise OverflowError(f"the condition number of {name} passes 1.8e308")
+    return kappa
 
 
 def span_of(theta: FloatArray) -> FloatArray | None:
@@ -154,15 +163,20 @@ def root_of_inputs(
 
 
 def root_of_gram(
-    K: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
+    K: npt.ArrayLike,
+    name: str,
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
 ) -> Root:
-    """Root of a Gram matrix that is given."""
+    """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
     rule = rank_rule(
         given.shape,
         given.dtype,
         rank=rank,
-        rtol=None,
+        rtol=rtol,
         computed_in=computed_in,
         rank_name=f"rank of {name}",
     )
