@@ -108,11 +108,13 @@ def extractor_of(
     if m < P.rank:  # both extremes of the pencil stay
         kept = np.r_[: m - 1, max(m - 1, solved.rank - 1)]
         weights = weights[kept]
-    columns = [solved.vectors[:, kept] * np.sqrt(weights), P.null_basis / P.sigma[P.rank - 1]]
+    columns = [solved.vectors[:, kept] * np.sqrt(weights)]
+    if P.rank < P.dim:
+        columns.append(P.null_basis / P.smallest)
     theta = np.zeros((P.dim, m))
     used = min(m, P.dim)
     theta[:, :used] = np.hstack(columns)[:, :used]
-    theta *= np.linalg.norm(P.sigma) / np.sqrt(weights.sum())
+    theta *= P.frobenius / np.sqrt(weights.sum())
     if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
         diagonal = np.zeros(used)
         diagonal[: weights.size] = solved.values[kept] * weights
@@ -159,7 +161,7 @@ def _exponents(solved: Pencil) -> FloatArray:
 
 
 def _unbounded(P: Root, H: Root, deficit: int) -> str:
-    suggested = float((P.scale * P.sigma[P.rank - 1]) ** 2)
+    suggested = (P.scale * P.smallest) ** 2
     return (
         f"no extractor attains the supremum, which is infinite: K_P has rank {P.rank} of {P.dim}, "
         f"and K_H (rank {H.rank}) has energy in {deficit} of the {P.dim - P.rank} directions of "

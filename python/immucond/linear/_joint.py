@@ -167,13 +167,14 @@ def joint_extractor(
     mean = root_of(np.vstack([task.matrix for task in P]), None, "X_P", "K_P", rank=H.dim)
     whiten = mean.vectors / mean.sigma
     search = _Search([task.matrix @ whiten for task in P], H.matrix @ whiten, np.log(caps))
-    inside = search.inside(most)
     starts: list[FloatArray] = [
         np.linalg.solve(  # type: ignore[misc]
             whiten, extractor_of(task, H, kappa_P=cap if H.dim > 1 else 1.0, rotate=False)
         )
         for task, cap in zip(P, caps, strict=True)
     ]
+    identity = mean.sigma[:, None] * mean.vectors.T  # whiten times it is the identity
+    inside = search.inside([identity, *starts], most)
     candidates = [inside]
     for start in starts:
         candidates += search.climb(search.drawn_within(start, inside), most)
@@ -222,10 +223,10 @@ class _Search:
         """By how much the worst of ``log kappa_P`` passes its cap."""
         return float(np.max(np.array([_log_kappa(A @ B) for A in self._P]) - self._log_caps))
 
-    def inside(self, most: int) -> FloatArray:
+    def inside(self, known: list[FloatArray], most: int) -> FloatArray:
         """Find a point within the caps: the one farthest inside, up to smoothing."""
         points = self._descend(np.eye(self._H.shape[1]), most, 0.0)
-        best = min(points, key=self.excess)
+        best = min([*points, *known], key=self.excess)
         if (excess := self.excess(best)) > _ROUNDING:
             raise ValueError(
                 f"kappa_P is out of reach: the best extractor found exceeds its caps by a factor "

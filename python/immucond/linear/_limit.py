@@ -8,8 +8,13 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._extreme import psd_ends
+from .._rank import epsilon, rank_rule
 from .._validate import FloatArray, as_count, as_delta
 from ._root import Ranks, Root, roots, squared_ratio, warn_if_lost
+
+# Smallest value, relative to the largest and in units of rounding, for which A^T A will do.
+_SAFE = 1e6
 
 Case = Literal[
     "definite",
@@ -71,8 +76,8 @@ class ImmunityLimit:
 class Pencil:
     """``K_H V = K_P V diag(values)``, ``V^T K_P V = I`` on range(K_P); roots at unit scale.
 
-    The values are squared singular values of ``R_H R_P^+``: an eigensolver of the pencil would
-    square the condition number once more.
+    The values are squared singular values of ``A = R_H R_P^+``: an eigensolver of the pencil would
+    square the condition number once more. ``A^T A`` is diagonalized only where that keeps digits.
     """
 
     vectors: FloatArray
@@ -82,19 +87,36 @@ class Pencil:
 
 def pencil(P: Root, H: Root) -> Pencil:
     """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
-    whiten = P.range_basis / P.sigma[: P.rank]
-    _, s, wt = np.linalg.svd(H.matrix @ whiten, full_matrices=True)
+    A = P.whitened(H.matrix)
     # M has the rank of K_H, or less where range(K_H) sticks out: then kappa(M) plays no part.
-    rank = min(H.rank, s.size)
-    values = np.zeros(P.rank)
-    values[:rank] = s[:rank] ** 2
-    return Pencil(whiten @ wt.T, values, rank)
+    rank = min(H.rank, P.rank)
+    values, w = _squares(A)
+    values[rank:] = 0.0
+    return Pencil(P.unwhitened(w), values, rank)
+
+
+def _squares(A: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Squared singular values of A, descending, and its right singular vectors, all of them."""
+    m = A.shape[1]
+    if A.shape[0] >= m:
+        values, vectors = np.linalg.eigh(A.T @ A)
+        if values[0] > _SAFE * m * epsilon(np.float64) * values[-1]:
+            return values[::-1].copy(), vectors[:, ::-1]
+    _, s, vt = np.linalg.svd(A, full_matrices=True)
+    values = np.zeros(m)
+    values[: s.size] = s**2
+    return values, vt.T
 
 
 def kappa_of_pencil(P: Root, H: Root) -> float:
     """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
-    whiten = P.range_basis / P.sigma[: P.rank]
-    s = np.linalg.svd(H.matrix @ whiten, compute_uv=False)
+    A = P.whitened(H.matrix)
+    M = A @ A.T
+    rule = rank_rule(M.shape, M.dtype, rank=H.rank, rtol=None, computed_in=None)
+    _, ratio, _ = psd_ends(M, rule, "M")
+    if ratio > _SAFE * H.rank * epsilon(np.float64):
+        return 1.0 / ratio
+    s = np.linalg.svd(A, compute_uv=False)
     return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 

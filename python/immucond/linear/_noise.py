@@ -110,7 +110,7 @@ def noise_curve(
 
 def usual_variances(P: Root, rows: int, points: int) -> FloatArray:
     """From 1e-12 to 1 times the mean square of the primary inputs' entries."""
-    power = P.scale / np.sqrt(rows * P.dim) * float(np.linalg.norm(P.sigma))
+    power = P.scale / np.sqrt(rows * P.dim) * P.frobenius
     with np.errstate(over="ignore", under="ignore"):
         levels: FloatArray = np.geomspace(1e-12, 1.0, points) * np.float64(power) ** 2
     if not (np.isfinite(levels).all() and levels[0] > 0.0):

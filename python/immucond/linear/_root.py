@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from .._extreme import psd_ends, warn_accuracy
-from .._rank import default_rtol, numerical_rank, rank_rule
+from .._rank import default_rtol, epsilon, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
@@ -17,55 +20,101 @@ Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
 
 # Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
 LOST = 0.5
+# Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
+# factor keeps six digits of everything.
+_SAFE = 1e6
 
 
 @dataclass(frozen=True)
 class Root:
-    """``K = scale^2 V diag(sigma^2) V^T`` with ``sigma[0] = 1`` and ``sigma[rank:] = 0``.
+    """``K = scale^2 R^T R`` with R of about unit scale, and ``R = diag(sigma) V^T`` where needed.
 
     Attributes
     ----------
-    sigma : (d,) array
-        Singular values of the inputs relative to the largest, descending.
-    vectors : (d, d) array
-        Right singular vectors, one a column: first a basis of range(K), then one of null(K).
+    dim : int
+        Number of input features, d.
     scale : float
-        Largest singular value of the inputs.
+        Unit of R.
+    kappa : float
+        Condition number of K over its nonzero eigenvalues.
     rank : int
         Numerical rank of K.
     rank_from : {"X", "K", "given"}
         What decided the rank.
     floor : float
         Singular values below it, relative to the largest, cannot be told from rounding.
-    angles : (rank,) array
-        How far rounding may have turned each basis vector of the range towards the null space.
+    blur : (float, int)
+        Rounding turns the j-th basis vector of the range towards the null space by as much as the
+        one over the power (the other) of sigma_j relative to the largest.
     name : str
         What was given, for messages.
     noise : float
         How far rounding may have moved each ``sigma^2`` where a Gram matrix was given; 0 where the
         inputs were, for rounding in them moves sigma by less than what decides the rank.
+    decompose : callable
+        Singular values, descending and 0 beyond the rank, and vectors of R: first a basis of
+        range(K), then one of null(K). Called once, if at all.
+    factor : (d, d) array or None
+        Upper triangular R, where there is one to spare the decomposition.
     """
 
-    sigma: FloatArray
-    vectors: FloatArray
+    dim: int
     scale: float
+    kappa: float
     rank: int
     rank_from: RankFrom
     floor: float
-    angles: FloatArray
+    blur: tuple[float, int]
     name: str
     noise: float
+    decompose: Callable[[], tuple[FloatArray, FloatArray]]
+    factor: FloatArray | None = None
+
+    @cached_property
+    def _decomposed(self) -> tuple[FloatArray, FloatArray]:
+        return self.decompose()
 
     @property
-    def dim(self) -> int:
-        """Number of input features, d."""
-        return self.sigma.size
+    def sigma(self) -> FloatArray:
+        """(d,) singular values of R, descending."""
+        return self._decomposed[0]
 
     @property
+    def vectors(self) -> FloatArray:
+        """(d, d) right singular vectors of R, one a column."""
+        return self._decomposed[1]
+
+    @cached_property
     def matrix(self) -> FloatArray:
-        """(rank, d) matrix R with ``R^T R = K / scale^2``."""
-        kept: FloatArray = self.sigma[: self.rank, None] * self.vectors[:, : self.rank].T
+        """(rank, d) matrix R."""
+        if self.factor is not None:
+            return self.factor
+        kept: FloatArray = self.sigma[: self.rank, None] * self.range_basis.T
         return kept
+
+    def whitened(self, A: FloatArray) -> FloatArray:
+        """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
+        if self.factor is not None:
+            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A.T, trans="T").T
+            return solved
+        return (A @ self.range_basis) / self.sigma[: self.rank]
+
+    def unwhitened(self, A: FloatArray) -> FloatArray:
+        """Return ``R^+ A``."""
+        if self.factor is not None:
+            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A)
+            return solved
+        return (self.range_basis / self.sigma[: self.rank]) @ A
+
+    @property
+    def frobenius(self) -> float:
+        """Frobenius norm of R."""
+        return float(np.linalg.norm(self.matrix if self.factor is not None else self.sigma))
+
+    @property
+    def smallest(self) -> float:
+        """Smallest nonzero singular value of R."""
+        return float(self.sigma[self.rank - 1])
 
     @property
     def range_basis(self) -> FloatArray:
@@ -75,12 +124,15 @@ class Root:
     @property
     def null_basis(self) -> FloatArray:
         """(d, d - rank) orthonormal basis of null(K)."""
-        return self.vectors[:, self.rank :]
+        return self.vectors[:, self.rank :] if self.rank < self.dim else np.empty((self.dim, 0))
 
     @property
-    def kappa(self) -> float:
-        """Condition number of K over its nonzero eigenvalues."""
-        return squared_ratio(1.0, self.sigma[self.rank - 1], self.name)
+    def angles(self) -> FloatArray:
+        """(rank,) how far rounding may have turned each basis vector of the range."""
+        noise, power = self.blur
+        sigma = self.sigma[: self.rank] / self.sigma[0]
+        turned: FloatArray = np.minimum(1.0, noise / sigma**power)
+        return turned
 
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
@@ -93,20 +145,26 @@ class Root:
         if delta == 0.0:
             return self
         sigma = np.hypot(self.sigma, np.sqrt(delta) / self.scale)
+        size = float(sigma[0])
         return replace(
             self,
-            sigma=sigma / sigma[0],
-            scale=self.scale * float(sigma[0]),
+            scale=self.scale * size,
+            kappa=squared_ratio(size, sigma[-1], self.name),
             rank=self.dim,
             rank_from="given",
-            angles=np.zeros(self.dim),
-            noise=self.noise / float(sigma[0]) ** 2,
+            floor=self.floor * float(self.sigma[0]) / size,
+            blur=(0.0, 1),
+            noise=self.noise * (float(self.sigma[0]) / size) ** 2,
+            decompose=lambda: (sigma / size, self.vectors),
+            factor=None,
         )
 
     def rank_within(self, span: FloatArray | None) -> int:
         """Rank of ``theta^T K theta`` from the span of theta: no scale in theta can hide it."""
         if span is None:
             return self.rank
+        if self.rank == self.dim:
+            return int(span.shape[1])
         cosines = np.linalg.svd(self.range_basis.T @ span, compute_uv=False)
         return int(np.count_nonzero(cosines > default_rtol(span.shape, np.float64)))
 
@@ -148,17 +206,18 @@ def root_of_inputs(
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
     found = numerical_rank(sigma, rule)
+    sigma = _cut(sigma, found, name)
     return Root(
-        sigma=_cut(sigma, found, name),
-        vectors=vt.T,
+        dim=sigma.size,
         scale=scale * float(s[0]),
+        kappa=squared_ratio(1.0, sigma[found - 1], name),
         rank=found,
         rank_from="given" if rule.rank else "X",
         floor=rule.rtol,
-        # Wedin: noise of relative size rtol turns the j-th vector by about rtol / sigma_j.
-        angles=np.minimum(1.0, rule.rtol / sigma[:found]),
+        blur=(rule.rtol, 1),  # Wedin, for noise of relative size rtol
         name=name,
         noise=0.0,
+        decompose=lambda: (sigma, vt.T),
     )
 
 
@@ -183,22 +242,31 @@ def root_of_gram(
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
     unit, scale = _to_unit(as_float64(given, name), name)
-    values, vectors = np.linalg.eigh(unit)
-    sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
-    # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
-    sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
-    sigma[found - 1] = np.sqrt(ratio)
+
+    def decompose() -> tuple[FloatArray, FloatArray]:
+        values, vectors = np.linalg.eigh(unit)
+        sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+        # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
+        sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
+        sigma[found - 1] = np.sqrt(ratio)
+        return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
+
+    size = unit.shape[0]
+    factor = None
+    if found == size and ratio > _SAFE * size * epsilon(np.float64):
+        factor = scipy.linalg.cholesky(unit, check_finite=False)
     return Root(
-        sigma=_cut(sigma, found, name),
-        vectors=vectors[:, ::-1],
-        scale=float(np.sqrt(scale) * np.sqrt(values[-1])),
+        dim=size,
+        scale=float(np.sqrt(scale)),
+        kappa=1.0 / ratio,
         rank=found,
         rank_from="given" if rule.rank else "K",
         floor=float(np.sqrt(rule.rtol)),
-        # Davis-Kahan: on the eigenvalues, sigma_j^2, this time.
-        angles=np.minimum(1.0, rule.rtol / sigma[:found] ** 2),
+        blur=(rule.rtol, 2),  # Davis-Kahan, on the eigenvalues this time
         name=name,
         noise=rule.rtol if determined else max(rule.rtol, ratio),
+        decompose=decompose,
+        factor=factor,
     )
 
 
