@@ -169,7 +169,7 @@ def joint_extractor(
     search = _Search([task.matrix @ whiten for task in P], H.matrix @ whiten, np.log(caps))
     starts: list[FloatArray] = [
         np.linalg.solve(  # type: ignore[misc]
-            whiten, extractor_of(task, H, kappa_P=cap if H.dim > 1 else 1.0, rotate=False)
+            whiten, extractor_of(task, H, kappa_P=cap, rotate=False)
         )
         for task, cap in zip(P, caps, strict=True)
     ]
@@ -206,6 +206,8 @@ def _caps(kappa_P: float | Sequence[float] | None, P: list[Root]) -> tuple[float
             f"kappa_P must be a number of at least 1, or {len(P)} of them, one a primary task, "
             f"got {kappa_P!r}"
         )
+    if P[0].dim == 1:
+        caps = np.ones(1)  # one direction has no other condition number
     return tuple(np.broadcast_to(caps, len(P)).tolist())
 
 
