@@ -39,7 +39,8 @@ def test_gd_is_exact_line_search_on_the_weights(seed, N, m, c, mu):
     H = Z.T @ Z + mu * np.eye(m)
     w, best = np.zeros((m, c)), minimizer(Z, y, mu)
     for t in range(trace.loss.size):
-        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-8)
+        slack = 1e-8 * trace.loss[0]  # rounding of the weights, where nothing is left of the loss
+        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-8, abs=slack)
         ratio = np.sum((w - best) ** 2) / np.sum(best**2)
         assert trace.norm_ratio[t] == pytest.approx(ratio, rel=1e-5, abs=1e-10)
         g = H @ w - Z.T @ y
