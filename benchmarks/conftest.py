@@ -250,7 +250,19 @@ print(mib("VmHWM") - before)
 
 
 @pytest.fixture
-def extra_memory(request: pytest.FixtureRequest) -> Callable[..., None]:
+def record_memory(request: pytest.FixtureRequest) -> Callable[[str, str, float, float], None]:
+    """Put memory into the table: group, name, MiB measured, MiB allowed."""
+
+    def record(group: str, name: str, measured: float, allowed: float) -> None:
+        if not request.config.getoption("--smoke"):
+            groups = request.config.stash[RESULTS]
+            groups.setdefault(group, Group()).memory[name] = (measured, allowed)
+
+    return record
+
+
+@pytest.fixture
+def extra_memory(record_memory: Callable[[str, str, float, float], None]) -> Callable[..., None]:
     """Report what the peak memory of a fresh process grows by in one call, inputs excluded."""
 
     def measure(
@@ -263,9 +275,7 @@ def extra_memory(request: pytest.FixtureRequest) -> Callable[..., None]:
             text=True,
             check=True,
         )
-        if not request.config.getoption("--smoke"):
-            groups = request.config.stash[RESULTS]
-            groups.setdefault(group, Group()).memory[name] = (float(run.stdout), allowed)
+        record_memory(group, name, float(run.stdout), allowed)
 
     return measure
 

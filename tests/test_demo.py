@@ -299,6 +299,7 @@ def test_help_lists_the_subcommands(capsys):
     assert status == 0
     assert re.search(r"^ +demo +Immunize handwritten digits", shown, re.M)
     assert re.search(r"^ +info +Show versions", shown, re.M)
+    assert re.search(r"^ +limit +Find the most", shown, re.M)
 
 
 def test_demo_help_explains_every_option_with_its_default(capsys):
@@ -437,4 +438,4 @@ def test_subcommands_are_found_by_name():
     from immucond._cli import build_parser
 
     choices = build_parser()._subparsers._group_actions[0].choices
-    assert set(choices) == found >= {"demo", "info"}
+    assert set(choices) == found >= {"demo", "info", "limit"}

@@ -256,6 +256,19 @@ def test_published_remark_on_aligned_vectors_is_not_so():
     assert report.rir == pytest.approx(2500.0)
 
 
+@pytest.mark.parametrize("call", [ic.linear.immunity_limit, ic.linear.frontier])
+def test_condition_numbers_beyond_the_float_range(call):
+    tiny, eye = np.diag([1.0, 1e-160]), np.eye(2)
+    with pytest.raises(OverflowError, match=r"the condition number of X_P passes 1.8e308"):
+        call(X_P=tiny, X_H=eye, ranks=(2, 2))
+    with pytest.raises(
+        OverflowError, match=r"condition number of X_H( relative|) .*passes 1.8e308"
+    ):
+        call(X_P=eye, X_H=tiny, ranks=(2, 2))
+    with pytest.raises(OverflowError, match=r"the limit passes 1.8e308"):
+        call(X_P=np.diag([1.0, 1e-100]), X_H=np.diag([1.0, 1.0]), ranks=(2, 2))
+
+
 # Bad input
 
 

@@ -141,7 +141,7 @@ def graded_gram(decades: float, d: int = 5) -> np.ndarray:
     return (K + K.T) / 2
 
 
-@pytest.mark.parametrize("decades", [10, 12, 14])
+@pytest.mark.parametrize("decades", [2, 6, 8, 10, 12, 14])
 def test_gram_matrices_keep_the_digits_that_they_carry(decades):
     K_P, K_H = graded_gram(decades), np.diag([1.0, 0.5, 0.3, 0.2, 0.1])
     with mpmath.workdps(60):

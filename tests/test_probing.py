@@ -39,7 +39,8 @@ def test_gd_is_exact_line_search_on_the_weights(seed, N, m, c, mu):
     H = Z.T @ Z + mu * np.eye(m)
     w, best = np.zeros((m, c)), minimizer(Z, y, mu)
     for t in range(trace.loss.size):
-        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-8)
+        slack = 1e-8 * trace.loss[0]  # rounding of the weights, where nothing is left of the loss
+        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-8, abs=slack)
         ratio = np.sum((w - best) ** 2) / np.sum(best**2)
         assert trace.norm_ratio[t] == pytest.approx(ratio, rel=1e-5, abs=1e-10)
         g = H @ w - Z.T @ y
@@ -81,6 +82,152 @@ def test_cg_needs_as_many_steps_as_there_are_distinct_eigenvalues(seed, distinct
     assert trace.steps_to(1e-10) == distinct
 
 
+# ---- further attackers, each against a plain implementation on the weights ----
+
+
+@problems
+def test_gd_constant_is_plain_and_its_curve_is_exact(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    for lr in (1.0, 0.3, 1.7):
+        trace = ic.probing.probe(
+            Z, y, method="gd-constant", steps=30, weight_decay=mu, lr=lr
+        )  # fmt: skip
+        H = Z.T @ Z + mu * np.eye(m)
+        step = lr / np.linalg.eigvalsh(H)[-1]
+        w = np.zeros((m, c))
+        for t in range(trace.loss.size):
+            measured = loss(Z, y, w, mu)
+            assert trace.loss[t] == pytest.approx(measured, rel=1e-8)
+            assert trace.predicted_loss[t] == pytest.approx(measured, rel=1e-8)
+            w = w - step * (H @ w - Z.T @ y)
+        assert np.all(trace.norm_ratio <= trace.predicted_norm_ratio * (1 + 1e-9) + 1e-25)
+
+
+@problems
+def test_constant_step_keeps_the_papers_rate_and_the_best_one(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, method="gd-constant", steps=50, weight_decay=mu)
+    t = np.arange(trace.loss.size)
+    assert np.all(trace.norm_ratio <= (1 - 1 / trace.kappa) ** (2 * t) * (1 + 1e-9) + 1e-25)
+    lr = 2 / (1 + 1 / trace.kappa)  # 2 / (sigma_max + sigma_min)
+    best = ic.probing.probe(
+        Z, y, method="gd-constant", steps=50, weight_decay=mu, lr=min(lr, np.nextafter(2, 0))
+    )
+    t = np.arange(best.loss.size)
+    rate = (trace.kappa - 1) / (trace.kappa + 1)
+    assert np.all(best.norm_ratio <= rate ** (2 * t) * (1 + 1e-9) + 1e-25)
+
+
+def test_constant_step_rate_is_sharp():
+    Z = np.diag([1.0, 0.1])
+    trace = ic.probing.probe(Z, np.array([0.0, 1.0]), method="gd-constant", steps=20)
+    np.testing.assert_allclose(trace.norm_ratio, 0.99 ** (2 * np.arange(21)))
+
+
+@problems
+def test_nesterov_is_plain_and_keeps_its_bound(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, method="nesterov", steps=40, weight_decay=mu)
+    H = Z.T @ Z + mu * np.eye(m)
+    momentum = (np.sqrt(trace.kappa) - 1) / (np.sqrt(trace.kappa) + 1)
+    w = ahead = np.zeros((m, c))
+    for t in range(trace.loss.size):
+        assert trace.loss[t] == pytest.approx(loss(Z, y, w, mu), rel=1e-7, abs=1e-9)
+        w, last = ahead - (H @ ahead - Z.T @ y) / np.linalg.eigvalsh(H)[-1], w
+        ahead = w + momentum * (w - last)
+    slack = 1e-12 * trace.loss[0]
+    assert np.all(trace.loss <= trace.predicted_loss * (1 + 1e-9) + slack)
+    assert np.all(trace.norm_ratio <= trace.predicted_norm_ratio * (1 + 1e-9) + 1e-20)
+
+
+@problems
+def test_cg_and_gd_keep_their_bounds(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    for method in ("gd", "cg"):
+        trace = ic.probing.probe(Z, y, method=method, steps=60, weight_decay=mu)
+        slack = 1e-12 * trace.loss[0]
+        assert np.all(trace.loss <= trace.predicted_loss * (1 + 1e-9) + slack)
+        assert np.all(trace.norm_ratio <= trace.predicted_norm_ratio * (1 + 1e-9) + 1e-20)
+
+
+@problems
+def test_lbfgs_with_exact_line_search_is_cg(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    one, other = (
+        ic.probing.probe(Z, y, method=method, steps=4, weight_decay=mu)
+        for method in ("lbfgs", "cg")
+    )
+    steps = min(one.loss.size, other.loss.size)
+    np.testing.assert_allclose(
+        one.loss[:steps], other.loss[:steps], rtol=1e-6, atol=1e-9 * one.loss[0]
+    )
+
+
+def test_lbfgs_finds_the_minimum_of_a_hard_problem():
+    Z = np.diag(np.geomspace(1, 1e-4, 30))
+    trace = ic.probing.probe(Z, np.ones(30), method="lbfgs", steps=3000)
+    assert trace.loss[-1] < 1e-10
+    assert np.all(np.diff(trace.loss) <= 1e-12)
+
+
+def plain_adam(Z, y, mu, lr, steps):
+    """On the loss itself: the factor 2 of its gradient cancels."""
+    w = np.zeros((Z.shape[1], y.shape[1]))
+    m, v, losses = np.zeros_like(w), np.zeros_like(w), [loss(Z, y, w, mu)]
+    for t in range(1, steps + 1):
+        g = 2 * (Z.T @ (Z @ w - y) + mu * w)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-12)
+        losses.append(loss(Z, y, w, mu))
+    return losses
+
+
+@problems
+def test_adam_is_adam_on_the_weights(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, method="adam", steps=25, weight_decay=mu, lr=0.05)
+    s = np.linalg.svd(Z, compute_uv=False)[0]
+    lr = 0.05 * s / (s**2 + mu) * np.linalg.norm(y) / np.sqrt(m * c)
+    np.testing.assert_allclose(trace.loss, plain_adam(Z, y, mu, lr, 25), rtol=1e-4)
+
+
+def test_adam_sees_the_coordinates():
+    # Diagonal features: it rescales kappa away. Rotated ones: it cannot.
+    rng = np.random.default_rng(0)
+    H = np.geomspace(1, 1e-6, 8)
+    y = np.append(np.ones(8), 0.3)
+    Z = np.vstack([np.diag(np.sqrt(H)), np.zeros(8)])
+    rotated = Z @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    options = {"method": "adam", "steps": 5000, "tolerance": 0.1, "lr": 1.0}
+    plain, turned = (ic.probing.probe(A, y, **options) for A in (Z, rotated))
+    assert plain.loss[-1] / plain.best_loss < turned.loss[-1] / turned.best_loss
+
+
+@problems
+def test_whitening_arrives_at_once(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, method="whitening", steps=20, weight_decay=mu)
+    assert trace.loss[1] == pytest.approx(trace.best_loss, rel=1e-7, abs=1e-9 * trace.loss[0])
+
+
+@pytest.mark.parametrize("decades", [1, 2, 3])
+def test_what_kappa_costs_solvers_in_digits(decades):
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 8)))[0] for n in (60, 8))
+    Z = (u * np.geomspace(1, 10.0**-decades, 8)) @ v.T
+    y = Z @ rng.normal(size=8) + 1e-2 * rng.normal(size=60)
+    lost = {}
+    for method in ("lstsq", "lstsq-float32", "whitening"):
+        trace = ic.probing.probe(Z, y, method=method, steps=1)
+        lost[method] = np.sqrt(trace.norm_ratio[1])
+        predicted = np.sqrt(trace.predicted_norm_ratio[1])
+        assert trace.predicted_norm_ratio[0] == 1.0
+        assert trace.predicted_loss is None
+        # An order of magnitude, and a worst case.
+        assert 1e-4 * predicted < lost[method] < 10 * predicted
+    assert lost["lstsq"] < 1e-6 * lost["lstsq-float32"]
+
+
 @problems
 def test_lstsq_arrives_in_one_step(seed, N, m, c, mu):
     Z, y = random_problem(seed, N, m, c)
@@ -92,11 +239,13 @@ def test_lstsq_arrives_in_one_step(seed, N, m, c, mu):
     assert trace.norm_ratio[1] < 1e-9
 
 
-@pytest.mark.parametrize("method", ["gd", "cg"])
+@pytest.mark.parametrize(
+    "method", ["gd", "gd-constant", "nesterov", "cg", "lbfgs", "whitening", "lstsq"]
+)
 def test_singular_hessian_goes_to_the_nearest_minimizer(method):
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(20, 3)) @ rng.normal(size=(3, 6))
-    trace = ic.probing.probe(Z, rng.normal(size=20), method=method, steps=400)
+    trace = ic.probing.probe(Z, rng.normal(size=20), method=method, steps=5000)
     assert trace.rank == 3
     assert trace.norm_ratio[-1] < 1e-12
 
@@ -114,6 +263,149 @@ def test_a_large_kappa_alone_does_not_slow_the_loss():
     assert hard.loss[-1] > 0.5 * hard.loss[0]
 
 
+@problems
+def test_label_energy_is_that_of_the_left_singular_vectors(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, steps=1, weight_decay=mu)
+    u, s, _ = np.linalg.svd(Z, full_matrices=False)
+    energy = s**2 / (s**2 + mu) * np.sum((u.T @ y) ** 2, axis=1)
+    np.testing.assert_allclose(trace.energy, energy / energy.sum(), rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(trace.curvature, (s**2 + mu) / (s[0] ** 2 + mu), rtol=1e-9)
+    assert trace.slow_energy() == pytest.approx(trace.slow_share)
+    assert trace.slow_energy(2.0) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="below must be"):
+        trace.slow_energy(-1.0)
+
+
+# ---- the curve in closed form ----
+
+
+@problems
+def test_loss_curve_is_the_measured_one(seed, N, m, c, mu):
+    Z, y = random_problem(seed, N, m, c)
+    trace = ic.probing.probe(Z, y, method="gd-constant", steps=100, weight_decay=mu)
+    curve = ic.probing.loss_curve(Z, y, np.arange(trace.loss.size), weight_decay=mu)
+    np.testing.assert_allclose(curve, trace.loss, rtol=1e-9)
+
+
+def test_loss_curve_of_the_theory_page():
+    # kappa = 7.6e7, labels along the top direction: the loss falls, the weights stand still.
+    Z = np.diag([1.0, 7.6e7**-0.5])
+    y = np.array([1.0, 1.5e-3])
+    trace = ic.probing.probe(Z, y, method="gd-constant", steps=50)
+    assert trace.kappa == pytest.approx(7.6e7)
+    assert trace.loss[-1] < 3e-6 * trace.loss[0]
+    assert trace.norm_ratio[-1] > 0.98
+
+
+@given(seeds, st.sampled_from([1e-3, 1e-2, 0.3]), st.sampled_from([0.0, 1e-3]))
+def test_steps_needed_are_the_first_that_suffice(seed, tolerance, mu):
+    Z, y = random_problem(seed, 12, 4, 1)
+    needed = ic.probing.steps_needed(Z, y, tolerance, weight_decay=mu)
+    curve = ic.probing.loss_curve(Z, y, [needed, max(needed - 1, 0), 1e18], weight_decay=mu)
+    allowed = (1 + tolerance) * curve[2]
+    assert curve[0] <= allowed * (1 + 1e-9)
+    assert needed == 0 or curve[1] > allowed * (1 - 1e-9)
+
+
+def test_steps_needed_far_beyond_any_run():
+    Z = np.vstack([np.diag([1.0, 1e-8]), np.zeros(2)])
+    y = np.ones(3)
+    needed = ic.probing.steps_needed(Z, y, 0.01)
+    assert needed == pytest.approx(np.log(100) / 2e-16, rel=1e-6)
+    assert ic.probing.steps_needed(Z[:2], y[:2], 0.01) is None  # the best loss is 0
+    assert ic.probing.steps_needed([[1.0], [0.0]], [0.0, 1.0], 0.01) == 0
+    with pytest.raises(ValueError, match="steps must be at least 0"):
+        ic.probing.loss_curve(Z, y, [-1])
+    with pytest.raises(ValueError, match="steps must be finite"):
+        ic.probing.loss_curve(Z, y, [np.nan])
+    with pytest.raises(ValueError, match="tolerance"):
+        ic.probing.steps_needed(Z, y, -1)
+
+
+# ---- before and after ----
+
+
+def immunized(kappa_P: float = 100.0):
+    rng = np.random.default_rng(0)
+    X_P, X_H = rng.normal(size=(2, 300, 8)) * [[np.geomspace(20, 1, 8)], [np.ones(8)]]
+    y = X_H @ rng.normal(size=8) + rng.normal(size=300)
+    return X_H, X_H @ ic.linear.optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=kappa_P), y
+
+
+def test_compare_tells_what_each_attacker_still_needs():
+    before, after, y = immunized()
+    compared = ic.probing.compare(before, after, y, steps=3000)
+    assert tuple(compared.efforts) == tuple(ic.probing.METHODS)
+    for name, (one, other) in compared.efforts.items():
+        trace = ic.probing.probe(before, y, method=name, steps=3000, tolerance=0.01)
+        if name != "adam":
+            assert one.steps == trace.steps_to(0.01) == one.taken
+        assert one.above <= 0.01
+        if name in ("whitening", "lstsq", "lstsq-float32"):
+            assert (one.steps, other.steps) == (1, 1)
+        else:
+            assert (other.steps or 3001) > 2 * one.steps
+    assert compared.efforts["gd"][1].steps is None
+    assert compared.efforts["gd"][1].taken == 3000
+    constant = compared.efforts["gd-constant"]
+    assert constant[0].predicted == constant[0].steps
+    assert constant[1].predicted == ic.probing.steps_needed(after, y, 0.01) > 3000
+    assert compared.kappa[1] > 1e3 * compared.kappa[0]
+    assert compared.slow_share[1] > compared.slow_share[0]
+
+
+def test_compare_prints_a_table():
+    before, after, y = immunized()
+    lines = str(ic.probing.compare(before, after, y, steps=100, methods=["gd", "lstsq"])).split(
+        "\n"
+    )
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split()[-4:] == ["best", "loss", "before", "after"]
+    assert "> 100" in lines[1]
+    assert lines[2].split()[-2:] == ["1", "1"]
+    assert "kappa" in lines[3]
+    assert lines[4].endswith("%")
+
+
+def test_compare_as_plain_values():
+    import json
+
+    before, after, y = immunized()
+    compared = ic.probing.compare(before, after, y, steps=50, methods=["gd-constant", "cg"])
+    told = json.loads(json.dumps(compared.as_dict()))
+    assert told["attackers"]["gd-constant"]["after"]["steps"] is None
+    assert told["attackers"]["gd-constant"]["after"]["taken"] == 50
+    assert told["kappa"]["after"] == compared.kappa[1]
+
+
+def test_adam_is_tuned_for_compare():
+    before, after, y = immunized()
+    effort = ic.probing.compare(before, after, y, methods=["adam"], steps=3000).efforts["adam"][0]
+    runs = [
+        ic.probing.probe(before, y, method="adam", steps=3000, lr=lr).steps_to(0.01)
+        for lr in (1e-3, 1e-2, 1e-1, 1.0)
+    ]
+    assert effort.steps == min(run for run in runs if run is not None)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "told"),
+    [
+        ({"methods": ["newton"]}, ValueError, "methods must be one of 'gd', .*, and is 'newton'"),
+        ({"methods": []}, ValueError, "methods must name at least one of gd, "),
+        ({"tolerance": -1.0}, ValueError, "tolerance"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay"),
+    ],
+)
+def test_compare_names_bad_input(keywords, error, told):
+    with pytest.raises(error, match=told):
+        ic.probing.compare(np.eye(2), np.eye(2), [1, 2], **keywords)
+    with pytest.raises(ValueError, match="y must have one row a sample"):
+        ic.probing.compare(np.eye(2), np.eye(3), [1, 2])
+
+
 @given(seeds, st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_weight_decay_caps_kappa(seed, mu):
     Z, y = random_problem(seed, 6, 4, 1)
@@ -122,12 +414,15 @@ def test_weight_decay_caps_kappa(seed, mu):
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100, 1e200])
-@pytest.mark.parametrize("method", ["gd", "cg", "lstsq"])
+@pytest.mark.parametrize("method", sorted(set(ic.probing.METHODS) - {"lstsq-float32"}))
 def test_scale_of_the_features_never_matters(method, scale):
     Z, y = random_problem(1, 12, 4, 2)
     plain, scaled = (ic.probing.probe(A, y, method=method, steps=9) for A in (Z, Z * scale))
-    np.testing.assert_allclose(scaled.loss, plain.loss, rtol=1e-9)
-    np.testing.assert_allclose(scaled.norm_ratio, plain.norm_ratio, rtol=1e-6, atol=1e-12)
+    shared = min(plain.loss.size, scaled.loss.size)  # once there, rounding decides when to stop
+    np.testing.assert_allclose(scaled.loss[:shared], plain.loss[:shared], rtol=1e-9)
+    np.testing.assert_allclose(
+        scaled.norm_ratio[:shared], plain.norm_ratio[:shared], rtol=1e-6, atol=1e-12
+    )
     assert scaled.kappa == pytest.approx(plain.kappa, rel=1e-9)
 
 
@@ -190,6 +485,17 @@ def test_immunity_slows_descent_but_not_the_solve():
         (np.eye(2), [1, 2], {"weight_decay": -1.0}, ValueError, "weight_decay"),
         (np.eye(2), [1, 2], {"tolerance": -1.0}, ValueError, "tolerance"),
         (np.eye(2), [1, 2], {"rank": 3}, ValueError, "rank"),
+        (np.eye(2), [1, 2], {"lr": 1.0}, TypeError, "lr is for gd-constant and adam, gd has no"),
+        (np.eye(2), [1, 2], {"method": "cg", "lr": 1.0}, TypeError, "cg has no use"),
+        (np.eye(2), [1, 2], {"method": "adam", "lr": 0.0}, ValueError, "lr must be above 0"),
+        (np.eye(2), [1, 2], {"method": "adam", "lr": np.nan}, ValueError, "lr must be"),
+        (
+            np.eye(2),
+            [1, 2],
+            {"method": "gd-constant", "lr": 2},
+            ValueError,
+            "below 2, where it div",
+        ),
     ],
 )
 def test_bad_input_is_named(Z, y, keywords, error, message):
@@ -208,14 +514,15 @@ def test_inputs_stay_as_they_are():
     np.testing.assert_array_equal(y, before[1])
 
 
-@pytest.mark.parametrize("method", ["gd", "cg", "lstsq"])
+@pytest.mark.parametrize("method", sorted(ic.probing.METHODS))
 @pytest.mark.parametrize("decay", [1e10, 1e110, 1e200, 1e300])
 def test_any_weight_decay(method, decay):
     Z, y = random_problem(0, 8, 3, 2)
     trace = ic.probing.probe(Z, y, method=method, weight_decay=decay, steps=5)
     assert trace.norm_ratio[0] == 1.0
-    # QR of [Z; sqrt(mu) I] rounds at the size of y: its tiny head keeps no digit in the end.
-    if method != "lstsq":
+    # QR of [Z; sqrt(mu) I] rounds at the size of y: its tiny head keeps no digit in the end. Adam
+    # steps along signs.
+    if method not in ("lstsq", "lstsq-float32", "adam"):
         assert trace.norm_ratio[-1] < 1e-15
     np.testing.assert_allclose(trace.loss, np.sum(y**2), rtol=1e-7)
     assert trace.kappa == pytest.approx(1.0, rel=1e-6)

@@ -13,7 +13,7 @@ import pytest
 import immucond as ic
 from immucond import theorems as th
 from immucond._cli import main
-from immucond._cli import theorems as command
+from immucond.experiments._format import plain
 from immucond.experiments._output import write_whole
 from immucond.theorems import THEOREMS
 
@@ -167,4 +167,4 @@ def test_failure_while_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
 
 
 def test_infinities_are_words_in_json():
-    assert command._plain({"a": [float("inf"), 1.0], "b": (2,)}) == {"a": ["inf", 1.0], "b": [2]}
+    assert plain({"a": [float("inf"), 1.0], "b": (2,)}) == {"a": ["inf", 1.0], "b": [2]}

@@ -9,22 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import scipy
-
-from .. import __version__
 from .._extras import extra
 from ..experiments._output import staged
 from ._arguments import Number, Whole
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..experiments.digits import Result, Settings
+from ._progress import progress_bars
+from ._versions import versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,38 +79,12 @@ def run(args: argparse.Namespace) -> None:
         probe_steps=args.probe_steps,
     )
     with staged(args.out) as folder:
-        result = _run_with_progress(settings, Console(stderr=True))
+        with progress_bars(Console(stderr=True)) as progress:
+            result = digits.run(settings, progress)
         for name, figure in digits.figures(result).items():
             figure.savefig(folder / name, dpi=200)
-        numbers = digits.as_json(result, args.command_line, _versions())
+        numbers = digits.as_json(result, args.command_line, versions())
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     digits.print_tables(result, console := Console(highlight=False))
     console.print(f"\nWrote results.json, norm_ratio.png and loss.png to {args.out}", style="bold")
-
-
-def _run_with_progress(settings: Settings, console: Console) -> Result:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from ..experiments import digits
-
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
-
-        return digits.run(settings, progress)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "immucond": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }

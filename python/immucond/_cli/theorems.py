@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
 from .._extras import extra
+from ..experiments._format import plain
 from ..experiments._output import write_whole
 from ._arguments import Whole
+from ._progress import progress_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,21 +86,15 @@ def _chosen(names: Sequence[str]) -> list[Theorem]:
 def _examine(
     chosen: Sequence[Theorem], instances: int, seed: int, console: Console
 ) -> list[Examination]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from ..theorems import examine
 
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("", total=len(chosen) * instances)
-        found: list[Examination] = []
+    found: list[Examination] = []
+    with progress_bars(console) as report:
         for theorem in chosen:
-            bars.update(bar, description=theorem.name)
             before = len(found) * instances
 
             def progress(done: int, before: int = before) -> None:
-                bars.update(bar, completed=before + done)
+                report("instances", before + done, len(chosen) * instances)
 
             found.append(examine(theorem, instances=instances, seed=seed, progress=progress))
     return found
@@ -200,7 +195,7 @@ def _as_json(found: Sequence[Examination], args: argparse.Namespace) -> dict[str
                 "instances": e.instances,
                 "held": e.held,
                 "verdict": _verdict(e),
-                "worst": _plain(
+                "worst": plain(
                     {
                         "slack": e.worst.slack,
                         "rounding": e.worst.rounding,
@@ -209,7 +204,7 @@ def _as_json(found: Sequence[Examination], args: argparse.Namespace) -> dict[str
                     }
                 ),
                 "counterexample": e.counterexample
-                and _plain(
+                and plain(
                     {
                         "parameters": e.counterexample.parameters,
                         "claim": e.counterexample.verdict.claim.name,
@@ -221,14 +216,3 @@ def _as_json(found: Sequence[Examination], args: argparse.Namespace) -> dict[str
             for e in found
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, which knows no infinity."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

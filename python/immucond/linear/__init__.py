@@ -5,18 +5,43 @@ squared loss, for a primary task P (to keep easy) and a harmful task H (to make 
 """
 
 from ._angles import rayleigh_spectrum, relative_angles
+from ._blind import blind_extractor
+from ._distortion import Distortion, distortion
 from ._extractor import optimal_extractor
+from ._frontier import Frontier, frontier
+from ._joint import JointImmunity, joint_extractor
 from ._limit import ImmunityLimit, immunity_limit
+from ._majorization import Majorization, majorization
+from ._nearest import nearest_extractor
+from ._noise import NoiseCurve, noise_curve
 from ._report import ImmunityReport, immunity
+from ._rotation import leveling_rotation
+from ._sampling import expected_sampling_ratio, rows_needed, sampling_ratio
 from ._steps import step_interval
 
 __all__ = [
+    "Distortion",
+    "Frontier",
     "ImmunityLimit",
     "ImmunityReport",
+    "JointImmunity",
+    "Majorization",
+    "NoiseCurve",
+    "blind_extractor",
+    "distortion",
+    "expected_sampling_ratio",
+    "frontier",
     "immunity",
     "immunity_limit",
+    "joint_extractor",
+    "leveling_rotation",
+    "majorization",
+    "nearest_extractor",
+    "noise_curve",
     "optimal_extractor",
     "rayleigh_spectrum",
     "relative_angles",
+    "rows_needed",
+    "sampling_ratio",
     "step_interval",
 ]

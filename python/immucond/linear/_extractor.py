@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from .._validate import FloatArray, as_delta, check_real
-from ._limit import Pencil, deficit_of, pencil
+from ._limit import Pencil, deficit_of, features_of, pencil
 from ._root import Ranks, Root, roots, warn_if_lost
+from ._rotation import level
 
 
 def optimal_extractor(
@@ -21,6 +22,7 @@ def optimal_extractor(
     kappa_P: float = 1.0,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
+    features: SupportsIndex | None = None,
     ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> FloatArray:
@@ -46,6 +48,10 @@ def optimal_extractor(
         Rotate the features so that H_H(theta) has a constant diagonal. Otherwise H_H is diagonal,
         and one who standardizes the features undoes everything; with it, no rescaling D of the
         features brings kappa(D H_H D) below kappa(H_H) / d. Predictions stay as they are.
+    features : int, optional
+        Number of columns of theta, m; d by default. More are zero columns; with fewer than
+        rank(K_P) the limit is still attained, by columns that include both extremes of the pencil,
+        but primary directions are lost: condition (c) no longer holds.
     ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
@@ -53,14 +59,15 @@ def optimal_extractor(
 
     Returns
     -------
-    (d, d) array
-        theta, invertible, scaled so that the primary features keep their Frobenius norm.
+    (d, m) array
+        theta, invertible for m = d, scaled so that the primary features keep their Frobenius norm.
 
     Raises
     ------
     ValueError
         Where the supremum is infinite, so no extractor attains it (the message names the rank
-        deficit and suggests a delta); for ``kappa_P`` below 1, or above it at rank 1.
+        deficit and suggests a delta); for ``kappa_P`` below 1, or above it where one direction or
+        one feature is all there is.
 
     Warns
     -----
@@ -85,27 +92,61 @@ def optimal_extractor(
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
     warn_if_lost(P, H, stacklevel=2)
-    return extractor_of(P, H, kappa_P=kappa_P, rotate=rotate)
+    return extractor_of(P, H, kappa_P=kappa_P, rotate=rotate, features=features_of(features))
 
 
-def extractor_of(P: Root, H: Root, *, kappa_P: float, rotate: bool) -> FloatArray:
+def extractor_of(
+    P: Root, H: Root, *, kappa_P: float, rotate: bool, features: int | None = None
+) -> FloatArray:
     """Extractor from the roots (to which delta has been added)."""
+    m = P.dim if features is None else features
+    tau = kappa_within(P, kappa_P, m)
+    refuse_unbounded(P, H, m)
+    solved = pencil(P, H)
+    weights = tau ** _exponents(solved)
+    kept = slice(None)
+    if m < P.rank:  # both extremes of the pencil stay
+        kept = np.r_[: m - 1, max(m - 1, solved.rank - 1)]
+        weights = weights[kept]
+    columns = [solved.vectors[:, kept] * np.sqrt(weights)]
+    if P.rank < P.dim:
+        columns.append(P.null_basis / P.smallest)
+    theta = np.zeros((P.dim, m))
+    used = min(m, P.dim)
+    theta[:, :used] = np.hstack(columns)[:, :used]
+    theta *= P.frobenius / np.sqrt(weights.sum())
+    if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
+        diagonal = np.zeros(used)
+        diagonal[: weights.size] = solved.values[kept] * weights
+        rows = theta[:, :used].T.copy()
+        level(rows, np.diag(diagonal))
+        theta[:, :used] = rows.T
+    return theta
+
+
+def kappa_within(P: Root, kappa_P: float, features: int) -> float:
+    """Check kappa_P, which is 1 where only one direction is left."""
     tau = check_real(kappa_P, "kappa_P", low=1.0)
     if tau > 1.0 and P.rank == 1:
         raise ValueError(f"kappa_P must be 1 for a primary task of rank 1, got {kappa_P}")
-    deficit = deficit_of(P, H)
-    if deficit and H.rank > 1:
-        raise ValueError(_unbounded(P, H, deficit))
+    if tau > 1.0 and features == 1:
+        raise ValueError(f"kappa_P must be 1 for a single feature, got {kappa_P}")
+    return tau
 
-    solved = pencil(P, H)
-    weights = tau ** _exponents(solved)
-    theta = np.hstack([solved.vectors * np.sqrt(weights), P.null_basis / P.sigma[P.rank - 1]])
-    theta *= np.linalg.norm(P.sigma) / np.sqrt(weights.sum())
-    if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
-        diagonal = np.zeros(P.dim)
-        diagonal[: P.rank] = solved.values * weights
-        _level(theta, diagonal)
-    return theta
+
+def refuse_unbounded(P: Root, H: Root, features: int) -> None:
+    """Refuse tasks whose supremum is infinite: no extractor attains it."""
+    if H.rank == 1 or features == 1:
+        return
+    deficit = deficit_of(P, H)
+    if deficit:
+        raise ValueError(_unbounded(P, H, deficit))
+    if features < P.rank and H.rank < P.rank:
+        raise ValueError(
+            f"no extractor of {features} features attains the supremum, which is infinite: K_H has "
+            f"rank {H.rank}, and fewer features than rank(K_P) = {P.rank} may come as close as "
+            f"they like to its null space. Give features >= {P.rank}, or delta > 0"
+        )
 
 
 def _exponents(solved: Pencil) -> FloatArray:
@@ -119,38 +160,8 @@ def _exponents(solved: Pencil) -> FloatArray:
     return t
 
 
-def _level(theta: FloatArray, diagonal: FloatArray) -> None:
-    """Rotate pairs of columns, in place, until ``diag(theta^T K_H theta)`` is constant.
-
-    A column leaves once it has the mean; the other carries the surplus into the next rotation. It
-    never met the next column, so their entry in H_H is 0 and the angle has a closed form.
-    """
-    mean = diagonal.mean()
-    above = [i for i in np.argsort(diagonal) if diagonal[i] > mean]
-    below = [i for i in np.argsort(-diagonal) if diagonal[i] <= mean]
-    if not above:
-        return
-    carry = above.pop()
-    value = diagonal[carry]
-    while below or above:
-        fresh = below.pop() if value > mean and below else (above or below).pop()
-        other = diagonal[fresh]
-        if value == other:
-            carry = fresh
-            continue
-        # cos^2 value + sin^2 other = mean
-        cos2 = min(1.0, max(0.0, (mean - other) / (value - other)))
-        c, s = np.sqrt(cos2), np.sqrt(1.0 - cos2)
-        done, rest = (
-            c * theta[:, carry] - s * theta[:, fresh],
-            s * theta[:, carry] + c * theta[:, fresh],
-        )
-        theta[:, carry], theta[:, fresh] = done, rest
-        carry, value = fresh, value + other - mean
-
-
 def _unbounded(P: Root, H: Root, deficit: int) -> str:
-    suggested = float((P.scale * P.sigma[P.rank - 1]) ** 2)
+    suggested = (P.scale * P.smallest) ** 2
     return (
         f"no extractor attains the supremum, which is infinite: K_P has rank {P.rank} of {P.dim}, "
         f"and K_H (rank {H.rank}) has energy in {deficit} of the {P.dim - P.rank} directions of "

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, as_delta
-from ._root import Ranks, Root, roots, warn_if_lost
+from .._extreme import psd_ends
+from .._rank import epsilon, rank_rule
+from .._validate import FloatArray, as_count, as_delta
+from ._root import Ranks, Root, roots, squared_ratio, warn_if_lost
 
-Case = Literal["definite", "singular harmful", "restricted", "rank-one harmful", "unbounded"]
+# Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
+# Gram matrices were given; inputs keep their digits.
+_SAFE = 1e6
+
+Case = Literal[
+    "definite",
+    "singular harmful",
+    "restricted",
+    "rank-one harmful",
+    "single feature",
+    "unbounded",
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,8 @@ class ImmunityLimit:
     Attributes
     ----------
     rir : float
-        Supremum of the RIR over invertible theta; ``inf`` where there is none.
+        Supremum of the RIR over theta of full rank with `features` columns (invertible ones where
+        these are d); ``inf`` where there is none.
     kappa_M : float
         Condition number of ``M = K_P^-1/2 K_H K_P^-1/2`` over its nonzero eigenvalues; the Pareto
         frontier is ``kappa_H = kappa_M * kappa_P``. ``inf`` where the supremum is.
@@ -30,8 +44,10 @@ class ImmunityLimit:
     case : str
         ``"definite"``: both Gram matrices are; ``"singular harmful"``: K_P is definite, K_H not;
         ``"restricted"``: null(K_P) lies in null(K_H), both count on range(K_P) alone;
-        ``"rank-one harmful"``: kappa_H is 1 whatever theta; ``"unbounded"``: K_H has energy in
-        null(K_P), where theta may stretch at no cost to the primary task.
+        ``"rank-one harmful"``: kappa_H is 1 whatever theta; ``"single feature"``: both kappas are;
+        ``"unbounded"``: K_H has energy in null(K_P), where theta may stretch at no cost to the
+        primary task, or theta has fewer columns than rank(K_P) and may come as close as it likes to
+        null(K_H).
     kappa_P, kappa_H : float
         Condition numbers of K_P and K_H themselves (with delta, where one was given).
     rank_P, rank_H : int
@@ -40,6 +56,8 @@ class ImmunityLimit:
         Number of directions of null(K_P) in which K_H has energy.
     delta : tuple of float
         What was added to the diagonals of K_P and K_H.
+    features : int
+        Number of columns of theta. Below ``rank_P`` condition (c) of Definition 3.1 is lost.
     """
 
     rir: float
@@ -52,14 +70,15 @@ class ImmunityLimit:
     rank_H: int
     deficit: int
     delta: tuple[float, float]
+    features: int
 
 
 @dataclass(frozen=True)
 class Pencil:
     """``K_H V = K_P V diag(values)``, ``V^T K_P V = I`` on range(K_P); roots at unit scale.
 
-    The values are squared singular values of ``R_H R_P^+``: an eigensolver of the pencil would
-    square the condition number once more.
+    The values are squared singular values of ``A = R_H R_P^+``: an eigensolver of the pencil would
+    square the condition number once more. ``A^T A`` is diagonalized only where that keeps digits.
     """
 
     vectors: FloatArray
@@ -69,13 +88,43 @@ class Pencil:
 
 def pencil(P: Root, H: Root) -> Pencil:
     """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
-    whiten = P.range_basis / P.sigma[: P.rank]
-    _, s, wt = np.linalg.svd(H.matrix @ whiten, full_matrices=True)
+    A = P.whitened(H.matrix)
     # M has the rank of K_H, or less where range(K_H) sticks out: then kappa(M) plays no part.
-    rank = min(H.rank, s.size)
-    values = np.zeros(P.rank)
-    values[:rank] = s[:rank] ** 2
-    return Pencil(whiten @ wt.T, values, rank)
+    rank = min(H.rank, P.rank)
+    values, w = _squares(A, _squared_already(P, H))
+    values[rank:] = 0.0
+    return Pencil(P.unwhitened(w), values, rank)
+
+
+def _squared_already(P: Root, H: Root) -> bool:
+    """Whether both come from Gram matrices, where one more square costs little more."""
+    return P.noise > 0.0 and H.noise > 0.0
+
+
+def _squares(A: FloatArray, may_square: bool) -> tuple[FloatArray, FloatArray]:
+    """Squared singular values of A, descending, and its right singular vectors, all of them."""
+    m = A.shape[1]
+    if may_square and A.shape[0] >= m:
+        values, vectors = np.linalg.eigh(A.T @ A)
+        if values[0] > _SAFE * m * epsilon(np.float64) * values[-1]:
+            return values[::-1].copy(), vectors[:, ::-1]
+    _, s, vt = np.linalg.svd(A, full_matrices=True)
+    values = np.zeros(m)
+    values[: s.size] = s**2
+    return values, vt.T
+
+
+def kappa_of_pencil(P: Root, H: Root) -> float:
+    """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
+    A = P.whitened(H.matrix)
+    if _squared_already(P, H):
+        M = A @ A.T
+        rule = rank_rule(M.shape, M.dtype, rank=H.rank, rtol=None, computed_in=None)
+        _, ratio, _ = psd_ends(M, rule, "M")
+        if ratio > _SAFE * H.rank * epsilon(np.float64):
+            return 1.0 / ratio
+    s = np.linalg.svd(A, compute_uv=False)
+    return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 
 def deficit_of(P: Root, H: Root) -> int:
@@ -87,23 +136,30 @@ def deficit_of(P: Root, H: Root) -> int:
     return int(np.count_nonzero(leak > H.floor + blur))
 
 
-def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> ImmunityLimit:
+def limit_of(
+    P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0), features: int | None = None
+) -> ImmunityLimit:
     """Limit from the roots (to which delta has been added)."""
+    m = P.dim if features is None else features
     deficit = deficit_of(P, H)
     case: Case
     if H.rank == 1:
         kappa_M, case = 1.0, "rank-one harmful"
-    elif deficit:
+    elif m == 1:
+        kappa_M, case = 1.0, "single feature"
+    elif deficit or (m < P.rank and H.rank < P.rank):
         kappa_M, case = np.inf, "unbounded"
     else:
-        solved = pencil(P, H)
-        kappa_M = float(solved.values[0] / solved.values[solved.rank - 1])
+        kappa_M = kappa_of_pencil(P, H)
         if P.rank < P.dim:
             case = "restricted"
         else:
             case = "definite" if H.rank == H.dim else "singular harmful"
+    rir = kappa_M * (P.kappa / H.kappa)
+    if np.isinf(rir) and case != "unbounded":
+        raise OverflowError(f"the limit passes 1.8e308: kappa(M) is {kappa_M:.3g}")
     return ImmunityLimit(
-        rir=kappa_M * (P.kappa / H.kappa),
+        rir=rir,
         kappa_M=kappa_M,
         attained=case != "unbounded",
         case=case,
@@ -113,6 +169,7 @@ def limit_of(P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0)) -> Immun
         rank_H=H.rank,
         deficit=deficit,
         delta=delta,
+        features=m,
     )
 
 
@@ -123,6 +180,7 @@ def immunity_limit(
     X_P: npt.ArrayLike | None = None,
     X_H: npt.ArrayLike | None = None,
     delta: float | tuple[float, float] = 0.0,
+    features: SupportsIndex | None = None,
     ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunityLimit:
@@ -145,6 +203,9 @@ def immunity_limit(
     delta : float or (float, float), default 0
         Added to the diagonals of (K_P, K_H), in their units. Feature noise of variance s^2 in N
         rows means ``delta = N s^2``.
+    features : int, optional
+        Number of columns of theta, m; d by default. More change nothing. Fewer attain the same
+        limit where both Gram matrices are definite (two suffice), but lose primary directions.
     ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
@@ -181,4 +242,9 @@ def immunity_limit(
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
     warn_if_lost(P, H, stacklevel=2)
-    return limit_of(P, H, (delta_P, delta_H))
+    return limit_of(P, H, (delta_P, delta_H), features_of(features))
+
+
+def features_of(features: SupportsIndex | None) -> int | None:
+    """Check the number of columns of theta."""
+    return None if features is None else as_count(features, "features", least=1)

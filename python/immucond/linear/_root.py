@@ -2,70 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from .._extreme import psd_ends, warn_accuracy
-from .._rank import default_rtol, numerical_rank, rank_rule
+from .._rank import default_rtol, epsilon, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
 
 # Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
-_LOST = 0.5
+LOST = 0.5
+# Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
+# factor keeps six digits of everything.
+_SAFE = 1e6
 
 
 @dataclass(frozen=True)
 class Root:
-    """``K = scale^2 V diag(sigma^2) V^T`` with ``sigma[0] = 1`` and ``sigma[rank:] = 0``.
+    """``K = scale^2 R^T R`` with R of about unit scale, and ``R = diag(sigma) V^T`` where needed.
 
     Attributes
     ----------
-    sigma : (d,) array
-        Singular values of the inputs relative to the largest, descending.
-    vectors : (d, d) array
-        Right singular vectors, one a column: first a basis of range(K), then one of null(K).
+    dim : int
+        Number of input features, d.
     scale : float
-        Largest singular value of the inputs.
+        Unit of R.
+    kappa : float
+        Condition number of K over its nonzero eigenvalues.
     rank : int
         Numerical rank of K.
     rank_from : {"X", "K", "given"}
         What decided the rank.
     floor : float
         Singular values below it, relative to the largest, cannot be told from rounding.
-    angles : (rank,) array
-        How far rounding may have turned each basis vector of the range towards the null space.
+    blur : (float, int)
+        Rounding turns the j-th basis vector of the range towards the null space by as much as the
+        one over the power (the other) of sigma_j relative to the largest.
     name : str
         What was given, for messages.
     noise : float
         How far rounding may have moved each ``sigma^2`` where a Gram matrix was given; 0 where the
         inputs were, for rounding in them moves sigma by less than what decides the rank.
+    decompose : callable
+        Singular values, descending and 0 beyond the rank, and vectors of R: first a basis of
+        range(K), then one of null(K). Called once, if at all.
+    factor : (d, d) array or None
+        Upper triangular R, where there is one to spare the decomposition.
     """
 
-    sigma: FloatArray
-    vectors: FloatArray
+    dim: int
     scale: float
+    kappa: float
     rank: int
     rank_from: RankFrom
     floor: float
-    angles: FloatArray
+    blur: tuple[float, int]
     name: str
     noise: float
+    decompose: Callable[[], tuple[FloatArray, FloatArray]]
+    factor: FloatArray | None = None
+
+    @cached_property
+    def _decomposed(self) -> tuple[FloatArray, FloatArray]:
+        return self.decompose()
 
     @property
-    def dim(self) -> int:
-        """Number of input features, d."""
-        return self.sigma.size
+    def sigma(self) -> FloatArray:
+        """(d,) singular values of R, descending."""
+        return self._decomposed[0]
 
     @property
+    def vectors(self) -> FloatArray:
+        """(d, d) right singular vectors of R, one a column."""
+        return self._decomposed[1]
+
+    @cached_property
     def matrix(self) -> FloatArray:
-        """(rank, d) matrix R with ``R^T R = K / scale^2``."""
-        kept: FloatArray = self.sigma[: self.rank, None] * self.vectors[:, : self.rank].T
+        """(rank, d) matrix R."""
+        if self.factor is not None:
+            return self.factor
+        kept: FloatArray = self.sigma[: self.rank, None] * self.range_basis.T
         return kept
+
+    def whitened(self, A: FloatArray) -> FloatArray:
+        """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
+        if self.factor is not None:
+            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A.T, trans="T").T
+            return solved
+        return (A @ self.range_basis) / self.sigma[: self.rank]
+
+    def unwhitened(self, A: FloatArray) -> FloatArray:
+        """Return ``R^+ A``."""
+        if self.factor is not None:
+            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A)
+            return solved
+        return (self.range_basis / self.sigma[: self.rank]) @ A
+
+    @property
+    def frobenius(self) -> float:
+        """Frobenius norm of R."""
+        return float(np.linalg.norm(self.matrix if self.factor is not None else self.sigma))
+
+    @property
+    def smallest(self) -> float:
+        """Smallest nonzero singular value of R."""
+        return float(self.sigma[self.rank - 1])
 
     @property
     def range_basis(self) -> FloatArray:
@@ -75,12 +124,15 @@ class Root:
     @property
     def null_basis(self) -> FloatArray:
         """(d, d - rank) orthonormal basis of null(K)."""
-        return self.vectors[:, self.rank :]
+        return self.vectors[:, self.rank :] if self.rank < self.dim else np.empty((self.dim, 0))
 
     @property
-    def kappa(self) -> float:
-        """Condition number of K over its nonzero eigenvalues."""
-        return float(self.sigma[self.rank - 1] ** -2)
+    def angles(self) -> FloatArray:
+        """(rank,) how far rounding may have turned each basis vector of the range."""
+        noise, power = self.blur
+        sigma = self.sigma[: self.rank] / self.sigma[0]
+        turned: FloatArray = np.minimum(1.0, noise / sigma**power)
+        return turned
 
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
@@ -93,22 +145,37 @@ class Root:
         if delta == 0.0:
             return self
         sigma = np.hypot(self.sigma, np.sqrt(delta) / self.scale)
+        size = float(sigma[0])
         return replace(
             self,
-            sigma=sigma / sigma[0],
-            scale=self.scale * float(sigma[0]),
+            scale=self.scale * size,
+            kappa=squared_ratio(size, sigma[-1], self.name),
             rank=self.dim,
             rank_from="given",
-            angles=np.zeros(self.dim),
-            noise=self.noise / float(sigma[0]) ** 2,
+            floor=self.floor * float(self.sigma[0]) / size,
+            blur=(0.0, 1),
+            noise=self.noise * (float(self.sigma[0]) / size) ** 2,
+            decompose=lambda: (sigma / size, self.vectors),
+            factor=None,
         )
 
     def rank_within(self, span: FloatArray | None) -> int:
         """Rank of ``theta^T K theta`` from the span of theta: no scale in theta can hide it."""
         if span is None:
             return self.rank
+        if self.rank == self.dim:
+            return int(span.shape[1])
         cosines = np.linalg.svd(self.range_basis.T @ span, compute_uv=False)
         return int(np.count_nonzero(cosines > default_rtol(span.shape, np.float64)))
+
+
+def squared_ratio(largest: float, smallest: float, name: str) -> float:
+    """Condition number from singular values."""
+    with np.errstate(over="ignore", divide="ignore"):
+        kappa = float(np.square(np.float64(largest) / smallest))
+    if np.isinf(kappa):
+        raise OverflowError(f"the condition number of {name} passes 1.8e308")
+    return kappa
 
 
 def span_of(theta: FloatArray) -> FloatArray | None:
@@ -139,52 +206,67 @@ def root_of_inputs(
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
     found = numerical_rank(sigma, rule)
+    sigma = _cut(sigma, found, name)
     return Root(
-        sigma=_cut(sigma, found, name),
-        vectors=vt.T,
+        dim=sigma.size,
         scale=scale * float(s[0]),
+        kappa=squared_ratio(1.0, sigma[found - 1], name),
         rank=found,
         rank_from="given" if rule.rank else "X",
         floor=rule.rtol,
-        # Wedin: noise of relative size rtol turns the j-th vector by about rtol / sigma_j.
-        angles=np.minimum(1.0, rule.rtol / sigma[:found]),
+        blur=(rule.rtol, 1),  # Wedin, for noise of relative size rtol
         name=name,
         noise=0.0,
+        decompose=lambda: (sigma, vt.T),
     )
 
 
 def root_of_gram(
-    K: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
+    K: npt.ArrayLike,
+    name: str,
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
 ) -> Root:
-    """Root of a Gram matrix that is given."""
+    """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
     rule = rank_rule(
         given.shape,
         given.dtype,
         rank=rank,
-        rtol=None,
+        rtol=rtol,
         computed_in=computed_in,
         rank_name=f"rank of {name}",
     )
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
     unit, scale = _to_unit(as_float64(given, name), name)
-    values, vectors = np.linalg.eigh(unit)
-    sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
-    # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
-    sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
-    sigma[found - 1] = np.sqrt(ratio)
+
+    def decompose() -> tuple[FloatArray, FloatArray]:
+        values, vectors = np.linalg.eigh(unit)
+        sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+        # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
+        sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
+        sigma[found - 1] = np.sqrt(ratio)
+        return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
+
+    size = unit.shape[0]
+    factor = None
+    if found == size and ratio > _SAFE * size * epsilon(np.float64):
+        factor = scipy.linalg.cholesky(unit, check_finite=False)
     return Root(
-        sigma=_cut(sigma, found, name),
-        vectors=vectors[:, ::-1],
-        scale=float(np.sqrt(scale) * np.sqrt(values[-1])),
+        dim=size,
+        scale=float(np.sqrt(scale)),
+        kappa=1.0 / ratio,
         rank=found,
         rank_from="given" if rule.rank else "K",
         floor=float(np.sqrt(rule.rtol)),
-        # Davis-Kahan: on the eigenvalues, sigma_j^2, this time.
-        angles=np.minimum(1.0, rule.rtol / sigma[:found] ** 2),
+        blur=(rule.rtol, 2),  # Davis-Kahan, on the eigenvalues this time
         name=name,
         noise=rule.rtol if determined else max(rule.rtol, ratio),
+        decompose=decompose,
+        factor=factor,
     )
 
 
@@ -211,24 +293,43 @@ def roots(
     *,
     ranks: Ranks | None = None,
     computed_in: Any = None,
+    names: tuple[str, str, str, str] = ("X_P", "X_H", "K_P", "K_H"),
 ) -> tuple[Root, Root]:
-    """Roots of both tasks, from inputs or from Gram matrices."""
+    """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
     rank_P, rank_H = _pair(ranks)
-    if X_P is not None and X_H is not None and K_P is None and K_H is None:
-        P = root_of_inputs(X_P, "X_P", rank=rank_P, computed_in=computed_in)
-        H = root_of_inputs(X_H, "X_H", rank=rank_H, computed_in=computed_in)
-        names = "X_P and X_H must have as many columns"
-    elif K_P is not None and K_H is not None and X_P is None and X_H is None:
-        P = root_of_gram(K_P, "K_P", rank=rank_P, computed_in=computed_in)
-        H = root_of_gram(K_H, "K_H", rank=rank_H, computed_in=computed_in)
-        names = "K_P and K_H must be of one size"
-    else:
-        pairs = {"X_P": X_P, "X_H": X_H, "K_P": K_P, "K_H": K_H}
-        seen = ", ".join(name for name, value in pairs.items() if value is not None) or "nothing"
-        raise TypeError(f"give either X_P and X_H or K_P and K_H, got {seen}")
+    by_inputs = X_P is not None and X_H is not None and K_P is None and K_H is None
+    by_grams = K_P is not None and K_H is not None and X_P is None and X_H is None
+    if not (by_inputs or by_grams):
+        pairs = zip(names, (X_P, X_H, K_P, K_H), strict=True)
+        seen = ", ".join(name for name, value in pairs if value is not None) or "nothing"
+        raise TypeError(
+            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got {seen}"
+        )
+    one, other = names[:2] if by_inputs else names[2:]
+    P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
+    H = root_of(X_H, K_H, names[1], names[3], rank=rank_H, computed_in=computed_in)
     if P.dim != H.dim:
-        raise ValueError(f"{names}, got {P.dim} and {H.dim}")
+        needed = "have as many columns" if by_inputs else "be of one size"
+        raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")
     return P, H
+
+
+def root_of(
+    X: npt.ArrayLike | None,
+    K: npt.ArrayLike | None,
+    X_name: str,
+    K_name: str,
+    *,
+    rank: SupportsIndex | None = None,
+    computed_in: Any = None,
+) -> Root:
+    """Root of one task, from its inputs or from its Gram matrix."""
+    if X is not None and K is None:
+        return root_of_inputs(X, X_name, rank=rank, computed_in=computed_in)
+    if K is not None and X is None:
+        return root_of_gram(K, K_name, rank=rank, computed_in=computed_in)
+    seen = "neither" if X is None else "both"
+    raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 
 
 def _pair(ranks: Ranks | None) -> Ranks:
@@ -244,5 +345,5 @@ def _pair(ranks: Ranks | None) -> Ranks:
 def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
     """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue."""
     for root in tasks:
-        if root.noise * root.kappa > _LOST:
+        if root.noise * root.kappa > LOST:
             warn_accuracy(root.name, stacklevel + 1)

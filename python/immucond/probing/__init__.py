@@ -3,7 +3,18 @@
 kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it.
 """
 
+from ._compare import Comparison, Effort, compare
+from ._curve import loss_curve, steps_needed
 from ._probe import METHODS, probe
 from ._trace import ProbeTrace
 
-__all__ = ["METHODS", "ProbeTrace", "probe"]
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Effort",
+    "ProbeTrace",
+    "compare",
+    "loss_curve",
+    "probe",
+    "steps_needed",
+]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 
-from .._validate import FloatArray
+from .._rank import default_rtol
+from ._driver import Step
 from ._problem import Problem
 
 
-def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatArray]:  # noqa: ARG001
-    """Excess loss and squared distance to w* before and after one solve on the features.
+def lstsq(problem: Problem, dtype: npt.DTypeLike = np.float64) -> Iterator[Step]:
+    """One solve on the features by ``scipy.linalg.lstsq`` (pivoted QR), in a precision of choice.
 
-    Both in the problem's units, as those of `gd`. Run on the features by ``scipy.linalg.lstsq``
-    (pivoted QR), so that what kappa costs in digits shows.
+    It runs on the features themselves, so that what kappa costs in digits shows.
     """
     Z, y, mu = problem.Z, problem.y, problem.weight_decay
     A, b = Z, y
@@ -21,11 +24,10 @@ def lstsq(problem: Problem, steps: int, stop: float) -> tuple[FloatArray, FloatA
         m = Z.shape[1]
         A = np.vstack([Z, np.sqrt(mu) * np.eye(m)])
         b = np.vstack([y, np.zeros((m, y.shape[1]))])
-    w = scipy.linalg.lstsq(A, b, cond=problem.rtol, lapack_driver="gelsy")[0]
-    e, unit = problem.error, problem.curvature_unit
-    start = float(e @ (problem.curvature * e))
-    reached = float(np.sum((A @ w - b) ** 2)) - problem.best_loss
-    return (
-        np.array([start, max(0.0, reached) * unit]),
-        np.array([float(e @ e), float(np.sum(((w - problem.minimizer) * unit) ** 2))]),
-    )
+    root = np.sqrt(problem.curvature_unit)  # the weight decay may put it anywhere
+    A = A / root
+    yield problem.measure(np.zeros_like(problem.minimizer))
+    cut = max(problem.rtol, default_rtol(Z.shape, dtype, "features"))
+    A, b = A.astype(dtype), b.astype(dtype)
+    w = scipy.linalg.lstsq(A, b, cond=cut, lapack_driver="gelsy")[0]
+    yield problem.measure(w.astype(np.float64) * root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,9 @@ from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_rea
 class Problem:
     """``min_w ||Z w - y||^2 + mu ||w||^2`` from w = 0, seen from the eigenbasis of its Hessian.
 
-    Exact-line-search gradient descent and conjugate gradients commute with rotations, and with
-    one step length for all heads they see only the energy of the error along each eigenvector. So
-    k numbers carry a run on N samples, m features and c heads, and rounding mixes no directions.
+    Gradient descent, Nesterov's method, conjugate gradients and L-BFGS commute with rotations, and
+    with one step length for all heads they see only the energy of the error along each eigenvector.
+    So k numbers carry a run on N samples, m features and c heads, and rounding mixes no directions.
     Z and y are brought to unit scale, the loss in the caller's units is ``loss_unit`` times ours;
     so is the Hessian, whose largest eigenvalue is ``curvature_unit``.
 
@@ -34,7 +35,7 @@ class Problem:
     error : (k,) array
         Norm over the heads of ``w_0 - w*`` along each eigenvector, times ``curvature_unit``.
     minimizer : (m, c) array
-        w*, the one nearest to w_0 = 0.
+        w*, the one nearest to w_0 = 0, times `curvature_unit`.
     best_loss : float
         Loss at w*.
     rtol : float
@@ -43,6 +44,11 @@ class Problem:
         Square of the scale that y had.
     curvature_unit : float
         Largest eigenvalue of ``Z^T Z`` plus mu: the weight decay may put it anywhere.
+    basis : (m, k) array
+        Eigenvectors of the Hessian.
+    head_size : float
+        Root mean square entry of a head that fits all of y along the top eigenvector, times
+        `curvature_unit`: the natural unit for methods that step along coordinates.
     """
 
     Z: FloatArray
@@ -55,6 +61,8 @@ class Problem:
     rtol: float
     loss_unit: float
     curvature_unit: float
+    basis: FloatArray
+    head_size: float
 
     @classmethod
     def of(
@@ -100,14 +108,39 @@ class Problem:
             weight_decay=mu,
             curvature=curvature,
             error=np.linalg.norm(w, axis=1),
-            minimizer=vt.T @ (w / unit),
+            minimizer=vt.T @ w,
             best_loss=float(
                 np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
             ),
             rtol=rule.rtol,
             loss_unit=y_scale * y_scale,
             curvature_unit=unit,
+            basis=vt.T,
+            head_size=float(s[0] * np.linalg.norm(b)) / math.sqrt(w.shape[1] * A.shape[1]),
         )
+
+    @property
+    def excess(self) -> float:
+        """Excess loss at the start, times ``curvature_unit``."""
+        return float(self.error @ (self.curvature * self.error))
+
+    def loss_of(self, excess: FloatArray) -> FloatArray:
+        """Losses in the caller's units from excesses in ours."""
+        if not np.isfinite(self.loss_unit):
+            raise OverflowError("the loss of y is beyond the float range: scale y")
+        return (self.best_loss + excess / self.curvature_unit) * self.loss_unit
+
+    def apply(self, e: FloatArray) -> FloatArray:
+        """Hessian, in ``curvature_unit``, times an (m, c) error: the gradient there."""
+        mu = self.weight_decay / self.curvature_unit
+        along = (self.curvature - mu)[:, None] * (self.basis.T @ e)
+        gradient: FloatArray = self.basis @ along + mu * e
+        return gradient
+
+    def measure(self, w: FloatArray) -> tuple[float, float]:
+        """Excess loss and squared distance to w* of an (m, c) head, all in the problem's units."""
+        e = w - self.minimizer
+        return float(np.vdot(e, self.apply(e))), float(np.vdot(e, e))
 
 
 def _to_unit(A: FloatArray) -> tuple[FloatArray, float]:

@@ -31,6 +31,16 @@ class ProbeTrace:
     slow_share : float
         Share of the reducible loss that lies along eigenvalues below a hundredth of the largest.
         Where it is small, the loss falls fast whatever kappa is.
+    curvature : (k,) array
+        Eigenvalues of the Hessian relative to the largest, descending.
+    energy : (k,) array
+        Share of the reducible loss along each: the label energy.
+    predicted_loss : (T + 1,) array or None
+        What theory says of `loss`. For ``"gd-constant"`` it is exact; for ``"gd"``, ``"nesterov"``
+        and ``"cg"`` an upper bound; nothing is known for the others.
+    predicted_norm_ratio : (T + 1,) array or None
+        The same of `norm_ratio`: an upper bound for these four (for ``"gd"`` the paper's Eq. 2);
+        for the solvers an order of magnitude, from the digits that kappa costs.
     """
 
     method: str
@@ -40,6 +50,23 @@ class ProbeTrace:
     kappa: float
     rank: int
     slow_share: float
+    curvature: FloatArray
+    energy: FloatArray
+    predicted_loss: FloatArray | None
+    predicted_norm_ratio: FloatArray | None
+
+    def slow_energy(self, below: float = 0.01) -> float:
+        """Share of the reducible loss along eigenvalues below this share of the largest.
+
+        Examples
+        --------
+        >>> import numpy as np, immucond as ic
+        >>> trace = ic.probing.probe(np.diag([1.0, 0.5, 0.1]), np.array([1.0, 1.0, 1.0]))
+        >>> round(trace.slow_energy(0.3), 3), round(trace.slow_energy(0.02), 3)
+        (0.667, 0.333)
+        """
+        limit = check_real(below, "below", low=0.0)
+        return float(self.energy[self.curvature < limit].sum())
 
     def steps_to(self, tolerance: float) -> int | None:
         """First step whose loss is at most ``(1 + tolerance)`` times the best, or None.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..._extras import extra
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
+from .._format import number as _n
+from .._format import plain
 from ._figures import thin
 from ._run import RIDGE, TOLERANCE, Result
 
@@ -105,7 +104,7 @@ def _table(title: str) -> Table:
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
     data = result.data
-    return _plain_dict(
+    numbers: dict[str, Any] = plain(
         {
             "command": command,
             "versions": versions,
@@ -144,6 +143,7 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
             },
         }
     )
+    return numbers
 
 
 def _report(report: ImmunityReport) -> dict[str, Any]:
@@ -172,30 +172,6 @@ def _probe(trace: ProbeTrace) -> dict[str, Any]:
         "loss": loss,
         "norm_ratio": trace.norm_ratio[steps],
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _plain_dict(value)
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return "inf" if value == math.inf else value
-
-
-def _plain_dict(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain(item) for key, item in values.items()}
-
-
-def _n(value: float) -> str:
-    """Three digits in at most seven characters."""
-    if 100 <= value < 10_000:
-        return f"{value:.0f}"
-    if math.isinf(value) or 0.01 <= value < 100:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def _steps(trace: ProbeTrace) -> str:

@@ -1,0 +1,80 @@
+"""Find the most that any extractor can immunize, for two data files.
+
+PRIMARY and HARMFUL hold one row a sample and as many columns: .npy, .npz (FILE.npz:KEY where it
+holds several arrays), .csv (with or without a header) or .parquet. They may be larger than memory:
+each is read once, block by block. Prints ranks, condition numbers, the limit RIR*, the frontier and
+what feature noise leaves of the limit, and writes limit.json and limit.png. Columns are taken as
+they are, neither centred nor standardized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .._extras import extra
+from ..experiments._output import staged
+from ._arguments import Number, Whole
+from ._progress import progress_bars
+from ._versions import versions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the files and the options."""
+    parser.add_argument("primary", metavar="PRIMARY", help="rows of the task that stays easy")
+    parser.add_argument("harmful", metavar="HARMFUL", help="rows of the task that gets hard")
+    parser.add_argument(
+        "--out", type=Path, default=Path("immucond-limit"), metavar="FOLDER",
+        help="where limit.json and limit.png go; nothing is written unless the whole run succeeds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--delta", type=Number(0.0), nargs="+", default=[0.0], metavar="X",
+        help="added to the diagonals of both Gram matrices, or two numbers, one for each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--through", choices=("gram", "qr"), default="gram",
+        help="sum Gram matrices, or merge QR factors: twice the digits, several times the work",
+    )  # fmt: skip
+    parser.add_argument(
+        "--computed-in", choices=("float64", "float32", "float16", "bfloat16"), default=None,
+        help="precision in which the numbers were computed, which decides ranks; by default that "
+        "in which they are stored",
+    )  # fmt: skip
+    for task in ("primary", "harmful"):
+        parser.add_argument(
+            f"--rank-{task}", type=Whole(1), default=None, metavar="K",
+            help=f"known rank of the {task} task; decided from the numbers by default",
+        )  # fmt: skip
+    parser.add_argument(
+        "--points", type=Whole(2), default=41, metavar="N",
+        help="points of the frontier and of the noise-floor curve",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the report; files appear together at the end."""
+    if len(args.delta) > 2:
+        args.parser.error(f"--delta takes one or two numbers, got {len(args.delta)}")
+    with extra("experiments"):
+        from rich.console import Console
+    from ..experiments import limit
+
+    settings = limit.Settings(
+        primary=args.primary,
+        harmful=args.harmful,
+        through=args.through,
+        delta=(args.delta[0], args.delta[-1]),
+        ranks=(args.rank_primary, args.rank_harmful),
+        computed_in=args.computed_in,
+        points=args.points,
+    )
+    with staged(args.out) as folder:
+        with progress_bars(Console(stderr=True)) as progress:
+            result = limit.run(settings, progress)
+        limit.figure(result).savefig(folder / "limit.png", dpi=200)
+        numbers = limit.as_json(result, args.command_line, versions())
+        text = json.dumps(numbers, indent=1, allow_nan=False)
+        (folder / "limit.json").write_text(text + "\n", encoding="utf-8")
+    limit.print_tables(result, console := Console(highlight=False))
+    console.print(f"\nWrote limit.json and limit.png to {args.out}", style="bold")

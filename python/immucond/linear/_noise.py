@@ -1,0 +1,163 @@
+"""What feature noise leaves of the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from .._validate import FloatArray, as_count, as_float64, as_matrix
+from ._limit import ImmunityLimit, limit_of
+from ._root import LOST, Ranks, Root, roots
+
+
+@dataclass(frozen=True)
+class NoiseCurve:
+    """The limit at one noise level after the other.
+
+    Attributes
+    ----------
+    variance : (T,) array
+        Variance of the noise in each feature, in squared units of the inputs.
+    delta : (T, 2) array
+        What that adds to the diagonals of (K_P, K_H): the number of rows times the variance.
+    kappa_M, kappa_P, kappa_H, rir : (T,) array
+        As in :class:`ImmunityLimit`, with this delta.
+    determined : (T,) array of bool
+        False where rounding in a Gram matrix is as large as half its smallest eigenvalue.
+    exact : ImmunityLimit
+        The limit without noise.
+    """
+
+    variance: FloatArray
+    delta: FloatArray
+    kappa_M: FloatArray
+    kappa_P: FloatArray
+    kappa_H: FloatArray
+    rir: FloatArray
+    determined: npt.NDArray[np.bool_]
+    exact: ImmunityLimit
+
+
+def noise_curve(
+    K_P: npt.ArrayLike | None = None,
+    K_H: npt.ArrayLike | None = None,
+    *,
+    X_P: npt.ArrayLike | None = None,
+    X_H: npt.ArrayLike | None = None,
+    rows: tuple[SupportsIndex, SupportsIndex] | None = None,
+    variance: npt.ArrayLike | None = None,
+    ranks: Ranks | None = None,
+    computed_in: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NoiseCurve:
+    """Evaluate RIR* under feature noise: with ``K + N s^2 I`` in place of K.
+
+    Independent noise of variance s^2 in every feature of N rows adds ``N s^2 I`` to the Gram
+    matrix, in the mean. It makes every limit finite, also where the exact one is not; the curve
+    need not be monotone.
+
+    Parameters
+    ----------
+    K_P, K_H, X_P, X_H, ranks, computed_in
+        As in :func:`immunity_limit`.
+    rows : (int, int), optional
+        Numbers of rows (N_P, N_H); needed with Gram matrices, otherwise those of the inputs.
+    variance : (T,) array_like, optional
+        Variances s^2, each above 0. By default 41 from 1e-12 to 1 times the mean square of the
+        primary inputs' entries.
+    progress : callable, optional
+        Called with (done, total) after each level.
+
+    Returns
+    -------
+    NoiseCurve
+
+    Raises
+    ------
+    ValueError
+        As in :func:`immunity_limit`; for variances that are not positive, or rows below 1.
+    TypeError
+        For Gram matrices without `rows`.
+
+    Notes
+    -----
+    Ours.
+
+    Examples
+    --------
+    A direction that only the harmful task uses: no limit without noise.
+
+    >>> import numpy as np, immucond as ic
+    >>> curve = ic.linear.noise_curve(
+    ...     np.diag([100.0, 0.0]), np.diag([2.0, 1.0]), rows=(1, 1), variance=[1e-2, 1.0])
+    >>> curve.exact.rir, curve.rir.astype(int)
+    (inf, array([25254425,     4533]))
+    """
+    counts = _counts(rows, X_P, X_H)
+    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    if variance is None:
+        levels = usual_variances(P, counts[0], 41)
+    else:
+        levels = as_float64(variance, "variance", ndim=1)
+    if not np.all(levels > 0.0):
+        raise ValueError(f"variance must be above 0 everywhere, got {levels.min():g}")
+    return noise_curve_of(P, H, counts, levels, progress)
+
+
+def usual_variances(P: Root, rows: int, points: int) -> FloatArray:
+    """From 1e-12 to 1 times the mean square of the primary inputs' entries."""
+    power = P.scale / np.sqrt(rows * P.dim) * P.frobenius
+    with np.errstate(over="ignore", under="ignore"):
+        levels: FloatArray = np.geomspace(1e-12, 1.0, points) * np.float64(power) ** 2
+    if not (np.isfinite(levels).all() and levels[0] > 0.0):
+        raise OverflowError(
+            f"the square of the entries of {P.name}, about {power:.3g}, is beyond the float range: "
+            f"scale them"
+        )
+    return levels
+
+
+def noise_curve_of(
+    P: Root,
+    H: Root,
+    counts: tuple[int, int],
+    levels: FloatArray,
+    progress: Callable[[int, int], None] | None = None,
+) -> NoiseCurve:
+    """Curve from the roots."""
+    delta = levels[:, None] * np.array(counts, dtype=np.float64)
+    limits, determined = [], []
+    for done, (delta_P, delta_H) in enumerate(delta.tolist(), start=1):
+        noisy = P.plus(delta_P), H.plus(delta_H)
+        limits.append(limit_of(*noisy, (delta_P, delta_H)))
+        determined.append(all(root.noise * root.kappa <= LOST for root in noisy))
+        if progress is not None:
+            progress(done, levels.size)
+    return NoiseCurve(
+        variance=levels,
+        delta=delta,
+        kappa_M=np.array([limit.kappa_M for limit in limits]),
+        kappa_P=np.array([limit.kappa_P for limit in limits]),
+        kappa_H=np.array([limit.kappa_H for limit in limits]),
+        rir=np.array([limit.rir for limit in limits]),
+        determined=np.array(determined),
+        exact=limit_of(P, H),
+    )
+
+
+def _counts(
+    rows: tuple[SupportsIndex, SupportsIndex] | None,
+    X_P: npt.ArrayLike | None,
+    X_H: npt.ArrayLike | None,
+) -> tuple[int, int]:
+    if rows is None:
+        if X_P is None or X_H is None:
+            raise TypeError("give rows, the numbers of rows (N_P, N_H), with Gram matrices")
+        return as_matrix(X_P, "X_P").shape[0], as_matrix(X_H, "X_H").shape[0]
+    if not (isinstance(rows, tuple | list) and len(rows) == 2):
+        raise ValueError(f"rows must be a pair (of the primary and the harmful task), got {rows!r}")
+    return as_count(rows[0], "rows[0]", least=1), as_count(rows[1], "rows[1]", least=1)
