@@ -160,12 +160,20 @@ def _exponents(solved: Pencil) -> FloatArray:
     return t
 
 
+def sufficient_delta(P: Root, H: Root) -> float:
+    """Choose a delta for K_P with which an optimum exists: 0 where there is one already."""
+    return _suggested(P) if H.rank > 1 and deficit_of(P, H) else 0.0
+
+
+def _suggested(P: Root) -> float:
+    return (P.scale * P.smallest) ** 2
+
+
 def _unbounded(P: Root, H: Root, deficit: int) -> str:
-    suggested = (P.scale * P.smallest) ** 2
     return (
         f"no extractor attains the supremum, which is infinite: K_P has rank {P.rank} of {P.dim}, "
         f"and K_H (rank {H.rank}) has energy in {deficit} of the {P.dim - P.rank} directions of "
         f"its null space, where theta may stretch without limit. Give delta > 0, for feature noise "
-        f"of variance s^2 in N rows N s^2; delta = {suggested:.3g}, the smallest nonzero "
+        f"of variance s^2 in N rows N s^2; delta = {_suggested(P):.3g}, the smallest nonzero "
         f"eigenvalue of K_P, leaves kappa(K_P) about as it is"
     )
