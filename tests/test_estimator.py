@@ -33,9 +33,10 @@ class Against(ConditionImmunizer):
 
 
 def harmful_beside(X):
-    if len(np.shape(X)) != 2 or 0 in np.shape(X):
+    shape = np.asarray(X).shape
+    if len(shape) != 2 or 0 in shape:
         return X  # refused before this is looked at
-    d = np.shape(X)[1]
+    d = shape[1]
     rows = np.random.default_rng(0).normal(size=(30, d)) * np.geomspace(1.0, 5.0, d)
     return pd.DataFrame(rows, columns=X.columns) if hasattr(X, "columns") else rows
 
@@ -61,7 +62,13 @@ CHECKED = [
 
 
 def expected_failures(estimator):
-    return {}
+    if type(estimator) is ConditionImmunizer:
+        return {}
+    reason = {
+        "closed_form": "one feature has condition number 1: the error says that kappa_P = 2 is not",
+        "algorithm1": "R_ill of one feature is infinite: the error says so, not '1 feature(s)'",
+    }
+    return {"check_fit2d_1feature": reason[estimator.method]}
 
 
 @parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures)

@@ -325,7 +325,7 @@ def _targets(X: FloatArray, y: Any, loss: str) -> tuple[Array, str, Array | None
     """Targets as the loss wants them, the loss, and the classes that their columns stand for."""
     y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
     check_consistent_length(X, y)
-    kind = type_of_target(y, input_name="y")
+    kind = type_of_target(y, input_name="y", raise_unknown=True)
     if loss == "auto":
         if kind not in _LOSS_OF:
             raise ValueError(f"y has targets of kind {kind!r}, for which there is no loss")
