@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -186,7 +185,7 @@ def compare(
             name: Effort(
                 steps=trace.steps_to(goal),
                 taken=trace.loss.size - 1,
-                above=_above(trace),
+                above=float(trace.above[-1]),
                 predicted=steps_needed(Z, y, goal, **options) if name == "gd-constant" else None,
             )
             for name, trace in runs.items()
@@ -206,10 +205,3 @@ def _best(Z: npt.ArrayLike, y: npt.ArrayLike, name: Method, **options: Any) -> P
     runs = [probe(Z, y, method=name, lr=lr, **options) for lr in lengths]
     goal = options["tolerance"]
     return min(runs, key=lambda run: (run.steps_to(goal) is None, run.loss.size, run.loss[-1]))
-
-
-def _above(trace: ProbeTrace) -> float:
-    excess = max(0.0, float(trace.loss[-1]) - trace.best_loss)
-    if trace.best_loss == 0.0:
-        return 0.0 if excess == 0.0 else math.inf
-    return excess / trace.best_loss

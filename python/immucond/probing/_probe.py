@@ -139,6 +139,7 @@ def probe(
         loss=problem.loss_of(excess),
         norm_ratio=distance / (distance[0] or 1.0),
         best_loss=problem.best_loss * problem.loss_unit,
+        above=problem.above_best(excess),
         kappa=float(h[0] / h[-1]),
         rank=h.size,
         slow_share=float(energy[h < 0.01 * h[0]].sum()),

@@ -130,6 +130,14 @@ class Problem:
             raise OverflowError("the loss of y is beyond the float range: scale y")
         return (self.best_loss + excess / self.curvature_unit) * self.loss_unit
 
+    def above_best(self, excess: FloatArray) -> FloatArray:
+        """Excesses relative to the best loss."""
+        if self.best_loss == 0.0:
+            return np.where(excess > 0.0, np.inf, 0.0)
+        with np.errstate(over="ignore"):
+            relative: FloatArray = excess / self.curvature_unit / self.best_loss
+        return relative
+
     def apply(self, e: FloatArray) -> FloatArray:
         """Hessian, in ``curvature_unit``, times an (m, c) error: the gradient there."""
         mu = self.weight_decay / self.curvature_unit

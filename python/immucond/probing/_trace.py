@@ -24,6 +24,9 @@ class ProbeTrace:
         ``||w_t - w*||^2 / ||w_0 - w*||^2`` with w* the minimizer nearest to w_0.
     best_loss : float
         The smallest loss there is.
+    above : (T + 1,) array
+        How far `loss` is above the best, relative to it: digits that the difference of the two
+        would lose, and at any scale of y. Infinite where the best is 0 and the loss is not.
     kappa : float
         Condition number of the Hessian (with weight decay) over the directions that features use.
     rank : int
@@ -47,6 +50,7 @@ class ProbeTrace:
     loss: FloatArray
     norm_ratio: FloatArray
     best_loss: float
+    above: FloatArray
     kappa: float
     rank: int
     slow_share: float
@@ -77,6 +81,5 @@ class ProbeTrace:
         >>> ic.probing.probe([[1, 0], [0, 1], [1, 1]], [1, 0, 2], method="cg").steps_to(0.01)
         2
         """
-        allowed = (1.0 + check_real(tolerance, "tolerance", low=0.0)) * self.best_loss
-        hits = np.flatnonzero(self.loss <= allowed)
+        hits = np.flatnonzero(self.above <= check_real(tolerance, "tolerance", low=0.0))
         return int(hits[0]) if hits.size else None
