@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .._validate import check_choice, check_real
+from .._validate import as_float64, as_targets, check_choice, check_real
 from ._curve import steps_needed
 from ._probe import METHODS, Method, probe
 from ._trace import ProbeTrace
@@ -175,6 +175,8 @@ def compare(
     if not names:
         raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
     goal = check_real(tolerance, "tolerance", low=0.0)
+    for Z, given in ((before, "before"), (after, "after")):
+        as_targets(y, as_float64(Z, given).shape[0], "y", given)
     options: dict[str, Any] = {"weight_decay": weight_decay, "computed_in": computed_in}
     traces: list[dict[str, ProbeTrace]] = []
     efforts: list[dict[str, Effort]] = []

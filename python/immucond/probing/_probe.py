@@ -105,7 +105,8 @@ def probe(
     TypeError
         For an lr that the method has no use for.
     OverflowError
-        Where a loss is not representable, or the weight decay is not beside the scale of Z.
+        Where a loss, the condition number or the best head is not representable, or the weight
+        decay is not beside the scale of Z.
 
     Notes
     -----

@@ -101,13 +101,21 @@ class Problem:
         unit = float(s[0]) ** 2 + mu
         curvature = (s**2 + mu) / unit
         seen = u.T @ b
-        w = (s / curvature)[:, None] * seen
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            w = (s / curvature)[:, None] * seen
+            error = np.linalg.norm(w, axis=1)
+            largest = 1.0 / curvature[-1] + float(error @ error)
+        if not np.isfinite(largest):
+            raise OverflowError(
+                f"kappa or the best head is beyond the float range: the singular values of Z span "
+                f"a factor of {s[0] / s[-1]:.3g}"
+            )
         return cls(
             Z=A,
             y=b,
             weight_decay=mu,
             curvature=curvature,
-            error=np.linalg.norm(w, axis=1),
+            error=error,
             minimizer=vt.T @ w,
             best_loss=float(
                 np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
