@@ -43,10 +43,10 @@ def read_archive(
     """
     name = os.fspath(path)
     try:
-        archive = np.load(name, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
+        with open(name, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             arrays = {key: archive[key] for key in archive.files}
         heading = json.loads(str(arrays.pop(_DESCRIPTION)))
     except FileNotFoundError:

@@ -50,7 +50,7 @@ class Loss(ABC):
         return total / self.entries, self.X.T @ (slope / self.entries)
 
     def curvature(self, v: FloatArray, u: FloatArray) -> FloatArray:
-        """Derivative of the gradient at v along u, a (d, c) matrix."""
+        """Differentiate the gradient at v along u: a (d, c) matrix."""
         return self.X.T @ (self._bend(self.X @ v, self.X @ u) / self.entries)
 
     def rows(self, index: npt.NDArray[np.intp]) -> Self:
@@ -71,7 +71,7 @@ class Loss(ABC):
 
     @abstractmethod
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
-        """Derivative of the slope along dF."""
+        """Differentiate the slope along dF."""
 
     @abstractmethod
     def smoothness(self) -> float:
