@@ -55,20 +55,22 @@ def digit_tasks():
 CHECKED = [
     ConditionImmunizer(),
     Against(kappa_P=2.0),
-    Against(
-        "algorithm1", loss="squared", lambda_P=1e-9, lambda_H=1e-9, lr=1e-6, steps=2
-    ),
-]  # fmt: skip
+    Against("algorithm1", loss="squared", lambda_P=1e-9, lambda_H=1e-9, lr=1e-6, steps=2),
+    Against("r_ill_only", loss="squared", lambda_H=1e-9, lr=1e-6, steps=2),
+    Against("opt_kappa", loss="squared", lambda_P=1e-12, lambda_H=1e-12, lr=1e-6, steps=2),
+]
 
 
 def expected_failures(estimator):
-    if type(estimator) is ConditionImmunizer:
-        return {}
-    reason = {
+    infinite = "R_ill of one feature is infinite: the error says so, not '1 feature(s)'"
+    reasons = {
         "closed_form": "one feature has condition number 1: the error says that kappa_P = 2 is not",
-        "algorithm1": "R_ill of one feature is infinite: the error says so, not '1 feature(s)'",
+        "algorithm1": infinite,
+        "r_ill_only": infinite,
     }
-    return {"check_fit2d_1feature": reason[estimator.method]}
+    if type(estimator) is ConditionImmunizer or estimator.method not in reasons:
+        return {}
+    return {"check_fit2d_1feature": reasons[estimator.method]}
 
 
 @parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures)
@@ -160,9 +162,9 @@ def test_fewer_rows_than_features():
 def test_algorithm1_is_the_function_of_that_name():
     X, y, X_harmful = tasks()
     immunizer = ConditionImmunizer(
-        "algorithm1", **ALGORITHM1, method_params={"preconditioner": None}
+        "algorithm1", **ALGORITHM1, method_params={"batch_size": 20}
     ).fit(X, y, X_harmful=X_harmful)
-    keywords = ALGORITHM1 | {"seed": 0, "preconditioner": None}
+    keywords = ALGORITHM1 | {"seed": 0, "batch_size": 20}
     del keywords["random_state"]
     result = ic.immunize.algorithm1(X, y, X_harmful, **keywords)
     np.testing.assert_array_equal(immunizer.theta_, result.theta)
@@ -188,10 +190,61 @@ def test_without_targets_an_iterative_method_has_no_primary_loss():
     np.testing.assert_allclose(immunizer.theta_, theta, rtol=1e-6, atol=1e-8)
 
 
+def test_other_methods_are_the_functions_of_these_names():
+    X, y, X_harmful = tasks()
+    labels, y_harmful = np.where(y > 0, "yes", "no"), np.arange(len(X_harmful)) % 3
+    given, own = {"lambda_H": 1e-3, "lr": 0.01, "steps": 3}, {"seed": 0}
+    binary, three = (y > 0).astype(int), np.eye(3)[y_harmful]
+    for method, keywords, arguments in (
+        ("r_ill_only", given, ()),
+        ("opt_kappa", given | {"lambda_P": 1e-3}, ()),
+        ("imma", given, (three,)),
+    ):
+        found = ConditionImmunizer(method, **keywords, random_state=0).fit(
+            X, labels, X_harmful=X_harmful, y_harmful=y_harmful
+        )
+        function = getattr(ic.immunize, method)
+        result = function(X, binary, X_harmful, *arguments, **keywords, **own, loss="logistic")
+        np.testing.assert_array_equal(found.theta_, result.theta)
+        np.testing.assert_array_equal(found.omega_, result.omega)
+        assert found.classes_.tolist() == ["no", "yes"]
+        assert found.bias_ is None
+
+
+def test_softmax_head_has_a_column_a_class():
+    X, y, X_harmful = tasks()
+    labels = np.digitize(y, [-1.0, 1.0]) + 5
+    found = ConditionImmunizer("algorithm1", **ALGORITHM1).fit(X, labels, X_harmful=X_harmful)
+    assert found.omega_.shape == (4, 3)
+    assert found.classes_.tolist() == [5, 6, 7]
+
+
+def test_published_has_a_bias():
+    X, y, X_harmful = tasks()
+    params = {"epochs": 2, "batch_size": 10}
+    found = ConditionImmunizer("published", method_params=params, random_state=0).fit(
+        X, y, X_harmful=X_harmful
+    )
+    result = ic.immunize.published(X, y, X_harmful, **params, seed=0)
+    np.testing.assert_array_equal(found.transform(X), result.features(X))
+    assert found.bias_.any()
+    assert found.transform(X.astype(np.float32)).dtype == np.float32
+
+
+def test_nearest_optimum():
+    X, _, X_harmful = tasks()
+    near = np.random.default_rng(2).normal(size=(4, 6))
+    found = ConditionImmunizer(method_params={"nearest_to": near}).fit(X, X_harmful=X_harmful)
+    expected = ic.linear.nearest_extractor(near, X_P=X, X_H=X_harmful)
+    np.testing.assert_allclose(found.theta_, expected, rtol=1e-12)
+    assert found.transform(X).shape == (50, 6)
+    assert len(found.get_feature_names_out()) == 6
+
+
 class Recorder:
     """Stands in for a method, and keeps what it is called with."""
 
-    def __call__(self, X_P, y_P, X_H, *, loss="squared", seed=0):
+    def __call__(self, X_P, y_P, X_H, *, loss="squared", omega=None, seed=0):
         self.y_P, self.loss, self.seed = y_P, loss, seed
         return ic.immunize.ImmunizationResult(np.eye(X_P.shape[1]), np.zeros(1), {}, None)
 
@@ -208,6 +261,7 @@ def recorder(monkeypatch):
     [
         (["b", "a", "b", "a"], "logistic", [1, 0, 1, 0], ["a", "b"]),
         ([7, 1, 1, 7], "logistic", [1, 0, 0, 1], [1, 7]),
+        (["c", "a", "b", "c"], "softmax", [2, 0, 1, 2], ["a", "b", "c"]),
         ([True, False, True, True], "logistic", [1, 0, 1, 1], [False, True]),
         ([[1], [0], [1], [1]], "logistic", [1, 0, 1, 1], [0, 1]),
         ([[1, 0], [0, 1], [1, 1], [0, 0]], "logistic", [[1, 0], [0, 1], [1, 1], [0, 0]], None),
@@ -374,8 +428,14 @@ BAD = np.full((5, 4), np.nan)
         ({"kappa_P": 0.5}, {}, ValueError, "kappa_P must be in"),
         ({"delta": -1.0}, {}, ValueError, "delta must be a number"),
         ({"delta": "some"}, {}, ValueError, "delta must be one of 'auto'"),
-        ({"method_params": {"magic": 1}}, {}, ValueError, "may hold ranks.* got 'magic'"),
+        ({"method_params": {"magic": 1}}, {}, ValueError, "may hold nearest_to, .*, got 'magic'"),
         ({"method_params": {"kappa_P": 1}}, {}, ValueError, "got 'kappa_P'"),
+        ({"method": "imma", "lr": 1.0, "steps": 1}, {"y": np.arange(50.0) / 3}, ValueError,
+         "y_harmful is needed for method='imma'"),
+        ({"method": "imma", "lr": 1.0, "steps": 1}, {}, ValueError, "y is needed for method"),
+        ({"method": "imma", "lr": 1.0, "steps": 1},
+         {"y": np.arange(50) % 2, "y_harmful": np.ones(53)}, ValueError, "y_harmful holds one cl"),
+        ({"method": "published"}, {}, ValueError, "y is needed for method='published'"),
         ({}, {"X_harmful": BAD}, ValueError, "Input X_harmful contains NaN"),
         ({}, {"X_harmful": np.ones((5, 3))}, ValueError, "X_harmful must have 4 features"),
         ({}, {"X_harmful": np.ones(4)}, ValueError, "Expected 2D array"),

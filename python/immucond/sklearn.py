@@ -27,8 +27,15 @@ with extra("sklearn"):
 __all__ = ["ConditionImmunizer"]
 
 _METHODS: dict[str, Callable[..., ImmunizationResult]] = {
-    "closed_form": immunize.closed_form,
-    "algorithm1": immunize.algorithm1,
+    method.__name__: method
+    for method in (
+        immunize.closed_form,
+        immunize.algorithm1,
+        immunize.r_ill_only,
+        immunize.opt_kappa,
+        immunize.imma,
+        immunize.published,
+    )
 }
 # Each reaches the methods whose signature has its name; those in _MADE are made from several.
 _PASSED = ("kappa_P", "rotate", "lambda_P", "lambda_H", "lr", "steps")
@@ -48,17 +55,18 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     :meth:`fit` finds an extractor theta that makes the condition number of linear probing large on
     the harmful inputs and keeps it small on the primary ones; :meth:`transform` applies it,
-    :math:`Z = X \theta`. In the notation of :mod:`immucond.immunize`, ``X_P`` is ``X``, ``y_P`` is
-    ``y`` and ``X_H`` is ``X_harmful``.
+    :math:`Z = X \theta` (plus a bias, where the method has one). In the notation of
+    :mod:`immucond.immunize`, ``X_P`` is ``X``, ``y_P`` is ``y``, ``X_H`` is ``X_harmful``.
 
     Without harmful inputs it is the blind optimum, :func:`immucond.linear.blind_extractor`, which
     attains the limit for every harmful task at once.
 
     Parameters
     ----------
-    method : {"closed_form", "algorithm1"}, default "closed_form"
-        The function of :mod:`immucond.immunize` that finds theta. Parameters below that it does not
-        have are ignored.
+    method : str, default "closed_form"
+        The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``,
+        ``"algorithm1"``, ``"r_ill_only"``, ``"opt_kappa"``, ``"imma"`` or ``"published"``.
+        Parameters below that it does not have are ignored.
     kappa_P : float, default 1
         Condition number of the primary Hessian; above 1 it needs harmful inputs. For the closed
         form.
@@ -71,7 +79,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     rotate : bool, default True
         Rotate the features so that rescaling them does not undo the immunization. For the closed
         form, with harmful inputs.
-    loss : {"auto", "squared", "logistic", ...}, default "auto"
+    loss : {"auto", "squared", "logistic", "softmax"}, default "auto"
         Primary loss of the iterative methods. ``"auto"`` follows the kind of `y` as
         :func:`sklearn.utils.multiclass.type_of_target` sees it: logistic for two classes and for
         multilabel targets, softmax for more classes, squared for the rest. Regression on whole
@@ -79,7 +87,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     lambda_P, lambda_H, lr, steps : float, float, float and int, optional
         Of the iterative methods; None leaves it to the method.
     method_params : dict, optional
-        Further keyword arguments of the method.
+        Further keyword arguments of the method, such as ``{"nearest_to": theta}`` or
+        ``{"batch_size": 64}``.
     random_state : int, RandomState instance or None, default None
         Seeds the head that the iterative methods start from.
 
@@ -87,6 +96,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     ----------
     theta_ : (n_features_in_, m) array
         The extractor, float64.
+    bias_ : (m,) array or None
+        Added to the features; ``"published"`` alone has one.
     omega_ : (m,) or (m, c) array, or None
         Head of the primary task, for methods with a loss and where `y` was given.
     classes_ : (c,) array or None
@@ -177,12 +188,13 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X : (n_samples, n_features) array_like
             Inputs of the primary task.
         y : (n_samples,) or (n_samples, n_outputs) array_like, optional
-            Its targets or class labels. Without them an iterative method has no primary loss; the
-            closed form keeps every primary prediction whatever they are, and ignores them.
+            Its targets or class labels. Without them an iterative method has no primary loss
+            (``"imma"`` and ``"published"`` need one); the closed form keeps every primary
+            prediction whatever they are, and ignores them.
         X_harmful : (n_samples_harmful, n_features) array_like, optional
             Inputs of the harmful task. Without them the blind optimum is found.
         y_harmful : (n_samples_harmful,) or (n_samples_harmful, n_outputs) array_like, optional
-            Its targets, for methods that need them.
+            Its targets or class labels, for ``"imma"``; their loss is that of `y`.
 
         Returns
         -------
@@ -199,17 +211,17 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         method = _METHODS[check_choice(self.method, "method", tuple(_METHODS))]
         X = validate_data(self, X, dtype=_DTYPES)
-        self.omega_ = self.classes_ = self.report_ = None
+        self.omega_ = self.bias_ = self.classes_ = self.report_ = None
         self.history_: dict[str, FloatArray] = {}
         if X_harmful is None:
             self._fit_blind(X, y_harmful)
         else:
-            self._fit_against(X, y, self._as_harmful(X_harmful), method)
+            self._fit_against(X, y, self._as_harmful(X_harmful), y_harmful, method)
         self._n_features_out = self.theta_.shape[1]
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
-        """Extract the features, ``X @ theta_``.
+        """Extract the features, ``X @ theta_`` plus ``bias_`` where there is one.
 
         Parameters
         ----------
@@ -228,8 +240,10 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         check_is_fitted(self)
         inputs = validate_data(self, X, dtype=_DTYPES, reset=False)
-        features: Array = (inputs @ self.theta_).astype(inputs.dtype, copy=False)
-        return features
+        features: Array = inputs @ self.theta_
+        if self.bias_ is not None:
+            features = features + self.bias_
+        return features.astype(inputs.dtype, copy=False)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -254,6 +268,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X: FloatArray,
         y: npt.ArrayLike | None,
         harmful: FloatArray,
+        y_harmful: npt.ArrayLike | None,
         method: Callable[..., ImmunizationResult],
     ) -> None:
         accepted = signature(method).parameters
@@ -264,13 +279,24 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         targets: Array = np.zeros(X.shape[0])
         trains_head = "loss" in accepted and y is not None
         if trains_head:
-            targets, keywords["loss"], self.classes_ = _targets(X, y, self.loss)
+            targets, loss, self.classes_ = _targets(X, y, self.loss, "y")
+            keywords["loss"] = loss
+            if "y_H" in accepted:
+                self._need("y_harmful", y_harmful)
+                keywords["y_H"], _, _ = _targets(harmful, y_harmful, loss, "y_harmful")
         elif "loss" in accepted:  # a head of zeros that predicts zeros: no loss, no gradient
+            if "omega" not in accepted or "y_H" in accepted:
+                self._need("y", y)
             m = np.shape(keywords.get("theta", X))[1]
             keywords |= {"loss": "squared", "omega": np.zeros(m)}
         result = method(X, targets, harmful, **keywords)
         self.theta_, self.report_, self.history_ = result.theta, result.report, result.history
+        self.bias_ = result.bias
         self.omega_ = result.omega if trains_head else None
+
+    def _need(self, name: str, given: npt.ArrayLike | None) -> None:
+        if given is None:
+            raise ValueError(f"{name} is needed for method={self.method!r}")
 
     def _as_harmful(self, X_harmful: npt.ArrayLike) -> FloatArray:
         harmful: FloatArray = check_array(
@@ -321,22 +347,22 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
 
-def _targets(X: FloatArray, y: Any, loss: str) -> tuple[Array, str, Array | None]:
+def _targets(X: FloatArray, y: Any, loss: str, name: str) -> tuple[Array, str, Array | None]:
     """Targets as the loss wants them, the loss, and the classes that their columns stand for."""
-    y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    y = check_array(y, ensure_2d=False, dtype=None, input_name=name)
     check_consistent_length(X, y)
-    kind = type_of_target(y, input_name="y", raise_unknown=True)
+    kind = type_of_target(y, input_name=name, raise_unknown=True)
     if loss == "auto":
         if kind not in _LOSS_OF:
-            raise ValueError(f"y has targets of kind {kind!r}, for which there is no loss")
+            raise ValueError(f"{name} has targets of kind {kind!r}, for which there is no loss")
         loss = _LOSS_OF[kind]
     if loss == "squared" or kind == "multilabel-indicator":
         return y, loss, None
     if kind not in ("binary", "multiclass"):
-        raise ValueError(f"loss={loss!r} needs class labels, and y is {kind}")
+        raise ValueError(f"loss={loss!r} needs class labels, and {name} is {kind}")
     classes, codes = np.unique(column_or_1d(y), return_inverse=True)
     if classes.size == 1:
-        raise ValueError(f"y holds one class ({classes[0]!r}), and loss={loss!r} needs two")
+        raise ValueError(f"{name} holds one class ({classes[0]!r}), and loss={loss!r} needs two")
     if loss == "logistic" and classes.size > 2:  # one against the rest
         codes = codes[:, None] == np.arange(classes.size)
     return codes, loss, classes
