@@ -178,6 +178,16 @@ def test_suggested_delta_makes_the_limit_finite_and_keeps_kappa():
     assert before < limit.kappa_P < 3 * before
 
 
+def test_more_harmful_directions_than_primary_ones_have_no_limit():
+    # Rounding leaves the weak primary direction open, by more than the harmful task leaks.
+    rng = np.random.default_rng(0)
+    B = rng.normal(size=(2, 4))
+    X_P = rng.normal(size=(6, 2)) * [1.0, 1e-14] @ B
+    X_H = rng.normal(size=(6, 2)) @ B + 1e-3 * rng.normal(size=(6, 4))
+    limit = ic.linear.immunity_limit(X_P=X_P, X_H=X_H)
+    assert (limit.case, limit.rank_P, limit.rank_H, limit.deficit) == ("unbounded", 2, 4, 2)
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_no_delta_is_suggested_beyond_the_float_range(scale):
     X_P = np.diag([4.0, 0.0]) * scale
