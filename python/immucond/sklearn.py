@@ -14,7 +14,7 @@ from . import immunize
 from ._extras import extra
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
-from .linear import blind_extractor
+from .linear import ImmunityReport, blind_extractor
 from .linear._extractor import sufficient_delta
 from .linear._root import roots
 
@@ -210,13 +210,16 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             For sparse inputs.
         """
         method = _METHODS[check_choice(self.method, "method", tuple(_METHODS))]
-        X = validate_data(self, X, dtype=_DTYPES)
-        self.omega_ = self.bias_ = self.classes_ = self.report_ = None
+        inputs: FloatArray = validate_data(self, X, dtype=_DTYPES)
+        self.omega_: FloatArray | None = None
+        self.bias_: FloatArray | None = None
+        self.classes_: Array | None = None
+        self.report_: ImmunityReport | None = None
         self.history_: dict[str, FloatArray] = {}
         if X_harmful is None:
-            self._fit_blind(X, y_harmful)
+            self._fit_blind(inputs, y_harmful)
         else:
-            self._fit_against(X, y, self._as_harmful(X_harmful), y_harmful, method)
+            self._fit_against(inputs, y, self._as_harmful(X_harmful), y_harmful, method)
         self._n_features_out = self.theta_.shape[1]
         return self
 

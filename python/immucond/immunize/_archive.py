@@ -25,8 +25,9 @@ def write_archive(
 ) -> None:
     """Write an archive of a kind ("result", "checkpoint"): whole, or the old file stays."""
     heading = {"immucond": kind, "version": _VERSION} | description
+    named: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(heading))} | arrays
     with whole(Path(path)) as file:
-        np.savez(file, **{_DESCRIPTION: np.array(json.dumps(heading))}, **arrays)
+        np.savez(file, **named)
 
 
 def read_archive(

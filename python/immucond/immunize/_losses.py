@@ -37,7 +37,7 @@ class Loss(ABC):
     @property
     def heads(self) -> int:
         """Number of columns of v, c."""
-        return self.targets.shape[1]
+        return int(self.targets.shape[1])
 
     @property
     def entries(self) -> int:
@@ -129,7 +129,7 @@ class SoftmaxLoss(Loss):
 
     @property
     def entries(self) -> int:
-        return self.targets.shape[0]
+        return int(self.targets.shape[0])
 
     def _total_and_slope(self, F: FloatArray) -> tuple[float, FloatArray]:
         top = F.max(axis=1, keepdims=True)
@@ -141,8 +141,9 @@ class SoftmaxLoss(Loss):
 
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
         chances = scipy.special.softmax(F, axis=1)
-        weighted: FloatArray = chances * dF
-        return weighted - chances * weighted.sum(axis=1, keepdims=True)
+        weighted = chances * dF
+        bent: FloatArray = weighted - chances * weighted.sum(axis=1, keepdims=True)
+        return bent
 
     def smoothness(self) -> float:
         return 0.5 / self.entries
