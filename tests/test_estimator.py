@@ -80,7 +80,7 @@ def test_scikit_learn_checks(estimator, check, monkeypatch):
 
 
 # They give frames to one call and arrays to another, which scikit-learn warns of.
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+@pytest.mark.filterwarnings("ignore:X .* feature names:UserWarning")
 @pytest.mark.parametrize("estimator", CHECKED, ids=str)
 @pytest.mark.parametrize(
     "check",
