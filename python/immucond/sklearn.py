@@ -94,7 +94,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Attributes
     ----------
-    theta_ : (n_features_in_, m) array
+    theta_ : (n_features, m) array
         The extractor, float64.
     bias_ : (m,) array or None
         Added to the features; ``"published"`` alone has one.
@@ -112,7 +112,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         What was added to the diagonals of both Gram matrices.
     n_features_in_ : int
         Number of features seen in :meth:`fit`.
-    feature_names_in_ : (n_features_in_,) array of str
+    feature_names_in_ : (n_features,) array of str
         Their names, where X had any.
 
     See Also
@@ -228,7 +228,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         Parameters
         ----------
-        X : (n_samples, n_features_in_) array_like
+        X : (n_samples, n_features) array_like
             Inputs of any task.
 
         Returns
