@@ -84,8 +84,10 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         :func:`sklearn.utils.multiclass.type_of_target` sees it: logistic for two classes and for
         multilabel targets, softmax for more classes, squared for the rest. Regression on whole
         numbers has to be told: ``loss="squared"``.
-    lambda_P, lambda_H, lr, steps : float, float, float and int, optional
-        Of the iterative methods; None leaves it to the method.
+    lambda_P, lambda_H, lr : float, optional
+        Weights and step size of the iterative methods; None leaves it to the method.
+    steps : int, optional
+        Their number of steps.
     method_params : dict, optional
         Further keyword arguments of the method, such as ``{"nearest_to": theta}`` or
         ``{"batch_size": 64}``.
