@@ -38,7 +38,7 @@ class Effort:
     taken : int
         Steps taken.
     above : float
-        How far the last loss is above the best, relative to it.
+        How far the last loss is above the best, see `ProbeTrace.above`.
     predicted : int or None
         What the closed form says the steps are, also beyond the run (constant step only).
     """
@@ -64,7 +64,7 @@ class Comparison:
     efforts : dict
         (before, after), each an :class:`Effort`, by method.
     tolerance : float
-        Relative to the best loss.
+        Relative to the best loss, see `ProbeTrace.above`.
     kappa : (float, float)
         Condition number of the Hessian before and after.
     slow_share : (float, float)
@@ -137,7 +137,8 @@ def compare(
     steps : int, default 10000
         Most steps that each may take.
     tolerance : float, default 0.01
-        Done at a loss of ``(1 + tolerance)`` times the best.
+        Done at a loss of ``(1 + tolerance)`` times the best, or where the features fit y exactly,
+        of `tolerance` times that at w = 0.
     weight_decay, computed_in
         As in :func:`probe`.
 

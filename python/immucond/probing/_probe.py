@@ -83,7 +83,8 @@ def probe(
     weight_decay : float, default 0
         mu in ``||Z w - y||^2 + mu ||w||^2``; caps kappa at ``(sigma_1 + mu) / mu``.
     tolerance : float, optional
-        Stop as soon as the loss is within this factor of the best: ``(1 + tolerance)`` times.
+        Stop as soon as the loss is within this factor of the best: ``(1 + tolerance)`` times; see
+        `ProbeTrace.above`.
     lr : float, optional
         Step length of ``"gd-constant"`` in units of 1 / sigma_max, below 2 (default 1), or of
         ``"adam"`` in units of the root mean square entry of a head that fits y along the top
@@ -130,7 +131,7 @@ def probe(
     length = _step_length(method, lr)
     problem = Problem.of(Z, y, weight_decay, rank, computed_in)
     unit = problem.curvature_unit
-    stop = 0.0 if tolerance is None else tolerance * problem.best_loss * unit
+    stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
     excess, distance = drive(METHODS[method](problem, length), most, stop)
     h, start = problem.curvature, problem.excess
     energy = h * problem.error**2 / (start or 1.0)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condensed import condensed
-from .._rank import numerical_rank, rank_rule
+from .._rank import default_rtol, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
 
@@ -38,6 +38,9 @@ class Problem:
         w*, the one nearest to w_0 = 0, times `curvature_unit`.
     best_loss : float
         Loss at w*.
+    measure_of_loss : float
+        What a loss above the best is relative to: the best, or where the features fit y exactly (to
+        rounding), the loss at w = 0.
     rtol : float
         Singular values of Z below it, relative to the largest, count as 0.
     loss_unit : float
@@ -58,6 +61,7 @@ class Problem:
     error: FloatArray
     minimizer: FloatArray
     best_loss: float
+    measure_of_loss: float
     rtol: float
     loss_unit: float
     curvature_unit: float
@@ -110,6 +114,11 @@ class Problem:
                 f"kappa or the best head is beyond the float range: the singular values of Z span "
                 f"a factor of {s[0] / s[-1]:.3g}"
             )
+        best_loss = float(
+            np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
+        )
+        start_loss = float(np.sum(b**2))
+        exact = best_loss <= default_rtol(A.shape, np.float64) ** 2 * start_loss
         return cls(
             Z=A,
             y=b,
@@ -117,9 +126,8 @@ class Problem:
             curvature=curvature,
             error=error,
             minimizer=vt.T @ w,
-            best_loss=float(
-                np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
-            ),
+            best_loss=best_loss,
+            measure_of_loss=start_loss if exact else best_loss,
             rtol=rule.rtol,
             loss_unit=y_scale * y_scale,
             curvature_unit=unit,
@@ -139,12 +147,8 @@ class Problem:
         return (self.best_loss + excess / self.curvature_unit) * self.loss_unit
 
     def above_best(self, excess: FloatArray) -> FloatArray:
-        """Excesses relative to the best loss."""
-        if self.best_loss == 0.0:
-            return np.where(excess > 0.0, np.inf, 0.0)
-        with np.errstate(over="ignore"):
-            relative: FloatArray = excess / self.curvature_unit / self.best_loss
-        return relative
+        """Excesses relative to the measure of loss."""
+        return excess / self.curvature_unit / (self.measure_of_loss or 1.0)
 
     def apply(self, e: FloatArray) -> FloatArray:
         """Hessian, in ``curvature_unit``, times an (m, c) error: the gradient there."""

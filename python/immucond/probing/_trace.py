@@ -25,8 +25,9 @@ class ProbeTrace:
     best_loss : float
         The smallest loss there is.
     above : (T + 1,) array
-        How far `loss` is above the best, relative to it: digits that the difference of the two
-        would lose, and at any scale of y. Infinite where the best is 0 and the loss is not.
+        How far `loss` is above the best, relative to it: with digits that the difference of the two
+        would lose, and at any scale of y. Where the features fit y exactly, so that the best is 0
+        (to rounding), it is relative to the loss at w = 0.
     kappa : float
         Condition number of the Hessian (with weight decay) over the directions that features use.
     rank : int
@@ -73,7 +74,7 @@ class ProbeTrace:
         return float(self.energy[self.curvature < limit].sum())
 
     def steps_to(self, tolerance: float) -> int | None:
-        """First step whose loss is at most ``(1 + tolerance)`` times the best, or None.
+        """First step that is `above` the best loss by at most the tolerance, or None.
 
         Examples
         --------
