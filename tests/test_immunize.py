@@ -262,6 +262,13 @@ def test_equal_harmful_eigenvalues_are_refused():
         ({}, {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({}, {"hessian": "batch"}, ValueError, "hessian must be 'full' without a batch_size"),
         ({}, {"hessian": "half"}, ValueError, "hessian.*full.*batch.*half"),
+        ({}, {"optimizer": "sgd"}, ValueError, "optimizer must be one of 'gd', 'adam'.*sgd"),
+        (
+            {},
+            {"monotone": True, "optimizer": "adam"},
+            ValueError,
+            "optimizer must be 'gd' for monotone",
+        ),
         ({}, {"balance": "norm"}, ValueError, "balance.*gradient-norm.*norm"),
         ({}, {"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         (

@@ -164,6 +164,31 @@ def adam(gradients, lr):
         yield total
 
 
+@pytest.mark.parametrize("name", ["algorithm1", "r_ill_only", "opt_kappa", "imma"])
+def test_adam_takes_the_same_gradients(name):
+    X_P, y_P, X_H, y_H, theta, omega, _ = tasks(6)
+    data = (X_P, y_P, X_H, y_H) if name == "imma" else (X_P, y_P, X_H)
+    keywords = {
+        "algorithm1": {"lambda_P": 1e-3, "lambda_H": 10.0},
+        "r_ill_only": {"lambda_H": 10.0},
+        "opt_kappa": {"lambda_P": 0.1, "lambda_H": 0.1},
+        "imma": {"inner_lr": 0.01},
+    }[name]
+    method = getattr(ic.immunize, name)
+    result = method(*data, lr=0.05, steps=6, optimizer="adam", theta=theta, omega=omega, **keywords)
+    at, seen = (theta, omega), ([], [])
+    for _ in range(6):
+        gradients = moved(method, *data, theta=at[0], omega=at[1], **keywords)
+        for one, g in zip(seen, gradients, strict=True):
+            one.append(g)
+        at = [
+            start + list(adam(one, 0.05))[-1]
+            for start, one in zip((theta, omega), seen, strict=True)
+        ]
+    np.testing.assert_allclose(result.theta, at[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.omega, at[1], rtol=1e-4, atol=1e-6)
+
+
 def test_published_is_the_published_formulation():
     rng = np.random.default_rng(8)
     d, B, rows, seed = 6, 4, 14, 5

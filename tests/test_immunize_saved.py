@@ -35,6 +35,7 @@ RUNS = {
     ),
     "r_ill_only": (ic.immunize.r_ill_only, STEP | {"lambda_H": 10.0}),
     "opt_kappa": (ic.immunize.opt_kappa, STEP | {"lambda_P": 1e-3, "lambda_H": 1e-3}),
+    "adam": (ic.immunize.algorithm1, ALGORITHM_1 | {"optimizer": "adam"}),
     "imma": (adapting, STEP | {"lr": 1e-3}),
     "published": (ic.immunize.published, {"batch_size": 8, "epochs": 12}),
 }

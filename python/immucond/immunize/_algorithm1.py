@@ -11,7 +11,7 @@ from .._validate import check_choice, check_real
 from ..linear._root import Ranks
 from ._hessians import FullHessian, Preconditioner
 from ._losses import LossName
-from ._movers import Descent, Monotone, Mover
+from ._movers import Monotone, Optimizer, mover_of
 from ._problem import problem_of
 from ._result import ImmunizationResult
 from ._run import CHECKPOINT_EVERY, Callback, Path, balanced, run
@@ -34,6 +34,7 @@ def algorithm1(
     ridge: float = 1.0,
     balance: Literal["gradient-norm"] | None = None,
     monotone: bool = False,
+    optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
     seed: int | None = 0,
@@ -98,6 +99,8 @@ def algorithm1(
         little as it takes to move both condition numbers the right way to first order, and halved
         until both did. Where no step does, theta stays (as at the Pareto frontier). For Hessians
         of all rows, and for ``preconditioner="right"`` or ``"projected"``.
+    optimizer : {"gd", "adam"}
+        Gradient descent, as in the paper, or Adam with its usual constants.
     theta : (d, m) array_like, optional
         Extractor to start from; the identity by default.
     omega : (m,) or (m, c) array_like, optional
@@ -146,7 +149,7 @@ def algorithm1(
     Notes
     -----
     Source: arXiv 2505.23760, Algorithm 1. Directions that no row of either task has are left out of
-    the iteration where it starts at the identity, and put back at the end: theta is the identity
+    gradient descent where it starts at the identity, and put back at the end: theta is the identity
     there, and the result the same to rounding.
 
     Examples
@@ -171,6 +174,7 @@ def algorithm1(
         "ridge": ridge,
         "balance": balance,
         "monotone": bool(monotone),
+        "optimizer": optimizer,
         "theta": theta,
         "omega": omega,
         "seed": seed,
@@ -181,6 +185,8 @@ def algorithm1(
         check_choice(balance, "balance", ("gradient-norm",))
     if monotone and hessian != "full":
         raise ValueError(f"hessian must be 'full' for monotone steps, and is {hessian!r}")
+    if monotone and optimizer != "gd":
+        raise ValueError(f"optimizer must be 'gd' for monotone steps, and is {optimizer!r}")
     if monotone and preconditioner not in ("right", "projected"):
         raise ValueError(
             "preconditioner must be 'right' or 'projected' for monotone steps, whose intervals "
@@ -200,7 +206,8 @@ def algorithm1(
         seed=seed,
         ranks=ranks,
         computed_in=computed_in,
-        reducible=not monotone,  # the intervals count theta's columns
+        # The intervals count theta's columns, and Adam's steps depend on the coordinates.
+        reducible=not monotone and optimizer == "gd",
     )
     terms: list[Term] = [
         PrimaryLoss("loss", 1.0),
@@ -209,7 +216,7 @@ def algorithm1(
     ]
     if balance is not None:
         terms = balanced(problem, terms)
-    mover: Mover = Descent(parameters["lr"])
+    mover = mover_of(optimizer, parameters["lr"])
     if monotone:
         full = [h for h in problem.rows(0).hessians if isinstance(h, FullHessian)]
         mover = Monotone(parameters["lr"], (full[0], full[1]))

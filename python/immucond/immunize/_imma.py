@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._validate import as_count, check_real
 from ..linear._root import Ranks
 from ._losses import LossName
-from ._movers import Descent
+from ._movers import Optimizer, mover_of
 from ._problem import Problem, problem_of
 from ._result import ImmunizationResult
 from ._run import CHECKPOINT_EVERY, Callback, Path, run
@@ -30,6 +30,7 @@ def imma(
     inner_lr: float | None = None,
     inner_steps: int = 1,
     batch_size: int | None = None,
+    optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
     seed: int | None = 0,
@@ -50,7 +51,7 @@ def imma(
 
     Parameters
     ----------
-    X_P, y_P, X_H, loss, lr, steps, batch_size, theta, omega, seed, ranks, computed_in
+    X_P, y_P, X_H, loss, lr, steps, batch_size, optimizer, theta, omega, seed, ranks, computed_in
         As in :func:`algorithm1`; the loss is that of both tasks. Condition numbers are those of all
         rows, batches or not.
     y_H : (N_H,) or (N_H, c) array_like
@@ -99,6 +100,7 @@ def imma(
         "inner_lr": None if inner_lr is None else check_real(inner_lr, "inner_lr", low=0.0),
         "inner_steps": as_count(inner_steps, "inner_steps", least=1),
         "batch_size": batch_size,
+        "optimizer": optimizer,
         "theta": theta,
         "omega": omega,
         "seed": seed,
@@ -119,6 +121,7 @@ def imma(
         seed=seed,
         ranks=ranks,
         computed_in=computed_in,
+        reducible=optimizer == "gd",
     )
     if inner_lr is None:
         parameters["inner_lr"] = _inverse_curvature(problem)
@@ -137,7 +140,7 @@ def imma(
             Conditioning("well", 0.0, 0),
             Conditioning("ill", 0.0, 1),
         ],
-        Descent(parameters["lr"]),
+        mover_of(optimizer, parameters["lr"]),
         steps=steps,
         callback=callback,
         checkpoint=checkpoint,

@@ -5,17 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from .._errors import ImmucondError
 from .._regularizers import r_ill, r_well
-from .._validate import FloatArray
+from .._validate import FloatArray, check_choice
 from ..linear._steps import step_interval
 from ._hessians import FullHessian
 from ._low_rank import Weighted, combined
 from ._objective import Evaluation
 from ._terms import Conditioning, Starts
+
+Optimizer = Literal["gd", "adam"]
 
 # Adam's constants, as its authors give them and torch has them.
 _BETA = (0.9, 0.999)
@@ -118,6 +121,12 @@ class Adam(Mover):
             moved.append(x - (self.lr / (1.0 - _BETA[0] ** count)) * first / size)
             remembered += [first, second]
         return State(count, moved[0], moved[1], found.pairs, tuple(remembered)), None
+
+
+def mover_of(optimizer: str, lr: float) -> Mover:
+    """Return an optimizer by name."""
+    check_choice(optimizer, "optimizer", ("gd", "adam"))
+    return Adam(lr) if optimizer == "adam" else Descent(lr)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .._validate import check_real
 from ..linear._root import Ranks
 from ._hessians import Preconditioner
 from ._losses import LossName
-from ._movers import Descent
+from ._movers import Optimizer, mover_of
 from ._problem import problem_of
 from ._result import ImmunizationResult
 from ._run import CHECKPOINT_EVERY, Callback, Path, run
@@ -32,6 +32,7 @@ def opt_kappa(
     hessian: Literal["full", "batch"] = "full",
     preconditioner: Preconditioner | None = None,
     ridge: float = 1.0,
+    optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
     seed: int | None = 0,
@@ -47,19 +48,20 @@ def opt_kappa(
         \theta \leftarrow \theta - \eta \nabla_\theta (L
             + \lambda_P \kappa(H_P) - \lambda_H \kappa(H_H))
 
-    Condition numbers of real data are large, and their gradients as steep: lr is small, or
-    lambda_P and lambda_H are. Nothing bounds kappa(H_H) from above, and the iteration ends in a
-    divergence when it runs for long.
+    Condition numbers of real data are large, and their gradients as steep, most of all at the
+    small end: gradient descent needs an lr (or weights) so small that it hardly gets anywhere, or
+    oscillates; ``optimizer="adam"`` does not depend on their size. Nothing bounds kappa(H_H) from
+    above.
 
     Parameters
     ----------
-    X_P, y_P, X_H, loss, lr, steps, batch_size, hessian, ridge, theta, omega, seed, ranks
+    X_P, y_P, X_H, loss, lr, steps, batch_size, hessian, ridge, optimizer, theta, omega, seed
         As in :func:`algorithm1`.
     lambda_P, lambda_H : float, default 1
         Weights of the two condition numbers.
     preconditioner : {None, "right", "projected", "ridge"}
         Plain gradient by default; the others as in :func:`algorithm1`.
-    computed_in, checkpoint, checkpoint_every, callback
+    ranks, computed_in, checkpoint, checkpoint_every, callback
         As in :func:`algorithm1`.
 
     Returns
@@ -96,6 +98,7 @@ def opt_kappa(
         "hessian": hessian,
         "preconditioner": preconditioner,
         "ridge": ridge,
+        "optimizer": optimizer,
         "theta": theta,
         "omega": omega,
         "seed": seed,
@@ -116,6 +119,7 @@ def opt_kappa(
         seed=seed,
         ranks=ranks,
         computed_in=computed_in,
+        reducible=optimizer == "gd",
     )
     return run(
         "opt_kappa",
@@ -126,7 +130,7 @@ def opt_kappa(
             Conditioning("kappa_P", parameters["lambda_P"], 0, kappa),
             Conditioning("kappa_H", -parameters["lambda_H"], 1, kappa),
         ],
-        Descent(parameters["lr"]),
+        mover_of(optimizer, parameters["lr"]),
         steps=steps,
         callback=callback,
         checkpoint=checkpoint,

@@ -11,7 +11,7 @@ from .._validate import check_real
 from ..linear._root import Ranks
 from ._hessians import Preconditioner
 from ._losses import LossName
-from ._movers import Descent
+from ._movers import Optimizer, mover_of
 from ._problem import problem_of
 from ._result import ImmunizationResult
 from ._run import CHECKPOINT_EVERY, Callback, Path, run
@@ -31,6 +31,7 @@ def r_ill_only(
     hessian: Literal["full", "batch"] = "full",
     preconditioner: Preconditioner | None = None,
     ridge: float = 1.0,
+    optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
     seed: int | None = 0,
@@ -48,15 +49,16 @@ def r_ill_only(
 
     Parameters
     ----------
-    X_P, y_P, X_H, loss, steps, batch_size, hessian, ridge, theta, omega, seed, ranks, computed_in
+    X_P, y_P, X_H, loss, steps, batch_size, hessian, ridge, optimizer, theta, omega, seed
         As in :func:`algorithm1`.
     lambda_H : float, default 1
-        Factor of the step; ``lr * lambda_H`` is what theta feels, lr what the head does.
+        Factor of the step; ``lr * lambda_H`` is what theta feels, lr what the head does. The
+        primary features grow as well: where the head diverges on them, lower lr and raise this.
     lr : float
         Step size eta.
     preconditioner : {None, "right", "projected", "ridge"}
         Plain gradient by default; the others as in :func:`algorithm1`.
-    checkpoint, checkpoint_every, callback
+    ranks, computed_in, checkpoint, checkpoint_every, callback
         As in :func:`algorithm1`.
 
     Returns
@@ -92,6 +94,7 @@ def r_ill_only(
         "hessian": hessian,
         "preconditioner": preconditioner,
         "ridge": ridge,
+        "optimizer": optimizer,
         "theta": theta,
         "omega": omega,
         "seed": seed,
@@ -112,6 +115,7 @@ def r_ill_only(
         seed=seed,
         ranks=ranks,
         computed_in=computed_in,
+        reducible=optimizer == "gd",
     )
     return run(
         "r_ill_only",
@@ -122,7 +126,7 @@ def r_ill_only(
             Conditioning("well", 0.0, 0),
             Conditioning("ill", parameters["lambda_H"], 1, r_ill, "r_ill"),
         ],
-        Descent(parameters["lr"]),
+        mover_of(optimizer, parameters["lr"]),
         steps=steps,
         callback=callback,
         checkpoint=checkpoint,
