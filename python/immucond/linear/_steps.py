@@ -44,7 +44,7 @@ def step_interval(
     -------
     float
         The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1) and
-        where the end is below the float range (R_ill on a tiny scale).
+        where the end is below the float range.
 
     Raises
     ------
@@ -98,8 +98,9 @@ def step_interval(
         p, k, of_theta = A.shape[1], root.rank_within(span_of(A)), True
         if k == 0:
             raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
-        sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False) ** 2
-        scale = float(sigma[0]) * (root.scale * size) ** 2
+        sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False)
+        scale = float(sigma[0]) * root.scale * size  # of the features, whose square H is of
+        sigma **= 2
     else:
         raise TypeError("give either S or both theta and gram")
     sigma = sigma[:k] / sigma[0]
@@ -109,7 +110,7 @@ def step_interval(
         if k == 1 or 1.0 - sigma[1] <= tie:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
-        return _theta_well(sigma, p) / scale if of_theta else _matrix_well(sigma, p)
+        return _scaled(_theta_well(sigma, p), scale, -2) if of_theta else _matrix_well(sigma, p)
     gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
     D = float(gap.sum()) / (2 * k)
     if tie >= D:
@@ -117,7 +118,7 @@ def step_interval(
             f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
         )
     end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
-    return _scaled(end, scale, 3 if of_theta else 4)
+    return _scaled(end, scale, 6 if of_theta else 4)
 
 
 def _matrix_well(sigma: FloatArray, p: int) -> float:
@@ -154,8 +155,10 @@ def _theta_ill(sigma: FloatArray, D: float) -> float:
 def _scaled(end: float, scale: float, power: int) -> float:
     """``end * scale^power``, refused where it is not representable."""
     value = end
-    for _ in range(power):
-        value *= scale
+    with np.errstate(divide="ignore"):
+        factor = scale if power > 0 else float(1.0 / np.float64(scale))
+    for _ in range(abs(power)):
+        value *= factor
     if math.isinf(value) and not math.isinf(end):
         raise OverflowError(
             f"the end of the interval is {end:.3g} * {scale:.3g}^{power}, beyond the float range: "
