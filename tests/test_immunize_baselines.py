@@ -3,7 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
@@ -64,7 +64,6 @@ def moved(method, *data, lr=1e-6, **keywords):
     return (keywords["theta"] - result.theta) / lr, (keywords["omega"] - result.omega) / lr
 
 
-@settings(max_examples=15)
 @given(seeds, st.sampled_from(["squared", "logistic"]))
 def test_opt_kappa_descends_on_its_objective(seed, loss):
     X_P, y_P, X_H, _, theta, omega, rng = tasks(seed)
@@ -84,7 +83,6 @@ def test_opt_kappa_descends_on_its_objective(seed, loss):
     assert np.vdot(by_omega, omega) == pytest.approx(truth, rel=1e-5, abs=1e-7)
 
 
-@settings(max_examples=15)
 @given(seeds)
 def test_r_ill_only_descends_on_r_ill_and_leaves_the_loss_to_the_head(seed):
     X_P, y_P, X_H, _, theta, omega, rng = tasks(seed)
@@ -100,7 +98,6 @@ def test_r_ill_only_descends_on_r_ill_and_leaves_the_loss_to_the_head(seed):
     assert np.vdot(by_omega, omega) == pytest.approx(truth, rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=15)
 @given(seeds, st.sampled_from(["squared", "logistic"]), st.integers(1, 4))
 def test_imma_differentiates_through_the_inner_steps(seed, loss, inner_steps):
     X_P, y_P, X_H, y_H, theta, omega, rng = tasks(seed)

@@ -127,6 +127,21 @@ def test_a_batch_of_few_rows_counts_its_own_rank():
     )
 
 
+@pytest.mark.parametrize("m", [3, 9])
+@pytest.mark.parametrize("optimizer", ["gd", "adam"])
+def test_narrow_and_wide_extractors_in_batches(m, optimizer):
+    X_P, y_P, X_H = tasks()
+    theta = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 9)))[0][:7, :m]
+    result = ic.immunize.algorithm1(
+        X_P, y_P, X_H, steps=20, batch_size=20, hessian="batch", theta=theta, optimizer=optimizer,
+        **STEP,
+    )  # fmt: skip
+    assert result.theta.shape == (7, m)
+    assert result.report.rank_P == min(7, m)
+    s = np.linalg.svd(X_P[Batches(40, 20, 0, 0)(0)] @ theta, compute_uv=False)
+    assert result.history["kappa_P"][0] == pytest.approx((s[0] / s[min(7, m) - 1]) ** 2, rel=1e-9)
+
+
 def reducible(seed, d=9):
     """Two columns that are zero in both tasks, one in either, and a column twice."""
     X_P, y_P, X_H = tasks(rows=30, d=d, seed=seed)

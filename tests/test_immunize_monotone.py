@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
@@ -27,7 +27,6 @@ def kappas(theta, *inputs):
     return found
 
 
-@settings(max_examples=40)
 @given(seeds, st.booleans(), st.floats(-6, 6), st.floats(-6, 6), st.floats(-4, 1))
 def test_monotone_steps_never_lose_ground(seed, singular, log_P, log_H, log_lr):
     X_P, y_P, X_H = tasks(seed, singular=singular)

@@ -106,7 +106,8 @@ def algorithm1(
     omega : (m,) or (m, c) array_like, optional
         Head to start from; by default drawn from a normal distribution of variance 1/m^2.
     seed : int, optional
-        Seed of that draw and of the batches.
+        Seed of that draw and of the batches. None draws a fresh one, kept in the result's
+        parameters; a run that shall go on from a checkpoint needs it.
     ranks : (int or None, int or None), optional
         Known ranks of (X_P, X_H).
     computed_in : dtype, optional

@@ -88,7 +88,7 @@ class FullHessian(Hessian):
         preconditioner: Preconditioner | None,
         ridge: float,
     ) -> None:
-        self.K = _gram(X, root.name)
+        self.root, self.K = root, _gram(X, root.name)
         self.kappa_identity = root.kappa
         # Fixed while theta stays invertible: re-deciding it on a scaled spectrum would misjudge.
         self.rank = root.rank_within(span)

@@ -12,7 +12,7 @@ import numpy as np
 from .._errors import ImmucondError
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, check_choice
-from ..linear._steps import step_interval
+from ..linear._steps import interval_by_theta
 from ._hessians import FullHessian
 from ._low_rank import Weighted, combined
 from ._objective import Evaluation
@@ -180,10 +180,8 @@ class Monotone(Mover):
         for term, step in found.parts:
             weight = term.weight
             if isinstance(term, Conditioning) and term.regularizer in (r_well, r_ill):
-                hessian = self.hessians[term.task]
-                end = step_interval(
-                    term.regularizer, theta=theta, gram=hessian.K, rank=hessian.rank
-                )
+                root = self.hessians[term.task].root
+                end = interval_by_theta(term.regularizer, theta, root)
                 weight = min(weight, end / self.lr)
             cut.append((weight, step))
         return cut

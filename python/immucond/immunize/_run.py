@@ -23,7 +23,7 @@ from ._terms import Conditioning, Term
 Callback = Callable[[int, Mapping[str, float]], object]
 Path = str | os.PathLike[str]
 
-# Said of every method alike.
+# The default of every method.
 CHECKPOINT_EVERY = 100
 
 
