@@ -210,7 +210,7 @@ def test_extreme_pairs_outrun_their_peers(contest, size, request, spectrum, n, n
         H,
         walk,
         goals=goals(n),
-        at=(SPECTRA[spectrum], n),
+        at=("extreme_pairs", SPECTRA[spectrum], n),
         seconds=0.3 if n < 1024 else 0.6,
     )
 
