@@ -1,0 +1,29 @@
+"""Spectral regularizers, extreme pairs and preconditioning as differentiable PyTorch operators.
+
+They need the extra ``torch``: ``pip install "immucond[torch]"``.
+"""
+
+from .._extras import extra
+
+with extra("torch"):
+    import torch as _torch  # noqa: F401
+
+from ._distributed import gram
+from ._modules import ImmunizationLoss, RIll, RWell
+from ._pairs import ExtremePairs, extreme_pairs
+from ._precondition import precondition
+from ._spectral import condition_number, log_kappa, r_ill, r_well
+
+__all__ = [
+    "ExtremePairs",
+    "ImmunizationLoss",
+    "RIll",
+    "RWell",
+    "condition_number",
+    "extreme_pairs",
+    "gram",
+    "log_kappa",
+    "precondition",
+    "r_ill",
+    "r_well",
+]
