@@ -47,13 +47,15 @@ class Timing:
     disturbed: bool
 
     def __str__(self) -> str:
-        unit, factor = next(
-            (u, f)
-            for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
-            if self.median * f >= 1 or f == 1e6
-        )
         mark = " !" if self.disturbed else ""
-        return f"{self.median * factor:.3g} {unit} ±{50 * self.spread / self.median:.0f}%{mark}"
+        return f"{duration(self.median)} ±{50 * self.spread / self.median:.0f}%{mark}"
+
+
+def duration(seconds: float) -> str:
+    unit, factor = next(
+        (u, f) for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or f == 1e6
+    )
+    return f"{seconds * factor:.3g} {unit}"
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Group:
     ours: dict[str, Timing] = field(default_factory=dict)
     peers: dict[str, Timing] = field(default_factory=dict)
     goals: dict[tuple[str, str], float] = field(default_factory=dict)
+    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds over a peer
     memory: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # MiB measured, MiB allowed
@@ -85,6 +88,19 @@ class Group:
                     f"{ratio:.2f}",
                     "" if goal is None else f"≥ {goal:.3g}",
                     "" if goal is None else met(ratio >= goal),
+                )
+        for (ours, peer), seconds in self.limits.items():
+            if ours in self.ours and peer in self.peers:
+                over = self.ours[ours].median - self.peers[peer].median
+                yield (
+                    name,
+                    ours,
+                    f"(over {peer})",
+                    duration(over),
+                    "",
+                    "",
+                    f"≤ {duration(seconds)}",
+                    met(over <= seconds),
                 )
         for ours, (used, allowed) in self.memory.items():
             goal_text = f"≤ {allowed:g} MiB"
@@ -163,13 +179,15 @@ class Contest:
         like: Callable[[], Any],
         rtol: float = 1e-9,
         goals: dict[tuple[str, str], float] | None = None,
+        limits: dict[tuple[str, str], float] | None = None,
         at: tuple[str, int] | None = None,
         seconds: float = TIMED_SECONDS,
     ) -> None:
         """Time `function`, which returns arrays equal to those of `like` to `rtol` of the largest.
 
         Contestants whose name starts with "immucond" are ours; `goals` maps (ours, peer) to the
-        least ratio of medians, peer over ours; `at` is the group's place in a plot.
+        least ratio of medians, peer over ours, and `limits` to the most seconds that ours may take
+        longer; `at` is the group's place in a plot.
         """
         for got, wanted in zip(arrays(function()), arrays(like()), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
@@ -195,6 +213,7 @@ class Contest:
         side = entry.ours if name.startswith("immucond") else entry.peers
         side[name] = Timing(stats.median, stats.iqr, disturbed)
         entry.goals.update(goals or {})
+        entry.limits.update(limits or {})
 
     def predicted(self, group: str, name: str, factor: float) -> float:
         """The seconds that a contest would take at `factor` times the time in a group before."""

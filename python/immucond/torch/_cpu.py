@@ -33,7 +33,7 @@ def evaluate(
     p_is_rank: bool,
     gradient: bool,
 ) -> tuple[float, Tensor | None, bool, bool]:
-    """Return value, gradient (float64), whether an end it uses is tied, whether it is determined."""
+    """Return value, float64 gradient, and whether an end it uses is tied, and is determined."""
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
         value, grad, _, tied, determined = kernel(

@@ -77,7 +77,7 @@ def _gradient(
     ends: tuple[End, End],
     moved: list[Moved | None],
 ) -> tuple[Tensor, Tensor]:
-    """grad r at S, and its derivative along W, from what that does to the ends."""
+    """Return grad r at S, and its derivative along W, from what that does to the ends."""
     squares = 2.0 * _dot(S, W)
     still = torch.zeros_like(squares)
     change = Change(*(still if m is None else m.sigma for m in moved), squares)

@@ -61,7 +61,7 @@ class _AllRows(torch.autograd.Function):
 
 
 def _counts(Z: Tensor, group: Any) -> list[int]:
-    """The number of rows on each rank; they must agree in width and dtype."""
+    """Return the number of rows on each rank, which must agree in width and dtype."""
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     mine = torch.tensor([len(Z), Z.shape[1], dtypes.index(Z.dtype)], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]

@@ -1,4 +1,4 @@
-"""The seam between the operators and what computes them: kernels are chosen by device, here alone."""
+"""The seam between the operators and what computes them, by device."""
 
 from __future__ import annotations
 

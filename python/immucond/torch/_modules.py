@@ -21,7 +21,7 @@ class _Regularizer(nn.Module):
         self.options = options
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows between the parentheses."""
+        """Return what ``repr`` shows between the parentheses."""
         given = {"input": self.input} | self.options
         defaults = {"input": "features"}
         return ", ".join(
@@ -145,7 +145,7 @@ class ImmunizationLoss(nn.Module):
         self.r_ill = RIll(**common)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows between the parentheses."""
+        """Return what ``repr`` shows between the parentheses."""
         return f"lambda_P={self.lambda_P:g}, lambda_H={self.lambda_H:g}"
 
     def forward(self, primary: Tensor, harmful: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Operators that PyTorch knows twice: in its dispatcher, and as an ``autograd.Function``.
 
-The dispatcher's entry (fake kernel, autograd, vmap rule) is what ``torch.compile``, ``torch.export``
-and ``torch.library.opcheck`` see; autograd that is registered there does not support the transforms
-of ``torch.func``, which a ``Function`` with `setup_context` and `vmap` does. Both share one
-derivative.
+The dispatcher's entry (fake kernel, autograd, vmap rule) is what ``torch.compile`` and
+``torch.library.opcheck`` see; autograd that is registered there does not support the transforms of
+``torch.func``, which a ``Function`` with `setup_context` and `vmap` does. Both share a derivative.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from functools import partial, wraps
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 _LIBRARY = torch.library.Library("immucond", "DEF")  # lives as long as the registrations
@@ -41,7 +39,7 @@ class Function(torch.autograd.Function):
     def mapped(
         cls, apply: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any
     ) -> Any:
-        """The mapped dimension becomes the first one of a stack."""
+        """Make the mapped dimension the first one of a stack."""
         tensors = [
             x.unsqueeze(0).expand(info.batch_size, *x.shape) if at is None else x.movedim(at, 0)
             for x, at in zip(args[: cls.tensors], in_dims, strict=False)
@@ -127,7 +125,7 @@ def _refusing_tangents(
 
 
 def nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward-mode rule that an outer forward mode differentiates in turn.
+    """Let an outer forward mode differentiate a forward-mode rule in turn.
 
     PyTorch runs these rules with forward mode switched off, so that a second derivative would be
     a silent zero, and hands them saved tensors that still carry the tangents. The rule gets the

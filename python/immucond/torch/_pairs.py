@@ -87,18 +87,18 @@ class MatrixEnd:
         return y[..., : by_u.shape[-1]], y[..., by_u.shape[-1] :]
 
     def vector_gradient(self, by_u: Tensor, by_v: Tensor) -> Tensor:
-        """The gradient by S of a function with these gradients by u and v."""
+        """Return the gradient by S of a function with these gradients by u and v."""
         y_u, y_v = self._resolve(by_u, by_v)
         return -outer(y_u, self._end.v) - outer(self._end.u, y_v)
 
     def moved(self, W: Tensor) -> Moved:
-        """What the change W of S does to the triplet."""
+        """Return what the change W of S does to the triplet."""
         u, v = self._end.u, self._end.v
         Wv, Wu = apply(W, v), apply(W.mT, u)
         return Moved((u * Wv).sum(-1), *self._resolve(-Wv, -Wu))
 
     def value_gradient(self) -> Tensor:
-        """The gradient of sigma by S."""
+        """Return the gradient of sigma by S."""
         return outer(self._end.u, self._end.v)
 
 
@@ -118,7 +118,7 @@ class FeatureEnd:
         return result
 
     def vector_gradient(self, by_u: Tensor, by_v: Tensor) -> Tensor:
-        """The gradient by Z of a function with these gradients by u = v."""
+        """Return the gradient by Z of a function with these gradients by u = v."""
         g, v = by_u + by_v, self._v
         if self.dual:
             # (Z^T Z - lambda)^+ by (Z Z^T - lambda)^+, and -1 / lambda on the null space of Z.
@@ -130,13 +130,13 @@ class FeatureEnd:
         return -outer(apply(self._Z, y), v) - outer(self._Zv, y)
 
     def moved_small(self, dH: Tensor) -> Moved:
-        """What the change dH of the smaller Gram matrix does to lambda and to its vector x."""
+        """Return what the change dH of the smaller Gram matrix does to lambda and its vector x."""
         dHx = apply(dH, self.x)
         dx = self._resolve(-dHx)
         return Moved((self.x * dHx).sum(-1), dx, dx)
 
     def moved(self, W: Tensor) -> Moved:
-        """What the change W of Z does to lambda and v."""
+        """Return what the change W of Z does to lambda and v."""
         v, Z = self._v, self._Z
         dv_right = apply(W.mT, self._Zv) + apply(Z.mT, apply(W, v))  # dH v
         change = (v * dv_right).sum(-1)
@@ -148,7 +148,7 @@ class FeatureEnd:
         return Moved(change, y, y)
 
     def value_gradient(self) -> Tensor:
-        """The gradient of lambda by Z."""
+        """Return the gradient of lambda by Z."""
         return 2.0 * outer(self._Zv, self._v)
 
 
@@ -279,8 +279,8 @@ def extreme_pairs(
 ) -> ExtremePairs:
     """Return the extreme singular triplets as differentiable tensors.
 
-    Derivatives of the vectors come from the bordered resolvent of their own pair (`_resolvent.py`), not
-    from a full decomposition, and exist where the singular value is simple.
+    Derivatives of the vectors come from the bordered resolvent of their own pair, not from a full
+    decomposition, and exist where the singular value is simple.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 
 
 def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Eigenpairs of K in float64, and what counts as zero: kept while K lives and stays as it is."""
+    """Return eigenpairs of K and what counts as zero; kept while K lives and stays as it is."""
     kept = _factors.get(K)
     if kept is None or kept[0] != K._version:
         precise = K.detach().double()
@@ -49,7 +49,7 @@ class _Solve(Function):
         return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
         _, K, ctx.ridge = inputs
         ctx.save_for_backward(K)
         ctx.save_for_forward(K)
@@ -90,7 +90,7 @@ class _Precondition(Function):
         return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
         _, K, ctx.ridge = inputs
         ctx.save_for_backward(K)
 
@@ -104,7 +104,7 @@ def _like_first(first: Tensor, *_: Any) -> Tensor:
     return first.new_empty(first.shape)
 
 
-def _copy(theta: Tensor, K: Tensor, ridge: float) -> Tensor:
+def _copy(theta: Tensor, *_: Any) -> Tensor:
     return theta.clone(memory_format=torch.contiguous_format)
 
 

@@ -31,7 +31,7 @@ class _Spectral(Function):
 
     @staticmethod
     def forward(X: Tensor, *options: Any) -> Any:  # type: ignore[override]
-        if type(X) is Tensor and torch._C._len_torch_dispatch_stack() == 0:
+        if type(X) in _PLAIN and torch._C._len_torch_dispatch_stack() == 0:
             return _kernel(X, *options)  # what the dispatcher would come to
         return spectral.entry(X, *options)
 
@@ -79,6 +79,7 @@ class _Spectral(Function):
 
 
 _NOTHING = (None,) * 7
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 _SCHEMA = (
     "spectral(Tensor X, str name, bool features, int? rank, float? rtol, str? computed_in, "
@@ -170,7 +171,8 @@ def _value(
     if group is not None:
         dtype = wide(X.dtype)
         X, options = spread(X, options, group)
-    result: Tensor = spectral(X, name, *options, p == "rank", X.requires_grad)[0]
+    wanted = X.requires_grad and torch.is_grad_enabled()
+    result: Tensor = spectral(X, name, *options, p == "rank", wanted)[0]
     return result if group is None else result.to(dtype)
 
 
