@@ -9,12 +9,14 @@ with extra("torch"):
     import torch as _torch  # noqa: F401
 
 from ._distributed import gram
+from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
 from ._spectral import condition_number, log_kappa, r_ill, r_well
 
 __all__ = [
+    "DeepImmunization",
     "ExtremePairs",
     "ImmunizationLoss",
     "RIll",
@@ -22,6 +24,7 @@ __all__ = [
     "condition_number",
     "extreme_pairs",
     "gram",
+    "immunize",
     "log_kappa",
     "precondition",
     "r_ill",

@@ -1,0 +1,340 @@
+"""Deep immunization on tiny networks."""
+
+import logging
+
+import numpy as np
+import pytest
+from torch_cases import torch
+
+import immucond as ic
+import immucond.torch as ict
+from immucond.torch._activations import Kept, Loaded, batches_of
+from immucond.torch._split import SplitModel
+
+nn = torch.nn
+
+
+class Net(nn.Module):
+    """A trunk, a glue of functions, two last blocks and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.block1 = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 12), nn.ReLU())
+        self.block2 = nn.Sequential(nn.Linear(12, 8), nn.Tanh())
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x, scale=None):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = self.block1(x) + 0.1
+        x = self.block2(x)
+        if scale is not None:
+            x = x * scale[:, None]
+        return self.head(self.drop(x))
+
+
+class Residual(Net):
+    """What runs before the last block reaches past it."""
+
+    def forward(self, x):
+        early = self.block1(torch.relu(self.norm(self.stem(x))))
+        return self.head(self.block2(early) + early[:, :8])
+
+
+def data(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 1, 6, 6, generator=generator)
+    y = (x[:, 0, 0, 0] > 0).long() + (x[:, 0, 1, 1] > 0).long()
+    return torch.utils.data.TensorDataset(x, y)
+
+
+def loaders(count=64, size=32, **options):
+    return {
+        name: torch.utils.data.DataLoader(
+            data(count, seed), batch_size=size, shuffle=True, **options
+        )
+        for name, seed in (("primary", 1), ("harmful", 2))
+    }
+
+
+def net(kind=Net):
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def kappas(model, split):
+    split_model = SplitModel(model.eval(), split)
+    found = []
+    for seed in (1, 2):
+        x, _ = data(200, seed)[:]
+        with torch.no_grad():
+            found.append(float(ict.condition_number(features=split_model(x)[0])))
+    return found
+
+
+def ratio(model, split="head"):
+    kappa_P, kappa_H = kappas(model, split)
+    return kappa_H / kappa_P
+
+
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("method", ["algorithm1", "r_ill", "opt_kappa"])
+def test_methods_raise_the_ratio(method):
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = ict.immunize(
+        model,
+        split="head",
+        **loaders(),
+        method=method,
+        trainable=["block2"],
+        epochs=15,
+        lr=0.05,
+        momentum=0.0,
+    )
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    moved = {
+        name
+        for name, value in done.model.state_dict().items()
+        if not torch.equal(before[name], value)
+    }
+    assert moved == {"block2.0.weight", "block2.0.bias", "head.weight", "head.bias"}
+    assert kappas(done.model, "head")[1] > 1.2 * kappas(model, "head")[1]
+    assert {len(values) for values in done.history.values()} == {30}
+    assert np.isfinite(list(done.history.values())).all()
+
+
+def test_imma_raises_the_loss_of_an_adapted_head():
+    done = ict.immunize(
+        net(), split="head", **loaders(), method="imma", trainable="block2", epochs=10, lr=0.02
+    )
+    assert done.history["ill"][-1] < done.history["ill"][0]  # minus the adapted loss
+    assert not done.history["well"].any()
+
+
+def test_fixed_weights_and_balanced_ones():
+    options = {"split": "head", **loaders(), "trainable": "block2", "epochs": 2, "lr": 1e-3}
+    fixed = ict.immunize(net(), lambdas=(0.5, 7.0), **options).history
+    assert set(fixed["lambda_P"]) == {0.5}
+    assert set(fixed["lambda_H"]) == {7.0}
+    balanced = ict.immunize(net(), **options).history
+    for term, weight in (("well", "lambda_P"), ("ill", "lambda_H")):
+        weighted = balanced[weight] * balanced[f"grad_{term}"]
+        assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", [["block2"], ["block1", "block2"], ["norm", "block2"]])
+def test_kept_activations_give_what_the_whole_model_gives(trainable, tmp_path, monkeypatch):
+    model = net()
+    blocks = [model.get_submodule(name) for name in trainable]
+    split = SplitModel(model, "head")
+    for limit in (2**30, 0):  # in memory, and mapped
+        monkeypatch.setattr("immucond.torch._activations._IN_MEMORY", limit)
+        task = batches_of(
+            split, blocks, loaders(70)["primary"], torch.device("cpu"), tmp_path, "primary"
+        )
+        assert isinstance(task, Kept)
+        x, y = data(70, 1)[:]
+        calls = []
+        model.stem.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        index = torch.tensor([3, 69, 0])
+        features, logits, labels = task.run(split, index)
+        assert calls == []
+        assert torch.equal(labels, y[index])
+        expected = split(x[index])
+        assert torch.allclose(features, expected[0], atol=1e-6)
+        assert torch.allclose(logits, expected[1], atol=1e-6)
+        # By the parameters of the trainable blocks the gradients are the same too.
+        grads = [
+            torch.autograd.grad(z.square().sum(), list(blocks[0].parameters()))
+            for z in (features, expected[0])
+        ]
+        for got, wanted in zip(*grads, strict=True):
+            assert torch.allclose(got, wanted, atol=1e-5)
+        seen = torch.cat(list(task.epoch(torch.Generator().manual_seed(0))))
+        assert sorted(seen.tolist()) == list(range(70))
+
+
+class Noisy(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return torch.randn(1, 6, 6), index % 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "loader", "why"),
+    [
+        (Net, torch.utils.data.DataLoader(Noisy(), batch_size=32), "drawn at random anew"),
+        (Residual, loaders()["primary"], "reaches past them"),
+        (Net, [data(40, 1)[:]], "no DataLoader"),
+    ],
+)
+def test_what_cannot_be_kept_runs_whole_and_says_so(kind, loader, why, caplog):
+    model = net(kind)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        task = batches_of(
+            SplitModel(model, "head"), [model.block2], loader, torch.device("cpu"), None, "primary"
+        )
+    assert isinstance(task, Loaded)
+    assert why in caplog.text
+    done = ict.immunize(
+        model, split="head", primary=loader, harmful=loaders()["harmful"], trainable="block2"
+    )
+    assert np.isfinite(done.history["loss"]).all()
+
+
+class Text(nn.Module):
+    """Keyword arguments, a mask read at the end, logits in a mapping."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(2)
+        )
+        self.classifier = nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        mask = attention_mask[..., None].float()
+        return {"logits": self.classifier((x * mask).sum(1) / mask.sum(1))}
+
+
+def test_mappings_as_batches():
+    torch.manual_seed(0)
+    model = Text().eval()
+    rows = [
+        {
+            "input_ids": torch.randint(20, (5,)),
+            "attention_mask": (torch.arange(5) < 2 + i % 4).long(),
+            "labels": i % 2,
+        }
+        for i in range(48)
+    ]
+    loader = torch.utils.data.DataLoader(rows, batch_size=16)
+    task = batches_of(
+        SplitModel(model, "classifier"), [model.layers[1]], loader, torch.device("cpu"), None, "P"
+    )
+    assert isinstance(task, Kept)
+    done = ict.immunize(
+        model, split="classifier", primary=loader, harmful=loader, trainable="layers.1", epochs=2
+    )
+    assert len(done.history["loss"]) == 6
+
+
+def test_the_closed_form_attains_the_limit_at_the_same_logits():
+    model = net()
+    done = ict.immunize(model, split="head", **loaders(200, 50), method="closed_form")
+    x, _ = data(50, 3)[:]
+    with torch.no_grad():
+        assert torch.allclose(done.model(x), model(x), atol=1e-4)
+    assert done.split == "head.1"
+    split = SplitModel(model, "head")
+    Z = []
+    for seed in (1, 2):
+        with torch.no_grad():
+            Z.append(split(data(200, seed)[:][0])[0].double().numpy())
+    limit = ic.linear.immunity_limit(X_P=Z[0], X_H=Z[1]).rir
+    assert np.isclose(ratio(done.model, done.split) / ratio(model), limit, rtol=1e-2)
+    assert done.history == {}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    options = {"split": "head", **loaders(), "trainable": "block2", "lr": 1e-2}
+    straight = ict.immunize(net(), epochs=4, **options)
+    file = tmp_path / "run.pt"
+
+    def interrupt(step, record):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ict.immunize(net(), epochs=4, checkpoint=file, callback=interrupt, **options)
+    resumed = ict.immunize(net(), epochs=4, checkpoint=file, **options)
+    assert states_equal(straight.model, resumed.model)
+    for key, values in straight.history.items():
+        assert np.array_equal(values, resumed.history[key])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    with pytest.raises(ValueError, match=r"of another run \(seed: 0 there, 1 here\)"):
+        ict.immunize(net(), epochs=4, checkpoint=file, seed=1, **options)
+
+
+def test_a_callback_stops():
+    done = ict.immunize(
+        net(), split="head", **loaders(), epochs=9, callback=lambda step, record: step == 3
+    )
+    assert len(done.history["loss"]) == 3
+
+
+def test_bfloat16():
+    model = net().bfloat16()
+    tasks = {}
+    for name, seed in (("primary", 1), ("harmful", 2)):
+        x, y = data(40, seed)[:]
+        tasks[name] = [(x.bfloat16(), y)]
+    done = ict.immunize(model, split="head", **tasks, trainable="block2", epochs=2)
+    assert np.isfinite(done.history["ill"]).all()
+
+
+# ---- refused before any training ----
+
+
+def refused(error, message, model=None, **changes):
+    options = {"split": "head", **loaders(), "epochs": 1} | changes
+    with pytest.raises(error, match=message):
+        ict.immunize(net() if model is None else model, **options)
+
+
+def test_names():
+    refused(ValueError, "split must name a module.*'fc'.*'block2.0'", split="fc")
+    refused(TypeError, "'block2' is a Sequential; linear layers are 'block1.1'", split="block2")
+    refused(ValueError, "trainable must name a module.*'layer4'", trainable="layer4")
+    refused(ValueError, "method must be one of", method="adam")
+
+
+def test_batches():
+    x, y = data(8, 1)[:]
+    refused(ValueError, "primary must have at least two samples", primary=[(x[:1], y[:1])])
+    refused(ValueError, "features of harmful are the same", harmful=[(torch.zeros_like(x), y)])
+    refused(ValueError, "harmful must be finite", harmful=[(x * torch.nan, y)])
+    refused(ValueError, "primary has no batches", primary=[])
+    refused(ValueError, "primary must have labels", primary=[x])
+    refused(ValueError, "harmful must have labels", harmful=[x], method="imma")
+    refused(ValueError, "a batch must be", primary=[(x, y, y)])
+
+
+def test_numbers():
+    refused(ValueError, "lambdas must be", lambdas="even")
+    refused(ValueError, r"lambda_H must be in", lambdas=(1.0, -1.0))
+    refused(ValueError, "lr must be in", lr=-1.0)
+    refused(ValueError, "epochs must be at least 0", epochs=-1)
+
+
+def test_a_loss_that_diverges():
+    refused(
+        ic.ImmucondError,
+        "primary loss is nan",
+        loss=lambda logits, labels: logits.sum() * torch.nan,
+    )
+
+
+def test_features_must_be_rows():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(x)
+
+    refused(ValueError, r"must have shape \(N, m\)", model=Tokens())
