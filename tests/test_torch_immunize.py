@@ -111,11 +111,13 @@ def test_methods_raise_the_ratio(method):
 
 
 def test_imma_raises_the_loss_of_an_adapted_head():
-    done = ict.immunize(
-        net(), split="head", **loaders(), method="imma", trainable="block2", epochs=10, lr=0.02
+    options = {"split": "head", **loaders(), "method": "imma", "trainable": "block2"}
+    without, done = (
+        ict.immunize(net(), lambdas=lambdas, epochs=30, lr=0.02, **options).history
+        for lambdas in ((0.0, 0.0), (0.0, 1.0))
     )
-    assert done.history["ill"][-1] < done.history["ill"][0]  # minus the adapted loss
-    assert not done.history["well"].any()
+    assert done["ill"][-2:].mean() < without["ill"][-2:].mean() - 0.01  # minus the adapted loss
+    assert not done["well"].any()
 
 
 def test_fixed_weights_and_balanced_ones():
@@ -141,11 +143,10 @@ def test_kept_activations_give_what_the_whole_model_gives(trainable, tmp_path, m
         )
         assert isinstance(task, Kept)
         x, y = data(70, 1)[:]
-        calls = []
-        model.stem.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
         index = torch.tensor([3, 69, 0])
-        features, logits, labels = task.run(split, index)
-        assert calls == []
+        with monkeypatch.context() as patch:
+            patch.setattr(model.stem, "_conv_forward", None)  # it would fail if it ran
+            features, logits, labels = task.run(split, index)
         assert torch.equal(labels, y[index])
         expected = split(x[index])
         assert torch.allclose(features, expected[0], atol=1e-6)

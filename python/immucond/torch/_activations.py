@@ -91,8 +91,8 @@ class Kept:
         self._drop_last = loader.drop_last
         dataset: Any = loader.dataset
         self._count = len(dataset)
-        for index in {0, self._count // 2, self._count - 1}:
-            if not _equal(dataset[index], dataset[index]):
+        for at in {0, self._count // 2, self._count - 1}:
+            if not _equal(dataset[at], dataset[at]):
                 raise _CannotKeepError("its samples are drawn at random anew each time")
         in_order: DataLoader[Any] = DataLoader(
             dataset,
@@ -245,7 +245,7 @@ def _replaced(trace: _Trace, arguments: Any, size: int, count: int) -> Iterator[
             outputs.setdefault(module, []).append(tree_map(zeros, output))
         for module, stubs in outputs.items():
             rest = iter(stubs)  # a module may run several times
-            module.forward = lambda *_, _rest=rest, **__: next(_rest)  # type: ignore[method-assign]
+            module.forward = lambda *_, _rest=rest, **__: next(_rest)
             stack.callback(module.__dict__.pop, "forward")
         handle = trace.entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
         stack.callback(handle.remove)

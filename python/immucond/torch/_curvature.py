@@ -80,7 +80,8 @@ def _gradient(
     """Return grad r at S, and its derivative along W, from what that does to the ends."""
     squares = 2.0 * _dot(S, W)
     still = torch.zeros_like(squares)
-    change = Change(*(still if m is None else m.sigma for m in moved), squares)
+    by_max, by_min = (still if m is None else m.sigma for m in moved)
+    change = Change(by_max, by_min, squares)
     now, by = member.coefficients(spectrum, change)
     gradient = _times(now.gamma, S)
     derivative = _times(by.gamma, S) + _times(now.gamma, W)

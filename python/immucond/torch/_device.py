@@ -94,7 +94,8 @@ class _Decomposition:
     def mean(self, first: int, count: int) -> Tensor:
         """Return the mean of ``u_i v_i^T`` over singular values of the tied group at `first`."""
         group = slice(first, first + count)
-        return self.u[:, group] @ self.vh[group] / count
+        mean: Tensor = self.u[:, group] @ self.vh[group] / count
+        return mean
 
 
 def _ends(s: np.ndarray, p: int, exponent: int, rule: Rule, features: bool) -> Ends:

@@ -24,7 +24,7 @@ class _SumOfGrams(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
         ctx.save_for_backward(Z)
         H = Z.new_zeros(Z.shape[1], Z.shape[1], dtype=torch.float64)
         if len(Z) > 0:
@@ -35,7 +35,7 @@ class _SumOfGrams(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # what other ranks' rows do to G is not here
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         (Z,) = ctx.saved_tensors
         return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None
 
@@ -44,7 +44,7 @@ class _AllRows(torch.autograd.Function):
     """All ranks' rows, in the order of the ranks; each rank's gradient is that of its own rows."""
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor, group: Any, counts: list[int]) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, Z: Tensor, group: Any, counts: list[int]) -> Tensor:
         here = dist.get_rank(group)
         ctx.rows = slice(sum(counts[:here]), sum(counts[: here + 1]))
         # Collectives want one shape: short blocks are padded.
@@ -56,7 +56,7 @@ class _AllRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         return upstream[ctx.rows], None, None
 
 

@@ -14,7 +14,7 @@ class FoldedHead(nn.Sequential):
 
     def __init__(self, head: nn.Linear, A: FloatArray) -> None:
         like = head.weight
-        mapping = nn.Linear(*A.shape, bias=False).to(like)
+        mapping = nn.Linear(A.shape[0], A.shape[1], bias=False).to(like)
         folded = nn.Linear(A.shape[1], head.out_features, bias=head.bias is not None).to(like)
         inverse = np.linalg.solve(A, head.weight.detach().double().cpu().numpy().T)
         with torch.no_grad():

@@ -320,8 +320,8 @@ class _Steps:
         for parameter, gradient in zip(self._head, by_head, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        values = (loss, *(0.0 if t is None else t for t in (well, ill)), lambda_P, lambda_H, *norms)
-        return dict(zip(_RECORD, (float(v) for v in values), strict=True))
+        terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
+        return dict(zip(_RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
 
 
 class _Run:

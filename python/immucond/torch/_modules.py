@@ -141,8 +141,8 @@ class ImmunizationLoss(nn.Module):
         self.lambda_P = check_real(lambda_P, "lambda_P", low=0.0)
         self.lambda_H = check_real(lambda_H, "lambda_H", low=0.0)
         common = {"input": input, "rtol": rtol, "computed_in": computed_in, "group": group}
-        self.r_well = RWell(p=p, **common)  # type: ignore[arg-type]
-        self.r_ill = RIll(**common)  # type: ignore[arg-type]
+        self.r_well = RWell(p=p, **common)
+        self.r_ill = RIll(**common)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the parentheses."""

@@ -27,8 +27,8 @@ class Function(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:
         """`Function.apply` without its look at the signature, which takes longer than all else."""
         if torch._C._are_functorch_transforms_active():
-            return super().apply(*args)
-        return super(torch.autograd.Function, cls).apply(*args)
+            return super().apply(*args)  # type: ignore[no-untyped-call]
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -135,7 +135,7 @@ def nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(jvp)
     def rule(ctx: Any, *tangents: Any) -> Any:
         saved = [forward_ad.unpack_dual(x, level=0).primal for x in ctx.saved_tensors]
-        with forward_ad._set_fwd_grad_enabled(True):  # type: ignore[no-untyped-call]
+        with forward_ad._set_fwd_grad_enabled(True):
             return jvp(saved, ctx, *tangents)
 
     return rule

@@ -163,7 +163,7 @@ class _Pairs(Function):
     outputs: ClassVar[int] = 9
 
     @staticmethod
-    def forward(X: Tensor, *options: Any) -> Any:  # type: ignore[override]
+    def forward(X: Tensor, *options: Any) -> Any:
         return pairs_operator.entry(X, *options)
 
     @staticmethod
@@ -182,7 +182,7 @@ class _Pairs(Function):
         return X.double(), (End(s1, u1, v1, fields[7]), End(sk, uk, vk, fields[8]))
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         X, ends = _Pairs._ends(ctx.saved_tensors)
         result = torch.zeros_like(X)
         for end, at in zip(ends, (0, 3), strict=True):

@@ -44,7 +44,7 @@ class _Solve(Function):
     tensors: ClassVar[int] = 2
 
     @staticmethod
-    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:  # type: ignore[override]
+    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:
         result: Tensor = solve.entry(g, K, ridge)
         return result
 
@@ -55,7 +55,7 @@ class _Solve(Function):
         ctx.save_for_forward(K)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         (K,) = ctx.saved_tensors
         return solve(upstream, K, ctx.ridge), None, None
 
@@ -85,7 +85,7 @@ class _Precondition(Function):
     tensors: ClassVar[int] = 2
 
     @staticmethod
-    def forward(theta: Tensor, K: Tensor, ridge: float) -> Tensor:  # type: ignore[override]
+    def forward(theta: Tensor, K: Tensor, ridge: float) -> Tensor:
         result: Tensor = precondition_operator.entry(theta, K, ridge)
         return result
 
@@ -95,7 +95,7 @@ class _Precondition(Function):
         ctx.save_for_backward(K)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         (K,) = ctx.saved_tensors
         return solve(upstream, K, ctx.ridge), None, None
 

@@ -23,7 +23,7 @@ class _Resolvent(Function):
     tensors: ClassVar[int] = 4
 
     @staticmethod
-    def forward(M: Tensor, v: Tensor, g: Tensor, simple: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(M: Tensor, v: Tensor, g: Tensor, simple: Tensor) -> Tensor:
         result: Tensor = resolvent.entry(M, v, g, simple)
         return result
 
@@ -34,7 +34,7 @@ class _Resolvent(Function):
         ctx.save_for_forward(M, v, g, simple, output)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         M, v, g, simple, y = ctx.saved_tensors
         h = resolvent(M, v, upstream, simple)
         by_v = -_dot(v, g) * h - y * _dot(v, upstream)
@@ -78,7 +78,8 @@ def _kernel(M: Tensor, v: Tensor, g: Tensor, simple: Tensor) -> Tensor:
     bottom = torch.cat([column.mT, corner], dim=-1)
     right = torch.cat([g[..., None], corner], dim=-2)
     solution = torch.linalg.solve(torch.cat([top, bottom], dim=-2), right)
-    return solution[..., :-1, 0].contiguous()
+    y: Tensor = solution[..., :-1, 0].contiguous()
+    return y
 
 
 resolvent = Operator(

@@ -30,7 +30,7 @@ class _Spectral(Function):
     outputs: ClassVar[int] = 2
 
     @staticmethod
-    def forward(X: Tensor, *options: Any) -> Any:  # type: ignore[override]
+    def forward(X: Tensor, *options: Any) -> Any:
         if type(X) in _PLAIN and torch._C._len_torch_dispatch_stack() == 0:
             return _kernel(X, *options)  # what the dispatcher would come to
         return spectral.entry(X, *options)
@@ -51,7 +51,7 @@ class _Spectral(Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:
         X, gradient = ctx.saved_tensors
         result = None
         if by_value is not None:
@@ -73,7 +73,7 @@ class _Spectral(Function):
         return change, moved.to(gradient.dtype)
 
     @staticmethod
-    def batched(apply: Callable[..., Any], X: Tensor, *options: Any) -> Any:  # type: ignore[override]
+    def batched(apply: Callable[..., Any], X: Tensor, *options: Any) -> Any:
         # Below vmap the tensor tells better than before whether a gradient will be asked for.
         return apply(X, *options[:-1], options[-1] or X.requires_grad)
 

@@ -17,7 +17,8 @@ def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
         raise ValueError(
             f"{what} must name a module of the model, and is {name!r}; there are {listed}"
         )
-    return modules[name]
+    found: nn.Module = modules[name]
+    return found
 
 
 def parse_batch(batch: Any) -> tuple[Any, Any]:
