@@ -1,5 +1,7 @@
 """Rows spread over processes: the value at all rows, and each rank's part of the one gradient."""
 
+import multiprocessing
+
 import pytest
 import torch_ranks
 from torch_cases import assert_close, tensor, torch
@@ -11,8 +13,12 @@ import immucond.torch as ict
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_against_one_process(world, tmp_path):
-    # One test for all: starting the processes takes longer than what they do.
-    torch.multiprocessing.spawn(torch_ranks.work, args=(world, str(tmp_path)), nprocs=world)
+    # One test for all: starting the processes takes longer than what they do, even from a server
+    # that has imported PyTorch already.
+    multiprocessing.set_forkserver_preload(["immucond.torch"])
+    torch.multiprocessing.start_processes(
+        torch_ranks.work, args=(world, str(tmp_path)), nprocs=world, start_method="forkserver"
+    )
     results = [torch.load(tmp_path / str(rank)) for rank in range(world)]
     for kind, split in SPLITS[world].items():
         for dtype_name in DTYPES:
