@@ -8,9 +8,6 @@ from torch_cases import kernels as kernels  # a fixture
 import immucond as ic
 import immucond.torch as ict
 
-# PyTorch's own, where it first loads its decompositions.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-
 
 def of(name, given, **options):
     return lambda X: FUNCTIONS[name](**{given: X}, **options)

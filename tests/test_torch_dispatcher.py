@@ -6,9 +6,6 @@ from torch_cases import FUNCTIONS, INPUTS, NAMES, assert_close, tensor, torch
 
 import immucond.torch as ict
 
-# PyTorch's own, where it first loads its decompositions.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-
 OPS = torch.ops.immucond
 STACK = torch.stack([tensor((4, 3)), tensor((4, 3), seed=1)])
 INPUTS_OF_OPS = {
