@@ -287,6 +287,52 @@ def test_bfloat16():
     assert np.isfinite(done.history["ill"]).all()
 
 
+# ---- the measure ----
+
+
+def test_rir_is_that_of_the_groups():
+    model = net()
+    tasks = {name: [data(300, seed)[:]] for name, seed in (("primary", 1), ("harmful", 2))}
+    done = ict.immunize(model, split="head", **tasks, method="closed_form")
+    for ridge in (0.0, 1e-6):
+        found = ict.rir(
+            done.model, model, **tasks, split=(done.split, "head"), groups=6, size=50, ridge=ridge
+        )
+        assert found.rir.shape == (6,)
+        assert np.allclose(found.rir, found.i / found.ii)
+        assert np.isclose(found.mean, found.rir.mean())
+        assert ("ridge 1e-06" in str(found)) == (ridge > 0)
+        # The whole task as one group: what the closed form is measured by.
+        whole = ict.rir(
+            done.model, model, **tasks, split=(done.split, "head"), groups=1, size=300, ridge=ridge
+        )
+        Z = [features_of(m, s) for m, s in ((done.model, done.split), (model, "head"))]
+        i, ii = (
+            ic.condition_number(features=Z[0][at], ridge=ridge)
+            / ic.condition_number(features=Z[1][at], ridge=ridge)
+            for at in (1, 0)
+        )
+        assert np.isclose(whole.mean, i / ii, rtol=1e-9)
+        assert whole.std == 0.0
+    assert not model.training
+    same = ict.rir(model, model, **tasks, split="head", groups=3, size=60)
+    assert np.array_equal(same.rir, np.ones(3))
+
+
+def features_of(model, split):
+    with torch.no_grad():
+        return [
+            SplitModel(model, split)(data(300, seed)[:][0])[0].double().numpy() for seed in (1, 2)
+        ]
+
+
+def test_rir_refuses():
+    with pytest.raises(ValueError, match="primary must have at least 100 samples, and has 64"):
+        ict.rir(net(), net(), **loaders(), split="head")
+    with pytest.raises(ValueError, match="size must be at least 2"):
+        ict.rir(net(), net(), **loaders(), split="head", size=1)
+
+
 # ---- refused before any training ----
 
 

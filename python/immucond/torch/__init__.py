@@ -13,9 +13,11 @@ from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
+from ._rir import DeepImmunity, rir
 from ._spectral import condition_number, log_kappa, r_ill, r_well
 
 __all__ = [
+    "DeepImmunity",
     "DeepImmunization",
     "ExtremePairs",
     "ImmunizationLoss",
@@ -29,4 +31,5 @@ __all__ = [
     "precondition",
     "r_ill",
     "r_well",
+    "rir",
 ]

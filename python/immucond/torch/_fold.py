@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._validate import FloatArray
 
@@ -29,9 +29,3 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of the one with this dotted name."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
-
-
-def array(Z: Tensor) -> FloatArray:
-    """Return features as a float64 array."""
-    found: FloatArray = Z.detach().double().cpu().numpy()
-    return found

@@ -18,7 +18,8 @@ from .._validate import FloatArray, as_count, check_choice, check_real
 from ..linear import optimal_extractor
 from . import _checkpoint
 from ._activations import Batches, Loaded, Outcome, batches_of
-from ._fold import FoldedHead, array, replace_module
+from ._features import all_features, array
+from ._fold import FoldedHead, replace_module
 from ._objectives import OBJECTIVES, Objective
 from ._split import SplitModel, module_named
 
@@ -385,13 +386,6 @@ class _Run:
 def _again(batches: Batches, generator: torch.Generator) -> Iterator[Any]:
     while True:
         yield from batches.epoch(generator)
-
-
-def all_features(model: SplitModel, batches: Batches) -> Tensor:
-    """Return the features of all samples of a task, on the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        return torch.cat([batches.run(model, b).features.cpu() for b in batches.epoch(generator)])
 
 
 def _closed_form(
