@@ -110,6 +110,8 @@ def test_fake_tensors_and_tracing():
         value = ict.r_ill(features=fake)
         (gradient,) = torch.autograd.grad(value, fake)
         assert (value.shape, gradient.shape) == ((), (4, 3))
+    meta = ict.r_ill(features=torch.ones(4, 3, device="meta", requires_grad=True))
+    assert (meta.device.type, meta.shape) == ("meta", ())
     # A traced program calls the operator instead of holding what it gave for one input.
     graph = make_fx(lambda x: ict.r_well(features=x))(tensor((4, 3)))
     other = tensor((4, 3), seed=4)

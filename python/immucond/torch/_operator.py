@@ -64,8 +64,8 @@ class Operator:
         Of the entry.
     fake : callable
         Shapes, dtypes and strides of the outputs.
-    kernels : dict
-        From dispatch keys to implementations.
+    kernel : callable
+        The implementation, for tensors on any device.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Operator:
         schema: str,
         *,
         fake: Callable[..., Any],
-        kernels: dict[str, Callable[..., Any]],
+        kernel: Callable[..., Any],
     ) -> None:
         name = schema.split("(", 1)[0]
         qualified = f"immucond::{name}"
 
         _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        for key, kernel in kernels.items():
-            _LIBRARY.impl(name, _refusing_tangents(kernel, name, function.tensors), key)
+        checked = _refusing_tangents(kernel, name, function.tensors)
+        _LIBRARY.impl(name, checked, "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, _refusing_tangents(fake, name), lib=_LIBRARY)
         torch.library.register_autograd(
             qualified, function.backward, setup_context=function.setup_context, lib=_LIBRARY

@@ -266,7 +266,7 @@ def _fake(X: Tensor, features: bool, *_: Any) -> tuple[Tensor, ...]:
     return (*triplet, *(torch.empty_like(t) for t in triplet), *counts)
 
 
-pairs_operator = Operator(_Pairs, _SCHEMA, fake=_fake, kernels={"CPU": _kernel, "CUDA": _kernel})
+pairs_operator = Operator(_Pairs, _SCHEMA, fake=_fake, kernel=_kernel)
 
 
 def extreme_pairs(

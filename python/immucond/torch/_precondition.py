@@ -112,13 +112,13 @@ solve = Operator(
     _Solve,
     "gram_solve(Tensor g, Tensor K, float ridge) -> Tensor",
     fake=_like_first,
-    kernels={"CompositeExplicitAutograd": _solve},
+    kernel=_solve,
 )
 precondition_operator = Operator(
     _Precondition,
     "precondition(Tensor theta, Tensor K, float ridge) -> Tensor",
     fake=_like_first,
-    kernels={"CompositeExplicitAutograd": _copy},
+    kernel=_copy,
 )
 
 

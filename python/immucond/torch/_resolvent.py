@@ -86,5 +86,5 @@ resolvent = Operator(
     _Resolvent,
     "resolvent(Tensor M, Tensor v, Tensor g, Tensor simple) -> Tensor",
     fake=lambda *tensors: tensors[2].new_empty(tensors[2].shape),
-    kernels={"CompositeExplicitAutograd": _kernel},
+    kernel=_kernel,
 )
