@@ -287,6 +287,62 @@ def test_bfloat16():
     assert np.isfinite(done.history["ill"]).all()
 
 
+def test_a_short_last_batch_is_refused_before_training():
+    refused(ValueError, "primary must have at least two samples", **loaders(65))
+    with_drop = loaders(65, drop_last=True)
+    assert len(ict.immunize(net(), split="head", **with_drop).history["loss"]) == 2
+
+
+# ---- in somebody else's loop ----
+
+
+class Trainer:
+    """The part of Hugging Face's that the mix-in meets."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        x, y = inputs
+        outputs = {"logits": model(x)}
+        loss = nn.functional.cross_entropy(outputs["logits"], y)
+        return (loss, outputs) if return_outputs else loss
+
+
+class ImmunizingTrainer(ict.TrainerMixin, Trainer):
+    pass
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (0.5, 3.0)])
+def test_the_mixin_adds_the_terms(lambdas):
+    model, (x, y), (x_H, _) = net(), data(40, 1)[:], data(40, 2)[:]
+    trainer = ImmunizingTrainer(model)
+    plain = trainer.compute_loss(model, (x, y))
+    trainer.immunize_against([x_H], split="head", lambdas=lambdas)
+    for _ in range(2):  # the harmful batches start anew
+        total, outputs = trainer.compute_loss(model, (x, y), True, num_items_in_batch=40)
+    assert outputs["logits"].shape == (40, 3)
+    if lambdas != "balance":
+        split = SplitModel(model, "head")
+        expected = plain + ict.ImmunizationLoss(*lambdas)(split(x)[0], split(x_H)[0])
+        assert torch.allclose(total, expected, rtol=1e-5)
+    total.backward()
+    assert model.stem.weight.grad.isfinite().all()
+    with torch.no_grad():
+        assert trainer.compute_loss(model, (x, y)) == plain  # evaluation stays as it was
+
+
+def test_the_mixin_refuses():
+    trainer = ImmunizingTrainer(net())
+    with pytest.raises(ValueError, match="split must name"):
+        trainer.immunize_against([], split="fc")
+    with pytest.raises(ValueError, match="one that trains"):
+        trainer.immunize_against([], split="head", method="closed_form")
+    trainer.immunize_against([], split="head")
+    with pytest.raises(ValueError, match="harmful has no batches"):
+        trainer.compute_loss(trainer.model, data(8, 1)[:])
+
+
 # ---- the measure ----
 
 

@@ -15,6 +15,7 @@ from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
 from ._rir import DeepImmunity, rir
 from ._spectral import condition_number, log_kappa, r_ill, r_well
+from ._trainer import TrainerMixin
 
 __all__ = [
     "DeepImmunity",
@@ -23,6 +24,7 @@ __all__ = [
     "ImmunizationLoss",
     "RIll",
     "RWell",
+    "TrainerMixin",
     "condition_number",
     "extreme_pairs",
     "gram",

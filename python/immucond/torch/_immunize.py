@@ -12,19 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from .._errors import ImmucondError
-from .._validate import FloatArray, as_count, check_choice, check_real
+from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
 from . import _checkpoint
 from ._activations import Batches, Loaded, Outcome, batches_of
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
-from ._objectives import OBJECTIVES, Objective
+from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel, module_named
-
-Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "closed_form"]
-METHODS = (*OBJECTIVES, "closed_form")
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def immunize(
     where = torch.device(device) if device is not None else next(model.parameters()).device
     model = copy.deepcopy(model).to(where).eval()
     splitted = SplitModel(model, split)
-    objective = _objective(method)
+    objective = objective_of(method)
     blocks = _blocks(model, trainable)
     _inspect(splitted, primary, harmful, where, objective)
     folder = None if cache is None else Path(cache)
@@ -178,7 +176,7 @@ def immunize(
     steps = _Steps(
         splitted,
         objective,
-        _lambdas(lambdas),
+        lambdas_of(lambdas),
         loss or nn.functional.cross_entropy,
         optimizer(parameters)
         if optimizer is not None
@@ -203,25 +201,6 @@ def immunize(
 
 
 _RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
-
-
-def _objective(method: Method | Objective) -> Objective | None:
-    if isinstance(method, Objective):
-        return method
-    check_choice(method, "method", METHODS)
-    return None if method == "closed_form" else OBJECTIVES[method]()
-
-
-def _lambdas(lambdas: tuple[float, float] | str) -> tuple[float, float] | None:
-    if isinstance(lambdas, str):
-        check_choice(lambdas, "lambdas", ("balance",))
-        return None
-    if len(lambdas) != 2:
-        raise ValueError(f"lambdas must be (lambda_P, lambda_H) or 'balance', and is {lambdas!r}")
-    return (
-        check_real(lambdas[0], "lambda_P", low=0.0),
-        check_real(lambdas[1], "lambda_H", low=0.0),
-    )
 
 
 def _blocks(model: nn.Module, trainable: str | Sequence[str] | None) -> list[nn.Module] | None:
@@ -257,9 +236,10 @@ def _inspect(
         with torch.no_grad():
             features, _, labels = task.run(model, batch)
         shape = tuple(features.shape)
-        if shape[0] < 2:
+        if shape[0] < 2 or _last_batch(loader) == 1:
             raise ValueError(
-                f"a batch of {name} must have at least two samples, got features {shape}"
+                f"a batch of {name} must have at least two samples, and one has 1 (of a last batch "
+                "that is short, drop_last=True rids a DataLoader)"
             )
         if shape[1] != model.head.in_features:
             raise ValueError(
@@ -273,6 +253,14 @@ def _inspect(
         needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
         if needs and objective is not None and labels is None:
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
+
+
+def _last_batch(loader: Any) -> int:
+    """Return the number of samples of a DataLoader's last batch, where that is known, or 0."""
+    if not isinstance(loader, DataLoader) or loader.drop_last or loader.batch_size is None:
+        return 0
+    dataset: Any = loader.dataset
+    return len(dataset) % loader.batch_size if hasattr(dataset, "__len__") else 0
 
 
 class _Steps:
@@ -307,9 +295,7 @@ class _Steps:
             for term, Z in ((well, P.features), (ill, H.features))
         )
         norms = [float(g.double().norm()) for g in (by_loss, by_well, by_ill)]
-        lambda_P, lambda_H = self._lambdas or (
-            norms[0] / norm if norm > 0.0 else 0.0 for norm in norms[1:]
-        )
+        lambda_P, lambda_H = weights(self._lambdas, norms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()
         reached = [

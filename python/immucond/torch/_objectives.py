@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from .._validate import check_choice, check_real
 from ._activations import Outcome
 from ._spectral import condition_number, r_ill, r_well
 
@@ -92,3 +94,39 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "opt_kappa": OptKappa,
     "imma": IMMA,
 }
+
+Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "closed_form"]
+
+
+def objective_of(method: Method | Objective) -> Objective | None:
+    """Return a method's objective; None for the closed form, which has none."""
+    if isinstance(method, Objective):
+        return method
+    check_choice(method, "method", (*OBJECTIVES, "closed_form"))
+    return None if method == "closed_form" else OBJECTIVES[method]()
+
+
+def lambdas_of(lambdas: tuple[float, float] | str) -> tuple[float, float] | None:
+    """Return fixed weights, or None for balanced ones."""
+    if isinstance(lambdas, str):
+        check_choice(lambdas, "lambdas", ("balance",))
+        return None
+    if len(lambdas) != 2:
+        raise ValueError(f"lambdas must be (lambda_P, lambda_H) or 'balance', and is {lambdas!r}")
+    return (
+        check_real(lambdas[0], "lambda_P", low=0.0),
+        check_real(lambdas[1], "lambda_H", low=0.0),
+    )
+
+
+def weights(lambdas: tuple[float, float] | None, norms: Sequence[float]) -> tuple[float, float]:
+    """Return the weights of the two terms.
+
+    Balanced ones make the terms' gradients by the features as large as that of the loss; `norms`
+    are those of the loss and of the two terms.
+    """
+    if lambdas is not None:
+        return lambdas
+    of_loss, *of_terms = norms
+    lambda_P, lambda_H = (of_loss / norm if norm > 0.0 else 0.0 for norm in of_terms)
+    return lambda_P, lambda_H

@@ -93,8 +93,12 @@ class SplitModel:
 
     def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return features (N, m) and logits."""
-        with self._watched() as seen:
+        with self.watched() as seen:
             output = call(self.model, inputs)
+        return self.checked(seen), logits_of(output)
+
+    def checked(self, seen: list[Tensor]) -> Tensor:
+        """Return the features of one forward pass that was watched."""
         if len(seen) != 1:
             raise ValueError(
                 f"the head {self.split!r} must run once in each forward pass, and ran {len(seen)} "
@@ -106,10 +110,11 @@ class SplitModel:
                 f"the features that enter {self.split!r} must have shape (N, m), one row a sample, "
                 f"and have shape {tuple(features.shape)}"
             )
-        return features, logits_of(output)
+        return features
 
     @contextmanager
-    def _watched(self) -> Iterator[list[Tensor]]:
+    def watched(self) -> Iterator[list[Tensor]]:
+        """Collect what enters the head meanwhile."""
         seen: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
