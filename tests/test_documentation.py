@@ -12,7 +12,8 @@ import pytest
 import immucond
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["immucond", *(f"immucond.{p}" for p in ("linear", "immunize", "probing", "theorems"))]
+SUBPACKAGES = ("linear", "immunize", "probing", "theorems", "torch")
+PACKAGES = ["immucond", *(f"immucond.{p}" for p in SUBPACKAGES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -1,0 +1,37 @@
+"""Spectral regularizers, extreme pairs and preconditioning as differentiable PyTorch operators.
+
+They need the extra ``torch``: ``pip install "immucond[torch]"``.
+"""
+
+from .._extras import extra
+
+with extra("torch"):
+    import torch as _torch  # noqa: F401
+
+from ._distributed import gram
+from ._immunize import DeepImmunization, immunize
+from ._modules import ImmunizationLoss, RIll, RWell
+from ._pairs import ExtremePairs, extreme_pairs
+from ._precondition import precondition
+from ._rir import DeepImmunity, rir
+from ._spectral import condition_number, log_kappa, r_ill, r_well
+from ._trainer import TrainerMixin
+
+__all__ = [
+    "DeepImmunity",
+    "DeepImmunization",
+    "ExtremePairs",
+    "ImmunizationLoss",
+    "RIll",
+    "RWell",
+    "TrainerMixin",
+    "condition_number",
+    "extreme_pairs",
+    "gram",
+    "immunize",
+    "log_kappa",
+    "precondition",
+    "r_ill",
+    "r_well",
+    "rir",
+]

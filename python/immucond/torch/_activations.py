@@ -1,0 +1,297 @@
+"""Batches of a task, and the frozen part of a network run once over them.
+
+What enters the first trainable block is kept for every sample, in memory or in a mapped file. Then
+the model's own forward runs on that: whatever it does between its modules is done, a frozen module
+before that block returns zeros of the right shape, and the block is handed the rows that were kept.
+Whether this gives the features that the whole model gives is checked on the first batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.data import DataLoader, IterableDataset
+
+from ._split import SplitModel, moved, parse_batch
+
+_log = logging.getLogger("immucond")
+
+_IN_MEMORY = 2**30  # bytes; what is larger is mapped
+
+
+class Outcome(NamedTuple):
+    """What the model makes of one batch."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Any
+
+
+class Batches(Protocol):
+    """A task's batches, epoch after epoch."""
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the batches of one epoch."""
+
+    def run(self, model: SplitModel, batch: Any) -> Outcome:
+        """Return what the model makes of a batch."""
+
+
+class Loaded:
+    """Batches as the loader yields them, through the whole model."""
+
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self._loader, self._device = loader, device
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the loader's batches; a DataLoader draws its own order."""
+        if isinstance(self._loader, DataLoader) and self._loader.generator is None:
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        yield from self._loader
+
+    def run(self, model: SplitModel, batch: Any) -> Outcome:
+        """Return what the whole model makes of a batch."""
+        inputs, labels = parse_batch(batch)
+        return Outcome(*model(moved(inputs, self._device)), moved(labels, self._device))
+
+
+class _Trace(NamedTuple):
+    """One forward pass: what enters the first trainable block, and what ran before it."""
+
+    entry: nn.Module
+    arguments: Any  # (args, kwargs) of the entry
+    skipped: list[tuple[nn.Module, Any]]  # frozen modules, with their outputs
+
+
+class _CannotKeepError(Exception):
+    """Why activations cannot be kept."""
+
+
+class Kept:
+    """Samples by their kept activations, through the trainable part alone."""
+
+    def __init__(
+        self,
+        model: SplitModel,
+        blocks: Sequence[nn.Module],
+        loader: DataLoader[Any],
+        device: torch.device,
+        folder: Path | None,
+    ) -> None:
+        self._device, self._batch_size = device, loader.batch_size or 1
+        self._drop_last = loader.drop_last
+        dataset: Any = loader.dataset
+        self._count = len(dataset)
+        for at in {0, self._count // 2, self._count - 1}:
+            if not _equal(dataset[at], dataset[at]):
+                raise _CannotKeepError("its samples are drawn at random anew each time")
+        in_order: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=self._batch_size,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+        )
+        self._folder = folder
+        self._rows: list[_Rows | Any] = []
+        labels: list[Any] = []
+        first = None
+        for batch in in_order:
+            inputs, label = parse_batch(batch)
+            inputs = moved(inputs, device)
+            trace = _trace(model, blocks, inputs)
+            first = first or (inputs, trace)
+            self._append(inputs, trace.arguments)
+            labels.append(label)
+        assert first is not None
+        inputs, self._trace = first
+        self._size = _rows_of(self._trace.arguments)
+        self._labels = (
+            None if labels[0] is None else torch.cat([torch.as_tensor(x) for x in labels])
+        )
+        self._check(model, inputs)
+
+    def _check(self, model: SplitModel, inputs: Any) -> None:
+        """Compare features with those of the whole model, on a batch of another size at that."""
+        few = slice(self._size // 2, None)
+        with torch.no_grad():
+            wanted = model(inputs)[0][few]
+            try:
+                got = self.run(model, torch.arange(self._size)[few]).features
+            except Exception as error:
+                raise _CannotKeepError(f"the model does not run on them ({error})") from error
+        near = 1e-5 * float(wanted.abs().max())
+        if got.shape != wanted.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=near):
+            raise _CannotKeepError("what runs before the trainable blocks reaches past them")
+
+    def _append(self, inputs: Any, arguments: Any) -> None:
+        """Keep a batch: what enters the block, and such inputs as are read beside it, masks say."""
+        leaves, self._spec = tree_flatten((inputs, arguments))
+        size = _rows_of(arguments)
+        fresh = not self._rows
+        of_inputs = len(tree_flatten(inputs)[0])
+        for at, leaf in enumerate(leaves):
+            by_sample = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
+            if fresh and not by_sample:
+                self._rows.append(leaf)
+            elif fresh and at < of_inputs and leaf.is_floating_point():
+                self._rows.append(_Zeros(leaf))
+            elif fresh:
+                self._rows.append(_Rows(self._count, leaf, self._folder))
+            if isinstance(self._rows[at], _Rows):
+                self._rows[at].append(leaf)
+            elif by_sample and not isinstance(self._rows[at], _Zeros):
+                raise _CannotKeepError("its batches differ in shape")
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the indices of batches, in a random order."""
+        order = torch.randperm(self._count, generator=generator)
+        for batch in order.split(self._batch_size):
+            if len(batch) == self._batch_size or not self._drop_last:
+                yield batch
+
+    def run(self, model: SplitModel, batch: Tensor) -> Outcome:
+        """Return what the model makes of the samples with these indices."""
+        leaves = [
+            row[batch].to(self._device) if isinstance(row, (_Rows, _Zeros)) else row
+            for row in self._rows
+        ]
+        inputs, arguments = tree_unflatten(leaves, self._spec)
+        with _replaced(self._trace, arguments, self._size, len(batch)):
+            features, logits = model(inputs)
+        labels = None if self._labels is None else self._labels[batch].to(self._device)
+        return Outcome(features, logits, labels)
+
+
+class _Rows:
+    """Rows of many batches in one tensor: in memory, or in a file that is mapped."""
+
+    def __init__(self, count: int, like: Tensor, folder: Path | None) -> None:
+        shape, dtype = (count, *like.shape[1:]), like.dtype
+        size = int(np.prod(shape)) * like.element_size()
+        if folder is None or size < _IN_MEMORY:
+            self._rows = torch.empty(shape, dtype=dtype)
+        else:
+            # As bytes: NumPy does not know bfloat16.
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:  # gone with the last who maps it
+                data = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
+            self._rows = torch.from_numpy(data).view(dtype).reshape(shape)
+        self._filled = 0
+
+    def append(self, rows: Tensor) -> None:
+        """Add the rows of one batch."""
+        if rows.shape[1:] != self._rows.shape[1:]:
+            raise _CannotKeepError("its batches differ in shape")
+        self._rows[self._filled : self._filled + len(rows)] = rows.detach().cpu()
+        self._filled += len(rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self._rows[index]
+
+
+class _Zeros:
+    """Inputs that nobody reads any more, but for their shape."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self._like.new_zeros(()).expand(len(index), *self._like.shape[1:])
+
+
+def _trace(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> _Trace:
+    """Run the whole model and watch what enters the first trainable block."""
+    starts = {id(model.head)} | {id(m) for block in blocks for m in block.modules()}
+    holding = {id(m) for m in model.model.modules() if any(id(c) in starts for c in m.modules())}
+    entered: list[tuple[nn.Module, Any]] = []
+    skipped: list[tuple[nn.Module, Any]] = []
+    inside: list[nn.Module] = []  # of a frozen module, the outermost
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if entered:
+            return
+        if id(module) in starts:
+            entered.append((module, (args, dict(kwargs))))
+        elif not inside and id(module) not in holding:
+            inside.append(module)
+
+    def after(module: nn.Module, _: Any, __: Any, output: Any) -> None:
+        if inside and inside[0] is module:
+            skipped.append((inside.pop(), output))
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in model.model.modules():
+            for handle in (
+                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_hook(after, with_kwargs=True),
+            ):
+                stack.callback(handle.remove)
+        model(inputs)
+    return _Trace(*entered[0], skipped)
+
+
+@contextmanager
+def _replaced(trace: _Trace, arguments: Any, size: int, count: int) -> Iterator[None]:
+    """Hand the arguments to the entry, and let what ran before it return zeros for `count` rows."""
+
+    def zeros(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != size:
+            return leaf
+        return leaf.new_zeros(()).expand(count, *leaf.shape[1:])
+
+    with ExitStack() as stack:
+        outputs: dict[nn.Module, list[Any]] = {}
+        for module, output in trace.skipped:
+            outputs.setdefault(module, []).append(tree_map(zeros, output))
+        for module, stubs in outputs.items():
+            rest = iter(stubs)  # a module may run several times
+            module.forward = lambda *_, _rest=rest, **__: next(_rest)
+            stack.callback(module.__dict__.pop, "forward")
+        handle = trace.entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
+        stack.callback(handle.remove)
+        yield
+
+
+def _rows_of(arguments: Any) -> int:
+    for leaf in tree_flatten(arguments)[0]:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return int(leaf.shape[0])
+    raise _CannotKeepError("no tensor enters the first trainable block")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    (a, a_spec), (b, b_spec) = tree_flatten(a), tree_flatten(b)
+    return a_spec == b_spec and all(
+        torch.equal(x, y) if isinstance(x, Tensor) else bool(np.all(x == y))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def batches_of(
+    model: SplitModel,
+    blocks: Sequence[nn.Module] | None,
+    loader: Any,
+    device: torch.device,
+    folder: Path | None,
+    name: str,
+) -> Batches:
+    """Return a task's batches, of kept activations where that can be done; else say why not."""
+    if blocks is None:
+        return Loaded(loader, device)
+    why = "it is no DataLoader over a data set with a length"
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        try:
+            return Kept(model, blocks, loader, device, folder)
+        except _CannotKeepError as error:
+            why = str(error)
+    _log.warning("%s runs through the whole model in every epoch: %s", name, why)
+    return Loaded(loader, device)

@@ -1,0 +1,66 @@
+"""CPU tensors: the C++ core, on the tensor's own memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._extreme import ExtremePairs, Search, pairs_from
+from .._rank import Rule
+from .._regularizers import SpectralRegularizer
+from .._validate import Array
+from ._threads import torch_threads
+
+_SEARCH = Search()
+
+
+def _array(X: Tensor) -> Array:
+    # NumPy has no bfloat16; float32 holds its numbers exactly.
+    X = X.detach()
+    array: Array = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    return array
+
+
+def evaluate(
+    regularizer: SpectralRegularizer,
+    X: Tensor,
+    *,
+    features: bool,
+    rule: Rule,
+    p_is_rank: bool,
+    gradient: bool,
+) -> tuple[float, Tensor | None, bool, bool]:
+    """Return value, float64 gradient, and whether an end it uses is tied, and is determined."""
+    kernel = _core.evaluate_features if features else _core.evaluate
+    with torch_threads():
+        value, grad, _, tied, determined = kernel(
+            regularizer._coefficients,
+            regularizer._degree,
+            _array(X),
+            rule,
+            _SEARCH,
+            p_is_rank,
+            gradient,
+            False,
+        )
+    return value, None if grad is None else torch.from_numpy(grad), tied, determined
+
+
+def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
+    """Return the pairs of a matrix, or of each in a stack (b, rows, columns)."""
+    with torch_threads():
+        found: dict[str, Any] = (
+            _core.feature_extreme_pairs(_array(X), rule, _SEARCH)
+            if features
+            else _core.extreme_pairs(_array(X), rule, _SEARCH)
+        )
+    return pairs_from(found, "Z^T Z" if features else "S")
+
+
+def gram(X: Tensor) -> Tensor:
+    """Return ``X^T X`` in float64."""
+    with torch_threads():
+        return torch.from_numpy(_core.gram(_array(X)))

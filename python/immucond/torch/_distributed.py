@@ -1,0 +1,132 @@
+"""Gram matrices of a batch whose rows are spread over ranks (torch.distributed)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._rank import default_rtol
+from ._arguments import check_tensor
+from ._kernels import kernels_for
+
+Options = tuple[bool, int | None, float | None, str | None]
+
+
+class _SumOfGrams(torch.autograd.Function):
+    """The Gram matrix of all ranks' rows: one all-reduce of m x m, and none in the backward pass.
+
+    The loss is one for all ranks, so every rank has the same gradient G by H already, and the
+    gradient by its own rows is ``Z (G + G^T)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
+        ctx.save_for_backward(Z)
+        H = Z.new_zeros(Z.shape[1], Z.shape[1], dtype=torch.float64)
+        if len(Z) > 0:
+            H = kernels_for(Z).gram(Z)
+        dist.all_reduce(H, group=group)
+        # Ranks add the entries (i, j) and (j, i) in different orders.
+        return (H + H.mT) / 2
+
+    @staticmethod
+    @once_differentiable  # what other ranks' rows do to G is not here
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        (Z,) = ctx.saved_tensors
+        return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None
+
+
+class _AllRows(torch.autograd.Function):
+    """All ranks' rows, in the order of the ranks; each rank's gradient is that of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, group: Any, counts: list[int]) -> Tensor:
+        here = dist.get_rank(group)
+        ctx.rows = slice(sum(counts[:here]), sum(counts[: here + 1]))
+        # Collectives want one shape: short blocks are padded.
+        padded = Z.new_zeros(max(counts), Z.shape[1])
+        padded[: len(Z)] = Z
+        blocks = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(blocks, padded, group=group)
+        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream[ctx.rows], None, None
+
+
+def _counts(Z: Tensor, group: Any) -> list[int]:
+    """Return the number of rows on each rank, which must agree in width and dtype."""
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    mine = torch.tensor([len(Z), Z.shape[1], dtypes.index(Z.dtype)], device=Z.device)
+    all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(all_, mine, group=group)
+    shapes = [tuple(int(x) for x in t) for t in all_]
+    if len({shape[1:] for shape in shapes}) > 1:
+        seen = "; ".join(f"{m} columns of {dtypes[d]}" for _, m, d in shapes)
+        raise ValueError(f"features must have one width and dtype on all ranks, and have {seen}")
+    return [shape[0] for shape in shapes]
+
+
+def gram(Z: Tensor, *, group: Any = None) -> Tensor:
+    """Return the Gram matrix ``Z^T Z`` in float64, of the rows of all ranks with `group`.
+
+    Parameters
+    ----------
+    Z : Tensor, shape (N, m)
+        Features, one row a sample: with `group`, this rank's rows (N may differ between ranks, and
+        be 0).
+    group : torch.distributed.ProcessGroup, optional
+        One all-reduce of m x m in the forward pass, and no communication in the backward pass. All
+        ranks must call, and the loss must be the same on all of them: then each gets the gradient
+        of that one loss by its own rows. (``DistributedDataParallel`` averages the parameters'
+        gradients over W ranks; the sum is what is meant here, W times that.)
+
+    Returns
+    -------
+    Tensor, shape (m, m), float64
+
+    Notes
+    -----
+    With `group` first derivatives only, in eager mode.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([[10., 14.],
+            [14., 20.]], dtype=torch.float64)
+    """
+    check_tensor(Z, "Z", empty=group is not None)
+    if Z.ndim != 2:
+        raise ValueError(f"Z must have 2 dimensions, and has shape {tuple(Z.shape)}")
+    if group is None:
+        return Z.double().mT @ Z.double()
+    _counts(Z, group)
+    result: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
+    return result
+
+
+def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
+    """Return the matrix or the features that stand for all ranks' rows, with options to match."""
+    features, rank, rtol, computed_in = options
+    if not features:
+        raise ValueError("group goes with features, whose rows the ranks hold; S is one matrix")
+    if Z.ndim != 2:
+        raise ValueError(f"features must have 2 dimensions with group, got shape {tuple(Z.shape)}")
+    counts = _counts(Z, group)
+    width = Z.shape[1]
+    if sum(counts) < width:
+        return _AllRows.apply(Z, group, counts), options  # type: ignore[no-untyped-call]
+    if rtol is None:
+        rtol = default_rtol((sum(counts), width), computed_in or Z.dtype, "features")
+    # Of H: singular values of features are square roots, and H itself is rounded.
+    of_H = min(0.5, max(rtol**2, default_rtol((width, width), "float64")))
+    H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
+    return H, (False, rank, of_H, "float64")

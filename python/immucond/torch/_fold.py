@@ -1,0 +1,31 @@
+"""The closed form in a deep net: a linear map after the features, and its inverse in the head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .._validate import FloatArray
+
+
+class FoldedHead(nn.Sequential):
+    """``features -> features A -> logits``, with the logits of the head that it replaces."""
+
+    def __init__(self, head: nn.Linear, A: FloatArray) -> None:
+        like = head.weight
+        mapping = nn.Linear(A.shape[0], A.shape[1], bias=False).to(like)
+        folded = nn.Linear(A.shape[1], head.out_features, bias=head.bias is not None).to(like)
+        inverse = np.linalg.solve(A, head.weight.detach().double().cpu().numpy().T)
+        with torch.no_grad():
+            mapping.weight.copy_(torch.from_numpy(A.T.copy()))
+            folded.weight.copy_(torch.from_numpy(inverse.T.copy()))
+            if head.bias is not None:
+                folded.bias.copy_(head.bias)
+        super().__init__(mapping, folded)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one with this dotted name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)

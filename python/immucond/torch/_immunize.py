@@ -1,0 +1,392 @@
+"""Deep immunization: the last blocks of a pre-trained network, moved against a harmful task."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .._errors import ImmucondError
+from .._validate import FloatArray, as_count, check_real
+from ..linear import optimal_extractor
+from . import _checkpoint
+from ._activations import Batches, Loaded, Outcome, batches_of
+from ._features import all_features, array
+from ._fold import FoldedHead, replace_module
+from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._split import SplitModel, module_named
+
+
+@dataclass(frozen=True)
+class DeepImmunization:
+    """An immunized network, and how it came about.
+
+    Attributes
+    ----------
+    model : nn.Module
+        A copy of the model that was given, immunized, in evaluation mode.
+    split : str
+        The name of the linear layer whose input are its features; for the closed form the folded
+        head's last layer.
+    history : dict of str to (steps,) array
+        Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
+        the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
+        the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
+        ``grad_ill``. Empty for the closed form, which takes no steps.
+    """
+
+    model: nn.Module
+    split: str
+    history: dict[str, FloatArray]
+
+
+def immunize(
+    model: nn.Module,
+    *,
+    split: str,
+    primary: Any,
+    harmful: Any,
+    method: Method | Objective = "algorithm1",
+    lambdas: tuple[float, float] | Literal["balance"] = "balance",
+    trainable: str | Sequence[str] | None = None,
+    epochs: int = 1,
+    lr: float = 1e-4,
+    momentum: float = 0.9,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    kappa_P: float = 1.0,
+    delta: float | tuple[float, float] = 0.0,
+    seed: int = 0,
+    device: Any = None,
+    checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
+    callback: Callable[[int, Mapping[str, float]], object] | None = None,
+) -> DeepImmunization:
+    r"""Immunize a network: harmful features badly conditioned, the primary task as good as before.
+
+    The features Z are what enters the head. On each pair of batches the trainable blocks descend on
+
+    .. math:: L(Z_P) + \lambda_P R_{well}(Z_P) + \lambda_H R_{ill}(Z_H),
+
+    the head on the primary loss L. The model stays in evaluation mode, as it will be served. What
+    lies before the trainable blocks runs once, and its output is kept.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Pre-trained; it is copied, not changed.
+    split : str
+        The name of its head, a linear layer.
+    primary, harmful : DataLoader, or iterable of batches
+        Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
+        are needed (harmful ones are for ``"imma"`` only). Inputs are one tensor, a tuple of
+        positional or a mapping of keyword arguments. The harmful ones start anew as often as
+        needed.
+    method : str or Objective
+        "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; or "closed_form", which puts
+        the optimal linear map after the features and its inverse into the head: no training, and
+        the primary logits stay as they are.
+    lambdas : (float, float) or "balance"
+        The weights, fixed; or such that each term's gradient by the features is in every step as
+        large as that of the primary loss.
+    trainable : str or sequence of str, optional
+        The names of the blocks to train, the last ones of the network; by default all of it.
+    epochs : int
+        Passes over the primary loader.
+    lr, momentum : float
+        Of stochastic gradient descent.
+    loss : callable, optional
+        From logits and labels; by default the cross-entropy.
+    optimizer : callable, optional
+        From a list of parameters to an optimizer, instead of `lr` and `momentum`.
+    kappa_P, delta : float
+        For the closed form, as in `immucond.linear.optimal_extractor`.
+    seed : int
+        Of the order of the samples.
+    device : torch.device, optional
+        By default that of the model.
+    checkpoint : path, optional
+        A file that holds the state after every epoch; a run that finds it goes on from there.
+    cache : path, optional
+        A folder for kept activations beyond one GiB, which are mapped into memory from there; by
+        default they stay in memory.
+    callback : callable, optional
+        Called as ``callback(step, record)`` after each step with what `history` gets; a true return
+        value stops.
+
+    Returns
+    -------
+    DeepImmunization
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any training: for names that the model does not have (the message lists those that it
+        has), a head that is not linear, batches with fewer than two samples, features that are
+        constant, not finite, or of another width than the head's input.
+    ImmucondError
+        Where the loss stops being finite.
+
+    Warns
+    -----
+    The logger ``immucond`` tells where activations cannot be kept, and why (random augmentation,
+    batches of different shapes).
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Sec. 5.3. The rank rule follows the dtype in which the features are
+    computed, and a batch with fewer samples than features takes p = k in R_well.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> X, y = torch.randn(64, 6), torch.arange(64) % 3
+    >>> primary, harmful = [(X[:32], y[:32]), (X[32:], y[32:])], [(X.flip(1), y)]
+    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, epochs=3)
+    >>> done.history["loss"].shape
+    (6,)
+    """
+    where = torch.device(device) if device is not None else next(model.parameters()).device
+    model = copy.deepcopy(model).to(where).eval()
+    splitted = SplitModel(model, split)
+    objective = objective_of(method)
+    blocks = _blocks(model, trainable)
+    _inspect(splitted, primary, harmful, where, objective)
+    folder = None if cache is None else Path(cache)
+    if objective is None:
+        tasks = [Loaded(loader, where) for loader in (primary, harmful)]
+        return _closed_form(splitted, tasks, kappa_P, delta)
+    parameters = _parameters(splitted, blocks)
+    generator = torch.Generator().manual_seed(as_count(seed, "seed", least=0))
+    P, H = (
+        batches_of(splitted, blocks, loader, where, folder, name)
+        for loader, name in ((primary, "primary"), (harmful, "harmful"))
+    )
+    steps = _Steps(
+        splitted,
+        objective,
+        lambdas_of(lambdas),
+        loss or nn.functional.cross_entropy,
+        optimizer(parameters)
+        if optimizer is not None
+        else torch.optim.SGD(
+            parameters,
+            lr=check_real(lr, "lr", low=0.0),
+            momentum=check_real(momentum, "momentum", low=0.0, high=1.0),
+        ),
+    )
+    run = _Run(steps, P, H, generator, None if checkpoint is None else Path(checkpoint))
+    run.resume(
+        {
+            "split": split,
+            "method": method if isinstance(method, str) else type(method).__name__,
+            "lambdas": list(lambdas) if not isinstance(lambdas, str) else lambdas,
+            "seed": seed,
+        }
+    )
+    run.to(as_count(epochs, "epochs", least=0), callback)
+    history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
+    return DeepImmunization(model, split, history)
+
+
+_RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
+
+
+def _blocks(model: nn.Module, trainable: str | Sequence[str] | None) -> list[nn.Module] | None:
+    if trainable is None:
+        return None
+    names = [trainable] if isinstance(trainable, str) else list(trainable)
+    return [module_named(model, name, "trainable") for name in names]
+
+
+def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
+    """Leave only what is trained with a gradient."""
+    if blocks is not None:
+        model.model.requires_grad_(False)
+        for block in (*blocks, model.head):
+            block.requires_grad_()
+    parameters = [p for p in model.model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("no parameter of the trainable blocks requires a gradient")
+    return parameters
+
+
+def _inspect(
+    model: SplitModel, primary: Any, harmful: Any, device: torch.device, objective: Objective | None
+) -> None:
+    """Refuse, before any training, what would fail in the midst of it."""
+    for loader, name in ((primary, "primary"), (harmful, "harmful")):
+        task = Loaded(loader, device)
+        state = torch.get_rng_state()
+        batch = next(iter(loader), None)
+        torch.set_rng_state(state)
+        if batch is None:
+            raise ValueError(f"{name} has no batches")
+        with torch.no_grad():
+            features, _, labels = task.run(model, batch)
+        shape = tuple(features.shape)
+        if shape[0] < 2 or _last_batch(loader) == 1:
+            raise ValueError(
+                f"a batch of {name} must have at least two samples, and one has 1 (of a last batch "
+                "that is short, drop_last=True rids a DataLoader)"
+            )
+        if shape[1] != model.head.in_features:
+            raise ValueError(
+                f"the features of {name} must have the width of the head, "
+                f"{model.head.in_features}, and have shape {shape}"
+            )
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"the features of {name} must be finite, and are not")
+        if bool((features == features[0]).all()):
+            raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
+        needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
+        if needs and objective is not None and labels is None:
+            raise ValueError(f"{name} must have labels: batches (inputs, labels)")
+
+
+def _last_batch(loader: Any) -> int:
+    """Return the number of samples of a DataLoader's last batch, where that is known, or 0."""
+    if not isinstance(loader, DataLoader) or loader.drop_last or loader.batch_size is None:
+        return 0
+    dataset: Any = loader.dataset
+    return len(dataset) % loader.batch_size if hasattr(dataset, "__len__") else 0
+
+
+class _Steps:
+    """One descent step on a pair of batches."""
+
+    def __init__(
+        self,
+        model: SplitModel,
+        objective: Objective,
+        lambdas: tuple[float, float] | None,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self._lambdas, self._loss = lambdas, loss
+        self._head = [p for p in model.head.parameters() if p.requires_grad]
+
+    def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
+        """Take it; every term is differentiated by the features, and those once by the network."""
+        loss = self._loss(P.logits, P.labels)
+        if not math.isfinite(float(loss.detach())):
+            raise ImmucondError(
+                f"the primary loss is {float(loss.detach())}: lower lr or the lambdas, or look at "
+                "the primary data"
+            )
+        well, ill = self.objective.terms(P, H)
+        by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
+        by_well, by_ill = (
+            torch.zeros_like(Z)
+            if term is None
+            else torch.autograd.grad(term, Z, retain_graph=True)[0]
+            for term, Z in ((well, P.features), (ill, H.features))
+        )
+        norms = [float(g.double().norm()) for g in (by_loss, by_well, by_ill)]
+        lambda_P, lambda_H = weights(self._lambdas, norms)
+        by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
+        self.optimizer.zero_grad()
+        reached = [
+            (Z, g)
+            for Z, g in ((P.features, by_P), (H.features, lambda_H * by_ill))
+            if Z.requires_grad
+        ]
+        torch.autograd.backward([Z for Z, _ in reached], [g.to(Z.dtype) for Z, g in reached])
+        for parameter, gradient in zip(self._head, by_head, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
+        return dict(zip(_RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
+
+
+class _Run:
+    """Epochs with checkpoints between them."""
+
+    def __init__(
+        self, steps: _Steps, P: Batches, H: Batches, generator: torch.Generator, file: Path | None
+    ) -> None:
+        self._steps, self._P, self._H = steps, P, H
+        self._generator, self._file = generator, file
+        self._epoch = 0
+        self._settings: dict[str, Any] = {}
+        self.records: list[dict[str, float]] = []
+
+    def resume(self, settings: dict[str, Any]) -> None:
+        """Go on from the checkpoint, if there is one of these settings."""
+        self._settings = settings
+        if self._file is None:
+            return
+        device = next(self._steps.model.model.parameters()).device
+        state = _checkpoint.load(self._file, device, settings)
+        if state is None:
+            return
+        self._steps.model.model.load_state_dict(state["model"])
+        self._steps.optimizer.load_state_dict(state["optimizer"])
+        self._steps.objective.state = state["objective"]
+        self._generator.set_state(state["generator"].cpu())
+        self._epoch, self.records = state["epoch"], state["records"]
+
+    def to(
+        self, epochs: int, callback: Callable[[int, Mapping[str, float]], object] | None
+    ) -> None:
+        """Run until so many epochs are done."""
+        model = self._steps.model
+        while self._epoch < epochs:
+            harmful = _again(self._H, self._generator)
+            for batch in self._P.epoch(self._generator):
+                record = self._steps(self._P.run(model, batch), self._H.run(model, next(harmful)))
+                self.records.append(record)
+                if callback is not None and callback(len(self.records), record):
+                    return
+            self._epoch += 1
+            self._save()
+
+    def _save(self) -> None:
+        if self._file is not None:
+            _checkpoint.save(
+                self._file,
+                {
+                    "settings": self._settings,
+                    "model": self._steps.model.model.state_dict(),
+                    "optimizer": self._steps.optimizer.state_dict(),
+                    "objective": self._steps.objective.state,
+                    "generator": self._generator.get_state(),
+                    "epoch": self._epoch,
+                    "records": self.records,
+                },
+            )
+
+
+def _again(batches: Batches, generator: torch.Generator) -> Iterator[Any]:
+    while True:
+        yield from batches.epoch(generator)
+
+
+def _closed_form(
+    model: SplitModel,
+    tasks: Sequence[Batches],
+    kappa_P: float,
+    delta: float | tuple[float, float],
+) -> DeepImmunization:
+    Z_P, Z_H = (all_features(model, task) for task in tasks)
+    A = optimal_extractor(
+        X_P=array(Z_P),
+        X_H=array(Z_H),
+        kappa_P=kappa_P,
+        delta=delta,
+        computed_in=str(Z_P.dtype).removeprefix("torch."),
+    )
+    replace_module(model.model, model.split, FoldedHead(model.head, A))
+    return DeepImmunization(model.model, f"{model.split}.1", {})

@@ -1,0 +1,177 @@
+"""The identity layer whose backward multiplies by ``K^-1`` (Zheng et al., 2025, Sec. 4.4)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .._rank import default_rtol
+from .._validate import check_real
+from ._arguments import check_tensor
+from ._operator import Function, Operator, nestable
+
+_factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
+
+
+def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return eigenpairs of K and what counts as zero; kept while K lives and stays as it is."""
+    kept = _factors.get(K)
+    if kept is None or kept[0] != K._version:
+        precise = K.detach().double()
+        if not bool(precise.isfinite().all()):
+            raise ValueError("K must be finite, and holds NaN or infinity")
+        tolerance = default_rtol(tuple(K.shape), K.dtype)
+        largest = float(precise.abs().amax())
+        if float((precise - precise.mT).abs().amax()) > tolerance * largest:
+            raise ValueError("K must be symmetric")
+        values, vectors = torch.linalg.eigh(precise)
+        if float(values[0]) < -tolerance * float(values[-1]) or float(values[-1]) <= 0.0:
+            raise ValueError(
+                f"K must be positive semidefinite and not zero, and has eigenvalues from "
+                f"{float(values[0]):.3g} to {float(values[-1]):.3g}"
+            )
+        kept = (K._version, values, vectors, tolerance * float(values[-1]))
+        _factors[K] = kept
+    return kept[1:]  # type: ignore[no-any-return]
+
+
+class _Solve(Function):
+    """``(K + ridge I)^-1 g``; without a ridge and for singular K its pseudo-inverse."""
+
+    tensors: ClassVar[int] = 2
+
+    @staticmethod
+    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:
+        result: Tensor = solve.entry(g, K, ridge)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        _, K, ctx.ridge = inputs
+        ctx.save_for_backward(K)
+        ctx.save_for_forward(K)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        (K,) = ctx.saved_tensors
+        return solve(upstream, K, ctx.ridge), None, None
+
+    @staticmethod
+    @nestable
+    def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        (K,) = saved
+        result: Tensor = solve(tangent, K, ctx.ridge)
+        return result
+
+
+def _solve(g: Tensor, K: Tensor, ridge: float) -> Tensor:
+    if K.ndim > 2:  # a stack made by vmap
+        return torch.stack([_solve(x, k, ridge) for x, k in zip(g, K, strict=True)])
+    values, vectors, zero = _eigh(K)
+    if ridge > 0.0:
+        inverse = 1.0 / (values.clamp(min=0.0) + ridge)
+    else:
+        inverse = torch.where(values > zero, 1.0 / values, 0.0)
+    result = vectors @ (inverse[:, None] * (vectors.mT @ g.double()))
+    return result.to(g.dtype).contiguous()
+
+
+class _Precondition(Function):
+    """``immucond::precondition``: theta itself, with a gradient that is `gram_solve`'s."""
+
+    tensors: ClassVar[int] = 2
+
+    @staticmethod
+    def forward(theta: Tensor, K: Tensor, ridge: float) -> Tensor:
+        result: Tensor = precondition_operator.entry(theta, K, ridge)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        _, K, ctx.ridge = inputs
+        ctx.save_for_backward(K)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        (K,) = ctx.saved_tensors
+        return solve(upstream, K, ctx.ridge), None, None
+
+
+def _like_first(first: Tensor, *_: Any) -> Tensor:
+    return first.new_empty(first.shape)
+
+
+def _copy(theta: Tensor, *_: Any) -> Tensor:
+    return theta.clone(memory_format=torch.contiguous_format)
+
+
+solve = Operator(
+    _Solve,
+    "gram_solve(Tensor g, Tensor K, float ridge) -> Tensor",
+    fake=_like_first,
+    kernel=_solve,
+)
+precondition_operator = Operator(
+    _Precondition,
+    "precondition(Tensor theta, Tensor K, float ridge) -> Tensor",
+    fake=_like_first,
+    kernel=_copy,
+)
+
+
+def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
+    """Return `theta` itself; in the backward pass its gradient is multiplied by ``K^-1``.
+
+    Zheng et al. (2025), Sec. 4.4 and Algorithm 1. For a regularizer at ``H = theta^T K theta`` the
+    gradient ``2 K theta G`` becomes ``2 theta G``; where that is all that is wanted,
+    `immucond.SpectralRegularizer.value_and_grad_theta` with ``preconditioned=True`` gives it
+    without an inverse.
+
+    Parameters
+    ----------
+    theta : Tensor, shape (d, m)
+        Linear feature extractor.
+    K : Tensor, shape (d, d)
+        Gram matrix of the inputs, symmetric positive semidefinite. It is a constant: no gradient
+        flows into it. Its eigendecomposition is kept while the tensor lives and is not modified.
+    ridge : float
+        Multiply by ``(K + ridge I)^-1`` instead, as the published code does. Without a ridge a
+        singular K, to the rounding of its dtype, is inverted on its range.
+
+    Returns
+    -------
+    Tensor, shape (d, m)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where shapes do not match or `ridge` is negative; in the backward pass where K is not
+        finite, symmetric and positive semidefinite.
+
+    Notes
+    -----
+    This is no gradient of any function: forward-mode differentiation raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> theta = torch.eye(2, requires_grad=True)
+    >>> K = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+    >>> ict.precondition(theta, K).sum().backward()
+    >>> theta.grad
+    tensor([[0.2500, 0.2500],
+            [1.0000, 1.0000]])
+    """
+    check_tensor(theta, "theta")
+    check_tensor(K, "K")
+    if K.ndim != 2 or theta.ndim != 2 or K.shape != (theta.shape[0], theta.shape[0]):
+        raise ValueError(
+            f"theta must have shape (d, m) and K shape (d, d), got shapes {tuple(theta.shape)} and "
+            f"{tuple(K.shape)}"
+        )
+    result: Tensor = precondition_operator(theta, K, check_real(ridge, "ridge", low=0.0))
+    return result

@@ -1,0 +1,315 @@
+"""The spectral regularizers as operators: one for the whole family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, SupportsIndex
+
+import torch
+from torch import Tensor
+
+from .._rank import rank_rule
+from ._arguments import Given, given
+from ._curvature import hessian_product
+from ._distributed import spread
+from ._family import FAMILY
+from ._kernels import kernels_for
+from ._operator import Function, Operator, nestable, wide
+from ._warn import warn_accuracy, warn_tied
+
+
+class _Spectral(Function):
+    """``immucond::spectral``: the value of a regularizer and its gradient, both differentiable.
+
+    The gradient is an output, so that what the forward pass computed serves the backward pass, and
+    the derivative of that is this operator's own: a product with the Hessian. It is empty where
+    nobody seems to want it, and then made up for in the backward pass.
+    """
+
+    outputs: ClassVar[int] = 2
+
+    @staticmethod
+    def forward(X: Tensor, *options: Any) -> Any:
+        if X.is_cpu and type(X) in _PLAIN and torch._C._len_torch_dispatch_stack() == 0:
+            return _kernel(X, *options)  # what the dispatcher would come to, ten microseconds later
+        return spectral.entry(X, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        X, ctx.name, *options, ctx.p_is_rank, ctx.gradient = inputs
+        ctx.options = tuple(options)
+        ctx.save_for_backward(X, output[1])
+        ctx.save_for_forward(X, output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def _gradient(ctx: Any, X: Tensor, gradient: Tensor) -> Tensor:
+        if not ctx.gradient:
+            gradient = spectral(X, ctx.name, *ctx.options, ctx.p_is_rank, True)[1]
+        result: Tensor = gradient
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:
+        X, gradient = ctx.saved_tensors
+        result = None
+        if by_value is not None:
+            result = by_value[..., None, None] * _Spectral._gradient(ctx, X, gradient)
+        if by_gradient is not None and ctx.gradient:
+            more = hessian_product(X, by_gradient, ctx.name, ctx.options, ctx.p_is_rank)
+            result = more if result is None else result + more
+        return None if result is None else result.to(X.dtype), *_NOTHING
+
+    @staticmethod
+    @nestable
+    def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Any:
+        X, empty = saved
+        gradient = _Spectral._gradient(ctx, X, empty)
+        change = (gradient * tangent).sum((-2, -1))
+        if not ctx.gradient:
+            return change, torch.zeros_like(empty)
+        moved = hessian_product(X, tangent, ctx.name, ctx.options, ctx.p_is_rank)
+        return change, moved.to(gradient.dtype)
+
+    @staticmethod
+    def batched(apply: Callable[..., Any], X: Tensor, *options: Any) -> Any:
+        # Below vmap the tensor tells better than before whether a gradient will be asked for.
+        return apply(X, *options[:-1], options[-1] or X.requires_grad)
+
+
+_NOTHING = (None,) * 7
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_SCHEMA = (
+    "spectral(Tensor X, str name, bool features, int? rank, float? rtol, str? computed_in, "
+    "bool p_is_rank, bool gradient) -> (Tensor, Tensor)"
+)
+
+
+def _kernel(
+    X: Tensor,
+    name: str,
+    features: bool,
+    rank: int | None,
+    rtol: float | None,
+    computed_in: str | None,
+    p_is_rank: bool,
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    regularizer, shape, dtype = FAMILY[name].regularizer, X.shape, wide(X.dtype)
+    what: Given = "features" if features else "matrix"
+    rule = rank_rule(
+        shape[-2:],
+        X.dtype,  # type: ignore[arg-type]
+        rank=rank,
+        rtol=rtol,
+        computed_in=computed_in,
+        given=what,
+    )
+    evaluate = kernels_for(X).evaluate
+    results = [
+        evaluate(
+            regularizer,
+            matrix,
+            features=features,
+            rule=rule,
+            p_is_rank=p_is_rank,
+            gradient=gradient,
+        )
+        for matrix in ((X,) if X.ndim == 2 else X.reshape(-1, *shape[-2:]))
+    ]
+    values, gradients, tied, determined = zip(*results, strict=True)
+    if not all(determined):
+        warn_accuracy("Z^T Z" if features else "S")
+    if gradient and any(tied):
+        warn_tied("Z^T Z" if features else "S", name)
+    if dtype == torch.float32:
+        largest = max(values, key=abs)
+        if abs(largest) > _LARGEST:
+            raise OverflowError(f"the value {largest:g} of {name} is not representable in float32")
+    value = torch.tensor(values[0] if X.ndim == 2 else values, dtype=dtype, device=X.device)
+    value = value if X.ndim == 2 else value.reshape(shape[:-2])
+    if not gradient:
+        return value, torch.empty(0, dtype=dtype, device=X.device)
+    if X.ndim == 2:
+        by_X = gradients[0].to(dtype)
+    else:
+        by_X = torch.stack([g.to(dtype) for g in gradients]).reshape(shape)
+    if dtype == torch.float32 and not math.isfinite(by_X.sum()) and not by_X.isfinite().all():
+        raise OverflowError(f"the gradient of {name} is not representable in float32")
+    return value, by_X
+
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def _fake(X: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    dtype = wide(X.dtype)
+    return (
+        X.new_empty(X.shape[:-2], dtype=dtype),
+        X.new_empty(X.shape if options[-1] else (0,), dtype=dtype),
+    )
+
+
+spectral = Operator(_Spectral, _SCHEMA, fake=_fake, kernel=_kernel)
+
+
+def _value(
+    name: str,
+    S: Tensor | None,
+    features: Tensor | None,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    p: Literal["rank"] | None,
+    group: Any,
+) -> Tensor:
+    X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
+    if p not in (None, "rank"):
+        raise ValueError(f"p must be None or 'rank', and is {p!r}")
+    if group is not None:
+        dtype = wide(X.dtype)
+        X, options = spread(X, options, group)
+    wanted = X.requires_grad and torch.is_grad_enabled()
+    result: Tensor = spectral(X, name, *options, p == "rank", wanted)[0]
+    return result if group is None else result.to(dtype)
+
+
+def r_well(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    p: Literal["rank"] | None = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``sigma_1^2 / 2 - F / (2 p)``, which descent lowers together with kappa.
+
+    Nenov, Haider, Balazs (2024); Zheng et al. (2025), Eq. 11. The value and the gradient of
+    `immucond.r_well`, for any program that PyTorch differentiates.
+
+    Parameters
+    ----------
+    S : Tensor, shape (..., p_r, p_c), optional
+        Any finite real matrix, or a stack. Give either `S` or `features`.
+    features : Tensor, shape (..., N, m), optional
+        Features Z, one row a sample: r at ``H = Z^T Z``. The cost is that of the smaller of
+        ``Z^T Z`` and ``Z Z^T``.
+    rank, rtol, computed_in
+        As in `immucond.extreme_pairs` and `immucond.feature_extreme_pairs`: the default `rtol`
+        follows `computed_in`, and that the dtype of the tensor.
+    p : None or "rank"
+        Count all singular values (default), or the k nonzero ones, which batches with fewer
+        samples than features want.
+    group : torch.distributed.ProcessGroup, optional
+        The ranks that hold rows of `features`; each gets the value at all rows, and the gradient
+        by its own. For ``torch.distributed.group.WORLD`` that is every rank.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Computed in float64; of the dtype of the input, at least float32.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError
+        As in `immucond.SpectralRegularizer.value_and_grad`.
+    DegenerateSpectrumError
+        In second derivatives, where an extreme singular value that they use is not simple.
+
+    Warns
+    -----
+    DegenerateSpectrumWarning
+        Where such an end is not simple: the gradient takes the mean over the tied group, a valid
+        subgradient.
+    AccuracyWarning
+        Where a smallest singular value that it uses is not determined.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> Z = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    >>> value = ict.r_well(features=Z)
+    >>> value.backward()
+    >>> round(value.item(), 6), Z.grad.diagonal().tolist()
+    (3.75, [8.0, -1.0])
+    """
+    return _value("r_well", S, features, rank, rtol, computed_in, p, group)
+
+
+def r_ill(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``1 / (F / (2 k) - sigma_k^2 / 2)``, which descent lowers while it raises kappa.
+
+    Zheng et al. (2025), Theorem 4.1. See `r_well` for the parameters.
+
+    Raises
+    ------
+    DegenerateSpectrumError
+        Where all nonzero singular values are equal: the value is infinite there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.r_ill(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    tensor(1.3333)
+    """
+    return _value("r_ill", S, features, rank, rtol, computed_in, None, group)
+
+
+def condition_number(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``sigma_1 / sigma_k`` over the nonzero singular values.
+
+    Zheng et al. (2025), Eq. 1. See `r_well` for the parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.condition_number(features=torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    tensor(9.)
+    """
+    return _value("kappa", S, features, rank, rtol, computed_in, None, group)
+
+
+def log_kappa(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``log sigma_1 - log sigma_k`` over the nonzero singular values.
+
+    See `r_well` for the parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.log_kappa(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    tensor(0.)
+    """
+    return _value("log_kappa", S, features, rank, rtol, computed_in, None, group)

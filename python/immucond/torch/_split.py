@@ -1,0 +1,123 @@
+"""A network split at its head: features are what the head, a linear layer, takes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
+    """Return a submodule by its dotted name."""
+    modules = dict(model.named_modules())
+    if name not in modules or name == "":
+        listed = ", ".join(repr(known) for known in modules if known)
+        raise ValueError(
+            f"{what} must name a module of the model, and is {name!r}; there are {listed}"
+        )
+    found: nn.Module = modules[name]
+    return found
+
+
+def parse_batch(batch: Any) -> tuple[Any, Any]:
+    """Return the inputs of a batch and its labels: of a pair, or of a mapping with "labels"."""
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        labels = inputs.pop("labels", inputs.pop("label", None))
+        return inputs, labels
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        raise ValueError(
+            "a batch must be (inputs, labels), a mapping with 'labels', or a tensor of inputs, and "
+            f"is a {type(batch).__name__} of {len(batch)}"
+        )
+    return batch, None
+
+
+def moved(tree: Any, device: Any) -> Any:
+    """Return nested tensors on a device."""
+    if isinstance(tree, Tensor):
+        return tree.to(device, non_blocking=True)
+    if isinstance(tree, Mapping):
+        return {key: moved(value, device) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(moved(value, device) for value in tree)
+    return tree
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run the model on one tensor, positional ones, or a mapping of keywords."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits of what a model returned: a tensor, or what holds one as "logits"."""
+    if isinstance(output, Mapping):
+        output = output["logits"]
+    elif hasattr(output, "logits"):
+        output = output.logits
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the model must return logits, and returned {type(output).__name__}")
+    return output
+
+
+class SplitModel:
+    """A model, its linear head, and the features between.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network.
+    split : str
+        The name of its head, as in ``model.named_modules()``: the last linear layer.
+    """
+
+    def __init__(self, model: nn.Module, split: str) -> None:
+        self.model, self.split = model, split
+        head = module_named(model, split, "split")
+        if not isinstance(head, nn.Linear):
+            linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+            listed = ", ".join(repr(name) for name in linear)
+            raise TypeError(
+                f"split must name a linear layer, and {split!r} is a {type(head).__name__}; "
+                f"linear layers are {listed or 'none'}"
+            )
+        self.head = head
+
+    def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return features (N, m) and logits."""
+        with self.watched() as seen:
+            output = call(self.model, inputs)
+        return self.checked(seen), logits_of(output)
+
+    def checked(self, seen: list[Tensor]) -> Tensor:
+        """Return the features of one forward pass that was watched."""
+        if len(seen) != 1:
+            raise ValueError(
+                f"the head {self.split!r} must run once in each forward pass, and ran {len(seen)} "
+                "times"
+            )
+        features = seen[0]
+        if features.ndim != 2:
+            raise ValueError(
+                f"the features that enter {self.split!r} must have shape (N, m), one row a sample, "
+                f"and have shape {tuple(features.shape)}"
+            )
+        return features
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        """Collect what enters the head meanwhile."""
+        seen: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            yield seen
+        finally:
+            handle.remove()

@@ -1,0 +1,106 @@
+"""Immunization in a training loop that somebody else runs: Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ._activations import Loaded, Outcome
+from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._split import SplitModel
+
+
+class TrainerMixin:
+    """Adds the terms of immunization to ``compute_loss``: put it before ``Trainer``.
+
+    Call `immunize_against` before training. The learning rate, what is trainable (by
+    ``requires_grad``), checkpoints and logs are the trainer's. Evaluation is left as it is.
+
+    Examples
+    --------
+    With ``transformers``::
+
+        class ImmunizingTrainer(ict.TrainerMixin, transformers.Trainer): ...
+
+        trainer = ImmunizingTrainer(model, arguments, train_dataset=primary)
+        trainer.immunize_against(harmful_loader, split="classifier")
+        trainer.train()
+    """
+
+    model: Any
+    _immunization: tuple[str, Any, Objective, tuple[float, float] | None] | None = None
+    _harmful: Iterator[Any] | None = None
+
+    def immunize_against(
+        self,
+        harmful: Any,
+        *,
+        split: str,
+        method: Method | Objective = "algorithm1",
+        lambdas: tuple[float, float] | Literal["balance"] = "balance",
+    ) -> None:
+        """Say what is harmful, and where the features are; the arguments are those of `immunize`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `immunize` does.
+        """
+        SplitModel(self.model, split)
+        objective = objective_of(method)
+        if objective is None:
+            raise ValueError("method must be one that trains, and is 'closed_form'")
+        self._immunization = (split, harmful, objective, lambdas_of(lambdas))
+        self._harmful = None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **keywords: Any
+    ) -> Any:
+        """Return the trainer's loss plus the terms, with its outputs if these are asked for."""
+        above: Any = super()
+        if self._immunization is None or not torch.is_grad_enabled():
+            return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
+        split, loader, objective, lambdas = self._immunization
+        network = SplitModel(self.model, split)
+        with network.watched() as seen:
+            loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
+        primary = Outcome(network.checked(seen), torch.empty(0), None)
+        harmful = Loaded(loader, primary.features.device).run(network, self._next_harmful(loader))
+        total = self._total(objective, lambdas, loss, primary, harmful)
+        return (total, outputs) if return_outputs else total
+
+    def _total(
+        self,
+        objective: Objective,
+        lambdas: tuple[float, float] | None,
+        loss: Tensor,
+        primary: Outcome,
+        harmful: Outcome,
+    ) -> Tensor:
+        terms = objective.terms(primary, harmful)
+        pairs = [(loss, primary), (terms[0], primary), (terms[1], harmful)]
+        norms = [
+            0.0
+            if term is None or lambdas is not None
+            else float(torch.autograd.grad(term, of.features, retain_graph=True)[0].norm())
+            for term, of in pairs
+        ]
+        total = loss if objective.uses_loss else 0.0 * loss
+        for weight, term in zip(weights(lambdas, norms), terms, strict=True):
+            if term is not None:
+                total = total + weight * term
+        return total
+
+    def _next_harmful(self, loader: Any) -> Any:
+        if self._harmful is None:
+            self._harmful = iter(loader)
+        batch = next(self._harmful, None)
+        if batch is None:
+            self._harmful = iter(loader)
+            batch = next(self._harmful, None)
+        if batch is None:
+            raise ValueError("harmful has no batches")
+        return batch

@@ -1,0 +1,48 @@
+"""Warnings that point at the line of the user's program, whatever of PyTorch lies between."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from .._errors import AccuracyWarning, DegenerateSpectrumWarning
+
+_OURS = tuple(str(Path(file).parent) + "/" for file in (__file__, torch.__file__))
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def warn_tied(name: str, what: str) -> None:
+    """Say that a gradient is a subgradient."""
+    _warn(
+        f"an extreme singular value of {name} that {what} uses is not simple to rounding: the "
+        "gradient takes the mean over the tied group",
+        DegenerateSpectrumWarning,
+    )
+
+
+def warn_not_simple(name: str) -> None:
+    """Say that vectors are one choice among many."""
+    _warn(
+        f"an extreme singular value of {name} is not simple to rounding: its vectors are one "
+        "choice among many",
+        DegenerateSpectrumWarning,
+    )
+
+
+def warn_accuracy(name: str) -> None:
+    """Say that sigma_min is noise."""
+    _warn(
+        f"the smallest nonzero singular value of {name} is not determined: rounding is as large as "
+        "itself. Give the rank where it is known, a larger rtol, or the features instead of their "
+        "Gram matrix",
+        AccuracyWarning,
+    )

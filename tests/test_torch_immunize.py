@@ -1,0 +1,468 @@
+"""Deep immunization on tiny networks."""
+
+import logging
+
+import numpy as np
+import pytest
+from torch_cases import torch
+
+import immucond as ic
+import immucond.torch as ict
+from immucond.torch._activations import Kept, Loaded, batches_of
+from immucond.torch._split import SplitModel
+
+nn = torch.nn
+
+
+class Net(nn.Module):
+    """A trunk, a glue of functions, two last blocks and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.block1 = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 12), nn.ReLU())
+        self.block2 = nn.Sequential(nn.Linear(12, 8), nn.Tanh())
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x, scale=None):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = self.block1(x) + 0.1
+        x = self.block2(x)
+        if scale is not None:
+            x = x * scale[:, None]
+        return self.head(self.drop(x))
+
+
+class Residual(Net):
+    """What runs before the last block reaches past it."""
+
+    def forward(self, x):
+        early = self.block1(torch.relu(self.norm(self.stem(x))))
+        return self.head(self.block2(early) + early[:, :8])
+
+
+class Opaque:
+    """An output that nobody can look into."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+class Wrapped(nn.Conv2d):
+    def forward(self, x):
+        return Opaque(super().forward(x))
+
+
+class Hidden(Net):
+    """A frozen module's output is neither a tensor nor a tree of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Wrapped(1, 4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).x + x[:, :, 1:5, 1:5]
+        return self.head(self.block2(self.block1(self.norm(x))))
+
+
+def data(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 1, 6, 6, generator=generator)
+    y = (x[:, 0, 0, 0] > 0).long() + (x[:, 0, 1, 1] > 0).long()
+    return torch.utils.data.TensorDataset(x, y)
+
+
+def loaders(count=64, size=32, **options):
+    return {
+        name: torch.utils.data.DataLoader(
+            data(count, seed), batch_size=size, shuffle=True, **options
+        )
+        for name, seed in (("primary", 1), ("harmful", 2))
+    }
+
+
+def net(kind=Net):
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def kappas(model, split):
+    split_model = SplitModel(model.eval(), split)
+    found = []
+    for seed in (1, 2):
+        x, _ = data(200, seed)[:]
+        with torch.no_grad():
+            found.append(float(ict.condition_number(features=split_model(x)[0])))
+    return found
+
+
+def ratio(model, split="head"):
+    kappa_P, kappa_H = kappas(model, split)
+    return kappa_H / kappa_P
+
+
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("method", ["algorithm1", "r_ill", "opt_kappa"])
+def test_methods_raise_the_ratio(method):
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = ict.immunize(
+        model,
+        split="head",
+        **loaders(),
+        method=method,
+        trainable=["block2"],
+        epochs=15,
+        lr=0.05,
+        momentum=0.0,
+    )
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    moved = {
+        name
+        for name, value in done.model.state_dict().items()
+        if not torch.equal(before[name], value)
+    }
+    assert moved == {"block2.0.weight", "block2.0.bias", "head.weight", "head.bias"}
+    assert kappas(done.model, "head")[1] > 1.2 * kappas(model, "head")[1]
+    assert {len(values) for values in done.history.values()} == {30}
+    assert np.isfinite(list(done.history.values())).all()
+
+
+def test_imma_raises_the_loss_of_an_adapted_head():
+    options = {"split": "head", **loaders(), "method": "imma", "trainable": "block2"}
+    without, done = (
+        ict.immunize(net(), lambdas=lambdas, epochs=30, lr=0.02, **options).history
+        for lambdas in ((0.0, 0.0), (0.0, 1.0))
+    )
+    assert done["ill"][-2:].mean() < without["ill"][-2:].mean() - 0.01  # minus the adapted loss
+    assert not done["well"].any()
+
+
+def test_fixed_weights_and_balanced_ones():
+    options = {"split": "head", **loaders(), "trainable": "block2", "epochs": 2, "lr": 1e-3}
+    fixed = ict.immunize(net(), lambdas=(0.5, 7.0), **options).history
+    assert set(fixed["lambda_P"]) == {0.5}
+    assert set(fixed["lambda_H"]) == {7.0}
+    balanced = ict.immunize(net(), **options).history
+    for term, weight in (("well", "lambda_P"), ("ill", "lambda_H")):
+        weighted = balanced[weight] * balanced[f"grad_{term}"]
+        assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", [["block2"], ["block1", "block2"], ["norm", "block2"]])
+def test_kept_activations_give_what_the_whole_model_gives(trainable, tmp_path, monkeypatch):
+    model = net()
+    blocks = [model.get_submodule(name) for name in trainable]
+    split = SplitModel(model, "head")
+    for limit in (2**30, 0):  # in memory, and mapped
+        monkeypatch.setattr("immucond.torch._activations._IN_MEMORY", limit)
+        task = batches_of(
+            split, blocks, loaders(70)["primary"], torch.device("cpu"), tmp_path, "primary"
+        )
+        assert isinstance(task, Kept)
+        x, y = data(70, 1)[:]
+        index = torch.tensor([3, 69, 0])
+        with monkeypatch.context() as patch:
+            patch.setattr(model.stem, "_conv_forward", None)  # it would fail if it ran
+            features, logits, labels = task.run(split, index)
+        assert torch.equal(labels, y[index])
+        expected = split(x[index])
+        assert torch.allclose(features, expected[0], atol=1e-6)
+        assert torch.allclose(logits, expected[1], atol=1e-6)
+        # By the parameters of the trainable blocks the gradients are the same too.
+        grads = [
+            torch.autograd.grad(z.square().sum(), list(blocks[0].parameters()))
+            for z in (features, expected[0])
+        ]
+        for got, wanted in zip(*grads, strict=True):
+            assert torch.allclose(got, wanted, atol=1e-5)
+        seen = torch.cat(list(task.epoch(torch.Generator().manual_seed(0))))
+        assert sorted(seen.tolist()) == list(range(70))
+
+
+class Noisy(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return torch.randn(1, 6, 6), index % 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "loader", "why"),
+    [
+        (Net, torch.utils.data.DataLoader(Noisy(), batch_size=32), "drawn at random anew"),
+        (Residual, loaders()["primary"], "reaches past them"),
+        (Hidden, loaders()["primary"], "does not run on them"),
+        (Net, [data(40, 1)[:]], "no DataLoader"),
+    ],
+)
+def test_what_cannot_be_kept_runs_whole_and_says_so(kind, loader, why, caplog):
+    model = net(kind)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        task = batches_of(
+            SplitModel(model, "head"), [model.block2], loader, torch.device("cpu"), None, "primary"
+        )
+    assert isinstance(task, Loaded)
+    assert why in caplog.text
+    done = ict.immunize(
+        model, split="head", primary=loader, harmful=loaders()["harmful"], trainable="block2"
+    )
+    assert np.isfinite(done.history["loss"]).all()
+
+
+class Text(nn.Module):
+    """Keyword arguments, a mask read at the end, logits in a mapping."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(2)
+        )
+        self.classifier = nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embed(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        mask = attention_mask[..., None].float()
+        return {"logits": self.classifier((x * mask).sum(1) / mask.sum(1))}
+
+
+def test_mappings_as_batches():
+    torch.manual_seed(0)
+    model = Text().eval()
+    rows = [
+        {
+            "input_ids": torch.randint(20, (5,)),
+            "attention_mask": (torch.arange(5) < 2 + i % 4).long(),
+            "labels": i % 2,
+        }
+        for i in range(48)
+    ]
+    loader = torch.utils.data.DataLoader(rows, batch_size=16)
+    task = batches_of(
+        SplitModel(model, "classifier"), [model.layers[1]], loader, torch.device("cpu"), None, "P"
+    )
+    assert isinstance(task, Kept)
+    done = ict.immunize(
+        model, split="classifier", primary=loader, harmful=loader, trainable="layers.1", epochs=2
+    )
+    assert len(done.history["loss"]) == 6
+
+
+def test_the_closed_form_attains_the_limit_at_the_same_logits():
+    model = net()
+    done = ict.immunize(model, split="head", **loaders(200, 50), method="closed_form")
+    x, _ = data(50, 3)[:]
+    with torch.no_grad():
+        assert torch.allclose(done.model(x), model(x), atol=1e-4)
+    assert done.split == "head.1"
+    split = SplitModel(model, "head")
+    Z = []
+    for seed in (1, 2):
+        with torch.no_grad():
+            Z.append(split(data(200, seed)[:][0])[0].double().numpy())
+    limit = ic.linear.immunity_limit(X_P=Z[0], X_H=Z[1]).rir
+    assert np.isclose(ratio(done.model, done.split) / ratio(model), limit, rtol=1e-2)
+    assert done.history == {}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    options = {"split": "head", **loaders(), "trainable": "block2", "lr": 1e-2}
+    straight = ict.immunize(net(), epochs=4, **options)
+    file = tmp_path / "run.pt"
+
+    def interrupt(step, record):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ict.immunize(net(), epochs=4, checkpoint=file, callback=interrupt, **options)
+    resumed = ict.immunize(net(), epochs=4, checkpoint=file, **options)
+    assert states_equal(straight.model, resumed.model)
+    for key, values in straight.history.items():
+        assert np.array_equal(values, resumed.history[key])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    with pytest.raises(ValueError, match=r"of another run \(seed: 0 there, 1 here\)"):
+        ict.immunize(net(), epochs=4, checkpoint=file, seed=1, **options)
+
+
+def test_a_callback_stops():
+    done = ict.immunize(
+        net(), split="head", **loaders(), epochs=9, callback=lambda step, record: step == 3
+    )
+    assert len(done.history["loss"]) == 3
+
+
+def test_bfloat16():
+    model = net().bfloat16()
+    tasks = {}
+    for name, seed in (("primary", 1), ("harmful", 2)):
+        x, y = data(40, seed)[:]
+        tasks[name] = [(x.bfloat16(), y)]
+    done = ict.immunize(model, split="head", **tasks, trainable="block2", epochs=2)
+    assert np.isfinite(done.history["ill"]).all()
+
+
+def test_a_short_last_batch_is_refused_before_training():
+    refused(ValueError, "primary must have at least two samples", **loaders(65))
+    with_drop = loaders(65, drop_last=True)
+    assert len(ict.immunize(net(), split="head", **with_drop).history["loss"]) == 2
+
+
+# ---- in somebody else's loop ----
+
+
+class Trainer:
+    """The part of Hugging Face's that the mix-in meets."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        x, y = inputs
+        outputs = {"logits": model(x)}
+        loss = nn.functional.cross_entropy(outputs["logits"], y)
+        return (loss, outputs) if return_outputs else loss
+
+
+class ImmunizingTrainer(ict.TrainerMixin, Trainer):
+    pass
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (0.5, 3.0)])
+def test_the_mixin_adds_the_terms(lambdas):
+    model, (x, y), (x_H, _) = net(), data(40, 1)[:], data(40, 2)[:]
+    trainer = ImmunizingTrainer(model)
+    plain = trainer.compute_loss(model, (x, y))
+    trainer.immunize_against([x_H], split="head", lambdas=lambdas)
+    for _ in range(2):  # the harmful batches start anew
+        total, outputs = trainer.compute_loss(model, (x, y), True, num_items_in_batch=40)
+    assert outputs["logits"].shape == (40, 3)
+    if lambdas != "balance":
+        split = SplitModel(model, "head")
+        expected = plain + ict.ImmunizationLoss(*lambdas)(split(x)[0], split(x_H)[0])
+        assert torch.allclose(total, expected, rtol=1e-5)
+    total.backward()
+    assert model.stem.weight.grad.isfinite().all()
+    with torch.no_grad():
+        assert trainer.compute_loss(model, (x, y)) == plain  # evaluation stays as it was
+
+
+def test_the_mixin_refuses():
+    trainer = ImmunizingTrainer(net())
+    with pytest.raises(ValueError, match="split must name"):
+        trainer.immunize_against([], split="fc")
+    with pytest.raises(ValueError, match="one that trains"):
+        trainer.immunize_against([], split="head", method="closed_form")
+    trainer.immunize_against([], split="head")
+    with pytest.raises(ValueError, match="harmful has no batches"):
+        trainer.compute_loss(trainer.model, data(8, 1)[:])
+
+
+# ---- the measure ----
+
+
+def test_rir_is_that_of_the_groups():
+    model = net()
+    tasks = {name: [data(300, seed)[:]] for name, seed in (("primary", 1), ("harmful", 2))}
+    done = ict.immunize(model, split="head", **tasks, method="closed_form")
+    for ridge in (0.0, 1e-6):
+        found = ict.rir(
+            done.model, model, **tasks, split=(done.split, "head"), groups=6, size=50, ridge=ridge
+        )
+        assert found.rir.shape == (6,)
+        assert np.allclose(found.rir, found.i / found.ii)
+        assert np.isclose(found.mean, found.rir.mean())
+        assert ("ridge 1e-06" in str(found)) == (ridge > 0)
+        # The whole task as one group: what the closed form is measured by.
+        whole = ict.rir(
+            done.model, model, **tasks, split=(done.split, "head"), groups=1, size=300, ridge=ridge
+        )
+        Z = [features_of(m, s) for m, s in ((done.model, done.split), (model, "head"))]
+        i, ii = (
+            ic.condition_number(features=Z[0][at], ridge=ridge)
+            / ic.condition_number(features=Z[1][at], ridge=ridge)
+            for at in (1, 0)
+        )
+        assert np.isclose(whole.mean, i / ii, rtol=1e-9)
+        assert whole.std == 0.0
+    assert not model.training
+    same = ict.rir(model, model, **tasks, split="head", groups=3, size=60)
+    assert np.array_equal(same.rir, np.ones(3))
+
+
+def features_of(model, split):
+    with torch.no_grad():
+        return [
+            SplitModel(model, split)(data(300, seed)[:][0])[0].double().numpy() for seed in (1, 2)
+        ]
+
+
+def test_rir_refuses():
+    with pytest.raises(ValueError, match="primary must have at least 100 samples, and has 64"):
+        ict.rir(net(), net(), **loaders(), split="head")
+    with pytest.raises(ValueError, match="size must be at least 2"):
+        ict.rir(net(), net(), **loaders(), split="head", size=1)
+
+
+# ---- refused before any training ----
+
+
+def refused(error, message, model=None, **changes):
+    options = {"split": "head", **loaders(), "epochs": 1} | changes
+    with pytest.raises(error, match=message):
+        ict.immunize(net() if model is None else model, **options)
+
+
+def test_names():
+    refused(ValueError, "split must name a module.*'fc'.*'block2.0'", split="fc")
+    refused(TypeError, "'block2' is a Sequential; linear layers are 'block1.1'", split="block2")
+    refused(ValueError, "trainable must name a module.*'layer4'", trainable="layer4")
+    refused(ValueError, "method must be one of", method="adam")
+
+
+def test_batches():
+    x, y = data(8, 1)[:]
+    refused(ValueError, "primary must have at least two samples", primary=[(x[:1], y[:1])])
+    refused(ValueError, "features of harmful are the same", harmful=[(torch.zeros_like(x), y)])
+    refused(ValueError, "harmful must be finite", harmful=[(x * torch.nan, y)])
+    refused(ValueError, "primary has no batches", primary=[])
+    refused(ValueError, "primary must have labels", primary=[x])
+    refused(ValueError, "harmful must have labels", harmful=[x], method="imma")
+    refused(ValueError, "a batch must be", primary=[(x, y, y)])
+
+
+def test_numbers():
+    refused(ValueError, "lambdas must be", lambdas="even")
+    refused(ValueError, r"lambda_H must be in", lambdas=(1.0, -1.0))
+    refused(ValueError, "lr must be in", lr=-1.0)
+    refused(ValueError, "epochs must be at least 0", epochs=-1)
+
+
+def test_a_loss_that_diverges():
+    refused(
+        ic.ImmucondError,
+        "primary loss is nan",
+        loss=lambda logits, labels: logits.sum() * torch.nan,
+    )
+
+
+def test_features_must_be_rows():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(x)
+
+    refused(ValueError, r"must have shape \(N, m\)", model=Tokens())
