@@ -18,8 +18,6 @@ from .._units import Progress, Unit, Values, run_units
 from ._data import HousePrice, load
 from ._methods import DELTA, METHODS
 
-load_once = lru_cache(maxsize=1)(load)
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -93,7 +91,7 @@ def run(
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
     """
-    data = load_once(settings.data_dir, settings.rows)
+    data = load(settings.data_dir, settings.rows)
     methods = chosen_methods(settings)
     units, owners = [], []
     for name, method in methods.items():
@@ -145,9 +143,18 @@ def _inputs(data: HousePrice, rows: str) -> tuple[Any, Any]:
     return data.primary.X_held_out, data.harmful.X_held_out
 
 
+@lru_cache(maxsize=1)
+def load_again(data_dir: Path | None, rows: int, fingerprint: str) -> HousePrice:
+    """Load the data once in each process, and see that they are the same ones."""
+    data = load(data_dir, rows)
+    if data.fingerprint != fingerprint:
+        raise ValueError(f"the data in {data.source} changed during the run")
+    return data
+
+
 def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     """Immunize by one method, one seed, and measure."""
-    data = load_once(data_dir, unit["rows"])
+    data = load_again(data_dir, unit["rows"], unit["data"])
     P, H = data.primary, data.harmful
     start = time.perf_counter()
     try:

@@ -11,15 +11,16 @@ from .._methods import Tasks
 from .._search import Search, candidates, outcome, ranked, table
 from .._table import Table
 from .._units import Progress, Unit, Values, run_units
+from ._data import load
 from ._methods import GRID, METHODS
-from ._run import Settings, load_once
+from ._run import Settings, load_again
 
 
 def search(
     settings: Settings, folder: Path, *, jobs: int = 1, progress: Progress = lambda *_: None
 ) -> Search:
     """Try every candidate of the grid that the folder does not hold yet."""
-    data = load_once(settings.data_dir, settings.rows)
+    data = load(settings.data_dir, settings.rows)
     tried = candidates(GRID, METHODS["algorithm1"].parameters)
     units = [
         Unit(
@@ -48,6 +49,6 @@ def search_table(found: Search) -> Table:
 
 
 def _try(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
-    data = load_once(data_dir, unit["rows"])
+    data = load_again(data_dir, unit["rows"], unit["data"])
     P, H = data.primary, data.harmful
     return outcome(Tasks(P.X, P.y, H.X, H.y), (P.X, H.X), unit["parameters"], unit["seed"])

@@ -23,8 +23,7 @@ def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
     drawn = {
         name: (result.methods[name].label, values["curves"])
-        for name, values in result.shown.items()
-        if "curves" in values
+        for name, values in result.probed.items()
     }
     P, H = result.settings.pairs[0]
     made = {f"grid-{name}": _grid(result, name) for name in result.methods if name != "identity"}

@@ -38,9 +38,7 @@ def tables(result: Result) -> list[Table]:
         made.append(_pairs(result))
     made.append(parameters(result.methods))
     compared = {
-        result.methods[name].label: values["attackers"]
-        for name, values in result.shown.items()
-        if "attackers" in values
+        result.methods[name].label: values["attackers"] for name, values in result.probed.items()
     }
     if compared:
         made.append(attackers(compared))
@@ -190,7 +188,6 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
                     "pairs": {
                         f"{P}-{H}": result.units[name, (P, H)] for P, H in result.settings.pairs
                     },
-                    "probes": result.shown.get(name),
                 }
                 for name, method in result.methods.items()
             },

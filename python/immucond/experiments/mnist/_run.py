@@ -26,8 +26,6 @@ from ._methods import METHODS
 Pair = tuple[int, int]
 ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.permutations(range(10), 2))
 
-load_once = lru_cache(maxsize=1)(load)
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -64,8 +62,6 @@ class Result:
         Results by (method, pair), one a seed.
     limits : dict
         Limits by pair, exact and with delta.
-    shown : dict
-        Curves and attackers on the first pair, by method.
     """
 
     settings: Settings
@@ -75,7 +71,12 @@ class Result:
     methods: dict[str, Method]
     units: dict[tuple[str, Pair], list[Values]]
     limits: dict[Pair, Values]
-    shown: dict[str, Values]
+
+    @property
+    def probed(self) -> dict[str, Values]:
+        """First seed on the first pair by method, with curves and attackers."""
+        first = {name: self.units[name, self.settings.pairs[0]][0] for name in self.methods}
+        return {name: values for name, values in first.items() if "curves" in values}
 
 
 def run(
@@ -97,65 +98,61 @@ def run(
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise ValueError(f"methods must be of {', '.join(METHODS)}, and name {', '.join(unknown)}")
-    images = load_once(settings.data_dir)
+    images = load(settings.data_dir)
     counts = images.counts({digit for pair in settings.pairs for digit in pair})
     methods = {name: METHODS[name] for name in METHODS if name in settings.methods}
     common = {"experiment": "mnist", "data": images.fingerprint, "noise": settings.noise}
-
-    wanted: list[tuple[Any, Unit]] = []
-    for pair in settings.pairs:
-        tag = f"{pair[0]}-{pair[1]}"
-        wanted.append((pair, Unit(f"limit-{tag}", {**common, "kind": "limit", "pair": pair})))
-        for name, method in methods.items():
-            for seed in range(settings.seeds if method.seeded else 1):
-                unit = method_unit(common, name, method, pair, seed)
-                wanted.append(((name, pair), unit))
-    shown = settings.pairs[0]
-    for name, method in methods.items():
-        unit = method_unit(common, name, method, shown, 0)
-        wanted.append(
-            (name, Unit(f"probes-{name}-{shown[0]}-{shown[1]}",
-                        {**unit.parameters, "kind": "probes", "probe_steps": settings.probe_steps}))
-        )  # fmt: skip
-    found = run_units(
-        [unit for _, unit in wanted], partial(compute, settings.data_dir), folder,
-        jobs=jobs, progress=progress,
-    )  # fmt: skip
-
-    result = Result(settings, images.source, images.fingerprint, counts, methods, {}, {}, {})
-    for (owner, unit), values in zip(wanted, found, strict=True):
-        kind = unit.parameters["kind"]
-        if kind == "limit":
-            result.limits[owner] = values
-        elif kind == "probes":
-            result.shown[owner] = values
-        else:
-            result.units.setdefault(owner, []).append(values)
-    return result
-
-
-def method_unit(
-    common: Mapping[str, Any], name: str, method: Method, pair: Pair, seed: int
-) -> Unit:
-    """One method on one pair with one seed."""
-    parameters = {
-        **common,
-        "kind": "immunity",
-        "method": method.fit,
-        "parameters": dict(method.parameters),
-        "pair": pair,
-        "seed": seed,
+    units = {
+        ("limits", pair): [Unit(f"limit-{pair[0]}-{pair[1]}", {**common, "pair": pair})]
+        for pair in settings.pairs
     }
-    return Unit(f"{name}-{pair[0]}-{pair[1]}-{seed}", parameters)
+    for pair in settings.pairs:
+        for name, method in methods.items():
+            units[name, pair] = [
+                Unit(
+                    f"{name}-{pair[0]}-{pair[1]}-{seed}",
+                    {
+                        **common,
+                        "pair": pair,
+                        "method": method.fit,
+                        "parameters": dict(method.parameters),
+                        "seed": seed,
+                        # Probes attack the first pair alone: they take longer than all else.
+                        "probe_steps": settings.probe_steps
+                        if pair == settings.pairs[0] and not seed
+                        else 0,
+                    },
+                )
+                for seed in range(settings.seeds if method.seeded else 1)
+            ]
+    found = iter(
+        run_units(
+            list(itertools.chain(*units.values())), partial(compute, settings.data_dir), folder,
+            jobs=jobs, progress=progress,
+        )
+    )  # fmt: skip
+    results = {owner: [next(found) for _ in mine] for owner, mine in units.items()}
+    limits = {pair: results.pop(("limits", pair))[0] for pair in settings.pairs}
+    return Result(settings, images.source, images.fingerprint, counts, methods, results, limits)
+
+
+@lru_cache(maxsize=1)
+def load_again(data_dir: Path | None, fingerprint: str) -> Images:
+    """Load the images once in each process, and see that they are the same ones."""
+    images = load(data_dir)
+    if images.fingerprint != fingerprint:
+        raise ValueError(f"the data in {images.source} changed during the run")
+    return images
 
 
 def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
-    """Compute a unit by its kind."""
+    """Compute the limits of a pair, or immunize it by one method and measure."""
+    images = load_again(data_dir, unit["data"])
     pair = tuple(unit["pair"])
-    P, H = (root(data_dir, digit, False) for digit in pair)
-    if unit["kind"] == "limit":
-        return _limit(load_once(data_dir), pair, P, H, unit["noise"])
-    tasks = tasks_of(data_dir, pair)
+    P, H = (root(images, digit, False) for digit in pair)
+    if "method" not in unit:
+        return _limit(images, pair, P, H, unit["noise"])
+    tasks = tasks_of(images, pair)
     start = time.perf_counter()
     try:
         found = fit(unit["method"], tasks, _with_delta(unit, tasks), unit["seed"])
@@ -163,19 +160,8 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
         return {"failure": str(error)}
     seconds = time.perf_counter() - start
     theta, span = found.theta, span_of(found.theta)
-    if unit["kind"] == "probes":
-        Z_P, Z_H = tasks.X_P @ theta, tasks.X_H @ theta
-        return {
-            "curves": {
-                "primary": descent(Z_P, tasks.y_P, unit["probe_steps"], P.rank_within(span)),
-                "harmful": descent(Z_H, tasks.y_H, unit["probe_steps"], H.rank_within(span)),
-            },
-            "attackers": probing.compare(
-                tasks.X_H, Z_H, tasks.y_H, steps=unit["probe_steps"]
-            ).as_dict(),
-        }
-    held_out = [root(data_dir, digit, True) for digit in pair]
-    return {
+    held_out = [root(images, digit, True) for digit in pair]
+    values: Values = {
         "seconds": seconds,
         "size": size(theta),
         "warnings": found.warnings,
@@ -183,18 +169,27 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
         "held_out": ratios(theta, span, *held_out),
         "history": found.history,
     }
+    if unit["probe_steps"]:
+        Z_P, Z_H, steps = tasks.X_P @ theta, tasks.X_H @ theta, unit["probe_steps"]
+        values["curves"] = {
+            "primary": descent(Z_P, tasks.y_P, steps, P.rank_within(span)),
+            "harmful": descent(Z_H, tasks.y_H, steps, H.rank_within(span)),
+        }
+        compared = probing.compare(tasks.X_H, Z_H, tasks.y_H, steps=steps)
+        values["attackers"] = compared.as_dict()
+    return values
 
 
 @lru_cache(maxsize=20)
-def root(data_dir: Path | None, digit: int, held_out: bool) -> Root:
+def root(images: Images, digit: int, held_out: bool) -> Root:
     """Condense a digit's images: what a kappa costs then does not depend on their number."""
-    return root_of_inputs(load_once(data_dir).rows(digit, held_out), f"images of digit {digit}")
+    return root_of_inputs(images.rows(digit, held_out), f"images of digit {digit}")
 
 
-def tasks_of(data_dir: Path | None, pair: Pair) -> Tasks:
+def tasks_of(images: Images, pair: Pair) -> Tasks:
     """Training rows of a pair; every label is 1."""
-    X_P, X_H = (load_once(data_dir).rows(digit) for digit in pair)
-    P, H = (root(data_dir, digit, False) for digit in pair)
+    X_P, X_H = (images.rows(digit) for digit in pair)
+    P, H = (root(images, digit, False) for digit in pair)
     return Tasks(X_P, np.ones(len(X_P)), X_H, np.ones(len(X_H)), (P.rank, H.rank))
 
 

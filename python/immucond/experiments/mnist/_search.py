@@ -13,15 +13,16 @@ from .._methods import FailedFitError, fit
 from .._search import Search, candidates, ranked, table
 from .._table import Table
 from .._units import Progress, Unit, Values, run_units
+from ._data import load
 from ._methods import GRID, METHODS, SEARCH_PAIRS
-from ._run import Settings, load_once, ratios, root, tasks_of
+from ._run import Settings, load_again, ratios, root, tasks_of
 
 
 def search(
     settings: Settings, folder: Path, *, jobs: int = 1, progress: Progress = lambda *_: None
 ) -> Search:
     """Try every candidate of the grid that the folder does not hold yet."""
-    images = load_once(settings.data_dir)
+    images = load(settings.data_dir)
     images.counts({digit for pair in SEARCH_PAIRS for digit in pair})
     tried = candidates(GRID, METHODS["algorithm1"].parameters)
     units = [
@@ -54,9 +55,10 @@ def search_table(found: Search) -> Table:
 
 
 def _try(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
-    P, H = (root(data_dir, digit, False) for digit in unit["pair"])
+    images = load_again(data_dir, unit["data"])
+    P, H = (root(images, digit, False) for digit in unit["pair"])
+    tasks = tasks_of(images, tuple(unit["pair"]))
     try:
-        tasks = tasks_of(data_dir, tuple(unit["pair"]))
         found = fit("algorithm1", tasks, unit["parameters"], unit["seed"])
     except FailedFitError as error:
         return {"failure": str(error)}
