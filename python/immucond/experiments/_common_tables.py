@@ -34,6 +34,29 @@ def shown(method: Method) -> str:
     )
 
 
+def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Show norm ratio and loss of gradient descent after 10, 100, ... steps, by method."""
+    last = next(iter(probed.values()))["primary"]["step"][-1]
+    marks = [10**k for k in range(1, 7) if 10**k <= last]
+    rows: list[list[str]] = []
+    for figure, title in (("norm_ratio", "norm ratio"), ("loss", "excess loss, relative to w = 0")):
+        rows.append([title])
+        for label, curves in probed.items():
+            cells = []
+            for task in ("primary", "harmful"):
+                curve = curves[task]
+                at = dict(zip(curve["step"], curve[figure], strict=True))
+                floor = curve["best_loss"] if figure == "loss" else 0.0
+                cells += [number(max(0.0, at[t] - floor)) if t in at else "" for t in marks]
+            rows.append([label, *cells])
+    return Table(
+        "Gradient descent with exact line search, after t steps",
+        ("", *(f"{task}\n{t:,}" for task in ("primary", "harmful") for t in marks)),
+        rows,
+        "Immunized is: slower than the identity on the harmful task, faster on the primary one.",
+    )
+
+
 def attackers(compared: Mapping[str, Mapping[str, Any]]) -> Table:
     """Tell what each attacker needs after each method, as ``probing.compare`` found."""
     some = next(iter(compared.values()))

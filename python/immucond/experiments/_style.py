@@ -33,8 +33,9 @@ def print_style() -> Iterator[None]:
 def thin(
     values: npt.NDArray[np.float64], points: int = 200
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """About as many points of a curve as a logarithmic axis can show, from step 1 on."""
+    """About as many points of a curve as a logarithmic axis can show, powers of ten among them."""
     last = values.size - 1
-    steps = np.unique(np.geomspace(1, max(last, 1), points).round().astype(np.int64))
+    spread = np.geomspace(1, max(last, 1), points).round().astype(np.int64)
+    steps = np.unique([*spread, *(10**k for k in range(len(str(last))))])
     steps = steps[steps <= last]
     return steps, values[steps]

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -66,7 +67,8 @@ def run_units(
     units : sequence of Unit
         What to compute.
     compute : callable
-        Result from a unit's parameters; of a module, so that other processes find it.
+        Result from a unit's parameters; of a module, so that other processes find it. The time it
+        took is added as "unit_seconds".
     folder : Path
         Where results are kept, one file a unit.
     jobs : int, default 1
@@ -112,7 +114,7 @@ def _computed(
     """Results as they come."""
     if jobs == 1 or len(missing) < 2:
         for name, unit in missing.items():
-            yield name, compute(unit.parameters)
+            yield name, _timed(compute, unit.parameters)
         return
     workers = min(jobs, len(missing))
     others = set(multiprocessing.active_children())
@@ -123,7 +125,8 @@ def _computed(
         )
         try:
             futures: dict[Future[Values], str] = {
-                pool.submit(compute, unit.parameters): name for name, unit in missing.items()
+                pool.submit(_timed, compute, unit.parameters): name
+                for name, unit in missing.items()
             }
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -134,6 +137,12 @@ def _computed(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _timed(compute: Callable[[Mapping[str, Any]], Values], parameters: Mapping[str, Any]) -> Values:
+    start = time.perf_counter()
+    result = compute(parameters)
+    return {**result, "unit_seconds": time.perf_counter() - start}
 
 
 def _leave_interrupts_to_parent() -> None:

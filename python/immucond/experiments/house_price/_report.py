@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...linear import ImmunityLimit
-from .._common_tables import attackers, parameters
+from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, failures, finished
@@ -18,7 +18,10 @@ _ROWS = (("training", "training rows"), ("held_out", "held-out rows"))
 
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
+    probed = {result.methods[n].label: v["curves"] for n, v in _first(result).items()}
     made = [_immunity(result), _limits(result), _losses(result), parameters(result.methods)]
+    if probed:
+        made.append(norm_ratios(probed))
     compared = {
         result.methods[name].label: values["attackers"]
         for name, values in _first(result).items()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._common_tables import attackers, parameters
+from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import failures, finished, over_seeds
@@ -37,11 +37,10 @@ def tables(result: Result) -> list[Table]:
     if len(result.settings.pairs) <= 6:
         made.append(_pairs(result))
     made.append(parameters(result.methods))
-    compared = {
-        result.methods[name].label: values["attackers"] for name, values in result.probed.items()
-    }
-    if compared:
-        made.append(attackers(compared))
+    probed = {result.methods[name].label: values for name, values in result.probed.items()}
+    if probed:
+        made.append(norm_ratios({label: values["curves"] for label, values in probed.items()}))
+        made.append(attackers({label: values["attackers"] for label, values in probed.items()}))
     if len(result.settings.pairs) > 6:
         made += _grids(result)
     return made
