@@ -277,16 +277,17 @@ def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsy
 
 def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e3, 1e5)}
-    monkeypatch.setattr(house_price._search, "GRID", grid)
+    monkeypatch.setattr(house_price._search, "GRIDS", {"algorithm1": grid})
     out = tmp_path / "out"
     words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK, "--search"]
     assert main(words) == 0
-    assert "candidates count" in capsys.readouterr().out
+    assert "candidates immunize" in capsys.readouterr().out
     numbers = json.loads((out / "search" / "results.json").read_text())
-    scores = [float(c["score"]) for c in numbers["candidates"]]
+    candidates = numbers["methods"]["Algorithm 1"]["candidates"]
+    scores = [float(c["score"]) for c in candidates]
     assert len(scores) == 4
     assert scores == sorted(scores, reverse=True)
-    failed = [c for c in numbers["candidates"] if "failure" in c["outcomes"][0]]
+    failed = [c for c in candidates if "failure" in c["outcomes"][0]]
     assert {c["parameters"]["lambda_P"] for c in failed} == {1e9}
     assert all(c["score"] == "-inf" for c in failed)
 

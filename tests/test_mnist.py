@@ -241,16 +241,16 @@ def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
 
 
 def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        mnist._search, "GRID", {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
-    )
+    grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
+    monkeypatch.setattr(mnist._search, "GRIDS", {"algorithm1": grid})
     out = tmp_path / "out"
     assert main(["mnist", "--data-dir", str(folder), "--out", str(out), "--search"]) == 0
-    assert "candidates count" in capsys.readouterr().out
+    assert "candidates immunize" in capsys.readouterr().out
     numbers = json.loads((out / "search" / "results.json").read_text())
-    assert len(numbers["candidates"]) == 4
-    for candidate in numbers["candidates"]:
-        assert len(candidate["outcomes"]) == len(numbers["tasks"])
+    found = numbers["methods"]["Algorithm 1"]
+    assert len(found["candidates"]) == 4
+    for candidate in found["candidates"]:
+        assert len(candidate["outcomes"]) == len(found["tasks"])
         if candidate["score"] != "-inf":
             least = min(o[c]["rir"] for o in candidate["outcomes"] for c in ("ridge", "exact"))
             assert candidate["score"] == pytest.approx(math.log10(least))

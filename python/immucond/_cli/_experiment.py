@@ -47,7 +47,7 @@ def add_common_arguments(
     )  # fmt: skip
     parser.add_argument(
         "--search", action="store_true",
-        help="search hyper-parameters of Algorithm 1 instead, on training rows, and show the best",
+        help="search hyper-parameters of the methods instead, on training rows, and show the best",
     )  # fmt: skip
 
 

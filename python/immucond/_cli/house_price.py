@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
         with progress_bars(console) as progress:
             found = house_price.search(settings, kept, jobs=args.jobs, progress=progress)
         numbers = house_price.search_as_json(found, args.command_line, versions())
-        write_results(args.out / "search", [house_price.search_table(found)], {}, numbers)
+        tables = [house_price.search_table(searched) for searched in found]
+        write_results(args.out / "search", tables, {}, numbers)
         return
     with progress_bars(console) as progress:
         result = house_price.run(settings, kept, jobs=args.jobs, progress=progress)

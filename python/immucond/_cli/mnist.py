@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         with progress_bars(console) as progress:
             found = mnist.search(settings, kept, jobs=args.jobs, progress=progress)
         numbers = mnist.search_as_json(found, args.command_line, versions())
-        write_results(args.out / "search", [mnist.search_table(found)], {}, numbers)
+        tables = [mnist.search_table(searched) for searched in found]
+        write_results(args.out / "search", tables, {}, numbers)
         return
     with progress_bars(console) as progress:
         result = mnist.run(settings, kept, jobs=args.jobs, progress=progress)

@@ -1,4 +1,4 @@
-"""Search for hyper-parameters of Algorithm 1 on a grid, by what training rows say."""
+"""Search for hyper-parameters on a grid, by what training rows say."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ._table import Table
 from ._units import Values
 
 RULE = (
-    "A candidate counts if on training rows (i) > 1 and (ii) < 1 in both conventions, for every "
-    "task tried; among those, the largest score wins: log10 of the smallest RIR over tasks and "
-    "conventions."
+    "The score is log10 of the smallest RIR on training rows, over tasks and conventions; "
+    "candidates that immunize everywhere, (i) > 1 > (ii) in both conventions, come first."
 )
 _SHOWN = 8
+
+Grid = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Candidate:
     Attributes
     ----------
     parameters : dict
-        Keyword arguments of Algorithm 1.
+        Keyword arguments of the method.
     outcomes : list
         :func:`outcome` by task.
     """
@@ -38,31 +39,40 @@ class Candidate:
     outcomes: list[Values]
 
     @property
+    def _reports(self) -> list[Values]:
+        return [o[convention] for o in self.outcomes for convention in ("ridge", "exact")]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it reached no extractor on some task."""
+        return any("failure" in values for values in self.outcomes)
+
+    @property
+    def immunizes(self) -> bool:
+        """Whether (i) > 1 > (ii) on every task, in both conventions."""
+        return not self.failed and all(
+            float(report["i"]) > 1.0 > float(report["ii"]) for report in self._reports
+        )
+
+    @property
     def score(self) -> float:
-        """By `RULE`; -inf where the candidate does not count."""
-        smallest = math.inf
-        for values in self.outcomes:
-            if "failure" in values:
-                return -math.inf
-            for report in (values["ridge"], values["exact"]):
-                if not (float(report["i"]) > 1.0 > float(report["ii"])):
-                    return -math.inf
-                smallest = min(smallest, float(report["rir"]))
-        return math.log10(smallest)
+        """By `RULE`; -inf where the candidate failed."""
+        if self.failed:
+            return -math.inf
+        return math.log10(min(float(report["rir"]) for report in self._reports))
 
 
 @dataclass(frozen=True)
 class Search:
-    """All candidates, the best first."""
+    """All candidates of a method, the best first."""
 
-    title: str
+    method: Method
+    grid: Grid
     candidates: list[Candidate]
     tasks: list[str]
 
 
-def candidates(
-    grid: Mapping[str, Sequence[float]], fixed: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def candidates(grid: Grid, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the grid's values, with what is the same in all."""
     return [
         {**fixed, **dict(zip(grid, values, strict=True))}
@@ -71,18 +81,22 @@ def candidates(
 
 
 def ranked(
-    title: str, tried: Sequence[dict[str, Any]], outcomes: Sequence[list[Values]], tasks: list[str]
+    method: Method,
+    grid: Grid,
+    tried: Sequence[dict[str, Any]],
+    outcomes: Sequence[list[Values]],
+    tasks: list[str],
 ) -> Search:
     """Order candidates by score."""
     made = [Candidate(p, o) for p, o in zip(tried, outcomes, strict=True)]
-    return Search(title, sorted(made, key=lambda c: -c.score), tasks)
+    return Search(method, grid, sorted(made, key=lambda c: (not c.immunizes, -c.score)), tasks)
 
 
-def outcome(tasks: Tasks, rows: Any, parameters: Mapping[str, Any], seed: int) -> Values:
+def outcome(method: str, tasks: Tasks, parameters: Mapping[str, Any], seed: int) -> Values:
     """Measure a candidate on training rows, or tell how it failed."""
     try:
-        found = fit("algorithm1", tasks, parameters, seed)
-        reports = conventions(found.theta, *rows, ranks=tasks.ranks)
+        found = fit(method, tasks, parameters, seed)
+        reports = conventions(found.theta, tasks.X_P, tasks.X_H, tasks.ranks)
     except FailedFitError as error:
         return {"failure": str(error)}
     kept = ("i", "ii", "rir")
@@ -92,46 +106,54 @@ def outcome(tasks: Tasks, rows: Any, parameters: Mapping[str, Any], seed: int) -
     }
 
 
-def table(search: Search, grid: Mapping[str, Sequence[float]], used: Method) -> Table:
+def table(search: Search) -> Table:
     """Best candidates, and the values that the experiment runs with."""
     rows = []
     for candidate in search.candidates[:_SHOWN]:
-        if math.isinf(candidate.score):
+        if candidate.failed:
             break
         worst = [min(float(o[c]["rir"]) for o in candidate.outcomes) for c in ("ridge", "exact")]
         rows.append(
-            [", ".join(f"{name} = {candidate.parameters[name]:g}" for name in grid),
-             f"{candidate.score:.2f}", *map(number, worst),
-             number(max(o["size"] for o in candidate.outcomes))]
+            [", ".join(f"{name} = {candidate.parameters[name]:.3g}" for name in search.grid),
+             f"{candidate.score:.2f}", "yes" if candidate.immunizes else "no",
+             *map(number, worst), number(max(o["size"] for o in candidate.outcomes))]
         )  # fmt: skip
-    counted = sum(math.isfinite(candidate.score) for candidate in search.candidates)
-    spans = "; ".join(f"{name} {min(v):g} to {max(v):g} ({len(v)})" for name, v in grid.items())
-    values = ", ".join(f"{name} = {used.parameters[name]:g}" for name in grid)
+    immunizing = sum(candidate.immunizes for candidate in search.candidates)
+    spans = "; ".join(
+        f"{k} {min(v):.3g} to {max(v):.3g} ({len(v)})" for k, v in search.grid.items()
+    )
+    values = ", ".join(f"{name} = {search.method.parameters[name]:.3g}" for name in search.grid)
     return Table(
-        search.title,
-        ("", "score", "least RIR\nridge", "least RIR\nexact", "largest\nsize of theta"),
+        f"Hyper-parameters: {search.method.label}",
+        ("", "score", "immunizes", "least RIR\nridge", "least RIR\nexact", "size of theta"),
         rows,
-        f"{RULE} Grid: {spans}. {counted} of {len(search.candidates)} candidates count, on "
+        f"{RULE} Grid: {spans}. {immunizing} of {len(search.candidates)} candidates immunize "
         f"{', '.join(search.tasks)}. The experiment runs with {values}.",
     )
 
 
-def as_json(search: Search, command: str, versions: dict[str, str]) -> dict[str, Any]:
+def as_json(searches: Sequence[Search], command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every candidate as plain Python values."""
     numbers: dict[str, Any] = plain(
         {
             "command": command,
             "versions": versions,
             "rule": RULE,
-            "tasks": search.tasks,
-            "candidates": [
-                {
-                    "parameters": candidate.parameters,
-                    "score": candidate.score,
-                    "outcomes": candidate.outcomes,
+            "methods": {
+                search.method.label: {
+                    "tasks": search.tasks,
+                    "candidates": [
+                        {
+                            "parameters": candidate.parameters,
+                            "score": candidate.score,
+                            "immunizes": candidate.immunizes,
+                            "outcomes": candidate.outcomes,
+                        }
+                        for candidate in search.candidates
+                    ],
                 }
-                for candidate in search.candidates
-            ],
+                for search in searches
+            },
         }
     )
     return numbers

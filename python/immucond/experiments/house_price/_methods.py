@@ -25,9 +25,11 @@ METHODS = {
     ),
 }
 
-# What `immucond house-price --search` tries for Algorithm 1: every combination.
-GRID = {
-    "lr": (5e-4, 5e-3, 5e-2),
-    "lambda_P": tuple(10.0 ** (k / 2) for k in range(-6, 1)),
-    "lambda_H": tuple(10.0 ** (k / 2) for k in range(12, 25)),
+# What `immucond house-price --search` tries: every combination.
+GRIDS = {
+    "algorithm1": {
+        "lr": (5e-4, 5e-3, 5e-2),
+        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-6, 1)),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(12, 25)),
+    },
 }

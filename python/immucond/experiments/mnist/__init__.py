@@ -1,12 +1,13 @@
 """MNIST, the paper's classification experiment: ``immucond mnist``."""
 
 from .._search import as_json as search_as_json
+from .._search import table as search_table
 from ._data import Images, load
 from ._figures import figures
 from ._methods import METHODS
 from ._report import as_json, log_rir, tables
 from ._run import ALL_PAIRS, Result, Settings, run
-from ._search import search, search_table
+from ._search import search
 
 __all__ = [
     "ALL_PAIRS",

@@ -24,10 +24,12 @@ METHODS = {
     ),
 }
 
-# What `immucond mnist --search` tries for Algorithm 1, every combination, and on which pairs.
-GRID = {
-    "lr": (5e-3,),
-    "lambda_P": tuple(10.0**k for k in range(-6, -2)),
-    "lambda_H": tuple(10.0**k for k in range(14, 20)),
+# What `immucond mnist --search` tries, every combination, and on which pairs.
+GRIDS = {
+    "algorithm1": {
+        "lr": (5e-3,),
+        "lambda_P": tuple(10.0**k for k in range(-6, -2)),
+        "lambda_H": tuple(10.0**k for k in range(14, 20)),
+    },
 }
 SEARCH_PAIRS = ((0, 1), (1, 0), (4, 9))
