@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
-from immucond.immunize._losses import primary_loss
+from immucond.immunize._losses import task_loss
 
 seeds = st.integers(0, 2**32 - 1)
 PARAMETERS = {"lambda_P": 0.05, "lambda_H": 1e4, "lr": 0.01, "steps": 100}
@@ -97,11 +97,11 @@ def test_preconditioned_step_is_k_inverse_times_the_gradient():
 
 
 @given(seeds, st.sampled_from(["squared", "logistic"]), st.sampled_from([3, 30]))
-def test_gradients_of_the_primary_losses(seed, name, rows):
+def test_gradients_of_the_task_losses(seed, name, rows):
     X, y, _ = tasks(seed, rows, c=2)
     if name == "logistic":
         y = np.sign(y)
-    loss = primary_loss(name, X, y)
+    loss = task_loss(name, X, y)
     v = np.random.default_rng(seed).normal(size=(4, 2))
     value, grad = loss.value_and_grad(v)
     direct = (
@@ -258,8 +258,30 @@ def test_equal_harmful_eigenvalues_are_refused():
         ({}, {"seed": -1}, ValueError, "seed must be at least 0"),
         ({}, {"seed": "a"}, TypeError, "seed must be an integer"),
         ({}, {"callback": 3}, TypeError, "callback must be callable"),
-        ({}, {"batch_size": 64}, ValueError, "batch_size must be None.*64"),
-        ({}, {"hessian": "batch"}, ValueError, "hessian.*full.*batch"),
+        ({}, {"batch_size": 64}, ValueError, "batch_size must be at most 50.*X_P.*64"),
+        ({}, {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({}, {"hessian": "batch"}, ValueError, "hessian must be 'full' without a batch_size"),
+        ({}, {"hessian": "half"}, ValueError, "hessian.*full.*batch.*half"),
+        ({}, {"balance": "norm"}, ValueError, "balance.*gradient-norm.*norm"),
+        ({}, {"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+        (
+            {},
+            {"monotone": True, "hessian": "batch", "batch_size": 9},
+            ValueError,
+            "hessian must be 'full' for monotone",
+        ),
+        (
+            {},
+            {"monotone": True, "preconditioner": None},
+            ValueError,
+            "preconditioner must be 'right' or 'projected' for monotone.*None",
+        ),
+        (
+            {"X_P": np.ones((50, 4)) * [0, 0, 0, 1]},
+            {"preconditioner": "ridge", "ridge": 0.0},
+            ValueError,
+            "ridge must be large enough.*X_P",
+        ),
         ({"X_P": tasks()[0] * 1e200}, {}, OverflowError, "scale X_P down"),
         ({"y_P": tasks()[1] * 1e200}, {}, ic.ImmucondError, "cannot start.*y_P"),
     ],
