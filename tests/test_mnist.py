@@ -166,9 +166,10 @@ def outcome(folder, tmp_path, monkeypatch):
     """Three pairs by parameters that suit 25 pixels."""
     from dataclasses import replace
 
-    method = mnist.METHODS["algorithm1"]
+    methods = mnist.METHODS["full-batch"]
+    method = methods["algorithm1"]
     fitting = {**method.parameters, "lambda_P": 0.01, "lambda_H": 1e6, "lr": 0.005}
-    monkeypatch.setitem(mnist.METHODS, "algorithm1", replace(method, parameters=fitting))
+    monkeypatch.setitem(methods, "algorithm1", replace(method, parameters=fitting))
     out = tmp_path / "out"
     assert main(["mnist", "--data-dir", str(folder), "--out", str(out), *QUICK]) == 0
     return out
@@ -237,7 +238,7 @@ def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
     )
     assert main([*words, "--pairs", "0-1", "1-0", "4-9", "7-2"]) == 0
     assert {tuple(unit["pair"]) for unit in computed} == {(7, 2)}
-    assert len(computed) == 1 + len(mnist.METHODS)
+    assert len(computed) == 1 + len(mnist.METHODS["full-batch"])
 
 
 def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):

@@ -34,8 +34,8 @@ def add_common_arguments(
         "run goes on from there",
     )  # fmt: skip
     parser.add_argument(
-        "--methods", nargs="+", choices=tuple(methods), default=list(methods), metavar="NAME",
-        help=f"methods to run, of {', '.join(methods)}",
+        "--methods", nargs="+", choices=tuple(methods), default=None, metavar="NAME",
+        help=f"methods to run, of {', '.join(methods)}; all by default",
     )  # fmt: skip
     parser.add_argument(
         "--seeds", type=Whole(1), default=seeds, metavar="N",

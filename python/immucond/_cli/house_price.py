@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     settings = house_price.Settings(
         data_dir=args.data_dir,
-        methods=tuple(name for name in METHODS if name in args.methods),
+        methods=args.methods and tuple(args.methods),
         seeds=args.seeds,
         rows=args.rows,
         delta=args.delta,

@@ -12,7 +12,7 @@ import argparse
 
 from .._extras import extra
 from ..experiments.mnist._data import ROUNDING_VARIANCE
-from ..experiments.mnist._methods import METHODS, PROTOCOLS
+from ..experiments.mnist._methods import METHODS, NAMES
 from ..experiments.mnist._run import ALL_PAIRS, Pair
 from ._arguments import Number, Whole
 from ._experiment import UNITS, add_common_arguments, write_results
@@ -22,13 +22,13 @@ from ._versions import versions
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_common_arguments(parser, "immucond-mnist", tuple(METHODS), seeds=1)
+    add_common_arguments(parser, "immucond-mnist", NAMES, seeds=1)
     parser.add_argument(
         "--pairs", nargs="+", type=_pair, default=None, metavar="P-H",
         help="pairs of digits, primary and harmful, such as 0-5; all 90 by default",
     )  # fmt: skip
     parser.add_argument(
-        "--protocol", choices=PROTOCOLS, default=PROTOCOLS[0],
+        "--protocol", choices=tuple(METHODS), default="full-batch",
         help="30 steps on all images, or 30 epochs of batches of 64 as in the published code",
     )  # fmt: skip
     parser.add_argument(
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     settings = mnist.Settings(
         data_dir=args.data_dir,
-        methods=tuple(name for name in METHODS if name in args.methods),
+        methods=args.methods and tuple(args.methods),
         pairs=ALL_PAIRS if args.pairs is None else tuple(dict.fromkeys(args.pairs)),
         seeds=args.seeds,
         protocol=args.protocol,

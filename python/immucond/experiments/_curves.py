@@ -17,6 +17,7 @@ _STYLES = {
     "algorithm1": (BLUE, "--"),
     "closed-form": (VERMILION, "-."),
     "published": (SKY, (0, (5, 1))),
+    "algorithm1-published": (SKY, (0, (1, 3))),
     "r-ill-only": (GREEN, ":"),
     "imma": (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
     "opt-kappa": (PURPLE, (0, (1, 1))),

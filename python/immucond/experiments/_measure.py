@@ -12,6 +12,7 @@ from .. import linear, probing
 from .._validate import FloatArray
 from ..linear import ImmunityReport
 from ..linear._root import Ranks
+from ._methods import Fit
 from ._style import thin
 
 RIDGE = 1e-6
@@ -37,12 +38,20 @@ def report_as_dict(report: ImmunityReport) -> dict[str, Any]:
 
 
 def conventions(
-    theta: FloatArray, X_P: FloatArray, X_H: FloatArray, ranks: Ranks | None = None
+    found: Fit, X_P: FloatArray, X_H: FloatArray, ranks: Ranks | None = None
 ) -> dict[str, dict[str, Any]]:
     """Report of an extractor in both conventions, by their names."""
-    exact = linear.immunity(theta, X_P, X_H, ranks=ranks)
-    ridge = linear.immunity(theta, X_P, X_H, ridge=RIDGE, ranks=ranks)
-    return {"exact": report_as_dict(exact), "ridge": report_as_dict(ridge)}
+    reference = None
+    if found.biased:
+        # The identity has none; and the ranks are those of the inputs with their ones.
+        reference, ranks = np.eye(X_P.shape[1] + 1, X_P.shape[1]), None
+    P, H = found.inputs(X_P), found.inputs(X_H)
+    return {
+        name: report_as_dict(
+            linear.immunity(found.theta, P, H, ridge=ridge, reference=reference, ranks=ranks)
+        )
+        for name, ridge in (("exact", 0.0), ("ridge", RIDGE))
+    }
 
 
 def descent(Z: FloatArray, y: npt.ArrayLike, steps: int, rank: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from .. import immunize, linear
 from .._errors import ImmucondError
 from .._validate import FloatArray
+from ..immunize._result import with_ones
 from ..linear._root import Ranks, root_of_inputs
-from ._measure import size
 
 Parameters = Mapping[str, Any]
 Source = Literal["none", "published", "searched", "closed form"]
@@ -60,12 +60,24 @@ class Method:
 
 @dataclass(frozen=True)
 class Fit:
-    """An extractor, its primary head where there is one, and how it came about."""
+    """An extractor with its primary head, and how it came about.
+
+    A bias is the row of theta that belongs to an input of ones: :meth:`inputs` appends it.
+    """
 
     theta: FloatArray
-    omega: FloatArray | None
+    omega: FloatArray
     history: dict[str, FloatArray]
+    biased: bool = False
     warnings: tuple[str, ...] = ()
+
+    def inputs(self, X: FloatArray) -> FloatArray:
+        """Rows that theta acts on."""
+        return with_ones(X) if self.biased else X
+
+    def features(self, X: FloatArray) -> FloatArray:
+        """Features of rows X."""
+        return self.inputs(X) @ self.theta
 
 
 class FailedFitError(ImmucondError):
@@ -87,7 +99,7 @@ def fit(name: str, tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
         except (ArithmeticError, ImmucondError) as error:
             raise FailedFitError(" ".join(str(error).split())) from error
     told = tuple(dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught))
-    return Fit(found.theta, found.omega, found.history, told)
+    return replace(found, warnings=told)
 
 
 def middle_of_frontier(tasks: Tasks, delta: tuple[float, float]) -> float:
@@ -103,30 +115,61 @@ def _identity(tasks: Tasks, _: Parameters, __: int) -> Fit:
     return Fit(np.eye(tasks.X_P.shape[1]), omega, {})
 
 
-def _algorithm1(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
-    return _of(
-        immunize.algorithm1(
-            tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, ranks=tasks.ranks, **parameters
-        )
-    )
-
-
 def _closed_form(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
     chosen = dict(parameters)
     if chosen.get("kappa_P") == "middle":
         chosen["kappa_P"] = middle_of_frontier(tasks, chosen["delta"])
-    result = immunize.closed_form(tasks.X_P, tasks.y_P, tasks.X_H, ranks=tasks.ranks, **chosen)
     # Of the norm of the identity: in the ridge convention a larger theta looks more immune.
-    scale = size(result.theta)
-    return Fit(result.theta / scale, result.omega * scale, result.history)
+    norm = float(np.sqrt(tasks.X_P.shape[1]))
+    return _of(
+        immunize.closed_form(
+            tasks.X_P, tasks.y_P, tasks.X_H, ranks=tasks.ranks, norm=norm, **chosen
+        )
+    )
+
+
+def _iterative(method: Callable[..., immunize.ImmunizationResult]) -> Callable[..., Fit]:
+    def run(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+        chosen = _in_steps(tasks, parameters)
+        return _of(method(tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, ranks=tasks.ranks, **chosen))
+
+    return run
+
+
+def _imma(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+    chosen = _in_steps(tasks, parameters)
+    return _of(
+        immunize.imma(
+            tasks.X_P, tasks.y_P, tasks.X_H, tasks.y_H, seed=seed, ranks=tasks.ranks, **chosen
+        )
+    )
+
+
+def _in_steps(tasks: Tasks, parameters: Parameters) -> dict[str, Any]:
+    """Turn epochs of batches into steps: passes over the primary rows."""
+    chosen = dict(parameters)
+    if "epochs" in chosen:
+        chosen["steps"] = chosen.pop("epochs") * (len(tasks.X_P) // chosen["batch_size"])
+    return chosen
+
+
+def _published(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+    return _of(immunize.published(tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, **parameters))
 
 
 def _of(result: immunize.ImmunizationResult) -> Fit:
-    return Fit(result.theta, result.omega, result.history)
+    if result.bias is None:
+        return Fit(result.theta, result.omega, result.history)
+    theta = np.vstack([result.theta, result.bias])
+    return Fit(theta, result.omega, result.history, biased=True)
 
 
 FITS: dict[str, Callable[[Tasks, Parameters, int], Fit]] = {
     "identity": _identity,
-    "algorithm1": _algorithm1,
+    "algorithm1": _iterative(immunize.algorithm1),
+    "r_ill_only": _iterative(immunize.r_ill_only),
+    "opt_kappa": _iterative(immunize.opt_kappa),
+    "imma": _imma,
+    "published": _published,
     "closed_form": _closed_form,
 }

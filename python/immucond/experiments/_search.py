@@ -96,7 +96,7 @@ def outcome(method: str, tasks: Tasks, parameters: Mapping[str, Any], seed: int)
     """Measure a candidate on training rows, or tell how it failed."""
     try:
         found = fit(method, tasks, parameters, seed)
-        reports = conventions(found.theta, tasks.X_P, tasks.X_H, tasks.ranks)
+        reports = conventions(found, tasks.X_P, tasks.X_H, tasks.ranks)
     except FailedFitError as error:
         return {"failure": str(error)}
     kept = ("i", "ii", "rir")

@@ -7,12 +7,50 @@ from .._methods import Method
 # Eigenvalues that count as noise in the closed form and in the limit that is shown.
 DELTA = 1e-3
 
+# 100 epochs of batches of 64 from 200 rows, the last one incomplete, are 400 steps.
+_STEPS = 400
+
 METHODS = {
     "identity": Method("identity", "identity", {}, "none", seeded=False),
+    "r-ill-only": Method(
+        "R_ill only",
+        "r_ill_only",
+        {"lambda_H": 1e10, "lr": 0.005, "steps": _STEPS, "preconditioner": "right"},
+        "searched",
+        (90.02, 72.415, 1.244),
+    ),
+    "imma": Method(
+        "IMMA",
+        "imma",
+        {"lambda_H": 1.0, "lr": 0.005, "steps": _STEPS},
+        "searched",
+        (7.053, 3.545, 2.001),
+    ),
+    "opt-kappa": Method(
+        "Opt kappa",
+        "opt_kappa",
+        {"lambda_P": 1e-6, "lambda_H": 1e-6, "lr": 0.005, "steps": _STEPS},
+        "searched",
+        (1.518, 0.016, 92.58),
+    ),
+    "published": Method(
+        "Algorithm 1, published code",
+        "published",
+        {"lambda_P": 100.0, "lambda_H": 1e7, "lr": 0.005, "epochs": 100},
+        "published",
+        (18.92, 0.053, 356.20),
+    ),
+    "algorithm1-published": Method(
+        "Algorithm 1, published values",
+        "algorithm1",
+        {"lambda_P": 100.0, "lambda_H": 1e7, "lr": 0.005, "steps": _STEPS},
+        "published",
+        (18.92, 0.053, 356.20),
+    ),
     "algorithm1": Method(
         "Algorithm 1",
         "algorithm1",
-        {"loss": "squared", "lambda_P": 0.03, "lambda_H": 1e9, "lr": 0.005, "steps": 100},
+        {"lambda_P": 0.08, "lambda_H": 1.5e10, "lr": 0.005, "steps": _STEPS},
         "searched",
         (18.92, 0.053, 356.20),
     ),
@@ -27,9 +65,22 @@ METHODS = {
 
 # What `immucond house-price --search` tries: every combination.
 GRIDS = {
+    "r-ill-only": {
+        "lr": (5e-4, 5e-3),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(12, 27)),
+    },
+    "imma": {
+        "lr": tuple(10.0 ** (k / 2) for k in range(-8, -2)),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(-4, 5)),
+    },
+    "opt-kappa": {
+        "lr": (5e-4, 5e-3),
+        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-20, -5)),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(-20, -5)),
+    },
     "algorithm1": {
-        "lr": (5e-4, 5e-3, 5e-2),
-        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-6, 1)),
-        "lambda_H": tuple(10.0 ** (k / 2) for k in range(12, 25)),
+        "lr": (5e-4, 5e-3),
+        "lambda_P": tuple(10.0 ** (k / 8) for k in range(-14, 1)),
+        "lambda_H": tuple(10.0 ** (k / 4) for k in range(36, 47)),
     },
 }

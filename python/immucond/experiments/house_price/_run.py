@@ -21,10 +21,10 @@ from ._methods import DELTA, METHODS
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on; the defaults are those of ``immucond house-price``."""
+    """What a run depends on; the defaults are those of ``immucond house-price``: all methods."""
 
     data_dir: Path | None = None
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] | None = None
     seeds: int = 3
     rows: int = 200
     delta: float = DELTA
@@ -63,7 +63,8 @@ class Result:
 
 def chosen_methods(settings: Settings) -> dict[str, Method]:
     """Methods of a run with the run's delta."""
-    unknown = [name for name in settings.methods if name not in METHODS]
+    wanted = tuple(METHODS) if settings.methods is None else settings.methods
+    unknown = [name for name in wanted if name not in METHODS]
     if unknown:
         raise ValueError(f"methods must be of {', '.join(METHODS)}, and name {', '.join(unknown)}")
     return {
@@ -71,7 +72,7 @@ def chosen_methods(settings: Settings) -> dict[str, Method]:
         if "delta" in method.parameters
         else method
         for name, method in METHODS.items()
-        if name in settings.methods
+        if name in wanted
     }
 
 
@@ -162,31 +163,32 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     except FailedFitError as error:
         return {"failure": str(error)}
     seconds = time.perf_counter() - start
-    theta = found.theta
-    rows = {name: conventions(theta, *_inputs(data, name)) for name in ("training", "held_out")}
+    Z_P, Z_H = found.features(P.X), found.features(H.X)
+    rows = {name: conventions(found, *_inputs(data, name)) for name in ("training", "held_out")}
     exact = rows["training"]["exact"]
-    head = np.linalg.lstsq(P.X @ theta, P.y, rcond=1e-10)[0]
+    head = np.linalg.lstsq(Z_P, P.y, rcond=1e-10)[0]
     values: Values = {
         "seconds": seconds,
-        "size": size(theta),
+        "size": size(found.theta),
         "warnings": found.warnings,
         **rows,
         "loss": {
-            name: {"own": _mse(X @ theta @ found.omega, y), "best": _mse(X @ theta @ head, y)}
+            name: {
+                "own": _mse(found.features(X) @ found.omega, y),
+                "best": _mse(found.features(X) @ head, y),
+            }
             for name, X, y in (
                 ("training", P.X, P.y), ("held_out", P.X_held_out, P.y_held_out),
             )
         },
         "curves": {
-            "primary": descent(P.X @ theta, P.y, unit["probe_steps"], exact["rank_P"]),
-            "harmful": descent(H.X @ theta, H.y, unit["probe_steps"], exact["rank_H"]),
+            "primary": descent(Z_P, P.y, unit["probe_steps"], exact["rank_P"]),
+            "harmful": descent(Z_H, H.y, unit["probe_steps"], exact["rank_H"]),
         },
         "history": found.history,
     }  # fmt: skip
     if unit["attackers"]:
-        values["attackers"] = probing.compare(
-            H.X, H.X @ theta, H.y, steps=unit["probe_steps"]
-        ).as_dict()
+        values["attackers"] = probing.compare(H.X, Z_H, H.y, steps=unit["probe_steps"]).as_dict()
     return values
 
 

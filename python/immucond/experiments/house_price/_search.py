@@ -11,8 +11,8 @@ from .._methods import Tasks
 from .._search import Search, candidates, outcome, ranked
 from .._units import Progress, Unit, Values, run_units
 from ._data import load
-from ._methods import GRIDS, METHODS
-from ._run import Settings, load_again
+from ._methods import GRIDS
+from ._run import Settings, chosen_methods, load_again
 
 
 def search(
@@ -21,10 +21,10 @@ def search(
     """Try every candidate that the folder does not hold yet, for the methods that have a grid."""
     data = load(settings.data_dir, settings.rows)
     found = []
-    for name in settings.methods:
+    for name, method in chosen_methods(settings).items():
         if name not in GRIDS:
             continue
-        method, grid = METHODS[name], GRIDS[name]
+        grid = GRIDS[name]
         tried = candidates(grid, method.parameters)
         units = [
             Unit(

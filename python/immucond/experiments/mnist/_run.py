@@ -14,11 +14,11 @@ import numpy as np
 
 from ... import probing
 from ..._condition import condition_number
-from ..._validate import FloatArray
+from ...immunize._result import with_ones
 from ...linear._limit import limit_of
 from ...linear._root import Root, root_of_inputs, span_of
 from .._measure import RIDGE, descent, size
-from .._methods import FailedFitError, Method, Tasks, fit
+from .._methods import FailedFitError, Fit, Method, Tasks, fit
 from .._units import Progress, Unit, Values, run_units
 from ._data import ROUNDING_VARIANCE, Images, load
 from ._methods import METHODS
@@ -31,12 +31,12 @@ ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.permutations(range(10), 2))
 class Settings:
     """What a run depends on; the defaults are those of ``immucond mnist``.
 
-    ``noise`` is a variance, of normalized pixels: times the number of rows it is the delta of the
+    ``methods`` are all those of the protocol by default. ``noise`` is a variance, of normalized pixels: times the number of rows it is the delta of the
     closed form and of its limit.
     """
 
     data_dir: Path | None = None
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] | None = None
     pairs: tuple[Pair, ...] = ALL_PAIRS
     seeds: int = 1
     protocol: str = "full-batch"
@@ -95,12 +95,9 @@ def run(
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
     """
-    unknown = [name for name in settings.methods if name not in METHODS]
-    if unknown:
-        raise ValueError(f"methods must be of {', '.join(METHODS)}, and name {', '.join(unknown)}")
+    methods = chosen_methods(settings)
     images = load(settings.data_dir)
     counts = images.counts({digit for pair in settings.pairs for digit in pair})
-    methods = {name: METHODS[name] for name in METHODS if name in settings.methods}
     common = {"experiment": "mnist", "data": images.fingerprint, "noise": settings.noise}
     units = {
         ("limits", pair): [Unit(f"limit-{pair[0]}-{pair[1]}", {**common, "pair": pair})]
@@ -136,6 +133,19 @@ def run(
     return Result(settings, images.source, images.fingerprint, counts, methods, results, limits)
 
 
+def chosen_methods(settings: Settings) -> dict[str, Method]:
+    """Methods of a run by name."""
+    known = METHODS[settings.protocol]
+    wanted = tuple(known) if settings.methods is None else settings.methods
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(
+            f"the {settings.protocol} protocol has the methods {', '.join(known)}, and not "
+            f"{', '.join(unknown)}"
+        )
+    return {name: method for name, method in known.items() if name in wanted}
+
+
 @lru_cache(maxsize=1)
 def load_again(data_dir: Path | None, fingerprint: str) -> Images:
     """Load the images once in each process, and see that they are the same ones."""
@@ -159,31 +169,32 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     except FailedFitError as error:
         return {"failure": str(error)}
     seconds = time.perf_counter() - start
-    theta, span = found.theta, span_of(found.theta)
-    held_out = [root(images, digit, True) for digit in pair]
     values: Values = {
         "seconds": seconds,
-        "size": size(theta),
+        "size": size(found.theta),
         "warnings": found.warnings,
-        "training": ratios(theta, span, P, H),
-        "held_out": ratios(theta, span, *held_out),
+        "training": measured(images, pair, found, held_out=False),
+        "held_out": measured(images, pair, found, held_out=True),
         "history": found.history,
     }
     if unit["probe_steps"]:
-        Z_P, Z_H, steps = tasks.X_P @ theta, tasks.X_H @ theta, unit["probe_steps"]
+        Z_P, Z_H = found.features(tasks.X_P), found.features(tasks.X_H)
+        rank_P, rank_H = (values["training"]["exact"][key] for key in ("rank_P", "rank_H"))
+        steps = unit["probe_steps"]
         values["curves"] = {
-            "primary": descent(Z_P, tasks.y_P, steps, P.rank_within(span)),
-            "harmful": descent(Z_H, tasks.y_H, steps, H.rank_within(span)),
+            "primary": descent(Z_P, tasks.y_P, steps, rank_P),
+            "harmful": descent(Z_H, tasks.y_H, steps, rank_H),
         }
         compared = probing.compare(tasks.X_H, Z_H, tasks.y_H, steps=steps)
         values["attackers"] = compared.as_dict()
     return values
 
 
-@lru_cache(maxsize=20)
-def root(images: Images, digit: int, held_out: bool) -> Root:
+@lru_cache(maxsize=40)
+def root(images: Images, digit: int, held_out: bool, biased: bool = False) -> Root:
     """Condense a digit's images: what a kappa costs then does not depend on their number."""
-    return root_of_inputs(images.rows(digit, held_out), f"images of digit {digit}")
+    X = images.rows(digit, held_out)
+    return root_of_inputs(with_ones(X) if biased else X, f"images of digit {digit}")
 
 
 def tasks_of(images: Images, pair: Pair) -> Tasks:
@@ -193,31 +204,35 @@ def tasks_of(images: Images, pair: Pair) -> Tasks:
     return Tasks(X_P, np.ones(len(X_P)), X_H, np.ones(len(X_H)), (P.rank, H.rank))
 
 
-def ratios(theta: FloatArray, span: FloatArray | None, P: Root, H: Root) -> dict[str, Values]:
+def measured(images: Images, pair: Pair, found: Fit, *, held_out: bool) -> dict[str, Values]:
     """(i), (ii) and RIR in both conventions.
 
     What :func:`immucond.linear.immunity` reports, without the limit, which is the same for all.
     """
-    reports: dict[str, Values] = {}
-    for convention in ("exact", "ridge"):
-        kappas = []
-        for task in (P, H):
-            if convention == "exact":
-                rank = task.rank_within(span)
-                after = condition_number(features=task.matrix @ theta, rank=rank)
-                kappas.append((after, task.kappa, rank))
-            else:
-                rows = task.scale * task.matrix
-                before = condition_number(features=rows, ridge=RIDGE)
-                after = condition_number(features=rows @ theta, ridge=RIDGE)
-                kappas.append((after, before, task.dim))
-        (kappa_P, before_P, rank_P), (kappa_H, before_H, rank_H) = kappas
-        i, ii = kappa_H / before_H, kappa_P / before_P
-        reports[convention] = {
+    span = span_of(found.theta)
+    kappas: dict[str, list[tuple[float, float, int]]] = {"exact": [], "ridge": []}
+    for digit in pair:
+        task, before = (root(images, digit, held_out, biased) for biased in (found.biased, False))
+        rank = task.rank_within(span)
+        features = task.matrix @ found.theta
+        kappas["exact"].append((condition_number(features=features, rank=rank), before.kappa, rank))
+        after = condition_number(features=task.scale * features, ridge=RIDGE)
+        kappas["ridge"].append((after, ridge_kappa(images, digit, held_out), rank))
+    return {
+        convention: {
             "kappa_P": kappa_P, "kappa_H": kappa_H, "rank_P": rank_P, "rank_H": rank_H,
-            "i": i, "ii": ii, "rir": i / ii,
-        }  # fmt: skip
-    return reports
+            "i": kappa_H / before_H, "ii": kappa_P / before_P,
+            "rir": (kappa_H / before_H) / (kappa_P / before_P),
+        }
+        for convention, ((kappa_P, before_P, rank_P), (kappa_H, before_H, rank_H)) in kappas.items()
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=40)
+def ridge_kappa(images: Images, digit: int, held_out: bool) -> float:
+    """Condition number of a digit's images with the ridge."""
+    task = root(images, digit, held_out)
+    return condition_number(features=task.scale * task.matrix, ridge=RIDGE)
 
 
 def _limit(images: Images, pair: Pair, P: Root, H: Root, noise: float) -> Values:

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...linear._root import span_of
 from .._measure import size
 from .._methods import FailedFitError, fit
 from .._search import Search, candidates, ranked
 from .._units import Progress, Unit, Values, run_units
 from ._data import load
-from ._methods import GRIDS, METHODS, SEARCH_PAIRS
-from ._run import Settings, load_again, ratios, root, tasks_of
+from ._methods import GRIDS, SEARCH_PAIRS
+from ._run import Settings, chosen_methods, load_again, measured, tasks_of
 
 
 def search(
@@ -24,10 +23,10 @@ def search(
     images = load(settings.data_dir)
     images.counts({digit for pair in SEARCH_PAIRS for digit in pair})
     found = []
-    for name in settings.methods:
+    for name, method in chosen_methods(settings).items():
         if name not in GRIDS:
             continue
-        method, grid = METHODS[name], GRIDS[name]
+        grid = GRIDS[name]
         tried = candidates(grid, method.parameters)
         units = [
             Unit(
@@ -57,10 +56,10 @@ def search(
 
 def _try(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     images = load_again(data_dir, unit["data"])
-    P, H = (root(images, digit, False) for digit in unit["pair"])
-    tasks = tasks_of(images, tuple(unit["pair"]))
+    pair = tuple(unit["pair"])
+    tasks = tasks_of(images, pair)
     try:
         found = fit(unit["method"], tasks, unit["parameters"], unit["seed"])
     except FailedFitError as error:
         return {"failure": str(error)}
-    return {"size": size(found.theta), **ratios(found.theta, span_of(found.theta), P, H)}
+    return {"size": size(found.theta), **measured(images, pair, found, held_out=False)}
