@@ -232,8 +232,8 @@ def shortfalls(house: dict[str, Any], grid: dict[str, Any]) -> Iterator[str]:
         ours = over_seeds(seeds(method), "training", "ridge", "rir")
         if ours < method["paper"][2]:
             lines.append(
-                f"- House Price, {method['label']}: RIR {number(ours)} in the ridge convention, the "
-                f"paper {number(method['paper'][2])}."
+                f"- House Price, {method['label']}: RIR {number(ours)} in the ridge convention, "
+                f"{number(method['paper'][2])} in the paper."
             )
     trained = grid["methods"].get("algorithm1")
     if trained:

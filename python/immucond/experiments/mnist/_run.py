@@ -31,8 +31,8 @@ ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.permutations(range(10), 2))
 class Settings:
     """What a run depends on; the defaults are those of ``immucond mnist``.
 
-    ``methods`` are all those of the protocol by default. ``noise`` is a variance, of normalized pixels: times the number of rows it is the delta of the
-    closed form and of its limit.
+    ``methods`` are all those of the protocol by default. ``noise`` is a variance, of normalized
+    pixels: times the number of rows it is the delta of the closed form and of its limit.
     """
 
     data_dir: Path | None = None
