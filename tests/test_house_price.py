@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,24 @@ from immucond._cli import main
 from immucond.experiments import house_price
 from immucond.experiments.house_price._data import COLUMNS
 
-QUICK = ["--rows", "30", "--probe-steps", "50", "--seeds", "2"]
+QUICK = ["--rows", "70", "--probe-steps", "20", "--seeds", "2"]
+PAPER = house_price.METHODS["algorithm1"].parameters
 CATEGORIES = {"MSZoning": ("FV", "RM"), "Street": ("Pave", "Grvl"), "MasVnrType": ("None", "Stone")}
 
 
 @pytest.fixture(autouse=True)
 def _wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_runs():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, method in house_price.METHODS.items():
+            short = {"steps": 15, "epochs": 2}
+            parameters = {k: short.get(k, value) for k, value in method.parameters.items()}
+            patch.setitem(house_price.METHODS, name, replace(method, parameters=parameters))
+        yield
 
 
 def table(rows, seed, zone=None):
@@ -42,12 +54,16 @@ def table(rows, seed, zone=None):
     return frame
 
 
+def write_data(parent):
+    (parent / "data" / "house_price").mkdir(parents=True)
+    for name, rows, zone in (("D_P.csv", 90, None), ("D_H.csv", 100, "RL")):
+        table(rows, rows, zone).to_csv(parent / "data" / "house_price" / name, index=False)
+    return parent / "data"
+
+
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "data" / "house_price").mkdir(parents=True)
-    for name, rows, zone in (("D_P.csv", 45, None), ("D_H.csv", 60, "RL")):
-        table(rows, rows, zone).to_csv(tmp_path / "data" / "house_price" / name, index=False)
-    return tmp_path / "data"
+    return write_data(tmp_path)
 
 
 def edit(folder, name, change):
@@ -60,14 +76,14 @@ def edit(folder, name, change):
 
 
 def test_data_are_prepared_as_the_paper_does(folder):
-    data = house_price.load(folder, rows=30)
+    data = house_price.load(folder, rows=70)
     assert len(data.features) == 79
     assert {"Id", "MSZoning"} <= set(data.features)
     assert not {"LotArea", "SalePrice"} & set(data.features)
     P, H = data.primary, data.harmful
-    assert (P.X.shape, P.X_held_out.shape) == ((30, 79), (15, 79))
-    assert (H.X.shape, H.X_held_out.shape) == ((30, 79), (30, 79))
-    frame = table(45, 45)
+    assert (P.X.shape, P.X_held_out.shape) == ((70, 79), (20, 79))
+    assert (H.X.shape, H.X_held_out.shape) == ((70, 79), (30, 79))
+    frame = table(90, 90)
     X, y = np.vstack([P.X, P.X_held_out]), np.concatenate([P.y, P.y_held_out])
     target = frame["LotArea"].astype(float).to_numpy()
     np.testing.assert_allclose(y, (target - target.mean()) / target.std())
@@ -85,15 +101,15 @@ def test_data_are_prepared_as_the_paper_does(folder):
 
 
 def test_folder_may_be_named_itself_or_by_the_environment(folder, monkeypatch):
-    wanted = house_price.load(folder, rows=30)
-    assert house_price.load(folder / "house_price", rows=30).fingerprint == wanted.fingerprint
+    wanted = house_price.load(folder, rows=70)
+    assert house_price.load(folder / "house_price", rows=70).fingerprint == wanted.fingerprint
     monkeypatch.setenv("IMMUCOND_DATA", str(folder))
-    assert house_price.load(rows=30).fingerprint == wanted.fingerprint
-    assert house_price.load(rows=31).fingerprint != wanted.fingerprint
+    assert house_price.load(rows=70).fingerprint == wanted.fingerprint
+    assert house_price.load(rows=71).fingerprint != wanted.fingerprint
 
 
 def test_download_gives_the_same_as_the_files(folder, monkeypatch):
-    P, H = table(45, 45), table(60, 60, "RL")
+    P, H = table(90, 90), table(100, 100, "RL")
     mixed = pd.concat([H[:20], P[:30], H[20:], P[30:]], ignore_index=True)
 
     def fetch(name, **options):
@@ -102,7 +118,7 @@ def test_download_gives_the_same_as_the_files(folder, monkeypatch):
 
     monkeypatch.delenv("IMMUCOND_DATA", raising=False)
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
-    data, wanted = house_price.load(rows=30), house_price.load(folder, rows=30)
+    data, wanted = house_price.load(rows=70), house_price.load(folder, rows=70)
     assert data.fingerprint == wanted.fingerprint
     assert data.source == "OpenML"
 
@@ -142,7 +158,7 @@ BAD = {
         r"D_P\.csv: row 3, column 'LotArea' holds 'big', not a number",
     ),
     "constant target": (lambda f: f.assign(LotArea="7"), r"column 'LotArea' is 7 in every row"),
-    "too few rows": (lambda f: f[:30], r"D_P\.csv has 30 rows, and more than 30 are needed"),
+    "too few rows": (lambda f: f[:70], r"D_P\.csv has 70 rows, and more than 70 are needed"),
 }
 
 
@@ -170,7 +186,7 @@ def test_bad_tables_name_file_row_and_column(folder, tmp_path, capsys, change, t
 def test_files_that_are_no_tables(folder, content, told):
     (folder / "house_price" / "D_H.csv").write_bytes(content)
     with pytest.raises(ValueError, match=told):
-        house_price.load(folder, rows=30)
+        house_price.load(folder, rows=70)
 
 
 def test_missing_files_and_folders(folder, tmp_path, monkeypatch):
@@ -188,14 +204,18 @@ def test_missing_files_and_folders(folder, tmp_path, monkeypatch):
 # ---- the run ----
 
 
-@pytest.fixture
-def outcome(folder, tmp_path):
-    out = tmp_path / "out"
-    assert main(["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK]) == 0
-    return out
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """One run that several tests look at: where its results lie; its data are those of `folder`."""
+    place = tmp_path_factory.mktemp("run")
+    words = ["house-price", "--data-dir", str(write_data(place)), "--out", str(place / "out")]
+    assert main([*words, *QUICK]) == 0
+    return place / "out"
 
 
-def test_run_shows_tables_and_writes_its_files(outcome, capsys):
+def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
+    words = ["house-price", "--data-dir", str(folder), "--out", str(outcome), *QUICK]
+    assert main(words) == 0
     shown = capsys.readouterr().out
     for word in ("identity", "Algorithm 1", "closed form", "training rows", "held-out rows",
                  "RIR*", "356", "Hyper-parameters", "gradient descent, line search",
@@ -213,7 +233,7 @@ def test_run_shows_tables_and_writes_its_files(outcome, capsys):
 
 def test_numbers_are_those_of_the_library(folder, outcome):
     numbers = json.loads((outcome / "results.json").read_text(), parse_constant=pytest.fail)
-    data = house_price.load(folder, rows=30)
+    data = house_price.load(folder, rows=70)
     P, H = data.primary, data.harmful
     method = numbers["methods"]["algorithm1"]
     assert len(method["seeds"]) == 2
@@ -262,15 +282,13 @@ def test_two_processes_find_the_same(folder, outcome, tmp_path):
 
 
 def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsys):
-    from dataclasses import replace
-
     method = house_price.METHODS["algorithm1"]
     wild = replace(method, parameters={**method.parameters, "lr": 1e6})
     monkeypatch.setitem(house_price.METHODS, "algorithm1", wild)
     out = tmp_path / "out"
     words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK]
-    assert main(words) == 0
-    assert "Algorithm 1 failed: Algorithm 1 diverged at step" in capsys.readouterr().out
+    assert main([*words, "--methods", "identity", "algorithm1"]) == 0
+    assert "Algorithm 1 failed: algorithm1 diverged at step" in capsys.readouterr().out
     numbers = json.loads((out / "results.json").read_text())
     assert "diverged" in numbers["methods"]["algorithm1"]["seeds"][0]["failure"]
 
@@ -322,7 +340,7 @@ def test_paper_figures_are_reached(data_dir):
     data = house_price.load(data_dir)
     assert (data.primary.X.shape, data.harmful.X_held_out.shape) == ((200, 79), (951, 79))
     P, H = data.primary, data.harmful
-    trained = ic.immunize.algorithm1(P.X, P.y, H.X, **house_price.METHODS["algorithm1"].parameters)
+    trained = ic.immunize.algorithm1(P.X, P.y, H.X, **PAPER)
     for ridge, least in ((1e-6, 356), (0.0, 1)):
         report = ic.linear.immunity(trained.theta, P.X, H.X, ridge=ridge)
         assert report.rir >= least

@@ -175,7 +175,8 @@ def outcome(folder, tmp_path, monkeypatch):
     return out
 
 
-def test_run_shows_tables_and_writes_its_files(outcome, capsys):
+def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
+    assert main(["mnist", "--data-dir", str(folder), "--out", str(outcome), *QUICK]) == 0
     shown = capsys.readouterr().out
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip

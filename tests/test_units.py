@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from functools import partial
 
 import pytest
@@ -50,7 +51,7 @@ def test_results_come_in_order_and_are_kept(tmp_path, jobs):
     assert files == sorted(unit.file_name for unit in UNITS)
     kept = json.loads((tmp_path / "new" / UNITS[2].file_name).read_text())
     assert kept == {"unit": {"n": 2}, "result": results[2]}
-    assert set(results[2]) == {"square", "unit_seconds"}
+    assert set(results[2]) == {"square", "unit_seconds", "warnings"}
     # Nothing is computed twice.
     assert run_units(UNITS, failing, tmp_path / "new") == results
 
@@ -70,6 +71,17 @@ def test_an_error_in_a_unit_passes_through_and_leaves_no_process(tmp_path, jobs)
         run_units(UNITS, failing, tmp_path, jobs=jobs)
     assert not multiprocessing.active_children()
     assert all(path.name.startswith("square-") for path in tmp_path.iterdir())
+
+
+def warn(parameters):
+    for _ in range(2):
+        warnings.warn("lost digits", UserWarning, stacklevel=1)
+    return square(parameters)
+
+
+def test_warnings_are_kept_with_the_result(tmp_path):
+    (result,) = run_units([UNITS[2]], warn, tmp_path)
+    assert result["warnings"] == ["UserWarning: lost digits"]
 
 
 def test_other_parameters_are_another_unit(monkeypatch):

@@ -57,7 +57,7 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
     )
 
 
-def attackers(compared: Mapping[str, Mapping[str, Any]]) -> Table:
+def attackers(compared: Mapping[str, Mapping[str, Any]], targets: str = "") -> Table:
     """Tell what each attacker needs after each method, as ``probing.compare`` found."""
     some = next(iter(compared.values()))
     rows = []
@@ -74,7 +74,7 @@ def attackers(compared: Mapping[str, Mapping[str, Any]]) -> Table:
         ("attacker", *compared),
         rows,
         "> : not reached; in brackets how far the loss is above the best, relative to it. "
-        "kappa binds unpreconditioned first-order methods, not a least-squares solve.",
+        f"kappa binds unpreconditioned first-order methods, not a least-squares solve. {targets}",
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +68,6 @@ class Fit:
     omega: FloatArray
     history: dict[str, FloatArray]
     biased: bool = False
-    warnings: tuple[str, ...] = ()
 
     def inputs(self, X: FloatArray) -> FloatArray:
         """Rows that theta acts on."""
@@ -92,14 +90,10 @@ def fit(name: str, tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
     FailedFitError
         Where it diverges.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            found = FITS[name](tasks, parameters, seed)
-        except (ArithmeticError, ImmucondError) as error:
-            raise FailedFitError(" ".join(str(error).split())) from error
-    told = tuple(dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught))
-    return replace(found, warnings=told)
+    try:
+        return FITS[name](tasks, parameters, seed)
+    except (ArithmeticError, ImmucondError) as error:
+        raise FailedFitError(" ".join(str(error).split())) from error
 
 
 def middle_of_frontier(tasks: Tasks, delta: tuple[float, float]) -> float:

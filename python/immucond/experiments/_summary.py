@@ -37,6 +37,13 @@ def failures(results: Sequence[Values]) -> list[str]:
     return [values["failure"] for values in results if "failure" in values]
 
 
+def remarks(label: str, results: Sequence[Values]) -> list[str]:
+    """Tell what failed and what was warned of."""
+    told = [f"{label} failed: {message}." for message in failures(results)]
+    told += [f"{label}: {message}." for values in results for message in values["warnings"]]
+    return list(dict.fromkeys(told))
+
+
 def finished(results: Sequence[Values]) -> list[Values]:
     """Seeds that reached an extractor."""
     return [values for values in results if "failure" not in values]

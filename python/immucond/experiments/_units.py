@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -67,8 +68,8 @@ def run_units(
     units : sequence of Unit
         What to compute.
     compute : callable
-        Result from a unit's parameters; of a module, so that other processes find it. The time it
-        took is added as "unit_seconds".
+        Result from a unit's parameters; of a module, so that other processes find it. What it
+        warned of and the time it took are added, as "warnings" and "unit_seconds".
     folder : Path
         Where results are kept, one file a unit.
     jobs : int, default 1
@@ -141,8 +142,11 @@ def _computed(
 
 def _timed(compute: Callable[[Mapping[str, Any]], Values], parameters: Mapping[str, Any]) -> Values:
     start = time.perf_counter()
-    result = compute(parameters)
-    return {**result, "unit_seconds": time.perf_counter() - start}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = compute(parameters)
+    told = dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
+    return {**result, "warnings": [*told], "unit_seconds": time.perf_counter() - start}
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -9,7 +9,7 @@ from ...linear import ImmunityLimit
 from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, failures, finished
+from .._summary import cell, finished, remarks
 from .._table import Table
 from ._run import Result
 
@@ -65,8 +65,7 @@ def _immunity(result: Result) -> Table:
         "exact: over the nonzero eigenvalues. paper: its Table 1, ridge convention."
     )
     for name, results in result.units.items():
-        for told in dict.fromkeys(failures(results)):
-            note += f"\n{result.methods[name].label} failed: {told}."
+        note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
     return Table(
         "House Price: immunity",
         ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",

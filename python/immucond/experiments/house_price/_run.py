@@ -170,7 +170,6 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     values: Values = {
         "seconds": seconds,
         "size": size(found.theta),
-        "warnings": found.warnings,
         **rows,
         "loss": {
             name: {

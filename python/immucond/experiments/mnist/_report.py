@@ -12,10 +12,11 @@ import numpy as np
 from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import failures, finished, over_seeds
+from .._summary import finished, over_seeds, remarks
 from .._table import Table
 from ._run import Pair, Result
 
+_REMARKS = 4  # that a table has room for
 _ROWS = (("training", "training images"), ("held_out", "held-out images"))
 # Smallest and largest log RIR, and pairs with a positive one, in the paper; None: not told.
 _PAPER = {"algorithm1": ("2.2", "6.3", "90 of 90"), "opt-kappa": ("", "", "58 of 90")}
@@ -40,7 +41,13 @@ def tables(result: Result) -> list[Table]:
     probed = {result.methods[name].label: values for name, values in result.probed.items()}
     if probed:
         made.append(norm_ratios({label: values["curves"] for label, values in probed.items()}))
-        made.append(attackers({label: values["attackers"] for label, values in probed.items()}))
+        made.append(
+            attackers(
+                {label: values["attackers"] for label, values in probed.items()},
+                "Targets: signs drawn at random, which no direction favours; the labels of the "
+                "task itself are all 1, and a pixel that is never lit fits them at once.",
+            )
+        )
     if len(result.settings.pairs) > 6:
         made += _grids(result)
     return made
@@ -50,11 +57,13 @@ def _immunity(result: Result) -> Table:
     total = len(result.settings.pairs)
     rows: list[list[str]] = []
     told = [
-        f"{method.label} failed on {pair[0]}-{pair[1]}: {message}."
+        line
         for name, method in result.methods.items()
         for pair in result.settings.pairs
-        for message in dict.fromkeys(failures(result.units[name, pair]))
+        for line in remarks(f"{method.label}, {pair[0]}-{pair[1]}", result.units[name, pair])
     ]
+    if len(told) > _REMARKS:
+        told = [*told[:_REMARKS], f"... and {len(told) - _REMARKS} more such remarks."]
     for key, label in _ROWS:
         for convention in ("ridge", "exact"):
             rows.append([f"{label}, {convention}"])
@@ -74,7 +83,7 @@ def _immunity(result: Result) -> Table:
          "log RIR\nlargest", "size of theta\nmedian", "paper\n> 0", "paper\nleast",
          "paper\nlargest"),
         rows,
-        note + "\n".join(told[:5]),
+        note + "\n".join(told),
     )  # fmt: skip
 
 

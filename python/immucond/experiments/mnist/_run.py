@@ -172,7 +172,6 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
     values: Values = {
         "seconds": seconds,
         "size": size(found.theta),
-        "warnings": found.warnings,
         "training": measured(images, pair, found, held_out=False),
         "held_out": measured(images, pair, found, held_out=True),
         "history": found.history,
@@ -185,7 +184,8 @@ def compute(data_dir: Path | None, unit: Mapping[str, Any]) -> Values:
             "primary": descent(Z_P, tasks.y_P, steps, rank_P),
             "harmful": descent(Z_H, tasks.y_H, steps, rank_H),
         }
-        compared = probing.compare(tasks.X_H, Z_H, tasks.y_H, steps=steps)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=len(Z_H))
+        compared = probing.compare(tasks.X_H, Z_H, signs, steps=steps)
         values["attackers"] = compared.as_dict()
     return values
 
