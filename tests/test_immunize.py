@@ -346,6 +346,48 @@ def test_algorithm1_takes_known_ranks_and_precision():
         assert (result.report.rank_P, result.report.rank_H) == (3, 4)
 
 
+@pytest.mark.parametrize("norm", [None, 2.0])
+def test_closed_form_near_to_an_extractor(norm):
+    X_P, y_P, X_H = tasks()
+    near, rotated = (
+        ic.immunize.closed_form(X_P, y_P, X_H, nearest_to=theta, norm=norm)
+        for theta in (np.eye(4), None)
+    )
+    for result in (near, rotated):
+        assert result.report.rir == pytest.approx(result.report.limit.rir, rel=1e-6)
+        np.testing.assert_allclose(X_P @ result.theta @ result.omega, y_P, atol=1e-9)
+        assert norm is None or np.linalg.norm(result.theta) == pytest.approx(norm)
+    far = np.linalg.norm(X_P @ (near.theta - np.eye(4)))
+    assert norm is not None or far < np.linalg.norm(X_P @ (rotated.theta - np.eye(4)))
+    values, vectors = np.linalg.eigh(X_P.T @ X_P)  # K_P^-1/2, up to scale
+    root = (vectors / np.sqrt(values)) @ vectors.T
+    np.testing.assert_allclose(
+        near.theta / np.linalg.norm(near.theta), root / np.linalg.norm(root), atol=1e-9
+    )
+
+
+def test_closed_form_near_to_a_wide_extractor():
+    X_P, y_P, X_H = tasks()
+    wide = np.hstack([np.eye(4), np.ones((4, 2))])
+    result = ic.immunize.closed_form(X_P, y_P, X_H, nearest_to=wide)
+    assert result.theta.shape == (4, 6)
+    np.testing.assert_allclose(X_P @ result.theta @ result.omega, y_P, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"norm": 0.0}, "norm must be above 0"),
+        ({"norm": -1.0}, "norm"),
+        ({"nearest_to": np.eye(3)}, "nearest_to must have 4 rows"),
+        ({"nearest_to": np.eye(4)[:, :2]}, "theta must have at least 4 columns"),
+    ],
+)
+def test_closed_form_bad_input_is_named(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        ic.immunize.closed_form(*tasks(), **keywords)
+
+
 def test_closed_form_refuses_targets_of_another_length():
     X_P, y_P, X_H = tasks()
     with pytest.raises(ValueError, match="y_P must have one row a sample"):

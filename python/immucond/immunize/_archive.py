@@ -25,8 +25,9 @@ def write_archive(
 ) -> None:
     """Write an archive of a kind ("result", "checkpoint"): whole, or the old file stays."""
     heading = {"immucond": kind, "version": _VERSION} | description
+    named: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(heading))} | arrays
     with whole(Path(path)) as file:
-        np.savez(file, **{_DESCRIPTION: np.array(json.dumps(heading))}, **arrays)
+        np.savez(file, **named)
 
 
 def read_archive(
@@ -43,10 +44,10 @@ def read_archive(
     """
     name = os.fspath(path)
     try:
-        archive = np.load(name, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
+        with open(name, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             arrays = {key: archive[key] for key in archive.files}
         heading = json.loads(str(arrays.pop(_DESCRIPTION)))
     except FileNotFoundError:

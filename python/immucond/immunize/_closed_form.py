@@ -100,7 +100,7 @@ def closed_form(
         theta *= size / np.linalg.norm(theta)
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
-    omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]
+    omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,

@@ -37,7 +37,7 @@ class Loss(ABC):
     @property
     def heads(self) -> int:
         """Number of columns of v, c."""
-        return self.targets.shape[1]
+        return int(self.targets.shape[1])
 
     @property
     def entries(self) -> int:
@@ -50,7 +50,7 @@ class Loss(ABC):
         return total / self.entries, self.X.T @ (slope / self.entries)
 
     def curvature(self, v: FloatArray, u: FloatArray) -> FloatArray:
-        """Derivative of the gradient at v along u, a (d, c) matrix."""
+        """Differentiate the gradient at v along u: a (d, c) matrix."""
         return self.X.T @ (self._bend(self.X @ v, self.X @ u) / self.entries)
 
     def rows(self, index: npt.NDArray[np.intp]) -> Self:
@@ -71,7 +71,7 @@ class Loss(ABC):
 
     @abstractmethod
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
-        """Derivative of the slope along dF."""
+        """Differentiate the slope along dF."""
 
     @abstractmethod
     def smoothness(self) -> float:
@@ -129,7 +129,7 @@ class SoftmaxLoss(Loss):
 
     @property
     def entries(self) -> int:
-        return self.targets.shape[0]
+        return int(self.targets.shape[0])
 
     def _total_and_slope(self, F: FloatArray) -> tuple[float, FloatArray]:
         top = F.max(axis=1, keepdims=True)
@@ -141,8 +141,9 @@ class SoftmaxLoss(Loss):
 
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
         chances = scipy.special.softmax(F, axis=1)
-        weighted: FloatArray = chances * dF
-        return weighted - chances * weighted.sum(axis=1, keepdims=True)
+        weighted = chances * dF
+        bent: FloatArray = weighted - chances * weighted.sum(axis=1, keepdims=True)
+        return bent
 
     def smoothness(self) -> float:
         return 0.5 / self.entries

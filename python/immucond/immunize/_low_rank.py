@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,8 @@ def norm(step: Step) -> float:
         return float(np.linalg.norm(step))
     if step.left.shape[1] == 1:
         return float(np.linalg.norm(step.left) * np.linalg.norm(step.right))
-    square = np.vdot(step.left.T @ step.left, step.right @ step.right.T)
-    return float(np.sqrt(max(square, 0.0)))
+    square = float(np.vdot(step.left.T @ step.left, step.right @ step.right.T))
+    return math.sqrt(max(square, 0.0))
 
 
 def combined(parts: Weighted, start: FloatArray | None = None) -> FloatArray:

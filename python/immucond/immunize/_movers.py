@@ -126,8 +126,9 @@ class Monotone(Mover):
 
     The regularizers' parts are cut to their sharp intervals. The whole step is then turned as
     little as it takes to lower log kappa(H_P) and to raise log kappa(H_H) to first order, and
-    halved until both kappas, computed at the new theta, are where they should be. Where neither
-    helps theta stays; so it does at the Pareto frontier, where the two gradients are parallel.
+    halved until both kappas, computed at the new theta, are where they should be and more than
+    rounding. Where neither helps theta stays; so it does at the Pareto frontier, where the two
+    gradients are parallel.
 
     Attributes
     ----------
@@ -159,6 +160,7 @@ class Monotone(Mover):
             if (
                 after.record["kappa_P"] <= found.record["kappa_P"]
                 and after.record["kappa_H"] >= found.record["kappa_H"]
+                and all(pairs is not None and pairs.determined_min for pairs in after.pairs)
             ):
                 return tried, after
         return stay, None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._errors import ImmucondError
+from .._errors import DegenerateSpectrumError, ImmucondError
 from .._validate import FloatArray
 from ._low_rank import Step, Weighted, norm
 from ._problem import Problem
@@ -43,12 +43,15 @@ class Evaluation:
         What the head moves against.
     pairs : pair of ExtremePairs
         Of both Hessians.
+    warned : dict
+        First warning of each category.
     """
 
     record: dict[str, float]
     parts: list[tuple[Term, Step]]
     by_omega: FloatArray
     pairs: Starts
+    warned: dict[type[Warning], str]
 
     @property
     def by_theta(self) -> Weighted:
@@ -63,13 +66,10 @@ class Objective:
     ----------
     problem : Problem
     terms : sequence of Term
-    warned : dict
-        First warning of each category on the way, by step.
     """
 
     def __init__(self, problem: Problem, terms: Sequence[Term]) -> None:
         self.problem, self.terms = problem, tuple(terms)
-        self.warned: dict[type[Warning], str] = {}
 
     def __call__(
         self, step: int, theta: FloatArray, omega: FloatArray, starts: Starts
@@ -81,7 +81,6 @@ class Objective:
         DivergenceError
             Where something is not finite.
         """
-        rows = self.problem.rows(step)
         record: dict[str, float] = {}
         norms: dict[str, float] = {}
         parts: list[tuple[Term, Step]] = []
@@ -95,10 +94,15 @@ class Objective:
             warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("always")
+            rows = self.problem.rows(step)
             for term in self.terms:
                 try:
                     found = term(theta, omega, rows, starts)
-                except ArithmeticError as error:
+                except (ArithmeticError, ValueError) as error:
+                    # Later on an unfit value, such as a lost rank, is theta's.
+                    fit = step == 0 and not isinstance(error, ArithmeticError)
+                    if fit or isinstance(error, DegenerateSpectrumError):
+                        raise
                     raise DivergenceError(record.get("loss", np.nan)) from error
                 record |= found.values
                 if not np.isfinite(list(found.values.values())).all():
@@ -110,9 +114,10 @@ class Objective:
                     by_omega = found.by_omega
                 if isinstance(term, Conditioning):
                     pairs[term.task] = found.pairs
+        warned: dict[type[Warning], str] = {}
         for warning in caught:
-            self.warned.setdefault(warning.category, f"at step {step}: {warning.message}")
+            warned.setdefault(warning.category, f"at step {step}: {warning.message}")
         identity = [hessian.kappa_identity for hessian in rows.hessians]
         record["rir"] = (record["kappa_H"] / identity[1]) / (record["kappa_P"] / identity[0])
         assert by_omega is not None
-        return Evaluation(record | norms, parts, by_omega, (pairs[0], pairs[1]))
+        return Evaluation(record | norms, parts, by_omega, (pairs[0], pairs[1]), warned)

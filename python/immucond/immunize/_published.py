@@ -107,7 +107,7 @@ def published(
     """
     inputs_P, inputs_H = as_float64(X_P, "X_P"), as_float64(X_H, "X_H")
     d = inputs_P.shape[1]
-    pair = as_float64(np.asarray(ridge), "ridge", ndim=1)
+    pair = as_float64(np.atleast_1d(np.asarray(ridge)), "ridge", ndim=1)
     if pair.shape != (2,) or not (pair > 0.0).all():
         raise ValueError(f"ridge must be a pair of numbers above 0, got {ridge!r}")
     parameters = {

@@ -80,6 +80,7 @@ def run(
         0, problem.theta, problem.omega, moments=mover.moments(problem.theta, problem.omega)
     )
     records: Records = []
+    warned: dict[type[Warning], str] = {}
     found: Evaluation | None = None
     resumed = None if kept is None else kept.load()
     if resumed is not None:
@@ -93,6 +94,7 @@ def run(
         while True:
             found = evaluate(state) if found is None else found
             records.append(found.record)
+            warned = found.warned | warned  # the first of each category stays
             stop = callback is not None and callback(state.step, found.record)
             if stop or state.step == last:
                 break
@@ -105,7 +107,7 @@ def run(
         raise
     if kept is not None:
         kept.save(state, records)
-    for category, message in objective.warned.items():
+    for category, message in warned.items():
         warnings.warn(message, category, stacklevel=3)
     theta, bias = problem.given_theta(state.theta)
     return ImmunizationResult(
