@@ -67,16 +67,16 @@ METHODS = {
 GRIDS = {
     "r-ill-only": {
         "lr": (5e-4, 5e-3),
-        "lambda_H": tuple(10.0 ** (k / 2) for k in range(12, 27)),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(14, 25)),
     },
     "imma": {
         "lr": tuple(10.0 ** (k / 2) for k in range(-8, -2)),
-        "lambda_H": tuple(10.0 ** (k / 2) for k in range(-4, 5)),
+        "lambda_H": tuple(10.0**k for k in range(-2, 3)),
     },
     "opt-kappa": {
-        "lr": (5e-4, 5e-3),
-        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-20, -5)),
-        "lambda_H": tuple(10.0 ** (k / 2) for k in range(-20, -5)),
+        "lr": (5e-3,),
+        "lambda_P": tuple(10.0**k for k in range(-12, -4)),
+        "lambda_H": tuple(10.0**k for k in range(-12, -4)),
     },
     "algorithm1": {
         "lr": (5e-4, 5e-3),

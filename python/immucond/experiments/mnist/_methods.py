@@ -39,7 +39,7 @@ def _protocol(steps: Mapping[str, Any], hessians: Mapping[str, Any]) -> dict[str
         "algorithm1": Method(
             "Algorithm 1",
             "algorithm1",
-            {**common, **hessians, "lambda_P": 2e-5, "lambda_H": 3e17, "lr": 0.005},
+            {**common, **hessians, "lambda_P": 2e-5, "lambda_H": 2e17, "lr": 0.005},
             "searched",
         ),
         "closed-form": _CLOSED_FORM,
