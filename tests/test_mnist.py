@@ -181,7 +181,8 @@ def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
         assert word in shown, word
-    figures = ("curves", "grid-algorithm1", "grid-closed-form")
+    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form")
+    figures = ("curves", *(f"grid-{name}" for name in names))
     assert sorted(path.name for path in outcome.iterdir() if path.name != "units") == sorted(
         ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
     )

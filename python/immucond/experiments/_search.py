@@ -114,7 +114,7 @@ def table(search: Search) -> Table:
             break
         worst = [min(float(o[c]["rir"]) for o in candidate.outcomes) for c in ("ridge", "exact")]
         rows.append(
-            [", ".join(f"{name} = {candidate.parameters[name]:.3g}" for name in search.grid),
+            [*(f"{candidate.parameters[name]:.3g}" for name in search.grid),
              f"{candidate.score:.2f}", "yes" if candidate.immunizes else "no",
              *map(number, worst), number(max(o["size"] for o in candidate.outcomes))]
         )  # fmt: skip
@@ -125,7 +125,14 @@ def table(search: Search) -> Table:
     values = ", ".join(f"{name} = {search.method.parameters[name]:.3g}" for name in search.grid)
     return Table(
         f"Hyper-parameters: {search.method.label}",
-        ("", "score", "immunizes", "least RIR\nridge", "least RIR\nexact", "size of theta"),
+        (
+            *search.grid,
+            "score",
+            "immunizes",
+            "least RIR\nridge",
+            "least RIR\nexact",
+            "size of theta",
+        ),
         rows,
         f"{RULE} Grid: {spans}. {immunizing} of {len(search.candidates)} candidates immunize "
         f"{', '.join(search.tasks)}. The experiment runs with {values}.",

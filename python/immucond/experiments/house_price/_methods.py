@@ -15,21 +15,21 @@ METHODS = {
     "r-ill-only": Method(
         "R_ill only",
         "r_ill_only",
-        {"lambda_H": 1e10, "lr": 0.005, "steps": _STEPS, "preconditioner": "right"},
+        {"lambda_H": 1e12, "lr": 5e-4, "steps": _STEPS, "preconditioner": "right"},
         "searched",
         (90.02, 72.415, 1.244),
     ),
     "imma": Method(
         "IMMA",
         "imma",
-        {"lambda_H": 1.0, "lr": 0.005, "steps": _STEPS},
+        {"lambda_H": 1.0, "inner_steps": 1, "lr": 1e-3, "steps": _STEPS},
         "searched",
         (7.053, 3.545, 2.001),
     ),
     "opt-kappa": Method(
         "Opt kappa",
         "opt_kappa",
-        {"lambda_P": 1e-6, "lambda_H": 1e-6, "lr": 0.005, "steps": _STEPS},
+        {"lambda_P": 10.0**-1.5, "lambda_H": 1e-8, "lr": 0.005, "steps": _STEPS},
         "searched",
         (1.518, 0.016, 92.58),
     ),
@@ -50,7 +50,7 @@ METHODS = {
     "algorithm1": Method(
         "Algorithm 1",
         "algorithm1",
-        {"lambda_P": 0.08, "lambda_H": 1.5e10, "lr": 0.005, "steps": _STEPS},
+        {"lambda_P": 10.0 ** (-1 / 8), "lambda_H": 10.0**11.25, "lr": 5e-4, "steps": _STEPS},
         "searched",
         (18.92, 0.053, 356.20),
     ),
@@ -70,13 +70,14 @@ GRIDS = {
         "lambda_H": tuple(10.0 ** (k / 2) for k in range(14, 25)),
     },
     "imma": {
-        "lr": tuple(10.0 ** (k / 2) for k in range(-8, -2)),
-        "lambda_H": tuple(10.0**k for k in range(-2, 3)),
+        "lr": (1e-3, 1e-2, 3e-2, 1e-1),
+        "lambda_H": (0.1, 0.3, 1.0, 3.0),
+        "inner_steps": (1, 4, 16),
     },
     "opt-kappa": {
         "lr": (5e-3,),
-        "lambda_P": tuple(10.0**k for k in range(-12, -4)),
-        "lambda_H": tuple(10.0**k for k in range(-12, -4)),
+        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-8, 1)),
+        "lambda_H": tuple(10.0**k for k in range(-10, -5)),
     },
     "algorithm1": {
         "lr": (5e-4, 5e-3),
