@@ -20,7 +20,7 @@ _STYLES = {
     "algorithm1-published": (SKY, (0, (1, 3))),
     "r-ill-only": (GREEN, ":"),
     "imma": (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
-    "opt-kappa": (PURPLE, (0, (1, 1))),
+    "opt-kappa": (PURPLE, (0, (9, 2, 1, 2))),
 }
 
 
@@ -38,7 +38,7 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 6.6), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True, sharey="row")
+        panels = figure.subplots(2, 2, sharex=True)
         for column, (task, title) in enumerate(titles.items()):
             for name, (label, drawn) in methods.items():
                 colour, dashes = _STYLES[name]
@@ -58,6 +58,7 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
             for ax in panels[row]:
                 ax.set_xscale("log")
                 ax.set_yscale("log")
-            panels[row, 0].set_ylim(1e-8, 2.0)
+                shown = np.concatenate([line.get_ydata() for line in ax.lines])
+                ax.set_ylim(max(1e-8, float(shown[shown > 0.0].min()) / 2), 2.0)
         panels[0, 0].legend(loc="lower left")
         return figure

@@ -95,15 +95,15 @@ def load(data_dir: Path | None = None, rows: int = 200) -> HousePrice:
         sets = tuple(_read(folder / file) for file in FILES)
         names, source = (str(folder / FILES[0]), str(folder / FILES[1])), str(folder)
     features = tuple(name for name in COLUMNS if name not in (PRIMARY, HARMFUL))
-    tasks = [
+    primary, harmful = (
         _task(cells, name, features, target, rows)
         for cells, name, target in zip(sets, names, (PRIMARY, HARMFUL), strict=True)
-    ]
+    )
     digest = hashlib.sha256()
-    for task in tasks:
+    for task in (primary, harmful):
         for array in (task.X, task.y, task.X_held_out, task.y_held_out):
             digest.update(array.tobytes())
-    return HousePrice(*tasks, features, source, digest.hexdigest()[:16])
+    return HousePrice(primary, harmful, features, source, digest.hexdigest()[:16])
 
 
 def _read(path: Path) -> Cells:

@@ -50,7 +50,7 @@ METHODS = {
     "algorithm1": Method(
         "Algorithm 1",
         "algorithm1",
-        {"lambda_P": 10.0 ** (-1 / 8), "lambda_H": 10.0**11.25, "lr": 5e-4, "steps": _STEPS},
+        {"lambda_P": 10.0**-1.125, "lambda_H": 10.0**10.25, "lr": 0.005, "steps": _STEPS},
         "searched",
         (18.92, 0.053, 356.20),
     ),
@@ -80,7 +80,7 @@ GRIDS = {
         "lambda_H": tuple(10.0**k for k in range(-10, -5)),
     },
     "algorithm1": {
-        "lr": (5e-4, 5e-3),
+        "lr": (5e-3,),  # the paper's: the head moves by it too
         "lambda_P": tuple(10.0 ** (k / 8) for k in range(-14, 1)),
         "lambda_H": tuple(10.0 ** (k / 4) for k in range(36, 47)),
     },

@@ -83,11 +83,11 @@ def load(data_dir: Path | None = None) -> Images:
     if folder is None:
         wanted = "the IDX files of MNIST (train-images-idx3-ubyte and so on)"
         arrays = openml("mnist_784", 1, _table, wanted)
-        names, source = ("OpenML's mnist_784",) * 4, "OpenML"
+        names, source = ["OpenML's mnist_784"] * 4, "OpenML"
     else:
         paths = [find(folder, name) for name in FILES]
         arrays = [_read_idx(path, 1 if "labels" in path.name else 3) for path in paths if path]
-        names, source = tuple(map(str, paths)), str(folder)
+        names, source = list(map(str, paths)), str(folder)
     pixels, digits, pixels_held_out, digits_held_out = arrays
     if pixels.shape[1:] != pixels_held_out.shape[1:]:
         raise ValueError(
