@@ -35,7 +35,12 @@ class Table:
     note: str = ""
 
     def show(self, console: Console) -> None:
-        """Print to a terminal."""
+        """Print to a terminal, a table too wide for it in parts."""
+        self._show(console, range(1, len(self.headings)))
+        if self.note:
+            console.print(self.note + "\n", markup=False)
+
+    def _show(self, console: Console, columns: Sequence[int]) -> None:
         with extra("experiments"):
             from rich import box
             from rich.table import Table as RichTable
@@ -43,14 +48,21 @@ class Table:
         table = RichTable(
             title=self.title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
-        for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+        table.add_column(self.headings[0], no_wrap=True)
+        for column in columns:
+            table.add_column(self.headings[column], justify="right")
         for row in self.rows:
             section = len(row) == 1
-            table.add_row(*map(Text, row), style="italic" if section else "")
-        console.print(table)
-        if self.note:
-            console.print(self.note + "\n", markup=False)
+            shown = row if section else [row[0], *(row[column] for column in columns)]
+            table.add_row(*map(Text, shown), style="italic" if section else "")
+        unlimited = console.options.update(max_width=10_000)
+        needed = console.measure(table, options=unlimited).minimum
+        if needed > console.width and len(columns) > 1:
+            middle = (len(columns) + 1) // 2
+            self._show(console, columns[:middle])
+            self._show(console, columns[middle:])
+        else:
+            console.print(table)
 
     def markdown(self) -> str:
         """As GitHub and MyST read it."""
