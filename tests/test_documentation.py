@@ -12,7 +12,7 @@ import pytest
 import immucond
 
 ROOT = Path(__file__).resolve().parent.parent
-SUBPACKAGES = ("linear", "immunize", "probing", "theorems", "torch")
+SUBPACKAGES = ("cuda", "linear", "immunize", "probing", "theorems", "torch")
 PACKAGES = ["immucond", *(f"immucond.{p}" for p in SUBPACKAGES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -1,7 +1,6 @@
 """What the tests of immucond.torch share: its functions, their truth, and where to run them."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,15 @@ from matrices import separated, with_singular_values  # noqa: E402
 
 import immucond as ic  # noqa: E402
 import immucond.torch as ict  # noqa: E402
-from immucond.torch import _cpu, _device, _distributed, _pairs, _spectral  # noqa: E402
+from immucond.cuda import _module as _cuda_module  # noqa: E402
+from immucond.torch import (  # noqa: E402
+    _cpu,
+    _cuda,
+    _device,
+    _distributed,
+    _pairs,
+    _spectral,
+)
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "r_well": ict.r_well,
@@ -60,9 +67,42 @@ def core_value_and_grad(name: str, given: str, X: np.ndarray, **options: Any) ->
     return (r.value_and_grad if given == "S" else r.value_and_grad_features)(X, **options)
 
 
-@pytest.fixture(params=["core", "pure torch"])
+class OnDevice:
+    """The kernels for CUDA tensors, for CPU tensors: there and back."""
+
+    @staticmethod
+    def evaluate(regularizer: Any, X: Any, **options: Any) -> Any:
+        value, gradient, *flags = _cuda.evaluate(regularizer, X.cuda(), **options)
+        return (value.cpu(), None if gradient is None else gradient.cpu(), *flags)
+
+    @staticmethod
+    def pairs(X: Any, **options: Any) -> Any:
+        found = _cuda.pairs(X.cuda(), **options)
+        return type(found)(*(field.cpu() for field in found))
+
+    @staticmethod
+    def gram(X: Any) -> Any:
+        return _cuda.gram(X.cuda()).cpu()
+
+
+@pytest.fixture
+def device() -> None:
+    """A CUDA device, or a skip that says why there is none."""
+    if not _cuda_module.available():
+        pytest.skip(f"no CUDA device: {_cuda_module._devices()[1]}")
+
+
+@pytest.fixture(
+    params=["core", "pure torch", "emulated", pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel that could stand behind the seam, on CPU tensors."""
-    chosen: ModuleType = {"core": _cpu, "pure torch": _device}[request.param]
+    if request.param == "cuda":
+        request.getfixturevalue("device")
+    if request.param == "emulated":
+        from emulated_cuda import EmulatedCuda, install
+
+        install(monkeypatch, EmulatedCuda())
+    chosen: Any = {"core": _cpu, "pure torch": _device, "emulated": _cuda, "cuda": OnDevice}
     for module in (_spectral, _pairs, _distributed):
-        monkeypatch.setattr(module, "kernels_for", lambda X: chosen)
+        monkeypatch.setattr(module, "kernels_for", lambda X: chosen[request.param])

@@ -1,4 +1,4 @@
-"""Show versions, the BLAS in use and the instruction sets of the kernels."""
+"""Show versions, the BLAS in use, the instruction sets of the kernels and the CUDA devices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 
 from .. import __version__, _core
+from ..cuda._module import facts as cuda_facts
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def run(_: argparse.Namespace) -> None:
         "platform": platform.platform(),
         "blas": f"{blas['name']} {blas['version']} (SciPy's)",
         **{name.replace("_", " "): value for name, value in _core.build_info().items()},
+        **cuda_facts(),
     }
     width = max(map(len, facts))
     for name, value in facts.items():

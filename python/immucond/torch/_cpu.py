@@ -12,6 +12,7 @@ from .._extreme import ExtremePairs, Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from .._validate import Array
+from ._stack import each_of_a_stack
 from ._threads import torch_threads
 
 _SEARCH = Search()
@@ -24,6 +25,7 @@ def _array(X: Tensor) -> Array:
     return array
 
 
+@each_of_a_stack
 def evaluate(
     regularizer: SpectralRegularizer,
     X: Tensor,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
+from ._stack import each_of_a_stack
 
 _EPS = 2.0**-52
 
@@ -127,6 +128,7 @@ def _ends(s: np.ndarray, p: int, exponent: int, rule: Rule, features: bool) -> E
     return ends
 
 
+@each_of_a_stack
 def evaluate(
     regularizer: SpectralRegularizer,
     X: Tensor,

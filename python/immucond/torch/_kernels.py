@@ -6,9 +6,11 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import _cpu, _device
+from . import _cpu, _cuda, _device
 
 
 def kernels_for(X: Tensor) -> ModuleType:
     """Return the module with `evaluate`, `pairs` and `gram` for tensors where `X` is."""
-    return _cpu if X.device.type == "cpu" else _device
+    if X.device.type == "cpu":
+        return _cpu
+    return _cuda if X.device.type == "cuda" and _cuda.available() else _device

@@ -107,36 +107,32 @@ def _kernel(
         computed_in=computed_in,
         given=what,
     )
-    evaluate = kernels_for(X).evaluate
-    results = [
-        evaluate(
-            regularizer,
-            matrix,
-            features=features,
-            rule=rule,
-            p_is_rank=p_is_rank,
-            gradient=gradient,
-        )
-        for matrix in ((X,) if X.ndim == 2 else X.reshape(-1, *shape[-2:]))
-    ]
-    values, gradients, tied, determined = zip(*results, strict=True)
-    if not all(determined):
+    values, gradients, tied, determined = kernels_for(X).evaluate(
+        regularizer,
+        X if X.ndim == 2 else X.reshape(-1, *shape[-2:]),
+        features=features,
+        rule=rule,
+        p_is_rank=p_is_rank,
+        gradient=gradient,
+    )
+    if not determined:
         warn_accuracy("Z^T Z" if features else "S")
-    if gradient and any(tied):
+    if gradient and tied:
         warn_tied("Z^T Z" if features else "S", name)
-    if dtype == torch.float32:
-        largest = max(values, key=abs)
-        if abs(largest) > _LARGEST:
+    # A graph that is being captured has no values yet: nothing can be checked, or waited for.
+    checked = dtype == torch.float32 and not (
+        X.is_cuda and torch.cuda.is_current_stream_capturing()
+    )
+    if checked:
+        largest = float(values.abs().max()) if isinstance(values, Tensor) else abs(values)
+        if largest > _LARGEST:
             raise OverflowError(f"the value {largest:g} of {name} is not representable in float32")
-    value = torch.tensor(values[0] if X.ndim == 2 else values, dtype=dtype, device=X.device)
+    value = torch.as_tensor(values, dtype=dtype, device=X.device)
     value = value if X.ndim == 2 else value.reshape(shape[:-2])
     if not gradient:
         return value, torch.empty(0, dtype=dtype, device=X.device)
-    if X.ndim == 2:
-        by_X = gradients[0].to(dtype)
-    else:
-        by_X = torch.stack([g.to(dtype) for g in gradients]).reshape(shape)
-    if dtype == torch.float32 and not math.isfinite(by_X.sum()) and not by_X.isfinite().all():
+    by_X = gradients.to(dtype).reshape(shape)
+    if checked and not math.isfinite(by_X.sum()) and not by_X.isfinite().all():
         raise OverflowError(f"the gradient of {name} is not representable in float32")
     return value, by_X
 

@@ -1,0 +1,116 @@
+"""Gram matrices on the device, by cuBLAS."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ._arrays import DeviceArray, Library, ingest
+from ._libraries import bound_module
+
+
+def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
+    """Return ``X^T X`` for a matrix; see `gram`."""
+    cuda, device = bound_module(), X.device
+    rows, cols = X.shape
+    out = library.empty((cols, cols), "float32" if narrow else "float64", device)
+    size = 0 if narrow else cuda.gram_workspace_bytes(X.layout)
+    workspace = library.empty((size // 8,), "float64", device) if size else None
+    cuda.gram(
+        X=X.layout,
+        out=library.address(out),
+        workspace=library.address(workspace) if size else 0,
+        narrow=narrow,
+        device=device,
+        stream=library.stream(device),
+    )
+    return out
+
+
+def gram(X: Any, *, accumulate: Literal["float64", "float32"] = "float64") -> Any:
+    """Return the Gram matrix ``X^T X``, on the device and the stream of X.
+
+    Parameters
+    ----------
+    X : array on a CUDA device, shape (N, d)
+        float64, float32, bfloat16 or float16 of any strides; read in place where it lies by rows
+        or by columns in float64, else converted by blocks of rows.
+    accumulate : {"float64", "float32"}
+        "float32": products by the tensor cores in the entries' own precision (float32 rounded to
+        TF32), summed in float32; for what lies by rows or columns.
+
+    Returns
+    -------
+    array, shape (d, d)
+        Of the library of X, float64 or float32.
+
+    Raises
+    ------
+    CudaUnavailableError
+        Where the kernels, a device or cuBLAS are not there.
+    TypeError, ValueError
+        Where X is not a matrix on a CUDA device, or not of these dtypes.
+
+    Notes
+    -----
+    Nothing is waited for, so NaN and infinity in X stay in the result.
+    """
+    if accumulate not in ("float64", "float32"):
+        raise ValueError(f"accumulate must be 'float64' or 'float32', and is {accumulate!r}")
+    library, inputs = _matrix(X, "X")
+    return gram_of(inputs, library, narrow=accumulate == "float32")
+
+
+def feature_hessian(X: Any, theta: Any) -> Any:
+    """Return ``(X theta)^T (X theta)``, without ever holding ``X theta``.
+
+    Parameters
+    ----------
+    X : array on a CUDA device, shape (N, d)
+        As in `gram`.
+    theta : array on the same device, shape (d, m)
+        Linear feature extractor.
+
+    Returns
+    -------
+    array, shape (m, m), float64
+
+    Raises
+    ------
+    CudaUnavailableError, TypeError, ValueError
+        As in `gram`, and where the shapes do not match.
+    """
+    library, inputs = _matrix(X, "X")
+    _, extractor = _matrix(theta, "theta")
+    d, m = extractor.shape
+    if inputs.shape[1] != d or inputs.device != extractor.device:
+        raise ValueError(
+            f"X must have one column a row of theta, on the same device; X has shape "
+            f"{inputs.shape} on device {inputs.device}, theta {extractor.shape} on "
+            f"{extractor.device}"
+        )
+    if extractor.dtype != "float64" or extractor.strides != (m, 1):
+        raise TypeError("theta must hold float64 and be contiguous by rows")
+    cuda, device = bound_module(), inputs.device
+    out = library.empty((m, m), "float64", device)
+    size = cuda.feature_hessian_workspace_bytes(inputs.layout, m)
+    workspace = library.empty((size // 8,), "float64", device)
+    cuda.feature_hessian(
+        X=inputs.layout,
+        theta=extractor.address,
+        columns=m,
+        out=library.address(out),
+        workspace=library.address(workspace),
+        device=device,
+        stream=library.stream(device),
+    )
+    return out
+
+
+def _matrix(X: Any, name: str) -> tuple[Library, DeviceArray]:
+    """Return a matrix with at least one entry, and its library."""
+    library, _, found = ingest(X, name)
+    if len(found.shape) != 2 or 0 in found.shape:
+        raise ValueError(
+            f"{name} must be a matrix with at least one entry, and has shape {found.shape}"
+        )
+    return library, found

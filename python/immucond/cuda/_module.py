@@ -1,0 +1,85 @@
+"""The compiled module for CUDA devices: loaded on first use, or why it is not there."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from .._errors import ImmucondError
+
+
+class CudaUnavailableError(ImmucondError, ImportError):
+    """Raised where the CUDA kernels were not built, or the machine has no CUDA device."""
+
+
+@cache
+def _load() -> tuple[Any, str]:
+    """Return the module, or None and why."""
+    try:
+        module = import_module("immucond._cuda")
+    except ImportError as error:
+        if error.name == "immucond._cuda":
+            return None, "not built: no CUDA compiler was found when immucond was installed"
+        return None, f"not loaded: {error}"
+    return module, ""
+
+
+@cache
+def _devices() -> tuple[tuple[dict[str, Any], ...], str]:
+    module, why = _load()
+    if module is None:
+        return (), why
+    try:
+        found = tuple(module.devices())
+    except module.CudaError as error:
+        return (), f"no CUDA device: {error}"
+    return found, "" if found else "no CUDA device"
+
+
+def module() -> Any:
+    """Return the compiled module; `CudaUnavailableError` where it, or a device, is not there."""
+    found, why = _devices()
+    if not found:
+        raise CudaUnavailableError(f"the CUDA kernels cannot run here: {why}")
+    return _load()[0]
+
+
+def available() -> bool:
+    """Return whether the CUDA kernels can run: they were built, and the machine has a device.
+
+    Examples
+    --------
+    >>> import immucond.cuda
+    >>> immucond.cuda.available() in (True, False)
+    True
+    """
+    return bool(_devices()[0])
+
+
+def facts() -> dict[str, str]:
+    """What was built, for which architectures, and what the machine has: for ``immucond info``."""
+    built, why = _load()
+    if built is None:
+        return {"cuda": why}
+    info = built.build_info()
+    targets = ", ".join(_target(name) for name in info["architectures"].split(", "))
+    about = {"cuda": f"{targets} ({info['compiler']}, runtime {_version(info['runtime'])})"}
+    found, why = _devices()
+    driver = built.driver_version()
+    about["cuda driver"] = f"for {_version(driver)}" if driver else "none"
+    about["cuda devices"] = why or "; ".join(
+        f"{device['name']} (sm_{device['capability'][0]}{device['capability'][1]}, "
+        f"{device['multiprocessors']} multiprocessors, {device['memory_bytes'] / 2**30:.0f} GiB)"
+        for device in found
+    )
+    return about
+
+
+def _target(architecture: str) -> str:
+    number, _, kind = architecture.partition("-")
+    return f"PTX {number}" if kind == "virtual" else f"sm_{number}"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,123 @@
+"""Values and gradients of the spectral regularizers on the device."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, SupportsIndex
+
+from .._errors import DegenerateSpectrumWarning
+from .._extreme import warn_accuracy
+from .._rank import Given, rank_rule
+from .._regularizers import SpectralRegularizer
+from ._arrays import ingest
+from ._evaluate import NAMES, evaluate
+
+
+def value_and_grad(
+    regularizer: SpectralRegularizer,
+    S: Any,
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    p: Literal["rank"] | None = None,
+) -> tuple[Any, Any]:
+    """Return value and gradient at a symmetric positive semidefinite matrix, or a stack of them.
+
+    Other matrices are copied to the host and computed there.
+
+    Parameters
+    ----------
+    regularizer : SpectralRegularizer
+        `immucond.r_well`, `immucond.r_ill`, `immucond.kappa` or `immucond.log_kappa`.
+    S : array on a CUDA device, shape (p_r, p_c) or (b, p_r, p_c)
+        Of PyTorch, CuPy, or anything with DLPack or ``__cuda_array_interface__``.
+    rank, rtol, computed_in, p
+        As in `immucond.SpectralRegularizer.value_and_grad`.
+
+    Returns
+    -------
+    value : array, shape () or (b,), float64
+    gradient : array of the shape of S, float64 for float64 and float32 for narrower entries
+
+    Raises
+    ------
+    CudaUnavailableError
+        Where the kernels or a device are not there.
+    ValueError, TypeError, OverflowError, DegenerateSpectrumError
+        As in `immucond.SpectralRegularizer.value_and_grad`.
+
+    Warns
+    -----
+    DegenerateSpectrumWarning, AccuracyWarning
+        As there.
+    """
+    return _value_and_grad(regularizer, S, "S", "matrix", rank, rtol, computed_in, p)
+
+
+def value_and_grad_features(
+    regularizer: SpectralRegularizer,
+    Z: Any,
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    p: Literal["rank"] | None = None,
+) -> tuple[Any, Any]:
+    """Return value at ``H = Z^T Z`` and gradient by Z, for features (N, m) or a stack of groups.
+
+    A stack with the smaller of N and m up to 128 is one launch. See `value_and_grad` for the
+    parameters, results and errors.
+    """
+    return _value_and_grad(regularizer, Z, "Z", "features", rank, rtol, computed_in, p)
+
+
+def _value_and_grad(
+    regularizer: SpectralRegularizer,
+    x: Any,
+    name: str,
+    given: Given,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    p: Literal["rank"] | None,
+) -> tuple[Any, Any]:
+    if getattr(regularizer, "name", None) not in NAMES:
+        raise ValueError(f"regularizer must be one of {', '.join(NAMES)}, and is {regularizer!r}")
+    p_is_rank = regularizer._p_is_rank(p)
+    library, x, array = ingest(x, name)
+    if len(array.shape) not in (2, 3) or 0 in array.shape:
+        raise ValueError(
+            f"{name} must be a matrix with at least one entry, or a stack of them, and has shape "
+            f"{array.shape}"
+        )
+    rule = rank_rule(
+        array.shape[-2:],
+        array.dtype,  # type: ignore[arg-type]
+        rank=rank,
+        rtol=rtol,
+        computed_in=computed_in,
+        given=given,
+    )
+    single = len(array.shape) == 2
+    found = evaluate(
+        regularizer,
+        x[None] if single else x,
+        array.stacked(),
+        library,
+        features=given == "features",
+        rule=rule,
+        p_is_rank=p_is_rank,
+        gradient=True,
+    )
+    what = "Z^T Z" if given == "features" else "S"
+    if not found.determined:
+        warn_accuracy(what, stacklevel=3)
+    if found.tied:
+        warnings.warn(
+            f"an extreme singular value of {what} that {regularizer.name} uses is not simple to "
+            "rounding: the gradient takes the mean over the tied group",
+            DegenerateSpectrumWarning,
+            stacklevel=3,
+        )
+    return (found.value[0], found.gradient[0]) if single else (found.value, found.gradient)
