@@ -1,8 +1,8 @@
 """Times the CUDA kernels beside PyTorch's on the same card, and prints a Markdown table.
 
-    python scripts/gpu_speed.py                       the table
-    python scripts/gpu_speed.py --update docs/cuda.md       and into that file
-    python scripts/gpu_speed.py --once                every kernel once, small, for compute-sanitizer
+    python scripts/gpu_speed.py                          the table
+    python scripts/gpu_speed.py --update docs/cuda.md    and into that file
+    python scripts/gpu_speed.py --once                   every kernel once, for compute-sanitizer
 
 Medians of device time between two events, inputs in rotation so that none stays in the cache.
 """

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from immucond import _emulation
-from immucond.cuda import _evaluate, _gram, _large, _lanczos, _libraries, _module, _small
+from immucond.cuda import _evaluate, _gram, _large, _libraries, _module, _small
 from immucond.cuda._arrays import DeviceArray, _Torch
 from immucond.torch import _cuda
 
@@ -188,6 +188,3 @@ def install(monkeypatch: Any, cuda: EmulatedCuda) -> HostTorch:
         monkeypatch.setattr(module, "bound_module", lambda: cuda)
     monkeypatch.setattr(_cuda, "torch_library", lambda: library)
     return library
-
-
-__all__ = ["EmulatedCuda", "HostTorch", "install", "_lanczos"]

@@ -89,15 +89,13 @@ def test_large_psd_matrices(cuda, name):
 
 def test_what_lanczos_leaves_takes_the_direct_method(cuda):
     rng = np.random.default_rng(3)
-    for values in (np.linspace(1.0, 1.1, 140), np.append(np.linspace(1.0, 2.0, 139), 2 + 1e-11)):
-        cuda.calls.clear()
-        H = with_eigenvalues(rng, 140, values)
-        pairs, core = icc.psd_extreme_pairs(torch.from_numpy(H)), ic.psd_extreme_pairs(H)
-        assert cuda.calls[-1] == "syevd"
-        assert_close(pairs.sigma_max, core.sigma_max, 1e-13)
-        assert_close(pairs.sigma_min, core.sigma_min, 1e-13)
-        assert_close(pairs.v_min, core.v_min, 1e-8)
-        assert int(pairs.rank) == 140
+    H = with_eigenvalues(rng, 140, np.append(np.linspace(1.0, 2.0, 139), 2 + 1e-11))
+    pairs, core = icc.psd_extreme_pairs(torch.from_numpy(H)), ic.psd_extreme_pairs(H)
+    assert cuda.calls[-1] == "syevd"
+    assert_close(pairs.sigma_max, core.sigma_max, 1e-13)
+    assert_close(pairs.sigma_min, core.sigma_min, 1e-13)
+    assert_close(pairs.v_min, core.v_min, 1e-8)
+    assert int(pairs.rank) == 140
 
 
 def test_a_large_matrix_of_low_rank(cuda):
@@ -146,7 +144,7 @@ def test_ties_warn_and_take_the_mean(cuda):
 def test_bad_input_is_refused_by_name(cuda):
     Z = features(4, 3)
     Z[2, 1] = torch.nan
-    with pytest.raises(ValueError, match="Z must be finite, and holds nan"):
+    with pytest.raises(ValueError, match="Z must be finite, and holds NaN at row 2, column 1"):
         icc.value_and_grad_features(ic.kappa, Z)
     with pytest.raises(ValueError, match="Z has rank 0"):
         icc.feature_extreme_pairs(torch.zeros(3, 4, dtype=torch.float64))
@@ -156,10 +154,12 @@ def test_bad_input_is_refused_by_name(cuda):
         icc.psd_extreme_pairs(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"Z must be a matrix .* shape \(4,\)"):
         icc.value_and_grad_features(ic.kappa, torch.zeros(4))
-    with pytest.raises(TypeError, match="Z must hold float64, .* and has dtype int32"):
+    with pytest.raises(TypeError, match=r"Z must hold float64, .* and has dtype int32"):
         icc.feature_extreme_pairs(torch.zeros(3, 4, dtype=torch.int32))
     with pytest.raises(ValueError, match="regularizer must be one of r_well"):
-        icc.value_and_grad(ic.SpectralRegularizer("norm", 1, lambda s: (0, 0, 0, 0)), features(3, 3))
+        icc.value_and_grad(
+            ic.SpectralRegularizer("norm", 1, lambda s: (0, 0, 0, 0)), features(3, 3)
+        )
     with pytest.raises(TypeError, match="kappa does not depend on p"):
         icc.value_and_grad_features(ic.kappa, features(3, 4), p="rank")
     with pytest.raises(ValueError, match="rank must be between 1 and 3"):
@@ -248,7 +248,7 @@ def test_arrays_of_the_host_are_refused():
     for x in (torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.int8)):
         with pytest.raises(TypeError, match="X must be on a CUDA device, and is on the host"):
             icc.gram(x)
-    with pytest.raises(TypeError, match="X must be an array on a CUDA device .* and is list"):
+    with pytest.raises(TypeError, match=r"X must be an array on a CUDA device .* and is list"):
         icc.gram([[1.0]])
     # Another library's array is taken by DLPack, and then seen to be on the host.
     with pytest.raises(TypeError, match="X must be on a CUDA device"):

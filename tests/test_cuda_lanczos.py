@@ -35,7 +35,7 @@ class HostSteps:
                 w -= self.V @ c
                 self.T[: c.size, j] += c
             self.T[c.size, j] = np.linalg.norm(w)
-            self.V = np.column_stack([self.V, w / self.T[c.size, j]])
+            self.V = np.column_stack([self.V, w / max(self.T[c.size, j], 1e-300)])
 
     def projection(self, k):
         return self.T[: k + WIDTH, :k]

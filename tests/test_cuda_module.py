@@ -25,7 +25,7 @@ def test_without_a_driver_it_says_so():
     if _cuda.driver_version():
         assert _cuda.devices()
         return
-    with pytest.raises(_cuda.CudaError, match="cudaGetDeviceCount: .*driver"):
+    with pytest.raises(_cuda.CudaError, match=r"cudaGetDeviceCount: .*driver"):
         _cuda.devices()
 
 

@@ -85,9 +85,8 @@ class OnDevice:
         return _cuda.gram(X.cuda()).cpu()
 
 
-@pytest.fixture
-def device() -> None:
-    """A CUDA device, or a skip that says why there is none."""
+def require_device() -> None:
+    """Skip, and say why, where there is no CUDA device."""
     if not _cuda_module.available():
         pytest.skip(f"no CUDA device: {_cuda_module._devices()[1]}")
 
@@ -98,7 +97,7 @@ def device() -> None:
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel that could stand behind the seam, on CPU tensors."""
     if request.param == "cuda":
-        request.getfixturevalue("device")
+        require_device()
     if request.param == "emulated":
         from emulated_cuda import EmulatedCuda, install
 

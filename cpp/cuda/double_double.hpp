@@ -28,8 +28,7 @@ IMMUCOND_DEVICE DoubleDouble add(DoubleDouble x, DoubleDouble y) {
 IMMUCOND_DEVICE double excess(double sigma, int count, DoubleDouble squares) {
   const DoubleDouble square = two_product(sigma, sigma);
   const DoubleDouble product = two_product(square.hi, static_cast<double>(count));
-  const DoubleDouble all =
-      two_sum(product.hi, product.lo + square.lo * static_cast<double>(count));
+  const DoubleDouble all = two_sum(product.hi, product.lo + square.lo * static_cast<double>(count));
   const DoubleDouble difference = add(all, {-squares.hi, -squares.lo});
   return difference.hi + difference.lo;
 }

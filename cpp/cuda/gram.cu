@@ -42,9 +42,9 @@ struct WidenRows {
 template <class T>
 void widen_as(const DeviceMatrix& X, std::int64_t first, std::int64_t count, double* out,
               void* stream) {
-  for_each(count * X.cols, stream, "widen_rows",
-           WidenRows<T>{static_cast<const T*>(X.data), X.cols, X.row_stride, X.col_stride, first,
-                        out});
+  for_each(
+      count * X.cols, stream, "widen_rows",
+      WidenRows<T>{static_cast<const T*>(X.data), X.cols, X.row_stride, X.col_stride, first, out});
 }
 
 template <class Real>

@@ -11,8 +11,8 @@ inline int vector_blocks(std::int64_t n) {
 }
 
 /// Steps `first` to `last` - 1 of band Lanczos (Ruhe 1979) with full reorthogonalization: A V_k =
-/// V_{k+width} T. Step j multiplies column j of V (n x (most + width), by columns; the first `width`
-/// are orthonormal) and appends column j + width; its coefficients go to column j of T
+/// V_{k+width} T. Step j multiplies column j of V (n x (most + width), by columns; the first
+/// `width` are orthonormal) and appends column j + width; its coefficients go to column j of T
 /// ((most + width) x most, by columns, `rows` apart, zero before). `work` holds
 /// n + rows + vector_blocks(n) numbers. Nothing is waited for.
 void lanczos(std::int64_t n, const double* A, double* V, int width, int first, int last, double* T,

@@ -5,9 +5,9 @@
 
 namespace immucond::cuda {
 
-// One step of band Lanczos (lanczos.hpp) by blocks of a grid, w = A v given: orthogonalize w against
-// the basis V (n x size, by columns) twice, with the coefficients V^T w kept, and append it. Sums
-// have one order, whatever the grid: the same bits each time.
+// One step of band Lanczos (lanczos.hpp) by blocks of a grid, w = A v given: orthogonalize w
+// against the basis V (n x size, by columns) twice, with the coefficients V^T w kept, and append
+// it. Sums have one order, whatever the grid: the same bits each time.
 
 /// Block `column`: c = V^T w, added to `total` or, at the first time, in its place.
 template <class Team>
@@ -56,7 +56,8 @@ IMMUCOND_DEVICE void measure(const Team& team, int block, int blocks, std::int64
   DoubleDouble sum;
   double largest = 0.0;
   const std::int64_t step = std::int64_t{blocks} * team.threads();
-  for (std::int64_t i = std::int64_t{block} * team.threads() + team.thread(); i < count; i += step) {
+  for (std::int64_t i = std::int64_t{block} * team.threads() + team.thread(); i < count;
+       i += step) {
     sum = add(sum, two_product(x[i], x[i]));
     largest = fmax(largest, isfinite(x[i]) ? fabs(x[i]) : static_cast<double>(INFINITY));
   }

@@ -16,12 +16,12 @@ namespace {
 using Handle = void*;
 
 // What the entries are called with, as cublas_v2.h and cusolverDn.h have it (CUDA 11 to 13).
-constexpr int kNo = 0, kYes = 1;                      // cublasOperation_t: N, T
-constexpr int kLower = 0;                             // cublasFillMode_t
-constexpr int kVectors = 1;                           // cusolverEigMode_t
+constexpr int kNo = 0, kYes = 1;                           // cublasOperation_t: N, T
+constexpr int kLower = 0;                                  // cublasFillMode_t
+constexpr int kVectors = 1;                                // cusolverEigMode_t
 constexpr int kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14;  // cudaDataType
-constexpr int kCompute32 = 68, kComputeTf32 = 77;     // cublasComputeType_t
-constexpr int kDefaultAlgorithm = -1;                 // cublasGemmAlgo_t
+constexpr int kCompute32 = 68, kComputeTf32 = 77;          // cublasComputeType_t
+constexpr int kDefaultAlgorithm = -1;                      // cublasGemmAlgo_t
 
 /// A function pointer's type from its signature.
 template <char C>
@@ -72,7 +72,8 @@ std::string fill(const std::vector<std::string>& candidates,
       void* opened = open(candidate, flags);
       if (opened == nullptr) {
         const char* reason = dlerror();
-        if (flags != RTLD_NOLOAD) reasons += std::string("\n  ") + (reason ? reason : candidate.c_str());
+        if (flags != RTLD_NOLOAD)
+          reasons += std::string("\n  ") + (reason ? reason : candidate.c_str());
         continue;
       }
       const char* missing = nullptr;
@@ -189,16 +190,16 @@ void inverse(void* stream, int n, double* a, int lda, double* work, int lwork, i
 
 int syevd_workspace(int n, double* a, int lda, double* w) {
   int size = 0;
-  require(entries().cusolverDnDsyevd_bufferSize(solver(nullptr), kVectors, kLower, n, a, lda, w,
-                                                &size),
-          "cusolverDnDsyevd_bufferSize");
+  require(
+      entries().cusolverDnDsyevd_bufferSize(solver(nullptr), kVectors, kLower, n, a, lda, w, &size),
+      "cusolverDnDsyevd_bufferSize");
   return size;
 }
 
 void syevd(void* stream, int n, double* a, int lda, double* w, double* work, int lwork, int* info) {
-  require(entries().cusolverDnDsyevd(solver(stream), kVectors, kLower, n, a, lda, w, work, lwork,
-                                     info),
-          "cusolverDnDsyevd");
+  require(
+      entries().cusolverDnDsyevd(solver(stream), kVectors, kLower, n, a, lda, w, work, lwork, info),
+      "cusolverDnDsyevd");
 }
 
 }  // namespace immucond::cuda

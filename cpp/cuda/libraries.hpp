@@ -9,21 +9,21 @@ namespace immucond::cuda {
 /// cuBLAS and cuSOLVER as one table of function pointers, found at run time in libraries that are
 /// there already: no headers, nothing to link. Every entry: (name, signature); in a signature
 /// `h` is a handle, `i` int, `p` an address; all return a status, 0 for success.
-#define IMMUCOND_CUBLAS(X)                \
-  X(cublasCreate_v2, "p")                 \
-  X(cublasSetStream_v2, "hp")             \
-  X(cublasDsyrk_v2, "hiiiippippi")        \
-  X(cublasDgemm_v2, "hiiiiippipippi")     \
-  X(cublasGemmEx, "hiiiiippiipiippiiii")  \
+#define IMMUCOND_CUBLAS(X)               \
+  X(cublasCreate_v2, "p")                \
+  X(cublasSetStream_v2, "hp")            \
+  X(cublasDsyrk_v2, "hiiiippippi")       \
+  X(cublasDgemm_v2, "hiiiiippipippi")    \
+  X(cublasGemmEx, "hiiiiippiipiippiiii") \
   X(cublasDsymv_v2, "hiippipippi")
-#define IMMUCOND_CUSOLVER(X)                        \
-  X(cusolverDnCreate, "p")                          \
-  X(cusolverDnSetStream, "hp")                      \
-  X(cusolverDnDpotrf_bufferSize, "hiipip")          \
-  X(cusolverDnDpotrf, "hiipipip")                   \
-  X(cusolverDnDpotri_bufferSize, "hiipip")          \
-  X(cusolverDnDpotri, "hiipipip")                   \
-  X(cusolverDnDsyevd_bufferSize, "hiiipipp")        \
+#define IMMUCOND_CUSOLVER(X)                 \
+  X(cusolverDnCreate, "p")                   \
+  X(cusolverDnSetStream, "hp")               \
+  X(cusolverDnDpotrf_bufferSize, "hiipip")   \
+  X(cusolverDnDpotrf, "hiipipip")            \
+  X(cusolverDnDpotri_bufferSize, "hiipip")   \
+  X(cusolverDnDpotri, "hiipipip")            \
+  X(cusolverDnDsyevd_bufferSize, "hiiipipp") \
   X(cusolverDnDsyevd, "hiiipippip")
 
 /// No library with all the entries was found.

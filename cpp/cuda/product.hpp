@@ -22,7 +22,7 @@ IMMUCOND_DEVICE void product(const Team& team, int rows, int cols, int depth, bo
     if (turn++ % team.warps() != team.warp()) continue;
     Accumulator sums[kTiles][kTiles];
     IMMUCOND_UNROLL for (int r = 0; r < kTiles; ++r)
-      IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s) sums[r][s] = {0.0, 0.0};
+        IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s) sums[r][s] = {0.0, 0.0};
 #if defined(__CUDACC__)
 #pragma unroll 4
 #endif
@@ -35,15 +35,15 @@ IMMUCOND_DEVICE void product(const Team& team, int rows, int cols, int depth, bo
         right[t] = j < cols && k < depth ? b(k, j) : 0.0;
       }
       IMMUCOND_UNROLL for (int r = 0; r < kTiles; ++r)
-        IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s)
-          team.multiply_add(left[r], right[s], sums[r][s]);
+          IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s)
+              team.multiply_add(left[r], right[s], sums[r][s]);
     }
     IMMUCOND_UNROLL for (int r = 0; r < kTiles; ++r)
-      IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s) {
-        const int i = i0 + r * kTile + group, j = j0 + s * kTile + 2 * member;
-        if (i < rows && j < cols) store(i, j, sums[r][s].first);
-        if (i < rows && j + 1 < cols) store(i, j + 1, sums[r][s].second);
-      }
+        IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s) {
+      const int i = i0 + r * kTile + group, j = j0 + s * kTile + 2 * member;
+      if (i < rows && j < cols) store(i, j, sums[r][s].first);
+      if (i < rows && j + 1 < cols) store(i, j + 1, sums[r][s].second);
+    }
   }
 }
 

@@ -15,14 +15,16 @@ __global__ void __launch_bounds__(8 * kWarp) small_problems(const SmallProblems<
 
 template <class T>
 void solve_small(const SmallProblems<T>& problems, std::int64_t count, void* stream) {
-  const Launch launch = small_launch(problems.kind, count, problems.input.rows, problems.input.cols);
+  const Launch launch =
+      small_launch(problems.kind, count, problems.input.rows, problems.input.cols);
   if (launch.blocks == 0) return;
   check(cudaFuncSetAttribute(small_problems<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(launch.shared_bytes)),
         "cudaFuncSetAttribute");
-  small_problems<T><<<static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
-                      static_cast<std::size_t>(launch.shared_bytes),
-                      static_cast<cudaStream_t>(stream)>>>(problems);
+  small_problems<T>
+      <<<static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
+         static_cast<std::size_t>(launch.shared_bytes), static_cast<cudaStream_t>(stream)>>>(
+          problems);
   check(cudaGetLastError(), "small_problems");
 }
 

@@ -43,8 +43,8 @@ struct SmallProblems {
   Kind kind = Kind::features;
   Rule rule;
   Regularizer regularizer = Regularizer::none;
-  int p = 0;               // singular values that R_well counts; 0: as many as columns
-  bool p_is_rank = false;  // or the nonzero ones
+  int p = 0;                  // singular values that R_well counts; 0: as many as columns
+  bool p_is_rank = false;     // or the nonzero ones
   double* value = nullptr;    // (b)
   Real* gradient = nullptr;   // (b, rows, cols), by what was given
   double* sigma = nullptr;    // (b, 2): the largest and the smallest nonzero
@@ -128,7 +128,8 @@ IMMUCOND_DEVICE Coefficients coefficients(Regularizer r, const Ends& s) {
 struct PowerOfTwo {
   int exponent;
   double factor;
-  IMMUCOND_DEVICE explicit PowerOfTwo(int e) : exponent(e), factor(abs(e) < 1000 ? ldexp(1.0, e) : 0.0) {}
+  IMMUCOND_DEVICE explicit PowerOfTwo(int e)
+      : exponent(e), factor(abs(e) < 1000 ? ldexp(1.0, e) : 0.0) {}
   IMMUCOND_DEVICE double operator*(double x) const {
     return factor != 0.0 ? x * factor : ldexp(x, exponent);
   }
@@ -227,10 +228,13 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   const double rounding = 4 * 0x1p-52 * sqrt(static_cast<double>(n > 16 ? n : 16));
   const bool formed = given.kind != Kind::matrix;
   const double rtol = formed ? fmax(given.rule.rtol * given.rule.rtol, rounding) : given.rule.rtol;
-  Two found =
-      eigenvalues(team, tridiagonal, 1, given.rule.rank > 0 ? given.rule.rank : n, scratch);
-  Ends ends{given.p > 0 ? given.p : cols, given.rule.rank > 0 ? given.rule.rank : n,
-            found.first, fabs(found.second), squares, false};
+  Two found = eigenvalues(team, tridiagonal, 1, given.rule.rank > 0 ? given.rule.rank : n, scratch);
+  Ends ends{given.p > 0 ? given.p : cols,
+            given.rule.rank > 0 ? given.rule.rank : n,
+            found.first,
+            fabs(found.second),
+            squares,
+            false};
   const double noise = rounding * ends.max;
   const auto tie_width = [&](double sigma) {
     const double r = 4 * given.rule.precision, step = r * ends.max;
@@ -256,8 +260,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   const int tied_min = clamp(k - above_min, k);
   ends.all_tied = tied_max >= k;
   int status = kDone;
-  const bool rank_seen = given.rule.rank > 0 || k == n ||
-                         given.rule.rtol * given.rule.rtol >= rounding;
+  const bool rank_seen =
+      given.rule.rank > 0 || k == n || given.rule.rtol * given.rule.rtol >= rounding;
   const bool carried = formed ? rank_seen && noise < 1e-6 * ends.min : noise < ends.min / 2;
   if (!carried) status |= kDigitsLost;
   if (not_negative < n || !(ends.max > 0.0)) status |= kNotPsd;
@@ -286,8 +290,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
     if (team.warp() < 2) {
       const int end = team.warp();
       double* x = vectors + end * n;
-      const double residual = eigenvector(team, tridiagonal, end == 0 ? ends.max : found.second,
-                                          work + 5 * n * end, x);
+      const double residual =
+          eigenvector(team, tridiagonal, end == 0 ? ends.max : found.second, work + 5 * n * end, x);
       back_transform(team, n, a, ld, tau, x);
       if (team.lane() == 0) scratch[end] = residual <= 4 * noise ? 0.0 : 1.0;
     }

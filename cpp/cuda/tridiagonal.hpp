@@ -169,8 +169,7 @@ IMMUCOND_DEVICE Two eigenvalues(const Team& team, const Tridiagonal& T, int firs
     const int position = mine ? first : second;
     const double from = mine ? low[0] : low[1], step = width / (shifts + 1);
     const double x = fma(step, static_cast<double>(at + 1), from);
-    const double enough =
-        at < shifts && count_above(T, x) >= position ? 1.0 : 0.0;
+    const double enough = at < shifts && count_above(T, x) >= position ? 1.0 : 0.0;
     const double found = warp_sum(team, enough);
     double* sums = scratch + (round % 2) * team.warps();
     if (team.lane() == 0) sums[team.warp()] = found;

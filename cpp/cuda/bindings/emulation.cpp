@@ -38,8 +38,12 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
       small_workspace_bytes(kind, count, rows, cols, gradient) / std::int64_t{sizeof(double)}));
 
   SmallProblems<T> problems;
-  problems.input = {static_cast<const T*>(stack.data()), stack.strides(0) / size,
-                    stack.strides(1) / size, stack.strides(2) / size, rows, cols};
+  problems.input = {static_cast<const T*>(stack.data()),
+                    stack.strides(0) / size,
+                    stack.strides(1) / size,
+                    stack.strides(2) / size,
+                    rows,
+                    cols};
   problems.kind = kind;
   std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision) = choice;
   problems.regularizer = regularizer;
@@ -63,9 +67,8 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
     std::vector<double> shared(static_cast<std::size_t>(doubles + kGuard),
                                std::numeric_limits<double>::quiet_NaN());
     std::fill(shared.begin() + doubles, shared.end(), kUntouched);
-    run_block(threads, seed + static_cast<unsigned>(block), [&](const FiberTeam& team) {
-      small_problem(team, problems, block, shared.data());
-    });
+    run_block(threads, seed + static_cast<unsigned>(block),
+              [&](const FiberTeam& team) { small_problem(team, problems, block, shared.data()); });
     if (std::any_of(shared.begin() + doubles, shared.end(),
                     [](double x) { return x != kUntouched; }))
       throw std::logic_error("shared memory was written beyond its end");
@@ -128,7 +131,8 @@ class Lanczos {
   Matrix projection(int k) const {
     Matrix out({k + width_, k});
     for (int i = 0; i < k + width_; ++i)
-      for (int j = 0; j < k; ++j) out.mutable_at(i, j) = t_[static_cast<std::size_t>(j * rows_ + i)];
+      for (int j = 0; j < k; ++j)
+        out.mutable_at(i, j) = t_[static_cast<std::size_t>(j * rows_ + i)];
     return out;
   }
 
@@ -146,7 +150,8 @@ class Lanczos {
     for (int block = 0; block < blocks; ++block) {
       std::vector<double> scratch(static_cast<std::size_t>(2 * threads_ / kWarp),
                                   std::numeric_limits<double>::quiet_NaN());
-      run_block(threads_, seed_++, [&](const FiberTeam& team) { body(team, block, scratch.data()); });
+      run_block(threads_, seed_++,
+                [&](const FiberTeam& team) { body(team, block, scratch.data()); });
     }
   }
 
@@ -181,13 +186,12 @@ PYBIND11_MODULE(_emulation, m) {
       py::arg("not_finite") = int{kNotFinite}, py::arg("rank_zero") = int{kRankZero},
       py::arg("not_psd") = int{kNotPsd}, py::arg("digits_lost") = int{kDigitsLost},
       py::arg("tied") = int{kTied}, py::arg("degenerate") = int{kDegenerate},
-      py::arg("unrepresentable") = int{kUnrepresentable},
-      py::arg("unresolved") = int{kUnresolved});
+      py::arg("unrepresentable") = int{kUnrepresentable}, py::arg("unresolved") = int{kUnresolved});
 
   m.def(
       "small_problems",
-      [](const py::array& stack, Kind kind, const Choice& choice, Regularizer regularizer,
-         int p, bool p_is_rank, bool gradient, bool pairs, int threads, unsigned seed) {
+      [](const py::array& stack, Kind kind, const Choice& choice, Regularizer regularizer, int p,
+         bool p_is_rank, bool gradient, bool pairs, int threads, unsigned seed) {
         if (stack.ndim() != 3) throw py::value_error("a stack of matrices is needed");
         const py::dtype dtype = stack.dtype();
         const auto run = [&](auto entry) {
@@ -196,7 +200,9 @@ PYBIND11_MODULE(_emulation, m) {
         };
         if (dtype.kind() == 'u' && dtype.itemsize() == 2) return run(BFloat16{});
         if (dtype.kind() != 'f') throw py::type_error("no dtype of features");
-        return dtype.itemsize() == 8 ? run(double{}) : dtype.itemsize() == 4 ? run(float{}) : run(Half{});
+        return dtype.itemsize() == 8   ? run(double{})
+               : dtype.itemsize() == 4 ? run(float{})
+                                       : run(Half{});
       },
       py::arg("stack"), py::arg("kind"), py::arg("rule"),
       py::arg("regularizer") = Regularizer::none, py::arg("p") = 0, py::arg("p_is_rank") = false,

@@ -20,7 +20,8 @@ namespace {
 using Address = std::uintptr_t;
 using Choice = std::tuple<int, double, double>;  // rank or 0, rtol, precision
 /// Address, dtype, shape and strides, in entries.
-using Array = std::tuple<Address, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
+using Array =
+    std::tuple<Address, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
 
 template <class T>
 T* pointer(Address address) {
@@ -57,7 +58,8 @@ Regularizer regularizer_of(const std::string& name) {
 DeviceMatrix matrix_of(const Array& array) {
   const auto& [address, dtype, shape, strides] = array;
   if (shape.size() != 2 || strides.size() != 2) throw py::value_error("a matrix is needed");
-  return {pointer<const void>(address), dtype_of(dtype), shape[0], shape[1], strides[0], strides[1]};
+  return {
+      pointer<const void>(address), dtype_of(dtype), shape[0], shape[1], strides[0], strides[1]};
 }
 
 struct Outputs {
@@ -65,13 +67,13 @@ struct Outputs {
 };
 
 template <class T>
-void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regularizer,
-           int p, bool p_is_rank, const Outputs& out, void* stream) {
+void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regularizer, int p,
+           bool p_is_rank, const Outputs& out, void* stream) {
   const auto& [address, dtype, shape, strides] = array;
   SmallProblems<T> problems;
-  problems.input = {pointer<const T>(address), strides[0],
-                    strides[1],                strides[2],
-                    static_cast<int>(shape[1]), static_cast<int>(shape[2])};
+  problems.input = {
+      pointer<const T>(address), strides[0], strides[1], strides[2], static_cast<int>(shape[1]),
+      static_cast<int>(shape[2])};
   problems.kind = kind;
   std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision) = rule;
   problems.regularizer = regularizer;
@@ -117,11 +119,11 @@ PYBIND11_MODULE(_cuda, m) {
   });
   m.def("shared_limit", &shared_limit);
 
-  m.def("bind_libraries", [](const std::vector<std::string>& cublas,
-                             const std::vector<std::string>& cusolver) {
-    const Bound found = bind_libraries(cublas, cusolver);
-    return std::make_tuple(found.cublas, found.cusolver);
-  });
+  m.def("bind_libraries",
+        [](const std::vector<std::string>& cublas, const std::vector<std::string>& cusolver) {
+          const Bound found = bind_libraries(cublas, cusolver);
+          return std::make_tuple(found.cublas, found.cusolver);
+        });
   m.def("libraries_bound", &libraries_bound);
 
   m.def("is_small", [](const std::string& kind, std::int64_t rows, std::int64_t cols,
@@ -130,10 +132,10 @@ PYBIND11_MODULE(_cuda, m) {
     return rows <= most && cols <= most &&
            is_small(kind_of(kind), static_cast<int>(rows), static_cast<int>(cols), shared_bytes);
   });
-  m.def("small_workspace_bytes", [](const std::string& kind, std::int64_t count, int rows, int cols,
-                                    bool gradient) {
-    return small_workspace_bytes(kind_of(kind), count, rows, cols, gradient);
-  });
+  m.def("small_workspace_bytes",
+        [](const std::string& kind, std::int64_t count, int rows, int cols, bool gradient) {
+          return small_workspace_bytes(kind_of(kind), count, rows, cols, gradient);
+        });
   m.def(
       "small_problems",
       [](const Array& stack, const std::string& kind, const Choice& rule,

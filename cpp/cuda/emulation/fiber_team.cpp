@@ -15,7 +15,7 @@
 namespace immucond::cuda {
 namespace {
 
-constexpr std::size_t kStackBytes = std::size_t{256} << 10;
+constexpr std::size_t kStackBytes = std::size_t{64} << 10;
 
 struct Barrier {
   int arrived = 0;
@@ -48,7 +48,7 @@ class FiberTeam::Block {
 
   void run() {
     for (Fiber& fiber : fibers_) {
-      fiber.stack = std::make_unique<char[]>(kStackBytes);
+      fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = fiber.stack.get();
       fiber.context.uc_stack.ss_size = kStackBytes;
@@ -90,8 +90,9 @@ class FiberTeam::Block {
   void sync_warp(int warp) { wait(warps_[static_cast<std::size_t>(warp)].barrier, kWarp); }
 
   /// Everybody's a and b, where all lanes have put theirs.
-  std::pair<const std::array<double, kWarp>&, const std::array<double, kWarp>&> show(
-      int thread, double a, double b) {
+  std::pair<const std::array<double, kWarp>&, const std::array<double, kWarp>&> show(int thread,
+                                                                                     double a,
+                                                                                     double b) {
     Slots& slots = warps_[static_cast<std::size_t>(thread / kWarp)];
     const std::size_t set = fibers_[static_cast<std::size_t>(thread)].exchanges++ % 2;
     slots.a[set][static_cast<std::size_t>(thread % kWarp)] = a;

@@ -73,7 +73,7 @@ class _Torch:
 
     def adopt(self, x: Any) -> Any:
         if hasattr(x, "__dlpack__"):
-            return self.torch.from_dlpack(x)
+            return self.torch.utils.dlpack.from_dlpack(x)
         return self.torch.as_tensor(x, device="cuda")
 
     def where(self, array: Any) -> DeviceArray | None:

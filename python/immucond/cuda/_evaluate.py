@@ -226,7 +226,9 @@ def pairs(
         left = [
             i
             for i in range(count)
-            if not _large_pair(X[i], _at(stack, i), library, sigma, vectors, rank, i, features, rule)
+            if not _large_pair(
+                X[i], _at(stack, i), library, sigma, vectors, rank, i, features, rule
+            )
         ]
     elif library.capturing():
         left = []
@@ -240,9 +242,7 @@ def pairs(
         library.assign(sigma, i, np.array([one.sigma_max, one.sigma_min]))
         library.assign(vectors, i, np.stack([one.v_max, one.v_min]))
         library.assign(rank, i, one.rank)
-    return PairsFound(
-        sigma[:, 0], vectors[:, 0], sigma[:, 1], vectors[:, 1], rank, on_host
-    )
+    return PairsFound(sigma[:, 0], vectors[:, 0], sigma[:, 1], vectors[:, 1], rank, on_host)
 
 
 def _large_pair(

@@ -11,7 +11,7 @@ from ._libraries import bound_module
 def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
     """Return ``X^T X`` for a matrix; see `gram`."""
     cuda, device = bound_module(), X.device
-    rows, cols = X.shape
+    cols = X.shape[1]
     out = library.empty((cols, cols), "float32" if narrow else "float64", device)
     size = 0 if narrow else cuda.gram_workspace_bytes(X.layout)
     workspace = library.empty((size // 8,), "float64", device) if size else None

@@ -213,11 +213,9 @@ def _direct(
         return None
     k = numerical_rank(values, rule, formed)
     top, bottom = float(values[0]), abs(float(values[k - 1]))
-    tied = (
-        np.count_nonzero(values[:k] > top - tie_width(top, top, n, rule, formed)),
-        np.count_nonzero(values[:k] <= bottom + tie_width(bottom, top, n, rule, formed)),
-    )
-    if tied != (1, 1):
+    at_top = np.count_nonzero(values[:k] > top - tie_width(top, top, n, rule, formed))
+    at_bottom = np.count_nonzero(values[:k] <= bottom + tie_width(bottom, top, n, rule, formed))
+    if at_top > 1 or at_bottom > 1:
         return None
     vectors = library.empty((2, n), "float64", device)
     vectors[0], vectors[1] = A[n - 1], A[n - k]  # columns there: rows here

@@ -58,7 +58,7 @@ def available() -> bool:
 
 
 def facts() -> dict[str, str]:
-    """What was built, for which architectures, and what the machine has: for ``immucond info``."""
+    """Tell what was built, for which architectures, and what the machine has."""
     built, why = _load()
     if built is None:
         return {"cuda": why}

@@ -75,7 +75,12 @@ def feature_extreme_pairs(
 
 
 def _pairs(
-    x: Any, name: str, given: Given, rank: SupportsIndex | None, rtol: float | None, computed_in: Any
+    x: Any,
+    name: str,
+    given: Given,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
 ) -> Pairs:
     library, x, array = ingest(x, name)
     square = given == "features" or array.shape[-1:] == array.shape[-2:-1]

@@ -131,7 +131,8 @@ def _kernel(
     value = value if X.ndim == 2 else value.reshape(shape[:-2])
     if not gradient:
         return value, torch.empty(0, dtype=dtype, device=X.device)
-    by_X = gradients.to(dtype).reshape(shape)
+    by_X = gradients.to(dtype)
+    by_X = by_X if X.ndim == 2 else by_X.reshape(shape)
     if checked and not math.isfinite(by_X.sum()) and not by_X.isfinite().all():
         raise OverflowError(f"the gradient of {name} is not representable in float32")
     return value, by_X
