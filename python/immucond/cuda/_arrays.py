@@ -41,7 +41,7 @@ class Library(Protocol):
     """Who allocates results and workspace, and on whose stream things run."""
 
     def adopt(self, x: Any) -> Any:
-        """Return an array of this library on the memory of another's, ordered by streams."""
+        """Return an array of this library, without derivatives, on the memory of any other's."""
 
     def where(self, array: Any) -> DeviceArray | None:
         """Return where an array lies, or None where that is not on a CUDA device."""
@@ -72,6 +72,8 @@ class _Torch:
         self.torch = torch
 
     def adopt(self, x: Any) -> Any:
+        if isinstance(x, self.torch.Tensor):
+            return x.detach()
         if hasattr(x, "__dlpack__"):
             return self.torch.utils.dlpack.from_dlpack(x)
         return self.torch.as_tensor(x, device="cuda")
@@ -114,6 +116,8 @@ class _CuPy:
         self.cupy = cupy
 
     def adopt(self, x: Any) -> Any:
+        if isinstance(x, self.cupy.ndarray):
+            return x
         if hasattr(x, "__dlpack__"):
             return self.cupy.from_dlpack(x)
         return self.cupy.asarray(x)
@@ -182,7 +186,7 @@ def ingest(x: Any, name: str) -> tuple[Library, Any, DeviceArray]:
                 "whose allocator the results shall come from"
             )
         library = _LIBRARIES[loaded[0]]()
-        x = library.adopt(x)
+    x = library.adopt(x)
     found = library.where(x)
     if found is None:
         raise TypeError(f"{name} must be on a CUDA device, and is on the host")

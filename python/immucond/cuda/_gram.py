@@ -53,6 +53,14 @@ def gram(X: Any, *, accumulate: Literal["float64", "float32"] = "float64") -> An
     Notes
     -----
     Nothing is waited for, so NaN and infinity in X stay in the result.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     X = torch.ones(3, 2, device="cuda")
+    ...     assert icc.gram(X).tolist() == [[3.0, 3.0], [3.0, 3.0]]
     """
     if accumulate not in ("float64", "float32"):
         raise ValueError(f"accumulate must be 'float64' or 'float32', and is {accumulate!r}")
@@ -78,6 +86,14 @@ def feature_hessian(X: Any, theta: Any) -> Any:
     ------
     CudaUnavailableError, TypeError, ValueError
         As in `gram`, and where the shapes do not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     X, theta = torch.ones(3, 2).cuda(), 2 * torch.eye(2, dtype=torch.float64).cuda()
+    ...     assert icc.feature_hessian(X, theta).tolist() == [[12.0, 12.0], [12.0, 12.0]]
     """
     library, inputs = _matrix(X, "X")
     _, extractor = _matrix(theta, "theta")

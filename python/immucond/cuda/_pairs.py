@@ -56,6 +56,14 @@ def psd_extreme_pairs(
         Where the kernels, a device, or for large matrices cuBLAS and cuSOLVER are not there.
     ValueError, TypeError
         As in `immucond.psd_extreme_pairs`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     pairs = icc.psd_extreme_pairs(torch.tensor([[2.0, 1.0], [1.0, 2.0]], device="cuda"))
+    ...     assert round(float(pairs.sigma_max / pairs.sigma_min), 12) == 3.0
     """
     return _pairs(H, "H", "matrix", rank, rtol, computed_in)
 
@@ -70,6 +78,14 @@ def feature_extreme_pairs(
     """Return the extreme eigenpairs of ``H = Z^T Z`` for features (N, m) or a stack of groups.
 
     See `psd_extreme_pairs`; `rtol` is on the singular values of Z.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     groups = torch.randn(20, 100, 512, device="cuda")
+    ...     assert icc.feature_extreme_pairs(groups).sigma_max.shape == (20,)
     """
     return _pairs(Z, "Z", "features", rank, rtol, computed_in)
 

@@ -51,6 +51,15 @@ def value_and_grad(
     -----
     DegenerateSpectrumWarning, AccuracyWarning
         As there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond as ic
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     value, grad = icc.value_and_grad(ic.kappa, torch.tensor([[3.0, 0], [0, 1]]).cuda())
+    ...     assert round(float(value), 12) == 3.0
     """
     return _value_and_grad(regularizer, S, "S", "matrix", rank, rtol, computed_in, p)
 
@@ -68,6 +77,16 @@ def value_and_grad_features(
 
     A stack with the smaller of N and m up to 128 is one launch. See `value_and_grad` for the
     parameters, results and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond as ic
+    >>> import immucond.cuda as icc
+    >>> if icc.available():
+    ...     groups = torch.randn(20, 100, 512, device="cuda", dtype=torch.float64)
+    ...     value, grad = icc.value_and_grad_features(ic.r_ill, groups)
+    ...     assert (value.shape, grad.shape) == ((20,), groups.shape)
     """
     return _value_and_grad(regularizer, Z, "Z", "features", rank, rtol, computed_in, p)
 
