@@ -18,7 +18,7 @@ def test_every_cell_is_shown_whole(width):
     assert all(cell in output.getvalue() for cell in cells)
     assert "…" not in output.getvalue()
     assert max(map(len, output.getvalue().splitlines())) <= width
-    assert output.getvalue().count("one") == (1 if width >= 105 else 2 if width >= 70 else 4)
+    assert output.getvalue().count("one") == (1 if width >= 106 else 2 if width >= 70 else 4)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
