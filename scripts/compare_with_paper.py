@@ -252,11 +252,11 @@ def shortfalls(house: dict[str, Any], grid: dict[str, Any]) -> Iterator[str]:
                 f"{WHY.get(method['label'], 'unexplained')}."
             )
         held_out = over_seeds(seeds(method), "held_out", "ridge", "rir")
-        if held_out < 1 < ours:
+        if held_out < 1 and ours > 10:
             lines.append(
-                f"- House Price, {method['label']}, held-out rows: RIR {number(held_out)}. The "
-                f"{house['rows']['P training']} training rows are few for 79 features, and it fits "
-                "the small eigenvalues of these rows, which others do not share."
+                f"- House Price, {method['label']}, held-out rows: RIR {number(held_out)}. "
+                f"Theta stretches directions that the {house['rows']['P training']} primary "
+                "training rows hardly use, and other primary rows use them more."
             )
     closed = grid["methods"].get("closed-form")
     if closed:
