@@ -39,7 +39,7 @@ def _protocol(steps: Mapping[str, Any], hessians: Mapping[str, Any]) -> dict[str
         "algorithm1": Method(
             "Algorithm 1",
             "algorithm1",
-            {**common, **hessians, "lambda_P": 2e-5, "lambda_H": 2e17, "lr": 0.005},
+            {**common, **hessians, "lambda_P": 4e-5, "lambda_H": 1e17, "lr": 0.005},
             "searched",
         ),
         "closed-form": _CLOSED_FORM,
@@ -65,8 +65,8 @@ NAMES = tuple(METHODS["mini-batch"])
 GRIDS = {
     "algorithm1": {
         "lr": (5e-3,),
-        "lambda_P": (1e-5, 2e-5, 4e-5),
-        "lambda_H": (1e17, 2e17, 4e17),
+        "lambda_P": (1e-5, 2e-5, 4e-5, 8e-5),
+        "lambda_H": (5e16, 1e17, 2e17, 4e17),
     },
 }
 # Top eigenvectors that lie apart (0, 1) and close together: the easiest and the hardest pairs.
