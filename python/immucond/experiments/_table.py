@@ -24,7 +24,8 @@ class Table:
         Of the columns, the first of which names the rows. Lines within one are separated by a
         line feed.
     rows : sequence of sequences of str
-        A row of one cell is the heading of a section.
+        A row of one cell is the heading of a section; where the last cells are missing they are
+        empty.
     note : str
         What one has to know to read it.
     """
@@ -67,7 +68,7 @@ class Table:
             return
         for row in self.rows:
             section = len(row) == 1
-            shown = row if section else [row[number] for number in (0, *columns)]
+            shown = [row[number] for number in (0, *columns) if number < len(row)]
             table.add_row(*map(Text, shown), style="italic" if section else "")
         console.print(table)
 
