@@ -296,11 +296,16 @@ def shortfalls(house: dict[str, Any], grid: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def commit_of_tree() -> str:
+def git(*arguments: str) -> str:
     return subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
+        ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def commit_of_tree() -> str:
+    """The commit, and whether the code differs from it; this page itself does when it is new."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "cpp", "python", "scripts")
+    return git("rev-parse", "--short=12", "HEAD") + (" with local changes" if changed else "")
 
 
 def page(house: dict[str, Any], grid: dict[str, Any], command: str, commit: str) -> str:
@@ -311,7 +316,7 @@ def page(house: dict[str, Any], grid: dict[str, Any], command: str, commit: str)
         "",
         f"```sh\n{command}\n```",
         "",
-        f"Commit {commit}.",
+        f"Commit {commit}; units of work that an earlier run had finished are not computed anew.",
         "",
         f"- {provenance('House Price', house)}",
         f"- {provenance('MNIST', grid)}",
