@@ -4,7 +4,7 @@
     pytest benchmarks --large     also what takes longer, or more memory
     pytest benchmarks --smoke     tiny sizes, no timing: does everything still run and agree?
     pytest benchmarks --large --update docs/speed.md     renews the table in that file
-    pytest benchmarks --plot docs/images/extreme_pairs.svg     draws times against sizes
+    pytest benchmarks --plot docs/images     draws times against sizes, a file a figure
 
 The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a
 while. So every contestant warms up until its own pool is the only one awake; medians are reported.
@@ -65,12 +65,12 @@ class Group:
     ours: dict[str, Timing] = field(default_factory=dict)
     peers: dict[str, Timing] = field(default_factory=dict)
     goals: dict[tuple[str, str], float] = field(default_factory=dict)
-    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds over a peer
+    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds over a peer, or over ""
     memory: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # MiB measured, MiB allowed
     left_out: dict[str, str] = field(default_factory=dict)  # peers, and why
-    at: tuple[str, int] | None = None  # panel and abscissa, where it is a point of a plot
+    at: tuple[str, str, int] | None = None  # figure, panel and abscissa, where it has a place
 
     def rows(self, name: str, *, only_goals: bool = False) -> Iterator[tuple[str, ...]]:
         for ours, mine in self.ours.items():
@@ -90,12 +90,12 @@ class Group:
                     "" if goal is None else met(ratio >= goal),
                 )
         for (ours, peer), seconds in self.limits.items():
-            if ours in self.ours and peer in self.peers:
-                over = self.ours[ours].median - self.peers[peer].median
+            if ours in self.ours and (not peer or peer in self.peers):
+                over = self.ours[ours].median - (self.peers[peer].median if peer else 0.0)
                 yield (
                     name,
                     ours,
-                    f"(over {peer})",
+                    f"(over {peer})" if peer else "(time)",
                     duration(over),
                     "",
                     "",
@@ -180,14 +180,14 @@ class Contest:
         rtol: float = 1e-9,
         goals: dict[tuple[str, str], float] | None = None,
         limits: dict[tuple[str, str], float] | None = None,
-        at: tuple[str, int] | None = None,
+        at: tuple[str, str, int] | None = None,
         seconds: float = TIMED_SECONDS,
     ) -> None:
         """Time `function`, which returns arrays equal to those of `like` to `rtol` of the largest.
 
         Contestants whose name starts with "immucond" are ours; `goals` maps (ours, peer) to the
         least ratio of medians, peer over ours, and `limits` to the most seconds that ours may take
-        longer; `at` is the group's place in a plot.
+        longer, or, beside the peer "", in all; `at` is the group's place in a plot.
         """
         for got, wanted in zip(arrays(function()), arrays(like()), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
@@ -327,7 +327,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"write the table between FILE's {BEGIN} markers",
     )
     group.addoption(
-        "--plot", type=Path, metavar="FILE", help="draw times against sizes (.svg, .png, .pdf)"
+        "--plot", type=Path, metavar="FOLDER", help="draw times against sizes, an SVG a figure"
     )
 
 
@@ -383,22 +383,23 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         ]
         lines = [*config.stash[CONDITIONS], "", *markdown(rows), "", LEGEND]
         replace_between_markers(path, "\n".join(lines))
-    path, measured = config.getoption("--plot"), curves(groups)
-    if path and measured:
-        save_plot(measured, path)
-    elif path:
-        terminalreporter.write("--plot: nothing was measured that has a place in it\n")
+    folder, measured = config.getoption("--plot"), curves(groups)
+    if folder and not measured:
+        terminalreporter.write("--plot: nothing was measured that has a place in a figure\n")
+    for figure, panels in measured.items() if folder else ():
+        save_plot(panels, folder / f"{figure}.svg")
 
 
-def curves(groups: dict[str, Group]) -> Curves:
-    """Medians by panel, contestant and abscissa, of the groups that have a place in a plot."""
-    panels: Curves = {}
+def curves(groups: dict[str, Group]) -> dict[str, Curves]:
+    """Medians by figure, panel, contestant and abscissa, of the groups that have a place."""
+    figures: dict[str, Curves] = {}
     for group in groups.values():
         if group.at is not None:
-            panel, x = group.at
+            figure, panel, x = group.at
+            curves = figures.setdefault(figure, {}).setdefault(panel, {})
             for name, timing in (group.ours | group.peers).items():
-                panels.setdefault(panel, {}).setdefault(name, {})[x] = timing.median
-    return panels
+                curves.setdefault(name, {})[x] = timing.median
+    return figures
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:

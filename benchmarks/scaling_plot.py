@@ -46,7 +46,7 @@ def save_plot(panels: Curves, path: Path) -> None:
             for name, points in curves.items():
                 (lines[name],) = ax.plot(*zip(*sorted(points.items()), strict=True), **look[name])
             sizes = sorted({x for points in curves.values() for x in points})
-            ax.set(xscale="log", yscale="log", title=panel, xlabel="order n of the matrix")
+            ax.set(xscale="log", yscale="log", title=panel, xlabel="size n")
             ax.set_xticks(sizes, [str(x) for x in sizes])
             ax.minorticks_off()
             ax.grid(color="0.88")

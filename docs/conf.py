@@ -21,6 +21,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings tell types and shapes
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+strip_signature_backslash = True  # napoleon then keeps the underscore of attributes such as theta_
 
 html_theme = "furo"
 html_title = f"immucond {release}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
-from immucond.immunize._losses import primary_loss
+from immucond.immunize._losses import task_loss
 
 seeds = st.integers(0, 2**32 - 1)
 PARAMETERS = {"lambda_P": 0.05, "lambda_H": 1e4, "lr": 0.01, "steps": 100}
@@ -97,11 +97,11 @@ def test_preconditioned_step_is_k_inverse_times_the_gradient():
 
 
 @given(seeds, st.sampled_from(["squared", "logistic"]), st.sampled_from([3, 30]))
-def test_gradients_of_the_primary_losses(seed, name, rows):
+def test_gradients_of_the_task_losses(seed, name, rows):
     X, y, _ = tasks(seed, rows, c=2)
     if name == "logistic":
         y = np.sign(y)
-    loss = primary_loss(name, X, y)
+    loss = task_loss(name, X, y)
     v = np.random.default_rng(seed).normal(size=(4, 2))
     value, grad = loss.value_and_grad(v)
     direct = (
@@ -258,8 +258,37 @@ def test_equal_harmful_eigenvalues_are_refused():
         ({}, {"seed": -1}, ValueError, "seed must be at least 0"),
         ({}, {"seed": "a"}, TypeError, "seed must be an integer"),
         ({}, {"callback": 3}, TypeError, "callback must be callable"),
-        ({}, {"batch_size": 64}, ValueError, "batch_size must be None.*64"),
-        ({}, {"hessian": "batch"}, ValueError, "hessian.*full.*batch"),
+        ({}, {"batch_size": 64}, ValueError, "batch_size must be at most 50.*X_P.*64"),
+        ({}, {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({}, {"hessian": "batch"}, ValueError, "hessian must be 'full' without a batch_size"),
+        ({}, {"hessian": "half"}, ValueError, "hessian.*full.*batch.*half"),
+        ({}, {"optimizer": "sgd"}, ValueError, "optimizer must be one of 'gd', 'adam'.*sgd"),
+        (
+            {},
+            {"monotone": True, "optimizer": "adam"},
+            ValueError,
+            "optimizer must be 'gd' for monotone",
+        ),
+        ({}, {"balance": "norm"}, ValueError, "balance.*gradient-norm.*norm"),
+        ({}, {"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+        (
+            {},
+            {"monotone": True, "hessian": "batch", "batch_size": 9},
+            ValueError,
+            "hessian must be 'full' for monotone",
+        ),
+        (
+            {},
+            {"monotone": True, "preconditioner": None},
+            ValueError,
+            "preconditioner must be 'right' or 'projected' for monotone.*None",
+        ),
+        (
+            {"X_P": np.ones((50, 4)) * [0, 0, 0, 1]},
+            {"preconditioner": "ridge", "ridge": 0.0},
+            ValueError,
+            "ridge must be large enough.*X_P",
+        ),
         ({"X_P": tasks()[0] * 1e200}, {}, OverflowError, "scale X_P down"),
         ({"y_P": tasks()[1] * 1e200}, {}, ic.ImmucondError, "cannot start.*y_P"),
     ],
@@ -322,6 +351,48 @@ def test_algorithm1_takes_known_ranks_and_precision():
     for known in ({"ranks": (3, 4)}, {"computed_in": np.float32}):
         result = ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 1}, **known)
         assert (result.report.rank_P, result.report.rank_H) == (3, 4)
+
+
+@pytest.mark.parametrize("norm", [None, 2.0])
+def test_closed_form_near_to_an_extractor(norm):
+    X_P, y_P, X_H = tasks()
+    near, rotated = (
+        ic.immunize.closed_form(X_P, y_P, X_H, nearest_to=theta, norm=norm)
+        for theta in (np.eye(4), None)
+    )
+    for result in (near, rotated):
+        assert result.report.rir == pytest.approx(result.report.limit.rir, rel=1e-6)
+        np.testing.assert_allclose(X_P @ result.theta @ result.omega, y_P, atol=1e-9)
+        assert norm is None or np.linalg.norm(result.theta) == pytest.approx(norm)
+    far = np.linalg.norm(X_P @ (near.theta - np.eye(4)))
+    assert norm is not None or far < np.linalg.norm(X_P @ (rotated.theta - np.eye(4)))
+    values, vectors = np.linalg.eigh(X_P.T @ X_P)  # K_P^-1/2, up to scale
+    root = (vectors / np.sqrt(values)) @ vectors.T
+    np.testing.assert_allclose(
+        near.theta / np.linalg.norm(near.theta), root / np.linalg.norm(root), atol=1e-9
+    )
+
+
+def test_closed_form_near_to_a_wide_extractor():
+    X_P, y_P, X_H = tasks()
+    wide = np.hstack([np.eye(4), np.ones((4, 2))])
+    result = ic.immunize.closed_form(X_P, y_P, X_H, nearest_to=wide)
+    assert result.theta.shape == (4, 6)
+    np.testing.assert_allclose(X_P @ result.theta @ result.omega, y_P, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"norm": 0.0}, "norm must be above 0"),
+        ({"norm": -1.0}, "norm"),
+        ({"nearest_to": np.eye(3)}, "nearest_to must have 4 rows"),
+        ({"nearest_to": np.eye(4)[:, :2]}, "theta must have at least 4 columns"),
+    ],
+)
+def test_closed_form_bad_input_is_named(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        ic.immunize.closed_form(*tasks(), **keywords)
 
 
 def test_closed_form_refuses_targets_of_another_length():

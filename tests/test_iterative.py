@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matrices import (
@@ -382,6 +383,36 @@ def test_a_start_of_any_origin_will_do(problem):
     for start in (solve(problem, A, method="direct"), first, solve(problem, A, rank=7)):
         pairs = solve(problem, A, start=start)
         assert_certified(pairs, truth(problem, sigma))
+
+
+def test_a_start_without_a_bottom_is_none():
+    """From an operator whose inverse was not given."""
+    sigma = separated_spectrum(np.random.default_rng(3), 40)
+    H = exact_psd(sigma)
+    start = ic.extreme_pairs(scipy.sparse.linalg.aslinearoperator(H))
+    assert_certified(solve("psd", H, start=start), truth("psd", sigma))
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.9])
+@pytest.mark.parametrize("n", [600, 2048])
+def test_a_bottom_that_the_old_vectors_cannot_see(n, hidden):
+    """A small end beside a large one, found through the ratio of the ends or by a fresh search."""
+    rng = np.random.default_rng(5)
+    Q = np.linalg.qr(rng.standard_normal((n, 3)))[0]
+    sigma = np.array([1.0, 1e-7, 1.5e-7])
+
+    def with_ends(Q, sigma):
+        return 1e-2 * (np.eye(n) - Q @ Q.T) + (Q * sigma) @ Q.T
+
+    start = ic.psd_extreme_pairs(with_ends(Q, sigma), method="lanczos")
+    turned = np.linalg.qr(Q + 1e-5 * rng.standard_normal(Q.shape))[0]
+    sigma[2] *= 1.0 - hidden  # 0.15e-7: what was the neighbour has crossed the end
+    H = with_ends(turned, sigma)
+    warm, direct = (ic.psd_extreme_pairs(H, **k) for k in ({"start": start}, {"method": "direct"}))
+    assert warm.method == "lanczos"
+    for end in ("max", "min"):
+        bounds = getattr(warm, f"bound_{end}") + getattr(direct, f"bound_{end}")
+        assert abs(getattr(warm, f"sigma_{end}") - getattr(direct, f"sigma_{end}")) <= bounds
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

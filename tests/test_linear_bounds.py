@@ -56,6 +56,16 @@ def test_formula_overstates_kappa_of_a_singular_hessian():
     np.testing.assert_array_equal(seen.spectrum[1:], 0.0)
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e150])
+def test_both_kappas_are_those_of_any_scale(scale):
+    rng = np.random.default_rng(3)
+    theta, K = rng.normal(size=(4, 4)), gram(rng, 4)
+    plain = ic.linear.majorization(theta, K)
+    scaled = ic.linear.majorization(theta * scale, K)
+    assert scaled.kappa == pytest.approx(plain.kappa, rel=1e-9)
+    assert scaled.kappa_rayleigh == pytest.approx(plain.kappa_rayleigh, rel=1e-9)
+
+
 def test_spectrum_keeps_its_digits():
     # By H itself the small end would be lost: kappa(H) = 1e20.
     theta, K = np.diag([1.0, 1e-5]), np.array([[1.0, 0.0], [0.0, 1e-10]])
@@ -101,6 +111,8 @@ def test_frontier_at_chosen_points_and_in_every_case():
         ic.linear.frontier(np.diag([1, 0]), np.diag([1, 0]), kappa_P=[2.0])
     with pytest.raises(ValueError, match="points must be at least 1"):
         ic.linear.frontier(np.eye(2), np.eye(2), points=0)
+    with pytest.raises(OverflowError, match=r"kappa_H on the frontier passes 1.8e308"):
+        ic.linear.frontier(np.diag([1, 1e-5]), np.diag([1e-5, 1]), kappa_P=[1.0, 1e300])
 
 
 # ---- noise ----
@@ -170,6 +182,7 @@ def test_noise_curve_says_where_a_gram_matrix_is_rounding():
         ({"rows": (0, 1)}, ValueError, r"rows\[0\] must be at least 1"),
         ({"rows": (1, 1.5)}, TypeError, r"rows\[1\] must be an integer"),
         ({"rows": 3}, ValueError, "rows must be a pair"),
+        ({"rows": (10**9, 1), "variance": [1.0, 1e305]}, OverflowError, "rows times variance"),
     ],
 )
 def test_noise_curve_names_bad_input(keywords, error, told):
@@ -223,6 +236,9 @@ def test_distortion_needs_a_square_invertible_theta():
             ic.linear.distortion(bad)
     with pytest.raises(OverflowError, match="theta"):
         ic.linear.distortion(np.eye(2) * 1e200)
+    for kappa in (0.5, math.nan):
+        with pytest.raises(ValueError, match="kappa must be in"):
+            ic.linear.distortion(np.eye(2)).kappa_range(kappa)
 
 
 # ---- sampling ----
@@ -301,6 +317,8 @@ def test_sampling_bounds_refuse_what_is_out_of_range():
     for rows, other, told in ((0, 9, "^rows"), (math.nan, 9, "^rows"), (9, -1, "^other_rows")):
         with pytest.raises(ValueError, match=told):
             ic.linear.expected_sampling_ratio(3, rows, other)
+    with pytest.raises(TypeError, match="rows must be a real number"):
+        ic.linear.expected_sampling_ratio(3, "many")
 
 
 @given(spectra(4, ("random", "graded", "two values")), generators)

@@ -178,6 +178,41 @@ def test_suggested_delta_makes_the_limit_finite_and_keeps_kappa():
     assert before < limit.kappa_P < 3 * before
 
 
+def test_more_harmful_directions_than_primary_ones_have_no_limit():
+    # Rounding leaves the weak primary direction open, by more than the harmful task leaks.
+    rng = np.random.default_rng(0)
+    B = rng.normal(size=(2, 4))
+    X_P = rng.normal(size=(6, 2)) * [1.0, 1e-14] @ B
+    X_H = rng.normal(size=(6, 2)) @ B + 1e-3 * rng.normal(size=(6, 4))
+    limit = ic.linear.immunity_limit(X_P=X_P, X_H=X_H)
+    assert (limit.case, limit.rank_P, limit.rank_H, limit.deficit) == ("unbounded", 2, 4, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_no_delta_is_suggested_beyond_the_float_range(scale):
+    X_P = np.diag([4.0, 0.0]) * scale
+    with pytest.raises(ValueError, match=r"is infinite: .* squared, is beyond .*: scale X_P"):
+        ic.linear.optimal_extractor(X_P=X_P, X_H=np.diag([2.0, 1.0]))
+
+
+def test_delta_that_drowns_the_inputs():
+    keywords = {"X_P": np.diag([4.0, 1.0]) * 1e-200, "X_H": np.diag([2.0, 1.0]), "delta": 1e300}
+    assert ic.linear.immunity_limit(**keywords).rir == 1.0
+    theta = ic.linear.optimal_extractor(**keywords)
+    np.testing.assert_allclose(theta.T @ theta, theta[0] @ theta[0] * np.eye(2))
+    blind = ic.linear.blind_extractor(X_P=keywords["X_P"], delta=1e300)
+    np.testing.assert_allclose(blind, np.eye(2))
+
+
+def test_extractor_of_a_kappa_near_the_end_of_the_range():
+    X_P, X_H = np.diag([1.0, 1e-6]), np.diag([1e-6, 1.0])
+    theta = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=1e300)
+    rows = X_P @ theta  # orthogonal: both tasks are diagonal
+    s = np.linalg.norm(rows / np.array([[1e-150], [1.0]]), axis=1)
+    assert s[0] == pytest.approx(s[1], rel=1e-9)
+    np.testing.assert_allclose(np.abs(theta[:, 0]), np.abs(theta[:, 1]))  # the rotation
+
+
 @given(seeds, dims, st.sampled_from([1e-6, 1e-2, 1.0]), st.sampled_from([0.0, 0.1]))
 def test_delta_is_noise_rows(seed, d, delta_P, delta_H):
     rng = np.random.default_rng(seed)

@@ -96,6 +96,21 @@ def test_end_beyond_the_float_range():
         ic.linear.step_interval(ic.r_ill, np.diag([3e150, 2e150, 1e150]))
 
 
+def test_end_by_theta_beyond_the_float_range():
+    K = np.diag([4.0, 3.9, 3.8, 2.0])
+    unit = ic.linear.step_interval(ic.r_well, theta=np.eye(4), gram=K)
+    for scale in (1e-150, 1e150):  # the Hessian itself is there, its cube is not
+        found = ic.linear.step_interval(ic.r_well, theta=np.eye(4) * scale, gram=K)
+        assert found * scale * scale == pytest.approx(unit, rel=1e-12)
+    with pytest.raises(OverflowError, match="scale the input"):
+        ic.linear.step_interval(ic.r_well, theta=np.eye(4) * 1e-160, gram=K)
+    assert ic.linear.step_interval(ic.r_well, theta=np.eye(4) * 1e165, gram=K) == 0.0
+    assert np.isfinite(ic.linear.step_interval(ic.r_ill, theta=np.eye(4), gram=K))
+    assert ic.linear.step_interval(ic.r_ill, theta=np.eye(4) * 1e-160, gram=K) == 0.0
+    with pytest.raises(OverflowError, match="scale the input"):
+        ic.linear.step_interval(ic.r_ill, theta=np.eye(4) * 1e160, gram=K)
+
+
 def test_published_interval_of_r_well_by_theta_fails_inside():
     # THEORY, erratum 2: d = 3, sigma = (10, 1, 0.5) as H after theta; printed bound 0.15.
     sigma = np.array([10.0, 1.0, 0.5])

@@ -313,7 +313,9 @@ def test_steps_needed_far_beyond_any_run():
     y = np.ones(3)
     needed = ic.probing.steps_needed(Z, y, 0.01)
     assert needed == pytest.approx(np.log(100) / 2e-16, rel=1e-6)
-    assert ic.probing.steps_needed(Z[:2], y[:2], 0.01) is None  # the best loss is 0
+    exact = ic.probing.steps_needed(Z[:2], y[:2], 0.01)  # the best loss is 0: relative to the first
+    assert exact == pytest.approx(np.log(50) / 2e-16, rel=1e-6)
+    assert ic.probing.steps_needed(Z[:2], y[:2], 0.0) is None
     assert ic.probing.steps_needed([[1.0], [0.0]], [0.0, 1.0], 0.01) == 0
     with pytest.raises(ValueError, match="steps must be at least 0"):
         ic.probing.loss_curve(Z, y, [-1])
@@ -402,8 +404,17 @@ def test_adam_is_tuned_for_compare():
 def test_compare_names_bad_input(keywords, error, told):
     with pytest.raises(error, match=told):
         ic.probing.compare(np.eye(2), np.eye(2), [1, 2], **keywords)
-    with pytest.raises(ValueError, match="y must have one row a sample"):
-        ic.probing.compare(np.eye(2), np.eye(3), [1, 2])
+
+
+def test_compare_names_bad_features():
+    eye, nan = np.eye(2), np.full((2, 2), np.nan)
+    for before, after, told in (
+        (eye, np.eye(3), "y must have one row a sample, 3 as after"),
+        (nan, eye, "before must be finite"),
+        (eye, nan, "after must be finite"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            ic.probing.compare(before, after, [1, 2])
 
 
 @given(seeds, st.sampled_from([1e-6, 1e-2, 1.0]))
@@ -432,6 +443,49 @@ def test_scale_of_the_targets():
     np.testing.assert_allclose(scaled.loss, plain.loss * 1e200, rtol=1e-9)
     with pytest.raises(OverflowError, match="scale y"):
         ic.probing.probe(Z, y * 1e200)
+
+
+@pytest.mark.parametrize("scale", [1e-161, 1e-170])
+def test_targets_whose_squares_underflow(scale):
+    Z, y = random_problem(1, 12, 4, 1)
+    plain, tiny = (ic.probing.probe(Z, t, steps=500) for t in (y, y * scale))
+    np.testing.assert_allclose(tiny.above, plain.above, rtol=1e-6, atol=1e-12)
+    assert tiny.steps_to(0.01) == plain.steps_to(0.01) > 1
+    compared = ic.probing.compare(Z, Z, y * scale, methods=["gd"])
+    assert compared.efforts["gd"][0].steps == plain.steps_to(0.01)
+
+
+def test_above_keeps_the_digits_that_the_loss_has_not():
+    Z, y = np.diag([1.0, 0.5])[[0, 1, 1]], np.array([1e-9, 0.0, 1.0])
+    y[1] = -y[2]  # the features see only y_0
+    trace = ic.probing.probe(Z, y, method="gd-constant", lr=0.5, steps=10)
+    expected = 1e-18 * 0.25 ** np.arange(11) / 2.0
+    np.testing.assert_allclose(trace.above, expected, rtol=1e-6)
+    assert ic.probing.probe(Z, np.zeros(3)).above.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("N", [3, 6])
+@pytest.mark.parametrize("scale", [1.0, 1e-165])
+def test_targets_that_the_features_fit_exactly(N, scale):
+    Z, y = random_problem(0, N, 6, 2)
+    exact = ic.probing.probe(Z, y * scale, method="lstsq", steps=1)
+    assert exact.above[0] == pytest.approx(1.0)
+    assert exact.steps_to(0.01) == 1
+    compared = ic.probing.compare(Z, Z, y * scale)
+    assert all(before.steps is not None for before, _ in compared.efforts.values())
+    trace = ic.probing.probe(Z, y, steps=2000)
+    reached = trace.steps_to(0.01)
+    assert trace.loss[reached] <= 0.01 * np.sum(y**2) < trace.loss[reached - 1]
+    constant = ic.probing.probe(Z, y, method="gd-constant", steps=100_000, tolerance=0.01)
+    assert ic.probing.steps_needed(Z, y, 0.01) == constant.steps_to(0.01)
+
+
+def test_condition_numbers_near_the_end_of_the_range():
+    trace = ic.probing.probe(np.diag([1.0, 1e-60]), [0.0, 1.0], rank=2)
+    assert trace.kappa == pytest.approx(1e120)
+    assert trace.above.tolist() == [pytest.approx(1.0), 0.0]  # one direction takes one step
+    with pytest.raises(OverflowError, match=r"span a factor of 1e\+160"):
+        ic.probing.probe(np.diag([1.0, 1e-160]), [1.0, 1.0], rank=2)
 
 
 def test_tolerance_stops_and_is_reported():

@@ -101,9 +101,10 @@ py::dict pairs_dict(ExtremePairs p) {
 /// (known rank or 0, rtol, precision of the entries), as _rank.py decides them.
 using Rule = std::tuple<Index, double, double>;
 
-/// (method, tol, vectors to start from at either end), as _extreme.py checks them.
+/// (method, tol, vectors to start from at either end, ratio of the ends there), as _extreme.py
+/// checks them.
 using Columns = py::array_t<double, py::array::f_style | py::array::forcecast>;
-using Search = std::tuple<std::string, double, Columns, Columns>;
+using Search = std::tuple<std::string, double, Columns, Columns, double>;
 
 Method method_of(const std::string& method) {
   return method == "direct"    ? Method::direct
@@ -118,15 +119,15 @@ Method method_of(const std::string& method) {
 class Wanted {
  public:
   Wanted(const Rule& rule, const Search& search) {
-    const auto& [method, tol, max, min] = search;
-    start_ = {{max.data(), max.data() + max.size()}, {min.data(), min.data() + min.size()}};
+    const auto& [method, tol, max, min, ratio] = search;
+    start_ = {{max.data(), max.data() + max.size()}, {min.data(), min.data() + min.size()}, ratio};
     const auto& [rank, rtol, precision] = rule;
     given_ = {.rank = rank,
               .rtol = rtol,
               .precision = precision,
               .tol = tol,
               .method = method_of(method),
-              .start = start_.max.empty() ? nullptr : &start_};
+              .start = start_.max.empty() || start_.min.empty() ? nullptr : &start_};
   }
   Wanted(const Wanted&) = delete;
   Wanted& operator=(const Wanted&) = delete;

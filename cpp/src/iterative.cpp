@@ -17,6 +17,8 @@ constexpr Index kMostProducts = 400;
 /// Solves that cost as much as another factorization, nearer to the end.
 constexpr Index kProductsAShift = 40;
 constexpr int kMostShifts = 3;
+/// Order from which a factorization costs more than a search for the top by products with H.
+constexpr Index kFactorTop = 2048;
 
 /// Neighbours closer than so many times what rounding may move them are left to a reduction, which
 /// counts eigenvalues.
@@ -46,6 +48,11 @@ RitzPairs unshifted(RitzPairs pairs, double shift, double sign) {
   return pairs;
 }
 
+/// Relative residual of the outermost.
+double uncertainty(const RitzPairs& pairs) {
+  return pairs.residuals[0] / std::fabs(pairs.values[0]);
+}
+
 /// The Rayleigh quotients of given vectors (n x count), from the top or from the bottom.
 RitzPairs rayleigh_ritz(const Operator& A, const std::vector<double>& vectors, End end) {
   Lanczos space(A, vectors, 0);
@@ -64,7 +71,7 @@ class ShiftedFactor {
 
   /// sign (A - shift I) = R^T R; false where that is not definite.
   bool factor(double shift, double sign) {
-    if (used_) restore();
+    restore();
     used_ = true;
     const Index n = A_.n;
     for (Index j = 0; j < n; ++j) {
@@ -77,6 +84,7 @@ class ShiftedFactor {
   }
 
   void restore() {
+    if (!used_) return;
     mirror_lower(A_.data.data(), A_.n);
     for (Index i = 0; i < A_.n; ++i) A_.data[size(i * (A_.n + 1))] = diagonal_[size(i)];
     used_ = false;
@@ -176,21 +184,32 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   const DoubleDouble squares = sum_of_squares(H.data.data(), n * n);
   ShiftedFactor shifted(H);
   std::optional<Ends> top, bottom;
-  RitzPairs near_bottom;
+  RitzPairs near_top, near_bottom;
+  Index random = 0;
   if (given.start != nullptr) {
+    near_top = rayleigh_ritz(A, given.start->max, End::max);
     near_bottom = rayleigh_ritz(A, given.start->min, End::min);
-    top = invert_end(shifted, End::max, rayleigh_ritz(A, given.start->max, End::max), 1, tolerance);
+    random = 1;
+    if (n < kFactorTop) top = invert_end(shifted, End::max, near_top, 1, tolerance);
     if (!top) shifted.restore();  // something has crossed: start cold
   }
-  const bool warm = top.has_value();
-  if (!warm) {
+  if (!top) {
     Lanczos lanczos(A, {}, 2);
     if (!lanczos.converge(tolerance, kMostProducts) || !lanczos.separated(tolerance))
       return nullptr;
     top = ends_of(lanczos.largest(2));
-    near_bottom = lanczos.smallest(2);
+    RitzPairs seen = lanczos.smallest(2);
+    if (!given.start || uncertainty(seen) < uncertainty(near_bottom)) {
+      near_bottom = std::move(seen);
+      random = 0;
+    }
   }
-  bottom = invert_end(shifted, End::min, std::move(near_bottom), warm ? 1 : 0, tolerance);
+  if (given.start && given.start->ratio > 0.0 && uncertainty(near_top) < uncertainty(near_bottom)) {
+    // theta^T K theta moves its eigenvalues by as much, relatively, as theta (Ostrowski 1959).
+    near_bottom.values[0] = given.start->ratio * top->value;
+    near_bottom.residuals[0] = uncertainty(near_top) * near_bottom.values[0];
+  }
+  bottom = invert_end(shifted, End::min, std::move(near_bottom), random, tolerance);
   std::optional<Spectrum> spectrum;
   if (bottom)
     spectrum =

@@ -12,7 +12,7 @@ _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float
 _Rule: TypeAlias = tuple[int, float, float]
 
 # method, tol, vectors to start from at the largest and at the smallest end
-_Search: TypeAlias = tuple[str, float, _Float64, _Float64]
+_Search: TypeAlias = tuple[str, float, _Float64, _Float64, float]
 
 # value, gradient, pairs, tied, determined
 _Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]

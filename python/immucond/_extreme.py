@@ -139,12 +139,16 @@ def refuse_inverse(inverse: Any, name: str) -> None:
 
 
 class Search(NamedTuple):
-    """How the kernels look for pairs: method, tolerance, and vectors to start from."""
+    """How the kernels look for pairs: method, tolerance, what to start from.
+
+    That is vectors of either end, and sigma_min / sigma_max of the matrix that had them, or 0.
+    """
 
     method: str = "auto"
     tol: float = 0.0
     max: FloatArray = np.empty((0, 0))
     min: FloatArray = np.empty((0, 0))
+    ratio: float = 0.0
 
 
 def search_from(
@@ -183,7 +187,8 @@ def search_from(
             )
         both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
         ends.append(np.column_stack(both))
-    return Search(method, relative, *ends)
+    ratio = start.sigma_min / start.sigma_max if ends[1].size else 0.0
+    return Search(method, relative, ends[0], ends[1], ratio)
 
 
 def warn_accuracy(name: str, stacklevel: int) -> None:

@@ -14,9 +14,10 @@
 namespace immucond {
 
 /// Approximate right singular vectors of the two ends, from the end inwards, as columns: those of a
-/// nearby matrix.
+/// nearby matrix, whose sigma_min / sigma_max is `ratio`, 0 where that is not known.
 struct Start {
   std::vector<double> max, min;
+  double ratio = 0.0;
 };
 
 enum class Method { automatic, direct, lanczos, jacobi, gram, qr };

@@ -1,10 +1,22 @@
-"""Making an extractor immune: Algorithm 1 of the paper, and the closed form that attains its limit.
+"""Making an extractor immune: Algorithm 1 of the paper, the closed form, and the baselines.
 
-Both return the same :class:`ImmunizationResult`.
+All return the same :class:`ImmunizationResult`.
 """
 
 from ._algorithm1 import algorithm1
 from ._closed_form import closed_form
+from ._imma import imma
+from ._opt_kappa import opt_kappa
+from ._published import published
+from ._r_ill_only import r_ill_only
 from ._result import ImmunizationResult
 
-__all__ = ["ImmunizationResult", "algorithm1", "closed_form"]
+__all__ = [
+    "ImmunizationResult",
+    "algorithm1",
+    "closed_form",
+    "imma",
+    "opt_kappa",
+    "published",
+    "r_ill_only",
+]

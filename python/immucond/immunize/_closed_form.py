@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._validate import FloatArray, as_delta, as_float64, as_targets
+from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real
 from ..linear._extractor import extractor_of
+from ..linear._nearest import nearest_of
 from ..linear._report import report_of
 from ..linear._root import Ranks, roots
+from ._archive import plain
+from ._problem import described
 from ._result import ImmunizationResult
 
 
@@ -22,10 +25,15 @@ def closed_form(
     kappa_P: float = 1.0,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
+    nearest_to: npt.ArrayLike | None = None,
+    norm: float | None = None,
     ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunizationResult:
-    """Immunize by the extractor of :func:`immucond.linear.optimal_extractor`.
+    """Immunize by an extractor at the limit, without iterating.
+
+    It is that of :func:`immucond.linear.optimal_extractor`, or with `nearest_to` that of
+    :func:`immucond.linear.nearest_extractor`.
 
     The head is ``theta^-1 omega_0`` with omega_0 the least-squares head of least norm on the
     inputs, so every primary prediction, on any row, is what it was before.
@@ -43,7 +51,15 @@ def closed_form(
     delta : float or (float, float), default 0
         Added to the diagonals of the Gram matrices; needed where the supremum is infinite.
     rotate : bool, default True
-        Rotate so that rescaling the features does not undo the immunization.
+        Rotate so that rescaling the features does not undo the immunization. Nearness leaves no
+        rotation to choose: with `nearest_to` it plays no part.
+    nearest_to : (d, m) array_like, optional
+        Of all optimal extractors take one whose primary features are near to those of this one.
+    norm : float, optional
+        Frobenius norm that theta shall have; that of the identity is sqrt(d). By default the
+        primary features keep their own norm, or are near to those of `nearest_to`. Predictions, and
+        condition numbers in the exact convention, do not depend on it; those in the ridge
+        convention do, and a norm far from sqrt(d) games them.
     ranks : (int or None, int or None), optional
         Known ranks of (X_P, X_H).
     computed_in : dtype, optional
@@ -57,7 +73,7 @@ def closed_form(
     Raises
     ------
     ValueError
-        As :func:`immucond.linear.optimal_extractor`.
+        As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0.
 
     Examples
     --------
@@ -72,13 +88,34 @@ def closed_form(
     """
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
-    theta = extractor_of(P.plus(delta_P), H.plus(delta_H), kappa_P=kappa_P, rotate=rotate)
+    noisy = P.plus(delta_P), H.plus(delta_H)
+    if nearest_to is None:
+        theta = extractor_of(*noisy, kappa_P=kappa_P, rotate=rotate)
+    else:
+        theta = nearest_of(*noisy, as_theta(nearest_to, P.dim, "nearest_to"), kappa_P=kappa_P)
+    if norm is not None:
+        size = check_real(norm, "norm", low=0.0)
+        if size == 0.0:
+            raise ValueError("norm must be above 0, and is 0")
+        theta *= size / np.linalg.norm(theta)
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
-    omega: FloatArray = np.linalg.solve(theta, omega_0)  # type: ignore[assignment]
+    omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,
         history={},
         report=report_of(P, H, theta),
+        method="closed_form",
+        parameters=plain(
+            {
+                "kappa_P": kappa_P,
+                "delta": [delta_P, delta_H],
+                "rotate": bool(rotate),
+                "nearest_to": described(nearest_to),
+                "norm": norm,
+                "ranks": ranks,
+                "computed_in": computed_in,
+            }
+        ),
     )

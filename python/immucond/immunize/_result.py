@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
-from .._validate import FloatArray
-from ..linear import ImmunityReport
+import numpy as np
+import numpy.typing as npt
+
+from .._validate import FloatArray, as_float64
+from ..linear import ImmunityLimit, ImmunityReport
+from ..linear._report import report_of
+from ..linear._root import Ranks, roots
+from ._archive import read_archive, write_archive
+
+_HISTORY = "history/"
 
 
 @dataclass(frozen=True)
@@ -15,17 +25,137 @@ class ImmunizationResult:
     Attributes
     ----------
     theta : (d, m) array
-        Extractor; features are ``X @ theta``.
+        Extractor; features are ``X @ theta``, plus `bias` where there is one.
     omega : (m,) or (m, c) array
-        Primary head, of the shape of ``y_P``; predictions are ``X @ theta @ omega``.
+        Primary head, of the shape of ``y_P`` (softmax: one column a class); predictions are
+        ``features(X) @ omega``.
     history : dict of str to (steps + 1,) array
         What was measured before each step and after the last; empty for the closed form, which
         takes none.
     report : ImmunityReport
         Condition numbers, (i), (ii), RIR and the limit, on the rows that were given.
+    method : str
+        Name of the function that made it.
+    parameters : dict
+        Its keywords, as JSON has them; arrays stand as their shape and SHA-256.
+    bias : (m,) array or None
+        Added to every feature row; :func:`published` alone has one.
+    classes : (c,) array or None
+        Labels of the columns of `omega`, for the softmax loss.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, immucond as ic
+    >>> rng = np.random.default_rng(0)
+    >>> X_P, X_H = rng.normal(size=(50, 4)) * [4, 3, 2, 1], rng.normal(size=(50, 4))
+    >>> result = ic.immunize.closed_form(X_P, X_P @ np.ones(4), X_H)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.save(folder + "/result.npz")
+    ...     again = ic.immunize.ImmunizationResult.load(folder + "/result.npz")
+    >>> bool(np.array_equal(again.theta, result.theta)), again.report == result.report
+    (True, True)
     """
 
     theta: FloatArray
     omega: FloatArray
     history: dict[str, FloatArray]
     report: ImmunityReport
+    method: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    bias: FloatArray | None = None
+    classes: npt.NDArray[Any] | None = None
+
+    def features(self, X: npt.ArrayLike) -> FloatArray:
+        """Features of rows X (N x d): ``X @ theta``, plus the bias where there is one."""
+        Z: FloatArray = as_float64(X, "X") @ self.theta
+        return Z if self.bias is None else Z + self.bias
+
+    def measure(
+        self,
+        X_P: npt.ArrayLike,
+        X_H: npt.ArrayLike,
+        *,
+        ridge: float = 0.0,
+        ranks: Ranks | None = None,
+        computed_in: Any = None,
+    ) -> ImmunityReport:
+        """Report on other rows or in the ridge convention, relative to the identity.
+
+        As :func:`immucond.linear.immunity`, with the bias where there is one: it is the row of
+        theta that belongs to an input of ones.
+        """
+        return measured(
+            as_float64(X_P, "X_P"),
+            as_float64(X_H, "X_H"),
+            self.theta,
+            self.bias,
+            ridge=ridge,
+            ranks=ranks,
+            computed_in=computed_in,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one .npz file, which appears whole or not at all."""
+        optional = {"bias": self.bias, "classes": self.classes}
+        write_archive(
+            path,
+            "result",
+            {"method": self.method, "parameters": self.parameters, "report": asdict(self.report)},
+            {"theta": self.theta, "omega": self.omega}
+            | {name: array for name, array in optional.items() if array is not None}
+            | {_HISTORY + name: values for name, values in self.history.items()},
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        ValueError
+            Where it holds something else.
+        """
+        description, arrays = read_archive(path, "result")
+        report = description["report"]
+        limit = report["limit"]
+        limit["delta"] = tuple(limit["delta"])
+        return cls(
+            theta=arrays["theta"],
+            omega=arrays["omega"],
+            history={
+                name.removeprefix(_HISTORY): values
+                for name, values in arrays.items()
+                if name.startswith(_HISTORY)
+            },
+            report=ImmunityReport(**report | {"limit": ImmunityLimit(**limit)}),
+            method=description["method"],
+            parameters=description["parameters"],
+            bias=arrays.get("bias"),
+            classes=arrays.get("classes"),
+        )
+
+
+def measured(
+    X_P: FloatArray,
+    X_H: FloatArray,
+    theta: FloatArray,
+    bias: FloatArray | None,
+    *,
+    ridge: float = 0.0,
+    ranks: Ranks | None = None,
+    computed_in: Any = None,
+) -> ImmunityReport:
+    """Report on an extractor, which may have a bias, relative to the identity without one."""
+    if bias is None:
+        P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
+        return report_of(P, H, theta, None, ridge)
+    P, H = roots(with_ones(X_P), with_ones(X_H), None, None, computed_in=computed_in)
+    reference = np.eye(X_P.shape[1] + 1, X_P.shape[1])
+    return report_of(P, H, np.vstack([theta, bias]), reference, ridge)
+
+
+def with_ones(X: FloatArray) -> FloatArray:
+    """Return the rows with an input of ones at the end, whose row of theta is a bias."""
+    return np.hstack([X, np.ones((X.shape[0], 1))])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol
-from .._validate import as_float64
+from .._validate import as_float64, check_real
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Distortion:
         >>> ic.linear.distortion(np.diag([3.0, 1.0])).kappa_range(100.0)
         (11.11111111111111, 900.0)
         """
-        square = self.kappa**2
-        return max(1.0, kappa / square), square * kappa
+        square, given = self.kappa**2, check_real(kappa, "kappa", low=1.0)
+        return max(1.0, given / square), square * given
 
 
 def distortion(theta: npt.ArrayLike) -> Distortion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -117,7 +118,8 @@ def extractor_of(
     theta *= P.frobenius / np.sqrt(weights.sum())
     if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
         diagonal = np.zeros(used)
-        diagonal[: weights.size] = solved.values[kept] * weights
+        values = solved.values[kept]
+        diagonal[: weights.size] = values / values[0] * (weights / weights[0])
         rows = theta[:, :used].T.copy()
         level(rows, np.diag(diagonal))
         theta[:, :used] = rows.T
@@ -160,12 +162,39 @@ def _exponents(solved: Pencil) -> FloatArray:
     return t
 
 
+def sufficient_delta(P: Root, H: Root) -> float:
+    """Choose a delta for K_P with which an optimum exists: 0 where there is one already."""
+    if H.rank == 1 or not deficit_of(P, H):
+        return 0.0
+    smallest = _smallest_eigenvalue(P)
+    if not 0.0 < smallest < math.inf:
+        raise OverflowError(_beyond(P))
+    return smallest
+
+
+def _smallest_eigenvalue(P: Root) -> float:
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.square(np.float64(P.scale * P.smallest)))
+
+
+def _beyond(P: Root) -> str:
+    return (
+        f"the smallest nonzero eigenvalue of K_P, {P.scale * P.smallest:.3g} squared, is beyond "
+        f"the float range: scale {P.name}"
+    )
+
+
 def _unbounded(P: Root, H: Root, deficit: int) -> str:
-    suggested = (P.scale * P.smallest) ** 2
+    smallest = _smallest_eigenvalue(P)
+    hint = (
+        f"delta = {smallest:.3g}, the smallest nonzero eigenvalue of K_P, leaves kappa(K_P) about "
+        f"as it is"
+        if 0.0 < smallest < math.inf
+        else _beyond(P)
+    )
     return (
         f"no extractor attains the supremum, which is infinite: K_P has rank {P.rank} of {P.dim}, "
         f"and K_H (rank {H.rank}) has energy in {deficit} of the {P.dim - P.rank} directions of "
         f"its null space, where theta may stretch without limit. Give delta > 0, for feature noise "
-        f"of variance s^2 in N rows N s^2; delta = {suggested:.3g}, the smallest nonzero "
-        f"eigenvalue of K_P, leaves kappa(K_P) about as it is"
+        f"of variance s^2 in N rows N s^2; {hint}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -81,6 +82,8 @@ def frontier(
     ------
     ValueError
         As in :func:`immunity_limit`; for a ``kappa_P`` below 1, or above it at rank 1.
+    OverflowError
+        Where a condition number is beyond the float range.
 
     Warns
     -----
@@ -116,4 +119,11 @@ def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]
         raise ValueError(f"kappa_P must be {allowed}, got {wanted.min():g} to {wanted.max():g}")
     limit = limit_of(P, H, delta)
     slope = 0.0 if limit.case == "rank-one harmful" else limit.kappa_M
-    return Frontier(wanted, slope * wanted if slope else np.ones_like(wanted), limit)
+    with np.errstate(over="ignore"):
+        largest = slope * wanted if slope else np.ones_like(wanted)
+    if math.isfinite(slope) and not np.isfinite(largest).all():
+        raise OverflowError(
+            f"kappa_H on the frontier passes 1.8e308: kappa(M) is {slope:.3g}, and kappa_P goes to "
+            f"{wanted.max():.3g}"
+        )
+    return Frontier(wanted, largest, limit)

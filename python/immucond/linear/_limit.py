@@ -133,7 +133,8 @@ def deficit_of(P: Root, H: Root) -> int:
         return 0
     leak = np.linalg.svd(H.matrix @ P.null_basis, compute_uv=False)
     blur = np.linalg.norm((H.matrix @ P.range_basis) * P.angles, 2)
-    return int(np.count_nonzero(leak > H.floor + blur))
+    # Counting dimensions settles what angles leave open: range(K_H) of more does not fit.
+    return max(int(np.count_nonzero(leak > H.floor + blur)), H.rank - P.rank)
 
 
 def limit_of(

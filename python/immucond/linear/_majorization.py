@@ -88,7 +88,8 @@ def majorization(theta: npt.ArrayLike, K: npt.ArrayLike) -> Majorization:
             f"the eigenvalues of H are beyond the float range: theta (largest entry {size:.3g}) "
             f"and K need a smaller scale"
         )
-    nonzero = quotients[quotients > default_rtol(A.shape, np.float64) ** 2 * quotients[0]]
+    relative = np.sort(rayleigh_spectrum(A / size, K))[::-1]  # at a scale that cannot underflow
+    nonzero = relative[relative > default_rtol(A.shape, np.float64) ** 2 * relative[0]]
     return Majorization(
         rayleigh=quotients,
         spectrum=spectrum,

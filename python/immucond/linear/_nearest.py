@@ -12,7 +12,7 @@ import scipy.optimize
 from .._validate import FloatArray, as_delta, as_theta
 from ._extractor import kappa_within, refuse_unbounded
 from ._limit import pencil
-from ._root import Ranks, roots, warn_if_lost
+from ._root import Ranks, Root, roots, warn_if_lost
 
 _ROUNDS = 500
 _SETTLED = 1e-12
@@ -78,7 +78,11 @@ def nearest_extractor(
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
     warn_if_lost(P, H, stacklevel=2)
-    given = as_theta(theta, P.dim)
+    return nearest_of(P, H, as_theta(theta, P.dim), kappa_P=kappa_P)
+
+
+def nearest_of(P: Root, H: Root, given: FloatArray, *, kappa_P: float) -> FloatArray:
+    """Nearest extractor from the roots (to which delta has been added)."""
     m = given.shape[1]
     if m < P.rank:
         raise ValueError(f"theta must have at least {P.rank} columns, the rank of K_P, got {m}")

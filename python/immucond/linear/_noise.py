@@ -82,6 +82,8 @@ def noise_curve(
         As in :func:`immunity_limit`; for variances that are not positive, or rows below 1.
     TypeError
         For Gram matrices without `rows`.
+    OverflowError
+        Where a number of rows times a variance is beyond the float range.
 
     Notes
     -----
@@ -129,7 +131,12 @@ def noise_curve_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> NoiseCurve:
     """Curve from the roots."""
-    delta = levels[:, None] * np.array(counts, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        delta = levels[:, None] * np.array(counts, dtype=np.float64)
+    if not np.isfinite(delta).all():
+        raise OverflowError(
+            f"rows times variance is beyond the float range, at a variance of {levels.max():.3g}"
+        )
     limits, determined = [], []
     for done, (delta_P, delta_H) in enumerate(delta.tolist(), start=1):
         noisy = P.plus(delta_P), H.plus(delta_H)

@@ -144,17 +144,20 @@ class Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""
         if delta == 0.0:
             return self
-        sigma = np.hypot(self.sigma, np.sqrt(delta) / self.scale)
+        added = float(np.sqrt(delta))
+        unit = max(self.scale, added)
+        sigma = np.hypot(self.sigma * (self.scale / unit), added / unit)
         size = float(sigma[0])
+        share = float(self.sigma[0]) * (self.scale / unit) / size
         return replace(
             self,
-            scale=self.scale * size,
+            scale=unit * size,
             kappa=squared_ratio(size, sigma[-1], self.name),
             rank=self.dim,
             rank_from="given",
-            floor=self.floor * float(self.sigma[0]) / size,
+            floor=self.floor * share,
             blur=(0.0, 1),
-            noise=self.noise * (float(self.sigma[0]) / size) ** 2,
+            noise=self.noise * share**2,
             decompose=lambda: (sigma / size, self.vectors),
             factor=None,
         )

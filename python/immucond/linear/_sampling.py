@@ -112,9 +112,8 @@ def expected_sampling_ratio(d: SupportsIndex, rows: float, other_rows: float = m
     size = as_count(d, "d", least=1)
     y = []
     for value, name in ((rows, "rows"), (other_rows, "other_rows")):
-        if not float(value) >= 1.0:
-            raise ValueError(f"{name} must be at least 1, and is {value}")
-        y.append(min(1.0, size / float(value)))
+        count = math.inf if value == math.inf else check_real(value, name, low=1.0)
+        y.append(min(1.0, size / count))
     h = math.sqrt(y[0] + y[1] - y[0] * y[1])
     return math.inf if h >= 1.0 else ((1.0 + h) / (1.0 - h)) ** 2
 

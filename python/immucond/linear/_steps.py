@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from .._errors import DegenerateSpectrumError
 from .._rank import numerical_rank, rank_rule
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._validate import FloatArray, as_float64, as_matrix, as_theta
-from ._root import root_of_gram, span_of, warn_if_lost
+from ._root import Root, root_of_gram, span_of, warn_if_lost
 
 
 def step_interval(
@@ -44,7 +45,7 @@ def step_interval(
     -------
     float
         The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1) and
-        where the end is below the float range (R_ill on a tiny scale).
+        where the end is below the float range.
 
     Raises
     ------
@@ -86,30 +87,49 @@ def step_interval(
         if size == 0.0:
             raise ValueError("S is zero: a matrix of rank 0 has no condition number")
         sigma = np.linalg.svd(A / size, compute_uv=False)
-        p, k, of_theta = min(A.shape), numerical_rank(sigma, rule), False
+        k = numerical_rank(sigma, rule)
         if sigma[k - 1] == 0.0:
             raise ValueError(f"rank is given as {k}, and S has at most {np.count_nonzero(sigma)}")
-        scale = float(sigma[0]) * size
-    elif S is None and theta is not None and gram is not None:
+        return _end(regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False)
+    if S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
         warn_if_lost(root, stacklevel=2)
-        A = as_theta(theta, root.dim)
-        size = float(np.max(np.abs(A)))
-        p, k, of_theta = A.shape[1], root.rank_within(span_of(A)), True
-        if k == 0:
-            raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
-        sigma = np.linalg.svd(root.matrix @ (A / size), compute_uv=False) ** 2
-        scale = float(sigma[0]) * (root.scale * size) ** 2
-    else:
-        raise TypeError("give either S or both theta and gram")
-    sigma = sigma[:k] / sigma[0]
+        return interval_by_theta(regularizer, as_theta(theta, root.dim), root)
+    raise TypeError("give either S or both theta and gram")
+
+
+def interval_by_theta(regularizer: SpectralRegularizer, theta: FloatArray, root: Root) -> float:
+    """`step_interval` of the preconditioned update of theta, from a root of the Gram matrix."""
+    size = float(np.max(np.abs(theta)))
+    k = root.rank_within(span_of(theta))
+    if k == 0:
+        raise ValueError("theta maps the inputs to 0: H has rank 0 and no condition number")
+    sigma = np.linalg.svd(root.matrix @ (theta / size), compute_uv=False)
+    scale = float(sigma[0]) * root.scale * size
+    return _end(regularizer, sigma[:k] ** 2, theta.shape[1], scale, of_theta=True)
+
+
+def _end(
+    regularizer: SpectralRegularizer,
+    nonzero: npt.NDArray[np.floating[Any]],
+    p: int,
+    scale: float,
+    *,
+    of_theta: bool,
+) -> float:
+    """End of the interval from the nonzero singular values of S or of H, in any unit.
+
+    `scale` is the largest of S, or of the features whose square H is of.
+    """
+    k = nonzero.size
+    sigma: FloatArray = np.asarray(nonzero / nonzero[0], dtype=np.float64)
     tie = p * np.finfo(np.float64).eps
 
     if regularizer is r_well:
         if k == 1 or 1.0 - sigma[1] <= tie:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
-        return _theta_well(sigma, p) / scale if of_theta else _matrix_well(sigma, p)
+        return _scaled(_theta_well(sigma, p), scale, -2) if of_theta else _matrix_well(sigma, p)
     gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
     D = float(gap.sum()) / (2 * k)
     if tie >= D:
@@ -117,7 +137,7 @@ def step_interval(
             f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
         )
     end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
-    return _scaled(end, scale, 3 if of_theta else 4)
+    return _scaled(end, scale, 6 if of_theta else 4)
 
 
 def _matrix_well(sigma: FloatArray, p: int) -> float:
@@ -154,8 +174,10 @@ def _theta_ill(sigma: FloatArray, D: float) -> float:
 def _scaled(end: float, scale: float, power: int) -> float:
     """``end * scale^power``, refused where it is not representable."""
     value = end
-    for _ in range(power):
-        value *= scale
+    with np.errstate(divide="ignore"):
+        factor = scale if power > 0 else float(1.0 / np.float64(scale))
+    for _ in range(abs(power)):
+        value *= factor
     if math.isinf(value) and not math.isinf(end):
         raise OverflowError(
             f"the end of the interval is {end:.3g} * {scale:.3g}^{power}, beyond the float range: "

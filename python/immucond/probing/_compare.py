@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy.typing as npt
 
-from .._validate import check_choice, check_real
+from .._validate import as_float64, as_targets, check_choice, check_real
 from ._curve import steps_needed
 from ._probe import METHODS, Method, probe
 from ._trace import ProbeTrace
@@ -39,7 +38,7 @@ class Effort:
     taken : int
         Steps taken.
     above : float
-        How far the last loss is above the best, relative to it.
+        How far the last loss is above the best, see `ProbeTrace.above`.
     predicted : int or None
         What the closed form says the steps are, also beyond the run (constant step only).
     """
@@ -65,7 +64,7 @@ class Comparison:
     efforts : dict
         (before, after), each an :class:`Effort`, by method.
     tolerance : float
-        Relative to the best loss.
+        Relative to the best loss, see `ProbeTrace.above`.
     kappa : (float, float)
         Condition number of the Hessian before and after.
     slow_share : (float, float)
@@ -138,7 +137,8 @@ def compare(
     steps : int, default 10000
         Most steps that each may take.
     tolerance : float, default 0.01
-        Done at a loss of ``(1 + tolerance)`` times the best.
+        Done at a loss of ``(1 + tolerance)`` times the best, or where the features fit y exactly,
+        of `tolerance` times that at w = 0.
     weight_decay, computed_in
         As in :func:`probe`.
 
@@ -176,6 +176,8 @@ def compare(
     if not names:
         raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
     goal = check_real(tolerance, "tolerance", low=0.0)
+    for Z, given in ((before, "before"), (after, "after")):
+        as_targets(y, as_float64(Z, given).shape[0], "y", given)
     options: dict[str, Any] = {"weight_decay": weight_decay, "computed_in": computed_in}
     traces: list[dict[str, ProbeTrace]] = []
     efforts: list[dict[str, Effort]] = []
@@ -186,7 +188,7 @@ def compare(
             name: Effort(
                 steps=trace.steps_to(goal),
                 taken=trace.loss.size - 1,
-                above=_above(trace),
+                above=float(trace.above[-1]),
                 predicted=steps_needed(Z, y, goal, **options) if name == "gd-constant" else None,
             )
             for name, trace in runs.items()
@@ -206,10 +208,3 @@ def _best(Z: npt.ArrayLike, y: npt.ArrayLike, name: Method, **options: Any) -> P
     runs = [probe(Z, y, method=name, lr=lr, **options) for lr in lengths]
     goal = options["tolerance"]
     return min(runs, key=lambda run: (run.steps_to(goal) is None, run.loss.size, run.loss[-1]))
-
-
-def _above(trace: ProbeTrace) -> float:
-    excess = max(0.0, float(trace.loss[-1]) - trace.best_loss)
-    if trace.best_loss == 0.0:
-        return 0.0 if excess == 0.0 else math.inf
-    return excess / trace.best_loss

@@ -84,7 +84,7 @@ def steps_needed(
     Z, y, weight_decay, rank, computed_in
         As in :func:`probe`.
     tolerance : float
-        Done at a loss of ``(1 + tolerance)`` times the best.
+        Done at a loss of ``(1 + tolerance)`` times the best; see `ProbeTrace.above`.
 
     Returns
     -------
@@ -113,12 +113,12 @@ def steps_needed(
 
     def reached(t: int) -> bool:
         excess = float(excess_curve(h, e, 1.0, np.array([float(t)]))[0]) * problem.excess
-        return excess <= allowed * problem.best_loss * problem.curvature_unit
+        return excess <= allowed * problem.measure_of_loss * problem.curvature_unit
 
     if reached(0):
         return 0
     high, most = 1, 2**63
-    if allowed * problem.best_loss == 0.0:
+    if allowed * problem.measure_of_loss == 0.0:
         most = 2  # the excess vanishes in one step or never, whatever underflow says
     while not reached(high):
         high *= 2

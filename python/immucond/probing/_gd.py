@@ -13,14 +13,14 @@ from ._problem import Problem
 def gd(problem: Problem) -> Iterator[Step]:
     """``e <- (1 - eta h) e`` along each eigenvector, ``eta = sum h^2 e^2 / sum h^3 e^2``.
 
-    The squares e^2 are all it takes, and one matrix-vector product gives every moment of theirs.
+    The energies h e^2 are all it takes, and one matrix-vector product gives every moment of theirs.
     """
     h = problem.curvature
-    moments = np.vstack([h, np.ones_like(h), h**2, h**3])
-    square = problem.error**2
+    moments = np.vstack([np.ones_like(h), 1.0 / h, h, h**2])
+    energy = h * problem.error**2
     while True:
-        excess, distance, second, third = (moments @ square).tolist()
+        excess, distance, second, third = (moments @ energy).tolist()
         yield excess, distance
         if third == 0.0:
             return
-        square *= (1.0 - (second / third) * h) ** 2
+        energy *= (1.0 - (second / third) * h) ** 2

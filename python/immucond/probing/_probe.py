@@ -83,7 +83,8 @@ def probe(
     weight_decay : float, default 0
         mu in ``||Z w - y||^2 + mu ||w||^2``; caps kappa at ``(sigma_1 + mu) / mu``.
     tolerance : float, optional
-        Stop as soon as the loss is within this factor of the best: ``(1 + tolerance)`` times.
+        Stop as soon as the loss is within this factor of the best: ``(1 + tolerance)`` times; see
+        `ProbeTrace.above`.
     lr : float, optional
         Step length of ``"gd-constant"`` in units of 1 / sigma_max, below 2 (default 1), or of
         ``"adam"`` in units of the root mean square entry of a head that fits y along the top
@@ -105,7 +106,8 @@ def probe(
     TypeError
         For an lr that the method has no use for.
     OverflowError
-        Where a loss is not representable, or the weight decay is not beside the scale of Z.
+        Where a loss, the condition number or the best head is not representable, or the weight
+        decay is not beside the scale of Z.
 
     Notes
     -----
@@ -129,7 +131,7 @@ def probe(
     length = _step_length(method, lr)
     problem = Problem.of(Z, y, weight_decay, rank, computed_in)
     unit = problem.curvature_unit
-    stop = 0.0 if tolerance is None else tolerance * problem.best_loss * unit
+    stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
     excess, distance = drive(METHODS[method](problem, length), most, stop)
     h, start = problem.curvature, problem.excess
     energy = h * problem.error**2 / (start or 1.0)
@@ -139,6 +141,7 @@ def probe(
         loss=problem.loss_of(excess),
         norm_ratio=distance / (distance[0] or 1.0),
         best_loss=problem.best_loss * problem.loss_unit,
+        above=problem.above_best(excess),
         kappa=float(h[0] / h[-1]),
         rank=h.size,
         slow_share=float(energy[h < 0.01 * h[0]].sum()),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condensed import condensed
-from .._rank import numerical_rank, rank_rule
+from .._rank import default_rtol, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
 
@@ -38,6 +38,9 @@ class Problem:
         w*, the one nearest to w_0 = 0, times `curvature_unit`.
     best_loss : float
         Loss at w*.
+    measure_of_loss : float
+        What a loss above the best is relative to: the best, or where the features fit y exactly (to
+        rounding), the loss at w = 0.
     rtol : float
         Singular values of Z below it, relative to the largest, count as 0.
     loss_unit : float
@@ -58,6 +61,7 @@ class Problem:
     error: FloatArray
     minimizer: FloatArray
     best_loss: float
+    measure_of_loss: float
     rtol: float
     loss_unit: float
     curvature_unit: float
@@ -101,17 +105,29 @@ class Problem:
         unit = float(s[0]) ** 2 + mu
         curvature = (s**2 + mu) / unit
         seen = u.T @ b
-        w = (s / curvature)[:, None] * seen
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            w = (s / curvature)[:, None] * seen
+            error = np.linalg.norm(w, axis=1)
+            largest = 1.0 / curvature[-1] + float(error @ error)
+        if not np.isfinite(largest):
+            raise OverflowError(
+                f"kappa or the best head is beyond the float range: the singular values of Z span "
+                f"a factor of {s[0] / s[-1]:.3g}"
+            )
+        best_loss = float(
+            np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
+        )
+        start_loss = float(np.sum(b**2))
+        exact = best_loss <= default_rtol(A.shape, np.float64) ** 2 * start_loss
         return cls(
             Z=A,
             y=b,
             weight_decay=mu,
             curvature=curvature,
-            error=np.linalg.norm(w, axis=1),
+            error=error,
             minimizer=vt.T @ w,
-            best_loss=float(
-                np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
-            ),
+            best_loss=best_loss,
+            measure_of_loss=start_loss if exact else best_loss,
             rtol=rule.rtol,
             loss_unit=y_scale * y_scale,
             curvature_unit=unit,
@@ -129,6 +145,10 @@ class Problem:
         if not np.isfinite(self.loss_unit):
             raise OverflowError("the loss of y is beyond the float range: scale y")
         return (self.best_loss + excess / self.curvature_unit) * self.loss_unit
+
+    def above_best(self, excess: FloatArray) -> FloatArray:
+        """Excesses relative to the measure of loss."""
+        return excess / self.curvature_unit / (self.measure_of_loss or 1.0)
 
     def apply(self, e: FloatArray) -> FloatArray:
         """Hessian, in ``curvature_unit``, times an (m, c) error: the gradient there."""

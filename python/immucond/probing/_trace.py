@@ -24,6 +24,10 @@ class ProbeTrace:
         ``||w_t - w*||^2 / ||w_0 - w*||^2`` with w* the minimizer nearest to w_0.
     best_loss : float
         The smallest loss there is.
+    above : (T + 1,) array
+        How far `loss` is above the best, relative to it: with digits that the difference of the two
+        would lose, and at any scale of y. Where the features fit y exactly, so that the best is 0
+        (to rounding), it is relative to the loss at w = 0.
     kappa : float
         Condition number of the Hessian (with weight decay) over the directions that features use.
     rank : int
@@ -47,6 +51,7 @@ class ProbeTrace:
     loss: FloatArray
     norm_ratio: FloatArray
     best_loss: float
+    above: FloatArray
     kappa: float
     rank: int
     slow_share: float
@@ -69,7 +74,7 @@ class ProbeTrace:
         return float(self.energy[self.curvature < limit].sum())
 
     def steps_to(self, tolerance: float) -> int | None:
-        """First step whose loss is at most ``(1 + tolerance)`` times the best, or None.
+        """First step that is `above` the best loss by at most the tolerance, or None.
 
         Examples
         --------
@@ -77,6 +82,5 @@ class ProbeTrace:
         >>> ic.probing.probe([[1, 0], [0, 1], [1, 1]], [1, 0, 2], method="cg").steps_to(0.01)
         2
         """
-        allowed = (1.0 + check_real(tolerance, "tolerance", low=0.0)) * self.best_loss
-        hits = np.flatnonzero(self.loss <= allowed)
+        hits = np.flatnonzero(self.above <= check_real(tolerance, "tolerance", low=0.0))
         return int(hits[0]) if hits.size else None

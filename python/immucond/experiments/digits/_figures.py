@@ -48,8 +48,7 @@ def _loss(result: Result) -> Figure:
     curves = {}
     for name, method in result.methods.items():
         for task in ("primary", "harmful"):
-            trace = method.probes[task, "gd"]
-            curves[task, name] = trace.loss / trace.best_loss - 1.0
+            curves[task, name] = method.probes[task, "gd"].above
     return _panels(result, curves, "loss above the best, relative to the best", mark=TOLERANCE)
 
 

@@ -177,8 +177,7 @@ def _probe(trace: ProbeTrace) -> dict[str, Any]:
 def _steps(trace: ProbeTrace) -> str:
     reached = trace.steps_to(TOLERANCE)
     if reached is None:
-        above = trace.loss[-1] / trace.best_loss - 1.0
-        return f"> {trace.loss.size - 1:,}\n({above:.0%} above)"
+        return f"> {trace.loss.size - 1:,}\n({trace.above[-1]:.0%} above)"
     return f"{reached:,}"
 
 

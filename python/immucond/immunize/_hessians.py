@@ -1,0 +1,245 @@
+r"""A task's Hessian ``H(theta) = theta^T K theta``, of all its rows or of a batch of them.
+
+A regularizer's step by theta is one of four, with G its gradient by H:
+
+- ``"right"``: :math:`2 \theta G = K^{-1} (2 K \theta G)`, without an inverse
+- ``"projected"``: :math:`K^+ (2 K \theta G)`, which moves theta on range(K) only
+- ``"ridge"``: :math:`(K + \rho I)^{-1} (2 K \theta G)`
+- None: the gradient :math:`2 K \theta G` itself
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import scipy.linalg
+
+from .._extreme import ExtremePairs, feature_extreme_pairs, psd_extreme_pairs
+from .._gram import gram, hessian
+from .._regularizers import SpectralRegularizer, r_well
+from .._validate import FloatArray
+from ..linear._root import Root
+from ._low_rank import LowRank, Step
+
+Preconditioner = Literal["right", "projected", "ridge"]
+PRECONDITIONERS = ("right", "projected", "ridge")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A regularizer at one Hessian: its value, its step by theta, and the extreme pairs of H."""
+
+    value: float
+    step: Step
+    pairs: ExtremePairs
+
+
+class Hessian(ABC):
+    """How theta shapes the Hessian of one task.
+
+    Attributes
+    ----------
+    kappa_identity : float
+        Condition number under the identity: that of K.
+    """
+
+    kappa_identity: float
+
+    @abstractmethod
+    def evaluate(
+        self, regularizer: SpectralRegularizer, theta: FloatArray, start: ExtremePairs | None
+    ) -> Evaluated:
+        """Value, step and pairs; `start` are the pairs of a Hessian nearby."""
+
+    @abstractmethod
+    def pairs(self, theta: FloatArray, start: ExtremePairs | None) -> ExtremePairs:
+        """Return the extreme pairs alone."""
+
+
+class FullHessian(Hessian):
+    """By the (d, d) Gram matrix of all rows.
+
+    Parameters
+    ----------
+    X : (N, d) array
+        Inputs, in the coordinates of theta.
+    root : Root
+        Of the inputs as they were given: rank and condition number.
+    basis : (D, d) array or None
+        Orthonormal basis that took the given inputs to X.
+    columns : int
+        Number of columns of theta before such a reduction, which R_well counts.
+    span : (d, k) array or None
+        Basis of what theta's columns span, None for everything.
+    preconditioner, ridge
+        Which step.
+    """
+
+    def __init__(
+        self,
+        X: FloatArray,
+        root: Root,
+        basis: FloatArray | None,
+        columns: int,
+        span: FloatArray | None,
+        preconditioner: Preconditioner | None,
+        ridge: float,
+    ) -> None:
+        self.root, self.K = root, _gram(X, root.name)
+        self.kappa_identity = root.kappa
+        # Fixed while theta stays invertible: re-deciding it on a scaled spectrum would misjudge.
+        self.rank = root.rank_within(span)
+        if self.rank == 0:
+            raise ValueError(f"theta maps {root.name} to 0: its Hessian has rank 0 and no kappa")
+        self._columns = columns
+        self._free = preconditioner in ("right", "projected")
+        self._range: FloatArray | None = None
+        if preconditioner == "projected":
+            self._range = root.range_basis if basis is None else basis.T @ root.range_basis
+        self._factor: Any = None
+        if preconditioner == "ridge":
+            self._factor = _cholesky(self.K, ridge, root.name)
+
+    def evaluate(
+        self, regularizer: SpectralRegularizer, theta: FloatArray, start: ExtremePairs | None
+    ) -> Evaluated:
+        if regularizer is r_well and theta.shape[1] != self._columns:
+            regularizer = well_of(self._columns)
+        value, step, pairs = regularizer.value_and_grad_theta(
+            theta,
+            self.K,
+            preconditioned=self._free,
+            rank=self.rank,
+            start=start,
+            return_pairs=True,
+        )
+        if self._range is not None:
+            step = self._range @ (self._range.T @ step)
+        elif self._factor is not None:
+            step = scipy.linalg.cho_solve(self._factor, step)
+        return Evaluated(value, step, pairs)
+
+    def pairs(self, theta: FloatArray, start: ExtremePairs | None) -> ExtremePairs:
+        return psd_extreme_pairs(hessian(theta, self.K), rank=self.rank, start=start)
+
+    def log_kappa_gradient(self, theta: FloatArray, pairs: ExtremePairs) -> LowRank:
+        """Gradient of log kappa(H) by theta, from the pairs: ``2 K theta G``."""
+        ends = np.column_stack([pairs.v_max, pairs.v_min])
+        weights = np.array([2.0 / pairs.sigma_max, -2.0 / pairs.sigma_min])
+        return LowRank(self.K @ (theta @ ends) * weights, ends.T)
+
+
+class BatchHessian(Hessian):
+    """By the features ``Z = X theta`` of a few rows: all costs grow with d^2, none with d^3.
+
+    With the singular value decomposition ``Z = U diag(s) V^T`` a regularizer r of H = Z^T Z has
+    the gradient ``G = V diag(g) V^T``, g that of r on the diagonal matrix of the nonzero
+    eigenvalues s^2; R_well counts these alone (``p="rank"``).
+
+    Parameters
+    ----------
+    X : (B, d) array
+        Rows of the batch.
+    name : str
+        Of the inputs, for messages.
+    most : int
+        Rank of all rows: a batch has no more.
+    computed_in : dtype
+        Precision in which they were computed.
+    span, preconditioner, ridge
+        As for all rows.
+    """
+
+    def __init__(
+        self,
+        X: FloatArray,
+        name: str,
+        most: int,
+        computed_in: Any,
+        span: FloatArray | None,
+        preconditioner: Preconditioner | None,
+        ridge: float,
+    ) -> None:
+        self._X, self._name = X, name
+        self._preconditioner, self._ridge = preconditioner, ridge
+        found = feature_extreme_pairs(X, computed_in=computed_in)
+        if found.rank > most:
+            found = feature_extreme_pairs(X, rank=most)
+        self.kappa_identity = float(found.condition_number)
+        # That of the rows, not of the features: no scale in theta can hide it.
+        self.rank = int(found.rank)
+        if span is not None:
+            self.rank = int(feature_extreme_pairs(X @ span, computed_in=computed_in).rank)
+
+    def evaluate(
+        self,
+        regularizer: SpectralRegularizer,
+        theta: FloatArray,
+        start: ExtremePairs | None,  # noqa: ARG002
+    ) -> Evaluated:
+        Z = self._features(theta)
+        U, s, Vt = np.linalg.svd(Z, full_matrices=False)
+        U, s, Vt = U[:, : self.rank], s[: self.rank], Vt[: self.rank]
+        value, G, pairs = regularizer.value_and_grad(
+            np.diag(s * s),
+            rank=self.rank,
+            p="rank" if regularizer is r_well else None,
+            return_pairs=True,
+        )
+        g = 2.0 * G.diagonal()
+        if self._preconditioner == "right":
+            return Evaluated(value, LowRank(theta @ (Vt.T * g), Vt), pairs)
+        # A gradient by features, 2 Z G, is A V^T.
+        return Evaluated(value, self._step(U * (s * g), Vt), pairs)
+
+    def pairs(self, theta: FloatArray, start: ExtremePairs | None) -> ExtremePairs:  # noqa: ARG002
+        return feature_extreme_pairs(self._features(theta), rank=self.rank)
+
+    def _features(self, theta: FloatArray) -> FloatArray:
+        Z = self._X @ theta
+        if not np.isfinite(np.vdot(Z, Z)):
+            raise OverflowError("the features are beyond the float range")
+        return Z
+
+    def _step(self, A: FloatArray, Vt: FloatArray) -> LowRank:
+        """Preconditioned ``X^T A V^T``, through (B, B) matrices."""
+        if self._preconditioner == "projected":
+            U, s, Wt = np.linalg.svd(self._X, full_matrices=False)
+            k = min(self.rank, s.size)
+            return LowRank((Wt[:k].T / s[:k]) @ (U[:, :k].T @ A), Vt)
+        if self._preconditioner == "ridge":
+            factor = _cholesky(self._X @ self._X.T, self._ridge, self._name)
+            A = scipy.linalg.cho_solve(factor, A)
+        return LowRank(self._X.T @ A, Vt)
+
+
+def well_of(columns: int) -> SpectralRegularizer:
+    """R_well that counts so many singular values, of which a matrix may hold the nonzero alone."""
+
+    def coefficients(s: Any) -> tuple[float, float, float, float]:
+        below = s.below_max + (columns - s.p) * s.sigma_max**2
+        return below / (2 * columns), s.sigma_max, 0.0, -1.0 / columns
+
+    return SpectralRegularizer("r_well", 2, coefficients)
+
+
+def _cholesky(K: FloatArray, ridge: float, name: str) -> Any:
+    try:
+        return scipy.linalg.cho_factor(K + ridge * np.eye(K.shape[0]))
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"ridge must be large enough that the Gram matrix of {name} plus ridge I is definite, "
+            f"got {ridge:g}"
+        ) from error
+
+
+def _gram(X: FloatArray, name: str) -> FloatArray:
+    try:
+        return gram(X)
+    except OverflowError as error:
+        raise OverflowError(
+            f"the Gram matrix of {name} is beyond the float range: scale {name} down"
+        ) from error
