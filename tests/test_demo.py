@@ -17,6 +17,7 @@ from immucond._cli import main
 from immucond._extras import extra
 from immucond.experiments import digits
 from immucond.experiments._output import staged
+from immucond.experiments._style import thin
 
 FILES = ["loss.png", "norm_ratio.png", "results.json"]
 QUICK = ["--steps", "40", "--probe-steps", "300"]
@@ -195,11 +196,11 @@ def test_figures_are_drawn_for_print(outcome):
 
 
 def test_thinned_curves_keep_their_ends():
-    steps, values = digits._figures.thin(np.arange(1e5))
+    steps, values = thin(np.arange(1e5))
     assert (steps[0], steps[-1]) == (1, 99999)
     assert steps.size <= 200
     np.testing.assert_array_equal(values, steps)
-    assert digits._figures.thin(np.array([3.0, 2.0]))[0].tolist() == [1]
+    assert thin(np.array([3.0, 2.0]))[0].tolist() == [1]
 
 
 # All or nothing
@@ -434,7 +435,7 @@ def test_version(capsys):
 
 def test_subcommands_are_found_by_name():
     folder = Path(sys.modules["immucond._cli"].__file__).parent
-    found = {path.stem for path in folder.glob("[a-z]*.py")}
+    found = {path.stem.replace("_", "-") for path in folder.glob("[a-z]*.py")}
     from immucond._cli import build_parser
 
     choices = build_parser()._subparsers._group_actions[0].choices

@@ -1,4 +1,6 @@
-"""The ``immucond`` command: each module of this package without an underscore is a subcommand.
+"""The ``immucond`` command: each module here whose name starts with a letter is a subcommand.
+
+Its name is the module's, with hyphens for underscores.
 
 Such a module has a docstring (the help), ``add_arguments(parser)`` and ``run(args)``.
 """
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"{__name__}.{found.name}")
         doc = (module.__doc__ or "").strip()
         command = commands.add_parser(
-            found.name,
+            found.name.replace("_", "-"),
             help=doc.partition("\n")[0].rstrip("."),
             description=doc,
             formatter_class=_Formatter,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from .._condensed import triangular
 from .._extreme import psd_ends, warn_accuracy
 from .._rank import default_rtol, epsilon, numerical_rank, rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
@@ -204,7 +205,7 @@ def root_of_inputs(
     )
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
-        unit = np.linalg.qr(unit, mode="r")  # type: ignore[assignment]
+        unit = triangular(unit)
     _, s, vt = np.linalg.svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]

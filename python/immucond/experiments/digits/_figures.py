@@ -7,30 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..._extras import extra
+from .._style import BLACK, BLUE, VERMILION, print_style, thin
 from ._run import TOLERANCE, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe-Ito colours: told apart by colour-blind readers; the dashes by those who print in grey.
 _STYLE = {
-    "identity": ("#000000", "-"),
-    "Algorithm 1": ("#0072B2", "--"),
-    "closed form": ("#D55E00", "-."),
+    "identity": (BLACK, "-"),
+    "Algorithm 1": (BLUE, "--"),
+    "closed form": (VERMILION, "-."),
 }
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name, ready for ``savefig``."""
-    with extra("experiments"):
-        import matplotlib as mpl
-    with mpl.rc_context():
-        mpl.rc("font", size=10)
-        mpl.rc("axes", grid=True, axisbelow=True)
-        mpl.rc("grid", color="0.88")
-        mpl.rc("lines", linewidth=1.8)
-        mpl.rc("legend", frameon=False)
+    with print_style():
         return {"norm_ratio.png": _norm_ratio(result), "loss.png": _loss(result)}
 
 
@@ -82,13 +74,3 @@ def _panels(
     axes[0].set_ylabel(label)
     axes[0].legend(loc="lower left")
     return figure
-
-
-def thin(
-    values: npt.NDArray[np.float64], points: int = 200
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """About as many points of a curve as a logarithmic axis can show, from step 1 on."""
-    last = values.size - 1
-    steps = np.unique(np.geomspace(1, max(last, 1), points).round().astype(np.int64))
-    steps = steps[steps <= last]
-    return steps, values[steps]

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._extras import extra
-from ...linear import ImmunityLimit, ImmunityReport
+from ...linear import ImmunityLimit
 from ...probing import ProbeTrace
 from .._format import number as _n
 from .._format import plain
-from ._figures import thin
+from .._measure import report_as_dict
+from .._style import thin
 from ._run import RIDGE, TOLERANCE, Result
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
                 name: {
                     **{
                         key: {
-                            convention: _report(getattr(getattr(method, key), convention))
+                            convention: report_as_dict(getattr(getattr(method, key), convention))
                             for convention in ("exact", "ridge", "noisy")
                         }
                         for key, _ in _ROWS
@@ -144,19 +145,6 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
         }
     )
     return numbers
-
-
-def _report(report: ImmunityReport) -> dict[str, Any]:
-    return {
-        **asdict(report),
-        "i": report.i,
-        "ii": report.ii,
-        "rir": report.rir,
-        "condition_a": report.condition_a,
-        "condition_b": report.condition_b,
-        "condition_c": report.condition_c,
-        "lost_rank": report.lost_rank,
-    }
 
 
 def _probe(trace: ProbeTrace) -> dict[str, Any]:

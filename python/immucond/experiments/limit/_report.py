@@ -9,6 +9,7 @@ import numpy as np
 
 from ..._extras import extra
 from .._format import number, plain
+from .._style import print_style
 from ._run import Result, Task
 
 if TYPE_CHECKING:
@@ -120,15 +121,9 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
 
 def figure(result: Result) -> Figure:
     """Draw the frontier and the noise floor side by side, ready for ``savefig``."""
-    with extra("experiments"):
-        import matplotlib as mpl
+    with print_style():
         from matplotlib.figure import Figure
-    with mpl.rc_context():
-        mpl.rc("font", size=10)
-        mpl.rc("axes", grid=True, axisbelow=True)
-        mpl.rc("grid", color="0.88")
-        mpl.rc("lines", linewidth=1.8)
-        mpl.rc("legend", frameon=False)
+
         drawn = Figure(figsize=(9.0, 3.8), layout="constrained")
         left, right = drawn.subplots(1, 2)
         _draw_frontier(left, result)

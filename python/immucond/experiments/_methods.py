@@ -1,0 +1,169 @@
+"""The methods of an experiment: what each is called, and with what it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import immunize, linear
+from .._errors import ImmucondError
+from .._validate import FloatArray
+from ..immunize._result import with_ones
+from ..linear._root import Ranks, root_of_inputs
+
+Parameters = Mapping[str, Any]
+Source = Literal["none", "published", "searched", "closed form"]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Training rows and targets of both tasks, and the ranks of the rows where they are known."""
+
+    X_P: FloatArray
+    y_P: FloatArray
+    X_H: FloatArray
+    y_H: FloatArray
+    ranks: Ranks | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method as an experiment runs it.
+
+    Attributes
+    ----------
+    label : str
+        What tables and figures call it.
+    fit : str
+        Name in `FITS`.
+    parameters : mapping
+        Keyword arguments: its hyper-parameters.
+    source : {"none", "published", "searched", "closed form"}
+        Where they come from: the paper or its code, our search, or there is nothing to choose.
+    paper : (float, float, float) or None
+        (i), (ii) and RIR in the paper, ridge convention.
+    seeded : bool
+        Whether it depends on a seed.
+    """
+
+    label: str
+    fit: str
+    parameters: Parameters
+    source: Source
+    paper: tuple[float, float, float] | None = None
+    seeded: bool = True
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An extractor with its primary head, and how it came about.
+
+    A bias is the row of theta that belongs to an input of ones: :meth:`inputs` appends it.
+    """
+
+    theta: FloatArray
+    omega: FloatArray
+    history: dict[str, FloatArray]
+    biased: bool = False
+
+    def inputs(self, X: FloatArray) -> FloatArray:
+        """Rows that theta acts on."""
+        return with_ones(X) if self.biased else X
+
+    def features(self, X: FloatArray) -> FloatArray:
+        """Features of rows X."""
+        return self.inputs(X) @ self.theta
+
+
+class FailedFitError(ImmucondError):
+    """A method that reached no extractor; what it said is a result of the experiment too."""
+
+
+def fit(name: str, tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+    """Immunize by a method of `FITS`.
+
+    Raises
+    ------
+    FailedFitError
+        Where it diverges.
+    """
+    try:
+        return FITS[name](tasks, parameters, seed)
+    except (ArithmeticError, ImmucondError) as error:
+        raise FailedFitError(" ".join(str(error).split())) from error
+
+
+def middle_of_frontier(tasks: Tasks, delta: tuple[float, float]) -> float:
+    """kappa_P at which (i) = 1 / (ii), with delta; 1 where the frontier does not reach it."""
+    limit = linear.immunity_limit(X_P=tasks.X_P, X_H=tasks.X_H, delta=delta, ranks=tasks.ranks)
+    return max(1.0, limit.kappa_P / limit.rir**0.5) if limit.attained else 1.0
+
+
+def _identity(tasks: Tasks, _: Parameters, __: int) -> Fit:
+    rank = None if tasks.ranks is None else tasks.ranks[0]
+    root = root_of_inputs(tasks.X_P, "X_P", rank=rank)
+    omega = root.least_squares(tasks.X_P, tasks.y_P)
+    return Fit(np.eye(tasks.X_P.shape[1]), omega, {})
+
+
+def _closed_form(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
+    chosen = dict(parameters)
+    if chosen.get("kappa_P") == "middle":
+        chosen["kappa_P"] = middle_of_frontier(tasks, chosen["delta"])
+    # Of the norm of the identity: in the ridge convention a larger theta looks more immune.
+    norm = float(np.sqrt(tasks.X_P.shape[1]))
+    return _of(
+        immunize.closed_form(
+            tasks.X_P, tasks.y_P, tasks.X_H, ranks=tasks.ranks, norm=norm, **chosen
+        )
+    )
+
+
+def _iterative(method: Callable[..., immunize.ImmunizationResult]) -> Callable[..., Fit]:
+    def run(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+        chosen = _in_steps(tasks, parameters)
+        return _of(method(tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, ranks=tasks.ranks, **chosen))
+
+    return run
+
+
+def _imma(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+    chosen = _in_steps(tasks, parameters)
+    return _of(
+        immunize.imma(
+            tasks.X_P, tasks.y_P, tasks.X_H, tasks.y_H, seed=seed, ranks=tasks.ranks, **chosen
+        )
+    )
+
+
+def _in_steps(tasks: Tasks, parameters: Parameters) -> dict[str, Any]:
+    """Turn epochs of batches into steps: passes over the primary rows."""
+    chosen = dict(parameters)
+    if "epochs" in chosen:
+        chosen["steps"] = chosen.pop("epochs") * (len(tasks.X_P) // chosen["batch_size"])
+    return chosen
+
+
+def _published(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
+    return _of(immunize.published(tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, **parameters))
+
+
+def _of(result: immunize.ImmunizationResult) -> Fit:
+    if result.bias is None:
+        return Fit(result.theta, result.omega, result.history)
+    theta = np.vstack([result.theta, result.bias])
+    return Fit(theta, result.omega, result.history, biased=True)
+
+
+FITS: dict[str, Callable[[Tasks, Parameters, int], Fit]] = {
+    "identity": _identity,
+    "algorithm1": _iterative(immunize.algorithm1),
+    "r_ill_only": _iterative(immunize.r_ill_only),
+    "opt_kappa": _iterative(immunize.opt_kappa),
+    "imma": _imma,
+    "published": _published,
+    "closed_form": _closed_form,
+}

@@ -1,0 +1,72 @@
+"""The methods with the hyper-parameters that they run with on MNIST, by protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._methods import Method
+
+_IDENTITY = Method("identity", "identity", {}, "none", seeded=False)
+_CLOSED_FORM = Method(
+    "closed form",
+    "closed_form",
+    {"delta": "rounding", "kappa_P": "middle"},
+    "closed form",
+    seeded=False,
+)
+
+
+def _protocol(steps: Mapping[str, Any], hessians: Mapping[str, Any]) -> dict[str, Method]:
+    """Methods with what a protocol says of their steps, and of the Hessians they see."""
+    common = {"loss": "logistic", **steps}
+    right = {"preconditioner": "right"}
+    return {
+        "identity": _IDENTITY,
+        "r-ill-only": Method(
+            "R_ill only",
+            "r_ill_only",
+            {**common, **hessians, **right, "lambda_H": 3e17, "lr": 0.005},
+            "searched",
+        ),
+        "imma": Method("IMMA", "imma", {**common, "lambda_H": 1.0, "lr": 1e-3}, "searched"),
+        "opt-kappa": Method(
+            "Opt kappa",
+            "opt_kappa",
+            {**common, **hessians, **right, "lambda_P": 1e-12, "lambda_H": 1e-15, "lr": 0.005},
+            "searched",
+        ),
+        "algorithm1": Method(
+            "Algorithm 1",
+            "algorithm1",
+            {**common, **hessians, "lambda_P": 2e-5, "lambda_H": 2e17, "lr": 0.005},
+            "searched",
+        ),
+        "closed-form": _CLOSED_FORM,
+    }
+
+
+METHODS = {
+    "full-batch": _protocol({"steps": 30}, {}),
+    "mini-batch": {
+        **_protocol({"epochs": 30, "batch_size": 64}, {"hessian": "batch"}),
+        "published": Method(
+            "Algorithm 1, published code",
+            "published",
+            {"loss": "logistic", "lambda_P": 1.0, "lambda_H": 5e7, "lr": 1e-3, "epochs": 30,
+             "ridge": (1.0, 1e-7)},
+            "published",
+        ),
+    },
+}  # fmt: skip
+NAMES = tuple(METHODS["mini-batch"])
+
+# What `immucond mnist --search` tries, every combination, and on which pairs.
+GRIDS = {
+    "algorithm1": {
+        "lr": (5e-3,),
+        "lambda_P": tuple(10.0 ** (k / 2) for k in range(-11, -6)),
+        "lambda_H": tuple(10.0 ** (k / 2) for k in range(31, 38)),
+    },
+}
+SEARCH_PAIRS = ((0, 1), (1, 0), (4, 9))

@@ -1,0 +1,204 @@
+"""The result as tables and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from .._common_tables import attackers, norm_ratios, parameters
+from .._format import number, plain
+from .._measure import CONVENTIONS, RIDGE
+from .._summary import finished, over_seeds, remarks
+from .._table import Table
+from ._run import Pair, Result
+
+_REMARKS = 4  # that a table has room for
+_ROWS = (("training", "training images"), ("held_out", "held-out images"))
+# Smallest and largest log RIR, and pairs with a positive one, in the paper; None: not told.
+_PAPER = {"algorithm1": ("2.2", "6.3", "90 of 90"), "opt-kappa": ("", "", "58 of 90")}
+
+
+def log_rir(result: Result, method: str, rows: str, convention: str) -> dict[Pair, float]:
+    """log10 of the mean RIR over seeds, by pair; pairs where the method failed are left out."""
+    found = {}
+    for pair in result.settings.pairs:
+        results = result.units[method, pair]
+        if finished(results):
+            found[pair] = math.log10(over_seeds(results, rows, convention, "rir")[0])
+    return found
+
+
+def tables(result: Result) -> list[Table]:
+    """All tables of a run."""
+    made = [_immunity(result), _limits(result)]
+    if len(result.settings.pairs) <= 6:
+        made.append(_pairs(result))
+    made.append(parameters(result.methods))
+    probed = {result.methods[name].label: values for name, values in result.probed.items()}
+    if probed:
+        made.append(norm_ratios({label: values["curves"] for label, values in probed.items()}))
+        made.append(
+            attackers(
+                {label: values["attackers"] for label, values in probed.items()},
+                "Targets: signs drawn at random, which no direction favours; the labels of the "
+                "task itself are all 1, and a pixel that is never lit fits them at once.",
+            )
+        )
+    if len(result.settings.pairs) > 6:
+        made += _grids(result)
+    return made
+
+
+def _immunity(result: Result) -> Table:
+    total = len(result.settings.pairs)
+    rows: list[list[str]] = []
+    told = [
+        line
+        for name, method in result.methods.items()
+        for pair in result.settings.pairs
+        for line in remarks(f"{method.label}, {pair[0]}-{pair[1]}", result.units[name, pair])
+    ]
+    if len(told) > _REMARKS:
+        told = [*told[:_REMARKS], f"... and {len(told) - _REMARKS} more such remarks."]
+    for key, label in _ROWS:
+        for convention in ("ridge", "exact"):
+            rows.append([f"{label}, {convention}"])
+            for name, method in result.methods.items():
+                if name == "identity":
+                    continue
+                rows.append([method.label, *_line(result, name, key, convention)])
+    note = (
+        f"Over {total} ordered pairs of digits (primary, harmful), {result.settings.protocol}. "
+        f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
+        f"ridge: of H + {RIDGE:g} I, as in the published code; it depends on the scale of theta. "
+        "exact: over the nonzero eigenvalues.\n"
+    )
+    return Table(
+        "MNIST: immunity",
+        ("", "log RIR > 0", "(i) > 1", "(ii) < 1", "log RIR\nleast", "log RIR\nmedian",
+         "log RIR\nlargest", "size of theta\nmedian", "paper\n> 0", "paper\nleast",
+         "paper\nlargest"),
+        rows,
+        note + "\n".join(told),
+    )  # fmt: skip
+
+
+def _line(result: Result, name: str, key: str, convention: str) -> Iterator[str]:
+    values = np.array(list(log_rir(result, name, key, convention).values()))
+    if not values.size:
+        yield "failed"
+        return
+    done = [finished(r) for (n, _), r in result.units.items() if n == name and finished(r)]
+    total = len(result.settings.pairs)
+    yield f"{int((values > 0).sum())} of {total}"
+    for figure, sign in (("i", 1), ("ii", -1)):
+        right = [sign * math.log(over_seeds(r, key, convention, figure)[0]) > 0 for r in done]
+        yield f"{sum(right)} of {total}"
+    yield from (f"{v:.2f}" for v in (values.min(), np.median(values), values.max()))
+    yield number(float(np.median([over_seeds(r, "size")[0] for r in done])))
+    paper = (
+        _PAPER.get(name, ("", "", "")) if (key, convention) == ("training", "ridge") else ("",) * 3
+    )
+    yield from (paper[2], paper[0], paper[1])
+
+
+def _limits(result: Result) -> Table:
+    rows = []
+    for name in ("exact", "delta"):
+        values = np.array([float(result.limits[p][name]["rir"]) for p in result.settings.pairs])
+        finite = values[np.isfinite(values)]
+        spread = (
+            [f"{f(np.log10(finite)):.2f}" for f in (np.min, np.median, np.max)]
+            if finite.size
+            else ["inf"] * 3
+        )
+        rows.append([name, *spread, f"{int(np.isinf(values).sum())} of {values.size}"])
+    noise = result.settings.noise
+    return Table(
+        "Limit of log RIR, exact convention, training images",
+        ("", "least", "median", "largest", "infinite"),
+        rows,
+        f"delta: noise of variance {noise:.3g} in every normalized pixel, what rounding to 256 "
+        "grey levels adds by default; times the number of images it is added to the diagonals. "
+        "Where pixels are never lit in any primary image and are in harmful ones, the exact limit "
+        "is infinite.",
+    )
+
+
+def _pairs(result: Result) -> Table:
+    rows = []
+    for pair in result.settings.pairs:
+        rows.append([f"primary {pair[0]}, harmful {pair[1]}"])
+        for name, method in result.methods.items():
+            results = finished(result.units[name, pair])
+            if not results:
+                rows.append([method.label, "failed"])
+                continue
+            rows.append(
+                [method.label,
+                 *(number(over_seeds(results, "training", convention, figure)[0])
+                   for convention in ("ridge", "exact") for figure in ("i", "ii", "rir")),
+                 number(over_seeds(results, "held_out", "ridge", "rir")[0]),
+                 number(over_seeds(results, "held_out", "exact", "rir")[0]),
+                 number(over_seeds(results, "seconds")[0]) + " s"]
+            )  # fmt: skip
+    return Table(
+        "MNIST: pair by pair, training images",
+        ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
+         "held-out\nRIR ridge", "held-out\nRIR exact", "time"),
+        rows,
+    )  # fmt: skip
+
+
+def _grids(result: Result) -> list[Table]:
+    made = []
+    for name, method in result.methods.items():
+        if name == "identity":
+            continue
+        for convention in ("ridge", "exact"):
+            values = log_rir(result, name, "training", convention)
+            rows = [
+                [
+                    f"P = {P}",
+                    *(f"{values[P, H]:.2f}" if (P, H) in values else "" for H in range(10)),
+                ]
+                for P in range(10)
+            ]
+            made.append(
+                Table(
+                    f"log RIR on training images, {convention} convention: {method.label}",
+                    ("", *(f"H = {H}" for H in range(10))),
+                    rows,
+                )
+            )
+    return made
+
+
+def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Every number of the run as plain Python values; an infinite one is the string "inf"."""
+    numbers: dict[str, Any] = plain(
+        {
+            "command": command,
+            "versions": versions,
+            "conventions": CONVENTIONS,
+            "settings": {**asdict(result.settings), "data_dir": None},
+            "source": "OpenML" if result.source == "OpenML" else "files",
+            "fingerprint": result.fingerprint,
+            "images": {str(digit): count for digit, count in result.counts.items()},
+            "limits": {f"{P}-{H}": limit for (P, H), limit in result.limits.items()},
+            "methods": {
+                name: {
+                    **asdict(method),
+                    "pairs": {
+                        f"{P}-{H}": result.units[name, (P, H)] for P, H in result.settings.pairs
+                    },
+                }
+                for name, method in result.methods.items()
+            },
+        }
+    )
+    return numbers

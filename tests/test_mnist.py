@@ -1,0 +1,290 @@
+"""`immucond mnist`: IDX files, the run over pairs of digits, and bad files."""
+
+import gzip
+import json
+import math
+import re
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.datasets
+
+import immucond as ic
+from immucond._cli import main
+from immucond.experiments import mnist
+from immucond.experiments.mnist._data import FILES, MEAN, STD
+
+QUICK = ["--probe-steps", "30", "--pairs", "0-1", "1-0", "4-9"]
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def images(rows, seed, side=5):
+    """Grey levels around a picture for each digit; some pixels are never lit."""
+    digits = np.arange(rows) % 10
+    shapes = np.random.default_rng(0).random((10, side, side)) ** 3
+    noise = np.random.default_rng(seed).random((rows, side, side))
+    pixels = np.round(255 * np.clip(shapes[digits] + 0.4 * (noise - 0.5), 0, 1))
+    pixels[:, 0, :2] = 0
+    return pixels.astype(np.uint8), digits.astype(np.uint8)
+
+
+def idx(array, kind=8):
+    header = struct.pack(">BBBB", 0, 0, kind, array.ndim) + struct.pack(
+        f">{array.ndim}I", *array.shape
+    )
+    return header + array.tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "data" / "mnist"
+    place.mkdir(parents=True)
+    arrays = [*images(400, 1), *images(300, 2)]
+    for number, (name, array) in enumerate(zip(FILES, arrays, strict=True)):
+        if number % 2:
+            (place / name).write_bytes(idx(array))
+        else:
+            (place / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    return tmp_path / "data"
+
+
+# ---- data ----
+
+
+def test_idx_files_compressed_or_not(folder):
+    data = mnist.load(folder)
+    pixels, digits = images(400, 1)
+    np.testing.assert_array_equal(data.pixels, pixels.reshape(400, 25))
+    np.testing.assert_array_equal(data.digits, digits)
+    rows = data.rows(3, held_out=True)
+    assert rows.shape == (30, 25)
+    expected = (images(300, 2)[0][3].ravel() / 255 - MEAN) / STD
+    np.testing.assert_allclose(rows[0], expected)
+    assert data.counts([4, 9]) == {4: (40, 30), 9: (40, 30)}
+    assert mnist.load(folder / "mnist").fingerprint == data.fingerprint
+
+
+def bunch():
+    pixels, digits = (
+        np.concatenate(pair) for pair in zip(images(400, 1), images(300, 2), strict=True)
+    )
+    return sklearn.utils.Bunch(
+        data=pd.DataFrame(pixels.reshape(700, 25)), target=pd.Series(digits.astype(str))
+    )
+
+
+def test_download_gives_the_same_as_the_files(folder, monkeypatch):
+    monkeypatch.delenv("IMMUCOND_DATA", raising=False)
+    monkeypatch.setattr(mnist._data, "_TRAIN", 400)
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: bunch())
+    downloaded, read = mnist.load(), mnist.load(folder)
+    for name in ("pixels", "digits", "pixels_held_out", "digits_held_out"):
+        np.testing.assert_array_equal(getattr(downloaded, name), getattr(read, name))
+    wrong = bunch()
+    wrong.data = wrong.data.astype(float)
+    wrong.data.iloc[3, 4] = np.nan
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: wrong)
+    with pytest.raises(ValueError, match="mnist_784: row 4, column 5 holds nan, not a grey level"):
+        mnist.load()
+
+
+def test_without_data_and_download_the_message_says_what_to_give(tmp_path, monkeypatch, capsys):
+    def fetch(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.delenv("IMMUCOND_DATA", raising=False)
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    assert main(["mnist", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in ("--data-dir", "IMMUCOND_DATA", "train-images-idx3-ubyte", "no network"):
+        assert word in error
+    assert not (tmp_path / "out").exists()
+
+
+LABELS, IMAGES = FILES[1], FILES[0]
+BAD = {
+    "not idx": (LABELS, b"hello, world", "is not an IDX file of bytes in 1 dimension"),
+    "empty": (LABELS, b"", "it starts with nothing, and should with 00 00 08 01"),
+    "other type": (LABELS, idx(np.zeros(400, np.uint8), kind=13), "is not an IDX file of bytes"),
+    "images for labels": (LABELS, idx(images(400, 1)[0]), "is not an IDX file of bytes in 1"),
+    "short": (LABELS, idx(images(400, 1)[1])[:-5], r"have 408 bytes .*\(400,\), and has 403"),
+    "long": (LABELS, idx(images(400, 1)[1]) + b"x", "should have 408 bytes"),
+    "no rows": (LABELS, idx(np.zeros(0, np.uint8)), "array of shape"),
+    "fewer labels": (LABELS, idx(images(399, 1)[1]), "has 399 labels for 400 images"),
+    "not a digit": (LABELS, idx(np.full(400, 10, np.uint8)), "row 1 holds 10, not a digit"),
+    "one class": (LABELS, idx(np.full(400, 3, np.uint8)), "holds the digit 3 alone"),
+    "cut gzip": (IMAGES + ".gz", gzip.compress(idx(images(400, 1)[0]))[:-99], "not a whole gzip"),
+    "no gzip": (IMAGES + ".gz", b"hello", "not a whole gzip"),
+    "other width": (
+        IMAGES + ".gz",
+        gzip.compress(idx(images(400, 1, side=4)[0])),
+        r"has images of shape \(4, 4\), .*t10k-images.* of shape \(5, 5\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "told"), BAD.values(), ids=BAD)
+def test_bad_files_are_named_and_leave_nothing(folder, tmp_path, capsys, name, content, told):
+    (folder / "mnist" / name).write_bytes(content)
+    words = ["mnist", "--data-dir", str(folder), "--out", str(tmp_path / "out"), *QUICK]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("immucond mnist: error: ")
+    assert error.count("\n") == 1
+    assert name in error
+    assert re.search(told, error), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_digit_without_images_is_named(folder, tmp_path, capsys):
+    digits = images(300, 2)[1]
+    digits[digits == 9] = 8
+    (folder / "mnist" / FILES[3]).write_bytes(idx(digits))
+    words = ["mnist", "--data-dir", str(folder), "--out", str(tmp_path / "out"), *QUICK]
+    assert main(words) == 2
+    assert "no held-out image shows the digit 9" in capsys.readouterr().err
+
+
+def test_missing_files(folder):
+    (folder / "mnist" / FILES[3]).unlink()
+    with pytest.raises(FileNotFoundError, match="mnist has no t10k-labels-idx1-ubyte"):
+        mnist.load(folder)
+
+
+# ---- the run ----
+
+
+@pytest.fixture
+def outcome(folder, tmp_path, monkeypatch):
+    """Three pairs by parameters that suit 25 pixels."""
+    from dataclasses import replace
+
+    methods = mnist.METHODS["full-batch"]
+    method = methods["algorithm1"]
+    fitting = {**method.parameters, "lambda_P": 0.01, "lambda_H": 1e6, "lr": 0.005}
+    monkeypatch.setitem(methods, "algorithm1", replace(method, parameters=fitting))
+    out = tmp_path / "out"
+    assert main(["mnist", "--data-dir", str(folder), "--out", str(out), *QUICK]) == 0
+    return out
+
+
+def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
+    assert main(["mnist", "--data-dir", str(folder), "--out", str(outcome), *QUICK]) == 0
+    shown = capsys.readouterr().out
+    for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
+                 "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
+        assert word in shown, word
+    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form")
+    figures = ("curves", *(f"grid-{name}" for name in names))
+    assert sorted(path.name for path in outcome.iterdir() if path.name != "units") == sorted(
+        ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
+    )
+
+
+def test_numbers_are_those_of_the_library(folder, outcome):
+    numbers = json.loads((outcome / "results.json").read_text(), parse_constant=pytest.fail)
+    data = mnist.load(folder)
+    P, H = data.rows(4), data.rows(9)
+    method = numbers["methods"]["algorithm1"]
+    assert list(method["pairs"]) == ["0-1", "1-0", "4-9"]
+    (told,) = method["pairs"]["4-9"]
+    trained = ic.immunize.algorithm1(P, np.ones(len(P)), H, seed=0, **method["parameters"])
+    held_out = data.rows(4, held_out=True), data.rows(9, held_out=True)
+    for rows, X in (("training", (P, H)), ("held_out", held_out)):
+        for convention, ridge in (("exact", 0.0), ("ridge", 1e-6)):
+            report = ic.linear.immunity(trained.theta, *X, ridge=ridge)
+            for key in ("kappa_P", "kappa_H", "i", "ii", "rir"):
+                assert told[rows][convention][key] == pytest.approx(getattr(report, key), rel=1e-5)
+    assert "curves" not in told
+    assert "curves" in method["pairs"]["0-1"][0]
+    limit = ic.linear.immunity_limit(X_P=P, X_H=H)
+    assert float(numbers["limits"]["4-9"]["exact"]["rir"]) == pytest.approx(limit.rir, rel=1e-5)
+    closed = numbers["methods"]["closed-form"]["pairs"]["4-9"][0]
+    assert closed["size"] == pytest.approx(1.0)
+
+
+def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
+    settings = mnist.Settings(
+        data_dir=folder, methods=("identity", "closed-form"), pairs=((0, 1), (4, 9)), probe_steps=0
+    )
+    result = mnist.run(settings, tmp_path / "units")
+    report = result.units["closed-form", (0, 1)][0]["training"]["ridge"]
+    values = mnist.log_rir(result, "closed-form", "training", "ridge")
+    assert values[0, 1] == pytest.approx(math.log10(report["rir"]))
+    report["rir"] = 1e-2
+    drawn = mnist.figures(result)
+    assert set(drawn) == {"grid-closed-form"}
+    picture = drawn["grid-closed-form"].axes[0].images[0]
+    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[0, 1]))
+    assert red > blue
+    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[4, 9]))
+    assert blue > red
+    assert drawn["grid-closed-form"].axes[0].texts[0].get_text() == "-2.0"
+
+
+def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
+    words = ["mnist", "--data-dir", str(folder), "--out", str(outcome), "--probe-steps", "30"]
+    computed = []
+    compute = mnist._run.compute
+    monkeypatch.setattr(
+        mnist._run,
+        "compute",
+        lambda folder, unit: computed.append(unit) or compute(folder, unit),
+    )
+    assert main([*words, "--pairs", "0-1", "1-0", "4-9", "7-2"]) == 0
+    assert {tuple(unit["pair"]) for unit in computed} == {(7, 2)}
+    assert len(computed) == 1 + len(mnist.METHODS["full-batch"])
+
+
+def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
+    grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
+    monkeypatch.setattr(mnist._search, "GRIDS", {"algorithm1": grid})
+    out = tmp_path / "out"
+    assert main(["mnist", "--data-dir", str(folder), "--out", str(out), "--search"]) == 0
+    assert "candidates immunize" in capsys.readouterr().out
+    numbers = json.loads((out / "search" / "results.json").read_text())
+    found = numbers["methods"]["Algorithm 1"]
+    assert len(found["candidates"]) == 4
+    for candidate in found["candidates"]:
+        assert len(candidate["outcomes"]) == len(found["tasks"])
+        if candidate["score"] != "-inf":
+            least = min(o[c]["rir"] for o in candidate["outcomes"] for c in ("ridge", "exact"))
+            assert candidate["score"] == pytest.approx(math.log10(least))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--pairs", "0"], "argument --pairs: two digits such as 0-5 are needed, got '0'"),
+        (["--pairs", "3-3"], "argument --pairs: two different digits are needed, got '3-3'"),
+        (["--pairs", "a-3"], "argument --pairs: two digits"),
+        (["--pairs", "-3"], "--pairs"),
+        (["--protocol", "online"], "argument --protocol: invalid choice: 'online'"),
+        (["--noise", "0"], "argument --noise: a finite number above 0"),
+    ],
+)
+def test_wrong_options(capsys, options, told):
+    with pytest.raises(SystemExit) as left:
+        main(["mnist", *options])
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+# ---- the real data ----
+
+
+def test_real_images(data_dir):
+    data = mnist.load(data_dir)
+    assert data.pixels.shape == (60_000, 784)
+    assert data.pixels_held_out.shape == (10_000, 784)
+    assert data.counts([5]) == {5: (5421, 892)}
+    everything = data.pixels / 255
+    assert everything.mean() == pytest.approx(MEAN, abs=1e-4)
+    assert everything.std() == pytest.approx(STD, abs=1e-4)
