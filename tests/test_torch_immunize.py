@@ -43,6 +43,30 @@ class Residual(Net):
         return self.head(self.block2(early) + early[:, :8])
 
 
+class Opaque:
+    """An output that nobody can look into."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+class Wrapped(nn.Conv2d):
+    def forward(self, x):
+        return Opaque(super().forward(x))
+
+
+class Hidden(Net):
+    """A frozen module's output is neither a tensor nor a tree of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Wrapped(1, 4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).x + x[:, :, 1:5, 1:5]
+        return self.head(self.block2(self.block1(self.norm(x))))
+
+
 def data(count, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 1, 6, 6, generator=generator)
@@ -175,6 +199,7 @@ class Noisy(torch.utils.data.Dataset):
     [
         (Net, torch.utils.data.DataLoader(Noisy(), batch_size=32), "drawn at random anew"),
         (Residual, loaders()["primary"], "reaches past them"),
+        (Hidden, loaders()["primary"], "does not run on them"),
         (Net, [data(40, 1)[:]], "no DataLoader"),
     ],
 )
