@@ -330,8 +330,8 @@ def keep_activations(
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.arange(64) % 3)
     >>> loader = torch.utils.data.DataLoader(data, batch_size=32)
-    >>> kept = ict.keep_activations(net, loader, split="2", trainable="1")
-    >>> done = ict.immunize(net, split="2", primary=kept, harmful=kept, trainable="1")
+    >>> kept = ict.keep_activations(net, loader, split="2", trainable="0")
+    >>> done = ict.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     names = [trainable] if isinstance(trainable, str) else list(trainable)

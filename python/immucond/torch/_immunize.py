@@ -217,7 +217,7 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         for block in (*blocks, model.head):
             block.requires_grad_()
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if not parameters:
+    if len(parameters) == len(list(model.head.parameters())):
         raise ValueError("no parameter of the trainable blocks requires a gradient")
     return parameters
 
