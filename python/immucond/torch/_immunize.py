@@ -18,7 +18,7 @@ from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
 from . import _checkpoint
-from ._activations import Batches, Loaded, Outcome, batches_of
+from ._activations import Batches, Outcome, batches_of, task_of
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
@@ -85,7 +85,7 @@ def immunize(
         Pre-trained; it is copied, not changed.
     split : str
         The name of its head, a linear layer.
-    primary, harmful : DataLoader, or iterable of batches
+    primary, harmful : DataLoader, iterable of batches, or what `keep_activations` returned
         Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
         are needed (harmful ones are for ``"imma"`` only). Inputs are one tensor, a tuple of
         positional or a mapping of keyword arguments. The harmful ones start anew as often as
@@ -165,7 +165,7 @@ def immunize(
     _inspect(splitted, primary, harmful, where, objective)
     folder = None if cache is None else Path(cache)
     if objective is None:
-        tasks = [Loaded(loader, where) for loader in (primary, harmful)]
+        tasks = [task_of(loader, where) for loader in (primary, harmful)]
         return _closed_form(splitted, tasks, kappa_P, delta)
     parameters = _parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(as_count(seed, "seed", least=0))
@@ -217,7 +217,7 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         for block in (*blocks, model.head):
             block.requires_grad_()
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if not parameters:
+    if len(parameters) == len(list(model.head.parameters())):
         raise ValueError("no parameter of the trainable blocks requires a gradient")
     return parameters
 
@@ -227,9 +227,9 @@ def _inspect(
 ) -> None:
     """Refuse, before any training, what would fail in the midst of it."""
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        task = Loaded(loader, device)
+        task = task_of(loader, device)
         state = torch.get_rng_state()
-        batch = next(iter(loader), None)
+        batch = next(iter(task.in_order()), None)
         torch.set_rng_state(state)
         if batch is None:
             raise ValueError(f"{name} has no batches")
