@@ -6,10 +6,7 @@ from torch_cases import torch
 import immucond.torch as ict
 from immucond.torch._split import SplitModel
 
-transformers = pytest.importorskip(
-    "transformers", reason="needs transformers and accelerate", exc_type=ImportError
-)
-pytest.importorskip("accelerate", reason="needs transformers and accelerate")
+import transformers  # isort: skip  # after torch, which may be absent
 
 
 class ImmunizingTrainer(ict.TrainerMixin, transformers.Trainer):
