@@ -1,0 +1,51 @@
+"""The methods with the hyper-parameters that they run with on deep networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .._methods import Method
+
+_TRAINED = {"lr": 1e-3, "momentum": 0.9, "epochs": 1, "label_smoothing": 0.0}
+
+METHODS = {
+    "identity": Method("theta_0", "identity", {}, "none", seeded=False),
+    "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "lambdas": (0.0, 1e4)}, "searched"),
+    "imma": Method("IMMA", "imma", {**_TRAINED, "lambdas": (0.0, 1.0)}, "searched"),
+    "opt-kappa": Method(
+        "Opt kappa", "opt_kappa", {**_TRAINED, "lambdas": (1e-6, 1e-6)}, "searched"
+    ),
+    "algorithm1": Method(
+        "Algorithm 1", "algorithm1", {**_TRAINED, "lambdas": (1e-5, 1e4)}, "searched"
+    ),
+    "closed-form": Method(
+        "closed form, (ii) = 1", "closed_form", {"ii": 1.0}, "closed form", seeded=False
+    ),
+}
+
+
+def chosen_methods(
+    names: tuple[str, ...] | None, overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Method]:
+    """Return methods by name; `overrides` replaces hyper-parameters by method, "" is for all.
+
+    Only those that a method has are replaced.
+    """
+    wanted = tuple(METHODS) if names is None else names
+    unknown = [name for name in wanted if name not in METHODS]
+    if unknown:
+        raise ValueError(f"methods must be of {', '.join(METHODS)}, and name {', '.join(unknown)}")
+    chosen = {}
+    for name in METHODS:
+        if name in wanted:
+            method = METHODS[name]
+            changed = {**overrides.get("", {}), **overrides.get(name, {})}
+            known = {key: value for key, value in changed.items() if key in method.parameters}
+            chosen[name] = replace(
+                method,
+                parameters={**method.parameters, **known},
+                source="given" if known else method.source,
+            )
+    return chosen
