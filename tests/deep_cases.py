@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch absent")
-transformers = pytest.importorskip("transformers", reason="transformers absent")
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
 
 WORDS = {
     "greet": "hello hi dear morning evening",

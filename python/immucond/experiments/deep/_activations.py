@@ -9,7 +9,7 @@ from ..._extras import extra
 from ._backbone import Backbone
 from ._task import Part, Task
 
-with extra("torch"):
+with extra("deep"):
     import torch
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset

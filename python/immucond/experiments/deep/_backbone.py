@@ -15,12 +15,11 @@ from ..._extras import extra
 from ._import import imported, is_import_path
 from ._task import Task, pixels
 
-with extra("torch"):
-    import torch
-    from torch import Tensor, nn
-with extra("experiments"):
+with extra("deep"):
     import safetensors.torch
+    import torch
     import transformers
+    from torch import Tensor, nn
 
 from ...torch._fold import FoldedHead, replace_module
 from ...torch._split import module_named
@@ -41,7 +40,8 @@ class TextClassifier(nn.Module):
         """Return logits."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
         mask = attention_mask[..., None].to(states.dtype)
-        return self.head((states * mask).sum(1) / mask.sum(1))
+        logits: Tensor = self.head((states * mask).sum(1) / mask.sum(1))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ def _image_preparation(
 ) -> Preparation:
     if None in (image_size, mean, std):
         try:
-            processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
+            kind: Any = transformers.AutoImageProcessor
+            processor = kind.from_pretrained(name)
         except OSError as error:
             raise ValueError(
                 f"{name} has no preprocessor_config.json that says how images are prepared: give "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..._extras import extra
 
-with extra("torch"):
+with extra("deep"):
     import torch
     from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from ..._extras import extra
 from ..._validate import FloatArray
 from ._activations import Features
 
-with extra("torch"):
+with extra("deep"):
     import torch
     from torch import Tensor
 

@@ -22,7 +22,7 @@ from .._units import Progress, Unit, Values, run_units
 from ._methods import chosen_methods
 from ._task import Task
 
-with extra("torch"):
+with extra("deep"):
     import torch
     from torch import nn
 

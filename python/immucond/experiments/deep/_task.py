@@ -129,12 +129,12 @@ def task(
     unknown = sorted(set(map(str, test[1])) - set(classes))
     if unknown:
         raise ValueError(f"{name} has no training samples of its test class {unknown[0]!r}")
-    parts = (
+    first, second = (
         Part(inputs, np.array([places[str(label)] for label in labels], dtype=np.int64))
         for inputs, labels in (train, test)
     )
     kind: Kind = "text" if "text" in kinds else "image"
-    return Task(name, kind, *parts, classes)
+    return Task(name, kind, first, second, classes)
 
 
 def pixels(sample: Any) -> npt.NDArray[np.uint8]:
@@ -148,7 +148,7 @@ def pixels(sample: Any) -> npt.NDArray[np.uint8]:
     if not isinstance(sample, ImageFile):
         array: npt.NDArray[np.uint8] = sample
         return array
-    with extra("experiments"):
+    with extra("deep"):
         from PIL import Image, UnidentifiedImageError
     try:
         with Image.open(io.BytesIO(sample.read())) as image:
