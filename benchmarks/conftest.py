@@ -65,7 +65,7 @@ class Group:
     ours: dict[str, Timing] = field(default_factory=dict)
     peers: dict[str, Timing] = field(default_factory=dict)
     goals: dict[tuple[str, str], float] = field(default_factory=dict)
-    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds over a peer, or over ""
+    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds
     memory: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # MiB measured, MiB allowed

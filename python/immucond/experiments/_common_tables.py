@@ -22,7 +22,8 @@ def parameters(methods: Mapping[str, Method]) -> Table:
         "Hyper-parameters",
         ("", "where from", "values"),
         rows,
-        "published: those of the paper or its code; searched: chosen on training rows by --search.",
+        "published: those of the paper or its code; searched: chosen on training rows by --search; "
+        "by hand: a few trials on one pair of digits.",
     )
 
 

@@ -37,7 +37,7 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
     with print_style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+        figure = Figure(figsize=(9.0, 7.0), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True)
         for column, (task, title) in enumerate(titles.items()):
             for name, (label, drawn) in methods.items():
@@ -57,8 +57,13 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
             panels[row, 0].set_ylabel(label)
             for ax in panels[row]:
                 ax.set_xscale("log")
-                ax.set_yscale("log")
                 shown = np.concatenate([line.get_ydata() for line in ax.lines])
-                ax.set_ylim(max(1e-8, float(shown[shown > 0.0].min()) / 2), 2.0)
-        panels[0, 0].legend(loc="lower left")
+                least = float(shown[shown > 0.0].min())
+                if least > 0.1:  # a logarithmic axis would have no room for ticks
+                    ax.set_ylim(0.0, 1.05)
+                else:
+                    ax.set_yscale("log")
+                    ax.set_ylim(max(1e-8, least / 2), 2.0)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         return figure

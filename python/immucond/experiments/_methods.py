@@ -15,7 +15,7 @@ from ..immunize._result import with_ones
 from ..linear._root import Ranks, root_of_inputs
 
 Parameters = Mapping[str, Any]
-Source = Literal["none", "published", "searched", "given", "closed form"]
+Source = Literal["none", "published", "searched", "by hand", "closed form"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Method:
         Name in `FITS`.
     parameters : mapping
         Keyword arguments: its hyper-parameters.
-    source : {"none", "published", "searched", "given", "closed form"}
-        Where they come from: the paper or its code, our search, the user, or there is nothing to
-        choose.
+    source : {"none", "published", "searched", "by hand", "closed form"}
+        Where they come from: the paper or its code, our search, a few trials (on one
+        pair of digits, or given by the user), or there is nothing to choose.
     paper : (float, float, float) or None
         (i), (ii) and RIR in the paper, ridge convention.
     seeded : bool

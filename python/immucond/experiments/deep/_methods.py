@@ -12,13 +12,13 @@ _TRAINED = {"lr": 1e-3, "momentum": 0.9, "epochs": 1, "label_smoothing": 0.0}
 
 METHODS = {
     "identity": Method("theta_0", "identity", {}, "none", seeded=False),
-    "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "lambdas": (0.0, 1e4)}, "searched"),
-    "imma": Method("IMMA", "imma", {**_TRAINED, "lambdas": (0.0, 1.0)}, "searched"),
+    "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "lambdas": (0.0, 1e4)}, "by hand"),
+    "imma": Method("IMMA", "imma", {**_TRAINED, "lambdas": (0.0, 1.0)}, "by hand"),
     "opt-kappa": Method(
-        "Opt kappa", "opt_kappa", {**_TRAINED, "lambdas": (1e-6, 1e-6)}, "searched"
+        "Opt kappa", "opt_kappa", {**_TRAINED, "lambdas": (1e-6, 1e-6)}, "by hand"
     ),
     "algorithm1": Method(
-        "Algorithm 1", "algorithm1", {**_TRAINED, "lambdas": (1e-5, 1e4)}, "searched"
+        "Algorithm 1", "algorithm1", {**_TRAINED, "lambdas": (1e-5, 1e4)}, "by hand"
     ),
     "closed-form": Method(
         "closed form, (ii) = 1", "closed_form", {"ii": 1.0}, "closed form", seeded=False
@@ -46,6 +46,6 @@ def chosen_methods(
             chosen[name] = replace(
                 method,
                 parameters={**method.parameters, **known},
-                source="given" if known else method.source,
+                source="by hand" if known else method.source,
             )
     return chosen

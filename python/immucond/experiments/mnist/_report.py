@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +17,6 @@ from .._summary import finished, over_seeds, remarks
 from .._table import Table
 from ._run import Pair, Result
 
-_REMARKS = 4  # that a table has room for
 _ROWS = (("training", "training images"), ("held_out", "held-out images"))
 # Smallest and largest log RIR, and pairs with a positive one, in the paper; None: not told.
 _PAPER = {"algorithm1": ("2.2", "6.3", "90 of 90"), "opt-kappa": ("", "", "58 of 90")}
@@ -45,7 +45,7 @@ def tables(result: Result) -> list[Table]:
             attackers(
                 {label: values["attackers"] for label, values in probed.items()},
                 "Targets: signs drawn at random, which no direction favours; the labels of the "
-                "task itself are all 1, and a pixel that is never lit fits them at once.",
+                "task itself are all 1, and a pixel that is never lit fits them exactly.",
             )
         )
     if len(result.settings.pairs) > 6:
@@ -56,14 +56,12 @@ def tables(result: Result) -> list[Table]:
 def _immunity(result: Result) -> Table:
     total = len(result.settings.pairs)
     rows: list[list[str]] = []
-    told = [
+    told = Counter(
         line
         for name, method in result.methods.items()
         for pair in result.settings.pairs
-        for line in remarks(f"{method.label}, {pair[0]}-{pair[1]}", result.units[name, pair])
-    ]
-    if len(told) > _REMARKS:
-        told = [*told[:_REMARKS], f"... and {len(told) - _REMARKS} more such remarks."]
+        for line in remarks(method.label, result.units[name, pair])
+    )
     for key, label in _ROWS:
         for convention in ("ridge", "exact"):
             rows.append([f"{label}, {convention}"])
@@ -83,7 +81,7 @@ def _immunity(result: Result) -> Table:
          "log RIR\nlargest", "size of theta\nmedian", "paper\n> 0", "paper\nleast",
          "paper\nlargest"),
         rows,
-        note + "\n".join(told),
+        note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
     )  # fmt: skip
 
 
