@@ -50,6 +50,23 @@ def encoder_folder(folder, width=16):
     return folder
 
 
+def decoder_folder(folder):
+    """A GPT-2 of two layers, whose tokenizer knows no padding."""
+    encoder_folder(folder)
+    tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+    size = len(tokenizer)
+    plain = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="[SEP]", unk_token="[UNK]"
+    )
+    plain.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3
+    )
+    transformers.GPT2Model(config).save_pretrained(folder)
+    return folder
+
+
 def vit_folder(folder, classes=("circle", "square")):
     """A ViT of two blocks for 8 x 8 images."""
     torch.manual_seed(0)

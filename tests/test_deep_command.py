@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from deep_cases import (
+    decoder_folder,
     encoder_folder,
     pictures,
     sentences,
@@ -189,6 +190,17 @@ def test_images_with_the_classifiers_own_head(tmp_path, capsys):
     again = transformers.ViTForImageClassification.from_pretrained(saved / "algorithm1")
     assert again.config.id2label == {0: "circle", 1: "square"}
     assert deep.load_saved(saved / "closed-form").classifier[0].weight.shape == (12, 12)
+
+
+def test_a_decoder_without_a_padding_token(text, tmp_path):
+    decoder_folder(tmp_path / "decoder")
+    line = command(text, "--method", "identity", "closed-form", "--out", str(tmp_path / "out"))
+    line[line.index("--backbone") + 1] = str(tmp_path / "decoder")
+    assert main(line) == 0
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert numbers["trainable"] == ["encoder.h.1"]
+    (values,) = numbers["methods"]["closed-form"]["seeds"]
+    assert values["changed_predictions"] == 0
 
 
 # ---- what it refuses ----

