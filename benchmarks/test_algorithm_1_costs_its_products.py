@@ -85,7 +85,7 @@ def test_house_price_takes_a_blink(contest, request, data_dir, name):
 
 # ---- cost of a step against its size ----
 
-STEPS = 4
+STEPS = 2
 
 
 @cache
