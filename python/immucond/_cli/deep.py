@@ -134,7 +134,11 @@ def run(args: argparse.Namespace) -> None:
         settings = deep.preset_settings(args.preset, settings)
     with progress_bars(Console(stderr=True)) as progress:
         result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=progress)
-    numbers = deep.as_json(result, args.command_line, versions())
+    import torch
+    import transformers
+
+    found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}
+    numbers = deep.as_json(result, args.command_line, found)
     write_results(args.out, deep.tables(result), deep.figures(result), numbers)
 
 
