@@ -10,7 +10,7 @@ from deep_cases import transformers
 
 from immucond._cli import main
 from immucond.experiments import deep
-from immucond.experiments.deep import _run
+from immucond.experiments.deep import _prepare
 
 pytestmark = pytest.mark.pretrained
 
@@ -78,7 +78,7 @@ def test_every_last_block_of_a_resnet_is_found(data_dir, models_dir):
         data_dir=data_dir, train_size=64, test_size=100, trainable=("resnet.encoder.stages.3",),
         image_size=64, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
     )  # fmt: skip
-    backbone, primary, _ = _run.loaded(settings)
+    backbone, primary, _ = _prepare.loaded(settings)
     assert backbone.split == "classifier.1"
     assert backbone.fitted
     assert primary.classes == tuple(sorted(backbone.model.config.label2id))

@@ -494,9 +494,7 @@ def test_activations_kept_once_serve_many_runs():
 
 def test_activations_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="reaches past them"):
-        ict.keep_activations(
-            net(Residual), loaders()["primary"], split="head", trainable="block2"
-        )
+        ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")
 
 
 def test_blocks_without_parameters_are_refused():

@@ -11,7 +11,7 @@ _HOMES = {
     "PRESETS": "_presets",
     "ImageFile": "_task",
     "Result": "_run",
-    "Settings": "_run",
+    "Settings": "_settings",
     "Task": "_task",
     "as_json": "_report",
     "figures": "_figures",

@@ -12,7 +12,7 @@ from .._sources import VARIABLE
 from ._import import is_import_path
 
 if TYPE_CHECKING:
-    from ._run import Settings
+    from ._settings import Settings
 
 
 @dataclass(frozen=True)
