@@ -400,3 +400,37 @@ def test_features_must_be_rows():
             return self.head(x)
 
     refused(ValueError, r"must have shape \(N, m\)", model=Tokens())
+
+
+def test_activations_kept_once_serve_many_runs():
+    model = net()
+    tasks = loaders()
+    kept = {
+        name: ict.keep_activations(model, loader, split="head", trainable="block2")
+        for name, loader in tasks.items()
+    }
+    options = {"split": "head", "trainable": "block2", "epochs": 2, "lr": 0.02}
+    for seed in (0, 1):
+        fresh, again = (
+            ict.immunize(model, **options, **given, seed=seed).model for given in (tasks, kept)
+        )
+        assert states_equal(fresh, again)
+    straight = {
+        name: torch.utils.data.DataLoader(loader.dataset, batch_size=32)
+        for name, loader in tasks.items()
+    }
+    found, wanted = (
+        ict.rir(again, model, **given, split="head", groups=3, size=40)
+        for given in (kept, straight)
+    )
+    np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
+
+
+def test_activations_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match="reaches past them"):
+        ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")
+
+
+def test_blocks_without_parameters_are_refused():
+    with pytest.raises(ValueError, match="no parameter of the trainable blocks"):
+        ict.immunize(net(), split="head", **loaders(), trainable="drop")
