@@ -154,6 +154,7 @@ def load(
             if tokenizer.pad_token is None:  # a decoder; padding is masked anyway
                 tokenizer.pad_token = tokenizer.eos_token
             encoder = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
+            encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
             split, fitted = "head", False
             preparation = Preparation(tokenizer, max_length)
