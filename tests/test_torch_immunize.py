@@ -47,6 +47,11 @@ class Hidden(Net):
         return self.head(self.block2(self.block1(self.norm(x))))
 
 
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
 def kappas(model, split):
     split_model = SplitModel(model.eval(), split)
     found = []
