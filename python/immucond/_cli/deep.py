@@ -105,7 +105,12 @@ def run(args: argparse.Namespace) -> None:
             args.parser.error(f"give {', '.join('--' + name for name in missing)}, or --preset")
     with extra("experiments"):
         from rich.console import Console
+    with extra("deep"):
+        import torch
+        import transformers
     from ..experiments import deep
+
+    transformers.logging.disable_progress_bar()  # there is one of ours
 
     chosen = None if args.method is None else tuple(args.method)
     settings = deep.Settings(
@@ -134,9 +139,6 @@ def run(args: argparse.Namespace) -> None:
         settings = deep.preset_settings(args.preset, settings)
     with progress_bars(Console(stderr=True)) as progress:
         result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=progress)
-    import torch
-    import transformers
-
     found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}
     numbers = deep.as_json(result, args.command_line, found)
     write_results(args.out, deep.tables(result), deep.figures(result), numbers)

@@ -205,8 +205,7 @@ def _image_preparation(
 ) -> Preparation:
     if None in (image_size, mean, std):
         try:
-            kind: Any = transformers.AutoImageProcessor
-            processor = kind.from_pretrained(name)
+            processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
         except OSError as error:
             raise ValueError(
                 f"{name} has no preprocessor_config.json that says how images are prepared: give "
