@@ -43,8 +43,8 @@ class Method:
     parameters : mapping
         Keyword arguments: its hyper-parameters.
     source : {"none", "published", "searched", "by hand", "closed form"}
-        Where they come from: the paper or its code, our search, a few trials on one pair of
-        digits, or there is nothing to choose.
+        Where they come from: the paper or its code, our search, a few trials (on one
+        pair of digits, or given by the user), or there is nothing to choose.
     paper : (float, float, float) or None
         (i), (ii) and RIR in the paper, ridge convention.
     seeded : bool

@@ -8,6 +8,7 @@ from .._extras import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from ._activations import keep_activations
 from ._distributed import gram
 from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
@@ -29,6 +30,7 @@ __all__ = [
     "extreme_pairs",
     "gram",
     "immunize",
+    "keep_activations",
     "log_kappa",
     "precondition",
     "r_ill",
