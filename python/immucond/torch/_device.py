@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._extreme import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
 
@@ -135,8 +136,25 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[float, Tensor | None, bool, bool]:
+) -> tuple[Value, Tensor | None, Value, Value]:
     """As the function of this name for CPU tensors."""
+    if X.ndim == 3:
+        values, gradients, *flags = zip(
+            *(
+                evaluate(
+                    regularizer,
+                    x,
+                    features=features,
+                    rule=rule,
+                    p_is_rank=p_is_rank,
+                    gradient=gradient,
+                )
+                for x in X
+            ),
+            strict=True,
+        )
+        stacked = torch.stack(gradients) if gradient else None
+        return np.array(values), stacked, *(np.array(flag) for flag in flags)  # type: ignore[return-value]
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._activations import Loaded, Outcome, endless
+from ._activations import Outcome, endless, outcome
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel
 
@@ -80,7 +80,7 @@ class TrainerMixin:
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
-        harmful = Loaded((), primary.features.device).run(network, next(self._harmful))
+        harmful = outcome(network, next(self._harmful), primary.features.device)
         total = self._total(objective, lambdas, loss, primary, harmful)
         return (total, outputs) if return_outputs else total
 
