@@ -32,10 +32,10 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, Value, Value]:
+) -> tuple[Value, Tensor | None, bool, bool]:
     """Return value, float64 gradient, and whether an end it uses is tied, and is determined.
 
-    Of a matrix, or of each in a stack (b, rows, columns).
+    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined.
     """
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
@@ -49,6 +49,8 @@ def evaluate(
             gradient,
             False,
         )
+    if X.ndim > 2:
+        tied, determined = tied.any(), determined.all()
     return value, None if grad is None else torch.from_numpy(grad), tied, determined
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,25 +136,14 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, Value, Value]:
+) -> tuple[Value, Tensor | None, bool, bool]:
     """As the function of this name for CPU tensors."""
     if X.ndim == 3:
-        values, gradients, *flags = zip(
-            *(
-                evaluate(
-                    regularizer,
-                    x,
-                    features=features,
-                    rule=rule,
-                    p_is_rank=p_is_rank,
-                    gradient=gradient,
-                )
-                for x in X
-            ),
-            strict=True,
-        )
+        options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
+        one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
+        values, gradients, ties, determinations = zip(*one_by_one, strict=True)
         stacked = torch.stack(gradients) if gradient else None
-        return np.array(values), stacked, *(np.array(flag) for flag in flags)  # type: ignore[return-value]
+        return np.array(values), stacked, any(ties), all(determinations)
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:

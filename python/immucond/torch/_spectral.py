@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, SupportsIndex
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,37 +110,34 @@ def _kernel(
         computed_in=computed_in,
         given=what,
     )
+    stacked = X.ndim > 2
     found, gradients, tied, determined = kernels_for(X).evaluate(
         regularizer,
-        X if X.ndim == 2 else X.reshape(-1, *shape[-2:]),
+        X.reshape(-1, *shape[-2:]) if stacked else X,
         features=features,
         rule=rule,
         p_is_rank=p_is_rank,
         gradient=gradient,
     )
-    if not np.all(determined):
+    if not determined:
         warn_accuracy("Z^T Z" if features else "S")
-    if gradient and np.any(tied):
+    if gradient and tied:
         warn_tied("Z^T Z" if features else "S", name)
-    value = torch.as_tensor(found, dtype=torch.float64, device=X.device).reshape(shape[:-2])
-    value = _narrowed(value, dtype, f"the value of {name}")
+    value = torch.as_tensor(found, dtype=dtype, device=X.device)
+    _check_finite(value, f"the value of {name}")
+    if stacked:
+        value = value.reshape(shape[:-2])
     if not gradient:
         return value, torch.empty(0, dtype=dtype, device=X.device)
-    return value, _narrowed(gradients.reshape(shape), dtype, f"the gradient of {name}")
+    by_X = gradients.to(dtype)
+    _check_finite(by_X, f"the gradient of {name}")
+    return value, by_X.reshape(shape) if stacked else by_X
 
 
-def _narrowed(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
-    """Return what is finite in float64 in another dtype, or refuse."""
-    if dtype == torch.float64:
-        return x
-    narrow = x.to(dtype)
-    # Mostly the sum tells.
-    if not math.isfinite(narrow.sum()) and not narrow.isfinite().all():
-        raise OverflowError(
-            f"{what} is not representable in {str(dtype).removeprefix('torch.')}: it has entries "
-            f"up to {float(x.abs().max()):g}"
-        )
-    return narrow
+def _check_finite(x: Tensor, what: str) -> None:
+    """Refuse what was finite in float64, and no longer is; mostly the sum tells."""
+    if x.dtype != torch.float64 and not math.isfinite(x.sum()) and not x.isfinite().all():
+        raise OverflowError(f"{what} is not representable in {str(x.dtype).removeprefix('torch.')}")
 
 
 def _fake(X: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
