@@ -304,6 +304,21 @@ def test_the_mixin_adds_the_terms(lambdas):
         assert trainer.compute_loss(model, (x, y)) == plain  # evaluation stays as it was
 
 
+def test_the_mixin_takes_no_statistics_of_what_is_harmful():
+    found = []
+    for against in (False, True):
+        model, (x, y), (x_H, _) = net(), data(40, 1)[:], data(40, 2)[:]
+        trainer = ImmunizingTrainer(model.train())
+        model.drop.eval()
+        if against:
+            trainer.immunize_against([x_H * 5 + 1], split="head")
+        trainer.compute_loss(model, (x, y)).backward()
+        assert model.norm.training
+        assert not model.drop.training
+        found.append(model.norm.running_mean)
+    assert torch.equal(*found)
+
+
 def test_the_mixin_refuses():
     trainer = ImmunizingTrainer(net())
     with pytest.raises(ValueError, match="split must name"):

@@ -285,7 +285,10 @@ class _Steps:
             else torch.autograd.grad(term, Z, retain_graph=True)[0]
             for term, Z in ((well, P.features), (ill, H.features))
         )
-        norms = [float(g.double().norm()) for g in (by_loss, by_well, by_ill)]
+        norms = [
+            float(torch.linalg.vector_norm(g, dtype=torch.float64))
+            for g in (by_loss, by_well, by_ill)
+        ]
         lambda_P, lambda_H = weights(self._lambdas, norms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()
