@@ -33,7 +33,7 @@ class _Spectral(Function):
 
     @staticmethod
     def forward(X: Tensor, *options: Any) -> Any:
-        if X.is_cpu and type(X) in _PLAIN and torch._C._len_torch_dispatch_stack() == 0:
+        if X.is_cpu and _is_plain(X):
             return _kernel(X, *options)  # what the dispatcher would come to, ten microseconds later
         return spectral.entry(X, *options)
 
@@ -82,7 +82,12 @@ class _Spectral(Function):
 
 
 _NOTHING = (None,) * 7
-_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_plain(X: Tensor) -> bool:
+    """Whether nothing but the dispatcher's kernels will look at it."""
+    return type(X) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
 
 _SCHEMA = (
     "spectral(Tensor X, str name, bool features, int? rank, float? rtol, str? computed_in, "
@@ -321,7 +326,8 @@ def condition_number(
 
 
 def _check_psd(S: Tensor) -> None:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or not _is_plain(S):
         return
     H = S.detach().double()
     size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
