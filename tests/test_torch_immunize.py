@@ -47,6 +47,11 @@ class Hidden(Net):
         return self.head(self.block2(self.block1(self.norm(x))))
 
 
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
 def kappas(model, split):
     split_model = SplitModel(model.eval(), split)
     found = []
@@ -451,3 +456,32 @@ def test_features_must_be_rows():
             return self.head(x)
 
     refused(ValueError, r"must have shape \(N, 6\).*have shape \(32, 1, 6, 6\)", model=Tokens())
+
+
+def test_activations_kept_once_serve_many_runs():
+    model = net()
+    tasks = loaders()
+    kept = {
+        name: ict.keep_activations(model, loader, split="head", trainable="block2")
+        for name, loader in tasks.items()
+    }
+    options = {"split": "head", "trainable": "block2", "epochs": 2, "lr": 0.02}
+    for seed in (0, 1):
+        fresh, again = (
+            ict.immunize(model, **options, **given, seed=seed).model for given in (tasks, kept)
+        )
+        assert states_equal(fresh, again)
+    straight = {
+        name: torch.utils.data.DataLoader(loader.dataset, batch_size=32)
+        for name, loader in tasks.items()
+    }
+    found, wanted = (
+        ict.rir(again, model, **given, split="head", groups=3, size=40)
+        for given in (kept, straight)
+    )
+    np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
+
+
+def test_activations_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match="reaches past them"):
+        ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")
