@@ -153,6 +153,10 @@ class Noisy(torch.utils.data.Dataset):
         return torch.randn(1, 6, 6), index % 3
 
 
+def by_sampler(sampler):
+    return torch.utils.data.DataLoader(data(64, 1), batch_size=20, sampler=sampler)
+
+
 @pytest.mark.parametrize(
     ("kind", "loader", "why"),
     [
@@ -160,6 +164,13 @@ class Noisy(torch.utils.data.Dataset):
         (Residual, loaders()["primary"], "reaches past them"),
         (Hidden, loaders()["primary"], "does not run on them"),
         (Net, [data(40, 1)[:]], "no DataLoader"),
+        (Net, by_sampler(torch.utils.data.SubsetRandomSampler(range(40))), "a sampler of its own"),
+        (Net, by_sampler(torch.utils.data.RandomSampler(range(64), True)), "a sampler of its own"),
+        (
+            Net,
+            torch.utils.data.DataLoader(data(64, 1), batch_sampler=[range(20), range(20, 64)]),
+            "a sampler of its own",
+        ),
     ],
 )
 def test_what_cannot_be_kept_runs_whole_and_says_so(kind, loader, why, caplog):
@@ -253,6 +264,8 @@ def test_bfloat16():
 
 def test_a_short_last_batch_is_refused_before_training():
     refused(ValueError, "primary must have at least two samples", **loaders(65))
+    kept = ict.keep_activations(net(), loaders(65)["harmful"], split="head", trainable="block2")
+    refused(ValueError, "harmful must have at least two", harmful=kept, trainable="block2")
     with_drop = loaders(65, drop_last=True)
     assert len(ict.immunize(net(), split="head", **with_drop).history["loss"]) == 2
 
@@ -294,6 +307,21 @@ def test_the_mixin_adds_the_terms(lambdas):
     assert model.stem.weight.grad.isfinite().all()
     with torch.no_grad():
         assert trainer.compute_loss(model, (x, y)) == plain  # evaluation stays as it was
+
+
+def test_the_mixin_takes_no_statistics_of_what_is_harmful():
+    found = []
+    for against in (False, True):
+        model, (x, y), (x_H, _) = net(), data(40, 1)[:], data(40, 2)[:]
+        trainer = ImmunizingTrainer(model.train())
+        model.drop.eval()
+        if against:
+            trainer.immunize_against([x_H * 5 + 1], split="head")
+        trainer.compute_loss(model, (x, y)).backward()
+        assert model.norm.training
+        assert not model.drop.training
+        found.append(model.norm.running_mean)
+    assert torch.equal(*found)
 
 
 def test_the_mixin_refuses():
@@ -375,6 +403,7 @@ def test_batches():
     refused(ValueError, "features of harmful are the same", harmful=[(torch.zeros_like(x), y)])
     refused(ValueError, "harmful must be finite", harmful=[(x * torch.nan, y)])
     refused(ValueError, "primary has no batches", primary=[])
+    refused(ValueError, "primary must be iterable any number", primary=iter([(x, y)]))
     refused(ValueError, "primary must have labels", primary=[x])
     refused(ValueError, "harmful must have labels", harmful=[x], method="imma")
     refused(ValueError, "a batch must be", primary=[(x, y, y)])
@@ -395,6 +424,28 @@ def test_a_loss_that_diverges():
     )
 
 
+def test_widths():
+    x, y = torch.randn(8, 1, 7, 6), torch.zeros(8).long()
+    refused(ValueError, "does not run on a batch of harmful: mat1 and mat2", harmful=[(x, y)])
+
+    class Flat(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(36, 2))
+
+    told = r"of harmful: the features that enter '1' must have shape \(N, 36\).* shape \(8, 42\)"
+    refused(ValueError, told, model=Flat(), split="1", harmful=[(x, y)])
+
+
+def test_nothing_to_train():
+    refused(ValueError, "no parameter of the trainable blocks", trainable="drop")
+    model = net().requires_grad_(False)
+    refused(ValueError, "no parameter of the trainable blocks", model=model)
+    model.block2.requires_grad_()  # the head stays as it is
+    done = ict.immunize(model, split="head", **loaders())
+    assert torch.equal(done.model.head.weight, model.head.weight)
+    assert not torch.equal(done.model.block2[0].weight, model.block2[0].weight)
+
+
 def test_features_must_be_rows():
     class Tokens(nn.Module):
         def __init__(self):
@@ -404,7 +455,7 @@ def test_features_must_be_rows():
         def forward(self, x):
             return self.head(x)
 
-    refused(ValueError, r"must have shape \(N, m\)", model=Tokens())
+    refused(ValueError, r"must have shape \(N, 6\).*have shape \(32, 1, 6, 6\)", model=Tokens())
 
 
 def test_activations_kept_once_serve_many_runs():
@@ -434,8 +485,3 @@ def test_activations_kept_once_serve_many_runs():
 def test_activations_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="reaches past them"):
         ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")
-
-
-def test_blocks_without_parameters_are_refused():
-    with pytest.raises(ValueError, match="no parameter of the trainable blocks"):
-        ict.immunize(net(), split="head", **loaders(), trainable="drop")

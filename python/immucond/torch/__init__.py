@@ -12,6 +12,7 @@ from ._activations import keep_activations
 from ._distributed import gram
 from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
+from ._objectives import Objective
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
 from ._rir import DeepImmunity, rir
@@ -23,6 +24,7 @@ __all__ = [
     "DeepImmunization",
     "ExtremePairs",
     "ImmunizationLoss",
+    "Objective",
     "RIll",
     "RWell",
     "TrainerMixin",

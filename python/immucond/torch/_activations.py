@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from ._split import SplitModel, module_named, moved, parse_batch
+from ._split import SplitModel, blocks_named, moved, parse_batch
 
 _log = logging.getLogger("immucond")
 
@@ -36,8 +36,17 @@ class Outcome(NamedTuple):
     labels: Any
 
 
+def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
+    """Return what the whole model makes of a batch."""
+    inputs, labels = parse_batch(batch)
+    return Outcome(*model(moved(inputs, device)), moved(labels, device))
+
+
 class Batches(Protocol):
     """A task's batches, epoch after epoch."""
+
+    last: int | None
+    """Samples in the last batch of an epoch, where that is known."""
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
@@ -54,6 +63,8 @@ class Loaded:
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader, self._device = loader, device
+        sized = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__")
+        self.last = _last(loader) if sized else None
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
@@ -70,8 +81,15 @@ class Loaded:
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
-        inputs, labels = parse_batch(batch)
-        return Outcome(*model(moved(inputs, self._device)), moved(labels, self._device))
+        return outcome(model, batch, self._device)
+
+
+def _last(loader: DataLoader[Any]) -> int | None:
+    """Return the size of a loader's last batch, where its batches are of one size."""
+    if loader.batch_size is None or loader.drop_last:
+        return loader.batch_size
+    dataset: Any = loader.dataset
+    return len(dataset) % loader.batch_size or loader.batch_size
 
 
 class _Trace(NamedTuple):
@@ -93,13 +111,13 @@ class Kept:
         self,
         model: SplitModel,
         blocks: Sequence[nn.Module],
-        loader: DataLoader[Any],
+        loader: Any,
         device: torch.device,
         folder: Path | None,
     ) -> None:
-        self._device, self._batch_size = device, loader.batch_size or 1
-        self._drop_last = loader.drop_last
-        dataset: Any = loader.dataset
+        dataset = _indexed(loader)
+        self._device, self._batch_size = device, loader.batch_size
+        self._drop_last, self.last = loader.drop_last, _last(loader)
         self._count = len(dataset)
         for at in {0, self._count // 2, self._count - 1}:
             if not _equal(dataset[at], dataset[at]):
@@ -183,6 +201,19 @@ class Kept:
             features, logits = model(inputs)
         labels = None if self._labels is None else self._labels[batch].to(self._device)
         return Outcome(features, logits, labels)
+
+
+def _indexed(loader: Any) -> Any:
+    """Return the data set, of which an epoch takes every sample once."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise _CannotKeepError("it is no DataLoader over a data set with a length")
+    sampler, dataset = loader.sampler, loader.dataset
+    once = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement
+    )
+    if not once or loader.batch_size is None or len(sampler) != len(dataset):  # type: ignore[arg-type]
+        raise _CannotKeepError("it has a sampler of its own")
+    return dataset
 
 
 class _Rows:
@@ -337,8 +368,7 @@ def keep_activations(
     >>> done = ict.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
-    names = [trainable] if isinstance(trainable, str) else list(trainable)
-    blocks = [module_named(model, name, "trainable") for name in names]
+    blocks = blocks_named(model, trainable)
     training = model.training
     try:
         folder = None if cache is None else Path(cache)
@@ -376,11 +406,8 @@ def batches_of(
     """Return a task's batches, of kept activations where that can be done; else say why not."""
     if blocks is None or isinstance(loader, Kept):
         return task_of(loader, device)
-    why = "it is no DataLoader over a data set with a length"
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        try:
-            return Kept(model, blocks, loader, device, folder)
-        except _CannotKeepError as error:
-            why = str(error)
-    _log.warning("%s runs through the whole model in every epoch: %s", name, why)
-    return Loaded(loader, device)
+    try:
+        return Kept(model, blocks, loader, device, folder)
+    except _CannotKeepError as error:
+        _log.warning("%s runs through the whole model in every epoch: %s", name, error)
+        return Loaded(loader, device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, pairs_from
+from .._extreme import ExtremePairs, Search, Value, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from .._validate import Array
@@ -32,8 +32,11 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[float, Tensor | None, bool, bool]:
-    """Return value, float64 gradient, and whether an end it uses is tied, and is determined."""
+) -> tuple[Value, Tensor | None, bool, bool]:
+    """Return value, float64 gradient, and whether an end it uses is tied, and is determined.
+
+    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined.
+    """
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
         value, grad, _, tied, determined = kernel(
@@ -46,6 +49,8 @@ def evaluate(
             gradient,
             False,
         )
+    if X.ndim > 2:
+        tied, determined = tied.any(), determined.all()
     return value, None if grad is None else torch.from_numpy(grad), tied, determined
 
 

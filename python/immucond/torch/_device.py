@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._extreme import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
 
@@ -135,8 +136,14 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[float, Tensor | None, bool, bool]:
+) -> tuple[Value, Tensor | None, bool, bool]:
     """As the function of this name for CPU tensors."""
+    if X.ndim == 3:
+        options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
+        one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
+        values, gradients, ties, determinations = zip(*one_by_one, strict=True)
+        stacked = torch.stack(gradients) if gradient else None
+        return np.array(values), stacked, any(ties), all(determinations)
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
@@ -22,7 +21,7 @@ from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
-from ._split import SplitModel, module_named
+from ._split import SplitModel, blocks_named, names_of
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def immunize(
     model = copy.deepcopy(model).to(where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
-    blocks = _blocks(model, trainable)
+    blocks = None if trainable is None else blocks_named(model, trainable)
     _inspect(splitted, primary, harmful, where, objective)
     folder = None if cache is None else Path(cache)
     if objective is None:
@@ -194,7 +193,7 @@ def immunize(
     if checkpoint is not None:
         settings = {
             "split": split,
-            "trainable": [trainable] if isinstance(trainable, str) else trainable and [*trainable],
+            "trainable": None if trainable is None else names_of(trainable),
             "method": method if isinstance(method, str) else type(method).__name__,
             "lambdas": list(lambdas) if not isinstance(lambdas, str) else lambdas,
             "optimizer": [lr, momentum] if optimizer is None else "given",
@@ -212,13 +211,6 @@ def immunize(
 _RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
 
 
-def _blocks(model: nn.Module, trainable: str | Sequence[str] | None) -> list[nn.Module] | None:
-    if trainable is None:
-        return None
-    names = [trainable] if isinstance(trainable, str) else list(trainable)
-    return [module_named(model, name, "trainable") for name in names]
-
-
 def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
     """Leave only what is trained with a gradient."""
     if blocks is not None:
@@ -226,7 +218,7 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         for block in (*blocks, model.head):
             block.requires_grad_()
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if len(parameters) == len(list(model.head.parameters())):
+    if {id(p) for p in parameters} <= {id(p) for p in model.head.parameters()}:
         raise ValueError("no parameter of the trainable blocks requires a gradient")
     return parameters
 
@@ -236,25 +228,22 @@ def _inspect(
 ) -> None:
     """Refuse, before any training, what would fail in the midst of it."""
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        task = task_of(loader, device)
         if isinstance(loader, Iterator):
             raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
+        task = task_of(loader, device)
         with torch.random.fork_rng(devices=[]):
             batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
-        with torch.no_grad():
-            features, _, labels = task.run(model, batch)
-        shape = tuple(features.shape)
-        if shape[0] < 2 or _last_batch(loader) == 1:
+        try:
+            with torch.no_grad():
+                features, _, labels = task.run(model, batch)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
+        if len(features) < 2 or task.last == 1:
             raise ValueError(
                 f"a batch of {name} must have at least two samples, and one has 1 (of a last batch "
                 "that is short, drop_last=True rids a DataLoader)"
-            )
-        if shape[1] != model.head.in_features:
-            raise ValueError(
-                f"the features of {name} must have the width of the head, "
-                f"{model.head.in_features}, and have shape {shape}"
             )
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")
@@ -263,14 +252,6 @@ def _inspect(
         needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
         if needs and objective is not None and labels is None:
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
-
-
-def _last_batch(loader: Any) -> int:
-    """Return the number of samples of a DataLoader's last batch, where that is known, or 0."""
-    if not isinstance(loader, DataLoader) or loader.drop_last or loader.batch_size is None:
-        return 0
-    dataset: Any = loader.dataset
-    return len(dataset) % loader.batch_size if hasattr(dataset, "__len__") else 0
 
 
 class _Steps:
@@ -304,7 +285,10 @@ class _Steps:
             else torch.autograd.grad(term, Z, retain_graph=True)[0]
             for term, Z in ((well, P.features), (ill, H.features))
         )
-        norms = [float(g.double().norm()) for g in (by_loss, by_well, by_ill)]
+        norms = [
+            float(torch.linalg.vector_norm(g, dtype=torch.float64))
+            for g in (by_loss, by_well, by_ill)
+        ]
         lambda_P, lambda_H = weights(self._lambdas, norms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()

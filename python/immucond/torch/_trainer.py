@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._activations import Loaded, Outcome, endless
+from ._activations import Outcome, endless, outcome
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel
 
@@ -24,7 +25,8 @@ class TrainerMixin:
     Notes
     -----
     The loss is the mean over a batch, and gradients that are accumulated over several batches are
-    averaged. A run that the trainer resumes reads the harmful batches from the start.
+    averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
+    taken of them. A run that the trainer resumes reads them from the start.
 
     Examples
     --------
@@ -80,7 +82,8 @@ class TrainerMixin:
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
-        harmful = Loaded((), primary.features.device).run(network, next(self._harmful))
+        with _evaluating(self.model):
+            harmful = outcome(network, next(self._harmful), primary.features.device)
         total = self._total(objective, lambdas, loss, primary, harmful)
         return (total, outputs) if return_outputs else total
 
@@ -115,3 +118,14 @@ class TrainerMixin:
                 self._record[f"{name}_term"] = float(term.detach())
                 total = total + weight * term
         return total
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
