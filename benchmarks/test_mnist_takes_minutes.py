@@ -4,6 +4,7 @@ Wall time of the command, two processes at a time. The published code takes abou
 hour for one pair.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -40,5 +41,9 @@ def test_mnist_takes_minutes(record_seconds, request, data_dir, tmp_path, name):
     environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    results = json.loads((tmp_path / "mnist" / "results.json").read_text())
+    (method,) = results["methods"].values()
+    failures = [u["failure"] for units in method["pairs"].values() for u in units if "failure" in u]
+    assert not failures, failures[0]
     if not smoke:
         record_seconds("MNIST, pairs of digits", name, time.perf_counter() - begin, allowed)

@@ -59,7 +59,7 @@ def page(runs: dict[str, Path]) -> str:
         "",
         "<!-- Written by scripts/deep_results.py: do not edit. -->",
         "",
-        f"What `immucond deep` gave at commit {commit()}. Its measures are explained in "
+        f"What `immucond deep` gave, at commit {commit()}; its measures are explained in "
         "{doc}`deep`. " + WORTH,
         "",
     ]

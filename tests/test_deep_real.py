@@ -44,7 +44,7 @@ def immunized(tmp_path, *options):
 def check_closed_form(start, folded):
     # The map is computed in float32: a prediction may change where two logits tie to rounding.
     assert folded["changed_predictions"] <= 1
-    assert folded["all"]["rir"] > 5.0
+    assert folded["all"]["rir"] > 2.0  # held-out samples, few to learn from
     for attacker in ("sgd", "momentum"):
         slow, fast = (values["probe"][attacker]["accuracy"][1:] for values in (folded, start))
         assert sum(slow) < sum(fast)

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from torch_cases import torch
+from torch_nets import Net, data, loaders, net
 
 import immucond as ic
 import immucond.torch as ict
@@ -12,27 +13,6 @@ from immucond.torch._activations import Kept, Loaded, batches_of
 from immucond.torch._split import SplitModel
 
 nn = torch.nn
-
-
-class Net(nn.Module):
-    """A trunk, a glue of functions, two last blocks and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-        self.block1 = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 12), nn.ReLU())
-        self.block2 = nn.Sequential(nn.Linear(12, 8), nn.Tanh())
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x, scale=None):
-        x = torch.relu(self.norm(self.stem(x)))
-        x = self.block1(x) + 0.1
-        x = self.block2(x)
-        if scale is not None:
-            x = x * scale[:, None]
-        return self.head(self.drop(x))
 
 
 class Residual(Net):
@@ -67,25 +47,9 @@ class Hidden(Net):
         return self.head(self.block2(self.block1(self.norm(x))))
 
 
-def data(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 1, 6, 6, generator=generator)
-    y = (x[:, 0, 0, 0] > 0).long() + (x[:, 0, 1, 1] > 0).long()
-    return torch.utils.data.TensorDataset(x, y)
-
-
-def loaders(count=64, size=32, **options):
-    return {
-        name: torch.utils.data.DataLoader(
-            data(count, seed), batch_size=size, shuffle=True, **options
-        )
-        for name, seed in (("primary", 1), ("harmful", 2))
-    }
-
-
-def net(kind=Net):
-    torch.manual_seed(0)
-    return kind().eval()
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def kappas(model, split):
@@ -101,11 +65,6 @@ def kappas(model, split):
 def ratio(model, split="head"):
     kappa_P, kappa_H = kappas(model, split)
     return kappa_H / kappa_P
-
-
-def states_equal(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize("method", ["algorithm1", "r_ill", "opt_kappa"])
@@ -273,26 +232,6 @@ def test_the_closed_form_attains_the_limit_at_the_same_logits():
     limit = ic.linear.immunity_limit(X_P=Z[0], X_H=Z[1]).rir
     assert np.isclose(ratio(done.model, done.split) / ratio(model), limit, rtol=1e-2)
     assert done.history == {}
-
-
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
-    options = {"split": "head", **loaders(), "trainable": "block2", "lr": 1e-2}
-    straight = ict.immunize(net(), epochs=4, **options)
-    file = tmp_path / "run.pt"
-
-    def interrupt(step, record):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ict.immunize(net(), epochs=4, checkpoint=file, callback=interrupt, **options)
-    resumed = ict.immunize(net(), epochs=4, checkpoint=file, **options)
-    assert states_equal(straight.model, resumed.model)
-    for key, values in straight.history.items():
-        assert np.array_equal(values, resumed.history[key])
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
-    with pytest.raises(ValueError, match=r"of another run \(seed: 0 there, 1 here\)"):
-        ict.immunize(net(), epochs=4, checkpoint=file, seed=1, **options)
 
 
 def test_a_callback_stops():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -56,9 +56,12 @@ class Loaded:
         self._loader, self._device = loader, device
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader draws its own order."""
-        if isinstance(self._loader, DataLoader) and self._loader.generator is None:
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
+        if isinstance(self._loader, DataLoader):
+            seed = int(torch.randint(2**31, (), generator=generator))
+            torch.manual_seed(seed)
+            if self._loader.generator is not None:
+                self._loader.generator.manual_seed(seed)
         yield from self._loader
 
     def in_order(self) -> Iterator[Any]:
@@ -344,6 +347,17 @@ def keep_activations(
         raise ValueError(f"activations cannot be kept: {error}") from error
     finally:
         model.train(training)
+
+
+def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
+    """Yield the batches of epoch after epoch."""
+    while True:
+        none = True
+        for batch in epoch():
+            none = False
+            yield batch
+        if none:
+            raise ValueError(f"{name} has no batches")
 
 
 def task_of(task: Any, device: torch.device) -> Batches:

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
-from . import _checkpoint
-from ._activations import Batches, Outcome, batches_of, task_of
+from ._activations import Batches, Outcome, batches_of, endless, task_of
+from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
@@ -67,6 +67,7 @@ def immunize(
     seed: int = 0,
     device: Any = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
     cache: str | Path | None = None,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> DeepImmunization:
@@ -114,7 +115,10 @@ def immunize(
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
-        A file that holds the state after every epoch; a run that finds it goes on from there.
+        A file that keeps the run's state. Where it is there already, and of the same settings
+        (`epochs` may be more), the run goes on from it, to the same bits.
+    checkpoint_every : int, default 100
+        Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
         A folder for kept activations beyond one GiB, which are mapped into memory from there; by
         default they stay in memory.
@@ -186,16 +190,21 @@ def immunize(
             momentum=check_real(momentum, "momentum", low=0.0, high=1.0),
         ),
     )
-    run = _Run(steps, P, H, generator, None if checkpoint is None else Path(checkpoint))
-    run.resume(
-        {
+    kept = None
+    if checkpoint is not None:
+        settings = {
             "split": split,
+            "trainable": [trainable] if isinstance(trainable, str) else trainable and [*trainable],
             "method": method if isinstance(method, str) else type(method).__name__,
             "lambdas": list(lambdas) if not isinstance(lambdas, str) else lambdas,
+            "optimizer": [lr, momentum] if optimizer is None else "given",
             "seed": seed,
         }
-    )
-    run.to(as_count(epochs, "epochs", least=0), callback)
+        every = as_count(checkpoint_every, "checkpoint_every", least=1)
+        kept = Checkpoint(Path(checkpoint), every, settings)
+    run = _Run(steps, P, H, generator, kept)
+    with torch.random.fork_rng(devices=[]):
+        run.to(as_count(epochs, "epochs", least=0), callback)
     history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
     return DeepImmunization(model, split, history)
 
@@ -228,9 +237,10 @@ def _inspect(
     """Refuse, before any training, what would fail in the midst of it."""
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
         task = task_of(loader, device)
-        state = torch.get_rng_state()
-        batch = next(iter(task.in_order()), None)
-        torch.set_rng_state(state)
+        if isinstance(loader, Iterator):
+            raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
+        with torch.random.fork_rng(devices=[]):
+            batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
         with torch.no_grad():
@@ -312,66 +322,91 @@ class _Steps:
 
 
 class _Run:
-    """Epochs with checkpoints between them."""
+    """Steps on pairs of batches, epoch after epoch, with checkpoints between them."""
 
     def __init__(
-        self, steps: _Steps, P: Batches, H: Batches, generator: torch.Generator, file: Path | None
+        self,
+        steps: _Steps,
+        P: Batches,
+        H: Batches,
+        generator: torch.Generator,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self._steps, self._P, self._H = steps, P, H
-        self._generator, self._file = generator, file
-        self._epoch = 0
-        self._settings: dict[str, Any] = {}
+        self._generator, self._checkpoint = generator, checkpoint
+        # When the epoch began, and of PyTorch's own generator, which loaders draw from, now.
+        self._start, self._random = generator.get_state(), torch.get_rng_state()
+        self._epoch = self._batch = 0
         self.records: list[dict[str, float]] = []
-
-    def resume(self, settings: dict[str, Any]) -> None:
-        """Go on from the checkpoint, if there is one of these settings."""
-        self._settings = settings
-        if self._file is None:
-            return
-        device = next(self._steps.model.model.parameters()).device
-        state = _checkpoint.load(self._file, device, settings)
-        if state is None:
-            return
-        self._steps.model.model.load_state_dict(state["model"])
-        self._steps.optimizer.load_state_dict(state["optimizer"])
-        self._steps.objective.state = state["objective"]
-        self._generator.set_state(state["generator"].cpu())
-        self._epoch, self.records = state["epoch"], state["records"]
 
     def to(
         self, epochs: int, callback: Callable[[int, Mapping[str, float]], object] | None
     ) -> None:
-        """Run until so many epochs are done."""
+        """Run until so many epochs are done, or the callback stops it."""
+        self._resume()
+        if self._checkpoint is not None and (self._epoch, self._batch) > (epochs, 0):
+            raise ValueError(
+                f"epochs must be at least {self._epoch + (self._batch > 0)}, as many as checkpoint "
+                f"{self._checkpoint.path} has begun, and is {epochs}"
+            )
+        stopped = False
+        while self._epoch < epochs and not stopped:
+            harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+            pairs = zip(self._P.epoch(self._generator), harmful, strict=False)
+            for number, batches in enumerate(pairs, 1):
+                if number <= self._batch:  # taken before the interruption
+                    if number == self._batch:
+                        torch.set_rng_state(self._random)
+                    continue
+                stopped = self._step(*batches, callback)
+                self._batch = number
+                if stopped:
+                    break
+                if self._checkpoint is not None and len(self.records) % self._checkpoint.every == 0:
+                    self._save()
+            else:
+                self._epoch, self._batch = self._epoch + 1, 0
+                self._start = self._generator.get_state()
+        self._save()
+
+    def _step(
+        self, p: Any, h: Any, callback: Callable[[int, Mapping[str, float]], object] | None
+    ) -> bool:
         model = self._steps.model
-        while self._epoch < epochs:
-            harmful = _again(self._H, self._generator)
-            for batch in self._P.epoch(self._generator):
-                record = self._steps(self._P.run(model, batch), self._H.run(model, next(harmful)))
-                self.records.append(record)
-                if callback is not None and callback(len(self.records), record):
-                    return
-            self._epoch += 1
-            self._save()
+        record = self._steps(self._P.run(model, p), self._H.run(model, h))
+        self.records.append(record)
+        return callback is not None and bool(callback(len(self.records), record))
+
+    def _resume(self) -> None:
+        """Take up the checkpoint's state, if there is one."""
+        if self._checkpoint is None:
+            return
+        model = self._steps.model.model
+        state = self._checkpoint.load(next(model.parameters()).device)
+        if state is None:
+            return
+        model.load_state_dict(state["model"])
+        self._steps.optimizer.load_state_dict(state["optimizer"])
+        self._steps.objective.state = state["objective"]
+        self._start, self._random = state["start"].cpu(), state["random"].cpu()
+        self._generator.set_state(self._start)
+        torch.set_rng_state(self._random)
+        self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
 
     def _save(self) -> None:
-        if self._file is not None:
-            _checkpoint.save(
-                self._file,
+        if self._checkpoint is not None:
+            self._checkpoint.save(
                 {
-                    "settings": self._settings,
                     "model": self._steps.model.model.state_dict(),
                     "optimizer": self._steps.optimizer.state_dict(),
                     "objective": self._steps.objective.state,
-                    "generator": self._generator.get_state(),
+                    "start": self._start,
+                    "random": torch.get_rng_state(),
                     "epoch": self._epoch,
+                    "batch": self._batch,
                     "records": self.records,
-                },
+                }
             )
-
-
-def _again(batches: Batches, generator: torch.Generator) -> Iterator[Any]:
-    while True:
-        yield from batches.epoch(generator)
 
 
 def _closed_form(
