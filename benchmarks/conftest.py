@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_info
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
 TIMED_SECONDS = 1.5
 ROUNDS = (5, 300)
+LONG_SECONDS = 10.0  # a call that is timed once, for it warms itself up
 DISTURBED = 0.05  # of the machine, taken by other processes
 BEGIN, END = "<!-- begin: pytest benchmarks -->", "<!-- end: pytest benchmarks -->"
 
@@ -189,7 +190,10 @@ class Contest:
         least ratio of medians, peer over ours, and `limits` to the most seconds that ours may take
         longer, or, beside the peer "", in all; `at` is the group's place in a plot.
         """
-        for got, wanted in zip(arrays(function()), arrays(like()), strict=True):
+        begin = time.perf_counter()
+        result = function()
+        long = time.perf_counter() - begin > LONG_SECONDS
+        for got, wanted in zip(arrays(result), arrays(like()), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
         benchmark = self._request.getfixturevalue("benchmark")
         if benchmark.disabled:
@@ -197,11 +201,11 @@ class Contest:
             return
         self._bystanders.wait()
         begin, calls = time.perf_counter(), 0
-        while calls < 2 or time.perf_counter() - begin < WARM_UP_SECONDS:
+        while not long and (calls < 2 or time.perf_counter() - begin < WARM_UP_SECONDS):
             last = time.perf_counter()
             function()
             calls += 1
-        rounds = int(np.clip(seconds / (time.perf_counter() - last), *ROUNDS))
+        rounds = 1 if long else int(np.clip(seconds / (time.perf_counter() - last), *ROUNDS))
         benchmark.group = group
         benchmark.name = name
         self._bystanders.mark()
@@ -276,6 +280,18 @@ def record_memory(request: pytest.FixtureRequest) -> Callable[[str, str, float, 
         if not request.config.getoption("--smoke"):
             groups = request.config.stash[RESULTS]
             groups.setdefault(group, Group()).memory[name] = (measured, allowed)
+
+    return record
+
+
+@pytest.fixture
+def record_seconds(request: pytest.FixtureRequest) -> Callable[[str, str, float, float], None]:
+    """Put one run's time into the table: group, name, seconds measured, seconds allowed."""
+
+    def record(group: str, name: str, measured: float, allowed: float) -> None:
+        entry = request.config.stash[RESULTS].setdefault(group, Group())
+        entry.ours[name] = Timing(measured, 0.0, disturbed=False)
+        entry.limits[name, ""] = allowed
 
     return record
 

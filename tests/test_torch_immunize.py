@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from torch_cases import torch
+from torch_nets import Net, data, loaders, net
 
 import immucond as ic
 import immucond.torch as ict
@@ -12,27 +13,6 @@ from immucond.torch._activations import Kept, Loaded, batches_of
 from immucond.torch._split import SplitModel
 
 nn = torch.nn
-
-
-class Net(nn.Module):
-    """A trunk, a glue of functions, two last blocks and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-        self.block1 = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 12), nn.ReLU())
-        self.block2 = nn.Sequential(nn.Linear(12, 8), nn.Tanh())
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x, scale=None):
-        x = torch.relu(self.norm(self.stem(x)))
-        x = self.block1(x) + 0.1
-        x = self.block2(x)
-        if scale is not None:
-            x = x * scale[:, None]
-        return self.head(self.drop(x))
 
 
 class Residual(Net):
@@ -67,25 +47,9 @@ class Hidden(Net):
         return self.head(self.block2(self.block1(self.norm(x))))
 
 
-def data(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 1, 6, 6, generator=generator)
-    y = (x[:, 0, 0, 0] > 0).long() + (x[:, 0, 1, 1] > 0).long()
-    return torch.utils.data.TensorDataset(x, y)
-
-
-def loaders(count=64, size=32, **options):
-    return {
-        name: torch.utils.data.DataLoader(
-            data(count, seed), batch_size=size, shuffle=True, **options
-        )
-        for name, seed in (("primary", 1), ("harmful", 2))
-    }
-
-
-def net(kind=Net):
-    torch.manual_seed(0)
-    return kind().eval()
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def kappas(model, split):
@@ -101,11 +65,6 @@ def kappas(model, split):
 def ratio(model, split="head"):
     kappa_P, kappa_H = kappas(model, split)
     return kappa_H / kappa_P
-
-
-def states_equal(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize("method", ["algorithm1", "r_ill", "opt_kappa"])
@@ -194,6 +153,10 @@ class Noisy(torch.utils.data.Dataset):
         return torch.randn(1, 6, 6), index % 3
 
 
+def by_sampler(sampler):
+    return torch.utils.data.DataLoader(data(64, 1), batch_size=20, sampler=sampler)
+
+
 @pytest.mark.parametrize(
     ("kind", "loader", "why"),
     [
@@ -201,6 +164,13 @@ class Noisy(torch.utils.data.Dataset):
         (Residual, loaders()["primary"], "reaches past them"),
         (Hidden, loaders()["primary"], "does not run on them"),
         (Net, [data(40, 1)[:]], "no DataLoader"),
+        (Net, by_sampler(torch.utils.data.SubsetRandomSampler(range(40))), "a sampler of its own"),
+        (Net, by_sampler(torch.utils.data.RandomSampler(range(64), True)), "a sampler of its own"),
+        (
+            Net,
+            torch.utils.data.DataLoader(data(64, 1), batch_sampler=[range(20), range(20, 64)]),
+            "a sampler of its own",
+        ),
     ],
 )
 def test_what_cannot_be_kept_runs_whole_and_says_so(kind, loader, why, caplog):
@@ -275,26 +245,6 @@ def test_the_closed_form_attains_the_limit_at_the_same_logits():
     assert done.history == {}
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
-    options = {"split": "head", **loaders(), "trainable": "block2", "lr": 1e-2}
-    straight = ict.immunize(net(), epochs=4, **options)
-    file = tmp_path / "run.pt"
-
-    def interrupt(step, record):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ict.immunize(net(), epochs=4, checkpoint=file, callback=interrupt, **options)
-    resumed = ict.immunize(net(), epochs=4, checkpoint=file, **options)
-    assert states_equal(straight.model, resumed.model)
-    for key, values in straight.history.items():
-        assert np.array_equal(values, resumed.history[key])
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
-    with pytest.raises(ValueError, match=r"of another run \(seed: 0 there, 1 here\)"):
-        ict.immunize(net(), epochs=4, checkpoint=file, seed=1, **options)
-
-
 def test_a_callback_stops():
     done = ict.immunize(
         net(), split="head", **loaders(), epochs=9, callback=lambda step, record: step == 3
@@ -314,6 +264,8 @@ def test_bfloat16():
 
 def test_a_short_last_batch_is_refused_before_training():
     refused(ValueError, "primary must have at least two samples", **loaders(65))
+    kept = ict.keep_activations(net(), loaders(65)["harmful"], split="head", trainable="block2")
+    refused(ValueError, "harmful must have at least two", harmful=kept, trainable="block2")
     with_drop = loaders(65, drop_last=True)
     assert len(ict.immunize(net(), split="head", **with_drop).history["loss"]) == 2
 
@@ -355,6 +307,21 @@ def test_the_mixin_adds_the_terms(lambdas):
     assert model.stem.weight.grad.isfinite().all()
     with torch.no_grad():
         assert trainer.compute_loss(model, (x, y)) == plain  # evaluation stays as it was
+
+
+def test_the_mixin_takes_no_statistics_of_what_is_harmful():
+    found = []
+    for against in (False, True):
+        model, (x, y), (x_H, _) = net(), data(40, 1)[:], data(40, 2)[:]
+        trainer = ImmunizingTrainer(model.train())
+        model.drop.eval()
+        if against:
+            trainer.immunize_against([x_H * 5 + 1], split="head")
+        trainer.compute_loss(model, (x, y)).backward()
+        assert model.norm.training
+        assert not model.drop.training
+        found.append(model.norm.running_mean)
+    assert torch.equal(*found)
 
 
 def test_the_mixin_refuses():
@@ -436,6 +403,7 @@ def test_batches():
     refused(ValueError, "features of harmful are the same", harmful=[(torch.zeros_like(x), y)])
     refused(ValueError, "harmful must be finite", harmful=[(x * torch.nan, y)])
     refused(ValueError, "primary has no batches", primary=[])
+    refused(ValueError, "primary must be iterable any number", primary=iter([(x, y)]))
     refused(ValueError, "primary must have labels", primary=[x])
     refused(ValueError, "harmful must have labels", harmful=[x], method="imma")
     refused(ValueError, "a batch must be", primary=[(x, y, y)])
@@ -456,6 +424,28 @@ def test_a_loss_that_diverges():
     )
 
 
+def test_widths():
+    x, y = torch.randn(8, 1, 7, 6), torch.zeros(8).long()
+    refused(ValueError, "does not run on a batch of harmful: mat1 and mat2", harmful=[(x, y)])
+
+    class Flat(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(36, 2))
+
+    told = r"of harmful: the features that enter '1' must have shape \(N, 36\).* shape \(8, 42\)"
+    refused(ValueError, told, model=Flat(), split="1", harmful=[(x, y)])
+
+
+def test_nothing_to_train():
+    refused(ValueError, "no parameter of the trainable blocks", trainable="drop")
+    model = net().requires_grad_(False)
+    refused(ValueError, "no parameter of the trainable blocks", model=model)
+    model.block2.requires_grad_()  # the head stays as it is
+    done = ict.immunize(model, split="head", **loaders())
+    assert torch.equal(done.model.head.weight, model.head.weight)
+    assert not torch.equal(done.model.block2[0].weight, model.block2[0].weight)
+
+
 def test_features_must_be_rows():
     class Tokens(nn.Module):
         def __init__(self):
@@ -465,4 +455,33 @@ def test_features_must_be_rows():
         def forward(self, x):
             return self.head(x)
 
-    refused(ValueError, r"must have shape \(N, m\)", model=Tokens())
+    refused(ValueError, r"must have shape \(N, 6\).*have shape \(32, 1, 6, 6\)", model=Tokens())
+
+
+def test_activations_kept_once_serve_many_runs():
+    model = net()
+    tasks = loaders()
+    kept = {
+        name: ict.keep_activations(model, loader, split="head", trainable="block2")
+        for name, loader in tasks.items()
+    }
+    options = {"split": "head", "trainable": "block2", "epochs": 2, "lr": 0.02}
+    for seed in (0, 1):
+        fresh, again = (
+            ict.immunize(model, **options, **given, seed=seed).model for given in (tasks, kept)
+        )
+        assert states_equal(fresh, again)
+    straight = {
+        name: torch.utils.data.DataLoader(loader.dataset, batch_size=32)
+        for name, loader in tasks.items()
+    }
+    found, wanted = (
+        ict.rir(again, model, **given, split="head", groups=3, size=40)
+        for given in (kept, straight)
+    )
+    np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
+
+
+def test_activations_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match="reaches past them"):
+        ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")

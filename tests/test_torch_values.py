@@ -1,5 +1,7 @@
 """immucond.torch: values and gradients, of every dtype, layout, rank and scale, by every kernel."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given as examples
@@ -190,3 +192,55 @@ def test_a_function_without_gradients_still_rescales():
     assert quiet(ict.condition_number, X * 1e150).item() == pytest.approx(
         ict.condition_number(X).item(), rel=1e-12
     )
+
+
+# ---- under a ridge ----
+
+
+@INPUTS
+@pytest.mark.parametrize(("shape", "k"), [((7, 4), 4), ((7, 4), 2), ((3, 5), 3), ((4, 4), 4)])
+@pytest.mark.parametrize("ridge", [1e-6, 0.3, 1e3])
+def test_condition_number_under_a_ridge(kernels, given, shape, k, ridge):
+    Z = tensor(shape, k)
+    X = Z if given == "features" else Z.mT @ Z
+    value, gradient = value_and_grad(lambda **x: ict.condition_number(**x, ridge=ridge), given, X)
+    assert_close(value, ic.condition_number(**{given: X.numpy()}, ridge=ridge), 1e-9)
+    if k < shape[1] and given == "S":
+        return  # the smallest eigenvalue, zero, is not simple
+    expected, by_X = value_and_grad(lambda **x: by_eigvalsh(x[given], given, ridge), given, X)
+    assert_close(value, expected, 1e-6)
+    assert_close(gradient, by_X, 1e-6)
+
+
+def by_eigvalsh(X, given, ridge):
+    sigma = torch.linalg.eigvalsh(X.mT @ X if given == "features" else X) + ridge
+    return sigma[-1] / sigma[0]
+
+
+def test_a_ridge_with_the_other_keywords():
+    Z = tensor((6, 4))
+    for options in ({"rank": 2}, {"rtol": 0.4}):
+        expected = ic.condition_number(features=Z.numpy(), ridge=0.1, **options)
+        assert_close(ict.condition_number(features=Z, ridge=0.1, **options), expected, 1e-12)
+    stack = torch.stack([Z, 2 * Z])
+    apart = [ict.condition_number(features=X, ridge=0.1) for X in stack]
+    assert torch.equal(ict.condition_number(features=stack, ridge=0.1), torch.stack(apart))
+    assert ict.condition_number(features=Z.float(), ridge=0.1).dtype == torch.float32
+    by_rows = torch.func.vmap(lambda X: ict.condition_number(features=X, ridge=0.1))(stack)
+    assert_close(by_rows, torch.stack(apart), 1e-12)
+    kappa = torch.compile(
+        lambda X: ict.condition_number(X.mT @ X, ridge=0.1), fullgraph=True, backend="eager"
+    )
+    assert_close(kappa(Z), ict.condition_number(features=Z, ridge=0.1), 1e-9)
+    function = partial(ict.condition_number, ridge=0.1)
+    assert torch.autograd.gradgradcheck(lambda X: function(features=X), Z.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "S", [[[1.0, 2.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -1.0]], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+)
+def test_a_ridge_needs_a_psd_matrix(S):
+    with pytest.raises(ValueError, match="S must be symmetric positive semidefinite"):
+        ict.condition_number(torch.tensor(S), ridge=0.1)
+    with pytest.raises(ValueError, match="ridge must be in"):
+        ict.condition_number(torch.tensor(S), ridge=-0.1)

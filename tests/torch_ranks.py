@@ -1,5 +1,7 @@
 """What each process of test_torch_distributed.py does; apart, for what it does not import."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 
@@ -10,6 +12,7 @@ FUNCTIONS = {
     "r_ill": ict.r_ill,
     "log_kappa": ict.log_kappa,
     "kappa": ict.condition_number,
+    "kappa under a ridge": partial(ict.condition_number, ridge=0.1),
 }
 WIDTH = 5
 # Rows on each rank: more than features in all, fewer, and with a rank that has none.

@@ -76,6 +76,51 @@ void require_size(bool matches, const MatrixView& a, const MatrixView& b, const 
   throw py::value_error(shape(a) + " and " + shape(b) + ": " + needed);
 }
 
+/// The matrices of an array: one, or a stack of them (b, rows, columns), each under a name of its
+/// own: "H[3]". Valid while the array lives.
+class Matrices {
+ public:
+  Matrices(const py::array& array, const std::string& name) : stacked_(array.ndim() == 3) {
+    names_.push_back(name);
+    if (!stacked_ || array.size() == 0) {
+      views_.push_back(view_of(array, names_.front().c_str()));
+      return;
+    }
+    const Dtype dtype = dtype_of(array, name.c_str());
+    const auto count = static_cast<std::size_t>(array.shape(0));
+    names_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto at = static_cast<Index>(i);
+      names_[i] = name + "[" + std::to_string(i) + "]";
+      views_.push_back({static_cast<const char*>(array.data()) + at * array.strides(0), dtype,
+                        array.shape(1), array.shape(2), array.strides(1), array.strides(2),
+                        names_[i].c_str()});
+    }
+  }
+  Matrices(const Matrices&) = delete;
+  Matrices& operator=(const Matrices&) = delete;
+
+  bool stacked() const { return stacked_; }
+  std::size_t count() const { return views_.size(); }
+  const MatrixView& front() const { return views_.front(); }
+
+  /// work(i, matrix i) for all of them, without the GIL: on several threads for a stack.
+  template <class Work>
+  void each(Work work) const {
+    const py::gil_scoped_release release;
+    if (!stacked_) return work(std::size_t{0}, views_.front());
+    parallel_for(static_cast<Index>(count()), [&](Index i) {
+      const auto at = static_cast<std::size_t>(i);
+      work(at, views_[at]);
+    });
+  }
+
+ private:
+  bool stacked_;
+  std::vector<std::string> names_;
+  std::vector<MatrixView> views_;
+};
+
 Matrix matrix(Index rows, Index cols) { return Matrix({rows, cols}); }
 
 py::array_t<double> vector(std::vector<double> values) {
@@ -168,12 +213,12 @@ class FunctionOperator final : public Operator {
 
 using PairsKernel = ExtremePairs (*)(const MatrixView&, const Given&);
 
-/// The field of all pairs as an array with the stack's axis first.
-template <class T, class Field>
-py::array_t<T> stacked(const std::vector<ExtremePairs>& all, Field field) {
+/// A field of all items as an array with the stack's axis first.
+template <class T, class Item, class Field>
+py::array_t<T> stacked(const std::vector<Item>& all, Field field) {
   py::array_t<T> out(static_cast<py::ssize_t>(all.size()));
   for (std::size_t i = 0; i < all.size(); ++i)
-    out.mutable_at(static_cast<py::ssize_t>(i)) = static_cast<T>(field(all[i]));
+    out.mutable_at(static_cast<py::ssize_t>(i)) = static_cast<T>(all[i].*field);
   return out;
 }
 
@@ -194,7 +239,7 @@ py::dict stack_dict(const std::vector<ExtremePairs>& all) {
     if constexpr (std::is_same_v<T, std::vector<double>>)
       fields[name] = stacked_vectors(all, member);
     else
-      fields[name] = stacked<T>(all, [=](const ExtremePairs& p) { return p.*member; });
+      fields[name] = stacked<T>(all, member);
   };
   put("sigma_max", &ExtremePairs::sigma_max);
   put("u_max", &ExtremePairs::u_max);
@@ -220,59 +265,59 @@ py::dict stack_dict(const std::vector<ExtremePairs>& all) {
   return fields;
 }
 
-/// One matrix, or a stack of them (b, rows, columns), each under its own name: "H[3]".
+/// Of one matrix, or of each in a stack.
+py::dict pairs_dict(std::vector<ExtremePairs> all, bool stack) {
+  return stack ? stack_dict(all) : pairs_dict(std::move(all.front()));
+}
+
 py::dict pairs_of(PairsKernel kernel, const py::array& array, const Rule& rule,
                   const Search& search, const std::string& name) {
+  const Matrices matrices(array, name);
   const Wanted wanted(rule, search);
-  if (array.ndim() != 3) {
-    const MatrixView view = view_of(array, name.c_str());
-    return pairs_dict(without_gil([&] { return kernel(view, wanted.given()); }));
-  }
-  const Index count = array.shape(0);
-  std::vector<std::string> names;
-  for (Index i = 0; i < count; ++i) names.push_back(name + "[" + std::to_string(i) + "]");
-  const Dtype dtype = dtype_of(array, name.c_str());
-  std::vector<ExtremePairs> all(static_cast<std::size_t>(count));
-  without_gil([&] {
-    parallel_for(count, [&](Index i) {
-      const auto at = static_cast<std::size_t>(i);
-      const MatrixView view{static_cast<const char*>(array.data()) + i * array.strides(0),
-                            dtype,
-                            array.shape(1),
-                            array.shape(2),
-                            array.strides(1),
-                            array.strides(2),
-                            names[at].c_str()};
-      all[at] = kernel(view, wanted.given());
-    });
-    return 0;
-  });
-  return stack_dict(all);
+  std::vector<ExtremePairs> all(matrices.count());
+  matrices.each(
+      [&](std::size_t i, const MatrixView& view) { all[i] = kernel(view, wanted.given()); });
+  return pairs_dict(std::move(all), matrices.stacked());
 }
 
 /// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
-/// determined). `kernel` gets the regularizer and the request.
+/// determined), for a stack each with its axis first. `kernel` gets the regularizer, a matrix and
+/// the request.
 template <class Kernel>
-py::tuple evaluated(const py::function& coefficients, Index rows, Index cols, Request request,
-                    bool gradient, bool pairs, Kernel kernel) {
+py::tuple evaluated(const py::function& coefficients, const Matrices& matrices,
+                    const Request& request, bool gradient, bool pairs, Kernel kernel) {
   const Regularizer regularizer = [&](const Spectrum& spectrum) {
     const py::gil_scoped_acquire acquire;
     const auto [value, alpha, beta, gamma] =
         py::cast<std::tuple<double, double, double, double>>(coefficients(spectrum));
     return Coefficients{value, alpha, beta, gamma};
   };
+  const auto count = static_cast<Index>(matrices.count());
+  const Index rows = matrices.front().rows, cols = matrices.front().cols;
+  const bool stack = matrices.stacked();
   py::object result = py::none();
+  double* entries = nullptr;
   if (gradient) {
-    Matrix out = matrix(rows, cols);
-    request.gradient = out.mutable_data();
+    Matrix out = stack ? Matrix({count, rows, cols}) : matrix(rows, cols);
+    entries = out.mutable_data();
     result = std::move(out);
   }
-  ExtremePairs found;
-  if (pairs) request.pairs = &found;
-  const Evaluation e = without_gil([&] { return kernel(regularizer, request); });
-  return py::make_tuple(e.value, result,
-                        pairs ? py::object(pairs_dict(std::move(found))) : py::none(), e.tied,
-                        e.determined);
+  std::vector<ExtremePairs> found(pairs ? matrices.count() : 0);
+  std::vector<Evaluation> all(matrices.count());
+  matrices.each([&](std::size_t i, const MatrixView& view) {
+    Request mine = request;
+    if (gradient) mine.gradient = entries + static_cast<Index>(i) * rows * cols;
+    if (pairs) mine.pairs = &found[i];
+    all[i] = kernel(regularizer, view, mine);
+  });
+  const py::object ends =
+      pairs ? py::object(pairs_dict(std::move(found), stack)) : py::object(py::none());
+  if (stack)
+    return py::make_tuple(stacked<double>(all, &Evaluation::value), result, ends,
+                          stacked<bool>(all, &Evaluation::tied),
+                          stacked<bool>(all, &Evaluation::determined));
+  const Evaluation& e = all.front();
+  return py::make_tuple(e.value, result, ends, e.tied, e.determined);
 }
 
 std::vector<lapack::Capsule> capsules_of(const py::dict& capi) {
@@ -430,11 +475,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "evaluate",
       [](const py::function& coefficients, int degree, const py::array& S, const Rule& rule,
          const Search& search, bool p_is_rank, bool gradient, bool pairs) {
-        const MatrixView view = view_of(S, "S");
         const Wanted wanted(rule, search);
         const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};
-        return evaluated(coefficients, view.rows, view.cols, request, gradient, pairs,
-                         [&](const auto& r, const auto& q) { return evaluate(r, view, q); });
+        return evaluated(coefficients, Matrices(S, "S"), request, gradient, pairs, evaluate);
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("S"), py::arg("rule"), py::arg("search"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));
@@ -444,16 +487,19 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       [](const py::function& coefficients, int degree, const py::array& theta, const py::array& K,
          const Rule& rule, const Search& search, bool p_is_rank, bool preconditioned, bool gradient,
          bool pairs) {
-        const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");
-        require_size(map.rows == view.rows, map, view, "theta needs as many rows as gram");
+        const Matrices maps(theta, "theta");
+        const MatrixView view = view_of(K, "gram");
+        require_size(maps.front().rows == view.rows, maps.front(), view,
+                     "theta needs as many rows as gram");
         const Wanted wanted(rule, search);
         const Request request{.given = wanted.given(),
                               .degree = degree,
                               .p_is_rank = p_is_rank,
                               .preconditioned = preconditioned};
-        return evaluated(
-            coefficients, map.rows, map.cols, request, gradient, pairs,
-            [&](const auto& r, const auto& q) { return evaluate_theta(r, map, view, q); });
+        return evaluated(coefficients, maps, request, gradient, pairs,
+                         [&](const auto& r, const auto& map, const auto& q) {
+                           return evaluate_theta(r, map, view, q);
+                         });
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("theta"), py::arg("gram"),
       py::arg("rule"), py::arg("search"), py::arg("p_is_rank"), py::arg("preconditioned"),
@@ -463,12 +509,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "evaluate_features",
       [](const py::function& coefficients, int degree, const py::array& Z, const Rule& rule,
          const Search& search, bool p_is_rank, bool gradient, bool pairs) {
-        const MatrixView view = view_of(Z, "Z");
         const Wanted wanted(rule, search);
         const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};
-        return evaluated(
-            coefficients, view.rows, view.cols, request, gradient, pairs,
-            [&](const auto& r, const auto& q) { return evaluate_features(r, view, q); });
+        return evaluated(coefficients, Matrices(Z, "Z"), request, gradient, pairs,
+                         evaluate_features);
       },
       py::arg("coefficients"), py::arg("degree"), py::arg("Z"), py::arg("rule"), py::arg("search"),
       py::arg("p_is_rank"), py::arg("gradient"), py::arg("pairs"));

@@ -11,7 +11,7 @@ _DUST = 1e-154
 
 
 def triangular(X: FloatArray) -> FloatArray:
-    """R factor of X, for X of more rows than columns.
+    """R factor of X; of fewer rows, where X has more rows than columns.
 
     Columns that repeat leave entries of 1e-16, 1e-32, ... down to subnormal ones, on which LAPACK's
     SVD spends a hundred times its time; they are set to zero.

@@ -14,8 +14,8 @@ _Rule: TypeAlias = tuple[int, float, float]
 # method, tol, vectors to start from at the largest and at the smallest end
 _Search: TypeAlias = tuple[str, float, _Float64, _Float64, float]
 
-# value, gradient, pairs, tied, determined
-_Evaluated: TypeAlias = tuple[float, _Float64 | None, dict[str, Any] | None, bool, bool]
+# value, gradient, pairs, tied, determined; for a stack arrays, with its axis first
+_Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any]
 
 @final
 class Spectrum:

@@ -233,9 +233,9 @@ def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> Ex
     """`pairs_from`, with the warnings that the pairs call for."""
     pairs = pairs_from(found, name)
     if not np.all(pairs.determined_min):
-        warn_accuracy(name + _where(pairs.determined_min), stacklevel + 1)
+        warn_accuracy(name + where_not(pairs.determined_min), stacklevel + 1)
     ends = [
-        f"{e}{_where(simple)}"
+        f"{e}{where_not(simple)}"
         for e, simple in (("largest", pairs.simple_max), ("smallest", pairs.simple_min))
         if not np.all(simple)
     ]
@@ -249,8 +249,8 @@ def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> Ex
     return pairs
 
 
-def _where(holds: Value) -> str:
-    """Return which matrices of a stack a warning is about."""
+def where_not(holds: Value) -> str:
+    """Return which matrices of a stack a warning is about: those for which this does not hold."""
     if np.ndim(holds) == 0:
         return ""
     at = np.flatnonzero(~np.asarray(holds))

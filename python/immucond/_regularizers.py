@@ -12,21 +12,30 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex
 
+import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from ._core import Spectrum
 from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
-from ._extreme import ExtremePairs, Search, pairs_from, search_from, warn_accuracy
+from ._extreme import (
+    ExtremePairs,
+    Search,
+    Value,
+    pairs_from,
+    search_from,
+    warn_accuracy,
+    where_not,
+)
 from ._rank import Rule, rank_rule
-from ._validate import Array, FloatArray, as_matrix
+from ._validate import Array, FloatArray, as_matrices, as_matrix
 
 Coefficients = Callable[[Spectrum], tuple[float, float, float, float]]
 
 # What a kernel returns: value, gradient, pairs, tied, determined.
-Evaluated = tuple[float, FloatArray | None, dict[str, Any] | None, bool, bool]
+Evaluated = tuple[Value, FloatArray | None, dict[str, Any] | None, Value, Value]
 
 
 class SpectralRegularizer:
@@ -54,7 +63,8 @@ class SpectralRegularizer:
     -----
     All methods take the keywords `rank`, `rtol`, `computed_in` and `start` of `extreme_pairs`
     (for features those of `feature_extreme_pairs`), and ``return_pairs=True`` to return the
-    certified `ExtremePairs` as well.
+    certified `ExtremePairs` as well. Matrices and features may be stacks of them, with the stack's
+    axis first: so have values and gradients, and threads share the stack.
 
     Examples
     --------
@@ -78,30 +88,6 @@ class SpectralRegularizer:
     def __repr__(self) -> str:
         return f"<spectral regularizer {self.name}>"
 
-    @overload
-    def __call__(
-        self,
-        S: npt.ArrayLike,
-        *,
-        rank: SupportsIndex | None = None,
-        rtol: float | None = None,
-        computed_in: Any = None,
-        start: ExtremePairs | None = None,
-        return_pairs: Literal[False] = False,
-        p: Literal["rank"] | None = None,
-    ) -> float: ...
-    @overload
-    def __call__(
-        self,
-        S: npt.ArrayLike,
-        *,
-        rank: SupportsIndex | None = None,
-        rtol: float | None = None,
-        computed_in: Any = None,
-        start: ExtremePairs | None = None,
-        return_pairs: Literal[True],
-        p: Literal["rank"] | None = None,
-    ) -> tuple[float, ExtremePairs]: ...
     def __call__(
         self,
         S: npt.ArrayLike,
@@ -112,20 +98,20 @@ class SpectralRegularizer:
         start: ExtremePairs | None = None,
         return_pairs: bool = False,
         p: Literal["rank"] | None = None,
-    ) -> float | tuple[float, ExtremePairs]:
+    ) -> Any:
         """Return the value at a matrix.
 
         Parameters
         ----------
-        S : array_like, shape (p_r, p_c)
-            Any finite real matrix.
+        S : array_like, shape (p_r, p_c) or (b, p_r, p_c)
+            Any finite real matrix, or a stack.
         rank, rtol, computed_in, start, return_pairs, p
             As in `value_and_grad`.
 
         Returns
         -------
-        float
-            Or (float, `ExtremePairs`) with ``return_pairs=True``.
+        float, or (b,) array
+            With ``return_pairs=True`` a pair of this and the `ExtremePairs`.
         """
         array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
         value, _, *pairs = self._finish(
@@ -158,8 +144,8 @@ class SpectralRegularizer:
 
         Parameters
         ----------
-        S : array_like, shape (p_r, p_c)
-            Any finite real matrix.
+        S : array_like, shape (p_r, p_c) or (b, p_r, p_c)
+            Any finite real matrix, or a stack.
         rank, rtol, computed_in, start
             As in `extreme_pairs`. The rank is fixed while differentiating.
         return_pairs : bool
@@ -169,8 +155,8 @@ class SpectralRegularizer:
 
         Returns
         -------
-        value : float
-        gradient : ndarray, shape (p_r, p_c)
+        value : float, or (b,) array
+        gradient : ndarray, shape of `S`
 
         Raises
         ------
@@ -275,8 +261,8 @@ class SpectralRegularizer:
 
         Parameters
         ----------
-        Z : array_like, shape (N, m)
-            Features, one row a sample.
+        Z : array_like, shape (N, m) or (b, N, m)
+            Features, one row a sample, or a stack.
         rank, rtol, computed_in, start
             As in `feature_extreme_pairs`.
         return_pairs, p
@@ -284,13 +270,13 @@ class SpectralRegularizer:
 
         Returns
         -------
-        value : float
-        gradient : ndarray, shape (N, m)
+        value : float, or (b,) array
+        gradient : ndarray, shape of `Z`
         """
-        array = as_matrix(Z, "Z")
+        array = as_matrices(Z, "Z")
         search = search_from(array.shape, start=start, given="features")
         rule = rank_rule(
-            array.shape,
+            array.shape[-2:],
             array.dtype,
             rank=rank,
             rtol=rtol,
@@ -319,9 +305,11 @@ class SpectralRegularizer:
         computed_in: Any,
         start: ExtremePairs | None,
     ) -> tuple[Array, Rule, Search]:
-        array = as_matrix(S, "S")
+        array = as_matrices(S, "S")
         search = search_from(array.shape, start=start)
-        rule = rank_rule(array.shape, array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+        rule = rank_rule(
+            array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
+        )
         return array, rule, search
 
     def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
@@ -334,12 +322,13 @@ class SpectralRegularizer:
     def _finish(self, evaluated: Evaluated, name: str) -> tuple[Any, ...]:
         # Warnings point at the caller of the public method, which is the frame below this one.
         value, gradient, pairs, tied, determined = evaluated
-        if not determined:
-            warn_accuracy(name, stacklevel=3)
-        if tied and gradient is not None:
+        if not np.all(determined):
+            warn_accuracy(name + where_not(determined), stacklevel=3)
+        if np.any(tied) and gradient is not None:
+            simple = where_not(np.logical_not(tied))
             warnings.warn(
-                f"an extreme singular value of {name} that {self.name} uses is not simple to "
-                "rounding: the gradient takes the mean over the tied group",
+                f"an extreme singular value of {name}{simple} that {self.name} uses is not simple "
+                "to rounding: the gradient takes the mean over the tied group",
                 DegenerateSpectrumWarning,
                 stacklevel=3,
             )

@@ -14,8 +14,8 @@ namespace immucond {
 
 /// H = R^T R by Cholesky: the top by Lanczos on H, the bottom by Lanczos on (H - tau I)^-1, tau a
 /// little below the smallest eigenvalue as far as it is known. With vectors to start from, and up
-/// to orders where a factorization is the cheaper way, the top comes from (tau I - H)^-1 likewise, and that both shifted matrices have Cholesky factors proves
-/// that nothing has crossed an end.
+/// to orders where a factorization is the cheaper way, the top comes from (tau I - H)^-1 likewise,
+/// and that both shifted matrices have Cholesky factors proves that nothing has crossed an end.
 std::unique_ptr<Decomposition> iterate_psd(SymmetricMatrix& H, const Given& given);
 
 /// H of known or evident rank k < n: P^T H P = R^T R by pivoted Cholesky, and then the definite

@@ -23,7 +23,7 @@ def parameters(methods: Mapping[str, Method]) -> Table:
         ("", "where from", "values"),
         rows,
         "published: those of the paper or its code; searched: chosen on training rows by --search; "
-        "by hand: a few trials on one pair of digits.",
+        "by hand: a few trials, or given.",
     )
 
 

@@ -12,7 +12,7 @@ from ._style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, print_st
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLES = {
+STYLES = {
     "identity": (BLACK, "-"),
     "algorithm1": (BLUE, "--"),
     "closed-form": (VERMILION, "-."),
@@ -41,7 +41,7 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
         panels = figure.subplots(2, 2, sharex=True)
         for column, (task, title) in enumerate(titles.items()):
             for name, (label, drawn) in methods.items():
-                colour, dashes = _STYLES[name]
+                colour, dashes = STYLES[name]
                 curve = drawn[task]
                 ratio = np.asarray(curve["norm_ratio"], dtype=float)
                 excess = np.asarray(curve["loss"], dtype=float) - curve["best_loss"]

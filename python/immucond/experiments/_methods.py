@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .. import immunize, linear
+from .._condensed import condensed, triangular
 from .._errors import ImmucondError
 from .._validate import FloatArray
 from ..immunize._result import with_ones
@@ -42,8 +43,8 @@ class Method:
     parameters : mapping
         Keyword arguments: its hyper-parameters.
     source : {"none", "published", "searched", "by hand", "closed form"}
-        Where they come from: the paper or its code, our search, a few trials on one pair of
-        digits, or there is nothing to choose.
+        Where they come from: the paper or its code, our search, a few trials (on one
+        pair of digits, or given by the user), or there is nothing to choose.
     paper : (float, float, float) or None
         (i), (ii) and RIR in the paper, ridge convention.
     seeded : bool
@@ -112,6 +113,9 @@ def _identity(tasks: Tasks, _: Parameters, __: int) -> Fit:
 
 def _closed_form(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
     chosen = dict(parameters)
+    # Only squared losses and Gram matrices count: fewer rows with the same ones will do.
+    X_P, y_P = condensed(tasks.X_P, tasks.y_P[:, None])
+    tasks = replace(tasks, X_P=X_P, y_P=y_P[:, 0], X_H=triangular(tasks.X_H))
     if chosen.get("kappa_P") == "middle":
         chosen["kappa_P"] = middle_of_frontier(tasks, chosen["delta"])
     # Of the norm of the identity: in the ridge convention a larger theta looks more immune.

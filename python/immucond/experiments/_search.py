@@ -15,8 +15,9 @@ from ._table import Table
 from ._units import Values
 
 RULE = (
-    "The score is log10 of the smallest RIR on training rows, over tasks and conventions; "
-    "candidates that immunize everywhere, (i) > 1 > (ii) in both conventions, come first."
+    "The score is log10 of the smallest RIR on training rows, over tasks, in the ridge convention, "
+    "the paper's; candidates that immunize everywhere, (i) > 1 > (ii) in both conventions, come "
+    "first."
 )
 _SHOWN = 8
 
@@ -59,7 +60,7 @@ class Candidate:
         """By `RULE`; -inf where the candidate failed."""
         if self.failed:
             return -math.inf
-        return math.log10(min(float(report["rir"]) for report in self._reports))
+        return math.log10(min(float(outcome["ridge"]["rir"]) for outcome in self.outcomes))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .._extras import extra
 
@@ -24,7 +24,8 @@ class Table:
         Of the columns, the first of which names the rows. Lines within one are separated by a
         line feed.
     rows : sequence of sequences of str
-        A row of one cell is the heading of a section.
+        A row of one cell is the heading of a section; where the last cells are missing they are
+        empty.
     note : str
         What one has to know to read it.
     """
@@ -48,21 +49,28 @@ class Table:
         table = RichTable(
             title=self.title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
-        table.add_column(self.headings[0], no_wrap=True)
-        for column in columns:
-            table.add_column(self.headings[column], justify="right")
-        for row in self.rows:
-            section = len(row) == 1
-            shown = row if section else [row[0], *(row[column] for column in columns)]
-            table.add_row(*map(Text, shown), style="italic" if section else "")
-        unlimited = console.options.update(max_width=10_000)
-        needed = console.measure(table, options=unlimited).minimum
+        needed = 1
+        for number in (0, *columns):
+            cells = [row[number] for row in self.rows if len(row) > number]
+            # At its spaces a column may be wrapped; without, rich would cut it off.
+            whole = number == 0 or not any(" " in cell for cell in cells)
+            justify: Literal["left", "right"] = "right" if number else "left"
+            table.add_column(self.headings[number], justify=justify, no_wrap=whole)
+            texts = [self.headings[number], *cells]
+            parts = [
+                part for text in texts for part in (text.split("\n") if whole else text.split())
+            ]
+            needed += max(map(len, parts), default=0) + 2
         if needed > console.width and len(columns) > 1:
             middle = (len(columns) + 1) // 2
             self._show(console, columns[:middle])
             self._show(console, columns[middle:])
-        else:
-            console.print(table)
+            return
+        for row in self.rows:
+            section = len(row) == 1
+            shown = [row[number] for number in (0, *columns) if number < len(row)]
+            table.add_row(*map(Text, shown), style="italic" if section else "")
+        console.print(table)
 
     def markdown(self) -> str:
         """As GitHub and MyST read it."""

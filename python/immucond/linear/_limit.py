@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._extreme import psd_ends
+from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._validate import FloatArray, as_count, as_delta
 from ._root import Ranks, Root, roots, squared_ratio, warn_if_lost
@@ -105,7 +106,7 @@ def _squares(A: FloatArray, may_square: bool) -> tuple[FloatArray, FloatArray]:
     """Squared singular values of A, descending, and its right singular vectors, all of them."""
     m = A.shape[1]
     if may_square and A.shape[0] >= m:
-        values, vectors = np.linalg.eigh(A.T @ A)
+        values, vectors = np.linalg.eigh(gram(A))
         if values[0] > _SAFE * m * epsilon(np.float64) * values[-1]:
             return values[::-1].copy(), vectors[:, ::-1]
     _, s, vt = np.linalg.svd(A, full_matrices=True)
@@ -118,7 +119,7 @@ def kappa_of_pencil(P: Root, H: Root) -> float:
     """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
     A = P.whitened(H.matrix)
     if _squared_already(P, H):
-        M = A @ A.T
+        M = gram(A.T)
         rule = rank_rule(M.shape, M.dtype, rank=H.rank, rtol=None, computed_in=None)
         _, ratio, _ = psd_ends(M, rule, "M")
         if ratio > _SAFE * H.rank * epsilon(np.float64):

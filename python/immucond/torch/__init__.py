@@ -8,9 +8,11 @@ from .._extras import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from ._activations import keep_activations
 from ._distributed import gram
 from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
+from ._objectives import Objective
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
 from ._rir import DeepImmunity, rir
@@ -22,6 +24,7 @@ __all__ = [
     "DeepImmunization",
     "ExtremePairs",
     "ImmunizationLoss",
+    "Objective",
     "RIll",
     "RWell",
     "TrainerMixin",
@@ -29,6 +32,7 @@ __all__ = [
     "extreme_pairs",
     "gram",
     "immunize",
+    "keep_activations",
     "log_kappa",
     "precondition",
     "r_ill",

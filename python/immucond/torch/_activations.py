@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from ._split import SplitModel, moved, parse_batch
+from ._split import SplitModel, blocks_named, moved, parse_batch
 
 _log = logging.getLogger("immucond")
 
@@ -36,11 +36,23 @@ class Outcome(NamedTuple):
     labels: Any
 
 
+def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
+    """Return what the whole model makes of a batch."""
+    inputs, labels = parse_batch(batch)
+    return Outcome(*model(moved(inputs, device)), moved(labels, device))
+
+
 class Batches(Protocol):
     """A task's batches, epoch after epoch."""
 
+    last: int | None
+    """Samples in the last batch of an epoch, where that is known."""
+
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
+
+    def in_order(self) -> Iterator[Any]:
+        """Yield the batches once, in the order of the samples."""
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the model makes of a batch."""
@@ -51,25 +63,41 @@ class Loaded:
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader, self._device = loader, device
+        sized = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__")
+        self.last = _last(loader) if sized else None
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader draws its own order."""
-        if isinstance(self._loader, DataLoader) and self._loader.generator is None:
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
+        if isinstance(self._loader, DataLoader):
+            seed = int(torch.randint(2**31, (), generator=generator))
+            torch.manual_seed(seed)
+            if self._loader.generator is not None:
+                self._loader.generator.manual_seed(seed)
         yield from self._loader
+
+    def in_order(self) -> Iterator[Any]:
+        """Yield the loader's batches; a DataLoader that shuffles does so alike each time."""
+        yield from self.epoch(torch.Generator().manual_seed(0))
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
-        inputs, labels = parse_batch(batch)
-        return Outcome(*model(moved(inputs, self._device)), moved(labels, self._device))
+        return outcome(model, batch, self._device)
+
+
+def _last(loader: DataLoader[Any]) -> int | None:
+    """Return the size of a loader's last batch, where its batches are of one size."""
+    if loader.batch_size is None or loader.drop_last:
+        return loader.batch_size
+    dataset: Any = loader.dataset
+    return len(dataset) % loader.batch_size or loader.batch_size
 
 
 class _Trace(NamedTuple):
     """One forward pass: what enters the first trainable block, and what ran before it."""
 
-    entry: nn.Module
+    entry: str
     arguments: Any  # (args, kwargs) of the entry
-    skipped: list[tuple[nn.Module, Any]]  # frozen modules, with their outputs
+    skipped: list[tuple[str, Any]]  # frozen modules, with their outputs
 
 
 class _CannotKeepError(Exception):
@@ -83,13 +111,13 @@ class Kept:
         self,
         model: SplitModel,
         blocks: Sequence[nn.Module],
-        loader: DataLoader[Any],
+        loader: Any,
         device: torch.device,
         folder: Path | None,
     ) -> None:
-        self._device, self._batch_size = device, loader.batch_size or 1
-        self._drop_last = loader.drop_last
-        dataset: Any = loader.dataset
+        dataset = _indexed(loader)
+        self._device, self._batch_size = device, loader.batch_size
+        self._drop_last, self.last = loader.drop_last, _last(loader)
         self._count = len(dataset)
         for at in {0, self._count // 2, self._count - 1}:
             if not _equal(dataset[at], dataset[at]):
@@ -158,6 +186,10 @@ class Kept:
             if len(batch) == self._batch_size or not self._drop_last:
                 yield batch
 
+    def in_order(self) -> Iterator[Any]:
+        """Yield the indices of batches, in the order of the data set."""
+        yield from torch.arange(self._count).split(self._batch_size)
+
     def run(self, model: SplitModel, batch: Tensor) -> Outcome:
         """Return what the model makes of the samples with these indices."""
         leaves = [
@@ -165,10 +197,23 @@ class Kept:
             for row in self._rows
         ]
         inputs, arguments = tree_unflatten(leaves, self._spec)
-        with _replaced(self._trace, arguments, self._size, len(batch)):
+        with _replaced(model, self._trace, arguments, self._size, len(batch)):
             features, logits = model(inputs)
         labels = None if self._labels is None else self._labels[batch].to(self._device)
         return Outcome(features, logits, labels)
+
+
+def _indexed(loader: Any) -> Any:
+    """Return the data set, of which an epoch takes every sample once."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise _CannotKeepError("it is no DataLoader over a data set with a length")
+    sampler, dataset = loader.sampler, loader.dataset
+    once = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement
+    )
+    if not once or loader.batch_size is None or len(sampler) != len(dataset):  # type: ignore[arg-type]
+        raise _CannotKeepError("it has a sampler of its own")
+    return dataset
 
 
 class _Rows:
@@ -212,21 +257,22 @@ def _trace(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> _Trac
     """Run the whole model and watch what enters the first trainable block."""
     starts = {id(model.head)} | {id(m) for block in blocks for m in block.modules()}
     holding = {id(m) for m in model.model.modules() if any(id(c) in starts for c in m.modules())}
-    entered: list[tuple[nn.Module, Any]] = []
-    skipped: list[tuple[nn.Module, Any]] = []
+    names = {id(module): name for name, module in model.model.named_modules()}
+    entered: list[tuple[str, Any]] = []
+    skipped: list[tuple[str, Any]] = []
     inside: list[nn.Module] = []  # of a frozen module, the outermost
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         if entered:
             return
         if id(module) in starts:
-            entered.append((module, (args, dict(kwargs))))
+            entered.append((names[id(module)], (args, dict(kwargs))))
         elif not inside and id(module) not in holding:
             inside.append(module)
 
     def after(module: nn.Module, _: Any, __: Any, output: Any) -> None:
         if inside and inside[0] is module:
-            skipped.append((inside.pop(), output))
+            skipped.append((names[id(inside.pop())], output))
 
     with ExitStack() as stack, torch.no_grad():
         for module in model.model.modules():
@@ -240,7 +286,9 @@ def _trace(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> _Trac
 
 
 @contextmanager
-def _replaced(trace: _Trace, arguments: Any, size: int, count: int) -> Iterator[None]:
+def _replaced(
+    model: SplitModel, trace: _Trace, arguments: Any, size: int, count: int
+) -> Iterator[None]:
     """Hand the arguments to the entry, and let what ran before it return zeros for `count` rows."""
 
     def zeros(leaf: Any) -> Any:
@@ -249,14 +297,16 @@ def _replaced(trace: _Trace, arguments: Any, size: int, count: int) -> Iterator[
         return leaf.new_zeros(()).expand(count, *leaf.shape[1:])
 
     with ExitStack() as stack:
-        outputs: dict[nn.Module, list[Any]] = {}
-        for module, output in trace.skipped:
-            outputs.setdefault(module, []).append(tree_map(zeros, output))
-        for module, stubs in outputs.items():
+        outputs: dict[str, list[Any]] = {}
+        for name, output in trace.skipped:
+            outputs.setdefault(name, []).append(tree_map(zeros, output))
+        for name, stubs in outputs.items():
+            module = model.model.get_submodule(name)
             rest = iter(stubs)  # a module may run several times
             module.forward = lambda *_, _rest=rest, **__: next(_rest)
             stack.callback(module.__dict__.pop, "forward")
-        handle = trace.entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
+        entry = model.model.get_submodule(trace.entry)
+        handle = entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
         stack.callback(handle.remove)
         yield
 
@@ -276,6 +326,75 @@ def _equal(a: Any, b: Any) -> bool:
     )
 
 
+def keep_activations(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    *,
+    split: str,
+    trainable: str | Sequence[str],
+    device: Any = None,
+    cache: str | Path | None = None,
+) -> Kept:
+    """Run the frozen part of a network once over a task, for any number of runs on it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; what comes before its trainable blocks must stay as it is.
+    loader : DataLoader
+        The task, over a data set with a length and without random augmentation.
+    split, trainable, device, cache
+        As in `immunize`.
+
+    Returns
+    -------
+    Kept
+        To be given to `immunize` or `rir` in place of the loader, with this network or copies of
+        it in which what comes before the trainable blocks is the same.
+
+    Raises
+    ------
+    ValueError
+        Where activations cannot be kept, and why.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.arange(64) % 3)
+    >>> loader = torch.utils.data.DataLoader(data, batch_size=32)
+    >>> kept = ict.keep_activations(net, loader, split="2", trainable="0")
+    >>> done = ict.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
+    """
+    where = torch.device(device) if device is not None else next(model.parameters()).device
+    blocks = blocks_named(model, trainable)
+    training = model.training
+    try:
+        folder = None if cache is None else Path(cache)
+        return Kept(SplitModel(model.eval(), split), blocks, loader, where, folder)
+    except _CannotKeepError as error:
+        raise ValueError(f"activations cannot be kept: {error}") from error
+    finally:
+        model.train(training)
+
+
+def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
+    """Yield the batches of epoch after epoch."""
+    while True:
+        none = True
+        for batch in epoch():
+            none = False
+            yield batch
+        if none:
+            raise ValueError(f"{name} has no batches")
+
+
+def task_of(task: Any, device: torch.device) -> Batches:
+    """Return a task's batches through the whole model, or those that were kept before."""
+    return task if isinstance(task, Kept) else Loaded(task, device)
+
+
 def batches_of(
     model: SplitModel,
     blocks: Sequence[nn.Module] | None,
@@ -285,13 +404,10 @@ def batches_of(
     name: str,
 ) -> Batches:
     """Return a task's batches, of kept activations where that can be done; else say why not."""
-    if blocks is None:
+    if blocks is None or isinstance(loader, Kept):
+        return task_of(loader, device)
+    try:
+        return Kept(model, blocks, loader, device, folder)
+    except _CannotKeepError as error:
+        _log.warning("%s runs through the whole model in every epoch: %s", name, error)
         return Loaded(loader, device)
-    why = "it is no DataLoader over a data set with a length"
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        try:
-            return Kept(model, blocks, loader, device, folder)
-        except _CannotKeepError as error:
-            why = str(error)
-    _log.warning("%s runs through the whole model in every epoch: %s", name, why)
-    return Loaded(loader, device)

@@ -1,39 +1,48 @@
-"""Checkpoints that appear whole or not at all."""
+"""A run's state on disk: from there it goes on to the same bits."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint under another name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(number, "wb") as file:
-            torch.save(state, file)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+from .._files import whole
 
 
-def load(path: Path, device: torch.device, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the checkpoint at `path`, None where there is none; of these settings, or refuse."""
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    different = [key for key in settings if state["settings"].get(key) != settings[key]]
-    if different:
-        listed = ", ".join(
-            f"{key}: {state['settings'].get(key)!r} there, {settings[key]!r} here"
-            for key in different
-        )
-        raise ValueError(
-            f"checkpoint {path} is of another run ({listed}); delete it or name another"
-        )
-    return state
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is kept, every how many steps, and which run it is."""
+
+    path: Path
+    every: int
+    settings: dict[str, Any]
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state, whole or not at all."""
+        with whole(self.path) as file:
+            torch.save(state | {"settings": self.settings}, file)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """Return the state of this run, None where there is none; refuse that of another run."""
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+            there: dict[str, Any] = state["settings"]
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint {self.path} is not one of immunize; name another"
+            ) from error
+        differing = [
+            f"{name} is {there.get(name)!r} there and {mine!r} here"
+            for name, mine in self.settings.items()
+            if there.get(name) != mine
+        ]
+        if differing:
+            raise ValueError(
+                f"checkpoint {self.path} is that of another run: {'; '.join(differing)}. Give "
+                "another path, or remove it"
+            )
+        return state

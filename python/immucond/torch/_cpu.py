@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, pairs_from
+from .._extreme import ExtremePairs, Search, Value, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from .._validate import Array
-from ._stack import each_of_a_stack
 from ._threads import torch_threads
 
 _SEARCH = Search()
@@ -25,7 +24,6 @@ def _array(X: Tensor) -> Array:
     return array
 
 
-@each_of_a_stack
 def evaluate(
     regularizer: SpectralRegularizer,
     X: Tensor,
@@ -34,8 +32,11 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[float, Tensor | None, bool, bool]:
-    """Return value, float64 gradient, and whether an end it uses is tied, and is determined."""
+) -> tuple[Value, Tensor | None, bool, bool]:
+    """Return value, float64 gradient, and whether an end it uses is tied, and is determined.
+
+    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined.
+    """
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
         value, grad, _, tied, determined = kernel(
@@ -48,6 +49,8 @@ def evaluate(
             gradient,
             False,
         )
+    if X.ndim > 2:
+        tied, determined = tied.any(), determined.all()
     return value, None if grad is None else torch.from_numpy(grad), tied, determined
 
 

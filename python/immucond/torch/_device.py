@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._extreme import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
-from ._stack import each_of_a_stack
 
 _EPS = 2.0**-52
 
@@ -128,7 +128,6 @@ def _ends(s: np.ndarray, p: int, exponent: int, rule: Rule, features: bool) -> E
     return ends
 
 
-@each_of_a_stack
 def evaluate(
     regularizer: SpectralRegularizer,
     X: Tensor,
@@ -137,8 +136,14 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[float, Tensor | None, bool, bool]:
+) -> tuple[Value, Tensor | None, bool, bool]:
     """As the function of this name for CPU tensors."""
+    if X.ndim == 3:
+        options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
+        one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
+        values, gradients, ties, determinations = zip(*one_by_one, strict=True)
+        stacked = torch.stack(gradients) if gradient else None
+        return np.array(values), stacked, any(ties), all(determinations)
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:

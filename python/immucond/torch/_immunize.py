@@ -12,17 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
-from . import _checkpoint
-from ._activations import Batches, Loaded, Outcome, batches_of
+from ._activations import Batches, Outcome, batches_of, endless, task_of
+from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
-from ._split import SplitModel, module_named
+from ._split import SplitModel, blocks_named, names_of
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def immunize(
     seed: int = 0,
     device: Any = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
     cache: str | Path | None = None,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> DeepImmunization:
@@ -85,7 +85,7 @@ def immunize(
         Pre-trained; it is copied, not changed.
     split : str
         The name of its head, a linear layer.
-    primary, harmful : DataLoader, or iterable of batches
+    primary, harmful : DataLoader, iterable of batches, or what `keep_activations` returned
         Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
         are needed (harmful ones are for ``"imma"`` only). Inputs are one tensor, a tuple of
         positional or a mapping of keyword arguments. The harmful ones start anew as often as
@@ -114,7 +114,10 @@ def immunize(
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
-        A file that holds the state after every epoch; a run that finds it goes on from there.
+        A file that keeps the run's state. Where it is there already, and of the same settings
+        (`epochs` may be more), the run goes on from it, to the same bits.
+    checkpoint_every : int, default 100
+        Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
         A folder for kept activations beyond one GiB, which are mapped into memory from there; by
         default they stay in memory.
@@ -161,11 +164,11 @@ def immunize(
     model = copy.deepcopy(model).to(where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
-    blocks = _blocks(model, trainable)
+    blocks = None if trainable is None else blocks_named(model, trainable)
     _inspect(splitted, primary, harmful, where, objective)
     folder = None if cache is None else Path(cache)
     if objective is None:
-        tasks = [Loaded(loader, where) for loader in (primary, harmful)]
+        tasks = [task_of(loader, where) for loader in (primary, harmful)]
         return _closed_form(splitted, tasks, kappa_P, delta)
     parameters = _parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(as_count(seed, "seed", least=0))
@@ -186,28 +189,26 @@ def immunize(
             momentum=check_real(momentum, "momentum", low=0.0, high=1.0),
         ),
     )
-    run = _Run(steps, P, H, generator, None if checkpoint is None else Path(checkpoint))
-    run.resume(
-        {
+    kept = None
+    if checkpoint is not None:
+        settings = {
             "split": split,
+            "trainable": None if trainable is None else names_of(trainable),
             "method": method if isinstance(method, str) else type(method).__name__,
             "lambdas": list(lambdas) if not isinstance(lambdas, str) else lambdas,
+            "optimizer": [lr, momentum] if optimizer is None else "given",
             "seed": seed,
         }
-    )
-    run.to(as_count(epochs, "epochs", least=0), callback)
+        every = as_count(checkpoint_every, "checkpoint_every", least=1)
+        kept = Checkpoint(Path(checkpoint), every, settings)
+    run = _Run(steps, P, H, generator, kept)
+    with torch.random.fork_rng(devices=[]):
+        run.to(as_count(epochs, "epochs", least=0), callback)
     history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
     return DeepImmunization(model, split, history)
 
 
 _RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
-
-
-def _blocks(model: nn.Module, trainable: str | Sequence[str] | None) -> list[nn.Module] | None:
-    if trainable is None:
-        return None
-    names = [trainable] if isinstance(trainable, str) else list(trainable)
-    return [module_named(model, name, "trainable") for name in names]
 
 
 def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
@@ -217,7 +218,7 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         for block in (*blocks, model.head):
             block.requires_grad_()
     parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if not parameters:
+    if {id(p) for p in parameters} <= {id(p) for p in model.head.parameters()}:
         raise ValueError("no parameter of the trainable blocks requires a gradient")
     return parameters
 
@@ -227,24 +228,22 @@ def _inspect(
 ) -> None:
     """Refuse, before any training, what would fail in the midst of it."""
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        task = Loaded(loader, device)
-        state = torch.get_rng_state()
-        batch = next(iter(loader), None)
-        torch.set_rng_state(state)
+        if isinstance(loader, Iterator):
+            raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
+        task = task_of(loader, device)
+        with torch.random.fork_rng(devices=[]):
+            batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
-        with torch.no_grad():
-            features, _, labels = task.run(model, batch)
-        shape = tuple(features.shape)
-        if shape[0] < 2 or _last_batch(loader) == 1:
+        try:
+            with torch.no_grad():
+                features, _, labels = task.run(model, batch)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
+        if len(features) < 2 or task.last == 1:
             raise ValueError(
                 f"a batch of {name} must have at least two samples, and one has 1 (of a last batch "
                 "that is short, drop_last=True rids a DataLoader)"
-            )
-        if shape[1] != model.head.in_features:
-            raise ValueError(
-                f"the features of {name} must have the width of the head, "
-                f"{model.head.in_features}, and have shape {shape}"
             )
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")
@@ -253,14 +252,6 @@ def _inspect(
         needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
         if needs and objective is not None and labels is None:
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
-
-
-def _last_batch(loader: Any) -> int:
-    """Return the number of samples of a DataLoader's last batch, where that is known, or 0."""
-    if not isinstance(loader, DataLoader) or loader.drop_last or loader.batch_size is None:
-        return 0
-    dataset: Any = loader.dataset
-    return len(dataset) % loader.batch_size if hasattr(dataset, "__len__") else 0
 
 
 class _Steps:
@@ -294,7 +285,10 @@ class _Steps:
             else torch.autograd.grad(term, Z, retain_graph=True)[0]
             for term, Z in ((well, P.features), (ill, H.features))
         )
-        norms = [float(g.double().norm()) for g in (by_loss, by_well, by_ill)]
+        norms = [
+            float(torch.linalg.vector_norm(g, dtype=torch.float64))
+            for g in (by_loss, by_well, by_ill)
+        ]
         lambda_P, lambda_H = weights(self._lambdas, norms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()
@@ -312,66 +306,91 @@ class _Steps:
 
 
 class _Run:
-    """Epochs with checkpoints between them."""
+    """Steps on pairs of batches, epoch after epoch, with checkpoints between them."""
 
     def __init__(
-        self, steps: _Steps, P: Batches, H: Batches, generator: torch.Generator, file: Path | None
+        self,
+        steps: _Steps,
+        P: Batches,
+        H: Batches,
+        generator: torch.Generator,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self._steps, self._P, self._H = steps, P, H
-        self._generator, self._file = generator, file
-        self._epoch = 0
-        self._settings: dict[str, Any] = {}
+        self._generator, self._checkpoint = generator, checkpoint
+        # When the epoch began, and of PyTorch's own generator, which loaders draw from, now.
+        self._start, self._random = generator.get_state(), torch.get_rng_state()
+        self._epoch = self._batch = 0
         self.records: list[dict[str, float]] = []
-
-    def resume(self, settings: dict[str, Any]) -> None:
-        """Go on from the checkpoint, if there is one of these settings."""
-        self._settings = settings
-        if self._file is None:
-            return
-        device = next(self._steps.model.model.parameters()).device
-        state = _checkpoint.load(self._file, device, settings)
-        if state is None:
-            return
-        self._steps.model.model.load_state_dict(state["model"])
-        self._steps.optimizer.load_state_dict(state["optimizer"])
-        self._steps.objective.state = state["objective"]
-        self._generator.set_state(state["generator"].cpu())
-        self._epoch, self.records = state["epoch"], state["records"]
 
     def to(
         self, epochs: int, callback: Callable[[int, Mapping[str, float]], object] | None
     ) -> None:
-        """Run until so many epochs are done."""
+        """Run until so many epochs are done, or the callback stops it."""
+        self._resume()
+        if self._checkpoint is not None and (self._epoch, self._batch) > (epochs, 0):
+            raise ValueError(
+                f"epochs must be at least {self._epoch + (self._batch > 0)}, as many as checkpoint "
+                f"{self._checkpoint.path} has begun, and is {epochs}"
+            )
+        stopped = False
+        while self._epoch < epochs and not stopped:
+            harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+            pairs = zip(self._P.epoch(self._generator), harmful, strict=False)
+            for number, batches in enumerate(pairs, 1):
+                if number <= self._batch:  # taken before the interruption
+                    if number == self._batch:
+                        torch.set_rng_state(self._random)
+                    continue
+                stopped = self._step(*batches, callback)
+                self._batch = number
+                if stopped:
+                    break
+                if self._checkpoint is not None and len(self.records) % self._checkpoint.every == 0:
+                    self._save()
+            else:
+                self._epoch, self._batch = self._epoch + 1, 0
+                self._start = self._generator.get_state()
+        self._save()
+
+    def _step(
+        self, p: Any, h: Any, callback: Callable[[int, Mapping[str, float]], object] | None
+    ) -> bool:
         model = self._steps.model
-        while self._epoch < epochs:
-            harmful = _again(self._H, self._generator)
-            for batch in self._P.epoch(self._generator):
-                record = self._steps(self._P.run(model, batch), self._H.run(model, next(harmful)))
-                self.records.append(record)
-                if callback is not None and callback(len(self.records), record):
-                    return
-            self._epoch += 1
-            self._save()
+        record = self._steps(self._P.run(model, p), self._H.run(model, h))
+        self.records.append(record)
+        return callback is not None and bool(callback(len(self.records), record))
+
+    def _resume(self) -> None:
+        """Take up the checkpoint's state, if there is one."""
+        if self._checkpoint is None:
+            return
+        model = self._steps.model.model
+        state = self._checkpoint.load(next(model.parameters()).device)
+        if state is None:
+            return
+        model.load_state_dict(state["model"])
+        self._steps.optimizer.load_state_dict(state["optimizer"])
+        self._steps.objective.state = state["objective"]
+        self._start, self._random = state["start"].cpu(), state["random"].cpu()
+        self._generator.set_state(self._start)
+        torch.set_rng_state(self._random)
+        self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
 
     def _save(self) -> None:
-        if self._file is not None:
-            _checkpoint.save(
-                self._file,
+        if self._checkpoint is not None:
+            self._checkpoint.save(
                 {
-                    "settings": self._settings,
                     "model": self._steps.model.model.state_dict(),
                     "optimizer": self._steps.optimizer.state_dict(),
                     "objective": self._steps.objective.state,
-                    "generator": self._generator.get_state(),
+                    "start": self._start,
+                    "random": torch.get_rng_state(),
                     "epoch": self._epoch,
+                    "batch": self._batch,
                     "records": self.records,
-                },
+                }
             )
-
-
-def _again(batches: Batches, generator: torch.Generator) -> Iterator[Any]:
-    while True:
-        yield from batches.epoch(generator)
 
 
 def _closed_form(

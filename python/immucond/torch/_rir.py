@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from .._condition import condition_number
 from .._validate import FloatArray, as_count, check_real
-from ._activations import Loaded
+from ._activations import task_of
 from ._features import all_features, array
 from ._split import SplitModel
 
@@ -131,15 +132,35 @@ def rir(
     >>> found.mean > 2
     True
     """
+    names = (split, split) if isinstance(split, str) else split
+    P, H = (
+        tuple(
+            _features(network, head, loader, device)
+            for network, head in zip((model, reference), names, strict=True)
+        )
+        for loader in (primary, harmful)
+    )
+    return immunity_of(P, H, groups=groups, size=size, seed=seed, ridge=ridge, rank=rank)
+
+
+def immunity_of(
+    primary: Sequence[torch.Tensor],
+    harmful: Sequence[torch.Tensor],
+    *,
+    groups: int = 20,
+    size: int = 100,
+    seed: int = 0,
+    ridge: float = 0.0,
+    rank: SupportsIndex | None = None,
+) -> DeepImmunity:
+    """Return the same from features: for each task those of the network and of the reference."""
     count, rows = as_count(groups, "groups", least=1), as_count(size, "size", least=2)
     shift = check_real(ridge, "ridge", low=0.0)
-    names = (split, split) if isinstance(split, str) else split
     rng = np.random.default_rng(as_count(seed, "seed", least=0))
     kappas: dict[str, list[FloatArray]] = {"P": [], "H": []}
-    for task, loader, name in (("P", primary, "primary"), ("H", harmful, "harmful")):
+    for task, both, name in (("P", primary, "primary"), ("H", harmful, "harmful")):
         chosen = None
-        for network, head in zip((model, reference), names, strict=True):
-            Z = _features(network, head, loader, device)
+        for Z in both:
             if chosen is None:
                 total = len(Z)
                 if total < rows:
@@ -163,7 +184,7 @@ def _features(network: nn.Module, head: str, loader: Any, device: Any) -> torch.
     where = torch.device(device) if device is not None else next(network.parameters()).device
     before, training = next(network.parameters()).device, network.training
     try:
-        return all_features(SplitModel(network.to(where).eval(), head), Loaded(loader, where))
+        return all_features(SplitModel(network.to(where).eval(), head), task_of(loader, where))
     finally:
         network.to(before).train(training)
 

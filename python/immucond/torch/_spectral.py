@@ -9,13 +9,15 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import torch
 from torch import Tensor
 
-from .._rank import rank_rule
+from .._rank import default_rtol, rank_rule
+from .._validate import check_real
 from ._arguments import Given, given
 from ._curvature import hessian_product
 from ._distributed import spread
 from ._family import FAMILY
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
+from ._pairs import ExtremePairs, pairs_operator
 from ._warn import warn_accuracy, warn_tied
 
 
@@ -31,7 +33,7 @@ class _Spectral(Function):
 
     @staticmethod
     def forward(X: Tensor, *options: Any) -> Any:
-        if X.is_cpu and type(X) in _PLAIN and torch._C._len_torch_dispatch_stack() == 0:
+        if X.is_cpu and _is_plain(X):
             return _kernel(X, *options)  # what the dispatcher would come to, ten microseconds later
         return spectral.entry(X, *options)
 
@@ -70,7 +72,8 @@ class _Spectral(Function):
         if not ctx.gradient:
             return change, torch.zeros_like(empty)
         moved = hessian_product(X, tangent, ctx.name, ctx.options, ctx.p_is_rank)
-        return change, moved.to(gradient.dtype)
+        # As the gradient lies in memory, which may be a view.
+        return change, moved.to(gradient.dtype).contiguous()
 
     @staticmethod
     def batched(apply: Callable[..., Any], X: Tensor, *options: Any) -> Any:
@@ -79,7 +82,12 @@ class _Spectral(Function):
 
 
 _NOTHING = (None,) * 7
-_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_plain(X: Tensor) -> bool:
+    """Whether nothing but the dispatcher's kernels will look at it."""
+    return type(X) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
 
 _SCHEMA = (
     "spectral(Tensor X, str name, bool features, int? rank, float? rtol, str? computed_in, "
@@ -107,9 +115,10 @@ def _kernel(
         computed_in=computed_in,
         given=what,
     )
-    values, gradients, tied, determined = kernels_for(X).evaluate(
+    stacked = X.ndim > 2
+    found, gradients, tied, determined = kernels_for(X).evaluate(
         regularizer,
-        X if X.ndim == 2 else X.reshape(-1, *shape[-2:]),
+        X.reshape(-1, *shape[-2:]) if stacked else X,
         features=features,
         rule=rule,
         p_is_rank=p_is_rank,
@@ -119,26 +128,23 @@ def _kernel(
         warn_accuracy("Z^T Z" if features else "S")
     if gradient and tied:
         warn_tied("Z^T Z" if features else "S", name)
-    # A graph that is being captured has no values yet: nothing can be checked, or waited for.
-    checked = dtype == torch.float32 and not (
-        X.is_cuda and torch.cuda.is_current_stream_capturing()
-    )
-    if checked:
-        largest = float(values.abs().max()) if isinstance(values, Tensor) else abs(values)
-        if largest > _LARGEST:
-            raise OverflowError(f"the value {largest:g} of {name} is not representable in float32")
-    value = torch.as_tensor(values, dtype=dtype, device=X.device)
-    value = value if X.ndim == 2 else value.reshape(shape[:-2])
+    value = torch.as_tensor(found, dtype=dtype, device=X.device)
+    _check_finite(value, f"the value of {name}")
+    if stacked:
+        value = value.reshape(shape[:-2])
     if not gradient:
         return value, torch.empty(0, dtype=dtype, device=X.device)
     by_X = gradients.to(dtype)
-    by_X = by_X if X.ndim == 2 else by_X.reshape(shape)
-    if checked and not math.isfinite(by_X.sum()) and not by_X.isfinite().all():
-        raise OverflowError(f"the gradient of {name} is not representable in float32")
-    return value, by_X
+    _check_finite(by_X, f"the gradient of {name}")
+    return value, by_X.reshape(shape) if stacked else by_X
 
 
-_LARGEST = torch.finfo(torch.float32).max
+def _check_finite(x: Tensor, what: str) -> None:
+    """Refuse what was finite in float64, and no longer is; mostly the sum tells."""
+    if x.dtype == torch.float64 or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return  # a graph that is being captured has no numbers yet
+    if not math.isfinite(x.sum()) and not x.isfinite().all():
+        raise OverflowError(f"{what} is not representable in {str(x.dtype).removeprefix('torch.')}")
 
 
 def _fake(X: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
@@ -270,6 +276,7 @@ def condition_number(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    ridge: float = 0.0,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -279,14 +286,59 @@ def condition_number(
 
     Zheng et al. (2025), Eq. 1. See `r_well` for the parameters.
 
+    Parameters
+    ----------
+    ridge : float
+        Of ``S + ridge I`` (or ``H + ridge I``), for symmetric positive semidefinite `S`: the
+        convention of the published tables. With a ridge above zero every eigenvalue counts, and
+        none is too small to be told.
+
+    Raises
+    ------
+    ValueError
+        Where there is a ridge and `S` is not symmetric positive semidefinite; traced programs do
+        not look.
+
     Examples
     --------
     >>> import torch
     >>> import immucond.torch as ict
     >>> ict.condition_number(features=torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
     tensor(9.)
+    >>> ict.condition_number(features=torch.tensor([[2.0, 0.0]]), ridge=1.0)
+    tensor(5.)
     """
-    return _value("kappa", S, features, rank, rtol, computed_in, None, group)
+    shift = check_real(ridge, "ridge", low=0.0)
+    if shift == 0.0:
+        return _value("kappa", S, features, rank, rtol, computed_in, None, group)
+    X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
+    dtype = wide(X.dtype)
+    if group is not None:
+        X, options = spread(X, options, group)
+    elif features is None:
+        _check_psd(X)
+    of_features, rank, _, precision = options
+    precision = precision or str(X.dtype).removeprefix("torch.")
+    pairs = ExtremePairs(
+        *pairs_operator(X.double(), of_features, rank, rtol or 0.0, precision, False)
+    )
+    size = X.shape[-1] if of_features else min(X.shape[-2:])
+    smallest = torch.where(pairs.rank < size, 0.0, pairs.sigma_min)
+    return ((pairs.sigma_max + shift) / (smallest + shift)).to(dtype)
+
+
+def _check_psd(S: Tensor) -> None:
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or not _is_plain(S):
+        return
+    H = S.detach().double()
+    size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    noise = default_rtol(tuple(S.shape[-2:]), S.dtype)
+    if S.shape[-2] == S.shape[-1] and bool(((H - H.mT).abs() <= noise * size).all()):
+        shifted = H / size + noise * torch.eye(S.shape[-1], dtype=H.dtype, device=H.device)
+        if not bool(torch.linalg.cholesky_ex(shifted).info.any()):
+            return
+    raise ValueError("S must be symmetric positive semidefinite where there is a ridge")
 
 
 def log_kappa(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,16 @@ def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
         )
     found: nn.Module = modules[name]
     return found
+
+
+def names_of(trainable: str | Sequence[str]) -> list[str]:
+    """Return the names of the trainable blocks as a list."""
+    return [trainable] if isinstance(trainable, str) else list(trainable)
+
+
+def blocks_named(model: nn.Module, trainable: str | Sequence[str]) -> list[nn.Module]:
+    """Return the trainable blocks by their names."""
+    return [module_named(model, name, "trainable") for name in names_of(trainable)]
 
 
 def parse_batch(batch: Any) -> tuple[Any, Any]:
@@ -104,19 +114,24 @@ class SplitModel:
                 f"the head {self.split!r} must run once in each forward pass, and ran {len(seen)} "
                 "times"
             )
-        features = seen[0]
-        if features.ndim != 2:
-            raise ValueError(
-                f"the features that enter {self.split!r} must have shape (N, m), one row a sample, "
-                f"and have shape {tuple(features.shape)}"
-            )
-        return features
+        return seen[0]
 
     @contextmanager
     def watched(self) -> Iterator[list[Tensor]]:
         """Collect what enters the head meanwhile."""
         seen: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+        def see(head: nn.Module, args: tuple[Any, ...]) -> None:
+            features = args[0]
+            if features.ndim != 2 or features.shape[1] != head.in_features:
+                raise ValueError(
+                    f"the features that enter {self.split!r} must have shape (N, "
+                    f"{head.in_features}), one row a sample, and have shape "
+                    f"{tuple(features.shape)}"
+                )
+            seen.append(features)
+
+        handle = self.head.register_forward_pre_hook(see)
         try:
             yield seen
         finally:

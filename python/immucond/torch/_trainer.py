@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._activations import Loaded, Outcome
+from ._activations import Outcome, endless, outcome
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel
 
@@ -17,7 +18,15 @@ class TrainerMixin:
     """Adds the terms of immunization to ``compute_loss``: put it before ``Trainer``.
 
     Call `immunize_against` before training. The learning rate, what is trainable (by
-    ``requires_grad``), checkpoints and logs are the trainer's. Evaluation is left as it is.
+    ``requires_grad``), checkpoints and logs are the trainer's; the terms of the last batch stand in
+    its logs as ``primary_term`` and ``harmful_term``, their weights as ``lambda_P`` and
+    ``lambda_H``. Evaluation is left as it is.
+
+    Notes
+    -----
+    The loss is the mean over a batch, and gradients that are accumulated over several batches are
+    averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
+    taken of them. A run that the trainer resumes reads them from the start.
 
     Examples
     --------
@@ -31,8 +40,9 @@ class TrainerMixin:
     """
 
     model: Any
-    _immunization: tuple[str, Any, Objective, tuple[float, float] | None] | None = None
-    _harmful: Iterator[Any] | None = None
+    _immunization: tuple[str, Objective, tuple[float, float] | None] | None = None
+    _harmful: Iterator[Any]
+    _record: dict[str, float]
 
     def immunize_against(
         self,
@@ -53,8 +63,10 @@ class TrainerMixin:
         objective = objective_of(method)
         if objective is None:
             raise ValueError("method must be one that trains, and is 'closed_form'")
-        self._immunization = (split, harmful, objective, lambdas_of(lambdas))
-        self._harmful = None
+        self._immunization = (split, objective, lambdas_of(lambdas))
+        self._harmful = endless(lambda: iter(harmful), "harmful")
+        self._record = {}
+        self.loss_is_scaled_for_ga = False  # the trainer's own name: it is to average
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **keywords: Any
@@ -63,14 +75,24 @@ class TrainerMixin:
         above: Any = super()
         if self._immunization is None or not torch.is_grad_enabled():
             return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
-        split, loader, objective, lambdas = self._immunization
+        split, objective, lambdas = self._immunization
         network = SplitModel(self.model, split)
+        # Without the number of items in all accumulated batches the loss is this one's mean.
+        keywords.pop("num_items_in_batch", None)
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
-        harmful = Loaded(loader, primary.features.device).run(network, self._next_harmful(loader))
+        with _evaluating(self.model):
+            harmful = outcome(network, next(self._harmful), primary.features.device)
         total = self._total(objective, lambdas, loss, primary, harmful)
         return (total, outputs) if return_outputs else total
+
+    def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
+        """Log the terms beside the training loss."""
+        above: Any = super()
+        if self._immunization is not None and "loss" in logs:
+            logs = logs | self._record
+        above.log(logs, *rest, **keywords)
 
     def _total(
         self,
@@ -89,18 +111,21 @@ class TrainerMixin:
             for term, of in pairs
         ]
         total = loss if objective.uses_loss else 0.0 * loss
-        for weight, term in zip(weights(lambdas, norms), terms, strict=True):
+        chosen = weights(lambdas, norms)
+        self._record = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
+        for name, weight, term in zip(("primary", "harmful"), chosen, terms, strict=True):
             if term is not None:
+                self._record[f"{name}_term"] = float(term.detach())
                 total = total + weight * term
         return total
 
-    def _next_harmful(self, loader: Any) -> Any:
-        if self._harmful is None:
-            self._harmful = iter(loader)
-        batch = next(self._harmful, None)
-        if batch is None:
-            self._harmful = iter(loader)
-            batch = next(self._harmful, None)
-        if batch is None:
-            raise ValueError("harmful has no batches")
-        return batch
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -22,7 +22,7 @@ METHODS = {
     "imma": Method(
         "IMMA",
         "imma",
-        {"lambda_H": 1.0, "inner_steps": 1, "lr": 1e-3, "steps": _STEPS},
+        {"lambda_H": 3.0, "inner_steps": 4, "lr": 0.005, "steps": 20, "optimizer": "adam"},
         "searched",
         (7.053, 3.545, 2.001),
     ),
@@ -70,9 +70,10 @@ GRIDS = {
         "lambda_H": tuple(10.0 ** (k / 2) for k in range(14, 25)),
     },
     "imma": {
-        "lr": (1e-3, 1e-2, 3e-2, 1e-1),
-        "lambda_H": (0.1, 0.3, 1.0, 3.0),
-        "inner_steps": (1, 4, 16),
+        "lr": (2e-3, 5e-3, 1e-2),
+        "steps": (5, 10, 20, 40),  # its loss has no bound: (i) and (ii) soon grow without one
+        "lambda_H": (0.3, 1.0, 3.0),
+        "inner_steps": (1, 4),
     },
     "opt-kappa": {
         "lr": (5e-3,),

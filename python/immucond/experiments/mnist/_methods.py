@@ -17,8 +17,14 @@ _CLOSED_FORM = Method(
 )
 
 
-def _protocol(steps: Mapping[str, Any], hessians: Mapping[str, Any]) -> dict[str, Method]:
-    """Methods with what a protocol says of their steps, and of the Hessians they see."""
+def _protocol(
+    steps: Mapping[str, Any], hessians: Mapping[str, Any], lambdas: Mapping[str, float]
+) -> dict[str, Method]:
+    """Methods with what a protocol says of their steps, and of the Hessians they see.
+
+    `lambdas` are those of Algorithm 1: eigenvalues of a batch are as much smaller as it is, and
+    R_well steps by their first power, R_ill by their inverse third.
+    """
     common = {"loss": "logistic", **steps}
     right = {"preconditioner": "right"}
     return {
@@ -39,17 +45,21 @@ def _protocol(steps: Mapping[str, Any], hessians: Mapping[str, Any]) -> dict[str
         "algorithm1": Method(
             "Algorithm 1",
             "algorithm1",
-            {**common, **hessians, "lambda_P": 2e-5, "lambda_H": 2e17, "lr": 0.005},
-            "searched",
+            {**common, **hessians, **lambdas, "lr": 0.005},
+            "searched" if not hessians else "by hand",
         ),
         "closed-form": _CLOSED_FORM,
     }
 
 
 METHODS = {
-    "full-batch": _protocol({"steps": 30}, {}),
+    "full-batch": _protocol({"steps": 30}, {}, {"lambda_P": 4e-5, "lambda_H": 1e17}),
     "mini-batch": {
-        **_protocol({"epochs": 30, "batch_size": 64}, {"hessian": "batch"}),
+        **_protocol(
+            {"epochs": 30, "batch_size": 64},
+            {"hessian": "batch"},
+            {"lambda_P": 4e-4, "lambda_H": 1e11},
+        ),
         "published": Method(
             "Algorithm 1, published code",
             "published",
@@ -65,8 +75,8 @@ NAMES = tuple(METHODS["mini-batch"])
 GRIDS = {
     "algorithm1": {
         "lr": (5e-3,),
-        "lambda_P": (1e-5, 2e-5, 4e-5),
-        "lambda_H": (1e17, 2e17, 4e17),
+        "lambda_P": (1e-5, 2e-5, 4e-5, 8e-5),
+        "lambda_H": (5e16, 1e17, 2e17, 4e17),
     },
 }
 # Top eigenvectors that lie apart (0, 1) and close together: the easiest and the hardest pairs.

@@ -1,0 +1,68 @@
+"""Both tasks with the frozen part of a network run over them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..._extras import extra
+from ._backbone import Backbone
+from ._task import Part, Task
+
+with extra("deep"):
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, Dataset
+
+from ...torch import keep_activations
+from ...torch._activations import Kept
+from ...torch._split import SplitModel
+
+
+class Samples(Dataset[Any]):
+    """Samples as the network takes them, with their labels."""
+
+    def __init__(self, backbone: Backbone, part: Part) -> None:
+        self._prepared, self._inputs = backbone.preparation, part.inputs
+        self._labels = torch.from_numpy(part.labels)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        return self._prepared(self._inputs[index]), self._labels[index]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network makes of all samples of a part: features and logits, with the labels."""
+
+    Z: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples that the head puts in their class."""
+        return float((self.logits.argmax(1) == self.labels).double().mean())
+
+
+def kept(backbone: Backbone, task: Task, batch_size: int) -> dict[str, Kept]:
+    """Run the frozen part over a task's parts, "train" and "test"."""
+    found = {}
+    for name, part in (("train", task.train), ("test", task.test)):
+        loader: DataLoader[Any] = DataLoader(
+            Samples(backbone, part), batch_size=batch_size, drop_last=name == "train"
+        )
+        found[name] = keep_activations(
+            backbone.model, loader, split=backbone.split, trainable=backbone.trainable
+        )
+    return found
+
+
+def features(model: nn.Module, split: str, batches: Kept) -> Features:
+    """Run the rest of a network over a part."""
+    network = SplitModel(model, split)
+    with torch.no_grad():
+        outcomes = [batches.run(network, batch) for batch in batches.in_order()]
+    return Features(*(torch.cat(columns) for columns in zip(*outcomes, strict=True)))

@@ -1,0 +1,300 @@
+"""Pre-trained networks in Hugging Face's format, with a linear head for the primary task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._extras import extra
+from ._import import imported, is_import_path
+from ._task import Task, pixels
+
+with extra("deep"):
+    import safetensors.torch
+    import torch
+    import transformers
+    from torch import Tensor, nn
+
+from ...torch._fold import FoldedHead, replace_module
+from ...torch._split import module_named
+
+HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
+
+
+class TextClassifier(nn.Module):
+    """A text encoder, the mean of its last states over the tokens, and a linear head."""
+
+    def __init__(self, encoder: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return logits."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        mask = attention_mask[..., None].to(states.dtype)
+        logits: Tensor = self.head((states * mask).sum(1) / mask.sum(1))
+        return logits
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How samples become a network's inputs.
+
+    Attributes
+    ----------
+    tokenizer : object or None
+        Of a text encoder.
+    max_length : int
+        Texts are cut and filled up to so many tokens.
+    image_size : int
+        Side of the square that images are scaled to (bilinear).
+    mean, std : sequences of three
+        Of the channels, of pixels in [0, 1].
+    """
+
+    tokenizer: Any = None
+    max_length: int = 32
+    image_size: int = 0
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+
+    def __call__(self, sample: Any) -> dict[str, Tensor]:
+        """Return the network's keyword arguments for one sample, without the batch dimension."""
+        if self.tokenizer is not None:
+            found = self.tokenizer(
+                sample, padding="max_length", truncation=True, max_length=self.max_length
+            )
+            return {name: torch.tensor(found[name]) for name in ("input_ids", "attention_mask")}
+        image = torch.from_numpy(_resized(pixels(sample), self.image_size).copy())
+        mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in (self.mean, self.std))
+        return {"pixel_values": (image.permute(2, 0, 1).float() / 255.0 - mean) / std}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network, split at its head.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    split : str
+        Name of the head.
+    trainable : tuple of str
+        Names of the blocks that are trained.
+    preparation : Preparation
+        Of its inputs.
+    fitted : bool
+        Whether the head is still to be fitted to the primary task.
+    """
+
+    model: nn.Module
+    split: str
+    trainable: tuple[str, ...]
+    preparation: Preparation
+    fitted: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that its outputs depend on."""
+        p = self.preparation
+        about = (self.split, self.trainable, p.max_length, p.image_size, [*p.mean], [*p.std])
+        digest = hashlib.sha256(repr(about).encode())
+        for name, value in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load(
+    spec: str,
+    primary: Task,
+    *,
+    trainable: Sequence[str] = ("1",),
+    max_length: int = 32,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """Load a network for the primary task.
+
+    Parameters
+    ----------
+    spec : str
+        A folder or an id of Hugging Face, or an import path ``package.module:name`` of either, or
+        of a function that returns it.
+    primary : Task
+        Texts take an encoder and a new head on the mean of its last states. Images take a
+        classifier; its head is kept if its classes are those of the task.
+    trainable : sequence of str
+        Names of the blocks to train, or one number: so many of the last ones.
+    max_length, image_size, mean, std
+        See `Preparation`; by default image size, mean and std are those of the folder's
+        preprocessor_config.json.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such network.
+    ValueError
+        For a network that does not fit, and why.
+    """
+    name = str(imported(spec)) if is_import_path(spec) and not Path(spec).exists() else spec
+    try:
+        if primary.kind == "text":
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            if tokenizer.pad_token is None:  # a decoder; padding is masked anyway
+                tokenizer.pad_token = tokenizer.eos_token
+            encoder = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
+            encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
+            model: nn.Module = TextClassifier(encoder, len(primary.classes))
+            split, fitted = "head", False
+            preparation = Preparation(tokenizer, max_length)
+        else:
+            model, split, fitted = _image_classifier(name, primary)
+            preparation = _image_preparation(name, image_size, mean, std)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"no backbone {spec!r}: it must be a folder in Hugging Face's format or an id that can "
+            f"be downloaded ({reason})"
+        ) from error
+    return Backbone(
+        model.eval(), split, _blocks(model, split, trainable), preparation, fitted
+    )  # fmt: skip
+
+
+def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:
+    model: Any = transformers.AutoModelForImageClassification.from_pretrained(
+        name, dtype=torch.float32
+    )
+    heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    split = heads[-1]
+    places: dict[str, int] = model.config.label2id
+    if set(places) == set(primary.classes):
+        # The head's classes, in the task's order.
+        order = [places[label] for label in primary.classes]
+        head = model.get_submodule(split)
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.copy_(parameter[order].clone())
+        model.config.id2label = dict(enumerate(primary.classes))
+        model.config.label2id = {label: place for place, label in enumerate(primary.classes)}
+        return model, split, True
+    head = model.get_submodule(split)
+    replace_module(model, split, nn.Linear(head.in_features, len(primary.classes)))
+    model.config.num_labels = len(primary.classes)
+    model.config.id2label = dict(enumerate(primary.classes))
+    model.config.label2id = {label: place for place, label in enumerate(primary.classes)}
+    return model, split, False
+
+
+def _image_preparation(
+    name: str,
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Preparation:
+    if None in (image_size, mean, std):
+        try:
+            processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
+        except OSError as error:
+            raise ValueError(
+                f"{name} has no preprocessor_config.json that says how images are prepared: give "
+                "--image-size, --mean and --std"
+            ) from error
+        size = processor.size
+        image_size = image_size or int(size.get("height") or size["shortest_edge"])
+        mean, std = mean or processor.image_mean, std or processor.image_std
+    assert image_size is not None
+    assert mean is not None
+    assert std is not None
+    return Preparation(image_size=image_size, mean=mean, std=std)
+
+
+def _blocks(model: nn.Module, split: str, trainable: Sequence[str]) -> tuple[str, ...]:
+    """Names of the blocks; a number counts from the end of the network's longest list of blocks."""
+    if len(trainable) != 1 or not trainable[0].isdigit():
+        for name in trainable:
+            module_named(model, name, "trainable")
+        return tuple(trainable)
+    count = int(trainable[0])
+    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"the network has no list of blocks: name the trainable ones ({split=})")
+    name, length = max(lists, key=lambda found: found[1])
+    if not 1 <= count <= length:
+        raise ValueError(f"trainable must be at most the {length} blocks of {name}, and is {count}")
+    return tuple(f"{name}.{place}" for place in range(length - count, length))
+
+
+def _resized(image: Any, side: int) -> Any:
+    from PIL import Image
+
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
+    """Write an immunized network: the files of `save_pretrained`, and its head beside them.
+
+    A classifier of images with a plain head is complete as Hugging Face reads it. The closed form
+    puts a linear map before the head, which Hugging Face's classes do not know: `load_saved`
+    does.
+    """
+    inner: Any = model.encoder if isinstance(model, TextClassifier) else model
+    inner.save_pretrained(folder)
+    if backbone.preparation.tokenizer is not None:
+        backbone.preparation.tokenizer.save_pretrained(folder)
+    head = module_named(model, backbone.split, "split")
+    state = {name: value.contiguous() for name, value in head.state_dict().items()}
+    safetensors.torch.save_file(state, folder / HEAD_FILE)
+    p = backbone.preparation
+    about = {
+        "kind": "text" if isinstance(model, TextClassifier) else "image",
+        "split": backbone.split,
+        "folded": isinstance(head, FoldedHead),
+        "max_length": p.max_length,
+        "image_size": p.image_size,
+        "mean": [*p.mean],
+        "std": [*p.std],
+    }
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def load_saved(folder: str | Path) -> nn.Module:
+    """Load a network that `save` wrote, its head included.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is none of these.
+    """
+    path = Path(folder)
+    for name in (ABOUT_FILE, HEAD_FILE):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")
+    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
+    state = safetensors.torch.load_file(path / HEAD_FILE)
+    if about["kind"] == "text":
+        encoder = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
+        last = state["1.weight" if about["folded"] else "weight"]
+        model: nn.Module = TextClassifier(encoder, len(last))
+    else:
+        kind = transformers.AutoModelForImageClassification
+        model = kind.from_pretrained(path, dtype=torch.float32)
+    if about["folded"]:
+        head = model.get_submodule(about["split"])
+        assert isinstance(head, nn.Linear)
+        replace_module(model, about["split"], FoldedHead(head, np.eye(head.in_features)))
+    model.get_submodule(about["split"]).load_state_dict(state)
+    return model.eval()

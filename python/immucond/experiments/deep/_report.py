@@ -1,0 +1,148 @@
+"""The result as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .._common_tables import attackers, parameters
+from .._format import number, plain
+from .._measure import RIDGE
+from .._summary import cell, finished, over_seeds, remarks
+from .._table import Table
+from .._units import Values
+from ._probe import ATTACKERS, drop
+from ._run import Result
+
+CONVENTIONS = {
+    "exact": "kappa over the nonzero eigenvalues of H of a group's features",
+    "ridge": f"kappa of H + {RIDGE:g} I, over the eigenvalues that are nonzero in H",
+}
+# What the paper reports for Algorithm 1 with ImageNet as the primary task.
+REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"
+
+
+def tables(result: Result) -> list[Table]:
+    """All tables of a run."""
+    made = [_immunity(result), _all_rows(result), _probes(result), parameters(result.methods)]
+    compared = {
+        result.methods[name].label: finished(results)[0]["attackers"]
+        for name, results in result.units.items()
+        if finished(results) and "attackers" in finished(results)[0]
+    }
+    if compared:
+        made.append(attackers(compared, "One-hot targets of the harmful training samples."))
+    return made
+
+
+def _immunity(result: Result) -> Table:
+    """Lay out as the paper's Table 3."""
+    rows = []
+    for name, method in result.methods.items():
+        results = result.units[name]
+        if not finished(results):
+            rows.append([method.label, "failed"])
+            continue
+        cells = [
+            _over_groups(results, convention, figure)
+            for convention in ("exact", "ridge")
+            for figure in ("i", "ii", "rir")
+        ]
+        accuracy, spread = over_seeds(results, "accuracy")
+        shown = f"{accuracy:.2%}" + (f" ± {100 * spread:.2f}" if spread else "")
+        rows.append([method.label, *cells, shown])
+    settings, count = result.settings, result.counts
+    note = (
+        f"{settings.groups} groups of {settings.group_size} test samples, drawn at random; mean ± "
+        "standard deviation over the groups, averaged over the seeds. (i): kappa_H over that of "
+        "theta_0, large is immune. (ii): the same of kappa_P, small is easy. RIR = (i) / (ii). "
+        f"Primary: {settings.primary}, {count['P classes']} classes, {count['P training']} "
+        f"training and {count['P test']} test samples; harmful: {settings.harmful}, "
+        f"{count['H classes']} classes, {count['H training']} and {count['H test']}. Trained: "
+        f"{', '.join(result.trainable)}. The paper's RIR_theta0 of Algorithm 1 (its Table 3), "
+        f"{REFERENCE}."
+    )
+    for name, results in result.units.items():
+        note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
+    return Table(
+        "Immunity relative to theta_0, and primary test accuracy",
+        ("", "(i)\nexact", "(ii)\nexact", "RIR_theta0\nexact", "(i)\nridge", "(ii)\nridge",
+         "RIR_theta0\nridge", "primary test\naccuracy"),
+        rows,
+        note,
+    )  # fmt: skip
+
+
+def _over_groups(results: Sequence[Values], convention: str, figure: str) -> str:
+    mean, _ = over_seeds(results, "groups", convention, figure, "mean")
+    spread, _ = over_seeds(results, "groups", convention, figure, "std")
+    return f"{number(mean)} ± {number(spread)}"
+
+
+def _all_rows(result: Result) -> Table:
+    rows = [
+        [result.methods[name].label,
+         *(cell(results, "all", key) for key in ("i", "ii", "rir", "kappa_P", "kappa_H")),
+         cell(results, "changed_predictions"), cell(results, "seconds") + " s"]
+        for name, results in result.units.items()
+        if finished(results)
+    ]  # fmt: skip
+    return Table(
+        "All test samples at once, exact convention",
+        ("", "(i)", "(ii)", "RIR_theta0", "kappa_P", "kappa_H", "changed primary\npredictions",
+         "time"),
+        rows,
+        "Mean ± standard deviation over the seeds where they differ. time: of immunizing, from "
+        "kept activations of the frozen blocks on.",
+    )  # fmt: skip
+
+
+def _probes(result: Result) -> Table:
+    """Accuracy of the harmful probe, and RFD."""
+    start = finished(result.units.get("identity", []))
+    epochs = result.settings.probe_epochs
+    rows = []
+    for name, results in result.units.items():
+        done = finished(results)
+        if not done:
+            continue
+        cells = []
+        for attacker in ATTACKERS:
+            first, last = (
+                sum(float(v["probe"][attacker]["accuracy"][at]) for v in done) / len(done)
+                for at in (min(1, epochs), epochs)
+            )
+            cells += [f"{first:.1%}", f"{last:.1%}"]
+            drops = [drop(s["probe"][attacker], v["probe"][attacker]) for s in start for v in done]
+            cells.append(f"{sum(drops) / len(drops):.1%}" if drops else "")
+        rows.append([result.methods[name].label, *cells])
+    return Table(
+        "Harmful linear probe: test accuracy after 1 and after all epochs, and RFD",
+        ("", *(f"{label}\n{what}" for label, _, _ in ATTACKERS.values()
+               for what in ("1", f"{epochs}", "RFD"))),
+        rows,
+        f"{epochs} epochs of mini-batches, cross-entropy, no bias, from w = 0; each attacker at "
+        "the step length that ends with the lowest training loss. RFD: relative drop of the "
+        "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
+    )  # fmt: skip
+
+
+def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Every number of the run as plain Python values; an infinite one is the string "inf"."""
+    numbers: dict[str, Any] = plain(
+        {
+            "command": command,
+            "versions": versions,
+            "conventions": CONVENTIONS,
+            "settings": {**asdict(result.settings), "data_dir": None},
+            "fingerprints": result.fingerprints,
+            "samples": result.counts,
+            "trainable": result.trainable,
+            "methods": {
+                name: {**asdict(method), "seeds": result.units[name]}
+                for name, method in result.methods.items()
+            },
+        }
+    )
+    return numbers

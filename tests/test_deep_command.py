@@ -1,0 +1,278 @@
+"""`immucond deep` on tiny networks: files, figures, resuming, and what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from deep_cases import (
+    decoder_folder,
+    encoder_folder,
+    pictures,
+    sentences,
+    torch,
+    transformers,
+    vit_folder,
+    write_csv,
+    write_json,
+    write_zip,
+)
+
+from immucond._cli import main
+from immucond.experiments import deep
+from immucond.experiments.deep import _run
+
+QUICK = [
+    "--batch-size", "16", "--group-size", "12", "--groups", "3", "--probe-epochs", "2",
+    "--probe-steps", "20", "--epochs", "1", "--seeds", "1", "--max-length", "10",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_transformers():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder with an encoder and two tasks."""
+    folder = tmp_path_factory.mktemp("text")
+    encoder_folder(folder / "encoder")
+    for name, classes, seed in (("primary", ("greet", "pay", "cook"), 1),):
+        write_json(
+            folder / name / "data.json",
+            {"train": sentences(classes, 60, seed), "test": sentences(classes, 24, seed + 10)},
+        )
+    for part, count in (("train", 48), ("test", 24)):
+        write_csv(folder / "harmful" / f"{part}.csv", sentences(("travel", "pay"), count, count))
+    return folder
+
+
+def command(folder, *more, backbone="encoder", primary="primary", harmful="harmful"):
+    return [
+        "deep", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
+        "--data-dir", str(folder), *QUICK, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(text, tmp_path_factory):
+    """A whole run, by every method."""
+    out = tmp_path_factory.mktemp("results")
+    assert main(command(text, "--out", str(out))) == 0
+    return out
+
+
+def test_a_run_writes_tables_figures_and_numbers(done):
+    names = {"results.json", "tables.md", "probe.png", "probe.svg", "spectra.png", "spectra.svg"}
+    assert {path.name for path in done.iterdir() if path.is_file()} == names
+    numbers = json.loads((done / "results.json").read_text())
+    assert set(numbers["methods"]) == set(deep.METHODS)
+    tables = (done / "tables.md").read_text()
+    assert "RIR_theta0" in tables
+    assert "34 to 41" in tables
+    for method in numbers["methods"].values():
+        (values,) = method["seeds"]
+        assert "failure" not in values, values
+        assert 0.0 <= values["accuracy"] <= 1.0
+        rir = values["groups"]["exact"]
+        assert rir["rir"]["mean"] > 0.0
+        for curve in values["probe"].values():
+            assert len(curve["accuracy"]) == len(curve["loss"]) == 3
+            assert curve["loss"][0] == pytest.approx(np.log(2))
+            assert curve["loss"][-1] < curve["loss"][0]
+
+
+def test_theta_0_is_its_own_reference(done):
+    numbers = json.loads((done / "results.json").read_text())
+    (values,) = numbers["methods"]["identity"]["seeds"]
+    for convention in values["groups"].values():
+        assert convention["rir"] == {"mean": 1.0, "std": 0.0}
+    assert values["all"]["rir"] == 1.0
+    assert values["changed_predictions"] == 0
+
+
+def test_the_closed_form_keeps_predictions(done):
+    numbers = json.loads((done / "results.json").read_text())
+    (start,) = numbers["methods"]["identity"]["seeds"]
+    (values,) = numbers["methods"]["closed-form"]["seeds"]
+    assert values["changed_predictions"] == 0
+    assert values["accuracy"] == start["accuracy"]
+    assert values["all"]["i"] > 1.0
+
+
+def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
+    inputs = {"input_ids": torch.tensor([[2, 5, 9, 3]]), "attention_mask": torch.ones(1, 4).long()}
+    with torch.no_grad():
+        folded = deep.load_saved(done / "units" / "models" / "closed-form")(**inputs)
+        encoder = transformers.AutoModel.from_pretrained(text / "encoder")
+        states = encoder(**inputs)[0].mean(1)
+    assert folded.shape == (1, 3)
+    model = deep.load_saved(done / "units" / "models" / "closed-form")
+    map_, last = model.head[0].weight, model.head[1]
+    merged = states @ (last.weight @ map_).T + last.bias
+    np.testing.assert_allclose(folded, merged.detach(), rtol=1e-3, atol=1e-3)
+    trained = deep.load_saved(done / "units" / "models" / "algorithm1")
+    assert isinstance(trained.head, torch.nn.Linear)
+    assert transformers.AutoTokenizer.from_pretrained(done / "units" / "models" / "algorithm1")
+    with pytest.raises(FileNotFoundError, match=re.escape("immucond.json")):
+        deep.load_saved(text / "encoder")
+
+
+def test_a_finished_run_computes_nothing_again(text, done, monkeypatch):
+    before = (done / "results.json").read_text()
+
+    def never(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(_run, "compute", never)
+    assert main(command(text, "--out", str(done))) == 0
+    kept, again = json.loads(before), json.loads((done / "results.json").read_text())
+    assert kept["methods"] == again["methods"]
+
+
+def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
+    compute, seen = _run.compute, []
+
+    def interrupted(settings, folder, unit):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(unit["name"])
+        return compute(settings, folder, unit)
+
+    line = command(text, "--out", str(tmp_path), "--method", "identity", "r-ill-only")
+    monkeypatch.setattr(_run, "compute", interrupted)
+    assert main(line) == 130
+    assert len(list((tmp_path / "units").glob("identity-*.json"))) == 1
+    assert not (tmp_path / "results.json").exists()
+    monkeypatch.setattr(_run, "compute", compute)
+    assert main(line) == 0
+    assert (tmp_path / "results.json").exists()
+
+
+def test_seeds_differ_and_one_seed_repeats(text, tmp_path):
+    line = command(text, "--method", "algorithm1", "--seeds", "2", "--save", "identity")
+    found = []
+    for name in ("a", "b"):
+        assert main([*line, "--out", str(tmp_path / name)]) == 0
+        numbers = json.loads((tmp_path / name / "results.json").read_text())
+        found.append([v["history"]["loss"] for v in numbers["methods"]["algorithm1"]["seeds"]])
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+
+
+def test_images_with_the_classifiers_own_head(tmp_path, capsys):
+    classes = ("circle", "square")
+    vit_folder(tmp_path / "vit", classes[::-1])
+    for name, labels, seed in (("primary", classes, 1), ("harmful", ("0", "1", "2"), 2)):
+        for part, count in (("train", 48), ("test", 24)):
+            write_zip(tmp_path / name / f"{part}.zip", pictures(labels, count, seed + count))
+    line = command(
+        tmp_path, "--method", "identity", "closed-form", "algorithm1", "--out",
+        str(tmp_path / "out"), backbone="vit",
+    )  # fmt: skip
+    assert main(line) == 2
+    assert "--image-size, --mean and --std" in capsys.readouterr().err
+    line += ["--image-size", "8", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
+    assert main(line) == 0
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())
+    (values,) = numbers["methods"]["identity"]["seeds"]
+    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "vit")
+    rows = pictures(classes, 24, 1 + 24)
+    pixels = np.stack([image for _, image in rows]).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = model(torch.tensor(pixels / 255.0 * 2.0 - 1.0).float()).logits
+    named = [model.config.id2label[int(place)] for place in logits.argmax(1)]
+    right = [label == found for (label, _), found in zip(rows, named, strict=True)]
+    assert values["accuracy"] == np.mean(right)
+    saved = tmp_path / "out" / "units" / "models"
+    again = transformers.ViTForImageClassification.from_pretrained(saved / "algorithm1")
+    assert again.config.id2label == {0: "circle", 1: "square"}
+    assert deep.load_saved(saved / "closed-form").classifier[0].weight.shape == (12, 12)
+
+
+def test_a_decoder_without_a_padding_token(text, tmp_path):
+    decoder_folder(tmp_path / "decoder")
+    line = command(text, "--method", "identity", "closed-form", "--out", str(tmp_path / "out"))
+    line[line.index("--backbone") + 1] = str(tmp_path / "decoder")
+    assert main(line) == 0
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert numbers["trainable"] == ["encoder.h.1"]
+    (values,) = numbers["methods"]["closed-form"]["seeds"]
+    assert values["changed_predictions"] == 0
+
+
+# ---- what it refuses ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "none"}, "no backbone"),
+        ({"primary": "none"}, "no data set 'none': looked for"),
+        ({"harmful": "no_such_module:task"}, "there is no module no_such_module"),
+        ({"harmful": "math:pi"}, r"math:pi must be \(\(samples, labels\)"),
+        ({"more": ["--trainable", "encoder.none"]}, "there are"),
+        ({"more": ["--trainable", "9"]}, "at most the 2 blocks"),
+        ({"more": ["--group-size", "25"]}, "has 24 test samples, and a group"),
+        ({"more": ["--batch-size", "50"]}, "has 48 training samples, and a batch"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_training(text, tmp_path, capsys, change, message):
+    more = change.pop("more", [])
+    assert main([*command(text, **change), *more, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_of_two_kinds_are_refused(text, tmp_path, capsys):
+    for part in ("train", "test"):
+        write_zip(tmp_path / "images" / f"{part}.zip", pictures(("a", "b"), 24, 1))
+    line = command(text, "--out", str(tmp_path / "out"), harmful=str(tmp_path / "images"))
+    assert main(line) == 2
+    assert "primary has texts" in capsys.readouterr().err
+
+
+def test_missing_options_are_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["deep", "--backbone", "x"])
+    assert "give --primary, --harmful, or --preset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(deep.PRESETS))
+def test_a_preset_says_all_that_is_missing(name, tmp_path, capsys):
+    weights = str(tmp_path / "weights")
+    line = ["deep", "--preset", name, "--data-dir", str(tmp_path), "--backbone", weights]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    for wanted in ("imagenet", deep.PRESETS[name].harmful, f"weights {weights}"):
+        assert wanted in error
+
+
+def test_a_preset_runs_where_all_is_there(tmp_path):
+    vit_folder(tmp_path / "vit")
+    for name, labels, seed in (("imagenet", ("circle", "square"), 1), ("cars", ("0", "1"), 2)):
+        for part, count in (("train", 64), ("test", 24)):
+            write_zip(tmp_path / name / f"{part}.zip", pictures(labels, count, seed + count))
+    line = [
+        "deep", "--preset", "vit-cars", "--backbone", str(tmp_path / "vit"), "--data-dir",
+        str(tmp_path), "--method", "algorithm1", "--out", str(tmp_path / "out"), *QUICK,
+        "--image-size", "8", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5",
+    ]  # fmt: skip
+    assert main(line) == 0
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = numbers["methods"]["algorithm1"]["parameters"]
+    assert found["lambdas"] == [3e-6, 3e8]
+    assert (found["lr"], found["label_smoothing"], found["epochs"]) == (1e-5, 0.1, 1)
+
+
+def test_kappa_is_over_the_eigenvalues_that_float32_determines(done):
+    values = json.loads((done / "results.json").read_text())["methods"]["closed-form"]["seeds"][0]
+    spectrum = np.array(values["spectra"]["H"]["value"])
+    noise = (4.0 * np.sqrt(spectrum.size) * np.finfo(np.float32).eps) ** 2
+    nonzero = spectrum[spectrum > noise * spectrum[0]]
+    assert nonzero.size == 15  # layer norm leaves out one direction of 16
+    assert values["all"]["kappa_H"] == pytest.approx(nonzero[0] / nonzero[-1], rel=1e-6)

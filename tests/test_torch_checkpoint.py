@@ -1,0 +1,211 @@
+"""Runs of deep immunization on disk: an interrupted one ends at the bits of a straight one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch_cases import torch
+from torch_nets import Net, data, loaders, net, states_equal
+
+import immucond.torch as ict
+
+SETTINGS = {"split": "head", "trainable": "block2", "lr": 1e-2}
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Samples drawn at random anew, from PyTorch's generator."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        x, y = data(64, 1)[index]
+        return x + torch.randn(x.shape), y
+
+
+class Dropped(Net):
+    """A network that draws from PyTorch's generator in every forward pass."""
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.2))
+
+
+def own_generators():
+    tasks = loaders()
+    for task in tasks.values():
+        task.generator = task.sampler.generator = torch.Generator().manual_seed(5)
+    return tasks
+
+
+def augmented():
+    return loaders() | {"primary": torch.utils.data.DataLoader(Augmented(), 32, shuffle=True)}
+
+
+def lists():
+    return {name: [data(40, seed)[:]] * 3 for name, seed in (("primary", 1), ("harmful", 2))}
+
+
+RUNS = {
+    "kept": (net, loaders, {}),
+    "unequal tasks": (net, lambda: loaders(64) | {"harmful": loaders(96)["harmful"]}, {}),
+    "augmented": (net, augmented, {}),
+    "own generators": (net, own_generators, {"trainable": None}),
+    "lists": (net, lists, {}),
+    "adapting": (net, loaders, {"method": "imma"}),
+    "adam": (net, loaders, {"optimizer": torch.optim.Adam}),
+    "random": (lambda: net(Dropped), loaders, {}),
+}
+
+
+def interrupt(at):
+    def callback(step, record):
+        if step == at:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def same(one, other):
+    assert states_equal(one.model, other.model)
+    assert one.history.keys() == other.history.keys()
+    for key, values in one.history.items():
+        assert np.array_equal(values, other.history[key])
+
+
+@pytest.mark.parametrize(
+    ("case", "every"), [*((case, 2) for case in RUNS), ("kept", 1), ("augmented", 3)]
+)
+def test_an_interrupted_run_ends_at_the_same_bits(case, every, tmp_path):
+    model, tasks, changes = RUNS[case]
+    options = SETTINGS | changes | {"epochs": 4}
+    straight = ict.immunize(model(), **tasks(), **options)
+    options |= {"checkpoint": tmp_path / "run.pt", "checkpoint_every": every}
+    steps = []
+    for at in (5, 6):  # the second one goes on from the first
+        with pytest.raises(KeyboardInterrupt):
+            ict.immunize(model(), **tasks(), callback=interrupt(at), **options)
+    resumed = ict.immunize(
+        model(), **tasks(), callback=lambda step, _: steps.append(step), **options
+    )
+    same(straight, resumed)
+    assert 6 - every <= steps[0] - 1 < 6  # at most one interval is lost
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from torch_nets import loaders, net
+import immucond.torch as ict
+
+def kill(step, record):
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_writing(state, file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def callback(step, record):
+    if step == 5:
+        torch.save = kill_writing
+
+ict.immunize(
+    net(), **loaders(), split="head", trainable="block2", lr=1e-2, epochs=4, checkpoint_every=2,
+    checkpoint=sys.argv[1], callback=kill if sys.argv[2] == "step" else callback,
+)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("during", ["step", "writing"])
+def test_a_killed_run_ends_at_the_same_bits(during, tmp_path):
+    path, steps = tmp_path / "run.pt", []
+    killed = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), during],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    resumed = ict.immunize(
+        net(),
+        **loaders(),
+        **SETTINGS,
+        epochs=4,
+        checkpoint=path,
+        callback=lambda step, _: steps.append(step),
+    )
+    assert steps == [5, 6, 7, 8]
+    same(ict.immunize(net(), **loaders(), **SETTINGS, epochs=4), resumed)
+
+
+def test_more_epochs_go_on_from_fewer(tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
+    ict.immunize(net(), **loaders(), epochs=2, **options)
+    longer = ict.immunize(net(), **loaders(), epochs=4, **options)
+    same(longer, ict.immunize(net(), **loaders(), epochs=4, **SETTINGS))
+    again = ict.immunize(net(), **loaders(), epochs=4, callback=interrupt(9), **options)
+    same(longer, again)
+    with pytest.raises(ValueError, match=r"epochs must be at least 4.*and is 3"):
+        ict.immunize(net(), **loaders(), epochs=3, **options)
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "epochs": 4}
+    ict.immunize(net(), **loaders(), callback=lambda step, _: step == 4, **options)
+    steps = []
+    done = ict.immunize(net(), **loaders(), callback=lambda step, _: steps.append(step), **options)
+    assert steps == [5, 6, 7, 8]
+    same(done, ict.immunize(net(), **loaders(), epochs=4, **SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"lr": 0.5}, r"optimizer is \[0.01, 0.9\] there and \[0.5, 0.9\] here"),
+        ({"trainable": None}, r"trainable is \['block2'\] there and None here"),
+        ({"method": "r_ill"}, "method is 'algorithm1' there and 'r_ill' here"),
+        ({"lambdas": (1, 2)}, r"lambdas is 'balance' there and \[1, 2\] here"),
+    ],
+)
+def test_checkpoints_of_other_runs_are_refused(change, message, tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
+    ict.immunize(net(), **loaders(), **options)
+    before = options["checkpoint"].read_bytes()
+    with pytest.raises(ValueError, match=f"that of another run: {message}"):
+        ict.immunize(net(), **loaders(), **options | change)
+    assert options["checkpoint"].read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_other_files_are_refused_and_left(content, tmp_path):
+    path = tmp_path / "model.pt"
+    if content is None:
+        torch.save(net().state_dict(), path)
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"model.pt is not one of immunize"):
+        ict.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
+    assert path.read_bytes() == before
+
+
+def test_bad_numbers(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, and is 0"):
+        ict.immunize(
+            net(), **loaders(), checkpoint=tmp_path / "run.pt", checkpoint_every=0, **SETTINGS
+        )
+
+
+def test_the_users_generator_is_left_alone():
+    model = net()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    ict.immunize(model, **loaders(), split="head")
+    assert torch.equal(torch.get_rng_state(), before)
