@@ -92,18 +92,19 @@ class EmulatedCuda:
         F = read(X) @ view(theta, np.float64, (X[2][1], columns))
         view(out, np.float64, (columns, columns))[...] = F.T @ F
 
-    def feature_gradient_workspace_bytes(self, A) -> int:
+    def times_workspace_bytes(self, A, columns) -> int:
         return 8
 
-    def feature_gradient(self, *, A, G, out, **_):
-        n = A[2][1]
+    def times(self, *, A, scale, B, out, **_):
         address, dtype, shape, strides = out
-        view(address, dtype, shape, strides)[...] = 2 * read(A) @ view(G, np.float64, (n, n))
+        product = scale * read(A) @ view(B, np.float64, (shape[1], A[2][1])).T
+        with np.errstate(over="ignore"):
+            view(address, dtype, shape, strides)[...] = product
 
-    def rank_two(self, *, n, scale, alpha, u, beta, w, gamma, H, out, **_):
+    def rank_two(self, *, n, alpha, u, beta, w, gamma, H, out, **_):
         u, w = view(u, np.float64, (n,)), view(w, np.float64, (n,))
         H = view(H, np.float64, (n, n))
-        G = scale * (alpha * np.outer(u, u) + beta * np.outer(w, w) + gamma * H)
+        G = alpha * np.outer(u, u) + beta * np.outer(w, w) + gamma * H
         view(out, np.float64, (n, n))[...] = G
 
     def measure(self, *, count, x, out, **_):

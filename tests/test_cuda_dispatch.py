@@ -177,6 +177,36 @@ def test_pairs_by_features(cuda, shape):
     assert torch.equal(one.v_min, pairs.v_min[0])
 
 
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30), (150, 140), (140, 150)], ids=str)
+def test_pairs_by_long_and_by_large_features(cuda, shape):
+    cuda.most = 40
+    sigma = np.concatenate([[3.0], 2 + np.random.default_rng(5).random(min(shape) - 2), [0.5]])
+    Z = with_singular_values(np.random.default_rng(6), *shape, sigma)
+    pairs, core = icc.feature_extreme_pairs(torch.from_numpy(Z)), ic.feature_extreme_pairs(Z)
+    assert set(cuda.calls) == {"gram", "small gram" if min(shape) == 6 else "lanczos"}
+    for field in icc.Pairs._fields:
+        assert_close(getattr(pairs, field), getattr(core, field), 1e-9)
+
+
+def test_a_large_psd_matrix_in_float32(cuda):
+    sigma = np.concatenate([[3.0], 2 + np.random.default_rng(7).random(138) / 2, [0.5]])
+    H = torch.from_numpy(with_eigenvalues(np.random.default_rng(8), 140, sigma)).float()
+    value, gradient = icc.value_and_grad(ic.kappa, H)
+    expected = ic.kappa.value_and_grad(H.numpy())
+    assert set(cuda.calls) == {"lanczos"}
+    assert gradient.dtype == torch.float32
+    assert_close(value, expected[0], 1e-12)
+    assert_close(gradient, expected[1], 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (6, 30), (150, 140)], ids=str)
+def test_a_gradient_beyond_float32_is_an_error(cuda, shape):
+    cuda.most = 40 if shape == (6, 30) else np.inf
+    Z = 1e-12 * features(*shape, dtype=torch.float32)
+    with pytest.raises(OverflowError, match="the gradient of r_ill is not representable in float3"):
+        icc.value_and_grad_features(ic.r_ill, Z)
+
+
 def test_gram_and_feature_hessian(cuda):
     X, theta = features(20, 6), features(6, 4)
     assert_close(icc.gram(X), X.T @ X, 1e-14)
@@ -187,8 +217,9 @@ def test_gram_and_feature_hessian(cuda):
         icc.gram(X, accumulate="float16")
     with pytest.raises(ValueError, match=r"X has shape \(20, 6\) on device 0, theta \(4, 6\)"):
         icc.feature_hessian(X, theta.T.contiguous())
-    with pytest.raises(TypeError, match="theta must hold float64 and be contiguous"):
-        icc.feature_hessian(X, theta.T.contiguous().T)
+    for given in (theta.T.contiguous().T, theta.float()):
+        F = X @ given.double()
+        assert_close(icc.feature_hessian(X, given), F.T @ F, 1e-13)
     with pytest.raises(ValueError, match="X must be a matrix with at least one entry"):
         icc.gram(X[:0])
 

@@ -244,6 +244,26 @@ def test_hard_spectra_of_the_tridiagonal_matrix():
             assert found["status"] == STATUS["tied"]
 
 
+@pytest.mark.parametrize("tiny", [1e-150, 1e-158, 1e-160, 1e-162])
+def test_entries_whose_squares_underflow(tiny):
+    rng = np.random.default_rng(8)
+    H = np.zeros((8, 8))
+    H[1:, 1:] = with_eigenvalues(rng, 7, separated(rng, 7))
+    H[0, 0] = 10.0
+    H[0, 2:] = H[2:, 0] = tiny * rng.normal(size=6)
+    found = run(H, kind=Kind.matrix, pairs=True)
+    assert found["status"] == 0
+    assert np.allclose(found["sigma"], np.linalg.eigvalsh(H)[[-1, 0]], rtol=1e-13)
+
+
+def test_a_gradient_beyond_float32():
+    Z = 1e-12 * np.diag([1.0, 2.0, 4.0]).astype(np.float32)
+    found = run(Z, "r_ill", gradient=True)
+    assert found["status"] == STATUS["unrepresentable"]
+    assert np.isnan(found["gradient"]).all()
+    assert run(Z.astype(float), "r_ill", gradient=True)["status"] == 0
+
+
 @pytest.mark.slow
 def test_the_largest_order():
     rng = np.random.default_rng(7)

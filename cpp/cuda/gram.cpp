@@ -10,6 +10,20 @@ namespace {
 
 constexpr std::int64_t kDouble = sizeof(double);
 
+struct Rows {
+  const double* data;
+  int leading;
+};
+
+/// Rows `first` on of X in float64: where they lie so already, else converted in `workspace`.
+Rows rows_of(const DeviceMatrix& X, std::int64_t first, std::int64_t count, double* workspace,
+             void* stream) {
+  if (const GramPlan plan = plan_gram(X, false); plan.direct && !plan.transposed)
+    return {static_cast<const double*>(X.data) + first * plan.leading, blas_int(plan.leading)};
+  widen_rows(X, first, count, workspace, stream);
+  return {workspace, blas_int(X.cols)};
+}
+
 }  // namespace
 
 void gram(const DeviceMatrix& X, double* out, double* workspace, void* stream) {
@@ -21,8 +35,9 @@ void gram(const DeviceMatrix& X, double* out, double* workspace, void* stream) {
   } else {
     for (std::int64_t first = 0; first < X.rows; first += plan.block_rows) {
       const std::int64_t count = std::min(plan.block_rows, X.rows - first);
-      widen_rows(X, first, count, workspace, stream);
-      dsyrk(stream, false, d, blas_int(count), 1.0, workspace, d, first == 0 ? 0.0 : 1.0, out, d);
+      const Rows rows = rows_of(X, first, count, workspace, stream);
+      dsyrk(stream, false, d, blas_int(count), 1.0, rows.data, rows.leading, first == 0 ? 0.0 : 1.0,
+            out, d);
     }
   }
   mirror_lower(X.cols, out, stream);
@@ -54,31 +69,30 @@ void feature_hessian(const DeviceMatrix& X, const double* theta, std::int64_t m,
   const int d = blas_int(X.cols), width = blas_int(m);
   for (std::int64_t first = 0; first < X.rows; first += block) {
     const int count = blas_int(std::min(block, X.rows - first));
-    widen_rows(X, first, count, workspace, stream);
+    const Rows rows = rows_of(X, first, count, workspace, stream);
     // By columns: (X theta)^T (m x count) = theta^T (m x d) X^T (d x count).
-    dgemm(stream, false, false, width, count, d, 1.0, theta, width, workspace, d, 0.0, features,
+    dgemm(stream, false, width, count, d, 1.0, theta, width, rows.data, rows.leading, 0.0, features,
           width);
     dsyrk(stream, false, width, count, 1.0, features, width, first == 0 ? 0.0 : 1.0, out, width);
   }
   mirror_lower(m, out, stream);
 }
 
-std::int64_t feature_gradient_workspace(const DeviceMatrix& A) {
-  return rows_of_block(A.rows, 2 * A.cols) * 2 * A.cols * kDouble;
+std::int64_t times_workspace(const DeviceMatrix& A, std::int64_t columns) {
+  return rows_of_block(A.rows, A.cols + columns) * (A.cols + columns) * kDouble;
 }
 
-void feature_gradient(const DeviceMatrix& A, const double* G, void* out, bool wide,
-                      std::int64_t row_stride, std::int64_t col_stride, double* workspace,
-                      void* stream) {
-  const std::int64_t block = rows_of_block(A.rows, 2 * A.cols);
+void times(const DeviceMatrix& A, double scale, const double* B, const Destination& out,
+           double* workspace, void* stream) {
+  const std::int64_t block = rows_of_block(A.rows, A.cols + out.cols);
   double* product = workspace + block * A.cols;
-  const int n = blas_int(A.cols);
+  const int n = blas_int(A.cols), width = blas_int(out.cols);
   for (std::int64_t first = 0; first < A.rows; first += block) {
     const int count = blas_int(std::min(block, A.rows - first));
-    widen_rows(A, first, count, workspace, stream);
-    // By columns: (2 A G)^T = 2 G A^T.
-    dgemm(stream, false, false, n, count, n, 2.0, G, n, workspace, n, 0.0, product, n);
-    store_rows(product, first, count, A.cols, out, wide, row_stride, col_stride, stream);
+    const Rows rows = rows_of(A, first, count, workspace, stream);
+    // By columns: (A B)^T (width x count) = B^T (width x n) A^T (n x count).
+    dgemm(stream, true, width, count, n, scale, B, n, rows.data, rows.leading, 0.0, product, width);
+    store_rows(product, first, count, out, stream);
   }
 }
 

@@ -59,10 +59,11 @@ struct StoreRows {
 };
 
 template <class Real>
-void store_as(const double* a, std::int64_t first, std::int64_t count, std::int64_t cols, void* out,
-              std::int64_t row_stride, std::int64_t col_stride, void* stream) {
-  for_each(count * cols, stream, "store_rows",
-           StoreRows<Real>{a, first, cols, row_stride, col_stride, static_cast<Real*>(out)});
+void store_as(const double* a, std::int64_t first, std::int64_t count, const Destination& out,
+              void* stream) {
+  for_each(count * out.cols, stream, "store_rows",
+           StoreRows<Real>{a, first, out.cols, out.row_stride, out.col_stride,
+                           static_cast<Real*>(out.data)});
 }
 
 struct MirrorLower {
@@ -76,14 +77,14 @@ struct MirrorLower {
 
 struct RankTwo {
   std::int64_t n;
-  double scale, alpha, beta, gamma;
+  double alpha, beta, gamma;
   const double *u, *w, *H;
   double* out;
   __device__ void operator()(std::int64_t at) const {
     const std::int64_t i = at % n, j = at / n;
     const double top = alpha != 0.0 ? alpha * (u[i] * u[j]) : 0.0;
     const double bottom = beta != 0.0 ? beta * (w[i] * w[j]) : 0.0;
-    out[at] = scale * (top + bottom + gamma * H[at]);
+    out[at] = top + bottom + gamma * H[at];
   }
 };
 
@@ -103,22 +104,21 @@ void widen_rows(const DeviceMatrix& X, std::int64_t first, std::int64_t count, d
   }
 }
 
-void store_rows(const double* a, std::int64_t first, std::int64_t count, std::int64_t cols,
-                void* out, bool wide, std::int64_t row_stride, std::int64_t col_stride,
+void store_rows(const double* a, std::int64_t first, std::int64_t count, const Destination& out,
                 void* stream) {
-  if (wide)
-    store_as<double>(a, first, count, cols, out, row_stride, col_stride, stream);
+  if (out.wide)
+    store_as<double>(a, first, count, out, stream);
   else
-    store_as<float>(a, first, count, cols, out, row_stride, col_stride, stream);
+    store_as<float>(a, first, count, out, stream);
 }
 
 void mirror_lower(std::int64_t n, double* a, void* stream) {
   for_each(n * n, stream, "mirror_lower", MirrorLower{n, a});
 }
 
-void rank_two(std::int64_t n, double scale, double alpha, const double* u, double beta,
-              const double* w, double gamma, const double* H, double* out, void* stream) {
-  for_each(n * n, stream, "rank_two", RankTwo{n, scale, alpha, beta, gamma, u, w, H, out});
+void rank_two(std::int64_t n, double alpha, const double* u, double beta, const double* w,
+              double gamma, const double* H, double* out, void* stream) {
+  for_each(n * n, stream, "rank_two", RankTwo{n, alpha, beta, gamma, u, w, H, out});
 }
 
 }  // namespace immucond::cuda

@@ -18,13 +18,18 @@ std::int64_t feature_hessian_workspace(const DeviceMatrix& X, std::int64_t m);
 void feature_hessian(const DeviceMatrix& X, const double* theta, std::int64_t m, double* out,
                      double* workspace, void* stream);
 
-/// out = 2 A G for A (X or its transpose: one sample's or one feature's entries a row, n columns)
-/// and symmetric G (n x n): the gradient by features, shaped as A with these strides, in float64 or
-/// float32 (`wide` false), by blocks of rows.
-std::int64_t feature_gradient_workspace(const DeviceMatrix& A);
-void feature_gradient(const DeviceMatrix& A, const double* G, void* out, bool wide,
-                      std::int64_t row_stride, std::int64_t col_stride, double* workspace,
-                      void* stream);
+/// Where a result goes: in float64, or in float32 (`wide` false), any strides.
+struct Destination {
+  void* data = nullptr;
+  bool wide = true;
+  std::int64_t cols = 0, row_stride = 0, col_stride = 0;
+};
+
+/// out = scale A B for A (features or their transpose, n columns) and B (n x out.cols, by columns),
+/// by blocks of rows: the gradient 2 A G by features, the vectors A w of the longer side.
+std::int64_t times_workspace(const DeviceMatrix& A, std::int64_t columns);
+void times(const DeviceMatrix& A, double scale, const double* B, const Destination& out,
+           double* workspace, void* stream);
 
 // ---- kernels ----
 
@@ -32,17 +37,16 @@ void feature_gradient(const DeviceMatrix& A, const double* G, void* out, bool wi
 void widen_rows(const DeviceMatrix& X, std::int64_t first, std::int64_t count, double* out,
                 void* stream);
 
-/// The other way: rows `first` on of out = a (count x cols, row-major).
-void store_rows(const double* a, std::int64_t first, std::int64_t count, std::int64_t cols,
-                void* out, bool wide, std::int64_t row_stride, std::int64_t col_stride,
+/// The other way: rows `first` on of out = a (count x out.cols, row-major).
+void store_rows(const double* a, std::int64_t first, std::int64_t count, const Destination& out,
                 void* stream);
 
 /// a (n x n, column-major): the upper triangle becomes the lower one's.
 void mirror_lower(std::int64_t n, double* a, void* stream);
 
-/// out (n x n) = scale (alpha u u^T + beta w w^T + gamma H), symmetric to the bit where H is: the
+/// out (n x n) = alpha u u^T + beta w w^T + gamma H, symmetric to the bit where H is: the
 /// epilogue of every gradient. out may be H.
-void rank_two(std::int64_t n, double scale, double alpha, const double* u, double beta,
-              const double* w, double gamma, const double* H, double* out, void* stream);
+void rank_two(std::int64_t n, double alpha, const double* u, double beta, const double* w,
+              double gamma, const double* H, double* out, void* stream);
 
 }  // namespace immucond::cuda

@@ -99,14 +99,40 @@ void require(int status, const char* what) {
     throw LibraryError(std::string(what) + " failed with status " + std::to_string(status));
 }
 
-/// Handles of this thread, a device. They live as long as the process: at its end the driver may be
-/// gone before them.
 struct Handles {
   Handle blas = nullptr, solver = nullptr;
 };
+
+/// Handles that no thread holds, by device. Never destroyed: at the end of the process the driver
+/// may be gone before them.
+struct Idle {
+  std::mutex mutex;
+  std::multimap<int, Handles> handles;
+};
+Idle& idle() {
+  static auto* const all = new Idle;
+  return *all;
+}
+
+/// A thread holds its handles, one pair a device, until it ends; the next thread takes them over.
+struct Held {
+  std::map<int, Handles> handles;
+
+  ~Held() {
+    const std::lock_guard lock(idle().mutex);
+    idle().handles.insert(handles.begin(), handles.end());
+  }
+};
+
 Handles& handles() {
-  thread_local std::map<int, Handles> all;
-  return all[current_device()];
+  thread_local Held held;
+  const int device = current_device();
+  const auto [at, first] = held.handles.try_emplace(device);
+  if (first) {
+    const std::lock_guard lock(idle().mutex);
+    if (const auto left = idle().handles.extract(device)) at->second = left.mapped();
+  }
+  return at->second;
 }
 
 Handle blas(void* stream) {
@@ -148,10 +174,10 @@ void dsyrk(void* stream, bool transposed, int n, int k, double alpha, const doub
           "cublasDsyrk");
 }
 
-void dgemm(void* stream, bool transpose_a, bool transpose_b, int m, int n, int k, double alpha,
-           const double* a, int lda, const double* b, int ldb, double beta, double* c, int ldc) {
-  require(entries().cublasDgemm_v2(blas(stream), transpose_a ? kYes : kNo, transpose_b ? kYes : kNo,
-                                   m, n, k, &alpha, a, lda, b, ldb, &beta, c, ldc),
+void dgemm(void* stream, bool transposed, int m, int n, int k, double alpha, const double* a,
+           int lda, const double* b, int ldb, double beta, double* c, int ldc) {
+  require(entries().cublasDgemm_v2(blas(stream), transposed ? kYes : kNo, kNo, m, n, k, &alpha, a,
+                                   lda, b, ldb, &beta, c, ldc),
           "cublasDgemm");
 }
 

@@ -45,14 +45,15 @@ Bound bind_libraries(const std::vector<std::string>& cublas,
                      const std::vector<std::string>& cusolver);
 bool libraries_bound();
 
-// The routines on the current device and the stream, matrices column-major. Handles are made once a
-// thread and device. Scalars are the host's.
+// The routines on the current device and the stream, matrices column-major. Every thread has
+// handles of its own, which outlive it for the next one. Scalars are the host's.
 
 /// The lower triangle of C (n x n) = alpha op(A) op(A)^T + beta C; `transposed`: A is k x n.
 void dsyrk(void* stream, bool transposed, int n, int k, double alpha, const double* a, int lda,
            double beta, double* c, int ldc);
-void dgemm(void* stream, bool transpose_a, bool transpose_b, int m, int n, int k, double alpha,
-           const double* a, int lda, const double* b, int ldb, double beta, double* c, int ldc);
+/// C (m x n) = alpha op(A) B + beta C; `transposed`: A is k x m.
+void dgemm(void* stream, bool transposed, int m, int n, int k, double alpha, const double* a,
+           int lda, const double* b, int ldb, double beta, double* c, int ldc);
 /// y = A x for symmetric A, of which the lower triangle is read.
 void dsymv(void* stream, int n, const double* a, int lda, const double* x, double* y);
 

@@ -341,9 +341,9 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
     const int power = doubled * (c.degree - 1) + (features ? exponent + 1 : 0);
     const PowerOfTwo scale(power);
     const auto store = [&](int at, double x) {
-      const double scaled = scale * x;
-      if (!isfinite(scaled)) overflow = 1.0;
-      gradient[at] = static_cast<Real>(scaled);
+      const Real stored = static_cast<Real>(scale * x);
+      if (!isfinite(stored)) overflow = 1.0;
+      gradient[at] = stored;
     };
     if (features) {
       for (int at = team.thread(); at < n * n; at += team.threads())

@@ -23,6 +23,9 @@ struct Tridiagonal {
 /// on the way to the product with the next one. Each warp keeps v and w in registers, a column a
 /// lane, and makes them for itself from what all warps added up: two barriers a step.
 ///
+/// The entries are of order one (small_problem scales them): what a row has below 2^-450 is left
+/// out of T, for the reflector of numbers whose squares underflow would not be orthogonal.
+///
 /// `pending` holds 2 n numbers, `partial` n for each warp.
 template <class Team>
 IMMUCOND_DEVICE void tridiagonalize(const Team& team, int n, double* a, int ld, double* d,
@@ -44,9 +47,10 @@ IMMUCOND_DEVICE void tridiagonalize(const Team& team, int n, double* a, int ld, 
     if (k + 1 == n) break;
     squares = warp_sum(team, squares);
     alpha = team.broadcast(alpha, (k + 1) % kWarp);
-    const double beta = squares == 0.0 ? alpha : -copysign(sqrt(fma(alpha, alpha, squares)), alpha);
-    const double factor = squares == 0.0 ? 0.0 : (beta - alpha) / beta;
-    const double scale = squares == 0.0 ? 0.0 : 1.0 / (alpha - beta);
+    const bool reduced = squares < 0x1p-900;
+    const double beta = reduced ? alpha : -copysign(sqrt(fma(alpha, alpha, squares)), alpha);
+    const double factor = reduced ? 0.0 : (beta - alpha) / beta;
+    const double scale = reduced ? 0.0 : 1.0 / (alpha - beta);
 
     double sums[kColumns] = {};
     for (int i = k + 1 + team.warp(); i < n; i += team.warps()) {
@@ -125,7 +129,7 @@ IMMUCOND_DEVICE void back_transform(const Team& team, int n, const double* a, in
 /// spares the divisions. A ratio too small to tell from zero is taken for a tiny negative one.
 IMMUCOND_DEVICE int count_above(const Tridiagonal& T, double x) {
   constexpr double kHuge = 0x1p200, kShrink = 0x1p-250;
-  const double pivot = T.radius * 0x1p-104;
+  const double pivot = T.radius * 0x1p-60;
   double before = 1.0, p = T.d[0] - x;
   if (fabs(p) < pivot) p = -pivot;
   int count = p > 0.0;
@@ -136,7 +140,7 @@ IMMUCOND_DEVICE int count_above(const Tridiagonal& T, double x) {
     count += (next > 0.0) == (p > 0.0);
     before = p;
     p = next;
-    if (i % 4 == 0) {  // a ratio is between 2^-104 and 2^105 times the radius
+    if (i % 4 == 0) {  // a ratio is between 2^-60 and 2^61 times the radius
       const double scale = fabs(p) > kHuge ? kShrink : fabs(p) < 1.0 / kHuge ? 1.0 / kShrink : 1.0;
       before *= scale;
       p *= scale;

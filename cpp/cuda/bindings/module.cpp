@@ -204,33 +204,34 @@ PYBIND11_MODULE(_cuda, m) {
       py::kw_only(), py::arg("X"), py::arg("theta"), py::arg("columns"), py::arg("out"),
       py::arg("workspace"), py::arg("device"), py::arg("stream"));
 
-  m.def("feature_gradient_workspace_bytes",
-        [](const Array& A) { return feature_gradient_workspace(matrix_of(A)); });
+  m.def("times_workspace_bytes", [](const Array& A, std::int64_t columns) {
+    return times_workspace(matrix_of(A), columns);
+  });
   m.def(
-      "feature_gradient",
-      [](const Array& array, Address G, const Array& out, Address workspace, int device,
-         Address stream) {
+      "times",
+      [](const Array& array, double scale, Address B, const Array& out, Address workspace,
+         int device, Address stream) {
         const DeviceMatrix A = matrix_of(array), to = matrix_of(out);
+        const Destination destination{const_cast<void*>(to.data), to.dtype == Dtype::f64, to.cols,
+                                      to.row_stride, to.col_stride};
         const py::gil_scoped_release release;
         const Current current(device);
-        feature_gradient(A, pointer<const double>(G), const_cast<void*>(to.data),
-                         to.dtype == Dtype::f64, to.row_stride, to.col_stride,
-                         pointer<double>(workspace), pointer<void>(stream));
+        times(A, scale, pointer<const double>(B), destination, pointer<double>(workspace),
+              pointer<void>(stream));
       },
-      py::kw_only(), py::arg("A"), py::arg("G"), py::arg("out"), py::arg("workspace"),
-      py::arg("device"), py::arg("stream"));
+      py::kw_only(), py::arg("A"), py::arg("scale"), py::arg("B"), py::arg("out"),
+      py::arg("workspace"), py::arg("device"), py::arg("stream"));
   m.def(
       "rank_two",
-      [](std::int64_t n, double scale, double alpha, Address u, double beta, Address w,
-         double gamma, Address H, Address out, int device, Address stream) {
+      [](std::int64_t n, double alpha, Address u, double beta, Address w, double gamma, Address H,
+         Address out, int device, Address stream) {
         const py::gil_scoped_release release;
         const Current current(device);
-        rank_two(n, scale, alpha, pointer<const double>(u), beta, pointer<const double>(w), gamma,
+        rank_two(n, alpha, pointer<const double>(u), beta, pointer<const double>(w), gamma,
                  pointer<const double>(H), pointer<double>(out), pointer<void>(stream));
       },
-      py::kw_only(), py::arg("n"), py::arg("scale"), py::arg("alpha"), py::arg("u"),
-      py::arg("beta"), py::arg("w"), py::arg("gamma"), py::arg("H"), py::arg("out"),
-      py::arg("device"), py::arg("stream"));
+      py::kw_only(), py::arg("n"), py::arg("alpha"), py::arg("u"), py::arg("beta"), py::arg("w"),
+      py::arg("gamma"), py::arg("H"), py::arg("out"), py::arg("device"), py::arg("stream"));
 
   m.attr("PARTS") = kParts;
   m.def(
@@ -261,7 +262,7 @@ PYBIND11_MODULE(_cuda, m) {
          Address stream) {
         const py::gil_scoped_release release;
         const Current current(device);
-        dgemm(pointer<void>(stream), false, false, static_cast<int>(n), count, k, 1.0,
+        dgemm(pointer<void>(stream), false, static_cast<int>(n), count, k, 1.0,
               pointer<const double>(V), static_cast<int>(n), pointer<const double>(S), k, 0.0,
               pointer<double>(out), static_cast<int>(n));
       },

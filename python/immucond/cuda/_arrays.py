@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class DeviceArray(NamedTuple):
@@ -31,6 +31,18 @@ class DeviceArray(NamedTuple):
         if len(self.shape) == 3:
             return self
         return self._replace(shape=(1, *self.shape), strides=(0, *self.strides))
+
+    def matrix(self, i: int) -> DeviceArray:
+        """Return one matrix of a stack."""
+        offset = i * self.strides[0] * _BYTES[self.dtype]
+        return self._replace(
+            address=self.address + offset, shape=self.shape[1:], strides=self.strides[1:]
+        )
+
+    @property
+    def at_least_float32(self) -> str:
+        """The dtype of results by the entries."""
+        return "float64" if self.dtype == "float64" else "float32"
 
     def transposed(self) -> DeviceArray:
         """Return a matrix as its transpose."""
@@ -190,9 +202,19 @@ def ingest(x: Any, name: str) -> tuple[Library, Any, DeviceArray]:
     found = library.where(x)
     if found is None:
         raise TypeError(f"{name} must be on a CUDA device, and is on the host")
-    if found.dtype not in DTYPES:
-        raise TypeError(f"{name} must hold {', '.join(DTYPES)}, and has dtype {found.dtype}")
+    if found.dtype not in _BYTES:
+        raise TypeError(f"{name} must hold {', '.join(_BYTES)}, and has dtype {found.dtype}")
     return library, x, found
+
+
+def float64_by_rows(array: Any, where: DeviceArray, library: Library) -> Any:
+    """Return a matrix as it is where it lies so, else a copy."""
+    rows, cols = where.shape
+    if where.dtype == "float64" and where.strides == (cols, 1):
+        return array
+    copy = library.empty((rows, cols), "float64", where.device)
+    copy[:] = array
+    return copy
 
 
 def torch_library() -> Library:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,11 @@ from .. import _core
 from .._extreme import ExtremePairs, Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
-from ._arrays import DeviceArray, Library
-from ._gram import gram_of
-from ._large import Large, large_ends
+from ._arrays import DeviceArray, Library, float64_by_rows
+from ._gram import gram_of, times
+from ._large import large_ends
 from ._libraries import bound_module
-from ._small import Kind, Small, is_small, small_problems
+from ._small import Kind, is_small, small_problems
 
 NAMES = ("r_well", "r_ill", "kappa", "log_kappa")  # those that the kernels know
 
@@ -44,32 +45,32 @@ def evaluate(
     Matrices that the kernels leave (ties, lost digits, bad input) are computed by the C++ core on
     the host, which knows what to say of them; while a graph is captured they stay NaN.
     """
-    count, rows, cols = stack.shape
     kind: Kind = "features" if features else "matrix"
-    options: dict[str, Any] = {"rule": rule, "p_is_rank": p_is_rank, "gradient": gradient}
+    options: dict[str, Any] = {"rule": rule, "p_is_rank": p_is_rank}
     if is_small(kind, stack.shape, stack.device):
-        small = small_problems(stack, library, kind=kind, regularizer=regularizer.name, **options)
-        if library.capturing():
-            return Evaluated(small.value, small.gradient, False, True)
-        value, by_X = small.value, small.gradient
-        left = np.flatnonzero(library.to_numpy(small.status))
-    else:
-        dtype = "float64" if stack.dtype == "float64" else "float32"
-        value = library.empty((count,), "float64", stack.device)
-        by_X = library.empty((count, rows, cols), dtype, stack.device) if gradient else None
-        left = np.array(
-            [
-                i
-                for i in range(count)
-                if not _one_large(
-                    regularizer, X[i], _at(stack, i), library, value, by_X, i, features, **options
-                )
-            ],
-            dtype=int,
+        small = small_problems(
+            stack, library, kind=kind, regularizer=regularizer.name, gradient=gradient, **options
         )
+        value, by_X = small.value, small.gradient
+        if library.capturing():
+            return Evaluated(value, by_X, False, True)
+        left = np.flatnonzero(library.to_numpy(small.status)).tolist()
+    else:
+        count = stack.shape[0]
+        value = library.empty((count,), "float64", stack.device)
+        by_X = (
+            library.empty(stack.shape, stack.at_least_float32, stack.device) if gradient else None
+        )
+        left = [
+            i
+            for i in range(count)
+            if not _evaluate_one(
+                regularizer, X, stack, i, library, value, by_X, features=features, **options
+            )
+        ]
     tied, determined = False, True
-    for i in left.tolist():
-        kernel = _core.evaluate_features if features else _core.evaluate
+    kernel = _core.evaluate_features if features else _core.evaluate
+    for i in left:
         found = kernel(
             regularizer._coefficients,
             regularizer._degree,
@@ -83,113 +84,127 @@ def evaluate(
         library.assign(value, i, found[0])
         if gradient:
             library.assign(by_X, i, found[1])
+            if not _is_finite(by_X[i]):
+                raise OverflowError(
+                    f"the gradient of {regularizer.name} is not representable in float32"
+                )
         tied, determined = tied or found[3], determined and found[4]
     return Evaluated(value, by_X, tied, determined)
 
 
-def _at(stack: DeviceArray, i: int) -> DeviceArray:
-    """Return one matrix of a stack."""
-    size = {"float64": 8, "float32": 4}.get(stack.dtype, 2)
-    return stack._replace(
-        address=stack.address + i * stack.strides[0] * size,
-        shape=stack.shape[1:],
-        strides=stack.strides[1:],
-    )
+def _is_finite(x: Any) -> bool:
+    return math.isfinite(float(abs(x).max()))
 
 
-def _one_large(
+class _Formed(NamedTuple):
+    """A symmetric matrix H (n x n, float64, by rows), and what it is the Gram matrix of, if any."""
+
+    H: Any
+    A: DeviceArray  # of features the taller of Z and Z^T
+
+    @property
+    def n(self) -> int:
+        """The order."""
+        return self.A.shape[1]
+
+    def small(self, library: Library, **options: Any) -> Any:
+        """Return what one block makes of the Gram matrix; None where that is not for it."""
+        shape, device = (1, self.n, self.n), self.A.device
+        if not is_small("gram", shape, device):
+            return None
+        strides = (self.n * self.n, self.n, 1)
+        stack = DeviceArray(library.address(self.H), "float64", shape, strides, device)
+        return small_problems(stack, library, kind="gram", **options)
+
+
+def _formed(X: Any, given: DeviceArray, library: Library, features: bool) -> _Formed | None:
+    """Return what to decompose in place of a matrix; None for the host."""
+    rows, cols = given.shape
+    if features:
+        A = given.transposed() if rows < cols else given
+        return _Formed(gram_of(A, library), A)
+    if rows != cols or not bool((X == X.T).all()):
+        return None
+    return _Formed(float64_by_rows(X, given, library), given)
+
+
+def _evaluate_one(
     regularizer: SpectralRegularizer,
-    matrix: Any,
-    X: DeviceArray,
+    X: Any,
+    stack: DeviceArray,
+    i: int,
     library: Library,
     value: Any,
     by_X: Any,
-    i: int,
-    features: bool,
     *,
+    features: bool,
     rule: Rule,
     p_is_rank: bool,
-    gradient: bool,
 ) -> bool:
     """Put value and gradient to place i; False where that is for others to do."""
-    rows, cols = X.shape
-    if not features:  # a general matrix is the host's, but for what Lanczos can do
-        if rows != cols or X.dtype != "float64" or not bool((matrix == matrix.T).all()):
-            return False
-        A, H = X, matrix if X.strides == (cols, 1) else _contiguous(matrix, library, X.device)
-    else:
-        A = X.transposed() if rows < cols else X
-        H = gram_of(A, library)
-    n, device = A.shape[1], X.device
-    cuda, at, stream = bound_module(), library.address, library.stream(device)
-    if is_small("gram", (n, n), device):
-        formed = DeviceArray(at(H), "float64", (1, n, n), (n * n, n, 1), device)
-        small = small_problems(
-            formed,
-            library,
-            kind="gram" if features else "matrix",
-            rule=rule,
-            regularizer=regularizer.name,
-            p=cols,
-            p_is_rank=p_is_rank,
-            gradient=gradient,
-        )
+    formed = _formed(X[i], stack.matrix(i), library, features)
+    if formed is None:
+        return False
+    gradient, p = by_X is not None, stack.shape[2]
+    small = features and formed.small(
+        library,
+        rule=rule,
+        regularizer=regularizer.name,
+        p=p,
+        p_is_rank=p_is_rank,
+        gradient=gradient,
+    )
+    if small:
         if library.to_numpy(small.status).any():
             return False
-        value[i] = small.value[0]
-        G = small.gradient
+        value[i], G = small.value[0], small.gradient
     else:
-        large = large_ends(H, n, library, device, rule=rule, formed=features, p=cols)
+        large = large_ends(
+            formed.H, formed.n, library, stack.device, rule=rule, formed=features, p=p
+        )
         if large is None:
             return False
-        ends = large.ends
         if p_is_rank:
-            ends.p = ends.rank
-        found, alpha, beta, gamma = regularizer._coefficients(ends)  # type: ignore[arg-type]
-        if not np.isfinite([found, alpha, beta, gamma]).all():
+            large.ends.p = large.ends.rank
+        found = regularizer._coefficients(large.ends)  # type: ignore[arg-type]
+        if not np.isfinite(found).all():
             return False
-        library.assign(value, i, found)
-        G = H
-        if gradient:
-            vectors = at(large.vectors)
-            G = library.empty((n, n), "float64", device)
-            cuda.rank_two(
-                n=n,
-                scale=1.0,
-                alpha=alpha,
-                u=vectors,
-                beta=beta,
-                w=vectors + 8 * n,
-                gamma=gamma,
-                H=at(H),
-                out=at(G),
-                device=device,
-                stream=stream,
-            )
-    if not gradient:
-        return True
-    if not features:
-        by_X[i] = G.reshape(n, n)
-        return True
-    size = cuda.feature_gradient_workspace_bytes(A.layout)
-    work = library.empty((size // 8,), "float64", device)
-    strides = (1, cols) if rows < cols else (cols, 1)
-    dtype = "float64" if X.dtype == "float64" else "float32"
-    cuda.feature_gradient(
-        A=A.layout,
-        G=at(G),
-        out=(at(by_X[i]), dtype, A.shape, strides),
-        workspace=at(work),
+        library.assign(value, i, found[0])
+        G = _by_matrix(formed, large.vectors, found[1:], library) if gradient else None
+    if gradient and features:
+        times(formed.A, 2.0, G, _like(formed.A, by_X[i], library), library)
+    elif gradient:
+        by_X[i] = G
+    return not gradient or _is_finite(by_X[i])
+
+
+def _by_matrix(
+    formed: _Formed, vectors: Any, coefficients: tuple[float, float, float], library: Library
+) -> Any:
+    """Return ``alpha u u^T + beta w w^T + gamma H``."""
+    n, device, at = formed.n, formed.A.device, library.address
+    G = library.empty((n, n), "float64", device)
+    alpha, beta, gamma = coefficients
+    bound_module().rank_two(
+        n=n,
+        alpha=alpha,
+        u=at(vectors),
+        beta=beta,
+        w=at(vectors) + 8 * n,
+        gamma=gamma,
+        H=at(formed.H),
+        out=at(G),
         device=device,
-        stream=stream,
+        stream=library.stream(device),
     )
-    return True
+    return G
 
 
-def _contiguous(matrix: Any, library: Library, device: int) -> Any:
-    copy = library.empty(tuple(matrix.shape), "float64", device)
-    copy[:] = matrix
-    return copy
+def _like(A: DeviceArray, out: Any, library: Library) -> DeviceArray:
+    """Return where results of the shape of A go: `out`, which lies as Z does, by rows."""
+    rows, cols = tuple(out.shape)
+    strides = (cols, 1) if A.shape == (rows, cols) else (1, cols)
+    return DeviceArray(library.address(out), A.at_least_float32, A.shape, strides, A.device)
 
 
 class PairsFound(NamedTuple):
@@ -212,31 +227,21 @@ def pairs(
     kind: Kind = "features" if features else "matrix"
     if is_small(kind, stack.shape, device):
         small = small_problems(stack, library, kind=kind, rule=rule, pairs=True)
+        sigma, vectors, rank = small.sigma, small.vectors, small.rank
+        waits = not library.capturing()
+        left = np.flatnonzero(library.to_numpy(small.status)).tolist() if waits else []
     else:
-        small = Small(
-            None,
-            None,
-            library.empty((count, 2), "float64", device),
-            library.empty((count, 2, cols), "float64", device),
-            library.empty((count,), "int32", device),
-            None,
-        )
-    sigma, vectors, rank = small.sigma, small.vectors, small.rank
-    if small.status is None:
+        sigma = library.empty((count, 2), "float64", device)
+        vectors = library.empty((count, 2, cols), "float64", device)
+        rank = library.empty((count,), "int32", device)
         left = [
             i
             for i in range(count)
-            if not _large_pair(
-                X[i], _at(stack, i), library, sigma, vectors, rank, i, features, rule
-            )
+            if not _pairs_of_one(X, stack, i, library, sigma, vectors, rank, features, rule)
         ]
-    elif library.capturing():
-        left = []
-    else:
-        left = np.flatnonzero(library.to_numpy(small.status)).tolist()
     on_host = {}
+    kernel = _core.feature_extreme_pairs if features else _core.extreme_pairs
     for i in left:
-        kernel = _core.feature_extreme_pairs if features else _core.extreme_pairs
         found = kernel(library.to_numpy(X[i]), rule, Search())
         on_host[i] = one = pairs_from(found, "Z^T Z" if features else "S")
         library.assign(sigma, i, np.array([one.sigma_max, one.sigma_min]))
@@ -245,39 +250,41 @@ def pairs(
     return PairsFound(sigma[:, 0], vectors[:, 0], sigma[:, 1], vectors[:, 1], rank, on_host)
 
 
-def _large_pair(
-    matrix: Any,
-    X: DeviceArray,
+def _pairs_of_one(
+    X: Any,
+    stack: DeviceArray,
+    i: int,
     library: Library,
     sigma: Any,
     vectors: Any,
     rank: Any,
-    i: int,
     features: bool,
     rule: Rule,
 ) -> bool:
-    rows, cols = X.shape
-    if features and rows < cols:
-        return False  # v = Z^T w is the host's
-    if features:
-        H = gram_of(X, library)
-    elif rows == cols and X.dtype == "float64" and bool((matrix == matrix.T).all()):
-        H = matrix if X.strides == (cols, 1) else _contiguous(matrix, library, X.device)
+    """Put both ends to place i; False where that is for others to do."""
+    cols = stack.shape[2]
+    formed = _formed(X[i], stack.matrix(i), library, features)
+    if formed is None:
+        return False
+    small = features and formed.small(library, rule=rule, pairs=True)
+    if small:
+        if library.to_numpy(small.status).any():
+            return False
+        sigma[i], rank[i], v = small.sigma[0], small.rank[0], small.vectors[0]
     else:
-        return False
-    large = large_ends(H, cols, library, X.device, rule=rule, formed=features, p=cols)
-    if large is None:
-        return False
-    library.assign(sigma, i, np.array([large.ends.sigma_max, large.ends.sigma_min]))
-    vectors[i] = _signed(large)
-    library.assign(rank, i, large.ends.rank)
+        large = large_ends(
+            formed.H, formed.n, library, stack.device, rule=rule, formed=features, p=cols
+        )
+        if large is None:
+            return False
+        library.assign(sigma, i, np.array([large.ends.sigma_max, large.ends.sigma_min]))
+        library.assign(rank, i, large.ends.rank)
+        v = large.vectors
+    if formed.n < cols:  # of Z Z^T: v = Z^T w / ||Z^T w||
+        w, v = v, library.empty((2, cols), "float64", stack.device)
+        columns = DeviceArray(library.address(v), "float64", (cols, 2), (1, cols), stack.device)
+        times(formed.A, 1.0, w, columns, library)
+        v = v / ((v * v).sum(-1) ** 0.5)[:, None]
+    largest = v[[0, 1], abs(v).argmax(-1)]
+    vectors[i] = v * (1.0 - 2.0 * (largest < 0.0))[:, None]
     return True
-
-
-def _signed(large: Large) -> Any:
-    """Return the vectors with their largest components positive."""
-    v = large.vectors
-    for row in range(2):
-        if float(v[row][int(abs(v[row]).argmax())]) < 0.0:
-            v[row] *= -1.0
-    return v

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ._arrays import DeviceArray, Library, ingest
+from ._arrays import DeviceArray, Library, float64_by_rows, ingest
 from ._libraries import bound_module
 
 
@@ -24,6 +24,22 @@ def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
         stream=library.stream(device),
     )
     return out
+
+
+def times(A: DeviceArray, scale: float, B: Any, out: DeviceArray, library: Library) -> None:
+    """Set ``out = scale A B^T``, for B (columns, n) in float64 by rows."""
+    cuda, device = bound_module(), A.device
+    size = cuda.times_workspace_bytes(A.layout, out.shape[1])
+    workspace = library.empty((size // 8,), "float64", device)
+    cuda.times(
+        A=A.layout,
+        scale=scale,
+        B=library.address(B),
+        out=out.layout,
+        workspace=library.address(workspace),
+        device=device,
+        stream=library.stream(device),
+    )
 
 
 def gram(X: Any, *, accumulate: Literal["float64", "float32"] = "float64") -> Any:
@@ -64,7 +80,7 @@ def gram(X: Any, *, accumulate: Literal["float64", "float32"] = "float64") -> An
     """
     if accumulate not in ("float64", "float32"):
         raise ValueError(f"accumulate must be 'float64' or 'float32', and is {accumulate!r}")
-    library, inputs = _matrix(X, "X")
+    library, _, inputs = _matrix(X, "X")
     return gram_of(inputs, library, narrow=accumulate == "float32")
 
 
@@ -76,7 +92,7 @@ def feature_hessian(X: Any, theta: Any) -> Any:
     X : array on a CUDA device, shape (N, d)
         As in `gram`.
     theta : array on the same device, shape (d, m)
-        Linear feature extractor.
+        Linear feature extractor; read in place in float64 by rows, else copied.
 
     Returns
     -------
@@ -95,8 +111,8 @@ def feature_hessian(X: Any, theta: Any) -> Any:
     ...     X, theta = torch.ones(3, 2).cuda(), 2 * torch.eye(2, dtype=torch.float64).cuda()
     ...     assert icc.feature_hessian(X, theta).tolist() == [[12.0, 12.0], [12.0, 12.0]]
     """
-    library, inputs = _matrix(X, "X")
-    _, extractor = _matrix(theta, "theta")
+    library, _, inputs = _matrix(X, "X")
+    _, theta, extractor = _matrix(theta, "theta")
     d, m = extractor.shape
     if inputs.shape[1] != d or inputs.device != extractor.device:
         raise ValueError(
@@ -104,15 +120,14 @@ def feature_hessian(X: Any, theta: Any) -> Any:
             f"{inputs.shape} on device {inputs.device}, theta {extractor.shape} on "
             f"{extractor.device}"
         )
-    if extractor.dtype != "float64" or extractor.strides != (m, 1):
-        raise TypeError("theta must hold float64 and be contiguous by rows")
+    theta = float64_by_rows(library.adopt(theta), extractor, library)
     cuda, device = bound_module(), inputs.device
     out = library.empty((m, m), "float64", device)
     size = cuda.feature_hessian_workspace_bytes(inputs.layout, m)
     workspace = library.empty((size // 8,), "float64", device)
     cuda.feature_hessian(
         X=inputs.layout,
-        theta=extractor.address,
+        theta=library.address(theta),
         columns=m,
         out=library.address(out),
         workspace=library.address(workspace),
@@ -122,11 +137,11 @@ def feature_hessian(X: Any, theta: Any) -> Any:
     return out
 
 
-def _matrix(X: Any, name: str) -> tuple[Library, DeviceArray]:
-    """Return a matrix with at least one entry, and its library."""
-    library, _, found = ingest(X, name)
+def _matrix(X: Any, name: str) -> tuple[Library, Any, DeviceArray]:
+    """As `ingest`, for a matrix with at least one entry."""
+    library, X, found = ingest(X, name)
     if len(found.shape) != 2 or 0 in found.shape:
         raise ValueError(
             f"{name} must be a matrix with at least one entry, and has shape {found.shape}"
         )
-    return library, found
+    return library, X, found

@@ -34,7 +34,6 @@ class Large(NamedTuple):
 
     ends: Ends
     vectors: Any
-    method: str
 
 
 class DeviceSteps:
@@ -108,13 +107,13 @@ def large_ends(
         found = _direct(H, n, library, device, rule, formed)
     if found is None:
         return None
-    rank, sigma_max, sigma_min, vectors, method = found
+    rank, sigma_max, sigma_min, vectors = found
     if not carried(sigma_max, sigma_min, rank, n, rule, formed):
         return None
-    return Large(Ends(p, rank, sigma_max, sigma_min, squares), vectors, method)
+    return Large(Ends(p, rank, sigma_max, sigma_min, squares), vectors)
 
 
-_Found = tuple[int, float, float, Any, str]
+_Found = tuple[int, float, float, Any]
 
 
 def _measure(x: Any, count: int, library: Library, device: int) -> tuple[Fraction, float]:
@@ -157,7 +156,7 @@ def _iterate(
         return None
     vectors = library.empty((2, n), "float64", device)
     vectors[0], vectors[1] = top.vectors[0], below.vectors[0]
-    return n, top.value, bottom, vectors, "lanczos"
+    return n, top.value, bottom, vectors
 
 
 def inverted(end: End) -> tuple[float, float, float]:
@@ -219,4 +218,4 @@ def _direct(
         return None
     vectors = library.empty((2, n), "float64", device)
     vectors[0], vectors[1] = A[n - 1], A[n - k]  # columns there: rows here
-    return k, top, bottom, vectors, "direct"
+    return k, top, bottom, vectors

@@ -53,10 +53,9 @@ def small_problems(
     def empty(wanted: bool, *shape: int, dtype: str = "float64") -> Any:
         return library.empty((count, *shape), dtype, device) if wanted else None
 
-    stored = "float64" if stack.dtype == "float64" else "float32"
     found = Small(
         value=empty(regularizer != "none"),
-        gradient=empty(gradient, rows, cols, dtype=stored),
+        gradient=empty(gradient, rows, cols, dtype=stack.at_least_float32),
         sigma=empty(pairs, 2),
         vectors=empty(pairs, 2, cols),
         rank=empty(True, dtype="int32"),
