@@ -1,10 +1,9 @@
-"""Matrices to try the kernels on, and what is true of them in exact or 60-digit arithmetic."""
+"""Matrices to try the kernels on, and what is true of them in exact arithmetic."""
 
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import mpmath
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
@@ -14,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 Array = npt.NDArray[np.float64]
 
 EPS = np.finfo(np.float64).eps
-DIGITS = 60
 
 seeds = st.integers(0, 2**32 - 1)
 generators = seeds.map(np.random.default_rng)
@@ -220,38 +218,6 @@ def quiet(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(*args, **keywords)
-
-
-# ---- the truth ----
-
-
-def _exact(a: npt.ArrayLike) -> mpmath.matrix:
-    rows = np.asarray(a, np.float64).tolist()
-    return mpmath.matrix([[mpmath.mpf(x) for x in row] for row in rows])
-
-
-def true_eigenvalues(a: npt.ArrayLike) -> list[mpmath.mpf]:
-    """Of exactly this symmetric float64 matrix, to 60 digits, descending."""
-    with mpmath.workdps(DIGITS):
-        return sorted(mpmath.eigsy(_exact(a), eigvals_only=True), reverse=True)
-
-
-def true_singular_values(a: npt.ArrayLike) -> list[mpmath.mpf]:
-    """Of exactly this float64 matrix, to 60 digits, descending."""
-    # mpmath's own SVD now and then does not converge; thrice the digits make the squares harmless.
-    a = np.asarray(a)
-    with mpmath.workdps(3 * DIGITS):
-        tall = _exact(a if a.shape[0] >= a.shape[1] else a.T)
-        squares = mpmath.eigsy(tall.T * tall, eigvals_only=True)
-        return sorted((mpmath.sqrt(max(square, 0)) for square in squares), reverse=True)
-
-
-def assert_certified(pairs: Any, truth: Any) -> None:
-    """The truth, descending, lies within the bounds; ends of the same rank are compared."""
-    with mpmath.workdps(DIGITS):
-        assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
-        assert abs(pairs.sigma_min - truth[pairs.rank - 1]) <= pairs.bound_min
-    assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2)
 
 
 def finite_differences(f: Callable[[Array], float], x: Array, step: float = 1e-6) -> Array:

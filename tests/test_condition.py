@@ -12,10 +12,10 @@ from matrices import (
     quiet,
     scales,
     separated,
-    true_singular_values,
     with_eigenvalues,
     with_singular_values,
 )
+from truth import true_singular_values
 
 import immucond as ic
 

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matrices import (
-    DIGITS,
     DTYPES,
     EPS,
     LAYOUTS,
-    assert_certified,
     constructed,
     generators,
     integer_matrices,
@@ -23,11 +21,10 @@ from matrices import (
     scales,
     separated,
     spectra,
-    true_eigenvalues,
-    true_singular_values,
     with_eigenvalues,
     with_singular_values,
 )
+from truth import DIGITS, assert_certified, true_eigenvalues, true_singular_values
 
 import immucond as ic
 

@@ -7,21 +7,18 @@ import scipy.sparse.linalg
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matrices import (
-    DIGITS,
     EPS,
     GRAIN,
-    assert_certified,
     exact_general,
     exact_psd,
     generators,
     on_grid,
     orthonormal,
     quiet,
-    true_eigenvalues,
-    true_singular_values,
     with_eigenvalues,
     with_singular_values,
 )
+from truth import DIGITS, assert_certified, true_eigenvalues, true_singular_values
 
 import immucond as ic
 

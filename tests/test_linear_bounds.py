@@ -8,7 +8,8 @@ import pytest
 import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
-from matrices import generators, orthonormal, spectra, true_eigenvalues, with_eigenvalues
+from matrices import generators, orthonormal, spectra, with_eigenvalues
+from truth import true_eigenvalues
 
 import immucond as ic
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matrices import (
-    DIGITS,
     EPS,
     LAYOUTS,
     constructed,
@@ -19,10 +18,10 @@ from matrices import (
     quiet,
     separated,
     spectra,
-    true_singular_values,
     with_eigenvalues,
     with_singular_values,
 )
+from truth import DIGITS, true_singular_values
 
 import immucond as ic
 

@@ -5,15 +5,8 @@ import warnings
 import mpmath
 import numpy as np
 import pytest
-from matrices import (
-    DIGITS,
-    assert_certified,
-    orthonormal,
-    quiet,
-    true_eigenvalues,
-    true_singular_values,
-    with_singular_values,
-)
+from matrices import orthonormal, quiet, with_singular_values
+from truth import DIGITS, assert_certified, true_eigenvalues, true_singular_values
 
 import immucond as ic
 

@@ -4,7 +4,7 @@
 
 namespace immucond::cuda {
 
-inline constexpr int kVectorThreads = 256;  // of the blocks that share a vector
+inline constexpr int kVectorThreads = 128;  // of the blocks that share a vector
 
 inline int vector_blocks(std::int64_t n) {
   return static_cast<int>((n + kVectorThreads - 1) / kVectorThreads);

@@ -15,6 +15,7 @@ IMMUCOND_DEVICE void project(const Team& team, int column, std::int64_t n, const
                              const double* w, double* c, double* total, bool again,
                              double* scratch) {
   double sum = 0.0;
+  IMMUCOND_UNROLL_BY(8)
   for (std::int64_t i = team.thread(); i < n; i += team.threads())
     sum = fma(V[column * n + i], w[i], sum);
   sum = team_sum(team, sum, scratch);
@@ -30,6 +31,7 @@ IMMUCOND_DEVICE void subtract(const Team& team, int block, std::int64_t n, int s
                               double* scratch) {
   const std::int64_t i = std::int64_t{block} * team.threads() + team.thread();
   double x = i < n ? w[i] : 0.0;
+  IMMUCOND_UNROLL_BY(8)
   for (int j = 0; i < n && j < size; ++j) x = fma(-V[j * n + i], c[j], x);
   if (i < n) w[i] = x;
   const double sum = team_sum(team, x * x, scratch);

@@ -23,9 +23,7 @@ IMMUCOND_DEVICE void product(const Team& team, int rows, int cols, int depth, bo
     Accumulator sums[kTiles][kTiles];
     IMMUCOND_UNROLL for (int r = 0; r < kTiles; ++r)
         IMMUCOND_UNROLL for (int s = 0; s < kTiles; ++s) sums[r][s] = {0.0, 0.0};
-#if defined(__CUDACC__)
-#pragma unroll 4
-#endif
+    IMMUCOND_UNROLL_BY(4)
     for (int k0 = 0; k0 < depth; k0 += kStep) {
       const int k = k0 + member;
       double left[kTiles], right[kTiles];

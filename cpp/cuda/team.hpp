@@ -21,10 +21,13 @@
 #define IMMUCOND_DEVICE __device__ inline
 #define IMMUCOND_BOTH __host__ __device__ inline
 #define IMMUCOND_UNROLL _Pragma("unroll")
+#define IMMUCOND_PRAGMA(text) _Pragma(#text)
+#define IMMUCOND_UNROLL_BY(count) IMMUCOND_PRAGMA(unroll count)
 #else
 #define IMMUCOND_DEVICE inline
 #define IMMUCOND_BOTH inline
 #define IMMUCOND_UNROLL
+#define IMMUCOND_UNROLL_BY(count)
 #endif
 
 namespace immucond::cuda {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.linalg
 
 from .._validate import FloatArray
 
 WIDTH = 2  # starting vectors: two see a double eigenvalue, where one takes it for simple
-MOST = 192  # products, after which a direct method is the cheaper way
-ROUND = 16  # products between two looks at the projection
+MOST = 384  # products, after which a direct method is the cheaper way
+ROUND, GROWTH = 16, 1.25  # products between two looks at the projection: so many, or by that more
 _SEPARATED = 1e4  # times the tolerance: closer, more values may hide than there are vectors
 
 
@@ -42,23 +43,34 @@ def largest(steps: Steps, tolerance: float) -> End | None:
     """Return the top end, or None where it does not converge or is not clearly simple."""
     done, most = 0, min(MOST, steps.n - WIDTH)
     while done < most:
-        k = min(done + ROUND, most)
+        k = min(max(done + ROUND, int(GROWTH * done)), most)
         steps.advance(done, k)
         done = k
         T = steps.projection(k)
         if not np.isfinite(T).all():
             return None
-        values, vectors = np.linalg.eigh((T[:k] + T[:k].T) / 2)
-        value, following = float(values[-1]), float(values[-2])
+        (following, value), vectors = _top_two(T[:k])
         if not value > 0.0:
             return None
-        residual, next_error = (float(np.linalg.norm(T[k:] @ vectors[:, -i])) for i in (1, 2))
+        next_error, residual = map(float, np.linalg.norm(T[k:] @ vectors, axis=0))
         known = next_error <= max(0.1 * (value - following), tolerance * value)
         if residual <= tolerance * value and known:
             if value - following <= _SEPARATED * tolerance * value:
                 return None
-            return End(value, following, next_error, steps.combine(vectors[:, [-1, -2]]))
+            return End(value, following, next_error, steps.combine(vectors[:, ::-1]))
     return None
+
+
+def _top_two(T: FloatArray) -> tuple[list[float], FloatArray]:
+    """Return the two largest eigenpairs, ascending: T is symmetric and banded, to rounding."""
+    k = len(T)
+    band = np.zeros((WIDTH + 1, k))
+    for below in range(WIDTH + 1):
+        band[below, : k - below] = (np.diag(T, -below) + np.diag(T, below)) / 2
+    values, vectors = scipy.linalg.eig_banded(
+        band, lower=True, select="i", select_range=(k - 2, k - 1), check_finite=False
+    )
+    return values.tolist(), vectors
 
 
 def start(n: int) -> FloatArray:
