@@ -45,67 +45,69 @@ def psd(n: int) -> torch.Tensor:
     return (H + H.T) / 2
 
 
-# ---- R_well + R_ill, values and gradients by features ----
+# ---- R_well(Z_P) + R_ill(Z_H), values and gradients by features ----
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def step(loss: Contestant) -> Contestant:
-    def values_and_gradient(Z: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        leaf = Z.detach().requires_grad_()
-        (value,) = loss(leaf)
-        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
-
-    return values_and_gradient
+def ours(Z_P: torch.Tensor, Z_H: torch.Tensor) -> torch.Tensor:
+    return ict.r_well(features=Z_P) + ict.r_ill(features=Z_H)
 
 
-def ours(Z: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return (ict.r_well(features=Z) + ict.r_ill(features=Z),)
+def autograd(Z_P: torch.Tensor, Z_H: torch.Tensor) -> torch.Tensor:
+    primary = torch.linalg.eigvalsh(Z_P.mT @ Z_P)
+    k = min(Z_H.shape[-2:])  # of the m eigenvalues, m - k are zero
+    harmful = torch.linalg.eigvalsh(Z_H.mT @ Z_H)[..., -k:]
+    well = primary[..., -1] ** 2 / 2 - (primary**2).mean(-1) / 2
+    return well + 1 / ((harmful**2).mean(-1) / 2 - harmful[..., 0] ** 2 / 2)
 
 
-def autograd(Z: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    sigma = torch.linalg.eigvalsh(Z.mT @ Z)
-    m, k = sigma.shape[-1], min(Z.shape[-2:])  # of the m eigenvalues, m - k are zero
-    kept = sigma[..., -k:]
-    well = sigma[..., -1] ** 2 / 2 - (sigma**2).sum(-1) / (2 * m)
-    return (well + 1 / ((kept**2).mean(-1) / 2 - kept[..., 0] ** 2 / 2),)
+def step(loss: Loss) -> Contestant:
+    def values_and_gradients(Z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = [task.detach().requires_grad_() for task in Z]
+        value = loss(*leaves)
+        return value.detach(), *torch.autograd.grad(value.sum(), leaves)
+
+    return values_and_gradients
 
 
-def one_by_one(loss: Contestant) -> Contestant:
+def one_by_one(loss: Loss) -> Contestant:
     def looped(Z: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values, gradients = zip(*(step(loss)(group) for group in Z), strict=True)
-        return torch.stack(values), torch.stack(gradients)
+        results = [step(loss)(Z[:, group]) for group in range(Z.shape[1])]
+        return tuple(map(torch.stack, zip(*results, strict=True)))
 
     return looped
 
 
 def regularizers_floor(count: int, rows: int, cols: int) -> Callable[[float, float], float]:
-    """Of two regularizers with gradients: nothing is shared between them."""
+    """Of `count` regularizers with gradients."""
     n, entries = min(rows, cols), rows * cols
-    flops = 2 * count * (3 * n * entries + 4 / 3 * n**3)
-    moved = 2 * count * 16 * entries
+    flops = count * (3 * n * entries + 4 / 3 * n**3)
+    moved = count * 16 * entries
     return lambda bandwidth, rate: max(moved / bandwidth, flops / rate)
 
 
 def training_step(rows: int, cols: int) -> Problem:
     return Problem(
-        f"R_well + R_ill with feature gradients, {rows} x {cols}",
-        lambda: normal(rows, cols),
+        f"R_well(Z_P) + R_ill(Z_H) with gradients, {rows} x {cols}",
+        lambda: normal(2, rows, cols),
         {"immucond": step(ours), AUTOGRAD: step(autograd)},
-        regularizers_floor(1, rows, cols),
+        regularizers_floor(2, rows, cols),
         {("immucond", AUTOGRAD): 20},
     )
 
 
 def training_steps(count: int, rows: int, cols: int) -> Problem:
     return Problem(
-        f"R_well + R_ill with feature gradients, {count} groups of {rows} x {cols}",
-        lambda: normal(count, rows, cols),
+        f"R_well(Z_P) + R_ill(Z_H) with gradients, {count} groups of {rows} x {cols}",
+        lambda: normal(2, count, rows, cols),
         {
             "immucond": step(ours),
             "immucond, one group a call": one_by_one(ours),
             AUTOGRAD: step(autograd),
             LOOP: one_by_one(autograd),
         },
-        regularizers_floor(count, rows, cols),
+        regularizers_floor(2 * count, rows, cols),
         {("immucond", LOOP): 50},
     )
 
