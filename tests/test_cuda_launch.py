@@ -5,10 +5,12 @@ import pytest
 from immucond._emulation import (
     LARGEST_ORDER,
     Kind,
+    entry_blocks,
     is_small,
     plan_gram,
     small_launch,
     small_workspace_bytes,
+    vector_blocks,
 )
 
 # Shared memory that a block may ask for, by compute capability (CUDA C++ Programming Guide).
@@ -59,6 +61,15 @@ def test_a_stack_beyond_any_grid_is_refused():
     assert small_launch(Kind.matrix, 0, 4, 4)[0] == 0
     with pytest.raises(ValueError, match=r"at most 2\^31 - 1 matrices, and has 2147483648"):
         small_launch(Kind.matrix, 2**31, 4, 4)
+
+
+def test_every_entry_of_a_vector_has_a_thread():
+    assert [vector_blocks(n) for n in (1, 128, 129, 4096)] == [1, 1, 2, 32]
+
+
+def test_entries_share_threads_where_there_are_very_many():
+    assert [entry_blocks(n) for n in (1, 256, 257, 4096**2)] == [1, 1, 2, 2**14]
+    assert entry_blocks(2**40) == 2**14
 
 
 # (shape, strides, dtype) -> (direct, transposed, leading dimension)

@@ -1,16 +1,9 @@
 #include "device.hpp"
 #include "gram.hpp"
+#include "launch.hpp"
 
 namespace immucond::cuda {
 namespace {
-
-constexpr int kThreads = 256, kMostBlocks = 1 << 14;
-
-/// Blocks for so many entries, each thread taking several where there are very many.
-unsigned blocks_for(std::int64_t count) {
-  const std::int64_t blocks = (count + kThreads - 1) / kThreads;
-  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
-}
 
 template <class Body>
 __global__ void each(std::int64_t count, const Body body) {
@@ -20,11 +13,12 @@ __global__ void each(std::int64_t count, const Body body) {
     body(at);
 }
 
-/// body(i) for i < count, a thread each.
+/// body(i) for i < count.
 template <class Body>
 void for_each(std::int64_t count, void* stream, const char* what, const Body& body) {
   if (count == 0) return;
-  each<<<blocks_for(count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(count, body);
+  each<<<static_cast<unsigned>(entry_blocks(count)), kEntryThreads, 0,
+         static_cast<cudaStream_t>(stream)>>>(count, body);
   check(cudaGetLastError(), what);
 }
 

@@ -2,6 +2,7 @@
 #include "device.hpp"
 #include "lanczos.hpp"
 #include "lanczos_step.hpp"
+#include "launch.hpp"
 #include "libraries.hpp"
 
 namespace immucond::cuda {

@@ -4,12 +4,6 @@
 
 namespace immucond::cuda {
 
-inline constexpr int kVectorThreads = 128;  // of the blocks that share a vector
-
-inline int vector_blocks(std::int64_t n) {
-  return static_cast<int>((n + kVectorThreads - 1) / kVectorThreads);
-}
-
 /// Steps `first` to `last` - 1 of band Lanczos (Ruhe 1979) with full reorthogonalization: A V_k =
 /// V_{k+width} T. Step j multiplies column j of V (n x (most + width), by columns; the first
 /// `width` are orthonormal) and appends column j + width; its coefficients go to column j of T

@@ -11,7 +11,17 @@ namespace {
 /// Multiply-adds of a Gram matrix by one block: those of 4096 x 128 features.
 constexpr double kMostProducts = 0x1p26;
 
+constexpr std::int64_t kMostEntryBlocks = 1 << 14;
+
+std::int64_t quotient_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 }  // namespace
+
+int vector_blocks(std::int64_t n) { return static_cast<int>(quotient_up(n, kVectorThreads)); }
+
+int entry_blocks(std::int64_t count) {
+  return static_cast<int>(std::min(quotient_up(count, kEntryThreads), kMostEntryBlocks));
+}
 
 int small_threads(int n) { return kWarp * std::clamp((n + 7) / 8, 2, 8); }
 

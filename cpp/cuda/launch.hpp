@@ -12,6 +12,15 @@ struct Launch {
   std::int64_t shared_bytes = 0;
 };
 
+/// Threads of a block that shares a vector with others, and how many blocks share one of n entries.
+inline constexpr int kVectorThreads = 128;
+int vector_blocks(std::int64_t n);
+
+/// Blocks of kEntryThreads for so many entries, a thread each, or several where there are very
+/// many.
+inline constexpr int kEntryThreads = 256;
+int entry_blocks(std::int64_t count);
+
 /// Threads for matrices of order n: as many warps as there are rows to share, two to eight.
 int small_threads(int n);
 

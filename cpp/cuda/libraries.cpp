@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <map>
 #include <mutex>
@@ -59,7 +60,8 @@ struct Table {
 
 std::mutex mutex;
 Table table;
-bool bound = false;
+Bound origin;
+std::atomic<bool> bound = false;  // then neither is written any more
 
 void* open(const std::string& name, int flags) { return dlopen(name.c_str(), RTLD_NOW | flags); }
 
@@ -154,6 +156,7 @@ Handle solver(void* stream) {
 Bound bind_libraries(const std::vector<std::string>& cublas,
                      const std::vector<std::string>& cusolver) {
   const std::lock_guard lock(mutex);
+  if (bound) return origin;
   Table found;
   Bound where;
 #define IMMUCOND_ADDRESS(name, signature) {#name, reinterpret_cast<void**>(&found.name)},
@@ -161,6 +164,7 @@ Bound bind_libraries(const std::vector<std::string>& cublas,
   where.cusolver = fill(cusolver, {IMMUCOND_CUSOLVER(IMMUCOND_ADDRESS)}, "cuSOLVER");
 #undef IMMUCOND_ADDRESS
   table = found;
+  origin = where;
   bound = true;
   return where;
 }

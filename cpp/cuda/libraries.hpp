@@ -37,7 +37,7 @@ struct LibraryError : std::runtime_error {
 };
 
 /// Takes each library from the first of its candidates (sonames or paths) that is loaded already,
-/// or else that loads. Throws MissingLibrary with the reasons, and leaves the table as it was.
+/// or else that loads; once a process. Throws MissingLibrary with the reasons, and binds nothing.
 struct Bound {
   std::string cublas, cusolver;
 };

@@ -170,7 +170,7 @@ Dtype dtype_of(const std::string& name) {
 
 }  // namespace
 
-PYBIND11_MODULE(_emulation, m) {
+PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
   py::enum_<Kind>(m, "Kind")
       .value("matrix", Kind::matrix)
       .value("features", Kind::features)
@@ -214,6 +214,8 @@ PYBIND11_MODULE(_emulation, m) {
     return std::make_tuple(launch.blocks, launch.threads, launch.shared_bytes);
   });
   m.def("is_small", &is_small);
+  m.def("vector_blocks", &vector_blocks);
+  m.def("entry_blocks", &entry_blocks);
   m.def("small_workspace_bytes", &small_workspace_bytes);
 
   m.def("plan_gram", [](const std::vector<std::int64_t>& shape,

@@ -91,7 +91,7 @@ void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regula
 
 }  // namespace
 
-PYBIND11_MODULE(_cuda, m) {
+PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<LibraryError>(m, "LibraryError", PyExc_RuntimeError);
   py::register_exception<MissingLibrary>(m, "MissingLibrary", PyExc_ImportError);
