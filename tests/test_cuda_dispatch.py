@@ -199,6 +199,24 @@ def test_a_large_psd_matrix_in_float32(cuda):
     assert_close(gradient, expected[1], 1e-6)
 
 
+@NAMES
+@pytest.mark.parametrize("exponent", [-520, -205, -90, 90, 200])
+@pytest.mark.parametrize("shape", [(5, 8), (6, 30), (140, 150)], ids=str)
+def test_every_scale_on_every_way(cuda, shape, exponent, name):
+    cuda.most = 40 if shape == (6, 30) else np.inf
+    Z = np.ldexp(features(*shape).numpy(), exponent)
+    r = getattr(ic, name)
+    try:
+        value, gradient = r.value_and_grad_features(Z)
+    except OverflowError as error:
+        with pytest.raises(OverflowError, match=re.escape(str(error))):
+            icc.value_and_grad_features(r, torch.from_numpy(Z))
+        return
+    found = icc.value_and_grad_features(r, torch.from_numpy(Z))
+    assert_close(found[0], value, 1e-10)
+    assert_close(found[1], gradient, 1e-9)
+
+
 @pytest.mark.parametrize("shape", [(5, 8), (6, 30), (150, 140)], ids=str)
 def test_a_gradient_beyond_float32_is_an_error(cuda, shape):
     cuda.most = 40 if shape == (6, 30) else np.inf

@@ -185,6 +185,9 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   if (skew != 0.0) return finish(kNotPsd, 0, 0.0, 0.0, 0.0);
   int exponent = 0;
   frexp(largest, &exponent);
+  // Formed and used outside, where nothing is scaled: its squares' squares must be in range.
+  if (given.kind == Kind::gram && abs(exponent) > 200)
+    return finish(kUnrepresentable, 0, 0.0, 0.0, 0.0);
   const double unit = ldexp(1.0, -(exponent / 2));
   const double other_unit = ldexp(1.0, -(exponent - exponent / 2));
 

@@ -26,7 +26,7 @@ from ._spectrum import (
     tie_width,
 )
 
-_IN_RANGE = 2.0**900  # beyond this, or below its inverse, H is left to others
+_IN_RANGE = 2.0**200  # beyond this, or below its inverse, H is left to others: R_ill takes D^2
 
 
 class Large(NamedTuple):
