@@ -109,6 +109,15 @@ def test_a_large_matrix_of_low_rank(cuda):
         assert_close(H @ v, v, 1e-9)
 
 
+def test_a_large_matrix_of_rank_one(cuda):
+    Z = torch.from_numpy(with_singular_values(np.random.default_rng(9), 140, 150, np.array([3.0])))
+    with pytest.raises(ic.DegenerateSpectrumError, match="r_ill is infinite"):
+        icc.value_and_grad_features(ic.r_ill, Z, rank=1)
+    value, gradient = icc.value_and_grad_features(ic.kappa, Z, rank=1)
+    assert value == 1.0
+    assert gradient.abs().max() < 1e-14
+
+
 @NAMES
 def test_a_stack_is_its_matrices(cuda, name):
     stack = torch.stack([features(5, 8, seed=seed) for seed in range(4)])

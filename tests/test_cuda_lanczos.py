@@ -95,6 +95,10 @@ def test_the_top_and_its_neighbour(make, kind):
     assert np.linalg.norm(A @ v - end.value * v) < 1e-12
 
 
+def test_where_nearly_all_agree():
+    assert largest(HostSteps(np.diag(np.append(np.ones(138), 1e-7))), 1e-14) is None
+
+
 @pytest.mark.parametrize("kind", ["double", "too close"])
 def test_ends_that_may_not_be_simple_are_left_alone(kind):
     A = with_eigenvalues(np.random.default_rng(3), N, spectrum(kind, N))
@@ -105,6 +109,7 @@ def test_what_does_not_converge_is_left_alone():
     assert largest(HostSteps(np.diag(np.linspace(1.0, 1.0 + 1e-4, 3000))), 1e-14) is None
     assert largest(HostSteps(np.full((50, 50), np.nan)), 1e-14) is None
     assert largest(HostSteps(np.zeros((50, 50))), 1e-14) is None
+    assert largest(HostSteps(np.diag([3.0, 2.0, 1.0])), 1e-14) is None  # no room for a projection
 
 
 def test_an_invariant_subspace_is_not_taken_for_the_whole():

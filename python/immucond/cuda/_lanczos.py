@@ -42,6 +42,8 @@ class End(NamedTuple):
 def largest(steps: Steps, tolerance: float) -> End | None:
     """Return the top end, or None where it does not converge or is not clearly simple."""
     done, most = 0, min(MOST, steps.n - WIDTH)
+    if most < WIDTH:
+        return None
     while done < most:
         k = min(max(done + ROUND, int(GROWTH * done)), most)
         steps.advance(done, k)
@@ -49,9 +51,10 @@ def largest(steps: Steps, tolerance: float) -> End | None:
         T = steps.projection(k)
         if not np.isfinite(T).all():
             return None
-        (following, value), vectors = _top_two(T[:k])
-        if not value > 0.0:
+        values, vectors = _top_two(T[:k])
+        if len(values) < 2 or not values[1] > 0.0:  # LAPACK gives none where very many agree
             return None
+        following, value = values
         next_error, residual = map(float, np.linalg.norm(T[k:] @ vectors, axis=0))
         known = next_error <= max(0.1 * (value - following), tolerance * value)
         if residual <= tolerance * value and known:

@@ -211,6 +211,8 @@ def _direct(
     if not values[0] > 0.0 or values[-1] < -allowed:
         return None
     k = numerical_rank(values, rule, formed)
+    if k == 1:  # all nonzero eigenvalues are equal: others know what to do
+        return None
     top, bottom = float(values[0]), abs(float(values[k - 1]))
     at_top = np.count_nonzero(values[:k] > top - tie_width(top, top, n, rule, formed))
     at_bottom = np.count_nonzero(values[:k] <= bottom + tie_width(bottom, top, n, rule, formed))
