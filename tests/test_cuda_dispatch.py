@@ -10,7 +10,7 @@ from torch_cases import assert_close, torch
 
 import immucond as ic
 import immucond.cuda as icc
-from immucond.cuda import _arrays, _evaluate
+from immucond.cuda import _arrays, _evaluate, _gram, _large
 from immucond.cuda._spectrum import Ends, clearly_simple
 from immucond.torch import _cuda
 
@@ -324,6 +324,31 @@ def test_an_unavailable_module_says_why(monkeypatch):
     assert isinstance(caught.value, ic.ImmucondError)
     with pytest.raises(icc.CudaUnavailableError):
         _libraries.bound_module()
+
+
+def test_without_cublas_one_error_says_so(cuda, monkeypatch):
+    from immucond.cuda import _libraries
+
+    class MissingLibraryError(ImportError):
+        pass
+
+    def bind_libraries(cublas, cusolver):
+        assert cublas[0] == "libcublas.so.13"
+        assert cusolver[0] == "libcusolver.so.12"
+        raise MissingLibraryError("cuBLAS was not found: install PyTorch for CUDA")
+
+    monkeypatch.setattr(cuda, "libraries_bound", lambda: False, raising=False)
+    monkeypatch.setattr(cuda, "bind_libraries", bind_libraries, raising=False)
+    monkeypatch.setattr(cuda, "MissingLibrary", MissingLibraryError, raising=False)
+    for module in (_gram, _large):
+        monkeypatch.setattr(module, "bound_module", _libraries.bound_module.__wrapped__)
+    for call in (icc.gram, icc.psd_extreme_pairs):
+        with pytest.raises(
+            icc.CudaUnavailableError, match="^cuBLAS was not found: install PyTorch"
+        ):
+            call(torch.eye(140, dtype=torch.float64))
+    small = icc.psd_extreme_pairs(torch.diag(torch.arange(1.0, 4.0)))  # needs none
+    assert_close(small.sigma_max, 3.0)
 
 
 def test_info_tells_of_cuda(capsys):

@@ -20,7 +20,8 @@ def _load() -> tuple[Any, str]:
         module = import_module("immucond._cuda")
     except ImportError as error:
         if error.name == "immucond._cuda":
-            return None, "not built: no CUDA compiler was found when immucond was installed"
+            why = "immucond was installed without a CUDA compiler, or with IMMUCOND_CUDA=OFF"
+            return None, f"not built: {why}"
         return None, f"not loaded: {error}"
     return module, ""
 
