@@ -344,7 +344,7 @@ def test_without_cublas_one_error_says_so(cuda, monkeypatch):
         monkeypatch.setattr(module, "bound_module", _libraries.bound_module.__wrapped__)
     for call in (icc.gram, icc.psd_extreme_pairs):
         with pytest.raises(
-            icc.CudaUnavailableError, match="^cuBLAS was not found: install PyTorch"
+            icc.CudaUnavailableError, match=r"^cuBLAS was not found: install PyTorch"
         ):
             call(torch.eye(140, dtype=torch.float64))
     small = icc.psd_extreme_pairs(torch.diag(torch.arange(1.0, 4.0)))  # needs none
