@@ -308,9 +308,10 @@ def test_arrays_of_the_host_are_refused():
             icc.gram(x)
     with pytest.raises(TypeError, match=r"X must be an array on a CUDA device .* and is list"):
         icc.gram([[1.0]])
-    # Another library's array is taken by DLPack, and then seen to be on the host.
-    with pytest.raises(TypeError, match="X must be on a CUDA device"):
-        icc.gram(np.zeros((3, 3)))
+    theirs = np.zeros((3, 3))
+    theirs.flags.writeable = False  # which DLPack would refuse for another reason
+    with pytest.raises(TypeError, match="X must be on a CUDA device, and is on the host"):
+        icc.gram(theirs)
 
 
 def test_an_unavailable_module_says_why(monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+_CUDA = (2, 13)  # DLPack's device types: CUDA, and its managed memory
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -191,6 +192,8 @@ def ingest(x: Any, name: str) -> tuple[Library, Any, DeviceArray]:
                 f"{name} must be an array on a CUDA device (of PyTorch, CuPy, or with DLPack or "
                 f"__cuda_array_interface__), and is {type(x).__name__}"
             )
+        if hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] not in _CUDA:
+            raise _on_the_host(name)
         loaded = [module for module in _LIBRARIES if module in sys.modules]
         if not loaded:
             raise TypeError(
@@ -201,10 +204,14 @@ def ingest(x: Any, name: str) -> tuple[Library, Any, DeviceArray]:
     x = library.adopt(x)
     found = library.where(x)
     if found is None:
-        raise TypeError(f"{name} must be on a CUDA device, and is on the host")
+        raise _on_the_host(name)
     if found.dtype not in _BYTES:
         raise TypeError(f"{name} must hold {', '.join(_BYTES)}, and has dtype {found.dtype}")
     return library, x, found
+
+
+def _on_the_host(name: str) -> TypeError:
+    return TypeError(f"{name} must be on a CUDA device, and is on the host")
 
 
 def float64_by_rows(array: Any, where: DeviceArray, library: Library) -> Any:
