@@ -252,13 +252,14 @@ def test_a_preset_says_all_that_is_missing(name, tmp_path, capsys):
         assert wanted in error
 
 
-def test_a_preset_runs_where_all_is_there(tmp_path):
+def test_a_preset_runs_where_all_is_there(tmp_path, monkeypatch):
     vit_folder(tmp_path / "vit")
+    monkeypatch.setenv("IMMUCOND_MODELS", str(tmp_path))
     for name, labels, seed in (("imagenet", ("circle", "square"), 1), ("cars", ("0", "1"), 2)):
         for part, count in (("train", 64), ("test", 24)):
             write_zip(tmp_path / name / f"{part}.zip", pictures(labels, count, seed + count))
     line = [
-        "deep", "--preset", "vit-cars", "--backbone", str(tmp_path / "vit"), "--data-dir",
+        "deep", "--preset", "vit-cars", "--backbone", "vit", "--data-dir",
         str(tmp_path), "--method", "algorithm1", "--out", str(tmp_path / "out"), *QUICK,
         "--image-size", "8", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5",
     ]  # fmt: skip

@@ -25,7 +25,10 @@ from ._versions import versions
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--backbone", default=None, help="the pre-trained network")
+    parser.add_argument(
+        "--backbone", default=None,
+        help="the pre-trained network; a folder may lie within that which IMMUCOND_MODELS names",
+    )  # fmt: skip
     parser.add_argument("--primary", default=None, metavar="DATA", help="the task that stays easy")
     parser.add_argument("--harmful", default=None, metavar="DATA", help="the task that gets hard")
     parser.add_argument(

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..._extras import extra
-from ._import import imported, is_import_path
 from ._task import Task, pixels
+from ._weights import located
 
 with extra("deep"):
     import safetensors.torch
@@ -129,8 +129,8 @@ def load(
     Parameters
     ----------
     spec : str
-        A folder or an id of Hugging Face, or an import path ``package.module:name`` of either, or
-        of a function that returns it.
+        A folder, as it stands or within the one that ``IMMUCOND_MODELS`` names, or an id of Hugging
+        Face; or an import path ``package.module:name`` of either, or of a function that returns it.
     primary : Task
         Texts take an encoder and a new head on the mean of its last states. Images take a
         classifier; its head is kept if its classes are those of the task.
@@ -147,7 +147,7 @@ def load(
     ValueError
         For a network that does not fit, and why.
     """
-    name = str(imported(spec)) if is_import_path(spec) and not Path(spec).exists() else spec
+    name = located(spec)
     try:
         if primary.kind == "text":
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)

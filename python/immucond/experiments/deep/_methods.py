@@ -8,19 +8,21 @@ from typing import Any
 
 from .._methods import Method
 
-# "terms": what the weighted terms of the primary and of the harmful features amount to at theta_0,
-# so that the same values serve networks whose features differ in scale; "lambdas": the weights.
-_TRAINED = {"lr": 1e-2, "momentum": 0.9, "epochs": 2, "label_smoothing": 0.0}
+# "terms": what the weighted terms of the primary and of the harmful features are at theta_0, so
+# that the same values serve networks whose features differ in scale; "lambdas": the weights.
+_TRAINED = {"lr": 3e-3, "momentum": 0.9, "epochs": 2, "label_smoothing": 0.0}
 
 METHODS = {
     "identity": Method("theta_0", "identity", {}, "none", seeded=False),
-    "algorithm1": Method("Algorithm 1", "algorithm1", {**_TRAINED, "terms": (0.3, 3.0)}, "by hand"),
+    "algorithm1": Method(
+        "Algorithm 1", "algorithm1", {**_TRAINED, "terms": (2.0, 20.0)}, "by hand"
+    ),
     "closed-form": Method(
         "closed form, (ii) = 1", "closed_form", {"ii": 1.0}, "closed form", seeded=False
     ),
     "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "imma": Method("IMMA", "imma", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
-    "opt-kappa": Method("Opt kappa", "opt_kappa", {**_TRAINED, "terms": (0.3, 3.0)}, "by hand"),
+    "opt-kappa": Method("Opt kappa", "opt_kappa", {**_TRAINED, "terms": (1.0, 0.03)}, "by hand"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._sources import VARIABLE
 from ._import import is_import_path
+from ._weights import located
 
 if TYPE_CHECKING:
     from ._settings import Settings
@@ -101,12 +102,12 @@ def _missing_data(settings: Settings) -> list[str]:
 
 
 def _missing_weights(backbone: str) -> list[str]:
-    if is_import_path(backbone) or Path(backbone).exists():
+    if is_import_path(backbone):
         return []
     import transformers
 
     try:
-        transformers.AutoConfig.from_pretrained(backbone)
+        transformers.AutoConfig.from_pretrained(located(backbone))
     except OSError:
         return [f"weights {backbone}: no such folder, and it cannot be downloaded (--backbone)"]
     return []
