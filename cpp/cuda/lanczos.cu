@@ -8,56 +8,38 @@
 namespace immucond::cuda {
 namespace {
 
-constexpr int kWarps = kVectorThreads / kWarp;
-
-__global__ void project_blocks(std::int64_t n, const double* V, const double* w, double* c,
-                               double* total, bool again) {
-  __shared__ double scratch[kWarps];
-  project(BlockTeam{}, static_cast<int>(blockIdx.x), n, V, w, c, total, again, scratch);
+template <class Body>
+__global__ void run_blocks(const Body body) {
+  __shared__ double scratch[2 * kVectorThreads / kWarp];
+  body(BlockTeam{}, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), scratch);
 }
 
-__global__ void subtract_blocks(std::int64_t n, int size, const double* V, const double* c,
-                                double* w, double* squares) {
-  __shared__ double scratch[kWarps];
-  subtract(BlockTeam{}, static_cast<int>(blockIdx.x), n, size, V, c, w, squares, scratch);
-}
+struct Grid {
+  int n;
+  const double* A;
+  void* stream;
 
-__global__ void append_blocks(std::int64_t n, const double* squares, const double* w, double* v,
-                              double* norm) {
-  append(BlockTeam{}, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), n, squares, w, v,
-         norm);
-}
+  void multiply(const double* v, double* w) const { dsymv(stream, n, A, n, v, w); }
+  int blocks(std::int64_t size) const { return vector_blocks(size); }
 
-__global__ void measure_blocks(std::int64_t count, const double* x, double* out) {
-  __shared__ double scratch[2 * kWarps];
-  measure(BlockTeam{}, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), count, x, out,
-          scratch);
-}
+  template <class Body>
+  void run(int blocks, const Body& body) const {
+    run_blocks<<<static_cast<unsigned>(blocks), kVectorThreads, 0,
+                 static_cast<cudaStream_t>(stream)>>>(body);
+    check(cudaGetLastError(), "lanczos");
+  }
+};
 
 }  // namespace
 
 void lanczos(std::int64_t n, const double* A, double* V, int width, int first, int last, double* T,
              int rows, double* work, void* stream) {
-  double *w = work, *c = work + n, *squares = c + rows;
-  const auto on = static_cast<cudaStream_t>(stream);
-  const auto blocks = static_cast<unsigned>(vector_blocks(n));
-  for (int j = first; j < last; ++j) {
-    const int size = j + width;
-    double* column = T + std::int64_t{j} * rows;
-    dsymv(stream, static_cast<int>(n), A, static_cast<int>(n), V + j * n, w);
-    for (const bool again : {false, true}) {
-      project_blocks<<<static_cast<unsigned>(size), kVectorThreads, 0, on>>>(n, V, w, c, column,
-                                                                             again);
-      subtract_blocks<<<blocks, kVectorThreads, 0, on>>>(n, size, V, c, w, squares);
-    }
-    append_blocks<<<blocks, kVectorThreads, 0, on>>>(n, squares, w, V + size * n, column + size);
-    check(cudaGetLastError(), "lanczos");
-  }
+  const Grid grid{static_cast<int>(n), A, stream};
+  lanczos_steps(grid, n, V, width, first, last, T, rows, work);
 }
 
 void measure(std::int64_t count, const double* x, double* out, void* stream) {
-  measure_blocks<<<kParts, kVectorThreads, 0, static_cast<cudaStream_t>(stream)>>>(count, x, out);
-  check(cudaGetLastError(), "measure");
+  Grid{0, nullptr, stream}.run(kParts, Measure{count, x, out});
 }
 
 }  // namespace immucond::cuda

@@ -85,46 +85,53 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
 
 using Matrix = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-/// As lanczos.cu does it, blocks one after the other. A is symmetric; the basis lies by rows.
+/// Blocks one after the other; what they find in shared memory at first is NaN.
+struct Grid {
+  const double* A = nullptr;
+  std::int64_t n = 0;
+  int threads = 0;
+  unsigned seed = 0;
+
+  void multiply(const double* v, double* w) const {
+    for (std::int64_t i = 0; i < n; ++i) {
+      w[i] = 0.0;
+      for (std::int64_t j = 0; j < n; ++j) w[i] += A[i * n + j] * v[j];
+    }
+  }
+
+  int blocks(std::int64_t size) const { return static_cast<int>((size + threads - 1) / threads); }
+
+  template <class Body>
+  void run(int blocks, const Body& body) {
+    for (int block = 0; block < blocks; ++block) {
+      std::vector<double> scratch(static_cast<std::size_t>(2 * threads / kWarp),
+                                  std::numeric_limits<double>::quiet_NaN());
+      run_block(threads, seed++,
+                [&](const FiberTeam& team) { body(team, block, blocks, scratch.data()); });
+    }
+  }
+};
+
+/// A is symmetric; the basis lies by rows.
 class Lanczos {
  public:
   Lanczos(const Matrix& A, const Matrix& start, int most, int threads, unsigned seed)
       : n_(A.shape(0)),
         width_(static_cast<int>(start.shape(0))),
         rows_(most + width_),
-        threads_(threads),
-        seed_(seed),
         a_(A.data(), A.data() + A.size()),
         v_(static_cast<std::size_t>(n_ * rows_)),
-        t_(static_cast<std::size_t>(most) * static_cast<std::size_t>(rows_)) {
+        t_(static_cast<std::size_t>(most) * static_cast<std::size_t>(rows_)),
+        grid_{a_.data(), n_, threads, seed},
+        work_(static_cast<std::size_t>(n_ + rows_ + grid_.blocks(n_)),
+              std::numeric_limits<double>::quiet_NaN()) {
     std::copy_n(start.data(), start.size(), v_.begin());
   }
+  Lanczos(const Lanczos&) = delete;
+  Lanczos& operator=(const Lanczos&) = delete;
 
   void advance(int first, int last) {
-    const auto size_of = [](std::int64_t size) { return static_cast<std::size_t>(size); };
-    const int blocks = static_cast<int>((n_ + threads_ - 1) / threads_);
-    std::vector<double> w(size_of(n_)), c(size_of(rows_)), squares(size_of(blocks));
-    for (int j = first; j < last; ++j) {
-      const int size = j + width_;
-      double* column = t_.data() + std::int64_t{j} * rows_;
-      for (std::int64_t i = 0; i < n_; ++i) {
-        w[size_of(i)] = 0.0;
-        for (std::int64_t l = 0; l < n_; ++l)
-          w[size_of(i)] += a_[size_of(i * n_ + l)] * v_[size_of(j * n_ + l)];
-      }
-      for (const bool again : {false, true}) {
-        grid(size, [&](const FiberTeam& team, int block, double* scratch) {
-          project(team, block, n_, v_.data(), w.data(), c.data(), column, again, scratch);
-        });
-        grid(blocks, [&](const FiberTeam& team, int block, double* scratch) {
-          subtract(team, block, n_, size, v_.data(), c.data(), w.data(), squares.data(), scratch);
-        });
-      }
-      grid(blocks, [&](const FiberTeam& team, int block, double*) {
-        append(team, block, blocks, n_, squares.data(), w.data(), v_.data() + size * n_,
-               column + size);
-      });
-    }
+    lanczos_steps(grid_, n_, v_.data(), width_, first, last, t_.data(), rows_, work_.data());
   }
 
   /// T_k, (k + width) x k.
@@ -145,20 +152,11 @@ class Lanczos {
   std::int64_t size() const { return n_; }
 
  private:
-  template <class Body>
-  void grid(int blocks, const Body& body) {
-    for (int block = 0; block < blocks; ++block) {
-      std::vector<double> scratch(static_cast<std::size_t>(2 * threads_ / kWarp),
-                                  std::numeric_limits<double>::quiet_NaN());
-      run_block(threads_, seed_++,
-                [&](const FiberTeam& team) { body(team, block, scratch.data()); });
-    }
-  }
-
   std::int64_t n_;
-  int width_, rows_, threads_;
-  unsigned seed_;
+  int width_, rows_;
   std::vector<double> a_, v_, t_;
+  Grid grid_;
+  std::vector<double> work_;
 };
 
 Dtype dtype_of(const std::string& name) {
@@ -238,12 +236,8 @@ PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
       "measure",
       [](const Matrix& x, int parts, int threads) {
         Matrix out({parts, 3});
-        for (int block = 0; block < parts; ++block) {
-          std::vector<double> scratch(static_cast<std::size_t>(2 * threads / kWarp));
-          run_block(threads, 0, [&](const FiberTeam& team) {
-            measure(team, block, parts, x.size(), x.data(), out.mutable_data(), scratch.data());
-          });
-        }
+        Grid grid{.threads = threads};
+        grid.run(parts, Measure{x.size(), x.data(), out.mutable_data()});
         return out;
       },
       py::arg("x"), py::arg("parts") = 4, py::arg("threads") = 64);
