@@ -10,7 +10,8 @@ from torch_cases import assert_close, torch
 
 import immucond as ic
 import immucond.cuda as icc
-from immucond.cuda import _arrays, _evaluate, _gram, _large
+from immucond.cuda import _arrays, _evaluate, _gram, _large, _module
+from immucond.cuda._module import runs_on
 from immucond.cuda._spectrum import Ends, clearly_simple
 from immucond.torch import _cuda
 
@@ -314,17 +315,65 @@ def test_arrays_of_the_host_are_refused():
         icc.gram(theirs)
 
 
+@pytest.fixture
+def asked_anew():
+    _module._why_not.cache_clear()
+    yield
+    _module._why_not.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_an_unavailable_module_says_why(monkeypatch):
-    from immucond.cuda import _libraries, _module
+    from immucond.cuda import _libraries
 
     monkeypatch.setattr(_module, "_devices", lambda: ((), "not built: no CUDA compiler was found"))
     assert not icc.available()
+    assert not icc.available(0)
     with pytest.raises(icc.CudaUnavailableError, match="cannot run here: not built") as caught:
         _module.module()
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, ic.ImmucondError)
     with pytest.raises(icc.CudaUnavailableError):
         _libraries.bound_module()
+
+
+ARCHITECTURES = "80-real, 90-real, 90-virtual"
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "expected"),
+    [
+        (ARCHITECTURES, (7, 5), False),
+        (ARCHITECTURES, (8, 0), True),
+        (ARCHITECTURES, (8, 9), True),
+        (ARCHITECTURES, (9, 0), True),
+        (ARCHITECTURES, (12, 0), True),  # by PTX
+        ("90-real", (8, 0), False),
+        ("90-real", (10, 0), False),
+        ("86-real", (8, 0), False),
+        ("80", (10, 3), True),
+        ("90a-real", (9, 0), True),
+    ],
+)
+def test_which_devices_run_what_was_built(architectures, capability, expected):
+    assert runs_on(architectures, capability) == expected
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_device_that_runs_nothing_of_it_is_left_to_pytorch(monkeypatch):
+    class Built:
+        @staticmethod
+        def build_info():
+            return {"architectures": ARCHITECTURES}
+
+    devices = ({"name": "Old", "capability": (7, 5)}, {"name": "New", "capability": (9, 0)})
+    monkeypatch.setattr(_module, "_load", lambda: (Built, ""))
+    monkeypatch.setattr(_module, "_devices", lambda: (devices, ""))
+    assert [icc.available(d) for d in (None, 0, 1)] == [True, False, True]
+    monkeypatch.setattr(_module, "_devices", lambda: (devices[:1], ""))
+    _module._why_not.cache_clear()
+    with pytest.raises(icc.CudaUnavailableError, match=r"do not run on Old \(sm_75\)"):
+        _module.module()
 
 
 def test_without_cublas_one_error_says_so(cuda, monkeypatch):

@@ -88,7 +88,7 @@ class OnDevice:
 def require_device() -> None:
     """Skip, and say why, where there is no CUDA device."""
     if not _cuda_module.available():
-        pytest.skip(f"the CUDA kernels cannot run here: {_cuda_module._devices()[1]}")
+        pytest.skip(f"the CUDA kernels cannot run here: {_cuda_module._why_not(None)}")
 
 
 @pytest.fixture(

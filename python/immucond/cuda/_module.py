@@ -38,16 +38,51 @@ def _devices() -> tuple[tuple[dict[str, Any], ...], str]:
     return found, "" if found else "no CUDA device"
 
 
-def module() -> Any:
-    """Return the compiled module; `CudaUnavailableError` where it, or a device, is not there."""
+def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
+    """Return whether what was built for these (CMake's names) runs on a device.
+
+    Machine code runs on its own major capability from its minor one on, PTX on all from its own on.
+    """
+    major, minor = capability
+    for name in architectures.split(", "):
+        number, _, kind = name.partition("-")
+        if not number.isdigit():  # "native", "90a"
+            return True
+        built = divmod(int(number), 10)
+        if built <= (major, minor) and (kind != "real" or built[0] == major):
+            return True
+    return False
+
+
+@cache
+def _why_not(device: int | None) -> str:
+    """Say why nothing runs, on this device or on any; empty where it does."""
     found, why = _devices()
     if not found:
+        return why
+    built = _load()[0].build_info()["architectures"]
+    chosen = found if device is None else found[device : device + 1]
+    if any(runs_on(built, one["capability"]) for one in chosen):
+        return ""
+    names = ", ".join(f"{one['name']} (sm_{_number(one['capability'])})" for one in chosen)
+    return f"built for {built}, which do not run on {names}"
+
+
+def module() -> Any:
+    """Return the compiled module; `CudaUnavailableError` where it, or a device, is not there."""
+    why = _why_not(None)
+    if why:
         raise CudaUnavailableError(f"the CUDA kernels cannot run here: {why}")
     return _load()[0]
 
 
-def available() -> bool:
+def available(device: int | None = None) -> bool:
     """Return whether the CUDA kernels can run: they were built, and the machine has a device.
+
+    Parameters
+    ----------
+    device : int, optional
+        On this one; on any by default.
 
     Examples
     --------
@@ -55,7 +90,7 @@ def available() -> bool:
     >>> immucond.cuda.available() in (True, False)
     True
     """
-    return bool(_devices()[0])
+    return not _why_not(device)
 
 
 def facts() -> dict[str, str]:
@@ -70,11 +105,15 @@ def facts() -> dict[str, str]:
     driver = built.driver_version()
     about["cuda driver"] = f"for {_version(driver)}" if driver else "none"
     about["cuda devices"] = why or "; ".join(
-        f"{device['name']} (sm_{device['capability'][0]}{device['capability'][1]}, "
+        f"{device['name']} (sm_{_number(device['capability'])}, "
         f"{device['multiprocessors']} multiprocessors, {device['memory_bytes'] / 2**30:.0f} GiB)"
         for device in found
     )
     return about
+
+
+def _number(capability: tuple[int, int]) -> str:
+    return "{}{}".format(*capability)
 
 
 def _target(architecture: str) -> str:

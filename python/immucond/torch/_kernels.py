@@ -13,4 +13,4 @@ def kernels_for(X: Tensor) -> ModuleType:
     """Return the module with `evaluate`, `pairs` and `gram` for tensors where `X` is."""
     if X.device.type == "cpu":
         return _cpu
-    return _cuda if X.device.type == "cuda" and _cuda.available() else _device
+    return _cuda if X.device.type == "cuda" and _cuda.available(X.device.index) else _device
