@@ -153,6 +153,22 @@ class Noisy(torch.utils.data.Dataset):
         return torch.randn(1, 6, 6), index % 3
 
 
+class Flipped(Noisy):
+    """Two outcomes a sample."""
+
+    def __getitem__(self, index):
+        x, y = data(64, 1)[index]
+        return (x.flip(-1) if torch.rand(()) < 0.5 else x), y
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_flips_are_noticed(seed):
+    model, loader = net(), torch.utils.data.DataLoader(Flipped(), batch_size=32)
+    torch.manual_seed(seed)
+    with pytest.raises(ValueError, match="drawn at random anew"):
+        ict.keep_activations(model, loader, split="head", trainable="block2")
+
+
 def by_sampler(sampler):
     return torch.utils.data.DataLoader(data(64, 1), batch_size=20, sampler=sampler)
 
@@ -407,6 +423,64 @@ def test_batches():
     refused(ValueError, "primary must have labels", primary=[x])
     refused(ValueError, "harmful must have labels", harmful=[x], method="imma")
     refused(ValueError, "a batch must be", primary=[(x, y, y)])
+
+
+def test_batches_that_the_loss_does_not_take():
+    x, y = data(8, 1)[:]
+    told = "loss and terms cannot be computed on a first batch of each task: "
+    refused(ValueError, told + "Target 9 is out of bounds", primary=[(x, y + 9)])
+    refused(ValueError, told + "Expected input batch_size", primary=[(x, y[:5])])
+    refused(ValueError, told + "expected target", harmful=[(x, y.float())], method="imma")
+
+
+def test_features_of_rank_1():
+    model = net()
+    with torch.no_grad():
+        model.block2[0].weight[1:] = 0.0
+        model.block2[0].bias.zero_()
+    refused(ValueError, "r_ill is infinite", model=model)
+
+
+class Growing:
+    """Batches that nobody knows the sizes of beforehand."""
+
+    def __iter__(self):
+        x, y = data(8, 1)[:]
+        return iter([(x, y), (x[:1], y[:1])])
+
+
+def test_a_short_batch_is_named():
+    x, y = data(8, 1)[:]
+    steps = []
+    options = {"callback": lambda step, _: steps.append(step)}
+    few = [(x, y), (x[:1], y[:1])]
+    refused(ValueError, "batch of primary must have at least two", primary=few, **options)
+    assert steps == []
+    two = [(x, y)] * 2
+    told = "batch of harmful must have at least two samples, and one has 1"
+    refused(ValueError, told, primary=two, harmful=Growing(), **options)
+    assert steps == [1]
+
+
+class Spoiled(ict.Objective):
+    """A term whose value is finite, and whose gradient is not."""
+
+    def terms(self, primary, harmful):
+        return torch.sqrt(primary.features * 0.0).sum(), None
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (1.0, 1.0)])
+def test_a_gradient_that_is_not_finite(lambdas):
+    told = "gradient of the primary term by the features is not finite"
+    refused(ic.ImmucondError, told, method=Spoiled(), lambdas=lambdas)
+
+
+def test_what_requires_a_gradient_stays_as_it_was():
+    model = net()
+    model.stem.requires_grad_(False)
+    done = ict.immunize(model, split="head", **loaders(), trainable="block2")
+    for given, got in zip(model.parameters(), done.model.parameters(), strict=True):
+        assert got.requires_grad == given.requires_grad
 
 
 def test_numbers():

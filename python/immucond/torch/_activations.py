@@ -26,6 +26,7 @@ from ._split import SplitModel, blocks_named, moved, parse_batch
 _log = logging.getLogger("immucond")
 
 _IN_MEMORY = 2**30  # bytes; what is larger is mapped
+_TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
 
 
 class Outcome(NamedTuple):
@@ -45,8 +46,8 @@ def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
 class Batches(Protocol):
     """A task's batches, epoch after epoch."""
 
-    last: int | None
-    """Samples in the last batch of an epoch, where that is known."""
+    least: int | None
+    """Samples in the smallest batch, where that is known."""
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
@@ -63,8 +64,7 @@ class Loaded:
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader, self._device = loader, device
-        sized = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__")
-        self.last = _last(loader) if sized else None
+        self.least = _least(loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
@@ -84,12 +84,16 @@ class Loaded:
         return outcome(model, batch, self._device)
 
 
-def _last(loader: DataLoader[Any]) -> int | None:
-    """Return the size of a loader's last batch, where its batches are of one size."""
+def _least(loader: Any) -> int | None:
+    """Return the size of the smallest batch: of a list, or of a loader with batches of one size."""
+    if isinstance(loader, (list, tuple)):
+        leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
+        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        return None
     if loader.batch_size is None or loader.drop_last:
         return loader.batch_size
-    dataset: Any = loader.dataset
-    return len(dataset) % loader.batch_size or loader.batch_size
+    return len(loader.dataset) % loader.batch_size or loader.batch_size
 
 
 class _Trace(NamedTuple):
@@ -117,9 +121,9 @@ class Kept:
     ) -> None:
         dataset = _indexed(loader)
         self._device, self._batch_size = device, loader.batch_size
-        self._drop_last, self.last = loader.drop_last, _last(loader)
+        self._drop_last, self.least = loader.drop_last, _least(loader)
         self._count = len(dataset)
-        for at in {0, self._count // 2, self._count - 1}:
+        for at in {*np.linspace(0, self._count - 1, _TWICE).round().astype(int).tolist()}:
             if not _equal(dataset[at], dataset[at]):
                 raise _CannotKeepError("its samples are drawn at random anew each time")
         in_order: DataLoader[Any] = DataLoader(
@@ -326,6 +330,7 @@ def _equal(a: Any, b: Any) -> bool:
     )
 
 
+@torch.random.fork_rng(devices=[])
 def keep_activations(
     model: nn.Module,
     loader: DataLoader[Any],

@@ -68,6 +68,7 @@ class DeepImmunity:
         return f"(i) {i}, (ii) {ii}, RIR_theta0 {rir} ({self.convention})"
 
 
+@torch.random.fork_rng(devices=[])
 def rir(
     model: nn.Module,
     reference: nn.Module,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ with extra("deep"):
     import transformers
     from torch import Tensor, nn
 
+from ...torch._fingerprint import fingerprint
 from ...torch._fold import FoldedHead, replace_module
 from ...torch._split import module_named
 
@@ -107,11 +107,7 @@ class Backbone:
         """Of all that its outputs depend on."""
         p = self.preparation
         about = (self.split, self.trainable, p.max_length, p.image_size, [*p.mean], [*p.std])
-        digest = hashlib.sha256(repr(about).encode())
-        for name, value in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.model, *about)
 
 
 def load(
