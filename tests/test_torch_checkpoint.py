@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other = net()
     with torch.no_grad():
         other.stem.bias += 1.0
-    with pytest.raises(ValueError, match="that of another run: model is '.*' there and '.*' here"):
+    with pytest.raises(ValueError, match=r"another run: model is '\w+' there and '\w+' here"):
         ict.immunize(other, **loaders(), **options)
 
 

@@ -1,6 +1,7 @@
 """Deep immunization on tiny networks."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,18 @@ def test_the_closed_form_attains_the_limit_at_the_same_logits():
     limit = ic.linear.immunity_limit(X_P=Z[0], X_H=Z[1]).rir
     assert np.isclose(ratio(done.model, done.split) / ratio(model), limit, rtol=1e-2)
     assert done.history == {}
+
+
+def test_activations_that_there_is_no_room_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("immucond.torch._activations._IN_MEMORY", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    options = {"split": "head", "trainable": "block2"}
+    with pytest.raises(ValueError, match=r"cannot be kept: they take .* GiB, and .* has "):
+        ict.keep_activations(net(), loaders()["primary"], cache=tmp_path, **options)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        done = ict.immunize(net(), **loaders(), cache=tmp_path, **options)
+    assert "primary runs through the whole model in every epoch: they take" in caplog.text
+    assert len(done.history["loss"]) == 2
 
 
 def test_a_callback_stops():

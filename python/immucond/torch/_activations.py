@@ -9,6 +9,7 @@ Whether this gives the features that the whole model gives is checked on the fir
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -231,6 +232,11 @@ class _Rows:
         else:
             # As bytes: NumPy does not know bfloat16.
             folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            if size > free:
+                raise _CannotKeepError(
+                    f"they take {size / 2**30:.3g} GiB, and {folder} has {free / 2**30:.3g}"
+                )
             with tempfile.TemporaryFile(dir=folder) as file:  # gone with the last who maps it
                 data = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
             self._rows = torch.from_numpy(data).view(dtype).reshape(shape)
@@ -378,7 +384,7 @@ def keep_activations(
     try:
         folder = None if cache is None else Path(cache)
         return Kept(SplitModel(model.eval(), split), blocks, loader, where, folder)
-    except _CannotKeepError as error:
+    except (_CannotKeepError, IndexError, RuntimeError) as error:
         raise ValueError(f"activations cannot be kept: {error}") from error
     finally:
         model.train(training)

@@ -254,7 +254,7 @@ def _inspect(
         try:
             with torch.no_grad():
                 found = task.run(model, batch)
-        except (RuntimeError, ValueError) as error:
+        except (IndexError, RuntimeError, ValueError) as error:
             raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
         features = found.features
         _refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
