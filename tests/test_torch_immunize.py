@@ -359,6 +359,15 @@ def test_the_mixin_refuses():
         trainer.immunize_against([], split="fc")
     with pytest.raises(ValueError, match="one that trains"):
         trainer.immunize_against([], split="head", method="closed_form")
+    x, y = data(8, 1)[:]
+    with pytest.raises(ValueError, match="harmful must have at least two samples"):
+        trainer.immunize_against([(x, y), (x[:1], y[:1])], split="head")
+    with pytest.raises(ValueError, match="harmful must be iterable any number of times"):
+        trainer.immunize_against(iter([(x, y)]), split="head")
+    trainer.immunize_against(Growing(), split="head")
+    trainer.compute_loss(trainer.model, (x, y))
+    with pytest.raises(ValueError, match="harmful must have at least two samples"):
+        trainer.compute_loss(trainer.model, (x, y))
     trainer.immunize_against([], split="head")
     with pytest.raises(ValueError, match="harmful has no batches"):
         trainer.compute_loss(trainer.model, data(8, 1)[:])
@@ -408,6 +417,16 @@ def test_rir_refuses():
         ict.rir(net(), net(), **loaders(), split="head")
     with pytest.raises(ValueError, match="size must be at least 2"):
         ict.rir(net(), net(), **loaders(), split="head", size=1)
+    with pytest.raises(ValueError, match="split must be one name or that of each network"):
+        ict.rir(net(), net(), **loaders(), split=("head", "head", "head"))
+    x = torch.randn(8, 1, 6, 6)
+    for harmful, message in (
+        ([torch.randn(8, 1, 7, 6)], "does not run on a batch of harmful: mat1 and mat2"),
+        ([], "harmful has no batches"),
+        (iter([x]), "harmful must be iterable any number of times"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ict.rir(net(), net(), [x], harmful, split="head", size=4)
 
 
 # ---- refused before any training ----
@@ -498,6 +517,7 @@ def test_what_requires_a_gradient_stays_as_it_was():
 
 def test_numbers():
     refused(ValueError, "lambdas must be", lambdas="even")
+    refused(ValueError, "lambdas must be", lambdas=3.0)
     refused(ValueError, r"lambda_H must be in", lambdas=(1.0, -1.0))
     refused(ValueError, "lr must be in", lr=-1.0)
     refused(ValueError, "epochs must be at least 0", epochs=-1)

@@ -401,9 +401,29 @@ def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
             raise ValueError(f"{name} has no batches")
 
 
-def task_of(task: Any, device: torch.device) -> Batches:
+def task_of(task: Any, device: torch.device, name: str) -> Batches:
     """Return a task's batches through the whole model, or those that were kept before."""
+    if isinstance(task, Iterator):
+        raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
     return task if isinstance(task, Kept) else Loaded(task, device)
+
+
+def refuse_few(count: int, name: str) -> None:
+    """Refuse a batch of one sample, which has no condition number."""
+    if count < 2:
+        raise ValueError(
+            f"a batch of {name} must have at least two samples, and one has {count} (of a last "
+            "batch that is short, drop_last=True rids a DataLoader)"
+        )
+
+
+@contextmanager
+def running_on(name: str) -> Iterator[None]:
+    """Say on what the model does not run."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
 
 
 def batches_of(
@@ -416,7 +436,7 @@ def batches_of(
 ) -> Batches:
     """Return a task's batches, of kept activations where that can be done; else say why not."""
     if blocks is None or isinstance(loader, Kept):
-        return task_of(loader, device)
+        return task_of(loader, device, name)
     try:
         return Kept(model, blocks, loader, device, folder)
     except _CannotKeepError as error:

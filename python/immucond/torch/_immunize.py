@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
-from ._activations import Batches, Outcome, batches_of, endless, task_of
+from ._activations import (
+    Batches,
+    Outcome,
+    batches_of,
+    endless,
+    refuse_few,
+    running_on,
+    task_of,
+)
 from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fingerprint import fingerprint
@@ -176,7 +184,10 @@ def immunize(
     _inspect(splitted, primary, harmful, where, objective, loss)
     folder = None if cache is None else Path(cache)
     if objective is None:
-        tasks = [task_of(loader, where) for loader in (primary, harmful)]
+        tasks = {
+            name: task_of(loader, where, name)
+            for name, loader in (("primary", primary), ("harmful", harmful))
+        }
         return _closed_form(splitted, tasks, kappa_P, delta)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
@@ -245,19 +256,14 @@ def _inspect(
     """Refuse, before any training, what would fail in the midst of it."""
     seen = []
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        if isinstance(loader, Iterator):
-            raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
-        task = task_of(loader, device)
+        task = task_of(loader, device, name)
         batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
-        try:
-            with torch.no_grad():
-                found = task.run(model, batch)
-        except (IndexError, RuntimeError, ValueError) as error:
-            raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
+        with running_on(name), torch.no_grad():
+            found = task.run(model, batch)
         features = found.features
-        _refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
+        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")
         if bool((features == features[0]).all()):
@@ -275,14 +281,6 @@ def _inspect(
         raise ValueError(
             f"loss and terms cannot be computed on a first batch of each task: {error}"
         ) from error
-
-
-def _refuse_few(count: int, name: str) -> None:
-    if count < 2:
-        raise ValueError(
-            f"a batch of {name} must have at least two samples, and one has {count} (of a last "
-            "batch that is short, drop_last=True rids a DataLoader)"
-        )
 
 
 def _finite(loss: Tensor) -> Tensor:
@@ -312,7 +310,7 @@ class _Steps:
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
         for task, name in ((P, "primary"), (H, "harmful")):
-            _refuse_few(len(task.features), name)
+            refuse_few(len(task.features), name)
         loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
         by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
@@ -435,11 +433,11 @@ class _Run:
 
 def _closed_form(
     model: SplitModel,
-    tasks: Sequence[Batches],
+    tasks: Mapping[str, Batches],
     kappa_P: float,
     delta: float | tuple[float, float],
 ) -> DeepImmunization:
-    Z_P, Z_H = (all_features(model, task) for task in tasks)
+    Z_P, Z_H = (all_features(model, task, name) for name, task in tasks.items())
     A = optimal_extractor(
         X_P=array(Z_P),
         X_H=array(Z_H),
