@@ -127,3 +127,18 @@ def write_folder(path, rows):
     for number, (label, image) in enumerate(rows):
         (path / label).mkdir(parents=True, exist_ok=True)
         (path / label / f"{number:04d}.png").write_bytes(encoded(image))
+
+
+def resnet_folder(folder, classes=("circle", "square")):
+    """A residual network of two stages, with batch norms."""
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=4,
+        hidden_sizes=[6, 8],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(classes)),
+        label2id={label: place for place, label in enumerate(classes)},
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(folder)
+    return folder

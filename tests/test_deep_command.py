@@ -9,6 +9,7 @@ from deep_cases import (
     decoder_folder,
     encoder_folder,
     pictures,
+    resnet_folder,
     sentences,
     torch,
     transformers,
@@ -120,12 +121,12 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
         deep.load_saved(text / "encoder")
 
 
+def never(*_):
+    raise AssertionError("computed")
+
+
 def test_a_finished_run_computes_nothing_again(text, done, monkeypatch):
     before = (done / "results.json").read_text()
-
-    def never(*_):
-        raise AssertionError("computed again")
-
     monkeypatch.setattr(_run, "compute", never)
     assert main(command(text, "--out", str(done))) == 0
     kept, again = json.loads(before), json.loads((done / "results.json").read_text())
@@ -192,6 +193,26 @@ def test_images_with_the_classifiers_own_head(tmp_path, capsys):
     assert deep.load_saved(saved / "closed-form").classifier[0].weight.shape == (12, 12)
 
 
+def test_a_residual_network(tmp_path):
+    resnet_folder(tmp_path / "resnet")
+    for name, labels, seed in (("primary", ("circle", "square"), 1), ("harmful", ("0", "1"), 2)):
+        for part, count in (("train", 48), ("test", 24)):
+            write_zip(tmp_path / name / f"{part}.zip", pictures(labels, count, seed + count, 16))
+    line = command(
+        tmp_path, "--method", "algorithm1", "--trainable", "resnet.encoder.stages.1", "--save",
+        "algorithm1", "--image-size", "16", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5",
+        "0.5", "--out", str(tmp_path / "out"), backbone="resnet",
+    )  # fmt: skip
+    assert main(line) == 0
+    folder = tmp_path / "out" / "units" / "models" / "algorithm1"
+    kind = transformers.ResNetForImageClassification
+    before, after = (kind.from_pretrained(path).state_dict() for path in (line[2], folder))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(name.startswith(("resnet.encoder.stages.1.", "classifier.")) for name in moved)
+    assert any(name.startswith("resnet.encoder.stages.1.") for name in moved)
+    assert not any("running" in name for name in moved)  # statistics stay as they are served
+
+
 def test_a_decoder_without_a_padding_token(text, tmp_path):
     decoder_folder(tmp_path / "decoder")
     line = command(text, "--method", "identity", "closed-form", "--out", str(tmp_path / "out"))
@@ -214,6 +235,7 @@ def test_a_decoder_without_a_padding_token(text, tmp_path):
         ({"harmful": "no_such_module:task"}, "there is no module no_such_module"),
         ({"harmful": "math:pi"}, r"math:pi must be \(\(samples, labels\)"),
         ({"more": ["--trainable", "encoder.none"]}, "there are"),
+        ({"more": ["--max-length", "40"]}, "max_length must be at most 32, and is 40"),
         ({"more": ["--trainable", "9"]}, "at most the 2 blocks"),
         ({"more": ["--group-size", "25"]}, "has 24 test samples, and a group"),
         ({"more": ["--batch-size", "50"]}, "has 48 training samples, and a batch"),
@@ -226,6 +248,24 @@ def test_what_does_not_fit_is_refused_before_any_training(text, tmp_path, capsys
     assert re.search(message, error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_backbone_that_does_not_load_is_named(text, tmp_path, capsys, file):
+    broken = encoder_folder(tmp_path / "broken") / file
+    broken.write_bytes(broken.read_bytes()[:-9])
+    line = command(text, "--out", str(tmp_path / "out"), backbone=broken.parent)
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert re.search(f"backbone '{re.escape(str(broken.parent))}'", error), error
+    assert error.count("\n") == 1
+
+
+def test_results_that_can_go_nowhere_are_told_before_any_work(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_run, "compute", never)
+    (tmp_path / "file").write_text("")
+    assert main(command(text, "--out", str(tmp_path / "file"))) == 2
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_tasks_of_two_kinds_are_refused(text, tmp_path, capsys):
@@ -268,6 +308,7 @@ def test_a_preset_runs_where_all_is_there(tmp_path, monkeypatch):
     found = numbers["methods"]["algorithm1"]["parameters"]
     assert found["lambdas"] == [3e-6, 3e8]
     assert (found["lr"], found["label_smoothing"], found["epochs"]) == (1e-5, 0.1, 1)
+    assert numbers["settings"]["batch_size"] == 16  # that of the command, not the published 32
 
 
 def test_kappa_is_over_the_eigenvalues_that_float32_determines(done):

@@ -37,6 +37,14 @@ def test_csv_parts(tmp_path, header):
     check_texts(load(str(tmp_path / "task")))
 
 
+def test_csv_of_a_spreadsheet(tmp_path):
+    for part, rows in (("train", TRAIN), ("test", TEST)):
+        write_csv(tmp_path / f"{part}.csv", rows)
+        text = (tmp_path / f"{part}.csv").read_text()
+        (tmp_path / f"{part}.csv").write_text(text, encoding="utf-8-sig")
+    check_texts(load(str(tmp_path)))
+
+
 def test_one_json_with_parts(tmp_path):
     write_json(tmp_path / "task" / "all.json", {"oos": [["?", "x"]], "train": TRAIN, "test": TEST})
     check_texts(load("task", tmp_path))
@@ -112,6 +120,18 @@ def test_a_subset_is_drawn_alike_each_time():
 # ---- what is refused ----
 
 
+def csv_in_another_encoding(folder):
+    (folder / "all.csv").write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+
+
+def csv_without_an_end(folder):
+    (folder / "all.csv").write_text('text,label\n"' + "word " * 30_000)
+
+
+def json_in_another_encoding(folder):
+    (folder / "all.json").write_bytes('[["café", "a"]]'.encode("latin-1"))
+
+
 def bad_csv(folder):
     write_csv(folder / "train.csv", TRAIN, ("words", "category"))
     write_csv(folder / "test.csv", TEST)
@@ -154,6 +174,9 @@ def unknown_class(folder):
     ("write", "message"),
     [
         (bad_csv, "needs a column text or sentence or utterance, and has words, category"),
+        (csv_in_another_encoding, "all.csv is not CSV in UTF-8"),
+        (csv_without_an_end, "all.csv is not CSV in UTF-8: field larger than"),
+        (json_in_another_encoding, "all.json is not JSON"),
         (no_test_part, "has a part 'train', and no part 'test'"),
         (empty_text, "entry 21 has no text or no label"),
         (no_json, "is not JSON"),
@@ -175,7 +198,19 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
         write_folder(tmp_path / part, pictures(("a", "b"), 4, 1))
     (tmp_path / "train" / "a" / "0000.png").write_bytes(b"no image")
     found = load(str(tmp_path))
-    with pytest.raises(ValueError, match=r"0000\.png is not an image that can be read"):
+    told = r"0000\.png is not an image that can be read: its format is unknown$"
+    with pytest.raises(ValueError, match=told):
+        pixels(found.train.inputs[0])
+
+
+def test_an_archive_with_a_broken_image_names_it(tmp_path):
+    for part in ("train", "test"):
+        write_zip(tmp_path / f"{part}.zip", pictures(("a", "b"), 4, 1))
+    content = bytearray((tmp_path / "train.zip").read_bytes())
+    content[60:90] = bytes(30)
+    (tmp_path / "train.zip").write_bytes(content)
+    found = load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"a/0000\.png is not an image that can be read"):
         pixels(found.train.inputs[0])
 
 

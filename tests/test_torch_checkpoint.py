@@ -203,9 +203,43 @@ def test_bad_numbers(tmp_path):
         )
 
 
-def test_the_users_generator_is_left_alone():
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
+    ict.immunize(net(), **loaders(), **options)
+    other = net()
+    with torch.no_grad():
+        other.stem.bias += 1.0
+    with pytest.raises(ValueError, match=r"another run: model is '\w+' there and '\w+' here"):
+        ict.immunize(other, **loaders(), **options)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: ict.immunize(model, **loaders(), split="head"),
+        lambda model: ict.immunize(model, **loaders(), split="head", trainable="block2"),
+        lambda model: ict.immunize(model, **loaders(), split="head", method="closed_form"),
+        lambda model: ict.immunize(model, **augmented(), split="head", trainable="block2"),
+        lambda model: ict.rir(model, model, **loaders(), split="head", groups=2, size=20),
+        lambda model: ict.keep_activations(
+            model, loaders()["primary"], split="head", trainable="block2"
+        ),
+    ],
+    ids=["immunize", "kept", "closed form", "augmented", "rir", "keep_activations"],
+)
+def test_the_users_generator_is_left_alone(call):
     model = net()
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    ict.immunize(model, **loaders(), split="head")
+    call(model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_the_network_draws_follows_the_seed():
+    model, found = net(Dropped), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(ict.immunize(model, **loaders(), **SETTINGS))
+    same(*found)
+    other = ict.immunize(model, **loaders(), **SETTINGS, seed=1)
+    assert not states_equal(found[0].model, other.model)

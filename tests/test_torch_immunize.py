@@ -1,6 +1,7 @@
 """Deep immunization on tiny networks."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +154,22 @@ class Noisy(torch.utils.data.Dataset):
         return torch.randn(1, 6, 6), index % 3
 
 
+class Flipped(Noisy):
+    """Two outcomes a sample."""
+
+    def __getitem__(self, index):
+        x, y = data(64, 1)[index]
+        return (x.flip(-1) if torch.rand(()) < 0.5 else x), y
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_flips_are_noticed(seed):
+    model, loader = net(), torch.utils.data.DataLoader(Flipped(), batch_size=32)
+    torch.manual_seed(seed)
+    with pytest.raises(ValueError, match="drawn at random anew"):
+        ict.keep_activations(model, loader, split="head", trainable="block2")
+
+
 def by_sampler(sampler):
     return torch.utils.data.DataLoader(data(64, 1), batch_size=20, sampler=sampler)
 
@@ -245,6 +262,18 @@ def test_the_closed_form_attains_the_limit_at_the_same_logits():
     assert done.history == {}
 
 
+def test_activations_that_there_is_no_room_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("immucond.torch._activations._IN_MEMORY", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    options = {"split": "head", "trainable": "block2"}
+    with pytest.raises(ValueError, match=r"cannot be kept: they take .* GiB, and .* has "):
+        ict.keep_activations(net(), loaders()["primary"], cache=tmp_path, **options)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        done = ict.immunize(net(), **loaders(), cache=tmp_path, **options)
+    assert "primary runs through the whole model in every epoch: they take" in caplog.text
+    assert len(done.history["loss"]) == 2
+
+
 def test_a_callback_stops():
     done = ict.immunize(
         net(), split="head", **loaders(), epochs=9, callback=lambda step, record: step == 3
@@ -330,6 +359,15 @@ def test_the_mixin_refuses():
         trainer.immunize_against([], split="fc")
     with pytest.raises(ValueError, match="one that trains"):
         trainer.immunize_against([], split="head", method="closed_form")
+    x, y = data(8, 1)[:]
+    with pytest.raises(ValueError, match="harmful must have at least two samples"):
+        trainer.immunize_against([(x, y), (x[:1], y[:1])], split="head")
+    with pytest.raises(ValueError, match="harmful must be iterable any number of times"):
+        trainer.immunize_against(iter([(x, y)]), split="head")
+    trainer.immunize_against(Growing(), split="head")
+    trainer.compute_loss(trainer.model, (x, y))
+    with pytest.raises(ValueError, match="harmful must have at least two samples"):
+        trainer.compute_loss(trainer.model, (x, y))
     trainer.immunize_against([], split="head")
     with pytest.raises(ValueError, match="harmful has no batches"):
         trainer.compute_loss(trainer.model, data(8, 1)[:])
@@ -379,6 +417,16 @@ def test_rir_refuses():
         ict.rir(net(), net(), **loaders(), split="head")
     with pytest.raises(ValueError, match="size must be at least 2"):
         ict.rir(net(), net(), **loaders(), split="head", size=1)
+    with pytest.raises(ValueError, match="split must be one name or that of each network"):
+        ict.rir(net(), net(), **loaders(), split=("head", "head", "head"))
+    x = torch.randn(8, 1, 6, 6)
+    for harmful, message in (
+        ([torch.randn(8, 1, 7, 6)], "does not run on a batch of harmful: mat1 and mat2"),
+        ([], "harmful has no batches"),
+        (iter([x]), "harmful must be iterable any number of times"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ict.rir(net(), net(), [x], harmful, split="head", size=4)
 
 
 # ---- refused before any training ----
@@ -409,8 +457,67 @@ def test_batches():
     refused(ValueError, "a batch must be", primary=[(x, y, y)])
 
 
+def test_batches_that_the_loss_does_not_take():
+    x, y = data(8, 1)[:]
+    told = "loss and terms cannot be computed on a first batch of each task: "
+    refused(ValueError, told + "Target 9 is out of bounds", primary=[(x, y + 9)])
+    refused(ValueError, told + "Expected input batch_size", primary=[(x, y[:5])])
+    refused(ValueError, told + "expected target", harmful=[(x, y.float())], method="imma")
+
+
+def test_features_of_rank_1():
+    model = net()
+    with torch.no_grad():
+        model.block2[0].weight[1:] = 0.0
+        model.block2[0].bias.zero_()
+    refused(ValueError, "r_ill is infinite", model=model)
+
+
+class Growing:
+    """Batches that nobody knows the sizes of beforehand."""
+
+    def __iter__(self):
+        x, y = data(8, 1)[:]
+        return iter([(x, y), (x[:1], y[:1])])
+
+
+def test_a_short_batch_is_named():
+    x, y = data(8, 1)[:]
+    steps = []
+    options = {"callback": lambda step, _: steps.append(step)}
+    few = [(x, y), (x[:1], y[:1])]
+    refused(ValueError, "batch of primary must have at least two", primary=few, **options)
+    assert steps == []
+    two = [(x, y)] * 2
+    told = "batch of harmful must have at least two samples, and one has 1"
+    refused(ValueError, told, primary=two, harmful=Growing(), **options)
+    assert steps == [1]
+
+
+class Spoiled(ict.Objective):
+    """A term whose value is finite, and whose gradient is not."""
+
+    def terms(self, primary, harmful):
+        return torch.sqrt(primary.features * 0.0).sum(), None
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (1.0, 1.0)])
+def test_a_gradient_that_is_not_finite(lambdas):
+    told = "gradient of the primary term by the features is not finite"
+    refused(ic.ImmucondError, told, method=Spoiled(), lambdas=lambdas)
+
+
+def test_what_requires_a_gradient_stays_as_it_was():
+    model = net()
+    model.stem.requires_grad_(False)
+    done = ict.immunize(model, split="head", **loaders(), trainable="block2")
+    for given, got in zip(model.parameters(), done.model.parameters(), strict=True):
+        assert got.requires_grad == given.requires_grad
+
+
 def test_numbers():
     refused(ValueError, "lambdas must be", lambdas="even")
+    refused(ValueError, "lambdas must be", lambdas=3.0)
     refused(ValueError, r"lambda_H must be in", lambdas=(1.0, -1.0))
     refused(ValueError, "lr must be in", lr=-1.0)
     refused(ValueError, "epochs must be at least 0", epochs=-1)

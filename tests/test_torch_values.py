@@ -118,7 +118,10 @@ def test_any_strides(kernels, name, given):
         if layout in ("Fortran", "padded rows", "padded columns", "sliced")
     ]
     wide = X[None].expand(3, -1, -1)
-    for view in [*views, X.mT.contiguous().mT, wide[1], torch.stack([X, X], -1)[..., 0]]:
+    negated = torch.complex(X, -X).conj().imag
+    assert negated.is_neg()
+    views += [X.mT.contiguous().mT, wide[1], torch.stack([X, X], -1)[..., 0], negated]
+    for view in views:
         value, gradient = value_and_grad(FUNCTIONS[name], given, view)
         assert_close(value, expected[0], 1e-12)
         assert_close(gradient, expected[1])

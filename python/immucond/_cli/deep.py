@@ -113,8 +113,6 @@ def run(args: argparse.Namespace) -> None:
         import transformers
     from ..experiments import deep
 
-    transformers.logging.disable_progress_bar()  # there is one of ours
-
     chosen = None if args.method is None else tuple(args.method)
     settings = deep.Settings(
         backbone=args.backbone,

@@ -12,7 +12,7 @@ def number(value: float) -> str:
     """Three digits in at most seven characters."""
     if 100 <= value < 10_000:
         return f"{value:.0f}"
-    if math.isinf(value) or 0.01 <= value < 100:
+    if value == 0 or math.isinf(value) or 0.01 <= value < 100:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -29,7 +29,7 @@ def over_seeds(results: Sequence[Values], *path: str) -> tuple[float, float]:
 def cell(results: Sequence[Values], *path: str) -> str:
     """Mean, and the standard deviation where it shows."""
     mean, spread = over_seeds(results, *path)
-    return number(mean) if spread < 0.001 * abs(mean) else f"{number(mean)} ± {number(spread)}"
+    return number(mean) if spread <= 0.001 * abs(mean) else f"{number(mean)} ± {number(spread)}"
 
 
 def failures(results: Sequence[Values]) -> list[str]:

@@ -79,9 +79,12 @@ def run_units(
 
     Raises
     ------
+    OSError
+        Where the folder cannot be made.
     ValueError
         For a file that is not a result.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # it fails now rather than after hours
     results: dict[str, Values] = {}
     missing: dict[str, Unit] = {}
     for unit in units:

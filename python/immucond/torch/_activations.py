@@ -9,6 +9,7 @@ Whether this gives the features that the whole model gives is checked on the fir
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from ._split import SplitModel, blocks_named, moved, parse_batch
 _log = logging.getLogger("immucond")
 
 _IN_MEMORY = 2**30  # bytes; what is larger is mapped
+_TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
 
 
 class Outcome(NamedTuple):
@@ -45,8 +47,8 @@ def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
 class Batches(Protocol):
     """A task's batches, epoch after epoch."""
 
-    last: int | None
-    """Samples in the last batch of an epoch, where that is known."""
+    least: int | None
+    """Samples in the smallest batch, where that is known."""
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
@@ -63,8 +65,7 @@ class Loaded:
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader, self._device = loader, device
-        sized = isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__")
-        self.last = _last(loader) if sized else None
+        self.least = _least(loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
@@ -84,12 +85,16 @@ class Loaded:
         return outcome(model, batch, self._device)
 
 
-def _last(loader: DataLoader[Any]) -> int | None:
-    """Return the size of a loader's last batch, where its batches are of one size."""
+def _least(loader: Any) -> int | None:
+    """Return the size of the smallest batch: of a list, or of a loader with batches of one size."""
+    if isinstance(loader, (list, tuple)):
+        leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
+        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        return None
     if loader.batch_size is None or loader.drop_last:
         return loader.batch_size
-    dataset: Any = loader.dataset
-    return len(dataset) % loader.batch_size or loader.batch_size
+    return len(loader.dataset) % loader.batch_size or loader.batch_size
 
 
 class _Trace(NamedTuple):
@@ -117,9 +122,9 @@ class Kept:
     ) -> None:
         dataset = _indexed(loader)
         self._device, self._batch_size = device, loader.batch_size
-        self._drop_last, self.last = loader.drop_last, _last(loader)
+        self._drop_last, self.least = loader.drop_last, _least(loader)
         self._count = len(dataset)
-        for at in {0, self._count // 2, self._count - 1}:
+        for at in {*np.linspace(0, self._count - 1, _TWICE).round().astype(int).tolist()}:
             if not _equal(dataset[at], dataset[at]):
                 raise _CannotKeepError("its samples are drawn at random anew each time")
         in_order: DataLoader[Any] = DataLoader(
@@ -227,6 +232,11 @@ class _Rows:
         else:
             # As bytes: NumPy does not know bfloat16.
             folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            if size > free:
+                raise _CannotKeepError(
+                    f"they take {size / 2**30:.3g} GiB, and {folder} has {free / 2**30:.3g}"
+                )
             with tempfile.TemporaryFile(dir=folder) as file:  # gone with the last who maps it
                 data = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
             self._rows = torch.from_numpy(data).view(dtype).reshape(shape)
@@ -326,6 +336,7 @@ def _equal(a: Any, b: Any) -> bool:
     )
 
 
+@torch.random.fork_rng(devices=[])
 def keep_activations(
     model: nn.Module,
     loader: DataLoader[Any],
@@ -373,7 +384,7 @@ def keep_activations(
     try:
         folder = None if cache is None else Path(cache)
         return Kept(SplitModel(model.eval(), split), blocks, loader, where, folder)
-    except _CannotKeepError as error:
+    except (_CannotKeepError, IndexError, RuntimeError) as error:
         raise ValueError(f"activations cannot be kept: {error}") from error
     finally:
         model.train(training)
@@ -390,9 +401,29 @@ def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
             raise ValueError(f"{name} has no batches")
 
 
-def task_of(task: Any, device: torch.device) -> Batches:
+def task_of(task: Any, device: torch.device, name: str) -> Batches:
     """Return a task's batches through the whole model, or those that were kept before."""
+    if isinstance(task, Iterator):
+        raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
     return task if isinstance(task, Kept) else Loaded(task, device)
+
+
+def refuse_few(count: int, name: str) -> None:
+    """Refuse a batch of one sample, which has no condition number."""
+    if count < 2:
+        raise ValueError(
+            f"a batch of {name} must have at least two samples, and one has {count} (of a last "
+            "batch that is short, drop_last=True rids a DataLoader)"
+        )
+
+
+@contextmanager
+def running_on(name: str) -> Iterator[None]:
+    """Say on what the model does not run."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
 
 
 def batches_of(
@@ -405,7 +436,7 @@ def batches_of(
 ) -> Batches:
     """Return a task's batches, of kept activations where that can be done; else say why not."""
     if blocks is None or isinstance(loader, Kept):
-        return task_of(loader, device)
+        return task_of(loader, device, name)
     try:
         return Kept(model, blocks, loader, device, folder)
     except _CannotKeepError as error:

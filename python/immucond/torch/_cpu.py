@@ -18,8 +18,8 @@ _SEARCH = Search()
 
 
 def _array(X: Tensor) -> Array:
-    # NumPy has no bfloat16; float32 holds its numbers exactly.
-    X = X.detach()
+    # NumPy has no bfloat16, whose numbers float32 holds exactly, and no views that are negated.
+    X = X.detach().resolve_neg()
     array: Array = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     return array
 

@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from .._validate import FloatArray
-from ._activations import Batches
+from ._activations import Batches, running_on
 from ._split import SplitModel
 
 
-def all_features(model: SplitModel, batches: Batches) -> Tensor:
+def all_features(model: SplitModel, batches: Batches, name: str) -> Tensor:
     """Return the features of a task's samples, on the CPU."""
-    with torch.no_grad():
-        return torch.cat([batches.run(model, b).features.cpu() for b in batches.in_order()])
+    with running_on(name), torch.no_grad():
+        rows = [batches.run(model, batch).features.cpu() for batch in batches.in_order()]
+    if not rows:
+        raise ValueError(f"{name} has no batches")
+    return torch.cat(rows)
 
 
 def array(Z: Tensor) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,23 @@ from torch import Tensor, nn
 from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
 from ..linear import optimal_extractor
-from ._activations import Batches, Outcome, batches_of, endless, task_of
+from ._activations import (
+    Batches,
+    Outcome,
+    batches_of,
+    endless,
+    refuse_few,
+    running_on,
+    task_of,
+)
 from ._checkpoint import Checkpoint
 from ._features import all_features, array
+from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel, blocks_named, names_of
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class DeepImmunization:
     history: dict[str, FloatArray]
 
 
+@torch.random.fork_rng(devices=[])
 def immunize(
     model: nn.Module,
     *,
@@ -59,7 +71,7 @@ def immunize(
     epochs: int = 1,
     lr: float = 1e-4,
     momentum: float = 0.9,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss: Loss | None = None,
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
     kappa_P: float = 1.0,
     delta: float | tuple[float, float] = 0.0,
@@ -110,12 +122,13 @@ def immunize(
     kappa_P, delta : float
         For the closed form, as in `immucond.linear.optimal_extractor`.
     seed : int
-        Of the order of the samples.
+        Of the order of the samples, and of what the network draws. PyTorch's own generator is left
+        as it is.
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
-        A file that keeps the run's state. Where it is there already, and of the same settings
-        (`epochs` may be more), the run goes on from it, to the same bits.
+        A file that keeps the run's state. Where it is there already, of the same network and
+        settings (`epochs` may be more), the run goes on from it, to the same bits.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
@@ -134,9 +147,10 @@ def immunize(
     ValueError, TypeError
         Before any training: for names that the model does not have (the message lists those that it
         has), a head that is not linear, batches with fewer than two samples, features that are
-        constant, not finite, or of another width than the head's input.
+        constant, not finite, or of another width than the head's input, labels that the loss does
+        not take.
     ImmucondError
-        Where the loss stops being finite.
+        Where the loss or a gradient is not finite, at the start or later.
 
     Warns
     -----
@@ -161,17 +175,23 @@ def immunize(
     (6,)
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
+    torch.manual_seed(as_count(seed, "seed", least=0))
     model = copy.deepcopy(model).to(where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
     blocks = None if trainable is None else blocks_named(model, trainable)
-    _inspect(splitted, primary, harmful, where, objective)
+    loss = loss or nn.functional.cross_entropy
+    _inspect(splitted, primary, harmful, where, objective, loss)
     folder = None if cache is None else Path(cache)
     if objective is None:
-        tasks = [task_of(loader, where) for loader in (primary, harmful)]
+        tasks = {
+            name: task_of(loader, where, name)
+            for name, loader in (("primary", primary), ("harmful", harmful))
+        }
         return _closed_form(splitted, tasks, kappa_P, delta)
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
-    generator = torch.Generator().manual_seed(as_count(seed, "seed", least=0))
+    generator = torch.Generator().manual_seed(seed)
     P, H = (
         batches_of(splitted, blocks, loader, where, folder, name)
         for loader, name in ((primary, "primary"), (harmful, "harmful"))
@@ -180,7 +200,7 @@ def immunize(
         splitted,
         objective,
         lambdas_of(lambdas),
-        loss or nn.functional.cross_entropy,
+        loss,
         optimizer(parameters)
         if optimizer is not None
         else torch.optim.SGD(
@@ -192,6 +212,7 @@ def immunize(
     kept = None
     if checkpoint is not None:
         settings = {
+            "model": fingerprint(model),
             "split": split,
             "trainable": None if trainable is None else names_of(trainable),
             "method": method if isinstance(method, str) else type(method).__name__,
@@ -202,8 +223,9 @@ def immunize(
         every = as_count(checkpoint_every, "checkpoint_every", least=1)
         kept = Checkpoint(Path(checkpoint), every, settings)
     run = _Run(steps, P, H, generator, kept)
-    with torch.random.fork_rng(devices=[]):
-        run.to(as_count(epochs, "epochs", least=0), callback)
+    run.to(as_count(epochs, "epochs", least=0), callback)
+    for parameter, required in zip(model.parameters(), wanted, strict=True):
+        parameter.requires_grad_(required)
     history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
     return DeepImmunization(model, split, history)
 
@@ -224,34 +246,50 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
 
 
 def _inspect(
-    model: SplitModel, primary: Any, harmful: Any, device: torch.device, objective: Objective | None
+    model: SplitModel,
+    primary: Any,
+    harmful: Any,
+    device: torch.device,
+    objective: Objective | None,
+    loss: Loss,
 ) -> None:
     """Refuse, before any training, what would fail in the midst of it."""
+    seen = []
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        if isinstance(loader, Iterator):
-            raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
-        task = task_of(loader, device)
-        with torch.random.fork_rng(devices=[]):
-            batch = next(iter(task.in_order()), None)
+        task = task_of(loader, device, name)
+        batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
-        try:
-            with torch.no_grad():
-                features, _, labels = task.run(model, batch)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
-        if len(features) < 2 or task.last == 1:
-            raise ValueError(
-                f"a batch of {name} must have at least two samples, and one has 1 (of a last batch "
-                "that is short, drop_last=True rids a DataLoader)"
-            )
+        with running_on(name), torch.no_grad():
+            found = task.run(model, batch)
+        features = found.features
+        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")
         if bool((features == features[0]).all()):
             raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
         needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
-        if needs and objective is not None and labels is None:
+        if needs and objective is not None and found.labels is None:
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
+        seen.append(found)
+    if objective is None:
+        return
+    try:
+        _finite(loss(seen[0].logits, seen[0].labels))
+        copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"loss and terms cannot be computed on a first batch of each task: {error}"
+        ) from error
+
+
+def _finite(loss: Tensor) -> Tensor:
+    if not math.isfinite(float(loss.detach())):
+        raise ImmucondError(
+            f"the primary loss is {float(loss.detach())}: lower lr or the lambdas, or look at the "
+            "primary data"
+        )
+    return loss
 
 
 class _Steps:
@@ -262,7 +300,7 @@ class _Steps:
         model: SplitModel,
         objective: Objective,
         lambdas: tuple[float, float] | None,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
@@ -271,12 +309,9 @@ class _Steps:
 
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
-        loss = self._loss(P.logits, P.labels)
-        if not math.isfinite(float(loss.detach())):
-            raise ImmucondError(
-                f"the primary loss is {float(loss.detach())}: lower lr or the lambdas, or look at "
-                "the primary data"
-            )
+        for task, name in ((P, "primary"), (H, "harmful")):
+            refuse_few(len(task.features), name)
+        loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
         by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
         by_well, by_ill = (
@@ -289,6 +324,9 @@ class _Steps:
             float(torch.linalg.vector_norm(g, dtype=torch.float64))
             for g in (by_loss, by_well, by_ill)
         ]
+        for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
+            if not math.isfinite(norm):
+                raise ImmucondError(f"the gradient of the {name} by the features is not finite")
         lambda_P, lambda_H = weights(self._lambdas, norms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()
@@ -395,11 +433,11 @@ class _Run:
 
 def _closed_form(
     model: SplitModel,
-    tasks: Sequence[Batches],
+    tasks: Mapping[str, Batches],
     kappa_P: float,
     delta: float | tuple[float, float],
 ) -> DeepImmunization:
-    Z_P, Z_H = (all_features(model, task) for task in tasks)
+    Z_P, Z_H = (all_features(model, task, name) for name, task in tasks.items())
     A = optimal_extractor(
         X_P=array(Z_P),
         X_H=array(Z_H),

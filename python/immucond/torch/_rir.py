@@ -68,6 +68,7 @@ class DeepImmunity:
         return f"(i) {i}, (ii) {ii}, RIR_theta0 {rir} ({self.convention})"
 
 
+@torch.random.fork_rng(devices=[])
 def rir(
     model: nn.Module,
     reference: nn.Module,
@@ -118,7 +119,8 @@ def rir(
     Raises
     ------
     ValueError
-        Where a task has fewer samples than a group, or two readings of it differ in number.
+        Where a task has fewer samples than a group, cannot be read twice, or the networks do not
+        run on it.
 
     Examples
     --------
@@ -132,13 +134,15 @@ def rir(
     >>> found.mean > 2
     True
     """
-    names = (split, split) if isinstance(split, str) else split
+    names = (split, split) if isinstance(split, str) else tuple(split)
+    if len(names) != 2:
+        raise ValueError(f"split must be one name or that of each network, and is {split!r}")
     P, H = (
         tuple(
-            _features(network, head, loader, device)
+            _features(network, head, loader, name, device)
             for network, head in zip((model, reference), names, strict=True)
         )
-        for loader in (primary, harmful)
+        for loader, name in ((primary, "primary"), (harmful, "harmful"))
     )
     return immunity_of(P, H, groups=groups, size=size, seed=seed, ridge=ridge, rank=rank)
 
@@ -180,11 +184,12 @@ def immunity_of(
     )
 
 
-def _features(network: nn.Module, head: str, loader: Any, device: Any) -> torch.Tensor:
+def _features(network: nn.Module, head: str, loader: Any, name: str, device: Any) -> torch.Tensor:
     where = torch.device(device) if device is not None else next(network.parameters()).device
     before, training = next(network.parameters()).device, network.training
     try:
-        return all_features(SplitModel(network.to(where).eval(), head), task_of(loader, where))
+        model = SplitModel(network.to(where).eval(), head)
+        return all_features(model, task_of(loader, where, name), name)
     finally:
         network.to(before).train(training)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ._activations import Outcome, endless, outcome
+from ._activations import Outcome, endless, outcome, refuse_few, task_of
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel
 
@@ -60,6 +60,9 @@ class TrainerMixin:
             As `immunize` does.
         """
         SplitModel(self.model, split)
+        least = task_of(harmful, next(self.model.parameters()).device, "harmful").least
+        if least is not None:
+            refuse_few(least, "harmful")
         objective = objective_of(method)
         if objective is None:
             raise ValueError("method must be one that trains, and is 'closed_form'")
@@ -84,6 +87,7 @@ class TrainerMixin:
         primary = Outcome(network.checked(seen), torch.empty(0), None)
         with _evaluating(self.model):
             harmful = outcome(network, next(self._harmful), primary.features.device)
+        refuse_few(len(harmful.features), "harmful")
         total = self._total(objective, lambdas, loss, primary, harmful)
         return (total, outputs) if return_outputs else total
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..._extras import extra
@@ -47,7 +48,7 @@ class Features:
         return float((self.logits.argmax(1) == self.labels).double().mean())
 
 
-def kept(backbone: Backbone, task: Task, batch_size: int) -> dict[str, Kept]:
+def kept(backbone: Backbone, task: Task, batch_size: int, cache: Path) -> dict[str, Kept]:
     """Run the frozen part over a task's parts, "train" and "test"."""
     found = {}
     for name, part in (("train", task.train), ("test", task.test)):
@@ -55,7 +56,7 @@ def kept(backbone: Backbone, task: Task, batch_size: int) -> dict[str, Kept]:
             Samples(backbone, part), batch_size=batch_size, drop_last=name == "train"
         )
         found[name] = keep_activations(
-            backbone.model, loader, split=backbone.split, trainable=backbone.trainable
+            backbone.model, loader, split=backbone.split, trainable=backbone.trainable, cache=cache
         )
     return found
 

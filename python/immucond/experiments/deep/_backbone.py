@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,13 @@ from ._task import Task, pixels
 from ._weights import located
 
 with extra("deep"):
+    import safetensors
     import safetensors.torch
     import torch
     import transformers
     from torch import Tensor, nn
 
+from ...torch._fingerprint import fingerprint
 from ...torch._fold import FoldedHead, replace_module
 from ...torch._split import module_named
 
@@ -107,11 +109,7 @@ class Backbone:
         """Of all that its outputs depend on."""
         p = self.preparation
         about = (self.split, self.trainable, p.max_length, p.image_size, [*p.mean], [*p.std])
-        digest = hashlib.sha256(repr(about).encode())
-        for name, value in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.model, *about)
 
 
 def load(
@@ -155,6 +153,9 @@ def load(
                 tokenizer.pad_token = tokenizer.eos_token
             encoder = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
             encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
+            most = getattr(encoder.config, "max_position_embeddings", None) or max_length
+            if max_length > most:
+                raise ValueError(f"max_length must be at most {most}, and is {max_length}")
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
             split, fitted = "head", False
             preparation = Preparation(tokenizer, max_length)
@@ -162,14 +163,20 @@ def load(
             model, split, fitted = _image_classifier(name, primary)
             preparation = _image_preparation(name, image_size, mean, std)
     except OSError as error:
-        reason = " ".join(str(error).split())
         raise FileNotFoundError(
             f"no backbone {spec!r}: it must be a folder in Hugging Face's format or an id that can "
-            f"be downloaded ({reason})"
+            f"be downloaded ({_short(error)})"
         ) from error
-    return Backbone(
-        model.eval(), split, _blocks(model, split, trainable), preparation, fitted
-    )  # fmt: skip
+    except (KeyError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"backbone {spec!r} does not load for {primary.kind}s: {_short(error)}"
+        ) from error
+    blocks = _blocks(model, split, trainable)
+    return Backbone(model.eval(), split, blocks, preparation, fitted)
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 400, placeholder=" ...")
 
 
 def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from ..._extras import extra
 
 with extra("deep"):
     import torch
+    import transformers
     from torch import nn
 
 from ...torch._activations import Kept
@@ -40,6 +42,7 @@ def loaded(settings: Settings) -> tuple[_backbone.Backbone, Task, Task]:
     OSError, ValueError
         Where they do not.
     """
+    transformers.logging.disable_progress_bar()  # there is one of ours
     primary, harmful = (
         load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
         for spec in (settings.primary, settings.harmful)
@@ -74,11 +77,14 @@ def loaded(settings: Settings) -> tuple[_backbone.Backbone, Task, Task]:
 
 
 @lru_cache(maxsize=1)
-def prepared(settings: Settings) -> Prepared:
-    """Run the frozen part of the network once in each process; fit a head where there is none."""
+def prepared(settings: Settings, cache: Path) -> Prepared:
+    """Run the frozen part of the network once in each process; fit a head where there is none.
+
+    Activations beyond one GiB are mapped from a nameless file in the folder `cache`.
+    """
     backbone, primary, harmful = loaded(settings)
     activations = {
-        name: kept(backbone, task, settings.batch_size)
+        name: kept(backbone, task, settings.batch_size, cache)
         for name, task in (("P", primary), ("H", harmful))
     }
     if not backbone.fitted:

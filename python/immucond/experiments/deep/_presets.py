@@ -80,7 +80,11 @@ def preset_settings(name: str, settings: Settings) -> Settings:
         primary=settings.primary or preset.primary,
         harmful=settings.harmful or preset.harmful,
         trainable=settings.trainable if settings.trainable != ("1",) else preset.trainable,
-        batch_size=preset.batch_size,
+        batch_size=(
+            settings.batch_size
+            if settings.batch_size != type(settings).batch_size
+            else preset.batch_size
+        ),
         parameters=published,
     )
     missing = [*_missing_data(full), *_missing_weights(full.backbone)]

@@ -130,7 +130,7 @@ def run(
 
 def compute(settings: Settings, folder: Path, unit: Mapping[str, Any]) -> Values:
     """Immunize by one method, one seed, and measure."""
-    here = prepared(settings)
+    here = prepared(settings, folder)
     start = time.perf_counter()
     checkpoint = folder / "checkpoints" / Unit(f"{unit['name']}-{unit['seed']}", unit).file_name
     checkpoint = checkpoint.with_suffix(".pt")

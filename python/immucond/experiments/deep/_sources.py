@@ -118,8 +118,12 @@ def _read(path: Path) -> Samples:
     if path.suffix == ".zip":
         return _zip(path)
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as lines:
-            return _records(list(csv.DictReader(lines)), str(path))
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as lines:
+                rows = list(csv.DictReader(lines))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not CSV in UTF-8: {error}") from error
+        return _records(rows, str(path))
     if path.suffix in (".json", ".jsonl"):
         return _records(_json(path), str(path))
     raise ValueError(f"{path} is not a data set: it must be a folder or {', '.join(SUFFIXES)}")
@@ -164,8 +168,8 @@ def _grey(pixels: Any, digits: Any) -> Samples:
 
 
 def _json(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)

@@ -153,8 +153,9 @@ def pixels(sample: Any) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(sample.read())) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{sample.name} is not an image that can be read: {error}") from error
+    except Exception as error:  # archives and decoders raise errors of many kinds
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{sample.name} is not an image that can be read: {reason}") from error
 
 
 def _content(sample: Any) -> bytes:
