@@ -245,7 +245,7 @@ def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
 
 def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
-    monkeypatch.setattr(mnist._search, "GRIDS", {"algorithm1": grid})
+    monkeypatch.setattr(mnist._search, "GRIDS", {"full-batch": {"algorithm1": grid}})
     out = tmp_path / "out"
     assert main(["mnist", "--data-dir", str(folder), "--out", str(out), "--search"]) == 0
     assert "candidates immunize" in capsys.readouterr().out
@@ -257,6 +257,18 @@ def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
         if candidate["score"] != "-inf":
             least = min(o[c]["rir"] for o in candidate["outcomes"] for c in ("ridge", "exact"))
             assert candidate["score"] == pytest.approx(math.log10(least))
+
+
+@pytest.mark.parametrize("protocol", mnist.METHODS)
+def test_searched_values_are_on_the_grid(protocol):
+    grids = mnist._methods.GRIDS[protocol]
+    searched = {k for k, m in mnist.METHODS[protocol].items() if m.source == "searched"}
+    assert "algorithm1" in searched
+    assert searched <= set(grids)
+    for name in searched:
+        for key, tried in grids[name].items():
+            if len(tried) > 1:
+                assert mnist.METHODS[protocol][name].parameters[key] in tried, (name, key)
 
 
 @pytest.mark.parametrize(
