@@ -14,13 +14,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from immucond._cli import main as immucond
 from immucond.experiments._format import number
+from immucond.experiments._search import Grid
+from immucond.experiments.house_price._methods import GRIDS as HOUSE_PRICE_GRIDS
+from immucond.experiments.mnist._methods import GRIDS as MNIST_GRIDS
+from immucond.experiments.mnist._methods import SEARCH_PAIRS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Folder of each run under the work folder, with its command.
@@ -30,6 +34,11 @@ RUNS = {
     "mnist-mini-batch": (
         *("mnist", "--protocol", "mini-batch"),
         *("--methods", "identity", "algorithm1"),
+    ),
+    "mnist-mini-batch-pairs": (
+        *("mnist", "--protocol", "mini-batch"),
+        *("--methods", "identity", "r-ill-only", "opt-kappa", "published", "algorithm1"),
+        *("--pairs", *(f"{P}-{H}" for P, H in SEARCH_PAIRS)),
     ),
 }
 # Methods whose grids stand as numbers beside the picture.
@@ -57,9 +66,11 @@ def over_seeds(values: Sequence[dict[str, Any]], rows: str, convention: str, key
     return mean(float(value[rows][convention][key]) for value in values)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:"
+) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
-    yield "|---" + "|--:" * (len(headings) - 1) + "|"
+    yield "|---" + f"|{align}" * (len(headings) - 1) + "|"
     for row in rows:
         yield f"| {' | '.join(row)} |"
     yield ""
@@ -73,8 +84,8 @@ def provenance(results: dict[str, Any], commit: str) -> str:
     return (
         f"`{results['command']}`, commit {commit}, "
         f"seed{'s' if seeds > 1 else ''} {'0' if seeds == 1 else f'0 to {seeds - 1}'}: "
-        f"{len(units)} units of work, {seconds:.0f} s of computing in all (measuring and probing "
-        f"included); data {results['fingerprint']}; {versions}."
+        f"{len(units)} units of work, {seconds:.0f} s of wall time summed over them (measuring and "
+        f"probing included); data {results['fingerprint']}; {versions}."
     )
 
 
@@ -147,7 +158,7 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
         f"{number(float(delta['rir']))}."
     )
     yield ""
-    yield from parameters(methods)
+    yield from parameters(methods, HOUSE_PRICE_GRIDS)
     yield "![Norm ratio and loss of gradient descent on both tasks](images/house-price-curves.svg)"
     yield ""
 
@@ -160,17 +171,28 @@ def infinite(value: Any) -> str:
     return "infinite" if value == "inf" else number(float(value))
 
 
-def parameters(methods: dict[str, Any]) -> Iterator[str]:
+def parameters(methods: dict[str, Any], grids: Mapping[str, Grid]) -> Iterator[str]:
     rows = [
         [
             m["label"],
             m["source"],
             ", ".join(f"`{k}={brief(v)}`" for k, v in m["parameters"].items()),
+            spans(grids[name]) if m["source"] == "searched" else "",
         ]
-        for m in methods.values()
+        for name, m in methods.items()
         if m["source"] != "none"
     ]
-    yield from table(["hyper-parameters", "where from", "values"], rows)
+    headings = ["hyper-parameters", "where from", "values", "grid of the search"]
+    yield from table(headings, rows, "---")
+
+
+def spans(grid: Grid) -> str:
+    """What a search tried, by name."""
+    return ", ".join(
+        f"`{name}` {brief(values[0])}"
+        + (f" to {brief(values[-1])} ({len(values)})" if len(values) > 1 else "")
+        for name, values in grid.items()
+    )
 
 
 # ---- MNIST ----
@@ -180,6 +202,7 @@ TOLD = {"algorithm1": ("90 of 90", "2.2", "6.3"), "opt-kappa": ("58 of 90", "", 
 TITLES = {
     "mnist": "30 steps on all images",
     "mnist-mini-batch": "the published protocol, 30 epochs of batches of 64",
+    "mnist-mini-batch-pairs": "the published protocol, other methods on three pairs",
 }
 
 
@@ -221,6 +244,25 @@ def mnist(results: dict[str, dict[str, Any]], commit: str) -> Iterator[str]:
 
 def protocol(run: str, results: dict[str, Any]) -> Iterator[str]:
     methods = {k: m for k, m in results["methods"].items() if k != "identity"}
+    whole = whole_grid(results)
+    yield from summary(methods) if whole else by_pair(methods)
+    yield from parameters(methods, MNIST_GRIDS[results["settings"]["protocol"]])
+    if not whole:
+        return
+    for name, method in methods.items():
+        yield f"![{method['label']}: the grid in both conventions](images/{run}-grid-{name}.png)"
+        yield ""
+        if name in NUMBERS:
+            yield from grids(method)
+    yield f"![Gradient descent on one pair, both tasks](images/{run}-curves.svg)"
+    yield ""
+
+
+def whole_grid(results: dict[str, Any]) -> bool:
+    return len(results["settings"]["pairs"]) == 90
+
+
+def summary(methods: dict[str, Any]) -> Iterator[str]:
     rows = []
     for name, method in methods.items():
         total = len(method["pairs"])
@@ -245,20 +287,37 @@ def protocol(run: str, results: dict[str, Any]) -> Iterator[str]:
          "(ii) < 1", "least", "median", "largest"],
         rows,
     )  # fmt: skip
-    yield from parameters(methods)
-    for name, method in methods.items():
-        yield f"![{method['label']}: the grid in both conventions](images/{run}-grid-{name}.png)"
-        yield ""
-        if name in NUMBERS:
-            yield from grids(method)
-    yield f"![Gradient descent on one pair, both tasks](images/{run}-curves.svg)"
-    yield ""
+
+
+def by_pair(methods: dict[str, Any]) -> Iterator[str]:
+    pairs = list(next(iter(methods.values()))["pairs"])
+    rows = []
+    for method in methods.values():
+        for convention in CONVENTIONS:
+            done = finished(method)
+            cells = []
+            for pair in pairs:
+                if pair not in done:
+                    cells += ["failed", "", ""]
+                    continue
+                i, ii, rir = (
+                    over_seeds(done[pair], "training", convention, key)
+                    for key in ("i", "ii", "rir")
+                )
+                cells += [number(i), number(ii), f"{math.log10(rir):.2f}"]
+            rows.append([f"{method['label']}, {convention}", *cells])
+    headings = [f"{pair}: {key}" for pair in pairs for key in ("(i)", "(ii)", "log RIR")]
+    yield from table(["", *headings], rows)
 
 
 def grids(method: dict[str, Any]) -> Iterator[str]:
-    for convention in CONVENTIONS:
+    apart = conventions_apart(method)
+    same = apart < 0.005  # half of the last digit shown
+    for convention in CONVENTIONS[:1] if same else CONVENTIONS:
         values = log_rir(method, convention)
-        yield f"{method['label']}, {convention} convention, primary digit P by harmful digit H:"
+        exact = f" (exact: the same within {apart:.1g})" if same else ""
+        told = f"{method['label']}, {convention} convention{exact}"
+        yield f"{told}, primary digit P by harmful digit H:"
         yield ""
         yield from table(
             ["P \\ H", *map(str, range(10))],
@@ -270,6 +329,12 @@ def grids(method: dict[str, Any]) -> Iterator[str]:
         )  # fmt: skip
 
 
+def conventions_apart(method: dict[str, Any]) -> float:
+    """Largest difference of log RIR between the conventions; infinite without results."""
+    ridge, exact = (log_rir(method, convention) for convention in CONVENTIONS)
+    return max((abs(ridge[pair] - exact[pair]) for pair in ridge), default=math.inf)
+
+
 # ---- the page ----
 
 
@@ -279,7 +344,7 @@ def shortfalls(house: dict[str, Any], grid: dict[str, dict[str, Any]]) -> Iterat
     yield ""
     lines = list(short_of_table(house))
     for run, results in grid.items():
-        for name, method in results["methods"].items():
+        for name, method in results["methods"].items() if whole_grid(results) else ():
             lines += [f"- MNIST, {TITLES[run]}, {line}" for line in short_of_grid(name, method)]
     yield from lines or ["In no cell for which the paper's figure is known."]
     yield ""
@@ -336,13 +401,13 @@ def short_of_grid(name: str, method: dict[str, Any]) -> Iterator[str]:
             )
     values = log_rir(method, "ridge")
     if largest and values and max(values.values()) < float(largest):
-        apart = max(abs(value - log_rir(method, "exact")[k]) for k, value in values.items())
         yield (
             f"{told}: the largest log RIR is {max(values.values()):.2f} in the ridge convention, "
             f"the paper's {largest} (natural: {float(largest) / math.log(10):.2f} here). K_P and "
             "K_H are singular, so a kappa in this convention is the largest eigenvalue over the "
             "ridge, and the RIR a ratio of largest eigenvalues. The two conventions differ by at "
-            f"most {apart:.2g} in the logarithm: the steps move the largest eigenvalues alone."
+            f"most {conventions_apart(method):.1g} in the logarithm: the steps move the largest "
+            "eigenvalues alone."
         )
 
 
@@ -391,12 +456,13 @@ def main() -> None:
             raise SystemExit(f"immucond {shlex.join(words)} failed")
     results = {name: load(args.work / name / "results.json") for name in RUNS}
     for name, result in results.items():
-        pictures = [f"{name}/curves.svg"]
-        if name in TITLES:
-            pictures += [f"{name}/grid-{m}.png" for m in result["methods"] if m != "identity"]
+        if name in TITLES and not whole_grid(result):
+            continue
+        grids_of = result["methods"] if name in TITLES else ()
+        pictures = ["curves.svg", *(f"grid-{m}.png" for m in grids_of if m != "identity")]
         for picture in pictures:
             shutil.copyfile(
-                args.work / picture, ROOT / "docs" / "images" / picture.replace("/", "-")
+                args.work / name / picture, ROOT / "docs" / "images" / f"{name}-{picture}"
             )
     command = shlex.join(["python", "scripts/compare_with_paper.py", "--jobs", args.jobs])
     (ROOT / "docs" / "comparison.md").write_text(page(results, command, commit), encoding="utf-8")

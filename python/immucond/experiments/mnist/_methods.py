@@ -41,9 +41,20 @@ GRIDS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
             "lambda_H": (5e16, 1e17, 2e17, 4e17),
         },
     },
-    "mini-batch": {
+    "mini-batch": {  # by a tenth of the run
+        "r-ill-only": {
+            "epochs": (3,),
+            "lr": (5e-3,),
+            "lambda_H": tuple(10.0**k for k in range(9, 16)),
+        },
+        "opt-kappa": {
+            "epochs": (3,),
+            "lr": (5e-3,),
+            "lambda_P": (1.0, 10.0, 100.0),
+            "lambda_H": (0.01, 0.1, 1.0, 10.0),
+        },
         "algorithm1": {
-            "epochs": (3,),  # a tenth of the run
+            "epochs": (3,),
             "lr": (5e-3,),
             "lambda_P": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
             "lambda_H": (1e10, 1e11, 1e12, 1e13, 1e14),
@@ -91,7 +102,7 @@ METHODS = {
         {},
         {
             "r-ill-only": {"lambda_H": 1e19},
-            "imma": {"lr": 1e-3, "lambda_H": 1.0, "inner_steps": 1},
+            "imma": {"lr": 1e-3, "lambda_H": 0.1, "inner_steps": 4},
             "opt-kappa": {"lambda_P": 300.0, "lambda_H": 3.0},
             "algorithm1": {"lambda_P": 4e-5, "lambda_H": 1e17},
         },
@@ -103,7 +114,7 @@ METHODS = {
             {"hessian": "batch"},
             {
                 "r-ill-only": {"lambda_H": 1e13},
-                "imma": {"lr": 1e-3, "lambda_H": 1.0, "inner_steps": 1},
+                "imma": {"lr": 1e-3, "lambda_H": 0.1, "inner_steps": 4},
                 "opt-kappa": {"lambda_P": 3.0, "lambda_H": 0.03},
                 "algorithm1": {"lambda_P": 3e-3, "lambda_H": 1e12},
             },
