@@ -113,7 +113,7 @@ METHODS = {
             {"epochs": 30, "batch_size": 64},
             {"hessian": "batch"},
             {
-                "r-ill-only": {"lambda_H": 1e13},
+                "r-ill-only": {"lambda_H": 1e14},
                 "imma": {"lr": 1e-3, "lambda_H": 0.1, "inner_steps": 4},
                 "opt-kappa": {"lambda_P": 3.0, "lambda_H": 0.03},
                 "algorithm1": {"lambda_P": 3e-3, "lambda_H": 1e12},
