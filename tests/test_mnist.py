@@ -228,6 +228,8 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[4, 9]))
     assert blue > red
     assert drawn["grid-closed-form"].axes[0].texts[0].get_text() == "-2.0"
+    report["rir"] = 10**-0.004
+    assert mnist.figures(result)["grid-closed-form"].axes[0].texts[0].get_text() == "-4e-3"
 
 
 def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):

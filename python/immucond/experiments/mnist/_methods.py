@@ -47,12 +47,6 @@ GRIDS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
             "lr": (5e-3,),
             "lambda_H": tuple(10.0**k for k in range(9, 16)),
         },
-        "opt-kappa": {
-            "epochs": (3,),
-            "lr": (5e-3,),
-            "lambda_P": (1.0, 10.0, 100.0),
-            "lambda_H": (0.01, 0.1, 1.0, 10.0),
-        },
         "algorithm1": {
             "epochs": (3,),
             "lr": (5e-3,),
@@ -115,7 +109,7 @@ METHODS = {
             {
                 "r-ill-only": {"lambda_H": 1e14},
                 "imma": {"lr": 1e-3, "lambda_H": 0.1, "inner_steps": 4},
-                "opt-kappa": {"lambda_P": 3.0, "lambda_H": 0.03},
+                "opt-kappa": {"lambda_P": 1.0, "lambda_H": 0.01},
                 "algorithm1": {"lambda_P": 3e-3, "lambda_H": 1e12},
             },
         ),
