@@ -236,8 +236,8 @@ def mnist(results: dict[str, dict[str, Any]], commit: str) -> Iterator[str]:
         "prints the logarithm without its base and its cells only as a picture; known of them are "
         "the extremes (2.2 to 6.3 for Algorithm 1) and how many are positive (90 for Algorithm 1, "
         "58 for Opt kappa), which no base changes. Were it natural, 2.2 to 6.3 would be 0.96 to "
-        "2.74 here. A positive one alone does not immunize a pair: that takes (i) > 1 > (ii), which "
-        "is counted beside it."
+        "2.74 here. A positive one alone does not immunize a pair: that takes (i) > 1 > (ii), as "
+        "counted beside it."
     )
     yield ""
     for name, result in results.items():
