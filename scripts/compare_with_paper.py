@@ -1,6 +1,6 @@
 """Run the paper's experiments and write docs/comparison.md with its pictures.
 
-compare_with_paper.py [--data-dir FOLDER] [--work FOLDER] [--jobs N]
+compare_with_paper.py [--data-dir FOLDER] [--work FOLDER] [--jobs N] [--mnist RUN ...]
 
 Runs ``immucond house-price`` and ``immucond mnist``, in both protocols, into the work folder, going
 on from what it holds, and writes every figure of the page from their results.json.
@@ -453,14 +453,18 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="as of the commands; IMMUCOND_DATA otherwise")
     parser.add_argument("--work", type=Path, default=Path("immucond-comparison"))
     parser.add_argument("--jobs", default="1")
+    parser.add_argument(
+        "--mnist", nargs="+", choices=TITLES, default=[*TITLES], help="runs; all by default"
+    )
     args = parser.parse_args()
     if args.data_dir is not None:  # not by an option: commands are shown as they were given
         os.environ["IMMUCOND_DATA"] = str(args.data_dir)
     commit = commit_of_tree()  # before the page itself changes it
-    for name, words in RUNS.items():
+    runs = {name: words for name, words in RUNS.items() if name in args.mnist or name not in TITLES}
+    for name, words in runs.items():
         if immucond([*words, "--out", str(args.work / name), "--jobs", args.jobs]):
             raise SystemExit(f"immucond {shlex.join(words)} failed")
-    results = {name: load(args.work / name / "results.json") for name in RUNS}
+    results = {name: load(args.work / name / "results.json") for name in runs}
     for name, result in results.items():
         if name in TITLES and not whole_grid(result):
             continue
@@ -470,7 +474,9 @@ def main() -> None:
             shutil.copyfile(
                 args.work / name / picture, ROOT / "docs" / "images" / f"{name}-{picture}"
             )
-    command = shlex.join(["python", "scripts/compare_with_paper.py", "--jobs", args.jobs])
+    chosen = [] if len(runs) == len(RUNS) else ["--mnist", *args.mnist]
+    script = ["python", "scripts/compare_with_paper.py", "--jobs", args.jobs, *chosen]
+    command = shlex.join(script)
     (ROOT / "docs" / "comparison.md").write_text(page(results, command, commit), encoding="utf-8")
 
 
