@@ -412,8 +412,8 @@ def short_of_grid(name: str, method: dict[str, Any]) -> Iterator[str]:
             f"the paper's {largest} (natural: {float(largest) / math.log(10):.2f} here). K_P and "
             "K_H are singular, so a kappa in this convention is the largest eigenvalue over the "
             "ridge, and the RIR a ratio of largest eigenvalues. The two conventions differ by at "
-            f"most {conventions_apart(method):.1g} in the logarithm: the steps move the largest "
-            "eigenvalues alone."
+            f"most {conventions_apart(method):.1g} in the logarithm: the steps move hardly "
+            "anything but the largest eigenvalues."
         )
 
 
