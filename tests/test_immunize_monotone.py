@@ -107,6 +107,26 @@ def test_balance_makes_three_even_parts(preconditioner, batches):
     np.testing.assert_allclose(result.theta, by_hand.theta, rtol=1e-10)
 
 
+@pytest.mark.parametrize("batches", [{}, {"batch_size": 10, "hessian": "batch"}])
+def test_balance_of_condition_numbers(batches):
+    X_P, y_P, X_H = tasks(3)
+    common = {"lr": 1e-3} | batches
+    free = ic.immunize.opt_kappa(X_P, y_P, X_H, steps=0, **common)
+    norms = {name: free.history[f"grad_{name}"][0] for name in ("loss", "kappa_P", "kappa_H")}
+    shares = {"lambda_P": 2.0, "lambda_H": 0.5}
+    result = ic.immunize.opt_kappa(
+        X_P, y_P, X_H, steps=1, balance="gradient-norm", **shares, **common
+    )
+    by_hand = ic.immunize.opt_kappa(
+        X_P, y_P, X_H, steps=1, **common,
+        lambda_P=2.0 * norms["loss"] / norms["kappa_P"],
+        lambda_H=0.5 * norms["loss"] / norms["kappa_H"],
+    )  # fmt: skip
+    np.testing.assert_allclose(result.theta, by_hand.theta, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"balance must be .*gradient-norm.*norm"):
+        ic.immunize.opt_kappa(X_P, y_P, X_H, steps=1, balance="norm", **common)
+
+
 def test_balance_needs_something_to_balance():
     X_P, y_P, X_H = tasks(3)
     Q = np.linalg.qr(X_P)[0]

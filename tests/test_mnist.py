@@ -14,6 +14,7 @@ import sklearn.datasets
 import immucond as ic
 from immucond._cli import main
 from immucond.experiments import mnist
+from immucond.experiments._search import ranked
 from immucond.experiments.mnist._data import FILES, MEAN, STD
 
 QUICK = ["--probe-steps", "30", "--pairs", "0-1", "1-0", "4-9"]
@@ -227,6 +228,8 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[4, 9]))
     assert blue > red
     assert drawn["grid-closed-form"].axes[0].texts[0].get_text() == "-2.0"
+    report["rir"] = 10**-0.004
+    assert mnist.figures(result)["grid-closed-form"].axes[0].texts[0].get_text() == "-4e-3"
 
 
 def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
@@ -245,7 +248,7 @@ def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
 
 def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
-    monkeypatch.setattr(mnist._search, "GRIDS", {"algorithm1": grid})
+    monkeypatch.setattr(mnist._search, "GRIDS", {"full-batch": {"algorithm1": grid}})
     out = tmp_path / "out"
     assert main(["mnist", "--data-dir", str(folder), "--out", str(out), "--search"]) == 0
     assert "candidates immunize" in capsys.readouterr().out
@@ -257,6 +260,40 @@ def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
         if candidate["score"] != "-inf":
             least = min(o[c]["rir"] for o in candidate["outcomes"] for c in ("ridge", "exact"))
             assert candidate["score"] == pytest.approx(math.log10(least))
+
+
+def test_search_ranks_size_then_immunity_then_the_least_ratio():
+    def outcome(i, ii, size=1.0):
+        return {"size": size, **{c: {"i": i, "ii": ii, "rir": i / ii} for c in ("ridge", "exact")}}
+
+    outcomes = {
+        "immunizes": [outcome(2.0, 0.5), outcome(3.0, 0.9)],
+        "larger ratio": [outcome(0.9, 0.01), outcome(0.9, 0.01)],
+        "too large": [outcome(9.0, 0.1), outcome(9.0, 0.1, size=2.1)],
+        "too small": [outcome(9.0, 0.1, size=0.4), outcome(9.0, 0.2)],
+        "fails": [outcome(9.0, 0.1), {"failure": "diverged"}],
+        "worst task": [outcome(99.0, 0.1), outcome(0.9, 1.0)],
+    }
+    method = mnist.METHODS["full-batch"]["algorithm1"]
+    tried = [{"name": name} for name in outcomes]
+    found = ranked(method, {}, tried, list(outcomes.values()), ["first", "second"])
+    assert [c.parameters["name"] for c in found.candidates] == [
+        "immunizes", "larger ratio", "worst task", "too large", "too small", "fails",
+    ]  # fmt: skip
+    assert [c.immunizes for c in found.candidates] == [True, False, False, True, True, False]
+    assert found.candidates[2].score == pytest.approx(math.log10(0.9))
+
+
+@pytest.mark.parametrize("protocol", mnist.METHODS)
+def test_searched_values_are_on_the_grid(protocol):
+    grids = mnist._methods.GRIDS[protocol]
+    searched = {k for k, m in mnist.METHODS[protocol].items() if m.source == "searched"}
+    assert "algorithm1" in searched
+    assert searched <= set(grids)
+    for name in searched:
+        for key, tried in grids[name].items():
+            if len(tried) > 1:
+                assert mnist.METHODS[protocol][name].parameters[key] in tried, (name, key)
 
 
 @pytest.mark.parametrize(

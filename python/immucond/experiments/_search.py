@@ -14,10 +14,12 @@ from ._methods import FailedFitError, Method, Tasks, fit
 from ._table import Table
 from ._units import Values
 
+# That convention depends on the scale of theta: beyond this factor RIRs do not compare.
+_SIZE = 2.0
 RULE = (
     "The score is log10 of the smallest RIR on training rows, over tasks, in the ridge convention, "
-    "the paper's; candidates that immunize everywhere, (i) > 1 > (ii) in both conventions, come "
-    "first."
+    f"the paper's. Candidates that keep the size of theta within a factor of {_SIZE:g} come first, "
+    "among these the ones that immunize everywhere, (i) > 1 > (ii) in both conventions."
 )
 _SHOWN = 8
 
@@ -47,6 +49,13 @@ class Candidate:
     def failed(self) -> bool:
         """Whether it reached no extractor on some task."""
         return any("failure" in values for values in self.outcomes)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether theta is about as large as the identity on every task."""
+        return not self.failed and all(
+            1.0 / _SIZE <= float(values["size"]) <= _SIZE for values in self.outcomes
+        )
 
     @property
     def immunizes(self) -> bool:
@@ -90,7 +99,8 @@ def ranked(
 ) -> Search:
     """Order candidates by score."""
     made = [Candidate(p, o) for p, o in zip(tried, outcomes, strict=True)]
-    return Search(method, grid, sorted(made, key=lambda c: (not c.immunizes, -c.score)), tasks)
+    made.sort(key=lambda c: (not c.comparable, not c.immunizes, -c.score))
+    return Search(method, grid, made, tasks)
 
 
 def outcome(method: str, tasks: Tasks, parameters: Mapping[str, Any], seed: int) -> Values:

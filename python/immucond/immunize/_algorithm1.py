@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from .._regularizers import r_ill, r_well
-from .._validate import check_choice, check_real
+from .._validate import check_real
 from ..linear._root import Ranks
 from ._hessians import FullHessian, Preconditioner
 from ._losses import LossName
 from ._movers import Monotone, Optimizer, mover_of
 from ._problem import problem_of
 from ._result import ImmunizationResult
-from ._run import CHECKPOINT_EVERY, Callback, Path, balanced, run
+from ._run import CHECKPOINT_EVERY, Balance, Callback, Path, balanced, run
 from ._terms import Conditioning, PrimaryLoss, Term
 
 
@@ -32,7 +32,7 @@ def algorithm1(
     hessian: Literal["full", "batch"] = "full",
     preconditioner: Preconditioner | None = "right",
     ridge: float = 1.0,
-    balance: Literal["gradient-norm"] | None = None,
+    balance: Balance | None = None,
     monotone: bool = False,
     optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
@@ -182,8 +182,6 @@ def algorithm1(
         "ranks": ranks,
         "computed_in": computed_in,
     }
-    if balance is not None:
-        check_choice(balance, "balance", ("gradient-norm",))
     if monotone and hessian != "full":
         raise ValueError(f"hessian must be 'full' for monotone steps, and is {hessian!r}")
     if monotone and optimizer != "gd":
@@ -215,8 +213,7 @@ def algorithm1(
         Conditioning("well", parameters["lambda_P"], 0, r_well, "r_well"),
         Conditioning("ill", parameters["lambda_H"], 1, r_ill, "r_ill"),
     ]
-    if balance is not None:
-        terms = balanced(problem, terms)
+    terms = balanced(problem, terms, balance)
     mover = mover_of(optimizer, parameters["lr"])
     if monotone:
         full = [h for h in problem.rows(0).hessians if isinstance(h, FullHessian)]

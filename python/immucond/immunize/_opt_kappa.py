@@ -14,8 +14,8 @@ from ._losses import LossName
 from ._movers import Optimizer, mover_of
 from ._problem import problem_of
 from ._result import ImmunizationResult
-from ._run import CHECKPOINT_EVERY, Callback, Path, run
-from ._terms import Conditioning, PrimaryLoss
+from ._run import CHECKPOINT_EVERY, Balance, Callback, Path, balanced, run
+from ._terms import Conditioning, PrimaryLoss, Term
 
 
 def opt_kappa(
@@ -32,6 +32,7 @@ def opt_kappa(
     hessian: Literal["full", "batch"] = "full",
     preconditioner: Preconditioner | None = None,
     ridge: float = 1.0,
+    balance: Balance | None = None,
     optimizer: Optimizer = "gd",
     theta: npt.ArrayLike | None = None,
     omega: npt.ArrayLike | None = None,
@@ -49,9 +50,10 @@ def opt_kappa(
             + \lambda_P \kappa(H_P) - \lambda_H \kappa(H_H))
 
     Condition numbers of real data are large, and their gradients as steep, most of all at the
-    small end: gradient descent needs an lr (or weights) so small that it hardly gets anywhere, or
-    oscillates; ``optimizer="adam"`` does not depend on their size. Nothing bounds kappa(H_H) from
-    above.
+    small end: weights that suit one pair of tasks make another one diverge, or leave it where it
+    is. ``balance="gradient-norm"`` sets them by the size of the gradients at the start, and
+    ``optimizer="adam"`` does not depend on it at all. Nothing bounds kappa(H_H) from above, and
+    its gradient grows with it: too large a lambda_H ends in a blow-up.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def opt_kappa(
         Weights of the two condition numbers.
     preconditioner : {None, "right", "projected", "ridge"}
         Plain gradient by default; the others as in :func:`algorithm1`.
-    ranks, computed_in, checkpoint, checkpoint_every, callback
+    balance, ranks, computed_in, checkpoint, checkpoint_every, callback
         As in :func:`algorithm1`.
 
     Returns
@@ -98,6 +100,7 @@ def opt_kappa(
         "hessian": hessian,
         "preconditioner": preconditioner,
         "ridge": ridge,
+        "balance": balance,
         "optimizer": optimizer,
         "theta": theta,
         "omega": omega,
@@ -121,15 +124,16 @@ def opt_kappa(
         computed_in=computed_in,
         reducible=optimizer == "gd",
     )
+    terms: list[Term] = [
+        PrimaryLoss("loss", 1.0),
+        Conditioning("kappa_P", parameters["lambda_P"], 0, kappa),
+        Conditioning("kappa_H", -parameters["lambda_H"], 1, kappa),
+    ]
     return run(
         "opt_kappa",
         parameters,
         problem,
-        [
-            PrimaryLoss("loss", 1.0),
-            Conditioning("kappa_P", parameters["lambda_P"], 0, kappa),
-            Conditioning("kappa_H", -parameters["lambda_H"], 1, kappa),
-        ],
+        balanced(problem, terms, balance),
         mover_of(optimizer, parameters["lr"]),
         steps=steps,
         callback=callback,

@@ -6,12 +6,12 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .._errors import ImmucondError
-from .._validate import as_count
+from .._validate import as_count, check_choice
 from ._archive import plain
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
@@ -21,6 +21,7 @@ from ._result import ImmunizationResult
 from ._terms import Conditioning, Term
 
 Callback = Callable[[int, Mapping[str, float]], object]
+Balance = Literal["gradient-norm"]
 Path = str | os.PathLike[str]
 
 # The default of every method.
@@ -122,14 +123,19 @@ def run(
     )
 
 
-def balanced(problem: Problem, terms: Sequence[Term]) -> list[Term]:
+def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> list[Term]:
     """Weights times ``||grad loss|| / ||step||`` at the start, so that 1 and 1 are even parts.
+
+    None leaves them as they are.
 
     Raises
     ------
     ValueError
-        Where a step vanishes there.
+        For an unknown balance, or where a step vanishes at the start.
     """
+    if by is None:
+        return list(terms)
+    check_choice(by, "balance", ("gradient-norm",))
     try:
         found = Objective(problem, terms)(0, problem.theta, problem.omega, (None, None))
     except DivergenceError as error:

@@ -57,7 +57,9 @@ def _draw(ax: Axes, values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -
     for (P, H), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.7 * _BOLD else "black"
-            ax.text(H, P, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
+            # A value that rounds to 0 is told by its first digit: its sign counts.
+            told = f"{value:.1f}" if abs(value) >= 0.05 else f"{value:.0e}".replace("e-0", "e-")
+            ax.text(H, P, told, ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(10))
     ax.set_yticks(range(10))
     ax.grid(False)

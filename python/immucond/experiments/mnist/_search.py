@@ -23,14 +23,15 @@ def search(
     images = load(settings.data_dir)
     images.counts({digit for pair in SEARCH_PAIRS for digit in pair})
     found = []
+    grids = GRIDS[settings.protocol]
     for name, method in chosen_methods(settings).items():
-        if name not in GRIDS:
+        if name not in grids:
             continue
-        grid = GRIDS[name]
+        grid = grids[name]
         tried = candidates(grid, method.parameters)
         units = [
             Unit(
-                f"search-{name}-{number}-{pair[0]}-{pair[1]}",
+                f"search-{name}-{pair[0]}-{pair[1]}",
                 {
                     "experiment": "mnist-search",
                     "data": images.fingerprint,
@@ -40,7 +41,7 @@ def search(
                     "seed": 0,
                 },
             )
-            for number, parameters in enumerate(tried)
+            for parameters in tried
             for pair in SEARCH_PAIRS
         ]
         values = run_units(
