@@ -111,7 +111,7 @@ def lambdas_of(lambdas: tuple[float, float] | str) -> tuple[float, float] | None
     if isinstance(lambdas, str):
         check_choice(lambdas, "lambdas", ("balance",))
         return None
-    if not isinstance(lambdas, Sequence) or len(lambdas) != 2:
+    if not isinstance(lambdas, (tuple, list)) or len(lambdas) != 2:
         raise ValueError(f"lambdas must be (lambda_P, lambda_H) or 'balance', and is {lambdas!r}")
     return (
         check_real(lambdas[0], "lambda_P", low=0.0),
