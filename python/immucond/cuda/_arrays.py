@@ -86,7 +86,7 @@ class _Torch:
 
     def adopt(self, x: Any) -> Any:
         if isinstance(x, self.torch.Tensor):
-            return x.detach()
+            return x.detach().resolve_neg()  # a kernel reads memory, which a view may negate
         if hasattr(x, "__dlpack__"):
             return self.torch.utils.dlpack.from_dlpack(x)
         return self.torch.as_tensor(x, device="cuda")

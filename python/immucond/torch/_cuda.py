@@ -32,7 +32,8 @@ def evaluate(
     gradient: bool,
 ) -> tuple[Tensor, Tensor | None, bool, bool]:
     """As the function of this name for CPU tensors; values stay on the device."""
-    stack = X.detach() if X.ndim == 3 else X.detach()[None]
+    X = torch_library().adopt(X)
+    stack = X if X.ndim == 3 else X[None]
     found = evaluate_stack(
         regularizer,
         stack,
@@ -54,7 +55,8 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
     rows, columns = X.shape[-2:]
     if not features and rows != columns:
         return _device.pairs(X, features=features, rule=rule)
-    stack = X.detach() if X.ndim == 3 else X.detach()[None]
+    X = torch_library().adopt(X)
+    stack = X if X.ndim == 3 else X[None]
     found = pairs_of_stack(stack, _where(stack), torch_library(), features=features, rule=rule)
     u_max, u_min = found.v_max.clone(), found.v_min.clone()
     flags = torch.ones(3, len(stack), dtype=torch.bool)
@@ -70,5 +72,6 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
 
 def gram(X: Tensor) -> Tensor:
     """As the function of this name for CPU tensors."""
-    result: Tensor = gram_of(_where(X.detach()), torch_library())
+    X = torch_library().adopt(X)
+    result: Tensor = gram_of(_where(X), torch_library())
     return result
