@@ -46,7 +46,7 @@ def _probe(drawn: dict[str, tuple[str, Any]]) -> Figure:
             panels[1, column].set_xlabel("epoch")
         panels[0, 0].set_ylabel("test accuracy, %")
         panels[1, 0].set_ylabel("training loss")
-        panels[0, 0].legend(loc="lower right", fontsize=8)
+        panels[0, -1].legend(loc="lower right", fontsize=8)
         return figure
 
 
