@@ -85,6 +85,24 @@ def test_a_run_writes_tables_figures_and_numbers(done):
             assert curve["loss"][-1] < curve["loss"][0]
 
 
+def test_terms_are_those_of_their_method(text, tmp_path):
+    line = command(
+        text, "--method", "algorithm1", "opt-kappa", "--terms", "0.5", "2", "--terms-opt-kappa",
+        "0.1", "0.001", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert main(line) == 0
+    methods = json.loads((tmp_path / "results.json").read_text())["methods"]
+    for name, (well, ill) in {"algorithm1": (0.5, 2.0), "opt-kappa": (0.1, 0.001)}.items():
+        assert methods[name]["parameters"]["terms"] == [well, ill]
+        history = methods[name]["seeds"][0]["history"]
+        start = [
+            history[f"lambda_{task}"]["value"][0] * abs(history[term]["value"][0])
+            for task, term in (("P", "well"), ("H", "ill"))
+        ]
+        # Weights make the terms so large on the mean of some batches; these are of one batch.
+        assert start == pytest.approx([well, ill], rel=0.9)
+
+
 def test_theta_0_is_its_own_reference(done):
     numbers = json.loads((done / "results.json").read_text())
     (values,) = numbers["methods"]["identity"]["seeds"]

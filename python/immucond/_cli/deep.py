@@ -98,6 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--terms", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
         help="what R_well and R_ill amount to at the start in Algorithm 1, in units of the loss",
     )  # fmt: skip
+    parser.add_argument(
+        "--terms-opt-kappa", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
+        help="the same of both condition numbers in Opt kappa",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -152,7 +156,11 @@ def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if value is not None
     }
     given: dict[str, dict[str, Any]] = {"": everywhere} if everywhere else {}
-    for name in ("lambdas", "terms"):
-        if getattr(args, name) is not None:
-            given.setdefault("algorithm1", {})[name] = tuple(getattr(args, name))
+    for method, name, values in (
+        ("algorithm1", "lambdas", args.lambdas),
+        ("algorithm1", "terms", args.terms),
+        ("opt-kappa", "terms", args.terms_opt_kappa),
+    ):
+        if values is not None:
+            given.setdefault(method, {})[name] = tuple(values)
     return given
