@@ -154,9 +154,10 @@ def main() -> None:
     lines = [
         "# Deep networks: results",
         "",
-        "What `immucond deep` gave, run and written down by one command at commit "
-        f"{commit()}; units of work that an earlier run had finished are not computed anew. Its "
-        "measures are explained in {doc}`deep`. " + WORTH,
+        "What `immucond deep` gave, run and written down by one command, at commit "
+        f"{commit()} in the end; units of work that an earlier run had finished, perhaps by an "
+        "earlier commit, are not computed anew. Its measures are explained in {doc}`deep`. "
+        + WORTH,
         "",
         f"```sh\npython scripts/deep_results.py --jobs {args.jobs}\n```",
         "",
