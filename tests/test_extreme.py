@@ -304,7 +304,9 @@ def test_kappa_of_features_to_1e_6(shape, log_kappa):
     assert pairs.rank == 8
     assert abs(pairs.sigma_min / truth - 1) <= 1e-6
     assert abs(quiet(ic.condition_number, features=Z) * truth / pairs.sigma_max - 1) <= 1e-6
-    assert pairs.method == ("gram" if log_kappa <= 8 else "qr")
+    # Sums over many rows leave fewer digits in the Gram matrix.
+    gram = log_kappa <= (8 if max(shape) <= 60 else 2)
+    assert pairs.method == ("gram" if gram else "qr")
 
 
 @pytest.mark.parametrize("log_kappa", [12, 14, 16, 18, 20])

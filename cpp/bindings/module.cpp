@@ -17,6 +17,7 @@
 #include "immucond/lanczos.hpp"
 #include "immucond/multiversion.hpp"
 #include "immucond/parallel.hpp"
+#include "immucond/qr.hpp"
 #include "immucond/regularizer.hpp"
 
 namespace py = pybind11;
@@ -138,7 +139,7 @@ py::dict pairs_dict(ExtremePairs p) {
                   "gap_min"_a = p.gap_min, "simple_max"_a = p.simple_max,
                   "simple_min"_a = p.simple_min, "bound_max"_a = p.bound_max,
                   "bound_min"_a = p.bound_min, "determined_min"_a = p.determined_min,
-                  "next_max"_a = vector(std::move(p.next_max)),
+                  "determined"_a = p.determined, "next_max"_a = vector(std::move(p.next_max)),
                   "next_min"_a = vector(std::move(p.next_min)), "method"_a = p.method,
                   "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min, "exponent"_a = p.exponent);
 }
@@ -256,6 +257,7 @@ py::dict stack_dict(const std::vector<ExtremePairs>& all) {
   put("bound_max", &ExtremePairs::bound_max);
   put("bound_min", &ExtremePairs::bound_min);
   put("determined_min", &ExtremePairs::determined_min);
+  put("determined", &ExtremePairs::determined);
   put("unit_max", &ExtremePairs::unit_max);
   put("unit_min", &ExtremePairs::unit_min);
   put("exponent", &ExtremePairs::exponent);
@@ -398,6 +400,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         Matrix out = matrix(view.cols, view.cols);
         double* data = out.mutable_data();
         without_gil([&] { checked_gram(view, data); });
+        return out;
+      },
+      py::arg("X"));
+
+  m.def(
+      "triangle",
+      [](const py::array& X) {
+        const MatrixView view = view_of(X, "X");
+        if (view.rows < view.cols) throw py::value_error("X needs as many rows as columns");
+        Matrix out = matrix(view.cols, view.cols);
+        double* data = out.mutable_data();
+        without_gil([&] { triangle(view, data); });
         return out;
       },
       py::arg("X"));

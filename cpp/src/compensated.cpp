@@ -72,6 +72,14 @@ DoubleDoubleVector weighted_rows(MatrixView A, int degree, Weight weight) {
 
 }  // namespace
 
+IMMUCOND_MULTIVERSION void add_compensated(const double* x, Index n, double* sum, double* rest) {
+  for (Index i = 0; i < n; ++i) {
+    const DoubleDouble total = two_sum(sum[i], x[i]);
+    sum[i] = total.hi;
+    rest[i] += total.lo;
+  }
+}
+
 DoubleDouble sum_of_squares(const double* a, Index n) { return dot2(a, a, n); }
 
 DoubleDoubleVector accurate_product(const MatrixView& A, const double* x) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string_view>
@@ -15,12 +16,11 @@
 namespace immucond {
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
+/// An eigenvalue below minus this share of the largest is no rounding, at any precision.
+constexpr double kLargestNegative = 0.25;
 
 /// Beyond this relative error in sigma_min the Gram matrix is given up for a QR of the features.
 constexpr double kGramTolerance = 1e-6;
-
-std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 /// The flops of reducing a rows x cols matrix, rows >= cols (half of them for a symmetric one).
 double reduction_flops(Index rows, Index cols) {
@@ -72,7 +72,8 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
   std::vector<double> values = T.eigenvalues(positions);
   s.sigma_max = values.end()[-2];
   s.next_max = values.end()[-1];
-  const double noise = reduction_noise(count) * s.sigma_max + given.forming;
+  const double noise =
+      std::max(reduction_noise(count), given.summing) * s.sigma_max + given.forming;
   s.relative = relative > 0.0;
   s.noise_max = s.relative ? relative * s.sigma_max : noise;
   const auto tie_min = [&] {
@@ -242,6 +243,27 @@ struct SortedValues {
   }
 };
 
+/// The condition number, for certain, of the nonzero columns of A scaled to unit length: on it the
+/// relative accuracy of every singular value depends. Infinite where rounding hides it.
+double scaled_condition(const std::vector<double>& a, Index rows, Index cols, const char* name) {
+  std::vector<double> scaled;
+  Index count = 0;
+  for (Index j = 0; j < cols; ++j) {
+    const auto first = a.begin() + j * rows, last = first + rows;
+    double largest = 0.0;
+    for (auto x = first; x != last; ++x) largest = std::max(largest, std::fabs(*x));
+    if (largest == 0.0) continue;
+    std::transform(first, last, std::back_inserter(scaled), [=](double x) { return x / largest; });
+    normalize(scaled.data() + count++ * rows, rows);
+  }
+  const GeneralDecomposition decomposition(std::move(scaled), rows, count, /*swapped=*/false,
+                                           {.allow_zero = true}, 0, name);
+  const Spectrum& s = decomposition.spectrum();
+  const double smallest = s.rank == count ? s.sigma_min - s.noise_min : 0.0;
+  return smallest > 0.0 ? (s.sigma_max + s.noise_max) / smallest
+                        : std::numeric_limits<double>::infinity();
+}
+
 /// Every singular value to high relative accuracy, where the columns' scales are what makes them
 /// differ (Demmel and Veselic 1992; Drmac and Veselic 2008).
 class JacobiDecomposition final : public Decomposition {
@@ -253,11 +275,10 @@ class JacobiDecomposition final : public Decomposition {
     if (squares.hi == 0.0) throw_rank_zero(name);
     sigma_.values.resize(size(cols));
     const lapack::Phase phase(lapack::Work::reduction, 8 * reduction_flops(rows, cols));
-    const double condition =
-        lapack::gejsv(rows, cols, a.data(), rows, sigma_.values.data(), u_.data(), v_.data());
+    const double relative = reduction_noise(rows) * scaled_condition(a, rows, cols, name);
+    lapack::gejsv(rows, cols, a.data(), rows, sigma_.values.data(), u_.data(), v_.data());
     given.precision = 0.0;  // what it keeps apart is taken as meant
-    const double relative = reduction_noise(rows) * std::max(1.0, condition);
-    spectrum_ = read_ends(sigma_, cols, given, squares, relative);
+    spectrum_ = read_ends(sigma_, cols, given, squares, relative < 0.1 ? relative : 0.0);
     spectrum_.exponent = exponent;
     method_ = "jacobi";
   }
@@ -282,37 +303,7 @@ class JacobiDecomposition final : public Decomposition {
   SortedValues sigma_;
 };
 
-// ---- features: H = R^T R, R from a QR of the features, streamed by row blocks ----
-
-/// A square matrix as 2^exponent times entries of order one, column-major.
-struct SquareMatrix {
-  std::vector<double> data;
-  int exponent = 0;
-};
-
-/// R (m x m, zeros below) of A (N x m), N >= m: each block of rows is stacked under the R so far
-/// and reduced again.
-SquareMatrix streamed_qr(const MatrixView& A) {
-  const Index m = A.cols;
-  const Index block_rows = std::min(A.rows, std::max((Index{4} << 20) / m, 2 * m));
-  Index above = 0;  // rows of R so far: none, then m
-  std::vector<double> r(size(m * m)), tau(size(m));
-  std::vector<double> stack(size(m * (block_rows < A.rows ? m + block_rows : block_rows)));
-  const lapack::Phase phase(lapack::Work::reduction, 1.5 * reduction_flops(block_rows, m));
-  for (Index first = 0; first < A.rows; first += block_rows, above = m) {
-    const MatrixView block = row_range(A, first, std::min(block_rows, A.rows - first));
-    const Index rows = above + block.rows;
-    for (Index j = 0; j < m && above > 0; ++j)
-      std::copy_n(r.data() + j * m, m, stack.data() + j * rows);
-    copy_to(block, stack.data() + above, rows);
-    lapack::geqrf(rows, m, stack.data(), rows, tau.data());
-    for (Index j = 0; j < m; ++j) std::copy_n(stack.data() + j * rows, j + 1, r.data() + j * m);
-  }
-  const Index step = sizeof(double);
-  const int exponent = scale_exponent({r.data(), Dtype::f64, m, m, step, m * step, A.name});
-  rescale(r.data(), m * m, -exponent);
-  return {std::move(r), exponent};
-}
+// ---- features: H = R^T R, R from a QR of the features ----
 
 /// Vectors v of Z^T Z as vectors Z v of Z Z^T, for A = Z^T.
 Start of_samples(const MatrixView& A, const Start& start) {
@@ -331,25 +322,24 @@ Start of_samples(const MatrixView& A, const Start& start) {
   return samples;
 }
 
-std::unique_ptr<Decomposition> decompose_triangle(const SquareMatrix& r, Index n,
-                                                  const Given& given, const char* name) {
+std::unique_ptr<Decomposition> decompose_triangle(const TallQr& qr, Index n, const Given& given,
+                                                  const char* name) {
   if (given.method == Method::jacobi)
-    return std::make_unique<JacobiDecomposition>(r.data, n, n, /*swapped=*/false, given, r.exponent,
-                                                 name);
+    return std::make_unique<JacobiDecomposition>(qr.r(), n, n, /*swapped=*/false, given,
+                                                 qr.exponent(), name);
   if (iteration_pays(n, given, kGeneralSize)) {
     const lapack::Phase phase(lapack::Work::reduction, 2 * reduction_flops(n, n));
-    if (auto found = iterate_triangle(r.data, n, given)) {
-      found->set_exponent(r.exponent);
+    if (auto found = iterate_triangle(qr.r(), n, given)) {
+      found->set_exponent(qr.exponent());
       return found;
     }
   }
-  return std::make_unique<GeneralDecomposition>(r.data, n, n, /*swapped=*/false, given, r.exponent,
-                                                name);
+  return std::make_unique<GeneralDecomposition>(qr.r(), n, n, /*swapped=*/false, given,
+                                                qr.exponent(), name);
 }
 
 /// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
-bool gram_carries(const Spectrum& s, const Given& given, Index n) {
-  const double noise = reduction_noise(n);
+bool gram_carries(const Spectrum& s, const Given& given, Index n, double noise) {
   const bool rank_seen = given.rank > 0 || given.rtol * given.rtol >= noise || s.rank == n;
   return rank_seen && noise * s.sigma_max < kGramTolerance * s.sigma_min;
 }
@@ -357,14 +347,15 @@ bool gram_carries(const Spectrum& s, const Given& given, Index n) {
 /// The decomposition of R, told as that of H = R^T R.
 class QrDecomposition final : public Decomposition {
  public:
-  QrDecomposition(const MatrixView& A, const SymmetricMatrix& gram, const Given& given)
-      : r_(streamed_qr(A)), factor_(decompose_triangle(r_, A.cols, given, A.name)) {
+  QrDecomposition(const MatrixView& A, bool keep_q, const SymmetricMatrix& gram, const Given& given)
+      : qr_(A, keep_q), factor_(decompose_triangle(qr_, A.cols, given, A.name)) {
     constexpr Index step = sizeof(double);
     const Spectrum& r = factor_->spectrum();
-    const double noise = reduction_noise(A.rows) * r.sigma_max;
-    triangle_ = {{r_.data.data(), Dtype::f64, A.cols, A.cols, step, A.cols * step, A.name},
+    const double noise = reduction_noise(A.cols) * r.sigma_max;
+    triangle_ = {{qr_.r().data(), Dtype::f64, A.cols, A.cols, step, A.cols * step, A.name},
                  factor_.get(),
-                 noise};
+                 noise,
+                 &qr_};
     spectrum_ = r;
     spectrum_.sigma_max = r.sigma_max * r.sigma_max;
     spectrum_.sigma_min = r.sigma_min * r.sigma_min;
@@ -378,7 +369,7 @@ class QrDecomposition final : public Decomposition {
                                 std::string(A.name) + " is not representable in float64: that of " +
                                 A.name + " is " + format(r.sigma_max / r.sigma_min));
     // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
-    spectrum_.exponent = 2 * r_.exponent;
+    spectrum_.exponent = 2 * qr_.exponent();
     const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
     spectrum_.squares =
         sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
@@ -399,16 +390,12 @@ class QrDecomposition final : public Decomposition {
   const Triangle* triangle() const override { return &triangle_; }
 
  private:
-  SquareMatrix r_;
+  TallQr qr_;
   std::unique_ptr<Decomposition> factor_;
   Triangle triangle_{};
 };
 
 }  // namespace
-
-double reduction_noise(Index n) {
-  return 4.0 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
-}
 
 double tie_width(const Spectrum& s, const Given& given, End end) {
   const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
@@ -434,14 +421,6 @@ void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
   }
 }
 
-void normalize(double* x, Index n, Index stride) {
-  double squares = 0.0;
-  for (Index i = 0; i < n; ++i) squares += x[i * stride] * x[i * stride];
-  const double norm = std::sqrt(squares);
-  if (norm > 0.0)
-    for (Index i = 0; i < n; ++i) x[i * stride] /= norm;
-}
-
 double Spectrum::below_max() const { return std::max(0.0, excess(sigma_max, p, squares)); }
 double Spectrum::above_min() const { return std::max(0.0, -excess(sigma_min, rank, squares)); }
 
@@ -465,16 +444,20 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
   const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
   Tridiagonal T(std::move(d), std::move(e));
   if (T.radius() == 0.0) throw_rank_zero(H.name);
-  const double allowed = std::max(tolerance, 10 * reduction_noise(n)) * T.radius();
-  const std::vector<Index> above = T.counts_above({-allowed, 0.0});
-  if (above[0] < n || above[1] == 0) {
-    const std::vector<double> ends = T.eigenvalues({1, n});
+  const std::vector<double> ends = T.eigenvalues({1, n, given.rank > 0 ? given.rank : 1});
+  const double counted = given.rank > 0 ? std::max(0.0, ends[2]) : given.rtol * ends[0];
+  const double allowed = given.psd ? std::max({tolerance, 10 * reduction_noise(n),
+                                               data_noise(n, given.precision, kLargestNegative)}) *
+                                         T.radius()
+                                   : counted;
+  if (ends[1] < -allowed || ends[0] <= 0.0) {
     why = " must be positive semidefinite, and has the eigenvalue " +
           format(std::ldexp(ends[1], H.exponent)) + " beside the largest, " +
           format(std::ldexp(ends[0], H.exponent));
     return nullptr;
   }
   Spectrum spectrum = read_ends(T, n, given, squares);
+  if (spectrum.below_min) spectrum.below_min = std::max(*spectrum.below_min, -ends[1]);
   spectrum.exponent = H.exponent;
   return std::make_unique<PsdDecomposition>(std::move(H.data), std::move(tau), std::move(T),
                                             spectrum);
@@ -491,8 +474,10 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given
     H.data.resize(size(H.n * H.n));
     copy_to(unit, H.data.data());
     std::string why;
+    Given as_singular_values = given;
+    as_singular_values.psd = false;
     if (asymmetry(H.data.data(), H.n) == 0.0)
-      if (auto psd = decompose_psd(std::move(H), given, 0.0, why)) return psd;
+      if (auto psd = decompose_psd(std::move(H), as_singular_values, 0.0, why)) return psd;
   }
   const bool swapped = S.rows < S.cols;
   const MatrixView tall = swapped ? unit.transposed() : unit;
@@ -528,7 +513,8 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
   rescale(G.data.data(), n * n, -G.exponent);
 
   // Rank is decided on singular values of Z; the Gram matrix shows their squares, above its noise.
-  const double noise = reduction_noise(n);
+  const double summing = summation_noise(problem.A.rows, n);
+  const double noise = std::max(reduction_noise(n), summing);
   const double squared = given.rtol * given.rtol;
   const Start in_samples =
       problem.dual && given.start ? of_samples(problem.A, *given.start) : Start{};
@@ -540,6 +526,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
     Given of_gram = seen;
     of_gram.rtol = std::max(squared, noise);
     of_gram.features = true;
+    of_gram.summing = summing;
     of_gram.allow_zero = !only_gram;
     std::string why;
     problem.decomposition = decompose_psd(G, of_gram, noise, why);
@@ -548,8 +535,8 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
     const bool direct = std::string_view(problem.decomposition->method()) == "direct";
     problem.decomposition->set_method(direct ? "gram" : "gram-lanczos");
   }
-  if (only_qr || (!only_gram && !gram_carries(problem.decomposition->spectrum(), given, n)))
-    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, G, seen);
+  if (only_qr || (!only_gram && !gram_carries(problem.decomposition->spectrum(), given, n, noise)))
+    problem.decomposition = std::make_unique<QrDecomposition>(problem.A, problem.dual, G, seen);
   problem.decomposition->set_p(Z.cols);
   return problem;
 }

@@ -12,8 +12,6 @@
 namespace immucond {
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
-
 /// How far the other eigenvalues of the symmetric operator are from an end, for certain: the
 /// neighbour, and for the last nonzero one also what lies below it.
 double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
@@ -29,7 +27,8 @@ struct Residual {
   double rayleigh, norm;
 };
 
-/// x^T y / x^T x and ||y - rayleigh x|| / ||x||, y = A x in double-double.
+/// x^T y / x^T x and ||y - rayleigh x|| / ||x||, y = A x in double-double, where products below the
+/// smallest float64 are lost.
 Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
   DoubleDouble xy;
   for (Index i = 0; i < n; ++i) xy = xy + y[i] * x[i];
@@ -37,13 +36,10 @@ Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
   // One Newton step makes the quotient good to twice the working precision.
   const double first = xy.hi / xx.hi;
   const DoubleDouble quotient = two_sum(first, (xy + -(xx * first)).value() / xx.hi);
-  double squares = 0.0;
-  for (Index i = 0; i < n; ++i) {
-    const DoubleDouble product = quotient * x[i];
-    const double r = (y[i] + -product).value();
-    squares += r * r;
-  }
-  return {quotient.value(), std::sqrt(squares / xx.hi) * (1.0 + 1e-8)};
+  std::vector<double> r(size(n));
+  for (Index i = 0; i < n; ++i) r[size(i)] = (y[i] + -(quotient * x[i])).value();
+  const double lost = 8 * static_cast<double>(n) * std::numeric_limits<double>::denorm_min();
+  return {quotient.value(), norm(r.data(), n) / std::sqrt(xx.hi) * (1.0 + 1e-8) + lost};
 }
 
 /// The pair at one end of a psd operator given by its accurate product, certified.
@@ -100,8 +96,10 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
   const double sigma = triplet.certificate.sigma;
   const double bound = triplet.certificate.bound + triangle.noise;
   const double squared = (2 * sigma + bound) * bound;
-  const Certificate by_triangle{rayleigh,
-                                squared + std::fabs(rayleigh - sigma * sigma) + kEps * rayleigh};
+  // A quotient whose products vanish says nothing; R's singular values are positive.
+  const Certificate by_triangle{
+      rayleigh > 0.0 ? rayleigh : sigma * sigma,
+      squared + std::fabs(rayleigh - sigma * sigma) + kEps * std::fabs(rayleigh)};
   if (end == End::max) return by_triangle;
   const Spectrum& s = triangle.decomposition->spectrum();
   const double next = std::max(0.0, s.next_min - s.noise_min - triangle.noise);
@@ -113,14 +111,53 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
   return {refined->sigma, refined->bound};
 }
 
+/// The right singular vector of Z for a vector w of the small space: w itself, or in the dual form
+/// Z^T w, normalized. Where the features went through a QR of Z^T = Q R, that is Q u for the left
+/// vector u of R, which keeps the digits that sums of Z^T w lose to the large directions: u = R w
+/// at the top, R^-T w at the bottom, where R w would lose them again.
+std::vector<double> feature_vector(const FeatureProblem& problem, End end, std::vector<double> w) {
+  if (!problem.dual) return w;
+  const Triangle* triangle = problem.decomposition->triangle();
+  const Index n = static_cast<Index>(w.size());
+  std::vector<double> v;
+  if (triangle == nullptr) {
+    v = std::move(accurate_product(problem.A, w.data()).hi);
+  } else {
+    const auto* r = static_cast<const double*>(triangle->unit.data);
+    const bool solve = end == End::min && triangle->decomposition->spectrum().rank == n;
+    solve ? lapack::trsv('T', n, r, n, w.data()) : lapack::trmv('N', n, r, n, w.data());
+    normalize(w.data(), n);
+    v = triangle->qr->apply_q(w);
+  }
+  normalize(v.data(), static_cast<Index>(v.size()));
+  fix_signs(v, static_cast<Index>(v.size()));
+  return v;
+}
+
+/// Widens the bound until it holds for v^T H v too, v the vector that is returned, as far as a
+/// rounded vector allows: its share of the largest direction costs the square of the rounding.
+void stand_for(const FeatureProblem& problem, double unit, const std::vector<double>& v,
+               Certificate& certificate) {
+  const DoubleDoubleVector zv = accurate_product(problem.A.transposed(), v.data());
+  DoubleDouble squares;
+  for (Index i = 0; i < static_cast<Index>(zv.hi.size()); ++i) squares = squares + zv[i] * zv[i];
+  const double rayleigh =
+      squares.value() * unit / sum_of_squares(v.data(), static_cast<Index>(v.size())).value();
+  const double rounding = reduction_noise(static_cast<Index>(v.size()));
+  const double off = std::fabs(rayleigh - certificate.sigma) -
+                     rounding * rounding * problem.decomposition->spectrum().sigma_max;
+  certificate.bound = std::max(certificate.bound, off);
+}
+
 }  // namespace
 
 Certificate certify(const Spectrum& s, End end, double rayleigh, double residual,
                     std::optional<double> below) {
   const double computed = end == End::max ? s.sigma_max : s.sigma_min;
   const double noise = end == End::max ? s.noise_max : s.noise_min;
-  const double gap = certain_gap(s, end, below);
-  if (residual < gap && std::fabs(rayleigh - computed) <= gap) {
+  // An eigenvalue within the residual of a positive quotient, and clear of all others, is the end.
+  const double gap = certain_gap(s, end, below) - std::fabs(rayleigh - computed);
+  if (residual < gap && rayleigh > 0.0) {
     // The float64 that is returned is itself a rounding of the quotient.
     const double bound = std::min(residual, residual * (residual / gap));
     return {rayleigh, bound + kEps * std::fabs(rayleigh)};
@@ -150,7 +187,8 @@ ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top
   constexpr double grain = std::numeric_limits<double>::denorm_min();
   pairs.bound_max = std::ldexp(top.bound, exponent) + grain;
   pairs.bound_min = std::ldexp(bottom.bound, exponent) + grain;
-  pairs.determined_min = bottom.bound < bottom.sigma / 2;
+  pairs.determined = bottom.bound < bottom.sigma / 2;
+  pairs.determined_min = pairs.bound_min < pairs.sigma_min / 2;
   pairs.method = decomposition.method();
   return pairs;
 }
@@ -203,22 +241,20 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
                ? certified_by_triangle(problem.A, unit, *triangle, end, product, vector)
                : certified_end(decomposition, end, product, vector);
   };
-  const Certificate top = certified(End::max, max.right);
-  const Certificate bottom = certified(End::min, min.right);
+  Certificate top = certified(End::max, max.right);
+  Certificate bottom = certified(End::min, min.right);
+  max.right = feature_vector(problem, End::max, std::move(max.right));
+  min.right = feature_vector(problem, End::min, std::move(min.right));
+  if (problem.dual) {
+    stand_for(problem, unit, max.right, top);
+    stand_for(problem, unit, min.right, bottom);
+  }
   ExtremePairs pairs = assemble(decomposition, top, bottom, exponent + 2 * problem.exponent);
-  // A vector w of the small space is v itself, or in the dual form gives v = Z^T w / ||Z^T w||.
-  const auto feature_vector = [&](std::vector<double> w) {
-    if (!problem.dual) return w;
-    DoubleDoubleVector v = accurate_product(problem.A, w.data());
-    normalize(v.hi.data(), static_cast<Index>(v.hi.size()));
-    fix_signs(v.hi, static_cast<Index>(v.hi.size()));
-    return std::move(v.hi);
-  };
-  pairs.u_max = pairs.v_max = feature_vector(std::move(max.right));
-  pairs.u_min = pairs.v_min = feature_vector(std::move(min.right));
+  pairs.u_max = pairs.v_max = std::move(max.right);
+  pairs.u_min = pairs.v_min = std::move(min.right);
   const auto neighbour = [&](End end) {
     std::vector<double> w = decomposition.neighbour(end);
-    return w.empty() ? w : feature_vector(std::move(w));
+    return w.empty() ? w : feature_vector(problem, End::max, std::move(w));
   };
   pairs.next_max = neighbour(End::max);
   pairs.next_min = neighbour(End::min);
@@ -226,7 +262,7 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
 }
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given) {
-  SymmetricMatrix matrix = read_symmetric(H, given.rtol);
+  SymmetricMatrix matrix = read_symmetric(H, given.precision);
   // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
   const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
   const int exponent = matrix.exponent;

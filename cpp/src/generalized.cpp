@@ -2,20 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "immucond/errors.hpp"
-#include "immucond/lanczos.hpp"
 
 namespace immucond {
 namespace {
-
-double norm(const std::vector<double>& x) {
-  double squares = 0.0;
-  for (const double a : x) squares += a * a;
-  return std::sqrt(squares);
-}
 
 /// x / sqrt(x^T B x) in place of w, with the quotient x^T A x / x^T B x and the bound on its error.
 struct Quotient {
@@ -27,7 +21,7 @@ Quotient finish(const MatrixView& A, const MatrixView& B, const std::vector<doub
   lapack::trsv('N', n, r.data(), n, x.data());
   std::vector<double> length(x);
   lapack::trmv('N', n, r.data(), n, length.data());
-  const double scale = norm(length);
+  const double scale = norm(length.data(), n);
   for (double& entry : x) entry /= scale;
   const DoubleDoubleVector ax = accurate_product(A, x.data()), bx = accurate_product(B, x.data());
   DoubleDouble top, bottom;
@@ -41,22 +35,27 @@ Quotient finish(const MatrixView& A, const MatrixView& B, const std::vector<doub
   std::vector<double> t(x.size());
   for (Index i = 0; i < n; ++i) t[static_cast<std::size_t>(i)] = (ax[i] + -(value * bx[i])).value();
   lapack::trsv('T', n, r.data(), n, t.data());
-  return {value.value(), norm(t) / std::sqrt(bottom.hi)};
+  return {value.value(), norm(t.data(), n) / std::sqrt(bottom.hi)};
 }
 
-/// The norm of a definite operator, to a factor near one.
-double largest_ritz_value(const Operator& A) {
-  constexpr Index products = 12;
-  Lanczos lanczos(A, {}, 2);
-  lanczos.multiply(products);
-  return lanczos.largest(1).values[0];
+/// An upper bound on the condition number of B = R^T R, in Frobenius norms: no vector can hide from
+/// it, as one may from an iteration.
+double condition_bound(const SymmetricMatrix& B, std::vector<double> r) {
+  const Index n = B.n;
+  if (!lapack::trtri(n, r.data(), n)) return std::numeric_limits<double>::infinity();
+  for (Index j = 0; j < n; ++j)
+    std::fill(r.begin() + j * (n + 1) + 1, r.begin() + (j + 1) * n, 0.0);
+  lapack::lauum(n, r.data(), n);
+  mirror_upper(r.data(), n);
+  return std::sqrt(sum_of_squares(B.data.data(), n * n).value() *
+                   sum_of_squares(r.data(), n * n).value());
 }
 
 }  // namespace
 
 ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
                                        const Given& given) {
-  SymmetricMatrix a = read_symmetric(A, given.rtol), b = read_symmetric(B, given.rtol);
+  SymmetricMatrix a = read_symmetric(A, given.precision), b = read_symmetric(B, given.precision);
   const Index n = a.n;
   if (b.n != n)
     throw std::invalid_argument(std::string(A.name) + " and " + B.name +
@@ -72,9 +71,7 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
   };
   if (!lapack::potrf(n, r.data(), n)) throw indefinite(", and has no Cholesky factor");
   // R^T R is B up to rounding of its norm, which must leave every direction of B.
-  const SymmetricOperator product(b_unit.data.data(), n);
-  const InverseGramOperator inverse(r.data(), n);
-  const double kappa = largest_ritz_value(product) * largest_ritz_value(inverse);
+  const double kappa = condition_bound(b_unit, r);
   const double noise = reduction_noise(n) * kappa;
   if (!(noise < 0.1)) throw indefinite(", and its condition number is about " + format(kappa));
   lapack::trsm('R', 'N', n, n, r.data(), n, a.data.data(), n);
@@ -93,7 +90,8 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
   of_m.forming = noise;
   std::string why;
   const auto decomposition =
-      decompose_psd(std::move(a), of_m, std::max(given.rtol, of_m.forming), why);
+      decompose_psd(std::move(a), of_m,
+                    std::max({given.rtol, of_m.forming, noise * given.precision / kEps}), why);
   if (!decomposition) throw std::invalid_argument(std::string(A.name) + why);
   auto [max, min] = decomposition->both();
   const auto certified = [&](End end, std::vector<double>& x) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "immucond/compensated.hpp"
+#include "immucond/numeric.hpp"
 #include "immucond/symmetric.hpp"
 
 namespace immucond {
@@ -14,6 +16,7 @@ namespace {
 
 constexpr Index kFeatureBlockDoubles = Index{1} << 20;  // 8 MiB of features at a time
 constexpr Index kColumnPanel = 128;
+constexpr Index kSummedRows = 1024;
 
 /// K's rounding reaches h_jj with a weight of at most (sum_i |theta_ij| sqrt(k_ii))^2; where h_jj
 /// is at least this share of it, nine digits of h_jj are left in the worst case.
@@ -33,22 +36,48 @@ double largest_diagonal(const double* a, Index n) {
 /// Whether squares and products of the entries behind this diagonal stayed in float64's range.
 bool in_range(double largest) { return largest > 1e-200 && largest < 1e200; }
 
-/// Adds A^T A to the upper triangle of `out`.
-void accumulate_gram(const Dense& a, double beta, double* out) {
-  lapack::syrk('U', a.op == 'T' ? 'N' : 'T', a.cols, a.rows, 1.0, a.data, a.ld, beta, out, a.cols);
-}
+/// The sum of A^T A over blocks of rows, with the rounding of that sum kept beside it: its error is
+/// that of one block, however many there are. Only upper triangles, until `finish`.
+class GramSum {
+ public:
+  GramSum(double* out, Index n) : out_(out), n_(n) {}
+
+  void add(const Dense& a) {
+    const bool first = blocks_++ == 0;
+    if (blocks_ == 2) {
+      block_.resize(size(n_ * n_));
+      rest_.resize(size(n_ * n_));
+    }
+    double* to = first ? out_ : block_.data();
+    lapack::syrk('U', a.op == 'T' ? 'N' : 'T', n_, a.rows, 1.0, a.data, a.ld, 0.0, to, n_);
+    for (Index j = 0; j < n_ && !first; ++j)
+      add_compensated(block_.data() + j * n_, j + 1, out_ + j * n_, rest_.data() + j * n_);
+  }
+
+  void finish() {
+    for (Index j = 0; j < n_ && blocks_ > 1; ++j)
+      for (Index i = 0; i <= j; ++i) out_[i + j * n_] += rest_[size(i + j * n_)];
+    mirror_upper(out_, n_);
+  }
+
+ private:
+  double* out_;
+  Index n_;
+  Index blocks_ = 0;
+  std::vector<double> block_, rest_;
+};
 
 void through_features(const MatrixView& X, const Dense& theta, double* H) {
   const Index m = theta.cols;
   RowBlocks blocks(X, std::clamp<Index>(kFeatureBlockDoubles / m, 64, 8192));
   std::vector<double> features;
-  double beta = 0.0;
-  for (Dense block{}; blocks.next(block); beta = 1.0) {
-    features.resize(static_cast<std::size_t>(std::max<Index>(block.rows * m, 1)));
+  GramSum sum(H, m);
+  for (Dense block{}; blocks.next(block);) {
+    features.resize(size(block.rows * m));
     multiply(1.0, block, theta, 0.0, features.data(), block.rows);
-    accumulate_gram({features.data(), block.rows, m, block.rows, 'N'}, beta, H);
+    sum.add({features.data(), block.rows, m, block.rows, 'N'});
   }
-  mirror_upper(H, m);
+  sum.finish();
 }
 
 void through_gram(const Dense& K, const Dense& theta, double* H) {
@@ -80,10 +109,14 @@ void gram(const MatrixView& X, double* out) {
   const lapack::Phase phase(
       lapack::Work::product,
       static_cast<double>(X.rows) * static_cast<double>(X.cols) * static_cast<double>(X.cols));
-  RowBlocks blocks(X);
-  double beta = 0.0;
-  for (Dense block{}; blocks.next(block); beta = 1.0) accumulate_gram(block, beta, out);
-  mirror_upper(out, X.cols);
+  RowBlocks blocks(X, rows_at_once(X.cols, kSummedRows));
+  GramSum sum(out, X.cols);
+  for (Dense block{}; blocks.next(block);) sum.add(block);
+  sum.finish();
+}
+
+double summation_noise(Index rows, Index columns) {
+  return reduction_noise(std::min(rows, rows_at_once(columns, kSummedRows)));
 }
 
 void symmetric_product(const Dense& a, const double* b, double* out) {

@@ -24,8 +24,6 @@ constexpr Index kFactorTop = 2048;
 /// counts eigenvalues.
 constexpr double kClear = 32.0;
 
-std::size_t size(Index n) { return static_cast<std::size_t>(n); }
-
 /// The eigenvalue at one end, its neighbour, and the vectors of both (n x 2).
 struct Ends {
   double value = 0.0, next = 0.0, next_error = 0.0;
@@ -61,42 +59,64 @@ RitzPairs rayleigh_ritz(const Operator& A, const std::vector<double>& vectors, E
   return end == End::max ? space.largest(count) : space.smallest(count);
 }
 
-/// Cholesky factors of shifted matrices, made in the upper triangle of a symmetric matrix, whose
-/// lower triangle stays.
+/// Cholesky factors of shifted matrices, made in the upper triangle of a symmetric matrix
+/// (column-major), whose lower triangle stays.
 class ShiftedFactor {
  public:
-  explicit ShiftedFactor(SymmetricMatrix& A) : A_(A), diagonal_(size(A.n)) {
-    for (Index i = 0; i < A.n; ++i) diagonal_[size(i)] = A.data[size(i * (A.n + 1))];
+  ShiftedFactor(double* a, Index n) : a_(a), n_(n), diagonal_(size(n)) {
+    for (Index i = 0; i < n; ++i) diagonal_[size(i)] = a[i * (n + 1)];
   }
 
   /// sign (A - shift I) = R^T R; false where that is not definite.
-  bool factor(double shift, double sign) {
-    restore();
-    used_ = true;
-    const Index n = A_.n;
-    for (Index j = 0; j < n; ++j) {
-      double* column = A_.data.data() + j * n;
-      if (sign < 0.0)
-        for (Index i = 0; i < j; ++i) column[i] = -column[i];
-      column[j] = sign * (diagonal_[size(j)] - shift);
-    }
-    return lapack::potrf(n, A_.data.data(), n);
+  bool factor(double shift, double sign) { return factor(shift, sign, 0.0, nullptr); }
+
+  /// Whether all eigenvalues but one lie beyond the middle between an end and its neighbour, which
+  /// is returned: where sign (A - middle I) + weight v v^T, v the end's vector, has a Cholesky
+  /// factor. For by interlacing the second eigenvalue from an end of A is no further out than the
+  /// first one of A plus a semidefinite matrix of rank one. It does not matter where v comes from.
+  std::optional<double> isolated(const Ends& end, double sign) {
+    const double middle = end.value + (end.next - end.value) / 2;
+    const double weight = 3 * std::fabs(end.value - middle);
+    if (!factor(middle, sign, weight, end.vectors.data())) return std::nullopt;
+    return middle;
   }
 
   void restore() {
     if (!used_) return;
-    mirror_lower(A_.data.data(), A_.n);
-    for (Index i = 0; i < A_.n; ++i) A_.data[size(i * (A_.n + 1))] = diagonal_[size(i)];
+    mirror_lower(a_, n_);
+    for (Index i = 0; i < n_; ++i) a_[i * (n_ + 1)] = diagonal_[size(i)];
     used_ = false;
   }
 
-  InverseGramOperator inverse() const { return {A_.data.data(), A_.n}; }
+  InverseGramOperator inverse() const { return {a_, n_}; }
 
  private:
-  SymmetricMatrix& A_;
+  bool factor(double shift, double sign, double weight, const double* v) {
+    restore();
+    used_ = true;
+    for (Index j = 0; j < n_; ++j) {
+      double* column = a_ + j * n_;
+      column[j] -= shift;
+      if (sign < 0.0)
+        for (Index i = 0; i <= j; ++i) column[i] = -column[i];
+      if (v != nullptr)
+        for (Index i = 0; i <= j; ++i) column[i] += weight * v[j] * v[i];
+    }
+    return lapack::potrf(n_, a_, n_);
+  }
+
+  double* a_;
+  Index n_;
   std::vector<double> diagonal_;
   bool used_ = false;
 };
+
+/// Takes what a factorization proved for what is known of the neighbour: it lies no further out
+/// than `middle`. False where the rounding of the proof reaches the end.
+bool keep_proof(Ends& end, double middle, double noise) {
+  end.next_error = std::max(end.next_error, std::fabs(middle - end.next) + noise);
+  return std::fabs(end.value - middle) > kClear * noise;
+}
 
 /// One end of A by inverses shifted to just outside of where it is seen, nearer each time. An end
 /// further out, which the factorization then meets, proves that what was seen is not the end: at
@@ -182,7 +202,7 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   const double tolerance = std::max(reduction_noise(n), given.tol);
   const SymmetricOperator A(H.data.data(), n);
   const DoubleDouble squares = sum_of_squares(H.data.data(), n * n);
-  ShiftedFactor shifted(H);
+  ShiftedFactor shifted(H.data.data(), n);
   std::optional<Ends> top, bottom;
   RitzPairs near_top, near_bottom;
   Index random = 0;
@@ -211,9 +231,15 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   }
   bottom = invert_end(shifted, End::min, std::move(near_bottom), random, tolerance);
   std::optional<Spectrum> spectrum;
-  if (bottom)
-    spectrum =
-        spectrum_of(*top, *bottom, n, reduction_noise(n) * top->value + given.forming, given);
+  const double rounding = reduction_noise(n) * top->value;
+  // Random vectors may miss an eigenvector, and an adversary sees to it that they do.
+  const auto proved = [&](Ends& end, double sign) {
+    const auto middle = shifted.isolated(end, sign);
+    return middle && keep_proof(end, *middle, rounding);
+  };
+  if (bottom && proved(*top, -1.0) && proved(*bottom, 1.0))
+    spectrum = spectrum_of(*top, *bottom, n,
+                           std::max(rounding, given.summing * top->value) + given.forming, given);
   if (!spectrum) {
     shifted.restore();
     return nullptr;
@@ -221,6 +247,37 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   spectrum->squares = squares;
   spectrum->exponent = H.exponent;
   return std::make_unique<IterativeDecomposition>(*spectrum, std::move(*top), std::move(*bottom));
+}
+
+/// Proves both ends of R's singular values, as `ShiftedFactor::isolated` does, on R R^T and on
+/// (R^T R)^-1, which are formed: what that rounds costs the bottom no more than the solves did.
+bool prove_ends(const std::vector<double>& r, Index n, Ends& top, Ends& bottom) {
+  const double noise = reduction_noise(n), kappa = top.value / bottom.value;
+  const auto isolated = [&](std::vector<double> factor, Ends end, double rounding) {
+    lapack::lauum(n, factor.data(), n);
+    mirror_upper(factor.data(), n);
+    const auto middle = ShiftedFactor(factor.data(), n).isolated(end, -1.0);
+    return middle && keep_proof(end, *middle, rounding * end.value)
+               ? std::optional<double>(*middle + rounding * end.value)
+               : std::nullopt;
+  };
+  // R R^T has the left vectors.
+  std::vector<double> u = top.vectors;
+  lapack::trmv('N', n, r.data(), n, u.data());
+  normalize(u.data(), n);
+  const auto above =
+      isolated(r, {top.value * top.value, top.next * top.next, 0.0, std::move(u)}, 2 * noise);
+  if (!above) return false;
+  std::vector<double> inverse(r);
+  if (!lapack::trtri(n, inverse.data(), n)) return false;
+  const auto below = isolated(
+      std::move(inverse),
+      {1 / (bottom.value * bottom.value), 1 / (bottom.next * bottom.next), 0.0, bottom.vectors},
+      4 * noise * kappa);
+  if (!below) return false;
+  top.next_error = std::max(top.next_error, std::sqrt(*above) - top.next);
+  bottom.next_error = std::max(bottom.next_error, bottom.next - 1 / std::sqrt(*below));
+  return true;
 }
 
 /// The ends of R^T R as singular values of R.
@@ -266,11 +323,7 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   B.name = H.name;
   B.exponent = H.exponent;
   B.data.resize(size(k * k));
-  double kept = 0.0;
-  for (Index j = 0; j < n; ++j) {
-    if (j < k) std::fill(r.begin() + j * n + j + 1, r.begin() + j * n + k, 0.0);
-    for (Index i = 0; i < k; ++i) kept += r[size(i + j * n)] * r[size(i + j * n)];
-  }
+  for (Index j = 0; j < k; ++j) std::fill(r.begin() + j * n + j + 1, r.begin() + j * n + k, 0.0);
   lapack::syrk('U', 'N', k, n, 1.0, r.data(), n, 0.0, B.data.data(), k);
   mirror_upper(B.data.data(), k);
   Given of_b = given;
@@ -279,9 +332,16 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   of_b.forming += reduction_noise(n) * trace;
   auto found = iterate_definite(B, of_b);
   if (!found) return nullptr;
-  // Weyl: no eigenvalue of H is further from one of R^T R than the trace of H - R^T R.
+  // Weyl: no eigenvalue of H is further from one of R^T R than the norm of P^T H P - R^T R, which
+  // says so of an indefinite H too.
   Spectrum s = found->spectrum();
-  const double rest = std::max(0.0, trace - kept) + tolerance;
+  std::vector<double> left(size(n * n));
+  for (Index j = 0; j < n; ++j)
+    for (Index i = 0; i <= j; ++i)
+      left[size(i + j * n)] = H.data[size(pivots[size(i)] + pivots[size(j)] * n)];
+  lapack::syrk('U', 'T', n, k, -1.0, r.data(), n, 1.0, left.data(), n);
+  mirror_upper(left.data(), n);
+  const double rest = std::sqrt(sum_of_squares(left.data(), n * n).value()) + tolerance;
   s.p = n;
   s.below_min = rest;
   s.noise_max += rest;
@@ -326,8 +386,10 @@ std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, In
     return nullptr;
   Ends top = singular(ends_of(from_top.largest(2)));
   Ends bottom = singular(ends_of(unshifted(from_bottom.largest(2), 0.0, 1.0)));
-  auto spectrum = spectrum_of(top, bottom, n, reduction_noise(n) * top.value, given);
-  if (!spectrum || !(bottom.value > spectrum->noise_min)) return nullptr;
+  const double noise = reduction_noise(n) * top.value;
+  if (!(bottom.value > noise) || !prove_ends(r, n, top, bottom)) return nullptr;
+  auto spectrum = spectrum_of(top, bottom, n, noise, given);
+  if (!spectrum) return nullptr;
   spectrum->squares = sum_of_squares(r.data(), n * n);
   auto found =
       std::make_unique<IterativeDecomposition>(*spectrum, std::move(top), std::move(bottom));

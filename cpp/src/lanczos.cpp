@@ -7,12 +7,12 @@
 #include <string>
 
 #include "immucond/errors.hpp"
+#include "immucond/numeric.hpp"
 #include "immucond/tridiagonal.hpp"
 
 namespace immucond {
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr Index kCapacity = 256;
 constexpr Index kKeptLargest = 48, kKeptSmallest = 16;  // at a restart
 /// A mixture of two unresolved neighbours at the distance D has a residual of D w, w the smaller
@@ -21,10 +21,6 @@ constexpr double kSeparated = 1e4;
 /// The neighbour is known to this part of its distance from the end: a larger value that hides in
 /// it would stand out.
 constexpr double kNeighbour = 1e-6;
-
-std::size_t size(Index n) { return static_cast<std::size_t>(n); }
-
-double norm(const double* x, Index n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
 
 }  // namespace
 
@@ -217,7 +213,7 @@ void Lanczos::restart() {
 OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance) {
   constexpr Index most = 5000;
   const Index n = A.size();
-  const double noise = 4 * kEps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
+  const double noise = reduction_noise(n);
   Lanczos lanczos(A, start, 2);
   if (!lanczos.converge(std::max(tolerance, noise), most))
     throw LapackError("Lanczos did not converge within " + std::to_string(most) +

@@ -362,6 +362,19 @@ void trsv(char trans, Index n, const double* r, Index ldr, double* x) {
   call<Routine::dtrsv>('U', trans, 'N', n, r, ldr, x, Index{1});
 }
 
+bool trtri(Index n, double* r, Index ldr) {
+  Integers info;
+  call<Routine::dtrtri>('U', 'N', n, r, ldr, &info);
+  if (info.value() < 0) check<Routine::dtrtri>(info);
+  return info.value() == 0;
+}
+
+void lauum(Index n, double* r, Index ldr) {
+  Integers info;
+  call<Routine::dlauum>('U', n, r, ldr, &info);
+  check<Routine::dlauum>(info);
+}
+
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau) {
   Integers info;
   const Index size = n * reduction_block(n);
@@ -451,7 +464,7 @@ void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* 
   check<Routine::dormqr>(info);
 }
 
-double gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v) {
+void gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v) {
   Integers info, integers(m + 3 * n);
   const Index size = std::max(2 * m + n, 2 * n * n + 6 * n) + n * kBlock + 7;
   auto work = workspace(size);
@@ -460,7 +473,6 @@ double gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, d
   check<Routine::dgejsv>(info);
   const double scale = work[0] / work[1];
   for (Index i = 0; i < n; ++i) sigma[i] *= scale;
-  return work[2];
 }
 
 }  // namespace immucond::lapack

@@ -9,7 +9,6 @@
 namespace immucond {
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr int kMostSteps = 30;
 /// R stands for A up to this relative error in every direction; norms are then good to a factor 2.
 constexpr double kTrustedFactor = 0.1;
@@ -43,9 +42,7 @@ std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, con
     for (Index i = 0; i < n; ++i)
       t[static_cast<std::size_t>(i)] = (y[i] + -(lambda * v[i])).value();
     lapack::trsv('T', n, factor, n, t.data());
-    double squares = 0.0;
-    for (const double x : t) squares += x * x;
-    const double computed = std::sqrt(squares / (lambda.hi * vv.hi));
+    const double computed = norm(t.data(), n) / std::sqrt(lambda.hi * vv.hi);
     // What double-double leaves of r, which R^-T magnifies by kappa(H) at most.
     const double floor = 8 * kEps * kEps * std::sqrt(static_cast<double>(A.rows + A.cols)) *
                          spectrum.sigma_max * spectrum.sigma_max / lambda.hi;

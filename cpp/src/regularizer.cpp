@@ -12,8 +12,6 @@
 namespace immucond {
 namespace {
 
-constexpr double kEps = std::numeric_limits<double>::epsilon();
-
 /// Powers of two beyond this are applied to the finished gradient, entry by entry, with a check.
 constexpr int kHarmlessExponent = 400;
 
@@ -114,10 +112,9 @@ std::vector<double> forming_noise(const std::vector<double>& theta, const Symmet
 }
 
 /// The rank of H scaled to unit diagonal, which columns of theta at different scales cannot hide.
-Index rank_at_unit_diagonal(SymmetricMatrix H, const std::vector<double>& noise, double rtol) {
+Index rank_at_unit_diagonal(SymmetricMatrix H, const std::vector<double>& noise, Given given) {
   const Index n = H.n;
   std::vector<double> scale(noise.size());
-  Given given{.rank = 0, .rtol = rtol};
   for (Index j = 0; j < n; ++j) {
     const double square = H.data[static_cast<std::size_t>(j * (n + 1))];
     const auto at = static_cast<std::size_t>(j);
@@ -169,7 +166,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
                           const Request& request) {
   const Index d = theta.rows, m = theta.cols;
   const double flops = static_cast<double>(d) * static_cast<double>(m) * static_cast<double>(d + m);
-  const SymmetricMatrix gram = read_symmetric(K, request.given.rtol);
+  const SymmetricMatrix gram = read_symmetric(K, request.given.precision);
   const int theta_exponent = scale_exponent(theta);
   std::vector<double> map(static_cast<std::size_t>(d * m)), product(map.size());
   copy_to(scaled(theta, theta_exponent), map.data());
@@ -192,13 +189,16 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   std::vector<double> noise = forming_noise(map, gram);
   for (double& x : noise) x = std::ldexp(x, -unit);
   given.forming = std::accumulate(noise.begin(), noise.end(), 0.0);
-  const double tolerance = std::max(given.rtol, given.forming);
+  // Negative eigenvalues may also be the rounding of K's entries, which reaches H likewise.
+  const double tolerance =
+      std::max(given.rtol, given.forming * std::max(1.0, given.precision / kEps));
   std::string why;
   auto decomposition = decompose_psd(H, given, tolerance, why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
   const Index seen = decomposition->spectrum().rank;
   if (given.rank == 0 && seen < std::min(d, m)) {
-    given.rank = rank_at_unit_diagonal(H, noise, given.rtol);
+    given.rank =
+        rank_at_unit_diagonal(H, noise, {.rtol = given.rtol, .precision = given.precision});
     if (given.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
   }
   const Spectrum& s = decomposition->spectrum();
@@ -209,7 +209,8 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
     ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), exponent, *decomposition);
     pairs.bound_max += std::ldexp(given.forming, exponent);
     pairs.bound_min += std::ldexp(given.forming, exponent);
-    pairs.determined_min = pairs.determined_min && given.forming < s.sigma_min / 2;
+    pairs.determined = pairs.determined && given.forming < s.sigma_min / 2;
+    pairs.determined_min = pairs.bound_min < pairs.sigma_min / 2;
   }
   if (request.gradient == nullptr) return result;
   const Gradient parts = gradient_parts(*decomposition, c);

@@ -2,20 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "immucond/errors.hpp"
+#include "immucond/numeric.hpp"
 
 namespace immucond {
 namespace {
 
 double epsilon_of(Dtype dtype) {
-  return dtype == Dtype::f16   ? 0x1p-10
-         : dtype == Dtype::f32 ? 0x1p-23
-                               : std::numeric_limits<double>::epsilon();
+  return dtype == Dtype::f16 ? 0x1p-10 : dtype == Dtype::f32 ? 0x1p-23 : kEps;
 }
+
+/// A skew beyond this share of the largest entry is no rounding, at any precision.
+constexpr double kLargestSkew = 0x1p-6;
 
 }  // namespace
 
@@ -24,7 +25,7 @@ MatrixView SymmetricMatrix::view() const {
   return {data.data(), Dtype::f64, n, n, n * step, step, name};
 }
 
-SymmetricMatrix read_symmetric(const MatrixView& view, double tolerance) {
+SymmetricMatrix read_symmetric(const MatrixView& view, double precision) {
   if (view.rows != view.cols)
     throw std::invalid_argument(std::string(view.name) + " must be square, and has shape (" +
                                 std::to_string(view.rows) + ", " + std::to_string(view.cols) + ")");
@@ -39,8 +40,8 @@ SymmetricMatrix read_symmetric(const MatrixView& view, double tolerance) {
   copy_to(by_rows ? unit.transposed() : unit, matrix.data.data());
   const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
-    const double allowed = std::max(
-        tolerance, static_cast<double>(std::max<Index>(matrix.n, 10)) * epsilon_of(view.dtype));
+    const double allowed =
+        data_noise(matrix.n, precision > 0.0 ? precision : epsilon_of(view.dtype), kLargestSkew);
     if (skew > allowed)
       throw std::invalid_argument(
           std::string(view.name) + " must be symmetric, and max|A - A^T| is " +

@@ -55,10 +55,12 @@ double from_ordinal(std::int64_t i) {
 Tridiagonal::Tridiagonal(std::vector<double> diagonal, std::vector<double> off_diagonal)
     : d_(std::move(diagonal)), e_(std::move(off_diagonal)), e_squared_(d_.size()) {
   const std::size_t n = d_.size();
-  // A coupling that changes no digit of any eigenvalue, however small, only feeds underflow.
+  // A coupling that changes no digit of any eigenvalue, however small, only feeds underflow, and a
+  // subnormal one spoils the vectors that inverse iteration finds.
   for (std::size_t i = 0; i + 1 < n; ++i)
-    if (std::fabs(e_[i]) <=
-        kNoCoupling * std::sqrt(std::fabs(d_[i])) * std::sqrt(std::fabs(d_[i + 1])))
+    if (std::fabs(e_[i]) < std::numeric_limits<double>::min() ||
+        std::fabs(e_[i]) <=
+            kNoCoupling * std::sqrt(std::fabs(d_[i])) * std::sqrt(std::fabs(d_[i + 1])))
       e_[i] = 0.0;
   double largest_square = 1.0;
   for (std::size_t i = 0; i < n; ++i) {

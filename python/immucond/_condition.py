@@ -110,7 +110,7 @@ def condition_number(
     name = "S" if features is None else "Z^T Z"
     largest, smallest = fields["unit_max"], fields["unit_min"]
     if shift == 0.0:
-        if not fields["determined_min"]:
+        if not fields["determined"]:
             warn_accuracy(name, stacklevel=2)
         return float(max(largest / smallest, 1.0))
     noise = fields["bound_min"]

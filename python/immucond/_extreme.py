@@ -205,13 +205,14 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
 def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
     found = _core.psd_extreme_pairs(array, rule, Search(), name)
-    return found["rank"], found["unit_min"] / found["unit_max"], found["determined_min"]
+    return found["rank"], found["unit_min"] / found["unit_max"], found["determined"]
 
 
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
     """Wrap what a kernel returned, of one matrix or of a stack."""
     largest, smallest = found.pop("unit_max"), found.pop("unit_min")
     exponent = found.pop("exponent")
+    found.pop("determined")
     lost = np.flatnonzero(np.isinf(found["frobenius"]))
     if lost.size:
         first = int(lost[0])

@@ -146,12 +146,13 @@ class GramAccumulator:
     def __init__(self, d: int) -> None:
         size = as_count(d, "d", least=1)
         self._gram = np.zeros((size, size))
+        self._rest = np.zeros((size, size))  # what rounding left of the sum
         self._count = 0
 
     @property
     def gram(self) -> FloatArray:
         """The Gram matrix of all rows so far, shape (d, d): a copy."""
-        return self._gram.copy()
+        return self._gram + self._rest
 
     @property
     def count(self) -> int:
@@ -163,7 +164,7 @@ class GramAccumulator:
         rows = as_matrix(X, "X")
         if rows.shape[1] != len(self._gram):
             raise ValueError(f"X must have {len(self._gram)} columns, and has shape {rows.shape}")
-        self._add(_core.gram(rows), rows.shape[0])
+        self._add(_core.gram(rows), 0.0, rows.shape[0])
         return self
 
     def merge(self, other: GramAccumulator) -> Self:
@@ -172,15 +173,19 @@ class GramAccumulator:
             raise TypeError(f"other must be a GramAccumulator, and is {type(other).__name__}")
         if other._gram.shape != self._gram.shape:
             raise ValueError(f"other must have width {len(self._gram)}, and has {len(other._gram)}")
-        self._add(other._gram, other._count)
+        self._add(other._gram, other._rest, other._count)
         return self
 
-    def _add(self, gram: FloatArray, count: int) -> None:
-        with np.errstate(over="ignore"):
+    def _add(self, gram: FloatArray, rest: FloatArray | float, count: int) -> None:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             total = self._gram + gram
+            # What the sum rounded away (Knuth), so that many blocks are as good as one.
+            part = total - self._gram
+            lost = (self._gram - (total - part)) + (gram - part)
         if not np.isfinite(total.diagonal()).all():
             raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
         self._gram = total
+        self._rest += lost + rest
         self._count += count
 
     def __repr__(self) -> str:

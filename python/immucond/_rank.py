@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from ._validate import as_integer, check_real
 
-Given = Literal["matrix", "features"]
+Given = Literal["matrix", "features", "gram"]
+
+_SUMMED_ROWS = 1024  # that `gram` sums in one go
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -51,9 +53,12 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
         Of the matrix or of the features.
     computed_in : dtype_like or str
         The precision in which the entries were computed.
-    given : {"matrix", "features"}
+    given : {"matrix", "features", "gram"}
         ``max(shape) eps`` for a matrix, as in `numpy.linalg.matrix_rank`; ``4 sqrt(m) eps`` for
-        features (N x m), whose noise does not grow with N.
+        features (N x m), whose noise does not grow with N, and no less than what a QR in float64
+        leaves of a column that depends on others, ``4 sqrt(max(m, 16)) eps(float64)``; for the Gram
+        matrix of such features, summed in float64 by `immucond.gram`, its square, and no less than
+        what a block of that sum leaves.
 
     Examples
     --------
@@ -62,7 +67,14 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     True
     """
     eps = epsilon(computed_in)
-    return 4.0 * math.sqrt(shape[1]) * eps if given == "features" else max(shape) * eps
+    if given == "matrix":
+        return max(shape) * eps
+    if given == "gram":
+        m = shape[1]
+        summed = 4.0 * math.sqrt(max(_SUMMED_ROWS, 8 * m)) * epsilon(np.float64)
+        return max(default_rtol(shape, computed_in, "features") ** 2, summed)
+    by_qr = 4.0 * math.sqrt(max(shape[1], 16)) * epsilon(np.float64)
+    return max(4.0 * math.sqrt(shape[1]) * eps, by_qr)
 
 
 class Rule(NamedTuple):

@@ -46,6 +46,9 @@ inline DoubleDouble operator*(DoubleDouble x, DoubleDouble y) {
 /// sum of a_i^2 in twice the working precision.
 DoubleDouble sum_of_squares(const double* a, Index n);
 
+/// sum + rest <- sum + rest + x entrywise, in twice the working precision.
+void add_compensated(const double* x, Index n, double* sum, double* rest);
+
 /// A vector in double-double.
 struct DoubleDoubleVector {
   std::vector<double> hi, lo;

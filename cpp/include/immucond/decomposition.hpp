@@ -1,6 +1,5 @@
 #pragma once
 
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +8,8 @@
 
 #include "immucond/compensated.hpp"
 #include "immucond/matrix_view.hpp"
+#include "immucond/numeric.hpp"
+#include "immucond/qr.hpp"
 #include "immucond/symmetric.hpp"
 
 namespace immucond {
@@ -27,9 +28,11 @@ enum class Method { automatic, direct, lanczos, jacobi, gram, qr };
 struct Given {
   Index rank = 0;
   double rtol = 0.0;
-  double precision = std::numeric_limits<double>::epsilon();  // in which the entries were computed
+  double precision = kEps;  // in which the entries were computed
   double forming = 0.0;     // absolute rounding of a matrix that we formed ourselves
+  double summing = 0.0;     // the same relative to its norm: of sums over rows
   bool features = false;    // the entries' rounding is that of Z, where H = Z^T Z is decomposed
+  bool psd = true;          // negative eigenvalues are rounding; else they are singular values too
   bool allow_zero = false;  // let a given rank reach zeros, for a caller with another method left
   double tol = 0.0;         // relative residual at which an iteration may stop
   Method method = Method::automatic;
@@ -58,10 +61,6 @@ struct Spectrum {
   double above_min() const;
 };
 
-/// What orthogonal reductions of n rows leave in each singular value, relative to the largest: the
-/// usual sqrt(n) growth with a margin of four, and no less than small matrices show.
-double reduction_noise(Index n);
-
 enum class End { max, min };
 
 /// How far the data's own rounding and the method's may move the singular values near an end:
@@ -75,8 +74,6 @@ struct Vectors {
   const std::vector<double>& u() const { return left.empty() ? right : left; }
 };
 
-/// x / ||x||, in place.
-void normalize(double* x, Index n, Index stride = 1);
 /// The largest component of each column becomes positive, so that results do not depend on a
 /// reduction's signs. `partner` follows.
 void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner = nullptr,
@@ -89,6 +86,7 @@ struct Triangle {
   MatrixView unit;
   const Decomposition* decomposition;
   double noise;  // what the factorization rounded, in the units of R's singular values
+  const TallQr* qr;
 };
 
 /// What a method offers: the ends of the spectrum at once, vectors only when they are asked for.
@@ -120,13 +118,13 @@ class Decomposition {
 };
 
 /// One tridiagonal reduction, then the ends by bisection and inverse iteration. Null where H is not
-/// positive semidefinite to `tolerance` (or rounding) relative to its largest eigenvalue, with
-/// `why` saying so.
+/// positive semidefinite to `tolerance` (or the rounding of its entries) relative to its largest
+/// eigenvalue, with `why` saying so.
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& given,
                                              double tolerance, std::string& why);
 
-/// One bidiagonal reduction; the ends from the Golub-Kahan tridiagonal matrix. A symmetric positive
-/// semidefinite S goes to decompose_psd.
+/// One bidiagonal reduction; the ends from the Golub-Kahan tridiagonal matrix. A symmetric S whose
+/// eigenvalues are its singular values, as far as those count, takes the way of decompose_psd.
 std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given);
 
 /// H = Z^T Z through the tall one, A, of Z and Z^T: the nonzero spectra of Z^T Z and Z Z^T agree.

@@ -14,7 +14,8 @@ struct ExtremePairs {
   double unit_max = 0.0, unit_min = 0.0;  // the same sigmas in units of 2^exponent
   int exponent = 0;
   double gap_max = 0.0, gap_min = 0.0, bound_max = 0.0, bound_min = 0.0;
-  bool simple_max = true, simple_min = true, determined_min = true;
+  bool simple_max = true, simple_min = true;
+  bool determined = true, determined_min = true;  // sigma_min in units of 2^exponent, and itself
   Index rank = 0;
   std::vector<double> u_max, v_max, u_min, v_min;
   std::vector<double> next_max, next_min;  // right vectors of the neighbours, where they are known

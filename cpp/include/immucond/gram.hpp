@@ -5,8 +5,12 @@
 namespace immucond {
 
 /// out (d x d) = X^T X for X (N x d): half the flops of a product by symmetry, accumulated in
-/// float64 whatever the input, symmetric to the bit. Not finite where X is not, or overflows.
+/// float64 whatever the input, symmetric to the bit. Not finite where X is not, or overflows. Its
+/// rounding is that of a block of rows and does not grow with N.
 void gram(const MatrixView& X, double* out);
+
+/// What the sums of `gram` leave in each eigenvalue, relative to the largest.
+double summation_noise(Index rows, Index columns);
 
 /// gram, and what its diagonal tells of the input: std::invalid_argument naming the place of a NaN
 /// or infinity in X, std::overflow_error where the squares are too large.

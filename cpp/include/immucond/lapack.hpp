@@ -26,6 +26,8 @@ namespace lapack {
   X(dtrsm, "cccciiddidi")     \
   X(dpotrf, "cidii")          \
   X(dpstrf, "cidiiiddi")      \
+  X(dtrtri, "ccidii")         \
+  X(dlauum, "cidii")          \
   X(dsytrd, "cididdddii")     \
   X(dormtr, "ccciididdidii")  \
   X(dgebrd, "iididddddii")    \
@@ -108,6 +110,10 @@ bool potrf(Index n, double* a, Index lda);
 /// P^T A P = R^T R to `tolerance` (absolute, of the diagonal), R in the first rows of the upper
 /// triangle; returns its number of rows. Column j of P^T A P is column pivots[j] of A.
 Index pstrf(Index n, double* a, Index lda, double tolerance, std::vector<Index>& pivots);
+/// R <- R^-1, and R <- R R^T in the upper triangle, for upper triangular R (n x n); trtri is false
+/// where R has a zero on its diagonal.
+bool trtri(Index n, double* r, Index ldr);
+void lauum(Index n, double* r, Index ldr);
 /// A = Q T Q^T (lower triangle): T's diagonals to d and e, the reflectors stay in A and tau.
 void sytrd(Index n, double* a, Index lda, double* d, double* e, double* tau);
 /// C <- Q C with Q from sytrd.
@@ -133,9 +139,7 @@ void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* 
            Index ldc);
 
 /// A = U diag(sigma) V^T by one-sided Jacobi, m >= n, sigma descending, U m x n; A is overwritten.
-/// Returns an estimate of the condition of A with its columns scaled to unit length, on which the
-/// relative accuracy of every sigma depends.
-double gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v);
+void gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v);
 
 }  // namespace lapack
 }  // namespace immucond

@@ -17,9 +17,9 @@ struct SymmetricMatrix {
   MatrixView view() const;
 };
 
-/// Reads a square, finite matrix that is symmetric to `tolerance`, or to the rounding of its own
-/// dtype, relative to its largest entry, and takes its symmetric part; std::invalid_argument,
-/// naming the argument, where it is not.
-SymmetricMatrix read_symmetric(const MatrixView& view, double tolerance = 0.0);
+/// Reads a square, finite matrix that is symmetric to the rounding of the precision in which it was
+/// computed (by default its dtype's), relative to its largest entry, and takes its symmetric part;
+/// std::invalid_argument, naming the argument, where it is not.
+SymmetricMatrix read_symmetric(const MatrixView& view, double precision = 0.0);
 
 }  // namespace immucond

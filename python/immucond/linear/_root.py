@@ -256,6 +256,7 @@ def root_of_gram(
         return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
 
     size = unit.shape[0]
+    rounding = default_rtol(unit.shape, np.float64, "gram")  # sums over rows, however many
     factor = None
     if found == size and ratio > _SAFE * size * epsilon(np.float64):
         factor = scipy.linalg.cholesky(unit, check_finite=False)
@@ -268,7 +269,7 @@ def root_of_gram(
         floor=float(np.sqrt(rule.rtol)),
         blur=(rule.rtol, 2),  # Davis-Kahan, on the eigenvalues this time
         name=name,
-        noise=rule.rtol if determined else max(rule.rtol, ratio),
+        noise=max(rounding, rule.rtol, 0.0 if determined else ratio),
         decompose=decompose,
         factor=factor,
     )

@@ -127,6 +127,6 @@ def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
     if rtol is None:
         rtol = default_rtol((sum(counts), width), computed_in or Z.dtype, "features")
     # Of H: singular values of features are square roots, and H itself is rounded.
-    of_H = min(0.5, max(rtol**2, default_rtol((width, width), "float64")))
+    of_H = min(0.5, max(rtol**2, default_rtol((sum(counts), width), "float64", "gram")))
     H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
     return H, (False, rank, of_H, "float64")

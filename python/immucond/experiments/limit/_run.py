@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..._condensed import TriangularSum
 from ..._errors import AccuracyWarning
 from ..._gram import GramAccumulator
 from ..._rank import default_rtol
@@ -149,7 +150,7 @@ def _task(
     by_gram = settings.through == "gram"
     computed_in = settings.computed_in or rows.dtype.name
     total, count = GramAccumulator(rows.columns), 0
-    R = np.empty((0, rows.columns))
+    triangles = TriangularSum()
     for block, done in rows.blocks():
         if by_gram:
             try:
@@ -157,20 +158,16 @@ def _task(
             except (OverflowError, ValueError) as error:
                 raise type(error)(f"{rows.name}: {error}") from error
         else:
-            stacked = np.vstack([R, block.astype(np.float64, copy=False)])
-            R = np.linalg.qr(stacked, mode="r")  # type: ignore[assignment]
+            triangles.add(block.astype(np.float64, copy=False))
         count += block.shape[0]
         report(rows.name, round(_PERMILLE * min(1.0, done)), _PERMILLE)
     if by_gram:
         root = root_of_gram(
-            total.gram, rows.name, rank=rank, rtol=_rtol(rows.columns, computed_in)
-        )  # fmt: skip
+            total.gram,
+            rows.name,
+            rank=rank,
+            rtol=min(0.5, default_rtol((count, rows.columns), computed_in, "gram")),
+        )
     else:
-        root = root_of_inputs(R, rows.name, rank=rank, computed_in=computed_in)
+        root = root_of_inputs(triangles.R, rows.name, rank=rank, computed_in=computed_in)
     return Task(rows.name, count, rows.columns, computed_in, root)
-
-
-def _rtol(d: int, computed_in: str) -> float:
-    """On eigenvalues: rounding of the sum, or that of the rows where it is coarser."""
-    of_rows = default_rtol((d, d), computed_in, "features") ** 2
-    return min(0.5, max(of_rows, default_rtol((d, d), np.float64)))

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#include "immucond/lapack.hpp"
+
+namespace immucond {
+
+inline constexpr double kEps = std::numeric_limits<double>::epsilon();
+
+inline std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+/// What orthogonal reductions of n rows leave in each singular value, relative to the largest: the
+/// usual sqrt(n) growth with a margin of four, and no less than small matrices show. The same for
+/// entries that were computed at another precision.
+inline double reduction_noise(Index n, double eps = kEps) {
+  return 4.0 * eps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
+}
+
+/// How far a matrix that was computed at this precision may be from what it stands for, relative to
+/// its largest singular value (or entry): at most `cap`, for half precision says little beyond.
+inline double data_noise(Index n, double precision, double cap) {
+  return std::min(cap, reduction_noise(n, precision));
+}
+
+/// Rows that are summed or reduced in one go, between sums whose rounding does not add up: few, so
+/// that equal rows, whose rounding has one sign, leave little; many against the columns, so that
+/// joining the parts costs little.
+inline Index rows_at_once(Index columns, Index least) { return std::max(least, 8 * columns); }
+
+/// ||x||, also where the squares leave the range of float64.
+double norm(const double* x, Index n, Index stride = 1);
+/// x / ||x||, in place; a zero vector stays.
+void normalize(double* x, Index n, Index stride = 1);
+
+}  // namespace immucond

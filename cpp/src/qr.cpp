@@ -1,0 +1,95 @@
+#include "immucond/qr.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "immucond/numeric.hpp"
+
+namespace immucond {
+namespace {
+
+constexpr Index kLeafRows = 256;
+constexpr Index kNone = -1;
+
+}  // namespace
+
+TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols), keep_q_(keep_q) {
+  const Index m = cols_, leaves = std::max<Index>(1, rows_ / rows_at_once(m, kLeafRows));
+  const double flops = 2.0 * static_cast<double>(rows_) * static_cast<double>(m * m);
+  const lapack::Phase phase(lapack::Work::reduction, flops / static_cast<double>(leaves));
+  // Triangles that wait for their like: as in a binary counter, so that equal counts are joined.
+  struct Waiting {
+    std::vector<double> r;
+    Index leaves, node;
+  };
+  std::vector<Waiting> waiting;
+  const auto join = [&] {
+    Waiting lower = std::move(waiting.back());
+    waiting.pop_back();
+    Waiting& upper = waiting.back();
+    std::vector<double> stack(size(2 * m * m));
+    for (Index j = 0; j < m; ++j) {
+      std::copy_n(upper.r.data() + j * m, m, stack.data() + 2 * j * m);
+      std::copy_n(lower.r.data() + j * m, m, stack.data() + (2 * j + 1) * m);
+    }
+    upper.r = reduce({2 * m, 0, upper.node, lower.node, {}, {}}, std::move(stack));
+    upper.node = static_cast<Index>(nodes_.size()) - 1;
+    upper.leaves += lower.leaves;
+  };
+  for (Index leaf = 0; leaf < leaves; ++leaf) {
+    const Index first = leaf * rows_ / leaves, rows = (leaf + 1) * rows_ / leaves - first;
+    std::vector<double> block(size(rows * m));
+    copy_to(row_range(A, first, rows), block.data());
+    std::vector<double> r = reduce({rows, first, kNone, kNone, {}, {}}, std::move(block));
+    waiting.push_back({std::move(r), 1, static_cast<Index>(nodes_.size()) - 1});
+    while (waiting.size() > 1 && waiting.end()[-2].leaves == waiting.back().leaves) join();
+  }
+  while (waiting.size() > 1) join();
+  r_ = std::move(waiting.front().r);
+  const Index step = sizeof(double);
+  exponent_ = scale_exponent({r_.data(), Dtype::f64, m, m, step, m * step, A.name});
+  rescale(r_.data(), m * m, -exponent_);
+}
+
+/// R of `rows` (node.rows x m, column-major).
+std::vector<double> TallQr::reduce(Node node, std::vector<double> rows) {
+  const Index m = cols_;
+  node.tau.resize(size(m));
+  lapack::geqrf(node.rows, m, rows.data(), node.rows, node.tau.data());
+  std::vector<double> r(size(m * m));
+  for (Index j = 0; j < m; ++j) std::copy_n(rows.data() + j * node.rows, j + 1, r.data() + j * m);
+  if (keep_q_) {
+    node.reflectors = std::move(rows);
+    nodes_.push_back(std::move(node));
+  }
+  return r;
+}
+
+std::vector<double> TallQr::apply_q(const std::vector<double>& y) const {
+  std::vector<double> out(size(rows_));
+  spread(nodes_.back(), y.data(), out.data());
+  return out;
+}
+
+void TallQr::spread(Node& node, const double* y, double* out) const {
+  std::vector<double> x(size(node.rows));
+  std::copy_n(y, cols_, x.data());
+  lapack::ormqr(node.rows, cols_, 1, node.reflectors.data(), node.rows, node.tau.data(), x.data(),
+                node.rows);
+  if (node.upper == kNone) {
+    std::copy(x.begin(), x.end(), out + node.first_row);
+    return;
+  }
+  spread(nodes_[size(node.upper)], x.data(), out);
+  spread(nodes_[size(node.lower)], x.data() + cols_, out);
+}
+
+void triangle(const MatrixView& A, double* out) {
+  const Index m = A.cols;
+  const TallQr qr(A, /*keep_q=*/false);
+  for (Index j = 0; j < m; ++j)
+    for (Index i = 0; i < m; ++i) out[i * m + j] = qr.r()[size(i + j * m)];
+  scale_by_power(out, m * m, qr.exponent(), "the triangular factor");
+}
+
+}  // namespace immucond
