@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from ._split import SplitModel, blocks_named, moved, parse_batch
+from ._ties import tied_to, with_other_values
 
 _log = logging.getLogger("immucond")
 
@@ -136,12 +137,17 @@ class Kept:
         self._folder = folder
         self._rows: list[_Rows | Any] = []
         labels: list[Any] = []
+        tied = tied_to(model.model, [*blocks, model.head])
+        if tied is not None:
+            raise _CannotKeepError(f"{tied!r} has a weight of what is trained")
         first = None
         for batch in in_order:
             inputs, label = parse_batch(batch)
             inputs = moved(inputs, device)
             trace = _trace(model, blocks, inputs)
-            first = first or (inputs, trace)
+            if first is None:
+                first = inputs, trace
+                _refuse_dependent(model, blocks, inputs, trace)
             self._append(inputs, trace.arguments)
             labels.append(label)
         assert first is not None
@@ -293,6 +299,25 @@ def _trace(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> _Trac
                 stack.callback(handle.remove)
         model(inputs)
     return _Trace(*entered[0], skipped)
+
+
+def _refuse_dependent(
+    model: SplitModel, blocks: Sequence[nn.Module], inputs: Any, trace: _Trace
+) -> None:
+    """Refuse a network in which the blocks' own weights change what enters the first of them."""
+    parameters = {id(p): p for m in (*blocks, model.head) for p in m.parameters()}
+    with with_other_values(parameters.values()):
+        try:
+            other = _trace(model, blocks, inputs)
+        except Exception as error:
+            raise _CannotKeepError(
+                f"with other weights the model does not run ({error})"
+            ) from error
+    if not _equal(trace.arguments, other.arguments):
+        raise _CannotKeepError(
+            "what enters the trainable blocks is random, or changes with their weights or the "
+            "head's"
+        )
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel, blocks_named, names_of
+from ._ties import copied
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -110,7 +111,8 @@ def immunize(
         The weights, fixed; or such that each term's gradient by the features is in every step as
         large as that of the primary loss.
     trainable : str or sequence of str, optional
-        The names of the blocks to train, the last ones of the network; by default all of it.
+        The names of the blocks to train, the last ones of the network; by default all of it. A
+        layer whose weight is that of one of them, or of the head, moves with it.
     epochs : int
         Passes over the primary loader.
     lr, momentum : float
@@ -176,7 +178,7 @@ def immunize(
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     torch.manual_seed(as_count(seed, "seed", least=0))
-    model = copy.deepcopy(model).to(where).eval()
+    model = copied(model, where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
     blocks = None if trainable is None else blocks_named(model, trainable)
@@ -239,10 +241,11 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         model.model.requires_grad_(False)
         for block in (*blocks, model.head):
             block.requires_grad_()
-    parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if {id(p) for p in parameters} <= {id(p) for p in model.head.parameters()}:
+    head = {id(module) for module in model.head.modules()}
+    modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
+    if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
         raise ValueError("no parameter of the trainable blocks requires a gradient")
-    return parameters
+    return [p for p in model.model.parameters() if p.requires_grad]
 
 
 def _inspect(
@@ -305,7 +308,6 @@ class _Steps:
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self._lambdas, self._loss = lambdas, loss
-        self._head = [p for p in model.head.parameters() if p.requires_grad]
 
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
@@ -313,7 +315,7 @@ class _Steps:
             refuse_few(len(task.features), name)
         loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
-        by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
+        (by_loss,) = torch.autograd.grad(loss, P.features, retain_graph=True)
         by_well, by_ill = (
             torch.zeros_like(Z)
             if term is None
@@ -328,16 +330,21 @@ class _Steps:
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
         lambda_P, lambda_H = weights(self._lambdas, norms)
-        by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
+        by_P = lambda_P * by_well
+        if not self.objective.uses_loss:
+            by_P = by_P - by_loss  # its gradient ends at the features, once through the head
         self.optimizer.zero_grad()
-        reached = [
-            (Z, g)
-            for Z, g in ((P.features, by_P), (H.features, lambda_H * by_ill))
-            if Z.requires_grad
-        ]
-        torch.autograd.backward([Z for Z, _ in reached], [g.to(Z.dtype) for Z, g in reached])
-        for parameter, gradient in zip(self._head, by_head, strict=True):
-            parameter.grad = gradient
+        roots = {
+            root: gradient.to(root.dtype)
+            for root, gradient in (
+                (loss, torch.ones_like(loss)),
+                (P.features, by_P),
+                (H.features, lambda_H * by_ill),
+            )
+            if root.requires_grad
+        }
+        # In one pass, so that a weight of the head that stands elsewhere too gets both its parts.
+        torch.autograd.backward(list(roots), list(roots.values()))
         self.optimizer.step()
         terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
         return dict(zip(_RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))

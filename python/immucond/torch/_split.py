@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
     """Return a submodule by its dotted name."""
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules or name == "":
         listed = ", ".join(repr(known) for known in modules if known)
         raise ValueError(
