@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
+from ._reached import gradients_agree, requiring_alone, run_without_a_graph
 from ._split import SplitModel, blocks_named, moved, parse_batch
 from ._ties import tied_to, with_other_values
 
@@ -156,20 +157,30 @@ class Kept:
         self._labels = (
             None if labels[0] is None else torch.cat([torch.as_tensor(x) for x in labels])
         )
-        self._check(model, inputs)
+        self._check(model, blocks, inputs)
 
-    def _check(self, model: SplitModel, inputs: Any) -> None:
-        """Compare features with those of the whole model, on a batch of another size at that."""
+    def _check(self, model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> None:
+        """Compare with the whole model, on a batch of another size at that.
+
+        Gradients too: a checkpointed block that runs again in the backward pass is not handed what
+        was kept.
+        """
         few = slice(self._size // 2, None)
-        with torch.no_grad():
+        with requiring_alone(model.model, blocks) as parameters, torch.enable_grad():
             wanted = model(inputs)[0][few]
             try:
-                got = self.run(model, torch.arange(self._size)[few]).features
+                with run_without_a_graph(model, parameters) as cut:
+                    got = self.run(model, torch.arange(self._size)[few]).features
             except Exception as error:
                 raise _CannotKeepError(f"the model does not run on them ({error})") from error
-        near = 1e-5 * float(wanted.abs().max())
-        if got.shape != wanted.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=near):
-            raise _CannotKeepError("what runs before the trainable blocks reaches past them")
+            near = 1e-5 * float(wanted.detach().abs().max())
+            if got.shape != wanted.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=near):
+                raise _CannotKeepError("what runs before the trainable blocks reaches past them")
+            through = wanted.requires_grad and got.requires_grad and not cut
+            if not through or not gradients_agree(wanted, got, parameters):
+                raise _CannotKeepError(
+                    "a backward pass on them gives other gradients (checkpoints?)"
+                )
 
     def _append(self, inputs: Any, arguments: Any) -> None:
         """Keep a batch: what enters the block, and such inputs as are read beside it, masks say."""

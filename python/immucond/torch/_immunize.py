@@ -30,6 +30,7 @@ from ._features import all_features, array
 from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._reached import let_gradients_through
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
 
@@ -198,6 +199,8 @@ def immunize(
         batches_of(splitted, blocks, loader, where, folder, name)
         for loader, name in ((primary, "primary"), (harmful, "harmful"))
     )
+    first = next(iter(P.in_order()))
+    let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
     steps = _Steps(
         splitted,
         objective,

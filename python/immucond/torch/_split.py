@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 
 def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
@@ -78,6 +80,10 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def _needing_a_gradient(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_() if x.is_floating_point() else x
+
+
 class SplitModel:
     """A model, its linear head, and the features between.
 
@@ -100,9 +106,12 @@ class SplitModel:
                 f"linear layers are {listed or 'none'}"
             )
         self.head = head
+        self.whole_graph = False  # whether inputs that can need gradients do
 
     def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return features (N, m) and logits."""
+        if self.whole_graph and torch.is_grad_enabled():
+            inputs = tree_map_only(Tensor, _needing_a_gradient, inputs)
         with self.watched() as seen:
             output = call(self.model, inputs)
         return self.checked(seen), logits_of(output)
