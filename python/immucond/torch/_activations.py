@@ -20,8 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
+from ._loaders import draws_alike, least_batch, left_as_found, seed_pass
 from ._reached import gradients_agree, requiring_alone, run_without_a_graph
 from ._split import SplitModel, blocks_named, moved, parse_batch
 from ._ties import tied_to, with_other_values
@@ -29,6 +36,15 @@ from ._ties import tied_to, with_other_values
 _log = logging.getLogger("immucond")
 
 _IN_MEMORY = 2**30  # bytes; what is larger is mapped
+# Of a loader whose samples are read in their order.
+_AS_THEY_ARE = (
+    "collate_fn",
+    "num_workers",
+    "worker_init_fn",
+    "timeout",
+    "multiprocessing_context",
+    "prefetch_factor",
+)
 _TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
 
 
@@ -52,6 +68,9 @@ class Batches(Protocol):
     least: int | None
     """Samples in the smallest batch, where that is known."""
 
+    alike: bool
+    """Whether an epoch follows from the generator alone, whatever came before it."""
+
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
 
@@ -66,37 +85,24 @@ class Loaded:
     """Batches as the loader yields them, through the whole model."""
 
     def __init__(self, loader: Any, device: torch.device) -> None:
-        self._loader, self._device = loader, device
-        self.least = _least(loader)
+        self._loader, self._device, self._passes = loader, device, 0
+        self.least, self.alike = least_batch(loader), draws_alike(loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
-        if isinstance(self._loader, DataLoader):
-            seed = int(torch.randint(2**31, (), generator=generator))
-            torch.manual_seed(seed)
-            if self._loader.generator is not None:
-                self._loader.generator.manual_seed(seed)
+        """Yield the loader's batches; all that they are drawn from gets a seed drawn here."""
+        seed_pass(self._loader, int(torch.randint(2**31, (), generator=generator)), self._passes)
+        self._passes += 1
         yield from self._loader
 
     def in_order(self) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader that shuffles does so alike each time."""
-        yield from self.epoch(torch.Generator().manual_seed(0))
+        """Yield the loader's batches; one that shuffles does so alike each time."""
+        with left_as_found(self._loader):
+            seed_pass(self._loader, 0, 0)
+            yield from self._loader
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
         return outcome(model, batch, self._device)
-
-
-def _least(loader: Any) -> int | None:
-    """Return the size of the smallest batch: of a list, or of a loader with batches of one size."""
-    if isinstance(loader, (list, tuple)):
-        leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
-        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
-    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        return None
-    if loader.batch_size is None or loader.drop_last:
-        return loader.batch_size
-    return len(loader.dataset) % loader.batch_size or loader.batch_size
 
 
 class _Trace(NamedTuple):
@@ -114,6 +120,8 @@ class _CannotKeepError(Exception):
 class Kept:
     """Samples by their kept activations, through the trainable part alone."""
 
+    alike = True
+
     def __init__(
         self,
         model: SplitModel,
@@ -124,40 +132,54 @@ class Kept:
     ) -> None:
         dataset = _indexed(loader)
         self._device, self._batch_size = device, loader.batch_size
-        self._drop_last, self.least = loader.drop_last, _least(loader)
+        self._drop_last, self.least = loader.drop_last, least_batch(loader)
         self._count = len(dataset)
-        for at in {*np.linspace(0, self._count - 1, _TWICE).round().astype(int).tolist()}:
-            if not _equal(dataset[at], dataset[at]):
-                raise _CannotKeepError("its samples are drawn at random anew each time")
-        in_order: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=self._batch_size,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-        )
         self._folder = folder
         self._rows: list[_Rows | Any] = []
-        labels: list[Any] = []
+        with left_as_found(loader):
+            first = self._run(model, blocks, loader)
+        inputs, self._trace = first
+        self._size = _rows_of(self._trace.arguments)
+        self._check(model, blocks, inputs)
+
+    def _run(self, model: SplitModel, blocks: Sequence[nn.Module], loader: Any) -> Any:
+        """Run what is frozen over the samples, in their order; return the first batch's trace."""
+        dataset = loader.dataset
+        for at in {*np.linspace(0, self._count - 1, _TWICE).round().astype(int).tolist()}:
+            if not _equal(*(loader.collate_fn([dataset[at]]) for _ in range(2))):
+                raise _CannotKeepError("its samples are drawn at random anew each time")
         tied = tied_to(model.model, [*blocks, model.head])
         if tied is not None:
             raise _CannotKeepError(f"{tied!r} has a weight of what is trained")
+        in_order: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=self._batch_size,
+            **{name: getattr(loader, name) for name in _AS_THEY_ARE},
+        )
         first = None
         for batch in in_order:
-            inputs, label = parse_batch(batch)
-            inputs = moved(inputs, device)
+            if first is None:
+                self._refuse_mixed(batch, loader)
+            inputs, labels = parse_batch(batch)
+            inputs = moved(inputs, self._device)
             trace = _trace(model, blocks, inputs)
             if first is None:
                 first = inputs, trace
                 _refuse_dependent(model, blocks, inputs, trace)
-            self._append(inputs, trace.arguments)
-            labels.append(label)
+            self._append(inputs, trace.arguments, labels)
         assert first is not None
-        inputs, self._trace = first
-        self._size = _rows_of(self._trace.arguments)
-        self._labels = (
-            None if labels[0] is None else torch.cat([torch.as_tensor(x) for x in labels])
-        )
-        self._check(model, blocks, inputs)
+        return first
+
+    def _refuse_mixed(self, batch: Any, loader: Any) -> None:
+        """Refuse batches that are not their samples one by one: mixed, or padded to the longest."""
+        size = min(self._batch_size, self._count)
+        half = size // 2
+        again = loader.collate_fn([loader.dataset[at] for at in range(half, size)])
+        there, spec = tree_flatten(again)
+        whole, whole_spec = tree_flatten(batch)
+        rows = [x[half:] if isinstance(x, Tensor) and x.shape[:1] == (size,) else x for x in whole]
+        if spec != whole_spec or not _equal(there, rows):
+            raise _CannotKeepError("a sample depends on the others in its batch")
 
     def _check(self, model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> None:
         """Compare with the whole model, on a batch of another size at that.
@@ -182,11 +204,15 @@ class Kept:
                     "a backward pass on them gives other gradients (checkpoints?)"
                 )
 
-    def _append(self, inputs: Any, arguments: Any) -> None:
-        """Keep a batch: what enters the block, and such inputs as are read beside it, masks say."""
-        leaves, self._spec = tree_flatten((inputs, arguments))
+    def _append(self, inputs: Any, arguments: Any, labels: Any) -> None:
+        """Keep a batch: what enters the block, labels, and such inputs as are read beside it."""
+        leaves, spec = tree_flatten((inputs, arguments, labels))
         size = _rows_of(arguments)
         fresh = not self._rows
+        if fresh:
+            self._spec = spec
+        elif spec != self._spec:
+            raise _CannotKeepError("its batches differ in what they hold")
         of_inputs = len(tree_flatten(inputs)[0])
         for at, leaf in enumerate(leaves):
             by_sample = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
@@ -196,10 +222,13 @@ class Kept:
                 self._rows.append(_Zeros(leaf))
             elif fresh:
                 self._rows.append(_Rows(self._count, leaf, self._folder))
-            if isinstance(self._rows[at], _Rows):
-                self._rows[at].append(leaf)
-            elif by_sample and not isinstance(self._rows[at], _Zeros):
-                raise _CannotKeepError("its batches differ in shape")
+            row = self._rows[at]
+            if isinstance(row, _Rows) and by_sample:
+                row.append(leaf)
+            elif by_sample != isinstance(row, (_Rows, _Zeros)) or not (
+                by_sample or _equal(row, leaf)
+            ):
+                raise _CannotKeepError("its batches differ in more than their samples")
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the indices of batches, in a random order."""
@@ -218,11 +247,10 @@ class Kept:
             row[batch].to(self._device) if isinstance(row, (_Rows, _Zeros)) else row
             for row in self._rows
         ]
-        inputs, arguments = tree_unflatten(leaves, self._spec)
+        inputs, arguments, labels = tree_unflatten(leaves, self._spec)
         with _replaced(model, self._trace, arguments, self._size, len(batch)):
             features, logits = model(inputs)
-        labels = None if self._labels is None else self._labels[batch].to(self._device)
-        return Outcome(features, logits, labels)
+        return Outcome(features, logits, moved(labels, self._device))
 
 
 def _indexed(loader: Any) -> Any:
@@ -230,10 +258,11 @@ def _indexed(loader: Any) -> Any:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise _CannotKeepError("it is no DataLoader over a data set with a length")
     sampler, dataset = loader.sampler, loader.dataset
-    once = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement
+    once = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler and not sampler.replacement
     )
-    if not once or loader.batch_size is None or len(sampler) != len(dataset):  # type: ignore[arg-type]
+    batched = loader.batch_size is not None and type(loader.batch_sampler) is BatchSampler
+    if not once or not batched or len(sampler) != len(dataset):  # type: ignore[arg-type]
         raise _CannotKeepError("it has a sampler of its own")
     return dataset
 
@@ -261,8 +290,8 @@ class _Rows:
 
     def append(self, rows: Tensor) -> None:
         """Add the rows of one batch."""
-        if rows.shape[1:] != self._rows.shape[1:]:
-            raise _CannotKeepError("its batches differ in shape")
+        if rows.shape[1:] != self._rows.shape[1:] or rows.dtype != self._rows.dtype:
+            raise _CannotKeepError("its batches differ in shape or dtype")
         self._rows[self._filled : self._filled + len(rows)] = rows.detach().cpu()
         self._filled += len(rows)
 

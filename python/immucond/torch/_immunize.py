@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
+from ._loaders import left_as_found
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._reached import let_gradients_through
 from ._split import SplitModel, blocks_named, names_of
@@ -125,13 +127,16 @@ def immunize(
     kappa_P, delta : float
         For the closed form, as in `immucond.linear.optimal_extractor`.
     seed : int
-        Of the order of the samples, and of what the network draws. PyTorch's own generator is left
-        as it is.
+        Of the order of the samples, and of what the loaders and the network draw: generators of
+        PyTorch, NumPy and Python, global ones and such as a loader holds, are seeded from it, and
+        left as they were, as samplers are. A sampler's ``set_epoch`` is called with 0, 1, ...
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
         A file that keeps the run's state. Where it is there already, of the same network and
-        settings (`epochs` may be more), the run goes on from it, to the same bits.
+        settings (`epochs` may be more), the run goes on from it, to the same bits. Loaders whose
+        order follows from more than a generator (samplers, iterables of one's own) are read again
+        from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
@@ -228,7 +233,8 @@ def immunize(
         every = as_count(checkpoint_every, "checkpoint_every", least=1)
         kept = Checkpoint(Path(checkpoint), every, settings)
     run = _Run(steps, P, H, generator, kept)
-    run.to(as_count(epochs, "epochs", least=0), callback)
+    with left_as_found(primary, harmful):
+        run.to(as_count(epochs, "epochs", least=0), callback)
     for parameter, required in zip(model.parameters(), wanted, strict=True):
         parameter.requires_grad_(required)
     history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
@@ -417,6 +423,10 @@ class _Run:
         state = self._checkpoint.load(next(model.parameters()).device)
         if state is None:
             return
+        if not (self._P.alike and self._H.alike):
+            for _ in range(state["epoch"]):  # they may count
+                harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+                deque(zip(self._P.epoch(self._generator), harmful, strict=False), maxlen=0)
         model.load_state_dict(state["model"])
         self._steps.optimizer.load_state_dict(state["optimizer"])
         self._steps.objective.state = state["objective"]

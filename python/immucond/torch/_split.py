@@ -56,7 +56,8 @@ def moved(tree: Any, device: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: moved(value, device) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return type(tree)(moved(value, device) for value in tree)
+        values = [moved(value, device) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     return tree
 
 
