@@ -2,13 +2,13 @@
 
 import logging
 import random
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from functools import partial
 
 import numpy as np
 import pytest
 from torch_cases import torch
-from torch_nets import data, loaders, net, states_equal
+from torch_nets import Net, data, loaders, net, states_equal
 
 import immucond.torch as ict
 from immucond.torch._activations import Kept, Loaded, batches_of
@@ -310,6 +310,8 @@ Pair = namedtuple("Pair", ["x", "y"])
 
 
 def rows(form):
+    if form is None:
+        return Opened()
     x, y = data(64, 1)[:]
     return [form(x[i], y[i]) for i in range(64)]
 
@@ -320,8 +322,20 @@ def stacked(samples):
     return x, [y.repeat(1 + int(y)) for _, y in samples]
 
 
-def nothing(_):
-    pass
+class Opened(torch.utils.data.Dataset):
+    """Samples that are there once a worker is prepared."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def open_(_):
+    opened = torch.utils.data.get_worker_info().dataset
+    if isinstance(opened, Opened):
+        opened.rows = data(64, 1)
 
 
 def of_dict(logits, labels):
@@ -352,7 +366,7 @@ LABELS = {
         of_ragged,
         False,
     ),
-    "workers": (lambda x, y: (x, y), {"num_workers": 1, "worker_init_fn": nothing}, None, None),
+    "worker_init_fn": (None, {"num_workers": 1, "worker_init_fn": open_}, None, False),
 }
 
 
@@ -372,9 +386,8 @@ def test_kept_labels_are_those_of_their_samples(kind):
     task, model = DataLoader(rows(form), **{"batch_size": 16} | options), net()
     split = SplitModel(model, "head")
     found = batches_of(split, [model.block2], task, torch.device("cpu"), None, "primary")
-    assert isinstance(found, Loaded if can is False else (Kept, Loaded))
-    assert isinstance(found, Kept) or not can
-    if isinstance(found, Kept):
+    assert isinstance(found, Kept if can else Loaded)
+    if can:
         index = torch.tensor([40, 3, 17])
         labels = found.run(split, index).labels
         wanted = torch.utils.data.default_collate([rows(form)[i] for i in index])[1]
@@ -400,3 +413,130 @@ def test_what_is_constant_in_one_batch_and_not_in_the_next_is_not_kept(caplog):
     with caplog.at_level(logging.WARNING, logger="immucond"):
         ict.immunize(Scaled(), split="net.head", primary=task, harmful=task, trainable="net.block2")
     assert "primary runs through the whole model in every epoch" in caplog.text
+
+
+# ---- activations are kept where samples are known to be the same each time ----
+
+
+class Rare(Augmented):
+    """An augmentation that one sample in fifty gets."""
+
+    def __init__(self, p=0.02):
+        super().__init__(lambda _: 3.0 * float(torch.rand(()) < p))
+
+
+def mixup(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    share = torch.rand(())
+    return share * x + (1 - share) * x.flip(0), y
+
+
+def rolled(samples):
+    """Nothing random, but what a sample is depends on the others."""
+    x, y = torch.utils.data.default_collate(samples)
+    return 0.7 * x + 0.3 * x.roll(1, 0), y
+
+
+class Mixing(DataLoader):
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield x + torch.randn(()), y
+
+
+SAME_EACH_TIME = Augmented(lambda _: 0.5)
+
+RANDOM = {
+    "collate_fn": lambda **o: DataLoader(data(64, 1), collate_fn=mixup, **o),
+    "rare": lambda **o: DataLoader(Rare(), **o),
+    "a subset of it": lambda **o: DataLoader(torch.utils.data.Subset(Rare(), list(range(64))), **o),
+    "a part of it": lambda **o: DataLoader(
+        torch.utils.data.ConcatDataset([data(32, 1), torch.utils.data.Subset(Rare(), range(32))]),
+        **o,
+    ),
+    "a loader": lambda **o: Mixing(data(64, 1), **o),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", RANDOM)
+def test_samples_that_may_be_random_are_drawn_anew_in_every_epoch(kind, seed, caplog):
+    task = RANDOM[kind](batch_size=64)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        losses = immunized(task, trainable="block2", lr=0.0, epochs=8, seed=seed).history["loss"]
+    assert len(set(losses)) > 2
+    assert caplog.text.count("primary runs through the whole model in every epoch") == 1
+    with pytest.raises(ValueError, match="activations cannot be kept"):
+        ict.keep_activations(net(), task, split="head", trainable="block2")
+
+
+def test_what_is_plainly_random_is_not_taken_for_deterministic():
+    for draws in (DataLoader(data(64, 1), 64, collate_fn=mixup), DataLoader(Rare(0.5), 64)):
+        with pytest.raises(ValueError, match="drawn at random anew each time"):
+            ict.keep_activations(net(), draws, split="head", trainable="block2", deterministic=True)
+    mixed = DataLoader(data(64, 1), 32, collate_fn=rolled)
+    with pytest.raises(ValueError, match="a sample depends on the others in its batch"):
+        ict.keep_activations(net(), mixed, split="head", trainable="block2", deterministic=True)
+
+
+def own_collate(samples):
+    return torch.utils.data.default_collate(samples)
+
+
+class Encoding(UserDict):
+    """A mapping that PyTorch's trees do not know, as tokenizers return."""
+
+
+def encoded(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    return Encoding(x=x, labels=y)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        DataLoader(SAME_EACH_TIME, batch_size=32),
+        DataLoader(data(64, 1), batch_size=32, collate_fn=own_collate),
+        DataLoader(data(64, 1), batch_size=32, collate_fn=encoded),
+    ],
+    ids=["data set", "collate_fn", "mapping"],
+)
+def test_who_knows_better_says_so(task, caplog):
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        immunized(task, trainable="block2", deterministic=True)
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        immunized(task, trainable="block2")
+    assert "not known to give the same samples each time" in caplog.text
+    assert "deterministic=True says so" in caplog.text
+
+
+PLAIN = {
+    "tensors": data(64, 1),
+    "subset": torch.utils.data.Subset(data(80, 1), list(range(64))),
+    "concatenated": torch.utils.data.ConcatDataset([data(32, 1), data(32, 2)]),
+    "stacked": torch.utils.data.StackDataset(*data(64, 1).tensors),
+    "a list": [(x, int(y)) for x, y in zip(*data(64, 1).tensors, strict=True)],
+    "a list of arrays": [
+        (x.numpy(), np.int64(y)) for x, y in zip(*data(64, 1).tensors, strict=True)
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_what_lies_in_memory_is_kept(kind, caplog):
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        immunized(DataLoader(PLAIN[kind], batch_size=32, shuffle=True), trainable="block2")
+    assert caplog.text == ""
+
+
+def test_missing_values_that_the_network_takes_are_no_reason(caplog):
+    class Filled(Net):
+        def forward(self, x):
+            return super().forward(x.nan_to_num())
+
+    x, y = data(64, 1)[:]
+    x[::7, :, 2] = torch.nan
+    task = DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32)
+    with caplog.at_level(logging.WARNING, logger="immucond"):
+        ict.immunize(net(Filled), split="head", primary=task, harmful=task, trainable="block2")
+    assert caplog.text == ""

@@ -84,6 +84,7 @@ def immunize(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     cache: str | Path | None = None,
+    deterministic: bool = False,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> DeepImmunization:
     r"""Immunize a network: harmful features badly conditioned, the primary task as good as before.
@@ -93,7 +94,7 @@ def immunize(
     .. math:: L(Z_P) + \lambda_P R_{well}(Z_P) + \lambda_H R_{ill}(Z_H),
 
     the head on the primary loss L. The model stays in evaluation mode, as it will be served. What
-    lies before the trainable blocks runs once, and its output is kept.
+    lies before the trainable blocks runs once, and its output is kept, where that changes nothing.
 
     Parameters
     ----------
@@ -142,6 +143,11 @@ def immunize(
     cache : path, optional
         A folder for kept activations beyond one GiB, which are mapped into memory from there; by
         default they stay in memory.
+    deterministic : bool
+        Whether both loaders give a sample alike each time it is asked for, which cannot be known of
+        a data set or a ``collate_fn`` of one's own: only then are activations kept of them. It is
+        known of tensors and numbers in memory (`TensorDataset`, lists, subsets of them) that are
+        stacked by default.
     callback : callable, optional
         Called as ``callback(step, record)`` after each step with what `history` gets; a true return
         value stops.
@@ -162,8 +168,8 @@ def immunize(
 
     Warns
     -----
-    The logger ``immucond`` tells where activations cannot be kept, and why (random augmentation,
-    batches of different shapes).
+    The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
+    at random, batches of different shapes, tied weights).
 
     Notes
     -----
@@ -201,7 +207,7 @@ def immunize(
     parameters = _parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(seed)
     P, H = (
-        batches_of(splitted, blocks, loader, where, folder, name)
+        batches_of(splitted, blocks, loader, where, folder, name, deterministic)
         for loader, name in ((primary, "primary"), (harmful, "harmful"))
     )
     first = next(iter(P.in_order()))

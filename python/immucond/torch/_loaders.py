@@ -18,18 +18,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import (
     BatchSampler,
-    ConcatDataset,
     DataLoader,
     IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
-    StackDataset,
-    Subset,
     SubsetRandomSampler,
-    TensorDataset,
     WeightedRandomSampler,
-    default_collate,
 )
 
 from ._split import parse_batch
@@ -67,31 +62,6 @@ def draws_alike(loader: Any) -> bool:
     if type(batches) is BatchSampler:
         return type(batches.sampler) in _SAMPLERS
     return type(loader.sampler) in _SAMPLERS if batches is None else type(batches) in (list, tuple)
-
-
-def plain(loader: DataLoader[Any]) -> bool:
-    """Whether samples are tensors and numbers in memory, which are stacked and nothing else."""
-    return (
-        type(loader) is DataLoader
-        and loader.collate_fn is default_collate
-        and loader.worker_init_fn is None
-        and _plain(loader.dataset)
-    )
-
-
-def _plain(data: Any) -> bool:
-    if type(data) is TensorDataset:
-        return all(type(x) in (Tensor, nn.Parameter) for x in data.tensors)
-    if type(data) is Subset:
-        return _plain(data.dataset)
-    if type(data) in (ConcatDataset, StackDataset):
-        parts = data.datasets
-        return all(map(_plain, parts.values() if isinstance(parts, dict) else parts))
-    if type(data) not in (list, tuple):
-        return False
-    leaves = (leaf for sample in data for leaf in tree_flatten(sample)[0])
-    values = (Tensor, np.ndarray, np.generic, int, float, bool, str, bytes)
-    return all(type(x) in values or isinstance(x, np.generic) for x in leaves)
 
 
 def seed_pass(loader: Any, seed: int, number: int) -> None:
