@@ -201,6 +201,9 @@ KINDS = {
     "data set": lambda: DataLoader(
         Augmented(by_torch, torch.Generator().manual_seed(2)), batch_size=32
     ),
+    "persistent workers": lambda: DataLoader(
+        Augmented(by_torch), batch_size=32, num_workers=1, persistent_workers=True
+    ),
     "numpy": lambda: DataLoader(Augmented(by_numpy), batch_size=32),
     "python": lambda: DataLoader(Augmented(by_python), batch_size=32),
     "closure": lambda: loader(collate_fn=closed_over()),

@@ -263,6 +263,20 @@ def test_the_closed_form_replaces_a_head_under_all_its_names():
     assert found.mean > 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_closed_form_keeps_the_logits_or_says_why_not(kind):
+    model = KINDS[kind]()
+    options = {"split": "head", **tasks(), "method": "closed_form"}
+    if kind in {"functional", "detached"}:
+        with pytest.raises(ValueError, match=r"'head'.* it reads the head elsewhere too"):
+            ict.immunize(model, **options)
+        return
+    done = ict.immunize(model, **options)
+    x, _ = data(50, 3)[:]
+    with torch.no_grad():
+        assert torch.allclose(done.model(x), model(x), atol=1e-4)
+
+
 def test_a_block_that_is_tied_to_the_head_is_something_to_train():
     model = build(tie=parameter_of("block"))
     model.block.bias = model.head.bias

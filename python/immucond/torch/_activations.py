@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from ._frozen import CannotKeepError, equal, refuse_dependent, replaced, rows_of, traced
-from ._loaders import draws_alike, least_batch, left_as_found, seed_pass
+from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
 from ._reached import gradients_agree, requiring_alone, run_without_a_graph
 from ._samples import indexed, plain, refuse_mixed, refuse_random
 from ._split import SplitModel, blocks_named, moved, parse_batch
@@ -80,7 +80,7 @@ class Loaded:
     """Batches as the loader yields them, through the whole model."""
 
     def __init__(self, loader: Any, device: torch.device) -> None:
-        self._loader, self._device, self._passes = loader, device, 0
+        self._loader, self._device, self._passes = starting_anew(loader), device, 0
         self.least, self.alike = least_batch(loader), draws_alike(loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
@@ -201,6 +201,15 @@ class Kept:
                 by_sample or equal(row, leaf)
             ):
                 raise CannotKeepError("its batches differ in more than their samples")
+
+    def refuse_trained(self, model: SplitModel, name: str) -> None:
+        """Refuse to train what ran, once and for all, before the activations that were kept."""
+        for frozen, _ in self._trace.skipped:
+            if any(p.requires_grad for p in model.model.get_submodule(frozen).parameters()):
+                raise ValueError(
+                    f"{frozen!r} is to be trained, and what was kept of {name} lies behind it: "
+                    "keep_activations must be given the same trainable"
+                )
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the indices of batches, in a random order."""
@@ -369,6 +378,8 @@ def batches_of(
     deterministic: bool = False,
 ) -> Batches:
     """Return a task's batches, of kept activations where that can be done; else say why not."""
+    if isinstance(loader, Kept):
+        loader.refuse_trained(model, name)
     if blocks is None or isinstance(loader, Kept):
         return task_of(loader, device, name)
     try:

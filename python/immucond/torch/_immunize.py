@@ -472,4 +472,13 @@ def _closed_form(
         computed_in=str(Z_P.dtype).removeprefix("torch."),
     )
     replace_module(model.model, model.split, FoldedHead(model.head, A))
-    return DeepImmunization(model.model, f"{model.split}.1", {})
+    done, primary = f"{model.split}.1", tasks["primary"]
+    try:
+        with torch.no_grad():
+            primary.run(SplitModel(model.model, done), next(iter(primary.in_order())))
+    except Exception as error:
+        raise ValueError(
+            f"the closed form puts two layers in the place of {model.split!r}, and the model does "
+            f"not run with them: it reads the head elsewhere too ({error})"
+        ) from error
+    return DeepImmunization(model.model, done, {})

@@ -64,6 +64,15 @@ def draws_alike(loader: Any) -> bool:
     return type(loader.sampler) in _SAMPLERS if batches is None else type(batches) in (list, tuple)
 
 
+def starting_anew(loader: Any) -> Any:
+    """Return a loader whose workers start in each pass, where theirs would go on as they were."""
+    if not isinstance(loader, DataLoader) or not loader.persistent_workers:
+        return loader
+    fresh = copy.copy(loader)
+    vars(fresh)["persistent_workers"] = False  # DataLoader refuses the assignment
+    return fresh
+
+
 def seed_pass(loader: Any, seed: int, number: int) -> None:
     """Seed whatever a loader draws from, and tell its samplers the number of the pass."""
     torch.manual_seed(seed)
