@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 _CONTAINERS = (list, tuple, dict, OrderedDict)
+_SHARED = vars(nn.Module()).keys() - {"_modules"}  # parameters, buffers, hooks
 _DEPTH = 3  # of containers in an attribute that are searched for modules
 
 
@@ -29,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield _twin(model)
+        yield _twin(model) if training else model
     finally:
         for module in training:
             module.training = True
@@ -60,5 +61,7 @@ def _twin(model: nn.Module) -> nn.Module:
         return type(value)(zip(value, new, strict=True) if isinstance(value, dict) else new)
 
     for module in originals:
-        twins[id(module)].__dict__.update((k, turned(v)) for k, v in vars(module).items())
+        own = vars(module)
+        new = {name: turned(value) for name, value in own.items() if name not in _SHARED}
+        twins[id(module)].__dict__.update(own | new)
     return twins.get(id(model), model)
