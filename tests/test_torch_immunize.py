@@ -589,6 +589,12 @@ def test_activations_kept_once_serve_many_runs():
     np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
 
 
+@pytest.mark.parametrize("trainable", [None, "block1", ["block1", "block2"]])
+def test_activations_behind_what_is_to_be_trained_are_refused(trainable):
+    kept = ict.keep_activations(net(), loaders()["harmful"], split="head", trainable="block2")
+    refused(ValueError, "is to be trained, and what was kept", harmful=kept, trainable=trainable)
+
+
 def test_activations_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="reaches past them"):
         ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")

@@ -12,22 +12,35 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import DataLoader
 
+from ._frozen import CannotKeepError, equal, refuse_dependent, replaced, rows_of, traced
+from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
+from ._reached import gradients_agree, requiring_alone, run_without_a_graph
+from ._samples import indexed, plain, refuse_mixed, refuse_random
 from ._split import SplitModel, blocks_named, moved, parse_batch
+from ._ties import tied_to
 
 _log = logging.getLogger("immucond")
 
 _IN_MEMORY = 2**30  # bytes; what is larger is mapped
-_TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
+# Of a loader whose samples are read in their order.
+_AS_THEY_ARE = (
+    "collate_fn",
+    "num_workers",
+    "worker_init_fn",
+    "timeout",
+    "multiprocessing_context",
+    "prefetch_factor",
+)
 
 
 class Outcome(NamedTuple):
@@ -50,6 +63,9 @@ class Batches(Protocol):
     least: int | None
     """Samples in the smallest batch, where that is known."""
 
+    alike: bool
+    """Whether an epoch follows from the generator alone, whatever came before it."""
+
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
 
@@ -64,53 +80,30 @@ class Loaded:
     """Batches as the loader yields them, through the whole model."""
 
     def __init__(self, loader: Any, device: torch.device) -> None:
-        self._loader, self._device = loader, device
-        self.least = _least(loader)
+        self._loader, self._device, self._passes = starting_anew(loader), device, 0
+        self.least, self.alike = least_batch(loader), draws_alike(loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader draws its own order from a seed drawn here."""
-        if isinstance(self._loader, DataLoader):
-            seed = int(torch.randint(2**31, (), generator=generator))
-            torch.manual_seed(seed)
-            if self._loader.generator is not None:
-                self._loader.generator.manual_seed(seed)
+        """Yield the loader's batches; all that they are drawn from gets a seed drawn here."""
+        seed_pass(self._loader, int(torch.randint(2**31, (), generator=generator)), self._passes)
+        self._passes += 1
         yield from self._loader
 
     def in_order(self) -> Iterator[Any]:
-        """Yield the loader's batches; a DataLoader that shuffles does so alike each time."""
-        yield from self.epoch(torch.Generator().manual_seed(0))
+        """Yield the loader's batches; one that shuffles does so alike each time."""
+        with left_as_found(self._loader):
+            seed_pass(self._loader, 0, 0)
+            yield from self._loader
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
         return outcome(model, batch, self._device)
 
 
-def _least(loader: Any) -> int | None:
-    """Return the size of the smallest batch: of a list, or of a loader with batches of one size."""
-    if isinstance(loader, (list, tuple)):
-        leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
-        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
-    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        return None
-    if loader.batch_size is None or loader.drop_last:
-        return loader.batch_size
-    return len(loader.dataset) % loader.batch_size or loader.batch_size
-
-
-class _Trace(NamedTuple):
-    """One forward pass: what enters the first trainable block, and what ran before it."""
-
-    entry: str
-    arguments: Any  # (args, kwargs) of the entry
-    skipped: list[tuple[str, Any]]  # frozen modules, with their outputs
-
-
-class _CannotKeepError(Exception):
-    """Why activations cannot be kept."""
-
-
 class Kept:
     """Samples by their kept activations, through the trainable part alone."""
+
+    alike = True
 
     def __init__(
         self,
@@ -119,57 +112,79 @@ class Kept:
         loader: Any,
         device: torch.device,
         folder: Path | None,
+        deterministic: bool = False,
     ) -> None:
-        dataset = _indexed(loader)
+        dataset = indexed(loader)
         self._device, self._batch_size = device, loader.batch_size
-        self._drop_last, self.least = loader.drop_last, _least(loader)
+        self._drop_last, self.least = loader.drop_last, least_batch(loader)
         self._count = len(dataset)
-        for at in {*np.linspace(0, self._count - 1, _TWICE).round().astype(int).tolist()}:
-            if not _equal(dataset[at], dataset[at]):
-                raise _CannotKeepError("its samples are drawn at random anew each time")
+        self._folder = folder
+        self._rows: list[_Rows | Any] = []
+        with left_as_found(loader):
+            if not plain(loader):
+                refuse_random(loader, deterministic)
+            first = self._run(model, blocks, loader)
+        inputs, self._trace = first
+        self._size = rows_of(self._trace.arguments)
+        self._check(model, blocks, inputs)
+
+    def _run(self, model: SplitModel, blocks: Sequence[nn.Module], loader: Any) -> Any:
+        """Run what is frozen over the samples, in their order; return the first batch's trace."""
+        dataset = loader.dataset
+        tied = tied_to(model.model, [*blocks, model.head])
+        if tied is not None:
+            raise CannotKeepError(f"{tied!r} has a weight of what is trained")
         in_order: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=self._batch_size,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
+            **{name: getattr(loader, name) for name in _AS_THEY_ARE},
         )
-        self._folder = folder
-        self._rows: list[_Rows | Any] = []
-        labels: list[Any] = []
         first = None
         for batch in in_order:
-            inputs, label = parse_batch(batch)
-            inputs = moved(inputs, device)
-            trace = _trace(model, blocks, inputs)
-            first = first or (inputs, trace)
-            self._append(inputs, trace.arguments)
-            labels.append(label)
+            if first is None:
+                refuse_mixed(loader, batch)
+            inputs, labels = parse_batch(batch)
+            inputs = moved(inputs, self._device)
+            trace = traced(model, blocks, inputs)
+            if first is None:
+                first = inputs, trace
+                refuse_dependent(model, blocks, inputs, trace)
+            self._append(inputs, trace.arguments, labels)
         assert first is not None
-        inputs, self._trace = first
-        self._size = _rows_of(self._trace.arguments)
-        self._labels = (
-            None if labels[0] is None else torch.cat([torch.as_tensor(x) for x in labels])
-        )
-        self._check(model, inputs)
+        return first
 
-    def _check(self, model: SplitModel, inputs: Any) -> None:
-        """Compare features with those of the whole model, on a batch of another size at that."""
+    def _check(self, model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> None:
+        """Compare with the whole model, on a batch of another size at that.
+
+        Gradients too: a checkpointed block that runs again in the backward pass is not handed what
+        was kept.
+        """
         few = slice(self._size // 2, None)
-        with torch.no_grad():
+        with requiring_alone(model.model, blocks) as parameters, torch.enable_grad():
             wanted = model(inputs)[0][few]
             try:
-                got = self.run(model, torch.arange(self._size)[few]).features
+                with run_without_a_graph(model, parameters) as cut:
+                    got = self.run(model, torch.arange(self._size)[few]).features
             except Exception as error:
-                raise _CannotKeepError(f"the model does not run on them ({error})") from error
-        near = 1e-5 * float(wanted.abs().max())
-        if got.shape != wanted.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=near):
-            raise _CannotKeepError("what runs before the trainable blocks reaches past them")
+                raise CannotKeepError(f"the model does not run on them ({error})") from error
+            near = 1e-5 * float(wanted.detach().abs().max())
+            if got.shape != wanted.shape or not torch.allclose(wanted, got, rtol=1e-4, atol=near):
+                raise CannotKeepError("what runs before the trainable blocks reaches past them")
+            through = wanted.requires_grad and got.requires_grad and not cut
+            if not through or not gradients_agree(wanted, got, parameters):
+                raise CannotKeepError(
+                    "a backward pass on them gives other gradients (checkpoints?)"
+                )
 
-    def _append(self, inputs: Any, arguments: Any) -> None:
-        """Keep a batch: what enters the block, and such inputs as are read beside it, masks say."""
-        leaves, self._spec = tree_flatten((inputs, arguments))
-        size = _rows_of(arguments)
+    def _append(self, inputs: Any, arguments: Any, labels: Any) -> None:
+        """Keep a batch: what enters the block, labels, and such inputs as are read beside it."""
+        leaves, spec = tree_flatten((inputs, arguments, labels))
+        size = rows_of(arguments)
         fresh = not self._rows
+        if fresh:
+            self._spec = spec
+        elif spec != self._spec:
+            raise CannotKeepError("its batches differ in what they hold")
         of_inputs = len(tree_flatten(inputs)[0])
         for at, leaf in enumerate(leaves):
             by_sample = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
@@ -179,10 +194,22 @@ class Kept:
                 self._rows.append(_Zeros(leaf))
             elif fresh:
                 self._rows.append(_Rows(self._count, leaf, self._folder))
-            if isinstance(self._rows[at], _Rows):
-                self._rows[at].append(leaf)
-            elif by_sample and not isinstance(self._rows[at], _Zeros):
-                raise _CannotKeepError("its batches differ in shape")
+            row = self._rows[at]
+            if isinstance(row, _Rows) and by_sample:
+                row.append(leaf)
+            elif by_sample != isinstance(row, (_Rows, _Zeros)) or not (
+                by_sample or equal(row, leaf)
+            ):
+                raise CannotKeepError("its batches differ in more than their samples")
+
+    def refuse_trained(self, model: SplitModel, name: str) -> None:
+        """Refuse to train what ran, once and for all, before the activations that were kept."""
+        for frozen, _ in self._trace.skipped:
+            if any(p.requires_grad for p in model.model.get_submodule(frozen).parameters()):
+                raise ValueError(
+                    f"{frozen!r} is to be trained, and what was kept of {name} lies behind it: "
+                    "keep_activations must be given the same trainable"
+                )
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the indices of batches, in a random order."""
@@ -201,24 +228,10 @@ class Kept:
             row[batch].to(self._device) if isinstance(row, (_Rows, _Zeros)) else row
             for row in self._rows
         ]
-        inputs, arguments = tree_unflatten(leaves, self._spec)
-        with _replaced(model, self._trace, arguments, self._size, len(batch)):
+        inputs, arguments, labels = tree_unflatten(leaves, self._spec)
+        with replaced(model, self._trace, arguments, self._size, len(batch)):
             features, logits = model(inputs)
-        labels = None if self._labels is None else self._labels[batch].to(self._device)
-        return Outcome(features, logits, labels)
-
-
-def _indexed(loader: Any) -> Any:
-    """Return the data set, of which an epoch takes every sample once."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        raise _CannotKeepError("it is no DataLoader over a data set with a length")
-    sampler, dataset = loader.sampler, loader.dataset
-    once = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement
-    )
-    if not once or loader.batch_size is None or len(sampler) != len(dataset):  # type: ignore[arg-type]
-        raise _CannotKeepError("it has a sampler of its own")
-    return dataset
+        return Outcome(features, logits, moved(labels, self._device))
 
 
 class _Rows:
@@ -234,7 +247,7 @@ class _Rows:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
             if size > free:
-                raise _CannotKeepError(
+                raise CannotKeepError(
                     f"they take {size / 2**30:.3g} GiB, and {folder} has {free / 2**30:.3g}"
                 )
             with tempfile.TemporaryFile(dir=folder) as file:  # gone with the last who maps it
@@ -244,8 +257,8 @@ class _Rows:
 
     def append(self, rows: Tensor) -> None:
         """Add the rows of one batch."""
-        if rows.shape[1:] != self._rows.shape[1:]:
-            raise _CannotKeepError("its batches differ in shape")
+        if rows.shape[1:] != self._rows.shape[1:] or rows.dtype != self._rows.dtype:
+            raise CannotKeepError("its batches differ in shape or dtype")
         self._rows[self._filled : self._filled + len(rows)] = rows.detach().cpu()
         self._filled += len(rows)
 
@@ -263,79 +276,6 @@ class _Zeros:
         return self._like.new_zeros(()).expand(len(index), *self._like.shape[1:])
 
 
-def _trace(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> _Trace:
-    """Run the whole model and watch what enters the first trainable block."""
-    starts = {id(model.head)} | {id(m) for block in blocks for m in block.modules()}
-    holding = {id(m) for m in model.model.modules() if any(id(c) in starts for c in m.modules())}
-    names = {id(module): name for name, module in model.model.named_modules()}
-    entered: list[tuple[str, Any]] = []
-    skipped: list[tuple[str, Any]] = []
-    inside: list[nn.Module] = []  # of a frozen module, the outermost
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if entered:
-            return
-        if id(module) in starts:
-            entered.append((names[id(module)], (args, dict(kwargs))))
-        elif not inside and id(module) not in holding:
-            inside.append(module)
-
-    def after(module: nn.Module, _: Any, __: Any, output: Any) -> None:
-        if inside and inside[0] is module:
-            skipped.append((names[id(inside.pop())], output))
-
-    with ExitStack() as stack, torch.no_grad():
-        for module in model.model.modules():
-            for handle in (
-                module.register_forward_pre_hook(before, with_kwargs=True),
-                module.register_forward_hook(after, with_kwargs=True),
-            ):
-                stack.callback(handle.remove)
-        model(inputs)
-    return _Trace(*entered[0], skipped)
-
-
-@contextmanager
-def _replaced(
-    model: SplitModel, trace: _Trace, arguments: Any, size: int, count: int
-) -> Iterator[None]:
-    """Hand the arguments to the entry, and let what ran before it return zeros for `count` rows."""
-
-    def zeros(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != size:
-            return leaf
-        return leaf.new_zeros(()).expand(count, *leaf.shape[1:])
-
-    with ExitStack() as stack:
-        outputs: dict[str, list[Any]] = {}
-        for name, output in trace.skipped:
-            outputs.setdefault(name, []).append(tree_map(zeros, output))
-        for name, stubs in outputs.items():
-            module = model.model.get_submodule(name)
-            rest = iter(stubs)  # a module may run several times
-            module.forward = lambda *_, _rest=rest, **__: next(_rest)
-            stack.callback(module.__dict__.pop, "forward")
-        entry = model.model.get_submodule(trace.entry)
-        handle = entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
-        stack.callback(handle.remove)
-        yield
-
-
-def _rows_of(arguments: Any) -> int:
-    for leaf in tree_flatten(arguments)[0]:
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
-    raise _CannotKeepError("no tensor enters the first trainable block")
-
-
-def _equal(a: Any, b: Any) -> bool:
-    (a, a_spec), (b, b_spec) = tree_flatten(a), tree_flatten(b)
-    return a_spec == b_spec and all(
-        torch.equal(x, y) if isinstance(x, Tensor) else bool(np.all(x == y))
-        for x, y in zip(a, b, strict=True)
-    )
-
-
 @torch.random.fork_rng(devices=[])
 def keep_activations(
     model: nn.Module,
@@ -345,6 +285,7 @@ def keep_activations(
     trainable: str | Sequence[str],
     device: Any = None,
     cache: str | Path | None = None,
+    deterministic: bool = False,
 ) -> Kept:
     """Run the frozen part of a network once over a task, for any number of runs on it.
 
@@ -354,7 +295,7 @@ def keep_activations(
         The network; what comes before its trainable blocks must stay as it is.
     loader : DataLoader
         The task, over a data set with a length and without random augmentation.
-    split, trainable, device, cache
+    split, trainable, device, cache, deterministic
         As in `immunize`.
 
     Returns
@@ -383,8 +324,9 @@ def keep_activations(
     training = model.training
     try:
         folder = None if cache is None else Path(cache)
-        return Kept(SplitModel(model.eval(), split), blocks, loader, where, folder)
-    except (_CannotKeepError, IndexError, RuntimeError) as error:
+        split_model = SplitModel(model.eval(), split)
+        return Kept(split_model, blocks, loader, where, folder, deterministic)
+    except (CannotKeepError, IndexError, RuntimeError) as error:
         raise ValueError(f"activations cannot be kept: {error}") from error
     finally:
         model.train(training)
@@ -433,12 +375,15 @@ def batches_of(
     device: torch.device,
     folder: Path | None,
     name: str,
+    deterministic: bool = False,
 ) -> Batches:
     """Return a task's batches, of kept activations where that can be done; else say why not."""
+    if isinstance(loader, Kept):
+        loader.refuse_trained(model, name)
     if blocks is None or isinstance(loader, Kept):
         return task_of(loader, device, name)
     try:
-        return Kept(model, blocks, loader, device, folder)
-    except _CannotKeepError as error:
+        return Kept(model, blocks, loader, device, folder, deterministic)
+    except CannotKeepError as error:
         _log.warning("%s runs through the whole model in every epoch: %s", name, error)
         return Loaded(loader, device)

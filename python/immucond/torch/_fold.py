@@ -26,6 +26,9 @@ class FoldedHead(nn.Sequential):
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one with this dotted name."""
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+    """Put a module in the place of the one with this dotted name, under all its names."""
+    old = model.get_submodule(name)
+    for each, found in list(model.named_modules(remove_duplicate=False)):
+        if found is old:
+            parent, _, last = each.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)

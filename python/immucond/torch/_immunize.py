@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,11 @@ from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
+from ._loaders import left_as_found
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._reached import let_gradients_through
 from ._split import SplitModel, blocks_named, names_of
+from ._ties import copied
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,6 +84,7 @@ def immunize(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     cache: str | Path | None = None,
+    deterministic: bool = False,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> DeepImmunization:
     r"""Immunize a network: harmful features badly conditioned, the primary task as good as before.
@@ -89,7 +94,7 @@ def immunize(
     .. math:: L(Z_P) + \lambda_P R_{well}(Z_P) + \lambda_H R_{ill}(Z_H),
 
     the head on the primary loss L. The model stays in evaluation mode, as it will be served. What
-    lies before the trainable blocks runs once, and its output is kept.
+    lies before the trainable blocks runs once, and its output is kept, where that changes nothing.
 
     Parameters
     ----------
@@ -110,7 +115,8 @@ def immunize(
         The weights, fixed; or such that each term's gradient by the features is in every step as
         large as that of the primary loss.
     trainable : str or sequence of str, optional
-        The names of the blocks to train, the last ones of the network; by default all of it.
+        The names of the blocks to train, the last ones of the network; by default all of it. A
+        layer whose weight is that of one of them, or of the head, moves with it.
     epochs : int
         Passes over the primary loader.
     lr, momentum : float
@@ -122,18 +128,26 @@ def immunize(
     kappa_P, delta : float
         For the closed form, as in `immucond.linear.optimal_extractor`.
     seed : int
-        Of the order of the samples, and of what the network draws. PyTorch's own generator is left
-        as it is.
+        Of the order of the samples, and of what the loaders and the network draw: generators of
+        PyTorch, NumPy and Python, global ones and such as a loader holds, are seeded from it, and
+        left as they were, as samplers are. A sampler's ``set_epoch`` is called with 0, 1, ...
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
         A file that keeps the run's state. Where it is there already, of the same network and
-        settings (`epochs` may be more), the run goes on from it, to the same bits.
+        settings (`epochs` may be more), the run goes on from it, to the same bits. Loaders whose
+        order follows from more than a generator (samplers, iterables of one's own) are read again
+        from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
         A folder for kept activations beyond one GiB, which are mapped into memory from there; by
         default they stay in memory.
+    deterministic : bool
+        Whether both loaders give a sample alike each time it is asked for, which cannot be known of
+        a data set or a ``collate_fn`` of one's own: only then are activations kept of them. It is
+        known of tensors and numbers in memory (`TensorDataset`, lists, subsets of them) that are
+        stacked by default.
     callback : callable, optional
         Called as ``callback(step, record)`` after each step with what `history` gets; a true return
         value stops.
@@ -154,8 +168,8 @@ def immunize(
 
     Warns
     -----
-    The logger ``immucond`` tells where activations cannot be kept, and why (random augmentation,
-    batches of different shapes).
+    The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
+    at random, batches of different shapes, tied weights).
 
     Notes
     -----
@@ -176,7 +190,7 @@ def immunize(
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     torch.manual_seed(as_count(seed, "seed", least=0))
-    model = copy.deepcopy(model).to(where).eval()
+    model = copied(model, where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
     blocks = None if trainable is None else blocks_named(model, trainable)
@@ -193,9 +207,11 @@ def immunize(
     parameters = _parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(seed)
     P, H = (
-        batches_of(splitted, blocks, loader, where, folder, name)
+        batches_of(splitted, blocks, loader, where, folder, name, deterministic)
         for loader, name in ((primary, "primary"), (harmful, "harmful"))
     )
+    first = next(iter(P.in_order()))
+    let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
     steps = _Steps(
         splitted,
         objective,
@@ -223,7 +239,8 @@ def immunize(
         every = as_count(checkpoint_every, "checkpoint_every", least=1)
         kept = Checkpoint(Path(checkpoint), every, settings)
     run = _Run(steps, P, H, generator, kept)
-    run.to(as_count(epochs, "epochs", least=0), callback)
+    with left_as_found(primary, harmful):
+        run.to(as_count(epochs, "epochs", least=0), callback)
     for parameter, required in zip(model.parameters(), wanted, strict=True):
         parameter.requires_grad_(required)
     history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
@@ -239,10 +256,11 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
         model.model.requires_grad_(False)
         for block in (*blocks, model.head):
             block.requires_grad_()
-    parameters = [p for p in model.model.parameters() if p.requires_grad]
-    if {id(p) for p in parameters} <= {id(p) for p in model.head.parameters()}:
+    head = {id(module) for module in model.head.modules()}
+    modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
+    if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
         raise ValueError("no parameter of the trainable blocks requires a gradient")
-    return parameters
+    return [p for p in model.model.parameters() if p.requires_grad]
 
 
 def _inspect(
@@ -305,7 +323,6 @@ class _Steps:
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self._lambdas, self._loss = lambdas, loss
-        self._head = [p for p in model.head.parameters() if p.requires_grad]
 
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
@@ -313,7 +330,7 @@ class _Steps:
             refuse_few(len(task.features), name)
         loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
-        by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
+        (by_loss,) = torch.autograd.grad(loss, P.features, retain_graph=True)
         by_well, by_ill = (
             torch.zeros_like(Z)
             if term is None
@@ -328,16 +345,21 @@ class _Steps:
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
         lambda_P, lambda_H = weights(self._lambdas, norms)
-        by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
+        by_P = lambda_P * by_well
+        if not self.objective.uses_loss:
+            by_P = by_P - by_loss  # its gradient ends at the features, once through the head
         self.optimizer.zero_grad()
-        reached = [
-            (Z, g)
-            for Z, g in ((P.features, by_P), (H.features, lambda_H * by_ill))
-            if Z.requires_grad
-        ]
-        torch.autograd.backward([Z for Z, _ in reached], [g.to(Z.dtype) for Z, g in reached])
-        for parameter, gradient in zip(self._head, by_head, strict=True):
-            parameter.grad = gradient
+        roots = {
+            root: gradient.to(root.dtype)
+            for root, gradient in (
+                (loss, torch.ones_like(loss)),
+                (P.features, by_P),
+                (H.features, lambda_H * by_ill),
+            )
+            if root.requires_grad
+        }
+        # In one pass, so that a weight of the head that stands elsewhere too gets both its parts.
+        torch.autograd.backward(list(roots), list(roots.values()))
         self.optimizer.step()
         terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
         return dict(zip(_RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
@@ -407,6 +429,10 @@ class _Run:
         state = self._checkpoint.load(next(model.parameters()).device)
         if state is None:
             return
+        if not (self._P.alike and self._H.alike):
+            for _ in range(state["epoch"]):  # they may count
+                harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+                deque(zip(self._P.epoch(self._generator), harmful, strict=False), maxlen=0)
         model.load_state_dict(state["model"])
         self._steps.optimizer.load_state_dict(state["optimizer"])
         self._steps.objective.state = state["objective"]
@@ -446,4 +472,13 @@ def _closed_form(
         computed_in=str(Z_P.dtype).removeprefix("torch."),
     )
     replace_module(model.model, model.split, FoldedHead(model.head, A))
-    return DeepImmunization(model.model, f"{model.split}.1", {})
+    done, primary = f"{model.split}.1", tasks["primary"]
+    try:
+        with torch.no_grad():
+            primary.run(SplitModel(model.model, done), next(iter(primary.in_order())))
+    except Exception as error:
+        raise ValueError(
+            f"the closed form puts two layers in the place of {model.split!r}, and the model does "
+            f"not run with them: it reads the head elsewhere too ({error})"
+        ) from error
+    return DeepImmunization(model.model, done, {})

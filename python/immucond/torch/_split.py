@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 
 def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
     """Return a submodule by its dotted name."""
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules or name == "":
         listed = ", ".join(repr(known) for known in modules if known)
         raise ValueError(
@@ -54,7 +56,8 @@ def moved(tree: Any, device: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: moved(value, device) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return type(tree)(moved(value, device) for value in tree)
+        values = [moved(value, device) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     return tree
 
 
@@ -76,6 +79,10 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"the model must return logits, and returned {type(output).__name__}")
     return output
+
+
+def _needing_a_gradient(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_() if x.is_floating_point() else x
 
 
 class SplitModel:
@@ -100,9 +107,12 @@ class SplitModel:
                 f"linear layers are {listed or 'none'}"
             )
         self.head = head
+        self.whole_graph = False  # whether inputs that can need gradients do
 
     def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return features (N, m) and logits."""
+        if self.whole_graph and torch.is_grad_enabled():
+            inputs = tree_map_only(Tensor, _needing_a_gradient, inputs)
         with self.watched() as seen:
             output = call(self.model, inputs)
         return self.checked(seen), logits_of(output)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._activations import Outcome, endless, outcome, refuse_few, task_of
+from ._evaluated import evaluating
 from ._objectives import Method, Objective, lambdas_of, objective_of, weights
 from ._split import SplitModel
 
@@ -85,8 +85,9 @@ class TrainerMixin:
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
-        with _evaluating(self.model):
-            harmful = outcome(network, next(self._harmful), primary.features.device)
+        with evaluating(self.model) as served:
+            batch = next(self._harmful)
+            harmful = outcome(SplitModel(served, split), batch, primary.features.device)
         refuse_few(len(harmful.features), "harmful")
         total = self._total(objective, lambdas, loss, primary, harmful)
         return (total, outputs) if return_outputs else total
@@ -122,14 +123,3 @@ class TrainerMixin:
                 self._record[f"{name}_term"] = float(term.detach())
                 total = total + weight * term
         return total
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

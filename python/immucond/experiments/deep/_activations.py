@@ -56,7 +56,12 @@ def kept(backbone: Backbone, task: Task, batch_size: int, cache: Path) -> dict[s
             Samples(backbone, part), batch_size=batch_size, drop_last=name == "train"
         )
         found[name] = keep_activations(
-            backbone.model, loader, split=backbone.split, trainable=backbone.trainable, cache=cache
+            backbone.model,
+            loader,
+            split=backbone.split,
+            trainable=backbone.trainable,
+            cache=cache,
+            deterministic=True,
         )
     return found
 

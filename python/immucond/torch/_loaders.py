@@ -1,0 +1,168 @@
+"""What a user's loader draws and counts: seeded in a run, and left as it was found after it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from collections import deque
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from ._split import parse_batch
+
+# Their order follows from a generator alone.
+_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_FEW, _MANY = 64, 10_000  # items of a container, and objects, that are searched for generators
+
+
+def least_batch(loader: Any) -> int | None:
+    """Return the size of the smallest batch, where it is known: of a list, or by a sampler."""
+    if isinstance(loader, (list, tuple)):
+        leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
+        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    size, batches = loader.batch_size, loader.batch_sampler
+    if size is None:
+        listed = isinstance(batches, (list, tuple)) and all(isinstance(b, Sized) for b in batches)
+        return min(map(len, batches), default=None) if listed else None  # type: ignore[arg-type]
+    if loader.drop_last:
+        return size
+    count = len(loader.sampler) if isinstance(loader.sampler, Sized) else 0
+    return None if count == 0 else count % size or size
+
+
+def draws_alike(loader: Any) -> bool:
+    """Whether an epoch follows from generators alone, so that none needs those before it."""
+    if isinstance(loader, (list, tuple)):
+        return True
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return False
+    batches = loader.batch_sampler
+    if type(batches) is BatchSampler:
+        return type(batches.sampler) in _SAMPLERS
+    return type(loader.sampler) in _SAMPLERS if batches is None else type(batches) in (list, tuple)
+
+
+def starting_anew(loader: Any) -> Any:
+    """Return a loader whose workers start in each pass, where theirs would go on as they were."""
+    if not isinstance(loader, DataLoader) or not loader.persistent_workers:
+        return loader
+    fresh = copy.copy(loader)
+    vars(fresh)["persistent_workers"] = False  # DataLoader refuses the assignment
+    return fresh
+
+
+def seed_pass(loader: Any, seed: int, number: int) -> None:
+    """Seed whatever a loader draws from, and tell its samplers the number of the pass."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (what the user's own code draws from)
+    for own, generator in enumerate(_generators(loader), seed + 1):  # each one another stream
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(own)
+        elif isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = type(generator.bit_generator)(own).state
+        else:
+            generator.seed(own)
+    for sampler in _samplers(loader):
+        if callable(getattr(sampler, "set_epoch", None)):
+            sampler.set_epoch(number)
+
+
+@contextmanager
+def left_as_found(*loaders: Any) -> Iterator[None]:
+    """Put back, afterwards, the state of generators and samplers, and of Python's and NumPy's."""
+    with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        for loader in loaders:
+            for generator in _generators(loader):
+                _keep(stack, generator)
+            for part in _samplers(loader):
+                saved = {key: _copied(x) for key, x in vars(part).items()}
+                stack.callback(vars(part).update, saved)
+        yield
+
+
+def _copied(x: Any) -> Any:
+    """Copy what may be shuffled in place: indices, and no data."""
+    indices = isinstance(x, (np.ndarray, Tensor)) and x.ndim == 1
+    return copy.copy(x) if indices or isinstance(x, (list, dict, set, deque)) else x
+
+
+def _keep(stack: ExitStack, generator: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        stack.callback(generator.set_state, generator.get_state())
+    elif isinstance(generator, np.random.Generator):
+        stack.callback(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    elif isinstance(generator, np.random.RandomState):
+        stack.callback(generator.set_state, generator.get_state())
+    else:
+        stack.callback(generator.setstate, generator.getstate())
+
+
+def _samplers(loader: Any) -> list[Any]:
+    """Return what may count: samplers, with those that they hold, or the user's own iterable."""
+    if not isinstance(loader, DataLoader):
+        return [loader] if hasattr(loader, "__dict__") else []
+    if isinstance(loader.dataset, IterableDataset):
+        return [loader.dataset]
+    found: list[Any] = []
+    waiting: list[Any] = [loader.batch_sampler, loader.sampler]
+    while waiting:
+        x = waiting.pop()
+        if hasattr(x, "__dict__") and not any(x is other for other in found):
+            found.append(x)
+            waiting += [
+                y
+                for name, y in vars(x).items()
+                if isinstance(y, Sampler) or name.strip("_") in ("sampler", "batch_sampler")
+            ]
+    return found
+
+
+def _generators(loader: Any) -> list[Any]:
+    """Return the generators that attributes, closures and small containers lead to."""
+    seen: set[int] = set()
+    found, waiting = [], [loader]
+    while waiting and len(seen) < _MANY:
+        x = waiting.pop()
+        if id(x) in seen or isinstance(x, (Tensor, nn.Module, ModuleType, type, str, bytes)):
+            continue
+        seen.add(id(x))
+        if isinstance(x, _GENERATORS):
+            found.append(x)
+        elif isinstance(x, DataLoader):
+            waiting += [x.dataset, x.sampler, x.batch_sampler, x.generator, x.collate_fn]
+        elif isinstance(x, (list, tuple, dict)):
+            waiting += list(x.values() if isinstance(x, dict) else x) if len(x) <= _FEW else []
+        elif isinstance(x, FunctionType):
+            waiting += inspect.getclosurevars(x).nonlocals.values()
+        elif isinstance(x, MethodType):
+            waiting.append(x.__self__)
+        elif isinstance(x, partial):
+            waiting += [x.func, *x.args, *x.keywords.values()]
+        else:
+            waiting += getattr(x, "__dict__", {}).values()
+    return [x for x in found if not isinstance(x, random.SystemRandom)]
