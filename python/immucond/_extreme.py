@@ -186,9 +186,20 @@ def search_from(
                 f"vectors of shape {vector.shape}"
             )
         both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
-        ends.append(np.column_stack(both))
-    ratio = start.sigma_min / start.sigma_max if ends[1].size else 0.0
+        ends.append(_directions(np.column_stack(both)))
+    ratio = 1.0 / start.condition_number if ends[1].size else 0.0
     return Search(method, relative, ends[0], ends[1], ratio)
+
+
+def _directions(columns: Array) -> FloatArray:
+    # Their squares must not leave the range of float64; zeros stay, and start nothing.
+    if columns.dtype.kind != "f" or not np.isfinite(columns).all():
+        raise ValueError(
+            "start must hold finite real vectors, and holds NaN, infinity or another dtype"
+        )
+    largest = np.abs(columns).max(axis=0)
+    scaled: FloatArray = np.ldexp(columns, -np.frexp(largest)[1])
+    return scaled
 
 
 def warn_accuracy(name: str, stacklevel: int) -> None:

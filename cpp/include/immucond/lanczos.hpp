@@ -35,6 +35,7 @@ class Lanczos {
 
   /// So many products, and no questions: then T_k is that of the starting vectors alone.
   void multiply(Index products);
+  Index processed() const { return processed_; }
 
   /// Up to `count` pairs at the largest or the smallest end of T_k.
   RitzPairs largest(Index count) const;
