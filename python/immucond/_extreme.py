@@ -308,7 +308,9 @@ def extreme_pairs(
     inverse : LinearOperator, optional
         For an `S` that is a ``scipy.sparse.linalg.LinearOperator``: products with its inverse
         (and the inverse's transpose), a solver. Without it sigma_max alone is found, and what
-        belongs to the smallest pair is None; so are the rank and the Frobenius norm.
+        belongs to the smallest pair is None; so are the rank and the Frobenius norm. Bounds, and
+        where the iteration stops, allow for products in the operator's dtype, or in that of their
+        results where it is worse: ``4 sqrt(n) eps`` of the largest singular value.
 
     Returns
     -------
