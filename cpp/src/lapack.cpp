@@ -126,7 +126,7 @@ void find_thread_control(Table& found) {
 
 std::mutex phase_mutex;
 std::condition_variable phase_ended;
-int small_phases = 0, large_phases = 0;
+int small_phases = 0, large_phases = 0, single_calls = 0;
 int threads_before = 0;
 enum class Kind { none, small, large };
 thread_local Kind current = Kind::none;
@@ -159,12 +159,36 @@ void leave() {
   phase_ended.notify_all();
 }
 
+/// Around a call outside any phase: a fork waits for it too, since the BLAS may hold a lock of its
+/// own that nobody would release in the child.
+class SingleCall {
+ public:
+  SingleCall() : single_(current == Kind::none) {
+    if (!single_) return;
+    const std::lock_guard lock(phase_mutex);
+    ++single_calls;
+  }
+  ~SingleCall() {
+    if (!single_) return;
+    {
+      const std::lock_guard lock(phase_mutex);
+      --single_calls;
+    }
+    phase_ended.notify_all();
+  }
+  SingleCall(const SingleCall&) = delete;
+  SingleCall& operator=(const SingleCall&) = delete;
+
+ private:
+  bool single_;
+};
+
 // A fork in the middle of another thread's phase would leave the BLAS, and these counts, in a state
 // that never ends in the child: it waits for the phases to end, and no new one starts before it is
 // done. (Handlers run before those of the BLAS, which was loaded earlier.)
 void before_fork() {
   std::unique_lock lock(phase_mutex);
-  phase_ended.wait(lock, [] { return small_phases == 0 && large_phases == 0; });
+  phase_ended.wait(lock, [] { return small_phases + large_phases + single_calls == 0; });
   lock.release();
 }
 void after_fork() { phase_mutex.unlock(); }
@@ -250,6 +274,7 @@ template <Routine routine, class... Args>
 void call(Args... args) {
   constexpr auto at = static_cast<std::size_t>(routine);
   calls[at].fetch_add(1, std::memory_order_relaxed);
+  const SingleCall single;
   if (table.integer_bits == 32)
     call_with<std::int32_t>(table.address[at], args...);
   else
