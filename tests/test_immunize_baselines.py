@@ -1,5 +1,7 @@
 """Each baseline's step against derivatives of its objective as it is written down."""
 
+from fractions import Fraction
+
 import mpmath
 import numpy as np
 import pytest
@@ -240,6 +242,17 @@ def test_published_is_the_published_formulation():
     H = result.features(X_P[:rows])
     H = H.T @ H
     assert ridged.kappa_P == pytest.approx(np.linalg.cond(H + 0.1 * np.eye(d)))
+
+
+def test_published_r_ill_at_equal_eigenvalues():
+    from immucond.immunize._published import _ill_of
+
+    with pytest.raises(ic.DegenerateSpectrumError, match="all 3 eigenvalues are equal"):
+        _ill_of(3)(2.0 * np.eye(3))
+    H = np.diag([1.0, 1.0, 1.0 - 1e-7])  # F / (2 d) - sigma_d^2 / 2, of which no digit may cancel
+    smallest = H[2, 2]
+    exact = 6.0 / float(2 * (1 - Fraction(smallest) ** 2))
+    assert _ill_of(3)(H) == pytest.approx(exact, rel=1e-14)
 
 
 def test_published_counts_the_smallest_eigenvalue_where_there_is_one():

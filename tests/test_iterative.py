@@ -1,5 +1,7 @@
 """Iterations for the ends of a spectrum: never wrong, warm or cold, and direct where they stall."""
 
+import dataclasses
+
 import mpmath
 import numpy as np
 import pytest
@@ -388,6 +390,52 @@ def test_a_start_without_a_bottom_is_none():
     H = exact_psd(sigma)
     start = ic.extreme_pairs(scipy.sparse.linalg.aslinearoperator(H))
     assert_certified(solve("psd", H, start=start), truth("psd", sigma))
+
+
+@pytest.mark.parametrize("method", ["auto", "lanczos"])
+def test_a_start_on_other_features_is_none(method):
+    """Samples that share no feature with those of the start: what it carries over is zero."""
+    sigma = separated_spectrum(np.random.default_rng(3), 40)
+    Z = exact_general(sigma, "wide")
+    old, new = np.hstack([Z, 0.0 * Z]), np.hstack([0.0 * Z, Z])
+    start = ic.feature_extreme_pairs(old, method=method)
+    pairs = ic.feature_extreme_pairs(new, method=method, start=start)
+    assert_certified(pairs, truth("samples", sigma))
+    value, cold = (ic.log_kappa.value_and_grad_features(new, start=s)[0] for s in (start, None))
+    assert value == pytest.approx(cold, rel=1e-14)
+
+
+@pytest.mark.parametrize("entry", [0.0, 1e-320, 1e-170, 1e300])
+@pytest.mark.parametrize("ends", [("max",), ("min",), ("max", "min")])
+@WARM_PROBLEMS
+def test_a_start_of_any_length_will_do(problem, ends, entry):
+    sigma = separated_spectrum(np.random.default_rng(3), 40)
+    A = matrix(problem, sigma)
+    start = solve(problem, A)
+    names = [f"{vector}_{end}" for end in ends for vector in "uv"] + [
+        f"neighbour_{e}" for e in ends
+    ]
+    start = dataclasses.replace(start, **{k: np.full_like(getattr(start, k), entry) for k in names})
+    assert_certified(solve(problem, A, start=start), truth(problem, sigma))
+
+
+@pytest.mark.parametrize("field", ["max", "min"])
+@pytest.mark.parametrize("entry", [np.nan, np.inf, 1j])
+@pytest.mark.parametrize("problem", [*PROBLEMS, "operator", "theta"])
+def test_a_start_that_is_no_vector_is_refused(problem, field, entry):
+    sigma = separated_spectrum(np.random.default_rng(3), 16)
+    calls = {
+        "operator": lambda H, **k: ic.psd_extreme_pairs(
+            scipy.sparse.linalg.aslinearoperator(H), **k
+        ),
+        "theta": lambda H, **k: ic.r_well.value_and_grad_theta(np.eye(len(H)), H, **k),
+    }
+    A = matrix(problem if problem in PROBLEMS else "psd", sigma)
+    call = calls.get(problem, lambda A, **k: solve(problem, A, **k))
+    start = quiet(ic.extreme_pairs if problem == "wide" else ic.feature_extreme_pairs, A)
+    broken = {f"{side}_{field}": entry * getattr(start, f"{side}_{field}") for side in "uv"}
+    with pytest.raises(ValueError, match=r"^start must hold finite real vectors"):
+        call(A, start=dataclasses.replace(start, **broken))
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.9])

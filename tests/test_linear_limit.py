@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import immucond as ic
 
@@ -302,6 +303,32 @@ def test_condition_numbers_beyond_the_float_range(call):
         call(X_P=eye, X_H=tiny, ranks=(2, 2))
     with pytest.raises(OverflowError, match=r"the limit passes 1.8e308"):
         call(X_P=np.diag([1.0, 1e-100]), X_H=np.diag([1.0, 1.0]), ranks=(2, 2))
+
+
+def test_extractor_of_a_kappa_beyond_the_float_range():
+    one, other = np.diag([1.0, 1e-100]), np.diag([1e-100, 1.0])
+    with pytest.raises(OverflowError, match=r"kappa\(M\), .* passes 1.8e308"):
+        ic.linear.optimal_extractor(X_P=one, X_H=other, ranks=(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@given(arrays(float, st.integers(2, 4), elements=st.floats(0.1, 10.0)))
+def test_a_given_rank_that_the_gram_matrix_does_not_have(v):
+    # Its last eigenvalue is 0, which float64 sees as rounding of either sign, or as nothing.
+    K, eye = np.outer(v, v), np.eye(v.size)
+    for call in (
+        lambda: ic.linear.immunity_limit(K, eye, ranks=(2, None)).kappa_P,
+        lambda: ic.linear.immunity(eye, K_P=K, K_H=eye, ranks=(2, None)).kappa_P,
+        lambda: ic.linear.step_interval(ic.r_well, theta=eye, gram=K, rank=2),
+        lambda: float(np.linalg.norm(ic.linear.blind_extractor(K, rank=2))),
+    ):
+        try:
+            found = call()
+        except ValueError as error:
+            if not str(error).startswith("rank "):
+                raise
+        else:
+            assert 0.0 < found < np.inf
 
 
 # Bad input

@@ -31,6 +31,26 @@ def test_rotation_levels_the_diagonal(H):
     np.testing.assert_allclose((Q.T @ H @ Q).diagonal(), mean, rtol=1e-12 * m)
 
 
+@given(generators, st.lists(st.integers(0, 6), min_size=1, max_size=8), st.booleans())
+def test_rotation_of_what_is_level_to_rounding(rng, ulps, turned):
+    # The mean itself is rounded, so all that is left may lie on the same side of it.
+    eps, m = np.finfo(np.float64).eps, len(ulps)
+    d = 1.0 + eps * np.array(ulps)
+    H = with_eigenvalues(rng, m, d) if turned else np.diag(d)
+    Q = ic.linear.leveling_rotation(H)
+    np.testing.assert_allclose(Q.T @ Q, np.eye(m), atol=1e-14)
+    np.testing.assert_allclose((Q.T @ H @ Q).diagonal(), 1.0, rtol=8 * m * eps)
+
+
+@given(generators, dims)
+def test_identical_tasks_have_an_optimum(rng, d):
+    X = tasks(rng, d, 1)[0]
+    theta = ic.linear.optimal_extractor(X_P=X, X_H=X)
+    report = ic.linear.immunity(theta, X_P=X, X_H=X)
+    assert report.rir == pytest.approx(1.0, rel=1e-9)
+    assert report.kappa_P == pytest.approx(1.0, rel=1e-9)
+
+
 @given(generators, st.integers(2, 12))
 def test_rotation_takes_at_most_m_less_one_givens_rotations(rng, m):
     # A product of r plane rotations leaves all but 2 r coordinates, and has rank(Q - I) <= 2 r; the

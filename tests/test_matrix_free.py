@@ -114,6 +114,116 @@ def test_warm_start_takes_fewer_products():
     assert warm.sigma_max == pytest.approx(cold.sigma_max, rel=1e-12)
 
 
+def rounded(A, dtype, declared, kind):
+    """Products with A in a lower precision: each component rounded, or all of it computed there."""
+    eps = np.finfo(dtype).eps
+
+    def product(A, x):
+        y = A @ x.reshape(-1)
+        if kind == "nearest":
+            return y.astype(dtype)
+        if kind == "in":  # the argument, the entries and the sums
+            return A.astype(dtype) @ x.reshape(-1).astype(dtype)
+        return (y + (eps / 2) * np.abs(y) * np.sign(x.sum() * np.ones_like(y))).astype(dtype)
+
+    return LinearOperator(
+        A.shape,
+        matvec=lambda x: product(A, x),
+        rmatvec=lambda x: product(A.T, x),
+        dtype=declared,
+    )
+
+
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "declared"),
+    [("f4", "f4"), ("f4", "f8"), ("f4", None), ("f4", "i8"), ("f2", "f2"), ("f2", "f4")],
+)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", ["nearest", "in", "one way"])
+@pytest.mark.parametrize("tol", [None, 1e-6])
+@pytest.mark.parametrize("n", [1, 5, 40, 300])
+def test_the_rounding_of_the_products_is_within_the_bound(dtype, declared, kind, tol, n):
+    H = spd(n, 10.0)
+    exact = np.linalg.eigvalsh(H)
+    pairs = ic.psd_extreme_pairs(
+        rounded(H, dtype, declared, kind),
+        inverse=rounded(np.linalg.inv(H), dtype, declared, kind),
+        tol=tol,
+    )
+    eps = np.finfo(dtype).eps
+    for sigma, bound, true in (
+        (pairs.sigma_max, pairs.bound_max, exact[-1]),
+        (pairs.sigma_min, pairs.bound_min, exact[0]),
+    ):
+        assert abs(sigma - true) <= bound
+        assert bound <= 30 * np.sqrt(max(n, 16)) * eps * true
+
+
+@PRECISIONS
+@pytest.mark.parametrize("shape", [(60, 60), (300, 20), (20, 300), (1, 7)])
+def test_the_rounding_of_general_products_is_within_the_bound(dtype, declared, shape):
+    S = np.random.default_rng(2).normal(size=shape)
+    inverse = None
+    if shape == (60, 60):
+        S += 20.0 * np.eye(60)
+        inverse = rounded(np.linalg.inv(S), dtype, declared, "nearest")
+    pairs = ic.extreme_pairs(rounded(S, dtype, declared, "nearest"), inverse=inverse)
+    sigma = np.linalg.svd(S, compute_uv=False)
+    assert abs(pairs.sigma_max - sigma[0]) <= pairs.bound_max
+    if inverse is not None:
+        assert abs(pairs.sigma_min - sigma[-1]) <= pairs.bound_min
+
+
+def test_an_operator_in_float64_keeps_its_digits():
+    H = spd(100, 10.0)
+    for op in (aslinearoperator(H), LinearOperator(H.shape, matvec=lambda x: H @ x, dtype="i4")):
+        assert ic.psd_extreme_pairs(op).bound_max < 1e-13
+
+
+def test_a_precision_that_falls_on_the_way():
+    H, calls = spd(40, 10.0), []
+
+    def product(x):
+        calls.append(1)
+        return H @ x if len(calls) < 10 else (H @ x).astype("f4")
+
+    pairs = ic.psd_extreme_pairs(LinearOperator(H.shape, matvec=product, dtype="f8"))
+    assert 1e-8 < pairs.bound_max < 1e-4
+    assert abs(pairs.sigma_max - np.linalg.eigvalsh(H)[-1]) <= pairs.bound_max
+
+
+def test_a_hessian_product_of_a_network_in_float32():
+    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+    rng = np.random.default_rng(5)
+    X, y, w = rng.normal(size=(80, 30)), rng.normal(size=80), rng.normal(size=30)
+
+    def hessian_product(w, v, dtype):
+        data, target, point, direction = (
+            torch.tensor(a, dtype=dtype) for a in (X, y, w, v.reshape(-1))
+        )
+        loss = lambda p: ((torch.tanh(data @ p) - target) ** 2).mean() + (p * p).sum()  # noqa: E731
+        return torch.autograd.functional.hvp(loss, point, direction)[1].numpy()
+
+    n = w.size
+    exact = np.array([hessian_product(w, e, torch.float64) for e in np.eye(n)])
+    op = LinearOperator(
+        (n, n), matvec=lambda v: hessian_product(w, v, torch.float32), dtype=np.float32
+    )
+    pairs = ic.psd_extreme_pairs(op)
+    error = abs(pairs.sigma_max - np.linalg.eigvalsh(exact)[-1])
+    assert 0.0 < error <= pairs.bound_max < 1e-4 * pairs.sigma_max
+
+
+@pytest.mark.parametrize("dtype", [complex, int, bool, object])
+def test_products_that_are_no_real_numbers_are_refused(dtype):
+    H = spd(6, 10.0)
+    op = LinearOperator(H.shape, matvec=lambda x: (H @ x).astype(dtype), dtype=float)
+    with pytest.raises(TypeError, match=r"^a product of H must hold real floating-point numbers"):
+        ic.psd_extreme_pairs(op)
+
+
 def test_bad_operators():
     H = spd(6, 10.0)
     op, solver = aslinearoperator(H), cholesky_solver(H)

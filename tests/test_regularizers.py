@@ -1,7 +1,10 @@
 """Spectral regularizers: values, gradients in all three forms, ties, cancellation, scale, price."""
 
+import math
+import pickle
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -746,3 +749,26 @@ def test_warnings_point_at_the_caller():
     assert warned(lambda: ic.r_ill.value_and_grad(noise, rank=3)) == here
     assert warned(lambda: ic.r_ill.value_and_grad_theta(np.eye(3), noise, rank=3)) == here
     assert warned(lambda: ic.r_well.value_and_grad(np.diag([2.0, 1.0, 1e-17]), rank=3)) == []
+
+
+def test_built_in_coefficients_of_ends_that_another_device_found():
+    from immucond.cuda._spectrum import Ends
+
+    sigma = [Fraction(3), Fraction(2), Fraction(1)]
+    ends = Ends(4, 3, 3.0, 1.0, sum((s * s for s in sigma), Fraction(0)))
+    well, D = Fraction(4 * 9 - 14, 8), Fraction(14 - 3, 6)
+    for r, expected in (
+        (ic.r_well, (well, 3, 0, Fraction(-1, 4))),
+        (ic.r_ill, (1 / D, 0, 1 / D**2, -1 / (3 * D**2))),
+        (ic.kappa, (3, 1, -3, 0)),
+        (ic.log_kappa, (math.log(3), Fraction(1, 3), -1, 0)),
+    ):
+        assert r._at(ends) == pytest.approx([float(x) for x in expected], rel=1e-15)
+        assert pickle.loads(pickle.dumps(r))(np.diag([3.0, 2.0, 1.0])) == r(
+            np.diag([3.0, 2.0, 1.0])
+        )
+
+
+def test_unknown_coefficients_are_named():
+    with pytest.raises(ValueError, match=r"^coefficients must be a function, or .* nope$"):
+        ic.SpectralRegularizer("own", 1, "nope")(np.eye(2))

@@ -47,6 +47,12 @@ def test_true_statements_hold_without_hypothesis(name):
     assert found.counterexample is None
 
 
+@pytest.mark.parametrize("seed", [2, 5])
+def test_weight_decay_holds_where_a_gram_matrix_loses_digits(seed):
+    # Among these are Hessians of condition 1e7 and a decay smaller than their least eigenvalue.
+    assert th.examine(THEOREMS["weight-decay"], instances=200, seed=seed).held == 200
+
+
 @pytest.mark.parametrize("name", TRUE)
 def test_float64_decides(name):
     # A tolerance near 1 would accept anything.

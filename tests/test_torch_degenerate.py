@@ -44,6 +44,13 @@ def test_ties_give_the_mean_over_the_group_and_one_warning(kernels, name, given,
     assert X.grad.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+def test_a_kappa_beyond_the_float_range(kernels):
+    Z = torch.diag(torch.tensor([1.0, 1e-160], dtype=torch.float64))
+    with pytest.raises(OverflowError, match="not representable in float64"):
+        ict.condition_number(features=Z, rank=2)
+
+
 def test_the_warning_is_shown_once_a_call_site():
     X = tied().requires_grad_()
     with warnings.catch_warnings(record=True) as seen:

@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "immucond/errors.hpp"
@@ -282,18 +283,28 @@ py::dict pairs_of(PairsKernel kernel, const py::array& array, const Rule& rule,
   return pairs_dict(std::move(all), matrices.stacked());
 }
 
+/// The name of a built-in regularizer, or a user's function from a spectrum to the coefficients.
+using CoefficientsOf = std::variant<std::string, py::function>;
+
+Regularizer regularizer_of(const CoefficientsOf& coefficients) {
+  if (const auto* name = std::get_if<std::string>(&coefficients))
+    return regularizer_of(built_in(*name));
+  return [&function = std::get<py::function>(coefficients)](const Spectrum& spectrum) {
+    const lapack::Intermission intermission;  // over before the phase goes on: the GIL
+    const py::gil_scoped_acquire acquire;
+    const auto [value, alpha, beta, gamma] =
+        py::cast<std::tuple<double, double, double, double>>(function(spectrum));
+    return Coefficients{value, alpha, beta, gamma};
+  };
+}
+
 /// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
 /// determined), for a stack each with its axis first. `kernel` gets the regularizer, a matrix and
 /// the request.
 template <class Kernel>
-py::tuple evaluated(const py::function& coefficients, const Matrices& matrices,
+py::tuple evaluated(const CoefficientsOf& coefficients, const Matrices& matrices,
                     const Request& request, bool gradient, bool pairs, Kernel kernel) {
-  const Regularizer regularizer = [&](const Spectrum& spectrum) {
-    const py::gil_scoped_acquire acquire;
-    const auto [value, alpha, beta, gamma] =
-        py::cast<std::tuple<double, double, double, double>>(coefficients(spectrum));
-    return Coefficients{value, alpha, beta, gamma};
-  };
+  const Regularizer regularizer = regularizer_of(coefficients);
   const auto count = static_cast<Index>(matrices.count());
   const Index rows = matrices.front().rows, cols = matrices.front().cols;
   const bool stack = matrices.stacked();
@@ -368,6 +379,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       if (p) std::rethrow_exception(p);
     } catch (const MissingRoutine& e) {
       PyErr_SetString(PyExc_ImportError, e.what());
+    } catch (const DegenerateSpectrum& e) {
+      const auto type = py::module_::import("immucond._errors").attr("DegenerateSpectrumError");
+      PyErr_SetString(type.ptr(), e.what());
     } catch (const LapackError& e) {
       const auto type = py::module_::import("immucond._errors").attr("ConvergenceError");
       PyErr_SetString(type.ptr(), e.what());
@@ -476,18 +490,29 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "largest_pair",
-      [](const py::function& product, Index n, double tol, const Columns& start) {
+      [](const py::function& product, Index n, double tol, const Columns& start, double error) {
         const FunctionOperator A(product, n);
         const std::vector<double> vectors(start.data(), start.data() + start.size());
-        OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol); });
+        OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol, error); });
         return py::make_tuple(pair.value, pair.next, pair.bound, vector(std::move(pair.vector)),
                               vector(std::move(pair.neighbour)));
       },
-      py::arg("product"), py::arg("n"), py::arg("tol"), py::arg("start"));
+      py::arg("product"), py::arg("n"), py::arg("tol"), py::arg("start"), py::arg("error"));
+
+  m.def(
+      "coefficients",
+      [](const std::string& name, double p, double rank, double sigma_max, double sigma_min,
+         double below_max, double above_min, bool all_tied) {
+        const Coefficients c = checked_coefficients(
+            built_in(name), {p, rank, sigma_max, sigma_min, below_max, above_min}, all_tied);
+        return py::make_tuple(c.value, c.alpha, c.beta, c.gamma);
+      },
+      py::arg("name"), py::arg("p"), py::arg("rank"), py::arg("sigma_max"), py::arg("sigma_min"),
+      py::arg("below_max"), py::arg("above_min"), py::arg("all_tied"));
 
   m.def(
       "evaluate",
-      [](const py::function& coefficients, int degree, const py::array& S, const Rule& rule,
+      [](const CoefficientsOf& coefficients, int degree, const py::array& S, const Rule& rule,
          const Search& search, bool p_is_rank, bool gradient, bool pairs) {
         const Wanted wanted(rule, search);
         const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};
@@ -498,7 +523,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "evaluate_theta",
-      [](const py::function& coefficients, int degree, const py::array& theta, const py::array& K,
+      [](const CoefficientsOf& coefficients, int degree, const py::array& theta, const py::array& K,
          const Rule& rule, const Search& search, bool p_is_rank, bool preconditioned, bool gradient,
          bool pairs) {
         const Matrices maps(theta, "theta");
@@ -521,7 +546,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "evaluate_features",
-      [](const py::function& coefficients, int degree, const py::array& Z, const Rule& rule,
+      [](const CoefficientsOf& coefficients, int degree, const py::array& Z, const Rule& rule,
          const Search& search, bool p_is_rank, bool gradient, bool pairs) {
         const Wanted wanted(rule, search);
         const Request request{.given = wanted.given(), .degree = degree, .p_is_rank = p_is_rank};

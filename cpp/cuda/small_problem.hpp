@@ -103,8 +103,8 @@ IMMUCOND_DEVICE bool uses_min(Regularizer r) {
   return r == Regularizer::r_ill || r == Regularizer::kappa || r == Regularizer::log_kappa;
 }
 
-/// grad r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S; as in _regularizers.py. R_ill at equal
-/// singular values is infinite.
+/// grad r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S; as in spectrum_coefficients.hpp. R_ill at
+/// equal singular values is infinite.
 IMMUCOND_DEVICE Coefficients coefficients(Regularizer r, const Ends& s) {
   const double k = s.rank, p = s.p;
   switch (r) {

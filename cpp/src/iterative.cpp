@@ -51,11 +51,13 @@ double uncertainty(const RitzPairs& pairs) {
   return pairs.residuals[0] / std::fabs(pairs.values[0]);
 }
 
-/// The Rayleigh quotients of given vectors (n x count), from the top or from the bottom.
+/// The Rayleigh quotients of given vectors (n x count), from the top or from the bottom; none where
+/// all of them are zero.
 RitzPairs rayleigh_ritz(const Operator& A, const std::vector<double>& vectors, End end) {
   Lanczos space(A, vectors, 0);
   const Index count = static_cast<Index>(vectors.size()) / A.size();
   space.multiply(count);
+  if (space.processed() == 0) return {};
   return end == End::max ? space.largest(count) : space.smallest(count);
 }
 
@@ -206,9 +208,13 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   std::optional<Ends> top, bottom;
   RitzPairs near_top, near_bottom;
   Index random = 0;
-  if (given.start != nullptr) {
+  bool warm = given.start != nullptr;
+  if (warm) {
     near_top = rayleigh_ritz(A, given.start->max, End::max);
     near_bottom = rayleigh_ritz(A, given.start->min, End::min);
+    warm = !near_top.values.empty() && !near_bottom.values.empty();
+  }
+  if (warm) {
     random = 1;
     if (n < kFactorTop) top = invert_end(shifted, End::max, near_top, 1, tolerance);
     if (!top) shifted.restore();  // something has crossed: start cold
@@ -219,12 +225,12 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
       return nullptr;
     top = ends_of(lanczos.largest(2));
     RitzPairs seen = lanczos.smallest(2);
-    if (!given.start || uncertainty(seen) < uncertainty(near_bottom)) {
+    if (!warm || uncertainty(seen) < uncertainty(near_bottom)) {
       near_bottom = std::move(seen);
       random = 0;
     }
   }
-  if (given.start && given.start->ratio > 0.0 && uncertainty(near_top) < uncertainty(near_bottom)) {
+  if (warm && given.start->ratio > 0.0 && uncertainty(near_top) < uncertainty(near_bottom)) {
     // theta^T K theta moves its eigenvalues by as much, relatively, as theta (Ostrowski 1959).
     near_bottom.values[0] = given.start->ratio * top->value;
     near_bottom.residuals[0] = uncertainty(near_top) * near_bottom.values[0];

@@ -210,12 +210,12 @@ void Lanczos::restart() {
   size_ = kept + pending;
 }
 
-OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance) {
+OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance,
+                     double error) {
   constexpr Index most = 5000;
   const Index n = A.size();
-  const double noise = reduction_noise(n);
   Lanczos lanczos(A, start, 2);
-  if (!lanczos.converge(std::max(tolerance, noise), most))
+  if (!lanczos.converge(std::max(tolerance, error), most))
     throw LapackError("Lanczos did not converge within " + std::to_string(most) +
                       " products; a larger tol needs fewer");
   const RitzPairs pairs = lanczos.largest(2);
@@ -230,7 +230,7 @@ OnePair largest_pair(const Operator& A, const std::vector<double>& start, double
   const double quotient =
       std::inner_product(product.begin(), product.end(), one.vector.begin(), 0.0);
   for (Index i = 0; i < n; ++i) product[size(i)] -= quotient * one.vector[size(i)];
-  const double rounding = noise * std::fabs(quotient);
+  const double rounding = error * std::fabs(quotient);
   const double residual = norm(product.data(), n) + rounding;
   one.value = quotient;
   one.bound = residual;
@@ -238,7 +238,7 @@ OnePair largest_pair(const Operator& A, const std::vector<double>& start, double
   one.neighbour = column(1);
   one.next = pairs.values[1];
   const double gap = one.value - one.next - pairs.residuals[1] - rounding;
-  if (residual < gap && lanczos.separated(std::max(tolerance, noise)))
+  if (residual < gap && lanczos.separated(std::max(tolerance, error)))
     one.bound = std::min(residual, residual * (residual / gap) + rounding);
   return one;
 }

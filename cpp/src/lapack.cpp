@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <type_traits>
 
 #include "immucond/errors.hpp"
@@ -125,19 +126,78 @@ void find_thread_control(Table& found) {
 
 std::mutex phase_mutex;
 std::condition_variable phase_ended;
-int small_phases = 0, large_phases = 0;
+int small_phases = 0, large_phases = 0, single_calls = 0;
 int threads_before = 0;
-thread_local bool inside_phase = false;
+enum class Kind { none, small, large };
+thread_local Kind current = Kind::none;
+
+void enter(Kind kind) {
+  std::unique_lock lock(phase_mutex);
+  if (kind == Kind::small) {
+    phase_ended.wait(lock, [] { return large_phases == 0; });
+    if (small_phases++ == 0) {
+      threads_before = table.get_threads();
+      if (threads_before != 1) table.set_threads(1);
+    }
+  } else {
+    phase_ended.wait(lock, [] { return small_phases == 0; });
+    ++large_phases;
+  }
+  current = kind;
+}
+
+void leave() {
+  {
+    const std::lock_guard lock(phase_mutex);
+    if (current == Kind::large) {
+      --large_phases;
+    } else if (--small_phases == 0 && threads_before != 1) {
+      table.set_threads(threads_before);
+    }
+  }
+  current = Kind::none;
+  phase_ended.notify_all();
+}
+
+/// Around a call outside any phase: a fork waits for it too, since the BLAS may hold a lock of its
+/// own that nobody would release in the child.
+class SingleCall {
+ public:
+  SingleCall() : single_(current == Kind::none) {
+    if (!single_) return;
+    const std::lock_guard lock(phase_mutex);
+    ++single_calls;
+  }
+  ~SingleCall() {
+    if (!single_) return;
+    {
+      const std::lock_guard lock(phase_mutex);
+      --single_calls;
+    }
+    phase_ended.notify_all();
+  }
+  SingleCall(const SingleCall&) = delete;
+  SingleCall& operator=(const SingleCall&) = delete;
+
+ private:
+  bool single_;
+};
 
 // A fork in the middle of another thread's phase would leave the BLAS, and these counts, in a state
 // that never ends in the child: it waits for the phases to end, and no new one starts before it is
 // done. (Handlers run before those of the BLAS, which was loaded earlier.)
 void before_fork() {
   std::unique_lock lock(phase_mutex);
-  phase_ended.wait(lock, [] { return small_phases == 0 && large_phases == 0; });
+  phase_ended.wait(lock, [] { return small_phases + large_phases + single_calls == 0; });
   lock.release();
 }
 void after_fork() { phase_mutex.unlock(); }
+// Threads that waited for a phase are gone, and a condition that still counts them may wait for
+// them.
+void after_fork_in_child() {
+  new (&phase_ended) std::condition_variable;
+  phase_mutex.unlock();
+}
 
 // ---- calling convention: every argument by address, integers in the table's width ----
 
@@ -214,6 +274,7 @@ template <Routine routine, class... Args>
 void call(Args... args) {
   constexpr auto at = static_cast<std::size_t>(routine);
   calls[at].fetch_add(1, std::memory_order_relaxed);
+  const SingleCall single;
   if (table.integer_bits == 32)
     call_with<std::int32_t>(table.address[at], args...);
   else
@@ -266,7 +327,7 @@ void bind(const std::vector<Capsule>& capsules) {
     found.address[r] = capsule->address;
   }
   find_thread_control(found);
-  static const int registered = pthread_atfork(before_fork, after_fork, after_fork);
+  static const int registered = pthread_atfork(before_fork, after_fork, after_fork_in_child);
   static_cast<void>(registered);
   table = found;
 }
@@ -282,35 +343,22 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts() {
 int threads() { return table.get_threads == nullptr ? 0 : table.get_threads(); }
 
 Phase::Phase(Work work, double flops) {
-  if (inside_phase || table.set_threads == nullptr) return;
-  std::unique_lock lock(phase_mutex);
-  if (flops < (work == Work::product ? kProductFlops : kReductionFlops)) {
-    phase_ended.wait(lock, [] { return large_phases == 0; });
-    if (small_phases++ == 0) {
-      threads_before = table.get_threads();
-      if (threads_before != 1) table.set_threads(1);
-    }
-    kind_ = Kind::small;
-  } else {
-    phase_ended.wait(lock, [] { return small_phases == 0; });
-    ++large_phases;
-    kind_ = Kind::large;
-  }
-  inside_phase = true;
+  if (current != Kind::none || table.set_threads == nullptr) return;
+  const bool small = flops < (work == Work::product ? kProductFlops : kReductionFlops);
+  enter(small ? Kind::small : Kind::large);
+  entered_ = true;
 }
 
 Phase::~Phase() {
-  if (kind_ == Kind::none) return;
-  inside_phase = false;
-  {
-    const std::lock_guard lock(phase_mutex);
-    if (kind_ == Kind::large) {
-      --large_phases;
-    } else if (--small_phases == 0 && threads_before != 1) {
-      table.set_threads(threads_before);
-    }
-  }
-  phase_ended.notify_all();
+  if (entered_) leave();
+}
+
+Intermission::Intermission() : small_(current == Kind::small), large_(current == Kind::large) {
+  if (small_ || large_) leave();
+}
+
+Intermission::~Intermission() {
+  if (small_ || large_) enter(small_ ? Kind::small : Kind::large);
 }
 
 void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, const double* a,

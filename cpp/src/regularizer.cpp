@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "immucond/errors.hpp"
 #include "immucond/gram.hpp"
@@ -86,7 +87,7 @@ Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int 
 }
 
 /// What every form does first: let the regularizer see the spectrum.
-Coefficients coefficients(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
+Coefficients coefficients_at(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
   Spectrum seen = spectrum;
   if (p_is_rank) seen.p = seen.rank;
   if (seen.all_tied()) seen.sigma_min = seen.sigma_max;  // what differs is rounding
@@ -143,10 +144,41 @@ void finish(double* gradient, Index count, int exponent, const Coefficients& c) 
 
 }  // namespace
 
+BuiltIn built_in(const std::string& name) {
+  for (const auto& [known, regularizer] : {std::pair{"r_well", BuiltIn::r_well},
+                                           {"r_ill", BuiltIn::r_ill},
+                                           {"kappa", BuiltIn::kappa},
+                                           {"log_kappa", BuiltIn::log_kappa}})
+    if (name == known) return regularizer;
+  throw std::invalid_argument(
+      "coefficients must be a function, or name r_well, r_ill, kappa or log_kappa, and is " + name);
+}
+
+Coefficients checked_coefficients(BuiltIn regularizer, const SpectrumEnds& ends, bool all_tied) {
+  if (regularizer == BuiltIn::r_ill && (all_tied || ends.above_min / (2 * ends.rank) == 0.0))
+    throw DegenerateSpectrum(
+        "r_ill is infinite where all nonzero singular values are equal (here " +
+        std::to_string(static_cast<Index>(ends.rank)) +
+        ", to rounding), and has no gradient there; move the matrix off that point first");
+  return coefficients(regularizer, ends);
+}
+
+Regularizer regularizer_of(BuiltIn regularizer) {
+  return [regularizer](const Spectrum& s) {
+    const SpectrumEnds ends{static_cast<double>(s.p),
+                            static_cast<double>(s.rank),
+                            s.sigma_max,
+                            s.sigma_min,
+                            s.below_max(),
+                            s.above_min()};
+    return checked_coefficients(regularizer, ends, s.all_tied());
+  };
+}
+
 Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request) {
   const auto decomposition = decompose(S, request.given);
   const Spectrum& s = decomposition->spectrum();
-  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
   const Evaluation result = evaluation(s, c, request.degree, s.exponent);
   if (request.pairs != nullptr) *request.pairs = certified_general(S, *decomposition);
   if (request.gradient == nullptr) return result;
@@ -202,7 +234,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
     if (given.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
   }
   const Spectrum& s = decomposition->spectrum();
-  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
   const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
@@ -230,7 +262,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   FeatureProblem problem = decompose_features(Z, request.given);
   const Index n = problem.gram.n, m = Z.cols;
   const Spectrum& s = problem.decomposition->spectrum();
-  const Coefficients c = coefficients(r, s, request.p_is_rank);
+  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
   const int exponent = s.exponent + 2 * problem.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) *request.pairs = certified_features(problem);

@@ -6,7 +6,8 @@ import numpy.typing as npt
 
 _Array: TypeAlias = npt.NDArray[Any]
 _Float64: TypeAlias = npt.NDArray[np.float64]
-_Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float]]
+# the name of a built-in regularizer, or a function of a spectrum
+_Coefficients: TypeAlias = str | Callable[[Spectrum], tuple[float, float, float, float]]
 
 # known rank or 0, rtol, eps of the entries
 _Rule: TypeAlias = tuple[int, float, float]
@@ -53,8 +54,18 @@ def generalized_extreme_pairs(
     A: _Array, B: _Array, rule: _Rule, search: _Search
 ) -> dict[str, Any]: ...
 def largest_pair(
-    product: Callable[[_Float64], _Float64], n: int, tol: float, start: _Float64
+    product: Callable[[_Float64], _Float64], n: int, tol: float, start: _Float64, error: float
 ) -> tuple[float, float, float, _Float64, _Float64]: ...
+def coefficients(
+    name: str,
+    p: float,
+    rank: float,
+    sigma_max: float,
+    sigma_min: float,
+    below_max: float,
+    above_min: float,
+    all_tied: bool,
+) -> tuple[float, float, float, float]: ...
 def evaluate(
     coefficients: _Coefficients,
     degree: int,

@@ -186,9 +186,20 @@ def search_from(
                 f"vectors of shape {vector.shape}"
             )
         both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
-        ends.append(np.column_stack(both))
-    ratio = start.sigma_min / start.sigma_max if ends[1].size else 0.0
+        ends.append(_directions(np.column_stack(both)))
+    ratio = 1.0 / start.condition_number if ends[1].size else 0.0
     return Search(method, relative, ends[0], ends[1], ratio)
+
+
+def _directions(columns: Array) -> FloatArray:
+    # Their squares must not leave the range of float64; zeros stay, and start nothing.
+    if columns.dtype.kind != "f" or not np.isfinite(columns).all():
+        raise ValueError(
+            "start must hold finite real vectors, and holds NaN, infinity or another dtype"
+        )
+    largest = np.abs(columns).max(axis=0)
+    scaled: FloatArray = np.ldexp(columns, -np.frexp(largest)[1])
+    return scaled
 
 
 def warn_accuracy(name: str, stacklevel: int) -> None:
@@ -298,7 +309,9 @@ def extreme_pairs(
     inverse : LinearOperator, optional
         For an `S` that is a ``scipy.sparse.linalg.LinearOperator``: products with its inverse
         (and the inverse's transpose), a solver. Without it sigma_max alone is found, and what
-        belongs to the smallest pair is None; so are the rank and the Frobenius norm.
+        belongs to the smallest pair is None; so are the rank and the Frobenius norm. Bounds, and
+        where the iteration stops, allow for products in the operator's dtype, or in that of their
+        results where it is worse: ``4 sqrt(n) eps`` of the largest singular value.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def check_operator(op: Any, name: str, *, size: int | None = None) -> tuple[int,
     shape = tuple(op.shape)
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"{name} must have two dimensions, and has shape {shape}")
-    if getattr(op, "dtype", None) is not None and np.dtype(op.dtype).kind == "c":
+    if getattr(op, "dtype", None) is not None and np.dtype(op.dtype).kind not in "fiub":
         raise TypeError(f"{name} must be real, and has dtype {op.dtype}")
     if size is not None and shape != (size, size):
         raise ValueError(f"{name} must have shape ({size}, {size}), and has shape {shape}")
@@ -45,18 +45,20 @@ def matrix_free_pairs(
     """Return the fields of `ExtremePairs`, those of the smallest pair None without an inverse.
 
     Lanczos on H itself, or on ``S^T S`` (or ``S S^T``, the smaller); the smallest pair from the
-    same iteration on the inverse.
+    same iteration on the inverse. Bounds hold where products are right to the rounding of the
+    operator's dtype, or of the results' where that is worse: `_Products.error`.
     """
     rows, cols = check_operator(op, name)
     if psd and rows != cols:
         raise ValueError(f"{name} must be square, and has shape {(rows, cols)}")
     wide = rows < cols
-    apply, transposed = _product(op.matvec, name), _product(op.rmatvec, name)
+    products = _Products(op, name)
+    apply, transposed = products.of(op.matvec), products.of(op.rmatvec)
     if wide:
         apply, transposed = transposed, apply
     square = apply if psd else lambda x: transposed(apply(x))
     size = min(rows, cols)
-    top = Pair(*_core.largest_pair(square, size, tol, start[0]))
+    top = _largest(square, products, size, tol, start[0], times=1 if psd else 2)
     if top.value <= 0.0:
         raise ValueError(f"{name} has rank 0 (its largest singular value is zero)")
     root = float if psd else math.sqrt
@@ -84,9 +86,10 @@ def matrix_free_pairs(
     if rows != cols:
         raise ValueError(f"inverse has a meaning for square {name} only, of shape {(rows, cols)}")
     check_operator(inverse, "inverse", size=size)
-    solve, solve_t = _product(inverse.matvec, "inverse"), _product(inverse.rmatvec, "inverse")
+    solutions = _Products(inverse, "inverse")
+    solve, solve_t = solutions.of(inverse.matvec), solutions.of(inverse.rmatvec)
     inverse_square = solve if psd else lambda x: solve(solve_t(x))
-    low = Pair(*_core.largest_pair(inverse_square, size, tol, start[1]))
+    low = _largest(inverse_square, solutions, size, tol, start[1], times=1 if psd else 2)
     if low.bound >= low.value:
         raise ValueError(
             f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
@@ -109,16 +112,65 @@ def matrix_free_pairs(
     }
 
 
-def _product(function: Callable[[FloatArray], Any], name: str) -> Callable[[FloatArray], Any]:
-    """Products that are finite or say whose they are."""
+class _Products:
+    """Products in float64 that are real and finite, or say whose they are; and how exact."""
 
-    def product(x: FloatArray) -> FloatArray:
-        y = np.asarray(function(x), dtype=np.float64).reshape(-1)
-        if not np.isfinite(y).all():
-            raise ValueError(f"a product of {name} with a finite vector is not finite")
-        return y
+    def __init__(self, op: Any, name: str) -> None:
+        self._name, self._size = name, max(op.shape)
+        declared = getattr(op, "dtype", None)
+        self._precision = _precision(np.float64 if declared is None else declared)
 
-    return product
+    @property
+    def error(self) -> float:
+        """Bound on ``||y - A x|| / (||A|| ||x||)`` for a product y.
+
+        ``4 eps sqrt(n)``, and no less than n = 16 has: eps of the worst dtype, declared or
+        returned, and the growth that sums of n rounded terms show. A rounding of x, of the entries
+        or of each component of y stays within.
+        """
+        return 4.0 * self._precision * math.sqrt(max(self._size, 16))
+
+    def of(self, function: Callable[[FloatArray], Any]) -> Callable[[FloatArray], FloatArray]:
+        """Check the products of this function."""
+
+        def product(x: FloatArray) -> FloatArray:
+            given = np.asarray(function(x))
+            if given.dtype.kind != "f":
+                raise TypeError(
+                    f"a product of {self._name} must hold real floating-point numbers, and has "
+                    f"dtype {given.dtype}"
+                )
+            self._precision = max(self._precision, _precision(given.dtype))
+            y = given.astype(np.float64).reshape(-1)
+            if not np.isfinite(y).all():
+                raise ValueError(f"a product of {self._name} with a finite vector is not finite")
+            return y
+
+        return product
+
+
+def _precision(dtype: Any) -> float:
+    """Spacing of numbers at 1; integers are exact, and nothing stays finer than float64."""
+    kind = np.dtype(dtype)
+    return float(np.finfo(kind if kind.kind == "f" and kind.itemsize < 8 else np.float64).eps)
+
+
+def _largest(
+    square: Callable[[FloatArray], FloatArray],
+    products: _Products,
+    size: int,
+    tol: float,
+    start: FloatArray,
+    *,
+    times: int,
+) -> Pair:
+    """Find the largest pair of an operator that takes so many products."""
+    square(np.full(size, 1.0 / math.sqrt(size)))  # shows the dtype of what is returned
+    while True:
+        error = times * products.error
+        pair = Pair(*_core.largest_pair(square, size, tol, start, error))
+        if times * products.error == error:
+            return pair
 
 
 def _unit(x: FloatArray) -> FloatArray:

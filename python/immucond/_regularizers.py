@@ -9,7 +9,6 @@ one kernel does the rest, by S, by theta or by features.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._core import Spectrum
-from ._errors import DegenerateSpectrumError, DegenerateSpectrumWarning
+from ._errors import DegenerateSpectrumWarning
 from ._extreme import (
     ExtremePairs,
     Search,
@@ -32,7 +31,7 @@ from ._extreme import (
 from ._rank import Rule, rank_rule
 from ._validate import Array, FloatArray, as_matrices, as_matrix
 
-Coefficients = Callable[[Spectrum], tuple[float, float, float, float]]
+Coefficients = tuple[float, float, float, float]
 
 # What a kernel returns: value, gradient, pairs, tied, determined.
 Evaluated = tuple[Value, FloatArray | None, dict[str, Any] | None, Value, Value]
@@ -55,7 +54,8 @@ class SpectralRegularizer:
     coefficients : callable
         From a spectrum (attributes ``p``, ``rank``, ``sigma_max``, ``sigma_min``,
         ``below_max = p sigma_1^2 - F`` and ``above_min = F - k sigma_k^2``, both without
-        cancellation, and ``all_tied``) to ``(value, alpha, beta, gamma)``.
+        cancellation, and ``all_tied``) to ``(value, alpha, beta, gamma)``. Or the name of
+        a built-in regularizer, whose coefficients the kernels know without Python.
     takes_p : bool
         Whether ``p="rank"`` has a meaning.
 
@@ -78,7 +78,12 @@ class SpectralRegularizer:
     """
 
     def __init__(
-        self, name: str, degree: int, coefficients: Coefficients, *, takes_p: bool = False
+        self,
+        name: str,
+        degree: int,
+        coefficients: Callable[[Spectrum], Coefficients] | str,
+        *,
+        takes_p: bool = False,
     ) -> None:
         self.name = name
         self._degree = degree
@@ -312,6 +317,21 @@ class SpectralRegularizer:
         )
         return array, rule, search
 
+    def _at(self, spectrum: Any) -> Coefficients:
+        # Of ends that another device found; the attributes are those of a `Spectrum`.
+        if callable(self._coefficients):
+            return self._coefficients(spectrum)
+        return _core.coefficients(
+            self._coefficients,
+            spectrum.p,
+            spectrum.rank,
+            spectrum.sigma_max,
+            spectrum.sigma_min,
+            spectrum.below_max,
+            spectrum.above_min,
+            spectrum.all_tied,
+        )
+
     def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
         if p is not None and not self._takes_p:
             raise TypeError(f"{self.name} does not depend on p; r_well takes p='rank'")
@@ -336,42 +356,17 @@ class SpectralRegularizer:
         return result if pairs is None else (*result, pairs_from(pairs, name))
 
 
-def _r_well(s: Spectrum) -> tuple[float, float, float, float]:
-    return s.below_max / (2 * s.p), s.sigma_max, 0.0, -1.0 / s.p
-
-
-def _r_ill(s: Spectrum) -> tuple[float, float, float, float]:
-    k = s.rank
-    excess = s.above_min / (2 * k)
-    if s.all_tied or excess == 0.0:
-        raise DegenerateSpectrumError(
-            f"r_ill is infinite where all nonzero singular values are equal (here {k}, to "
-            "rounding), and has no gradient there; move the matrix off that point first"
-        )
-    return 1.0 / excess, 0.0, s.sigma_min / excess**2, -1.0 / (k * excess**2)
-
-
-def _kappa(s: Spectrum) -> tuple[float, float, float, float]:
-    ratio = s.sigma_max / s.sigma_min
-    return ratio, 1.0 / s.sigma_min, -ratio / s.sigma_min, 0.0
-
-
-def _log_kappa(s: Spectrum) -> tuple[float, float, float, float]:
-    value = math.log1p((s.sigma_max - s.sigma_min) / s.sigma_min)
-    return value, 1.0 / s.sigma_max, -1.0 / s.sigma_min, 0.0
-
-
-r_well = SpectralRegularizer("r_well", 2, _r_well, takes_p=True)
+r_well = SpectralRegularizer("r_well", 2, "r_well", takes_p=True)
 """``sigma_1^2 / 2 - F / (2 p)``: zero where all p singular values are equal; descent lowers kappa.
 
 Nenov, Haider, Balazs (2024); Zheng et al. (2025), Eq. 11.
 """
 
-r_ill = SpectralRegularizer("r_ill", -2, _r_ill)
+r_ill = SpectralRegularizer("r_ill", -2, "r_ill")
 """``1 / (F / (2 k) - sigma_k^2 / 2)``: descent raises kappa. Zheng et al. (2025), Theorem 4.1."""
 
-kappa = SpectralRegularizer("kappa", 0, _kappa)
+kappa = SpectralRegularizer("kappa", 0, "kappa")
 """``sigma_1 / sigma_k``, the condition number itself."""
 
-log_kappa = SpectralRegularizer("log_kappa", 0, _log_kappa)
+log_kappa = SpectralRegularizer("log_kappa", 0, "log_kappa")
 """``log sigma_1 - log sigma_k``."""

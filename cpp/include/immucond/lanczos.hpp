@@ -35,6 +35,7 @@ class Lanczos {
 
   /// So many products, and no questions: then T_k is that of the starting vectors alone.
   void multiply(Index products);
+  Index processed() const { return processed_; }
 
   /// Up to `count` pairs at the largest or the smallest end of T_k.
   RitzPairs largest(Index count) const;
@@ -59,13 +60,14 @@ class Lanczos {
   std::mt19937_64 generator_{20260101};
 };
 
-/// The largest eigenpair of a positive semidefinite operator, its neighbour, and a bound on the
-/// error of the value as far as the operator's own products are right to rounding. LapackError
-/// where it does not converge.
+/// The largest eigenpair of a positive semidefinite operator A, its neighbour, and a bound on the
+/// error of the value, where a product y = A x has ||y - A x|| <= error ||A|| ||x||: what is below
+/// that is neither seen nor waited for. LapackError where it does not converge.
 struct OnePair {
   double value = 0.0, next = 0.0, bound = 0.0;
   std::vector<double> vector, neighbour;
 };
-OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance);
+OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance,
+                     double error);
 
 }  // namespace immucond

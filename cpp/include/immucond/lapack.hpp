@@ -84,7 +84,20 @@ class Phase {
   Phase& operator=(const Phase&) = delete;
 
  private:
-  enum class Kind { none, small, large } kind_ = Kind::none;
+  bool entered_ = false;
+};
+
+/// Leaves this thread's phase for as long as it lives. So must whatever waits for another thread,
+/// and so for the GIL: a fork holds it, and waits for all phases to end.
+class Intermission {
+ public:
+  Intermission();
+  ~Intermission();
+  Intermission(const Intermission&) = delete;
+  Intermission& operator=(const Intermission&) = delete;
+
+ private:
+  bool small_, large_;
 };
 
 // The routines, by value and with 64-bit sizes whatever the table's width. A size that does not

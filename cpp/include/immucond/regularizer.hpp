@@ -1,22 +1,23 @@
 #pragma once
 
 #include <functional>
-#include <optional>
+#include <string>
 
 #include "immucond/extreme.hpp"
+#include "immucond/spectrum_coefficients.hpp"
 
 namespace immucond {
 
-/// A spectral regularizer r(sigma_1, sigma_k, F) at one spectrum: its value, and the coefficients
-/// of
-///
-///     grad_S r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S,
-///
-/// in the spectrum's own units. r is homogeneous: r(c S) = c^degree r(S).
-struct Coefficients {
-  double value, alpha, beta, gamma;
-};
+/// A spectral regularizer as its coefficients at a spectrum. It is homogeneous:
+/// r(c S) = c^degree r(S).
 using Regularizer = std::function<Coefficients(const Spectrum&)>;
+
+/// One of the library's own, by its name, and as a regularizer.
+BuiltIn built_in(const std::string& name);
+Regularizer regularizer_of(BuiltIn regularizer);
+
+/// `coefficients`, or DegenerateSpectrum where R_ill is infinite.
+Coefficients checked_coefficients(BuiltIn regularizer, const SpectrumEnds& ends, bool all_tied);
 
 struct Request {
   Given given;

@@ -166,7 +166,7 @@ def _evaluate_one(
             return False
         if p_is_rank:
             large.ends.p = large.ends.rank
-        found = regularizer._coefficients(large.ends)  # type: ignore[arg-type]
+        found = regularizer._at(large.ends)
         if not np.isfinite(found).all():
             return False
         library.assign(value, i, found[0])

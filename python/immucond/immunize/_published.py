@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from .._errors import DegenerateSpectrumError
 from .._extreme import feature_extreme_pairs
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray, as_count, as_float64, check_real
@@ -218,10 +219,15 @@ def _ill_of(columns: int) -> SpectralRegularizer:
     """R_ill with 2d for 2k, and the smallest of all d eigenvalues."""
 
     def coefficients(s: Any) -> tuple[float, float, float, float]:
-        # F and k sigma_k^2 apart: the smallest of d eigenvalues is sigma_k only where k = d.
-        smallest = s.sigma_min if s.rank == columns else 0.0
-        square = s.above_min + s.rank * s.sigma_min**2
-        D = square / (2 * columns) - smallest**2 / 2
+        # The smallest of d eigenvalues is sigma_k only where k = d: F - d sigma_d^2, or F itself.
+        full = s.rank == columns
+        smallest = s.sigma_min if full else 0.0
+        D = (s.above_min if full else s.above_min + s.rank * s.sigma_min**2) / (2 * columns)
+        if D == 0.0:
+            raise DegenerateSpectrumError(
+                f"R_ill is infinite where all {columns} eigenvalues are equal, and has no gradient "
+                "there; start from another theta"
+            )
         return 1.0 / D, 0.0, smallest / D**2, -1.0 / (columns * D**2)
 
     return SpectralRegularizer("r_ill", -2, coefficients)

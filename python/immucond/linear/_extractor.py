@@ -156,7 +156,11 @@ def _exponents(solved: Pencil) -> FloatArray:
     t = np.zeros(solved.values.size)
     positive = solved.values[: solved.rank]
     if solved.rank > 1 and positive[0] > positive[-1]:
-        t[: solved.rank] = np.log(positive / positive[-1]) / np.log(positive[0] / positive[-1])
+        with np.errstate(over="ignore", divide="ignore"):
+            ratios = positive / positive[-1]
+        if np.isinf(ratios[0]):
+            raise OverflowError("kappa(M), of the harmful task on the primary one, passes 1.8e308")
+        t[: solved.rank] = np.log(ratios) / np.log(ratios[0])
     else:
         t[0] = 1.0  # equal eigenvalues: any one direction sets kappa_P
     return t

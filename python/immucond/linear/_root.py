@@ -245,6 +245,10 @@ def root_of_gram(
     )
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
+    if not ratio > 0.0:
+        raise ValueError(
+            f"rank of {name} is given as {found}, and {name} has not that many nonzero eigenvalues"
+        )
     unit, scale = _to_unit(as_float64(given, name), name)
 
     def decompose() -> tuple[FloatArray, FloatArray]:

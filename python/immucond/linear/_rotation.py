@@ -80,12 +80,11 @@ def level(rows: FloatArray, H: FloatArray) -> None:
         if p == 0.0:
             carry, value, met = fresh, float(diagonal[fresh]), H[fresh].copy()
             continue
-        if b == q == 0.0:
-            continue  # level already
-        # (c x + s y)^T H (c x + s y) = mean:  p + 2 b t + q t^2 = 0,  t = s / c
-        t = p / -(b + math.copysign(math.sqrt(max(0.0, b * b - p * q)), b))
-        c = 1.0 / math.hypot(1.0, t)
-        s = t * c
+        # (c x + s y)^T H (c x + s y) = mean:  p + 2 b t + q t^2 = 0,  t = s / c = -p / r. Where
+        # r = 0, y is level, to the rounding of the mean, and leaves in place of x.
+        r = b + math.copysign(math.sqrt(max(0.0, b * b - p * q)), b)
+        length = math.hypot(r, p)
+        c, s = abs(r) / length, -math.copysign(p, p * r) / length
         rows[carry], rows[fresh] = (
             c * rows[carry] + s * rows[fresh],
             c * rows[fresh] - s * rows[carry],

@@ -215,9 +215,11 @@ def _weight_decay(case: Probe) -> Verdict:
     m, mu = case.Z.shape[1], case.weight_decay
     s = np.append(s, np.zeros(m))[:m]
     capped = float(s[0] ** 2 + mu) / mu
-    found = condition_number(features=case.Z, ridge=mu)
+    # H + mu I = A^T A: the singular values of A keep the digits that a Gram matrix of Z would not.
+    A = np.vstack([case.Z, mu**0.5 * np.eye(m)])
+    found = condition_number(A) ** 2
     exact = float(s[0] ** 2 + mu) / float(s[-1] ** 2 + mu)
-    lost = rounding(max(case.Z.shape), float(s[0]) / max(float(s[-1]), mu**0.5))
+    lost = rounding(max(case.Z.shape), max(1.0, float(s[0]) / max(float(s[-1]), mu**0.5)))
     claims = [
         at_most("kappa <= (sigma_1 + mu)/mu", found, capped, lost),
         equal("library's kappa", found, exact, lost),

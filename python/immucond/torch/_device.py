@@ -149,7 +149,9 @@ def evaluate(
     if p_is_rank:
         ends.below_max -= (ends.p - ends.rank) * ends.sigma_max**2
         ends.p = ends.rank
-    value, alpha, beta, gamma = regularizer._coefficients(ends)  # type: ignore[arg-type]
+    value, alpha, beta, gamma = regularizer._at(ends)
+    if not math.isfinite(value):
+        raise OverflowError("the value is not representable in float64")
     tied = (alpha != 0.0 and ends.tied_max > 1) or (beta != 0.0 and ends.tied_min > 1)
     determined = beta == 0.0 or ends.determined_min
     tied = tied and not ends.all_tied
