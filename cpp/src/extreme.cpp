@@ -105,7 +105,8 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
   const double next = std::max(0.0, s.next_min - s.noise_min - triangle.noise);
   if (s.rank < 2 || s.tied_min > 1) return by_triangle;
   const auto refined = refine_smallest(A, unit, triangle, v, next * next);
-  if (!refined || refined->bound >= by_triangle.bound) return by_triangle;
+  if (!refined || !(refined->sigma > 0.0) || refined->bound >= by_triangle.bound)
+    return by_triangle;
   v = refined->vector;
   fix_signs(v, n);
   return {refined->sigma, refined->bound};

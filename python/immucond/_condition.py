@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._extreme import Search, warn_accuracy
+from ._extreme import Search, condition_of, warn_accuracy
 from ._rank import default_rtol, epsilon, rank_rule
 from ._validate import as_matrix, check_real
 
@@ -112,7 +112,7 @@ def condition_number(
     if shift == 0.0:
         if not fields["determined"]:
             warn_accuracy(name, stacklevel=2)
-        return float(max(largest / smallest, 1.0))
+        return float(condition_of(largest, smallest, name))
     noise = fields["bound_min"]
     if fields["rank"] < size:
         smallest, noise = 0.0, size * epsilon(np.float64) * fields["sigma_max"]

@@ -219,6 +219,17 @@ def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     return found["rank"], found["unit_min"] / found["unit_max"], found["determined"]
 
 
+def condition_of(largest: Value, smallest: Value, name: str) -> Value:
+    """Return sigma_max / sigma_min, of one matrix or of a stack."""
+    with np.errstate(over="ignore"):
+        kappa = np.maximum(1.0, np.divide(largest, smallest))
+    if np.isinf(kappa).any():
+        raise OverflowError(
+            f"the condition number of {name}{where_not(np.isfinite(kappa))} passes 1.8e308"
+        )
+    return kappa if np.ndim(kappa) else float(kappa)
+
+
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
     """Wrap what a kernel returned, of one matrix or of a stack."""
     largest, smallest = found.pop("unit_max"), found.pop("unit_min")
@@ -233,12 +244,12 @@ def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
             f"in float64: the largest is {np.ravel(largest)[first]:.6g} * "
             f"2^{np.ravel(exponent)[first]}"
         )
-    if np.ndim(largest) > 0:
-        kappa = np.maximum(1.0, largest / smallest)
+    kappa = condition_of(largest, smallest, name)
+    if np.ndim(kappa) > 0:
         none = np.empty((len(largest), 0))
         return ExtremePairs(condition_number=kappa, neighbour_max=none, neighbour_min=none, **found)
     neighbours = {f"neighbour_{end}": found.pop(f"next_{end}") for end in ("max", "min")}
-    return ExtremePairs(condition_number=max(1.0, largest / smallest), **found, **neighbours)
+    return ExtremePairs(condition_number=kappa, **found, **neighbours)
 
 
 def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
