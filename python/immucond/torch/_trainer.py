@@ -43,6 +43,10 @@ class TrainerMixin:
     _immunization: tuple[str, Objective, tuple[float, float] | None] | None = None
     _harmful: Iterator[Any]
     _record: dict[str, float]
+    # The trainer's own names.
+    model_accepts_loss_kwargs: bool
+    compute_loss_func: Any
+    current_gradient_accumulation_steps: int
 
     def immunize_against(
         self,
@@ -69,7 +73,7 @@ class TrainerMixin:
         self._immunization = (split, objective, lambdas_of(lambdas))
         self._harmful = endless(lambda: iter(harmful), "harmful")
         self._record = {}
-        self.loss_is_scaled_for_ga = False  # the trainer's own name: it is to average
+        self.loss_is_scaled_for_ga = False  # the trainer is to average; newer versions ask
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **keywords: Any
@@ -81,7 +85,7 @@ class TrainerMixin:
         split, objective, lambdas = self._immunization
         network = SplitModel(self.model, split)
         # Without the number of items in all accumulated batches the loss is this one's mean.
-        keywords.pop("num_items_in_batch", None)
+        items = keywords.pop("num_items_in_batch", None)
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
@@ -89,7 +93,19 @@ class TrainerMixin:
             harmful = outcome(network, next(self._harmful), primary.features.device)
         refuse_few(len(harmful.features), "harmful")
         total = self._total(objective, lambdas, loss, primary, harmful)
+        if self._averages_itself(items):
+            total = total / self.current_gradient_accumulation_steps
         return (total, outputs) if return_outputs else total
+
+    def _averages_itself(self, items: Any) -> bool:
+        """Whether the trainer takes this loss for one that its batches' sum need not be divided by.
+
+        Older versions do not ask, and take what knows the number of items to have used it.
+        """
+        if hasattr(super(), "loss_is_scaled_for_ga"):
+            return False
+        knows = self.model_accepts_loss_kwargs and items is not None
+        return bool(knows or self.compute_loss_func is not None)
 
     def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
         """Log the terms beside the training loss."""
