@@ -115,6 +115,85 @@ def test_fixed_weights_and_balanced_ones():
         assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
 
 
+class Scaled(nn.Module):
+    """Features of another size, and the same logits; maybe under autocast."""
+
+    def __init__(self, scale, autocast=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 8))
+        self.head = nn.Linear(8, 3, bias=False)
+        with torch.no_grad():
+            self.body[3].weight.mul_(scale)
+            self.body[3].bias.mul_(scale)
+            self.head.weight.div_(scale)
+        self.autocast = autocast
+
+    def forward(self, x):
+        how = self.autocast
+        with torch.autocast("cpu", dtype=how or torch.bfloat16, enabled=how is not None):
+            return self.head(self.body(x.to(self.head.weight.dtype)))
+
+
+@pytest.mark.parametrize("objective", ["algorithm1", "r_ill"])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "scales"),
+    [
+        (torch.float32, None, (1e-5, 1e5)),
+        (torch.bfloat16, None, (1e-5, 1e5)),
+        (torch.float16, None, (0.1, 1.0, 100.0)),
+        (torch.float32, torch.float16, (0.1, 1.0, 100.0)),
+        (torch.float32, torch.bfloat16, (1e-5, 1e5)),
+    ],
+    ids=str,
+)
+def test_balance_is_that_of_float64_at_any_precision_and_scale(dtype, autocast, scales, objective):
+    for scale in scales:
+        x, y = data(64, 1)[:]
+        batch, harmful = [(x, y)], [(data(64, 2)[:][0], y)]
+        histories = []
+        for kind, how in ((torch.float64, None), (dtype, autocast)):
+            model = Scaled(scale, how).to(kind)
+            options = {"split": "head", "primary": batch, "harmful": harmful, "lr": 0.0}
+            histories.append(ict.immunize(model, method=objective, **options).history)
+        exact, found = histories
+        precision = torch.finfo(autocast or dtype).eps
+        for name in ("lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill"):
+            np.testing.assert_allclose(found[name], exact[name], rtol=40 * precision)
+        assert found["lambda_H"] > 0
+        assert (found["lambda_P"] > 0) == (objective != "r_ill")
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (1e-9, 1e9)])
+def test_gradients_beyond_float16_are_those_of_float64(lambdas):
+    """Of fixed weights too: the weight brings the gradient back into the range."""
+    x, y = data(64, 1)[:]
+    moved = []
+    for dtype in (torch.float64, torch.float16):
+        model = Scaled(100.0).to(dtype)
+        options = {"split": "head", "primary": [(x, y)], "harmful": [(data(64, 2)[:][0], y)]}
+        done = ict.immunize(model, lambdas=lambdas, lr=1e4, momentum=0.0, **options)
+        before = Scaled(100.0).body[3].weight
+        moved.append((done.model.body[3].weight.double() - before.to(dtype).double()).detach())
+    assert (moved[0] - moved[1]).norm() <= 0.05 * moved[0].norm()
+
+
+def test_a_weight_that_would_be_none_is_refused():
+    x, y = data(64, 1)[:]
+    harmful = [(data(64, 2)[:][0], y)]
+
+    def no_gradient(logits, labels):
+        return 0.0 * logits.sum() + labels.sum()
+
+    for scale, loss, method, name in (
+        (1.0, no_gradient, "algorithm1", "lambda_P"),
+        (1e10, None, "r_ill", "lambda_H"),
+    ):
+        options = {"primary": [(x, y)], "harmful": harmful, "loss": loss, "method": method}
+        with pytest.raises(ic.ImmucondError, match=f"'balance' gives no {name}: .* (norm|has) 0"):
+            ict.immunize(Scaled(scale), split="head", **options)
+
+
 @pytest.mark.parametrize("trainable", [["block2"], ["block1", "block2"], ["norm", "block2"]])
 def test_kept_activations_give_what_the_whole_model_gives(trainable, tmp_path, monkeypatch):
     model = net()

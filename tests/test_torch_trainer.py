@@ -203,6 +203,42 @@ def test_a_step_descends_on_loss_plus_terms(tmp_path, accumulated, loss):
             assert torch.allclose(moved, -lr * gradient, rtol=1e-3, atol=1e-6), name
 
 
+def test_balance_at_a_large_scale_is_that_of_float64(tmp_path):
+    model = network()
+    model.bert.pooler.activation = torch.nn.Identity()
+    with torch.no_grad():
+        for parameter in model.bert.pooler.parameters():
+            parameter.mul_(1e6)
+        model.classifier.weight.div_(1e6)
+    ours = trainer(InOrder, tmp_path, model, max_steps=1, learning_rate=0.0)
+    ours.immunize_against(harmful(), split="classifier")
+    ours.train()
+    model = model.double().eval()
+    P, H = (torch.utils.data.default_collate(sentences(32, seed)[:16]) for seed in (1, 2))
+    Z_P, Z_H = (
+        SplitModel(model, "classifier")({k: x for k, x in batch.items() if k != "labels"})[0]
+        for batch in (P, H)
+    )
+    loss = torch.nn.functional.cross_entropy(model.classifier(Z_P), P["labels"])
+    options = {"computed_in": torch.float32}
+    terms = (ict.r_well(features=Z_P, **options), ict.r_ill(features=Z_H, **options))
+    (by_loss,) = torch.autograd.grad(loss, Z_P, retain_graph=True)
+    for name, term, Z in zip(("lambda_P", "lambda_H"), terms, (Z_P, Z_H), strict=True):
+        (gradient,) = torch.autograd.grad(term, Z)
+        expected = float(by_loss.norm() / gradient.norm())
+        assert abs(ours.state.log_history[0][name] / expected - 1) < 1e-3
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (0.1, 0.1)])
+def test_a_frozen_extractor_is_told(tmp_path, lambdas):
+    model = network()
+    model.bert.requires_grad_(False)
+    ours = trainer(ImmunizingTrainer, tmp_path, model, max_steps=1)
+    ours.immunize_against(harmful(), split="classifier", lambdas=lambdas)
+    with pytest.raises(ValueError, match=r"extractor is frozen \(requires_grad=False\)"):
+        ours.train()
+
+
 def test_it_immunizes_and_logs(tmp_path):
     ours = trainer(ImmunizingTrainer, tmp_path, num_train_epochs=10, learning_rate=0.03)
     ours.immunize_against(harmful(), split="classifier", lambdas=(0.0, 0.01))

@@ -29,7 +29,15 @@ from ._checkpoint import Checkpoint
 from ._features import all_features, array
 from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
-from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._objectives import (
+    Method,
+    Objective,
+    gradient_by,
+    lambdas_of,
+    norm_of,
+    objective_of,
+    weights,
+)
 from ._split import SplitModel, blocks_named, names_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -150,7 +158,8 @@ def immunize(
         constant, not finite, or of another width than the head's input, labels that the loss does
         not take.
     ImmucondError
-        Where the loss or a gradient is not finite, at the start or later.
+        Where the loss or a gradient is not finite, or a balanced weight would be zero or not
+        finite, at the start or later.
 
     Warns
     -----
@@ -313,21 +322,18 @@ class _Steps:
             refuse_few(len(task.features), name)
         loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
-        by_loss, *by_head = torch.autograd.grad(loss, [P.features, *self._head], retain_graph=True)
+        by_head = torch.autograd.grad(loss, self._head, retain_graph=True) if self._head else ()
+        by_loss = gradient_by(loss, P.features)
         by_well, by_ill = (
-            torch.zeros_like(Z)
-            if term is None
-            else torch.autograd.grad(term, Z, retain_graph=True)[0]
+            torch.zeros_like(Z) if term is None else gradient_by(term, Z)
             for term, Z in ((well, P.features), (ill, H.features))
         )
-        norms = [
-            float(torch.linalg.vector_norm(g, dtype=torch.float64))
-            for g in (by_loss, by_well, by_ill)
-        ]
+        norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
         for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
-        lambda_P, lambda_H = weights(self._lambdas, norms)
+        of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
+        lambda_P, lambda_H = weights(self._lambdas, norms[0], of_terms)
         by_P = lambda_P * by_well + (by_loss if self.objective.uses_loss else 0.0)
         self.optimizer.zero_grad()
         reached = [

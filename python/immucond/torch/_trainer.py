@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ._activations import Outcome, endless, outcome, refuse_few, task_of
-from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._objectives import (
+    Method,
+    Objective,
+    gradient_by,
+    lambdas_of,
+    norm_of,
+    objective_of,
+    refuse_frozen,
+    weights,
+)
 from ._split import SplitModel
 
 
@@ -26,7 +35,8 @@ class TrainerMixin:
     -----
     The loss is the mean over a batch, and gradients that are accumulated over several batches are
     averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
-    taken of them. A run that the trainer resumes reads them from the start.
+    taken of them. A run that the trainer resumes reads them from the start. Where an extractor is
+    frozen (no feature requires a gradient) a term with a weight is a ValueError.
 
     Examples
     --------
@@ -43,10 +53,7 @@ class TrainerMixin:
     _immunization: tuple[str, Objective, tuple[float, float] | None] | None = None
     _harmful: Iterator[Any]
     _record: dict[str, float]
-    # The trainer's own names.
-    model_accepts_loss_kwargs: bool
-    compute_loss_func: Any
-    current_gradient_accumulation_steps: int
+    current_gradient_accumulation_steps: int  # the trainer's own
 
     def immunize_against(
         self,
@@ -104,8 +111,8 @@ class TrainerMixin:
         """
         if hasattr(super(), "loss_is_scaled_for_ga"):
             return False
-        knows = self.model_accepts_loss_kwargs and items is not None
-        return bool(knows or self.compute_loss_func is not None)
+        knows = getattr(self, "model_accepts_loss_kwargs", False) and items is not None
+        return knows or getattr(self, "compute_loss_func", None) is not None
 
     def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
         """Log the terms beside the training loss."""
@@ -123,15 +130,19 @@ class TrainerMixin:
         harmful: Outcome,
     ) -> Tensor:
         terms = objective.terms(primary, harmful)
-        pairs = [(loss, primary), (terms[0], primary), (terms[1], harmful)]
-        norms = [
-            0.0
-            if term is None or lambdas is not None
-            else float(torch.autograd.grad(term, of.features, retain_graph=True)[0].norm())
-            for term, of in pairs
-        ]
+        sides = (primary.features, harmful.features)
+        if lambdas is None:
+            of_loss, *of_terms = (
+                None if term is None else norm_of(gradient_by(term, Z))
+                for term, Z in zip((loss, *terms), (sides[0], *sides), strict=True)
+            )
+            chosen = weights(None, of_loss or 0.0, of_terms)
+        else:
+            chosen = lambdas
+            for weight, term, Z in zip(chosen, terms, sides, strict=True):
+                if weight > 0.0 and term is not None:
+                    refuse_frozen(Z)
         total = loss if objective.uses_loss else 0.0 * loss
-        chosen = weights(lambdas, norms)
         self._record = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
         for name, weight, term in zip(("primary", "harmful"), chosen, terms, strict=True):
             if term is not None:
