@@ -172,3 +172,94 @@ def test_where_digits_are_lost_a_warning_says_so(gap):
         if gap == 1e-13:
             assert told
             assert {w.filename for w in seen} == {__file__}, [str(w) for w in seen]
+
+
+def size(x):
+    return float(torch.as_tensor(x).detach().double().abs().max().log2())
+
+
+def scales(dtype):
+    """Powers of two over the range of a dtype, of which its smallest numbers keep all digits."""
+    return (-980, -600, -538, -500, -300, 0, 200, 480, 900) if dtype == torch.float64 else (
+        -100, -63, -40, -20, 0, 20, 40, 80, 110
+    )  # fmt: skip
+
+
+@NAMES
+@SHAPES
+@pytest.mark.parametrize("given", ["S", "features"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_scale_of_a_power_of_two_is_one_of_the_product(name, shape, given, dtype):
+    """Exact at any scale; what is not representable is an OverflowError."""
+    Z0 = torch.from_numpy(features(shape, 1e3)).to(dtype)
+    W = torch.from_numpy(directions(Z0.double().numpy())[0]).to(dtype)
+
+    def found(Z):
+        Z = Z.clone().requires_grad_()
+        value = FUNCTIONS[name](**{given: Z})
+        (gradient,) = torch.autograd.grad(value, Z, create_graph=True)
+        return value, gradient, torch.autograd.grad((gradient * W).sum(), Z)[0]
+
+    degree = getattr(ic, name)._degree * (1 if given == "S" else 2)
+    at_one = found(Z0)
+    top, tiny = np.log2(torch.finfo(dtype).max), torch.finfo(dtype).smallest_normal
+    errors = 0
+    for k in scales(dtype):
+        sizes = [size(x) + (degree - order) * k for order, x in enumerate(at_one)]
+        Z = torch.from_numpy(np.ldexp(Z0.numpy(), k))
+        if max(sizes) > top:
+            errors += 1
+            with pytest.raises(OverflowError, match="not representable in"):
+                found(Z)
+            continue
+        expected = np.ldexp(at_one[2].numpy(), (degree - 2) * k)
+        np.testing.assert_allclose(found(Z)[2].numpy(), expected, rtol=1e-5, atol=tiny)
+    assert errors > 0
+
+
+def test_only_the_product_may_overflow():
+    """At 1e-120 the gradient of log kappa is of the order of 1e120, and its derivative 1e240."""
+    Z = torch.from_numpy(features((3, 5), 1e2)) * 2.0**-400
+    for direction, fails in ((1.0, False), (2.0**300, True)):
+        W = torch.ones_like(Z) * direction
+        if fails:
+            with pytest.raises(OverflowError, match=r"not representable in float64.* \* 2\^1102"):
+                hessian_product("log_kappa", Z, W)
+            with pytest.raises(OverflowError, match="not representable in float64"):
+                torch.func.jvp(torch.func.grad(lambda x: ict.log_kappa(features=x)), (Z,), (W,))
+        else:
+            assert hessian_product("log_kappa", Z, W).isfinite().all()
+
+
+@SHAPES
+@pytest.mark.parametrize("given", ["S", "features"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_derivatives_of_pairs_at_any_scale(shape, given, dtype):
+    Z0 = torch.from_numpy(features(shape, 1e3)).to(dtype)
+    W = torch.from_numpy(directions(Z0.double().numpy())[0]).to(dtype)
+
+    def found(Z):
+        X = Z.clone().requires_grad_()
+        pairs = ict.extreme_pairs(**{given: X})
+        backward = [
+            torch.autograd.grad(x.sum(), X, retain_graph=True)[0]
+            for x in (pairs.sigma_min, pairs.v_min)
+        ]
+        of = torch.func.jvp(lambda x: tuple(ict.extreme_pairs(**{given: x})[3:6]), (Z,), (W,))[1]
+        return backward[0], of[0], backward[1], of[2]
+
+    at_one = found(Z0)
+    top, tiny = np.log2(torch.finfo(dtype).max), torch.finfo(dtype).smallest_normal
+    of_value = 0 if given == "S" else 1
+    for k in scales(dtype):
+        Z = torch.from_numpy(np.ldexp(Z0.numpy(), k))
+        if of_value * 2 * k > top:
+            with pytest.raises(OverflowError, match="not representable in"):
+                found(Z)
+            continue
+        if -k + max(size(x) for x in at_one[2:]) > top:
+            continue
+        for x, one, power in zip(found(Z), at_one, (of_value, of_value, -1, -1), strict=True):
+            np.testing.assert_allclose(
+                x.numpy(), np.ldexp(one.numpy(), power * k), rtol=2e-5, atol=tiny
+            )
