@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from .._extreme import feature_extreme_pairs
+from .._floating import underflow_is_zero
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ..linear._report import ImmunityReport, report_of
@@ -25,6 +26,7 @@ from ._run import CHECKPOINT_EVERY, Callback, Path, run
 from ._terms import Conditioning, PrimaryLoss
 
 
+@underflow_is_zero
 def published(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

@@ -110,7 +110,7 @@ def run(
     if kept is not None:
         kept.save(state, records)
     for category, message in warned.items():
-        warnings.warn(message, category, stacklevel=3)
+        warnings.warn(message, category, stacklevel=4)
     theta, bias = problem.given_theta(state.theta)
     return ImmunizationResult(
         theta=theta,
