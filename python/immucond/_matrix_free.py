@@ -113,7 +113,10 @@ def _product(function: Callable[[FloatArray], Any], name: str) -> Callable[[Floa
     """Products that are finite or say whose they are."""
 
     def product(x: FloatArray) -> FloatArray:
-        y = np.asarray(function(x), dtype=np.float64).reshape(-1)
+        given = np.asarray(function(x))
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"a product of {name} must be real, and has dtype {given.dtype}")
+        y = given.astype(np.float64, copy=False).reshape(-1)
         if not np.isfinite(y).all():
             raise ValueError(f"a product of {name} with a finite vector is not finite")
         return y
