@@ -1,6 +1,7 @@
 """Deep immunization on tiny networks."""
 
 import logging
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,6 +193,37 @@ def test_a_weight_that_would_be_none_is_refused():
         options = {"primary": [(x, y)], "harmful": harmful, "loss": loss, "method": method}
         with pytest.raises(ic.ImmucondError, match=f"'balance' gives no {name}: .* (norm|has) 0"):
             ict.immunize(Scaled(scale), split="head", **options)
+
+
+@pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
+@pytest.mark.parametrize("place", ["block2.0", "head", "block1.1"])
+def test_weight_norm_of_old_is_that_of_now(place, method):
+    """It leaves a tensor in a graph on the module, which cannot be deep-copied."""
+    found = []
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        model = net()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated
+            norm(model.get_submodule(place))
+        model(data(4, 1)[:][0])
+        before = [x.clone() for x in model.parameters()]
+        options = {"split": "head", "trainable": ["block1", "block2"], "lr": 0.05, "method": method}
+        done = ict.immunize(model, **options, **loaders())
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        found.append(SplitModel(done.model, done.split)(data(64, 2)[:][0])[0].detach())
+    assert (found[0] - found[1]).norm() <= 1e-5 * found[1].norm()
+    assert (found[0] - SplitModel(net(), "head")(data(64, 2)[:][0])[0]).norm() > 1e-4
+
+
+def test_a_compiled_network_is_told():
+    model = net()
+    compiled = torch.compile(model, backend="aot_eager")
+    compiled(data(8, 1)[:][0])
+    with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\).*_orig_mod"):
+        ict.immunize(compiled, split="_orig_mod.head", **loaders())
+    done = ict.immunize(compiled._orig_mod, split="head", trainable="block2", **loaders())
+    plain = ict.immunize(net(), split="head", trainable="block2", **loaders())
+    assert states_equal(done.model, plain.model)
 
 
 @pytest.mark.parametrize("trainable", [["block2"], ["block1", "block2"], ["norm", "block2"]])

@@ -239,6 +239,15 @@ def test_a_frozen_extractor_is_told(tmp_path, lambdas):
         ours.train()
 
 
+def test_a_compiled_network_is_told_under_balance(tmp_path):
+    model = network()
+    model.compile(backend="aot_eager")
+    ours = trainer(ImmunizingTrainer, tmp_path, model, max_steps=1)
+    ours.immunize_against(harmful(), split="classifier")
+    with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\)"):
+        ours.train()
+
+
 def test_it_immunizes_and_logs(tmp_path):
     ours = trainer(ImmunizingTrainer, tmp_path, num_train_epochs=10, learning_rate=0.03)
     ours.immunize_against(harmful(), split="classifier", lambdas=(0.0, 0.01))

@@ -39,6 +39,7 @@ from ._objectives import (
     weights,
 )
 from ._split import SplitModel, blocks_named, names_of
+from ._wrapped import refuse_compiled, without_graphs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -156,7 +157,7 @@ def immunize(
         Before any training: for names that the model does not have (the message lists those that it
         has), a head that is not linear, batches with fewer than two samples, features that are
         constant, not finite, or of another width than the head's input, labels that the loss does
-        not take.
+        not take, a model that is compiled (``torch.compile``).
     ImmucondError
         Where the loss or a gradient is not finite, or a balanced weight would be zero or not
         finite, at the start or later.
@@ -185,9 +186,11 @@ def immunize(
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     torch.manual_seed(as_count(seed, "seed", least=0))
-    model = copy.deepcopy(model).to(where).eval()
+    model = copy.deepcopy(model, without_graphs(model)).to(where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
+    if objective is not None:
+        refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
     _inspect(splitted, primary, harmful, where, objective, loss)

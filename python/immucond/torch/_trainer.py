@@ -21,6 +21,7 @@ from ._objectives import (
     weights,
 )
 from ._split import SplitModel
+from ._wrapped import refuse_compiled
 
 
 class TrainerMixin:
@@ -91,6 +92,9 @@ class TrainerMixin:
             return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
         split, objective, lambdas = self._immunization
         network = SplitModel(self.model, split)
+        if lambdas is None:
+            refuse_compiled(self.model)
+            refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
         items = keywords.pop("num_items_in_batch", None)
         with network.watched() as seen:
