@@ -143,7 +143,7 @@ def end_of(X: Tensor, features: bool, end: End) -> Triplet | FeatureEnd:
 
 
 class _Pairs(Function):
-    """``immucond::extreme_pairs``: the nine fields of `ExtremePairs`."""
+    """``immucond::extreme_pairs``: the nine fields of `ExtremePairs`, in float64."""
 
     outputs: ClassVar[int] = 9
 
@@ -167,7 +167,6 @@ class _Pairs(Function):
         Those are of the derivatives of the values, and of the vectors.
         """
         X, *fields = saved
-        fields = [field.double() for field in fields[:6]] + fields[6:]
         exponent = exponent_of(X.double())
         A, by_unit = shifted(X.double(), -exponent), -2.0 * exponent if ctx.features else -exponent
         ends = []
@@ -181,7 +180,8 @@ class _Pairs(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         ends, (of_values, of_vectors) = _Pairs._ends(ctx, ctx.saved_tensors)
-        X, single = ctx.saved_tensors[0], ctx.saved_tensors[1].dtype == torch.float32
+        X = ctx.saved_tensors[0]
+        single = X.dtype != torch.float64
         result = torch.zeros_like(X, dtype=torch.float32 if single else torch.float64)
         for end, at in zip(ends, (0, 3), strict=True):
             by_sigma, by_u, by_v = upstream[at : at + 3]
@@ -201,12 +201,11 @@ class _Pairs(Function):
     @nestable
     def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Any:
         ends, (of_values, of_vectors) = _Pairs._ends(ctx, saved)
-        single = saved[1].dtype == torch.float32
         changes = []
         for end in ends:
             sigma, u, v = end.moved(tangent.double())
-            changes.append(times_power(sigma[..., None, None], of_values, single)[..., 0, 0])
-            changes += [times_power(x[..., None], of_vectors, single)[..., 0] for x in (u, v)]
+            changes.append(times_power(sigma[..., None, None], of_values, False)[..., 0, 0])
+            changes += [times_power(x[..., None], of_vectors, False)[..., 0] for x in (u, v)]
         return (*changes, None, None, None)
 
 
@@ -250,7 +249,7 @@ def _kernel(
             warn_not_simple(name)
     fields = (getattr(found, name) for name in ExtremePairs._fields[:6])
     return (
-        *(tensor(field, wide(X.dtype)) for field in fields),
+        *(tensor(field, torch.float64) for field in fields),
         tensor(found.rank, torch.int64),
         *simple,
     )
@@ -258,9 +257,9 @@ def _kernel(
 
 def _fake(X: Tensor, features: bool, *_: Any) -> tuple[Tensor, ...]:
     *stack, rows, columns = X.shape
-    value = X.new_empty(stack, dtype=wide(X.dtype))
+    value = X.new_empty(stack, dtype=torch.float64)
     u, v = (
-        X.new_empty((*stack, size), dtype=wide(X.dtype))
+        X.new_empty((*stack, size), dtype=torch.float64)
         for size in (columns if features else rows, columns)
     )
     triplet = (value, u, v)
@@ -321,10 +320,8 @@ def extreme_pairs(
     tensor([[0., 0.],
             [0., 1.]])
     """
-    X, (*options, precision) = given(S, features, rank, rtol, computed_in)
-    # Derivatives want the vectors in float64; the precision still decides the rank.
-    precision = precision or str(X.dtype).removeprefix("torch.")
-    pairs = ExtremePairs(*pairs_operator(X.double(), *options, precision, True))
+    X, options = given(S, features, rank, rtol, computed_in)
+    pairs = ExtremePairs(*pairs_operator(X, *options, True))
     if wide(X.dtype) == torch.float64:
         return pairs
     narrow = {name: getattr(pairs, name).float() for name in ("u_max", "v_max", "u_min", "v_min")}
