@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 from matrices import quiet
 
 import immucond as ic
@@ -55,6 +56,15 @@ SYMMETRIC = [
 every_symmetric_argument = pytest.mark.parametrize(
     ("call", "name"), [ARGUMENTS[key] for key in SYMMETRIC], ids=SYMMETRIC
 )
+
+
+@every_argument
+@pytest.mark.parametrize("kind", ["csr_array", "coo_array", "csc_matrix", "dia_array"])
+def test_sparse_input_is_told_to_be_sparse(call, name, kind):
+    given = getattr(scipy.sparse, kind)(EYE)
+    with pytest.raises(TypeError, match=rf"{name} is sparse \({kind}\).*{name}\.toarray\(\)"):
+        call(given)
+    call(given.toarray())
 
 
 @every_argument

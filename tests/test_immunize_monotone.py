@@ -108,6 +108,28 @@ def test_balance_makes_three_even_parts(preconditioner, batches):
 
 
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 10, "hessian": "batch"}])
+def test_balance_takes_norms_whose_squares_leave_the_range(batches):
+    """R_well by theta grows as the square of X_P; powers of two are exact."""
+    X_P, y_P, X_H = tasks(3)
+    small = 2.0**-330
+    common = {"lambda_P": 1.0, "lambda_H": 1.0, "balance": "gradient-norm", "steps": 1} | batches
+    here, there = (
+        ic.immunize.algorithm1(X_P * scale, y_P, X_H, lr=1e-3 / scale**2, **common)
+        for scale in (1.0, small)
+    )
+    for name, power in (("well", 2), ("ill", 0)):
+        norms = (run.history[f"grad_{name}"][0] for run in (there, here))
+        np.testing.assert_allclose(next(norms), next(norms) * small**power, rtol=1e-12)
+
+
+def test_balance_refuses_a_weight_that_is_not_finite():
+    X_P, y_P, X_H = tasks(3)
+    options = {"lambda_P": 1.0, "lambda_H": 1.0, "lr": 1.0, "steps": 1}
+    with pytest.raises(ValueError, match=r"the step of ill has .*its weight would be inf"):
+        ic.immunize.algorithm1(1e60 * X_P, y_P, 1e50 * X_H, balance="gradient-norm", **options)
+
+
+@pytest.mark.parametrize("batches", [{}, {"batch_size": 10, "hessian": "batch"}])
 def test_balance_of_condition_numbers(batches):
     X_P, y_P, X_H = tasks(3)
     common = {"lr": 1e-3} | batches

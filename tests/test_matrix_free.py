@@ -258,3 +258,30 @@ def test_an_exception_in_a_product_comes_through():
 
     with pytest.raises(StopError):
         ic.psd_extreme_pairs(LinearOperator((9, 9), matvec=product, dtype=float))
+
+
+@pytest.mark.parametrize("declared", [float, None])
+@pytest.mark.parametrize("pairs", [ic.extreme_pairs, ic.psd_extreme_pairs])
+def test_complex_products_are_refused(pairs, declared):
+    """The imaginary part was dropped where the dtype did not tell of it."""
+    H = spd(40, 10.0) + 0.5j * np.diag(np.arange(40.0))
+
+    class Operator:
+        shape, dtype = H.shape, declared
+
+        def matvec(self, x):
+            return H @ x
+
+        rmatvec = matvec
+
+    with pytest.raises(TypeError, match=r"product of [SH] must be real, and has dtype complex128"):
+        pairs(Operator())
+    real = aslinearoperator(spd(40, 10.0))
+    with pytest.raises(TypeError, match="product of inverse must be real, and has dtype complex"):
+        pairs(real, inverse=Operator())
+
+
+def test_products_of_other_real_dtypes_are_taken():
+    H = np.diag([3.0, 2.0, 1.0])
+    op = LinearOperator((3, 3), matvec=lambda x: (H @ x).astype(np.float32), dtype=float)
+    assert abs(ic.psd_extreme_pairs(op, tol=1e-6).sigma_max - 3.0) < 1e-5

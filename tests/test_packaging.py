@@ -53,6 +53,26 @@ import immucond, immucond.linear, immucond.probing, immucond.immunize, immucond.
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_import_needs_no_metadata() -> None:
+    """Run from a source tree or bundled, a package has none."""
+    code = """
+import importlib.metadata as metadata
+
+def missing(name):
+    raise metadata.PackageNotFoundError(name)
+
+metadata.version = missing
+import immucond
+assert immucond.__version__ == "0+unknown", immucond.__version__
+assert immucond.condition_number([[2.0, 0.0], [0.0, 1.0]]) == 2.0
+from immucond._cli import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "0+unknown" in done.stdout
+
+
 def test_constraints_pin_every_requirement() -> None:
     pinned = pins()
     requirements = [

@@ -127,7 +127,7 @@ def test_noise_is_told(kernels):
         ((), {"features": [[1.0]]}, TypeError, "features must be a torch.Tensor, and is list"),
         ((torch.eye(2, dtype=torch.int64),), {}, TypeError, "S must hold float64.*int64"),
         ((torch.eye(2, dtype=torch.complex64),), {}, TypeError, "complex64"),
-        ((torch.eye(2).to_sparse(),), {}, TypeError, "dense"),
+        ((torch.eye(2).to_sparse(),), {}, TypeError, r"dense.*sparse_coo.*S\.to_dense\(\)"),
         ((torch.ones(3),), {}, ValueError, r"matrix with at least one entry.*\(3,\)"),
         ((), {"features": torch.ones(0, 3)}, ValueError, r"features must be.*\(0, 3\)"),
         ((torch.eye(2),), {"rank": 3}, ValueError, "rank must be between 1 and 2"),
@@ -149,3 +149,12 @@ def test_wrong_arguments_are_named(name, arguments, keywords, error, message):
 def test_p():
     with pytest.raises(ValueError, match="p must be None or 'rank'"):
         ict.r_well(torch.eye(2), p="all")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_sparse_tensors_are_told_to_be_sparse_by_the_numpy_interface_too():
+    for given in (torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr()):
+        with pytest.raises(TypeError, match=r"X is sparse \(Tensor\).*to_dense\(\)"):
+            ic.gram(given)
+        with pytest.raises(TypeError, match=r"features must be a dense tensor, and is sparse"):
+            ict.r_ill(features=given)

@@ -41,9 +41,13 @@ def test_opcheck(kind, features):
 
 
 def test_opcheck_of_the_others():
-    M = torch.diag(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)).requires_grad_()
-    v, g = (torch.eye(3, dtype=torch.float64)[i].clone().requires_grad_() for i in (0, 1))
-    opcheck(OPS.resolvent.default, (M, v, g, torch.tensor(True)))
+    A = torch.eye(3, 2, dtype=torch.float64) * torch.tensor([1.0, 2.0], dtype=torch.float64)
+    s, z, g = torch.ones(1), torch.tensor([1.0, 0, 0, 1, 0]) / 2**0.5, torch.arange(5.0)
+    given = [x.double().requires_grad_() for x in (A, s[0], z, g)]
+    opcheck(OPS.resolvent.default, (*given, torch.tensor(True)))
+    exponent = torch.tensor(3.0, dtype=torch.float64)
+    for single in (False, True):
+        opcheck(OPS.times_power.default, (given[0], exponent, single))
     theta, K = tensor((3, 2)).requires_grad_(), torch.eye(3, dtype=torch.float64)
     for op in (OPS.precondition, OPS.gram_solve):
         opcheck(op.default, (theta, K, 0.5))

@@ -1,6 +1,7 @@
 """Deep immunization on tiny networks."""
 
 import logging
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,116 @@ def test_fixed_weights_and_balanced_ones():
     for term, weight in (("well", "lambda_P"), ("ill", "lambda_H")):
         weighted = balanced[weight] * balanced[f"grad_{term}"]
         assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
+
+
+class Scaled(nn.Module):
+    """Features of another size, and the same logits; maybe under autocast."""
+
+    def __init__(self, scale, autocast=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 8))
+        self.head = nn.Linear(8, 3, bias=False)
+        with torch.no_grad():
+            self.body[3].weight.mul_(scale)
+            self.body[3].bias.mul_(scale)
+            self.head.weight.div_(scale)
+        self.autocast = autocast
+
+    def forward(self, x):
+        how = self.autocast
+        with torch.autocast("cpu", dtype=how or torch.bfloat16, enabled=how is not None):
+            return self.head(self.body(x.to(self.head.weight.dtype)))
+
+
+@pytest.mark.parametrize("objective", ["algorithm1", "r_ill"])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "scales"),
+    [
+        (torch.float32, None, (1e-5, 1e5)),
+        (torch.bfloat16, None, (1e-5, 1e5)),
+        (torch.float16, None, (0.1, 1.0, 100.0)),
+        (torch.float32, torch.float16, (0.1, 1.0, 100.0)),
+        (torch.float32, torch.bfloat16, (1e-5, 1e5)),
+    ],
+    ids=str,
+)
+def test_balance_is_that_of_float64_at_any_precision_and_scale(dtype, autocast, scales, objective):
+    for scale in scales:
+        x, y = data(64, 1)[:]
+        batch, harmful = [(x, y)], [(data(64, 2)[:][0], y)]
+        histories = []
+        for kind, how in ((torch.float64, None), (dtype, autocast)):
+            model = Scaled(scale, how).to(kind)
+            options = {"split": "head", "primary": batch, "harmful": harmful, "lr": 0.0}
+            histories.append(ict.immunize(model, method=objective, **options).history)
+        exact, found = histories
+        precision = torch.finfo(autocast or dtype).eps
+        for name in ("lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill"):
+            np.testing.assert_allclose(found[name], exact[name], rtol=40 * precision)
+        assert found["lambda_H"] > 0
+        assert (found["lambda_P"] > 0) == (objective != "r_ill")
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (1e-9, 1e9)])
+def test_gradients_beyond_float16_are_those_of_float64(lambdas):
+    """Of fixed weights too: the weight brings the gradient back into the range."""
+    x, y = data(64, 1)[:]
+    moved = []
+    for dtype in (torch.float64, torch.float16):
+        model = Scaled(100.0).to(dtype)
+        options = {"split": "head", "primary": [(x, y)], "harmful": [(data(64, 2)[:][0], y)]}
+        done = ict.immunize(model, lambdas=lambdas, lr=1e4, momentum=0.0, **options)
+        before = Scaled(100.0).body[3].weight
+        moved.append((done.model.body[3].weight.double() - before.to(dtype).double()).detach())
+    assert (moved[0] - moved[1]).norm() <= 0.05 * moved[0].norm()
+
+
+def test_a_weight_that_would_be_none_is_refused():
+    x, y = data(64, 1)[:]
+    harmful = [(data(64, 2)[:][0], y)]
+
+    def no_gradient(logits, labels):
+        return 0.0 * logits.sum() + labels.sum()
+
+    for scale, loss, method, name in (
+        (1.0, no_gradient, "algorithm1", "lambda_P"),
+        (1e10, None, "r_ill", "lambda_H"),
+    ):
+        options = {"primary": [(x, y)], "harmful": harmful, "loss": loss, "method": method}
+        with pytest.raises(ic.ImmucondError, match=f"'balance' gives no {name}: .* (norm|has) 0"):
+            ict.immunize(Scaled(scale), split="head", **options)
+
+
+@pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
+@pytest.mark.parametrize("place", ["block2.0", "head", "block1.1"])
+def test_weight_norm_of_old_is_that_of_now(place, method):
+    """It leaves a tensor in a graph on the module, which cannot be deep-copied."""
+    found = []
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        model = net()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated
+            norm(model.get_submodule(place))
+        model(data(4, 1)[:][0])
+        before = [x.clone() for x in model.parameters()]
+        options = {"split": "head", "trainable": ["block1", "block2"], "lr": 0.05, "method": method}
+        done = ict.immunize(model, **options, **loaders())
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        found.append(SplitModel(done.model, done.split)(data(64, 2)[:][0])[0].detach())
+    assert (found[0] - found[1]).norm() <= 1e-5 * found[1].norm()
+    assert (found[0] - SplitModel(net(), "head")(data(64, 2)[:][0])[0]).norm() > 1e-4
+
+
+def test_a_compiled_network_is_told():
+    model = net()
+    compiled = torch.compile(model, backend="aot_eager")
+    compiled(data(8, 1)[:][0])
+    with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\).*_orig_mod"):
+        ict.immunize(compiled, split="_orig_mod.head", **loaders())
+    done = ict.immunize(compiled._orig_mod, split="head", trainable="block2", **loaders())
+    plain = ict.immunize(net(), split="head", trainable="block2", **loaders())
+    assert states_equal(done.model, plain.model)
 
 
 @pytest.mark.parametrize("trainable", [["block2"], ["block1", "block2"], ["norm", "block2"]])

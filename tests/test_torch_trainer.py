@@ -13,6 +13,15 @@ class ImmunizingTrainer(ict.TrainerMixin, transformers.Trainer):
     pass
 
 
+class InOrder(ImmunizingTrainer):
+    """The samples in the order of the data set, in every version of transformers."""
+
+    def get_train_dataloader(self):
+        return torch.utils.data.DataLoader(
+            self.train_dataset, self.args.per_device_train_batch_size, collate_fn=self.data_collator
+        )
+
+
 def network():
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -44,7 +53,7 @@ def harmful(size=16):
     return torch.utils.data.DataLoader(sentences(32, 2), batch_size=size)
 
 
-def trainer(kind, folder, model=None, count=32, **changes):
+def trainer(kind, folder, model=None, count=32, loss=None, **changes):
     options = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 16,
@@ -63,7 +72,15 @@ def trainer(kind, folder, model=None, count=32, **changes):
     } | changes
     arguments = transformers.TrainingArguments(**options)
     model = network() if model is None else model
-    return kind(model, arguments, train_dataset=sentences(count, 1))
+    data = sentences(count, 1)
+    return kind(model, arguments, train_dataset=data, compute_loss_func=loss)
+
+
+def cross_entropy(outputs, labels, num_items_in_batch=None):
+    """As a user writes it, who takes the number of items where there is one."""
+    how = "mean" if num_items_in_batch is None else "sum"
+    loss = torch.nn.functional.cross_entropy(outputs.logits, labels, reduction=how)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def states_near(a, b, **tolerance):
@@ -81,16 +98,89 @@ def test_without_weight_it_is_the_plain_trainer(tmp_path):
     assert not states_near(network(), ours.model, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("loss", [None, cross_entropy])
+def test_accumulated_batches_make_the_step_of_the_full_batch(tmp_path, loss, accepts):
+    steps = []
+    for accumulated in (1, 4):
+        model = network()
+        model.accepts_loss_kwargs = accepts
+        ours = trainer(
+            InOrder,
+            tmp_path,
+            model,
+            loss=loss,
+            max_steps=1,
+            learning_rate=1.0,
+            per_device_train_batch_size=32 // accumulated,
+            gradient_accumulation_steps=accumulated,
+        )
+        ours.immunize_against(harmful(), split="classifier", lambdas=(0.0, 0.0))
+        ours.train()
+        before = network().parameters()
+        moved = (now - old for now, old in zip(model.parameters(), before, strict=True))
+        steps.append(torch.cat([x.detach().flatten() for x in moved]))
+    whole, sum_of_parts = steps
+    assert whole.norm() > 1e-3
+    assert (whole - sum_of_parts).norm() <= 1e-4 * whole.norm()
+
+
+class _Rule:
+    """The part of a trainer that divides accumulated losses, or takes them for divided."""
+
+    current_gradient_accumulation_steps = 4
+
+    def __init__(self, accepts, loss):
+        self.model_accepts_loss_kwargs, self.compute_loss_func = accepts, loss
+
+    def compute_loss(self, model, inputs, return_outputs, num_items_in_batch=None):
+        assert num_items_in_batch is None
+        outputs = model(inputs["x"])
+        return outputs.square().mean(), outputs
+
+    def training_step(self, model, inputs, items):
+        loss = self.compute_loss(model, inputs, num_items_in_batch=items)
+        return loss if self.scaled(items) else loss / 4
+
+
+class _Older(_Rule):  # transformers 4.56
+    def scaled(self, items):
+        knows = self.model_accepts_loss_kwargs and items is not None
+        return knows or self.compute_loss_func is not None
+
+
+class _Newer(_Older):  # transformers 5.19
+    loss_is_scaled_for_ga = None
+
+    def scaled(self, items):
+        asked = self.loss_is_scaled_for_ga
+        return super().scaled(items) if asked is None else asked
+
+
+@pytest.mark.parametrize("rule", [_Older, _Newer])
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("loss", [None, cross_entropy])
+@pytest.mark.parametrize("items", [None, 32])
+def test_accumulated_losses_are_divided_once_by_every_rule(rule, accepts, loss, items):
+    class Ours(ict.TrainerMixin, rule):
+        pass
+
+    torch.manual_seed(0)
+    ours = Ours(accepts, loss)
+    ours.model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
+    X = torch.randn(16, 5)
+    ours.immunize_against([X], split="1", lambdas=(0.0, 0.0))
+    total = sum(ours.training_step(ours.model, {"x": x}, items) for x in X.split(4))
+    torch.testing.assert_close(total, ours.model(X).square().mean())
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_a_step_descends_on_loss_plus_terms(tmp_path, accumulated):
+@pytest.mark.parametrize("loss", [None, cross_entropy])
+def test_a_step_descends_on_loss_plus_terms(tmp_path, accumulated, loss):
     lambdas, lr = (1e-3, 2e-5), 1e-2
     model = network().eval()
     ours = trainer(
-        ImmunizingTrainer,
-        tmp_path,
-        max_steps=1,
-        gradient_accumulation_steps=accumulated,
-        train_sampling_strategy="sequential",
+        InOrder, tmp_path, loss=loss, max_steps=1, gradient_accumulation_steps=accumulated
     )
     ours.immunize_against(harmful(), split="classifier", lambdas=lambdas)
     ours.train()
@@ -111,6 +201,51 @@ def test_a_step_descends_on_loss_plus_terms(tmp_path, accumulated):
         if gradient is not None:
             moved = parameter - before.get_parameter(name)
             assert torch.allclose(moved, -lr * gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_balance_at_a_large_scale_is_that_of_float64(tmp_path):
+    model = network()
+    model.bert.pooler.activation = torch.nn.Identity()
+    with torch.no_grad():
+        for parameter in model.bert.pooler.parameters():
+            parameter.mul_(1e6)
+        model.classifier.weight.div_(1e6)
+    ours = trainer(InOrder, tmp_path, model, max_steps=1, learning_rate=0.0)
+    ours.immunize_against(harmful(), split="classifier")
+    ours.train()
+    model = model.double().eval()
+    P, H = (torch.utils.data.default_collate(sentences(32, seed)[:16]) for seed in (1, 2))
+    Z_P, Z_H = (
+        SplitModel(model, "classifier")({k: x for k, x in batch.items() if k != "labels"})[0]
+        for batch in (P, H)
+    )
+    loss = torch.nn.functional.cross_entropy(model.classifier(Z_P), P["labels"])
+    options = {"computed_in": torch.float32}
+    terms = (ict.r_well(features=Z_P, **options), ict.r_ill(features=Z_H, **options))
+    (by_loss,) = torch.autograd.grad(loss, Z_P, retain_graph=True)
+    for name, term, Z in zip(("lambda_P", "lambda_H"), terms, (Z_P, Z_H), strict=True):
+        (gradient,) = torch.autograd.grad(term, Z)
+        expected = float(by_loss.norm() / gradient.norm())
+        assert abs(ours.state.log_history[0][name] / expected - 1) < 1e-3
+
+
+@pytest.mark.parametrize("lambdas", ["balance", (0.1, 0.1)])
+def test_a_frozen_extractor_is_told(tmp_path, lambdas):
+    model = network()
+    model.bert.requires_grad_(False)
+    ours = trainer(ImmunizingTrainer, tmp_path, model, max_steps=1)
+    ours.immunize_against(harmful(), split="classifier", lambdas=lambdas)
+    with pytest.raises(ValueError, match=r"extractor is frozen \(requires_grad=False\)"):
+        ours.train()
+
+
+def test_a_compiled_network_is_told_under_balance(tmp_path):
+    model = network()
+    model.compile(backend="aot_eager")
+    ours = trainer(ImmunizingTrainer, tmp_path, model, max_steps=1)
+    ours.immunize_against(harmful(), split="classifier")
+    with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\)"):
+        ours.train()
 
 
 def test_it_immunizes_and_logs(tmp_path):

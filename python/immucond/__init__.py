@@ -6,6 +6,7 @@ as objects that check themselves.
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,10 @@ from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 if TYPE_CHECKING:
     from . import immunize, linear, probing, theorems
 
-__version__ = _version("immucond")
+try:
+    __version__ = _version("immucond")
+except _NotFound:  # run from a source tree, or bundled without its metadata
+    __version__ = "0+unknown"
 
 __all__ = [
     "AccuracyWarning",

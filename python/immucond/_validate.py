@@ -30,12 +30,18 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     Raises
     ------
     TypeError
-        For masked, complex, longdouble, object, string and date arrays.
+        For masked, sparse, complex, longdouble, object, string and date arrays.
     ValueError
         For another number of dimensions, no entries, or integers beyond 2^53.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
+    if _is_sparse(x):
+        raise TypeError(
+            f"{name} is sparse ({type(x).__name__}) and must be dense: give {name}.toarray() (of a "
+            "tensor to_dense()), or scipy.sparse.linalg.aslinearoperator of it where products are "
+            "enough (extreme_pairs, psd_extreme_pairs)"
+        )
     try:
         array = np.asarray(x)
     except ValueError as error:
@@ -55,6 +61,11 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
         if extreme > _LARGEST_EXACT:
             raise ValueError(f"{name} holds the integer {extreme}, which float64 may not hold")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_sparse(x: Any) -> bool:
+    """SciPy's matrices and arrays, and such as are made like them; torch's tensors."""
+    return hasattr(x, "nnz") or "sparse" in str(getattr(x, "layout", ""))
 
 
 def as_matrix(x: npt.ArrayLike, name: str) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real
 from ..linear._extractor import extractor_of
 from ..linear._nearest import nearest_of
@@ -17,6 +18,7 @@ from ._problem import described
 from ._result import ImmunizationResult
 
 
+@underflow_is_zero
 def closed_form(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

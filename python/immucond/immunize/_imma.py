@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import as_count, check_real
 from ..linear._root import Ranks
 from ._losses import LossName
@@ -17,6 +18,7 @@ from ._run import CHECKPOINT_EVERY, Callback, Path, run
 from ._terms import AdaptedLoss, Conditioning, PrimaryLoss
 
 
+@underflow_is_zero
 def imma(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

@@ -10,6 +10,8 @@ import numpy as np
 
 from .._validate import FloatArray
 
+_SAFE = 1e-140  # a norm, of whose squares none that matters is lost
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -24,13 +26,24 @@ Weighted = Sequence[tuple[float, Step]]
 
 
 def norm(step: Step) -> float:
-    """Frobenius norm."""
+    """Frobenius norm; no square leaves the range of float64."""
     if not isinstance(step, LowRank):
-        return float(np.linalg.norm(step))
+        return _norm(step)
     if step.left.shape[1] == 1:
-        return float(np.linalg.norm(step.left) * np.linalg.norm(step.right))
-    square = float(np.vdot(step.left.T @ step.left, step.right @ step.right.T))
-    return math.sqrt(max(square, 0.0))
+        return _norm(step.left) * _norm(step.right)
+    left, right = _norm(step.left), _norm(step.right)
+    if not 0.0 < left < math.inf or not 0.0 < right < math.inf:
+        return left * right
+    L, R = step.left / left, step.right / right
+    return left * right * math.sqrt(max(float(np.vdot(L.T @ L, R @ R.T)), 0.0))
+
+
+def _norm(x: FloatArray) -> float:
+    size = float(np.linalg.norm(x))
+    if _SAFE < size < 1.0 / _SAFE or math.isnan(size):
+        return size
+    unit = float(np.abs(x).max())
+    return unit * float(np.linalg.norm(x / unit)) if 0.0 < unit < math.inf else unit
 
 
 def combined(parts: Weighted, start: FloatArray | None = None) -> FloatArray:

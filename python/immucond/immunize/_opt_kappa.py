@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._regularizers import kappa
 from .._validate import check_real
 from ..linear._root import Ranks
@@ -18,6 +19,7 @@ from ._run import CHECKPOINT_EVERY, Balance, Callback, Path, balanced, run
 from ._terms import Conditioning, PrimaryLoss, Term
 
 
+@underflow_is_zero
 def opt_kappa(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

@@ -11,6 +11,7 @@ import scipy.linalg
 
 from .._errors import DegenerateSpectrumError
 from .._extreme import feature_extreme_pairs
+from .._floating import underflow_is_zero
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ..linear._report import ImmunityReport, report_of
@@ -26,6 +27,7 @@ from ._run import CHECKPOINT_EVERY, Callback, Path, run
 from ._terms import Conditioning, PrimaryLoss
 
 
+@underflow_is_zero
 def published(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

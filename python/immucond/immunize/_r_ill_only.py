@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._regularizers import r_ill
 from .._validate import check_real
 from ..linear._root import Ranks
@@ -18,6 +19,7 @@ from ._run import CHECKPOINT_EVERY, Callback, Path, run
 from ._terms import Conditioning, PrimaryLoss
 
 
+@underflow_is_zero
 def r_ill_only(
     X_P: npt.ArrayLike,
     y_P: npt.ArrayLike,

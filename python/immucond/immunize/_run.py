@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +110,7 @@ def run(
     if kept is not None:
         kept.save(state, records)
     for category, message in warned.items():
-        warnings.warn(message, category, stacklevel=3)
+        warnings.warn(message, category, stacklevel=4)
     theta, bias = problem.given_theta(state.theta)
     return ImmunizationResult(
         theta=theta,
@@ -149,6 +150,11 @@ def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> lis
                 f"balance must be None here: the step of {term.name} vanishes at the start"
             )
         even = loss / size if isinstance(term, Conditioning) else 1.0
+        if not 0.0 < even < math.inf:
+            raise ValueError(
+                f"balance must be None here: the primary gradient has norm {loss:g} at the start, "
+                f"and the step of {term.name} has {size:g}, so that its weight would be {even:g}"
+            )
         weighted.append(replace(term, weight=term.weight * even))
     return weighted
 

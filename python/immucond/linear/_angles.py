@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_theta
 from ._root import root_of_gram
 
 
+@underflow_is_zero
 def relative_angles(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     """Squared cosines between the left singular vectors of theta and the eigenvectors of K.
 
@@ -41,6 +43,7 @@ def relative_angles(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     return angles
 
 
+@underflow_is_zero
 def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     r"""Evaluate the paper's formula for the spectrum of H(theta): really its Rayleigh quotients.
 

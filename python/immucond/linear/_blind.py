@@ -7,10 +7,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, check_real
 from ._root import root_of, warn_if_lost
 
 
+@underflow_is_zero
 def blind_extractor(
     K_P: npt.ArrayLike | None = None,
     *,
@@ -74,7 +76,7 @@ def blind_extractor(
     """
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank, computed_in=computed_in)
     P = P.plus(check_real(delta, "delta", low=0.0))
-    warn_if_lost(P, stacklevel=2)
+    warn_if_lost(P, stacklevel=3)
     inverse = np.full(P.dim, 1.0 / P.sigma[P.rank - 1])
     inverse[: P.rank] = 1.0 / P.sigma[: P.rank]
     theta: FloatArray = (P.vectors * inverse) @ P.vectors.T

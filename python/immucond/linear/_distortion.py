@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._rank import default_rtol
 from .._validate import as_float64, check_real
 
@@ -44,6 +45,7 @@ class Distortion:
         return max(1.0, given / square), square * given
 
 
+@underflow_is_zero
 def distortion(theta: npt.ArrayLike) -> Distortion:
     """Bound what theta does to any two tasks by its singular values alone.
 

@@ -8,12 +8,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_delta, check_real
 from ._limit import Pencil, deficit_of, features_of, pencil
 from ._root import Ranks, Root, roots, warn_if_lost
 from ._rotation import level
 
 
+@underflow_is_zero
 def optimal_extractor(
     K_P: npt.ArrayLike | None = None,
     K_H: npt.ArrayLike | None = None,
@@ -92,7 +94,7 @@ def optimal_extractor(
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=2)
+    warn_if_lost(P, H, stacklevel=3)
     return extractor_of(P, H, kappa_P=kappa_P, rotate=rotate, features=features_of(features))
 
 

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_count, as_delta, as_float64
 from ._limit import ImmunityLimit, limit_of
 from ._root import Ranks, Root, roots, warn_if_lost
@@ -46,6 +47,7 @@ class Frontier:
         return ratio
 
 
+@underflow_is_zero
 def frontier(
     K_P: npt.ArrayLike | None = None,
     K_H: npt.ArrayLike | None = None,
@@ -104,7 +106,7 @@ def frontier(
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=2)
+    warn_if_lost(P, H, stacklevel=3)
     if kappa_P is None:
         wanted = np.geomspace(1.0, P.kappa, as_count(points, "points", least=1))
     else:

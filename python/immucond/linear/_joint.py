@@ -13,6 +13,7 @@ import scipy.optimize
 import scipy.special
 
 from .._condition import condition_number
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
 from ._limit import kappa_of_pencil
@@ -67,6 +68,7 @@ class JointImmunity:
         return self.bound / self.kappa_H
 
 
+@underflow_is_zero
 def joint_extractor(
     K_P: Sequence[npt.ArrayLike] | None = None,
     K_H: npt.ArrayLike | None = None,
@@ -159,7 +161,7 @@ def joint_extractor(
                 f"{root.name} has rank {root.rank} of {root.dim}, and every task must be definite: "
                 f"give delta > 0"
             )
-    warn_if_lost(*P, H, stacklevel=2)
+    warn_if_lost(*P, H, stacklevel=3)
     caps = _caps(kappa_P, P)
     most = as_count(iterations, "iterations", least=1)
 

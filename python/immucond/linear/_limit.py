@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._extreme import psd_ends
+from .._floating import underflow_is_zero
 from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._validate import FloatArray, as_count, as_delta
@@ -175,6 +176,7 @@ def limit_of(
     )
 
 
+@underflow_is_zero
 def immunity_limit(
     K_P: npt.ArrayLike | None = None,
     K_H: npt.ArrayLike | None = None,
@@ -243,7 +245,7 @@ def immunity_limit(
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=2)
+    warn_if_lost(P, H, stacklevel=3)
     return limit_of(P, H, (delta_P, delta_H), features_of(features))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._rank import default_rtol
 from .._validate import FloatArray, as_theta
 from ._angles import rayleigh_spectrum
@@ -37,6 +38,7 @@ class Majorization:
     kappa: float
 
 
+@underflow_is_zero
 def majorization(theta: npt.ArrayLike, K: npt.ArrayLike) -> Majorization:
     r"""Set the paper's formula for the spectrum of ``H = theta^T K theta`` beside the spectrum.
 

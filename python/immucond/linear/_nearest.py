@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_delta, as_theta
 from ._extractor import kappa_within, refuse_unbounded
 from ._limit import pencil
@@ -18,6 +19,7 @@ _ROUNDS = 500
 _SETTLED = 1e-12
 
 
+@underflow_is_zero
 def nearest_extractor(
     theta: npt.ArrayLike,
     K_P: npt.ArrayLike | None = None,
@@ -77,7 +79,7 @@ def nearest_extractor(
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
     P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=2)
+    warn_if_lost(P, H, stacklevel=3)
     return nearest_of(P, H, as_theta(theta, P.dim), kappa_P=kappa_P)
 
 

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
 from ._root import LOST, Ranks, Root, roots
@@ -42,6 +43,7 @@ class NoiseCurve:
     exact: ImmunityLimit
 
 
+@underflow_is_zero
 def noise_curve(
     K_P: npt.ArrayLike | None = None,
     K_H: npt.ArrayLike | None = None,

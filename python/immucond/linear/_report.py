@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of
 from ._root import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
@@ -90,6 +91,7 @@ class ImmunityReport:
         return self.lost_rank == 0
 
 
+@underflow_is_zero
 def immunity(
     theta: npt.ArrayLike,
     X_P: npt.ArrayLike | None = None,
@@ -153,7 +155,7 @@ def immunity(
     """
     ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    warn_if_lost(P, H, stacklevel=2)
+    warn_if_lost(P, H, stacklevel=3)
     compared = None if reference is None else as_theta(reference, P.dim, "reference")
     return report_of(P, H, as_theta(theta, P.dim), compared, ridge)
 

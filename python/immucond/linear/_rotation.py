@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .._extreme import psd_ends
+from .._floating import underflow_is_zero
 from .._rank import rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
 
 
+@underflow_is_zero
 def leveling_rotation(H: npt.ArrayLike) -> FloatArray:
     r"""Orthogonal Q for which ``diag(Q^T H Q)`` is constant, by at most m - 1 Givens rotations.
 

@@ -7,11 +7,13 @@ from typing import Any, SupportsIndex
 
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import as_count, check_real
 from ._limit import deficit_of, kappa_of_pencil
 from ._root import Ranks, roots, warn_if_lost
 
 
+@underflow_is_zero
 def sampling_ratio(
     K: npt.ArrayLike | None = None,
     K_other: npt.ArrayLike | None = None,
@@ -68,12 +70,13 @@ def sampling_ratio(
     """
     names = ("X", "X_other", "K", "K_other")
     one, other = roots(X, X_other, K, K_other, ranks=ranks, computed_in=computed_in, names=names)
-    warn_if_lost(one, other, stacklevel=2)
+    warn_if_lost(one, other, stacklevel=3)
     if deficit_of(one, other) or deficit_of(other, one) or one.rank != other.rank:
         return math.inf
     return max(1.0, kappa_of_pencil(one, other))
 
 
+@underflow_is_zero
 def expected_sampling_ratio(d: SupportsIndex, rows: float, other_rows: float = math.inf) -> float:
     r"""Evaluate rho for two samples of Gaussian rows, in the limit of many.
 
@@ -118,6 +121,7 @@ def expected_sampling_ratio(d: SupportsIndex, rows: float, other_rows: float = m
     return math.inf if h >= 1.0 else ((1.0 + h) / (1.0 - h)) ** 2
 
 
+@underflow_is_zero
 def rows_needed(d: SupportsIndex, factor: float, *, population: bool = False) -> int:
     """How many rows a task needs for the RIR to carry over within a factor, whatever theta is.
 

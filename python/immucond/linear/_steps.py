@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import DegenerateSpectrumError
+from .._floating import underflow_is_zero
 from .._rank import numerical_rank, rank_rule
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._validate import FloatArray, as_float64, as_matrix, as_theta
 from ._root import Root, root_of_gram, span_of, warn_if_lost
 
 
+@underflow_is_zero
 def step_interval(
     regularizer: SpectralRegularizer,
     S: npt.ArrayLike | None = None,
@@ -93,7 +95,7 @@ def step_interval(
         return _end(regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False)
     if S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
-        warn_if_lost(root, stacklevel=2)
+        warn_if_lost(root, stacklevel=3)
         return interval_by_theta(regularizer, as_theta(theta, root.dim), root)
     raise TypeError("give either S or both theta and gram")
 

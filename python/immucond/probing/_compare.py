@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import as_float64, as_targets, check_choice, check_real
 from ._curve import steps_needed
 from ._probe import METHODS, Method, probe
@@ -112,6 +113,7 @@ class Comparison:
         }
 
 
+@underflow_is_zero
 def compare(
     before: npt.ArrayLike,
     after: npt.ArrayLike,

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import FloatArray, as_float64, check_real
 from ._predict import excess_curve
 from ._problem import Problem
 
 
+@underflow_is_zero
 def loss_curve(
     Z: npt.ArrayLike,
     y: npt.ArrayLike,
@@ -68,6 +70,7 @@ def loss_curve(
     return curve
 
 
+@underflow_is_zero
 def steps_needed(
     Z: npt.ArrayLike,
     y: npt.ArrayLike,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._floating import underflow_is_zero
 from .._validate import as_count, check_choice, check_real
 from ._adam import adam
 from ._cg import cg
@@ -50,6 +51,7 @@ METHODS: dict[str, Callable[[Problem, float], Iterator[Step]]] = {
 STEP_LENGTHS = {"gd-constant": 1.0, "adam": 0.01}
 
 
+@underflow_is_zero
 def probe(
     Z: npt.ArrayLike,
     y: npt.ArrayLike,

@@ -52,7 +52,10 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
             f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"
         )
     if X.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, and has layout {X.layout}")
+        raise TypeError(
+            f"{name} must be a dense tensor, and is sparse (layout {X.layout}): give "
+            f"{name}.to_dense()"
+        )
     if X.ndim < 2 or (X.numel() == 0 and not (empty and X.shape[-1] > 0)):
         raise ValueError(
             f"{name} must be a matrix with at least one entry, or a stack of them, and has shape "

@@ -5,93 +5,78 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._family import FAMILY, Change, Member, Spectrum
-from ._pairs import End, ExtremePairs, FeatureEnd, MatrixEnd, Moved, outer, pairs_operator
+from ._family import FAMILY, Change, Spectrum
+from ._pairs import End, ExtremePairs, end_of, pairs_operator
+from ._resolvent import outer
+from ._scale import exponent_of, shifted, times_power
 
 Options = tuple[bool, int | None, float | None, str | None]
 
 
 def hessian_product(X: Tensor, W: Tensor, name: str, options: Options, p_is_rank: bool) -> Tensor:
-    """Return the derivative of the gradient at `X` along `W`, in float64.
+    """Return the derivative of the gradient at `X` along `W`, in float64 or float32, as `W`.
 
-    ``grad r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S`` is differentiated term by term; the
-    pairs move by their bordered resolvents. Written in differentiable operations, so that
-    derivatives of any order follow.
+    The gradient by a matrix S is ``alpha u_1 v_1^T + beta u_k v_k^T + gamma S``. That by features Z
+    has the same form in the triplets of Z itself, so that nothing needs to be squared: the
+    coefficients are those at ``Z^T Z`` times 2 s_1, 2 s_k, and 2 with ``Z Z^T Z`` for S. It is
+    differentiated term by term; the triplets move by their bordered resolvents. Written in
+    differentiable operations, so that derivatives of any order follow.
     """
-    member, features = FAMILY[name], options[0]
+    member, features, single = FAMILY[name], options[0], W.dtype == torch.float32
     # Rounded pairs would not be null vectors; the precision still decides the rank.
     precision = options[3] or str(X.dtype).removeprefix("torch.")
-    X, W = X.double(), W.double()
+    of_X, of_W = exponent_of(X.double()), exponent_of(W.double())
+    X, W = shifted(X.double(), -of_X), shifted(W.double(), -of_W)
     pairs = ExtremePairs(*pairs_operator(X, *options[:3], precision, False))
-    # In units of a power of two, so that no square leaves the range.
-    sigma = pairs.sigma_max.detach()
-    unit = torch.exp2(torch.floor(torch.log2(sigma.sqrt() if features else sigma)))
-    X, W = X / unit[..., None, None], W / unit[..., None, None]
-    of_sigma = unit**2 if features else unit
-    top = End(pairs.sigma_max / of_sigma, pairs.u_max, pairs.v_max, pairs.simple_max)
-    low = End(pairs.sigma_min / of_sigma, pairs.u_min, pairs.v_min, pairs.simple_min)
-    smaller = X.shape[-1] if features else min(X.shape[-2:])
-    spectrum = Spectrum(
-        top.sigma, low.sigma, _dot(X, X), pairs.rank if p_is_rank else smaller, pairs.rank
+    ends = (
+        End(pairs.sigma_max, pairs.u_max, pairs.v_max, pairs.simple_max),
+        End(pairs.sigma_min, pairs.u_min, pairs.v_min, pairs.simple_min),
     )
-    product = (_by_features if features else _by_matrix)(member, spectrum, X, W, (top, low))
-    degree = member.regularizer._degree * (2 if features else 1)
-    return product * unit[..., None, None] ** (degree - 1)
-
-
-def _by_matrix(
-    member: Member, spectrum: Spectrum, S: Tensor, W: Tensor, ends: tuple[End, End]
-) -> Tensor:
-    moved = [
-        MatrixEnd(S, end).moved(W) if used else None
+    triplets = [
+        end_of(X, features, end).triplet if used else None
         for end, used in zip(ends, (member.uses_max, member.uses_min), strict=True)
     ]
-    return _gradient(member, spectrum, S, W, ends, moved)[1]
+    moved = [None if triplet is None else triplet.moved(W) for triplet in triplets]
 
-
-def _by_features(
-    member: Member, spectrum: Spectrum, Z: Tensor, W: Tensor, ends: tuple[End, End]
-) -> Tensor:
-    # 2 Z G, or 2 G Z with the dual Gram matrix, by T = Z or Z^T: 2 T G either way.
-    sides = [FeatureEnd(Z, end) for end in ends]
-    T, V = sides[0].T, W.mT if sides[0].dual else W
-    H = T.mT @ T
-    dH = T.mT @ V
-    dH = dH + dH.mT
-    small = tuple(End(e.sigma, s.x, s.x, e.simple) for e, s in zip(ends, sides, strict=True))
-    moved = [
-        side.moved_small(dH) if used else None
-        for side, used in zip(sides, (member.uses_max, member.uses_min), strict=True)
-    ]
-    spectrum = spectrum._replace(squares=_dot(H, H))
-    G, dG = _gradient(member, spectrum, H, dH, (small[0], small[1]), moved)
-    product = 2.0 * (V @ G + T @ dG)
-    return product.mT if sides[0].dual else product
-
-
-def _gradient(
-    member: Member,
-    spectrum: Spectrum,
-    S: Tensor,
-    W: Tensor,
-    ends: tuple[End, End],
-    moved: list[Moved | None],
-) -> tuple[Tensor, Tensor]:
-    """Return grad r at S, and its derivative along W, from what that does to the ends."""
-    squares = 2.0 * _dot(S, W)
-    still = torch.zeros_like(squares)
-    by_max, by_min = (still if m is None else m.sigma for m in moved)
-    change = Change(by_max, by_min, squares)
-    now, by = member.coefficients(spectrum, change)
-    gradient = _times(now.gamma, S)
-    derivative = _times(by.gamma, S) + _times(now.gamma, W)
-    for end, m, c, dc in zip(ends, moved, now[:2], by[:2], strict=True):
-        if m is None:
+    if features:
+        third, by_third = _cubic(X, W)
+        squares, by_squares = _dot(X, third), 4.0 * _dot(third, W)
+        third, by_third = 2.0 * third, 2.0 * by_third
+    else:
+        third, by_third = X, W
+        squares, by_squares = _dot(X, X), 2.0 * _dot(X, W)
+    smaller = X.shape[-1] if features else min(X.shape[-2:])
+    p = pairs.rank if p_is_rank else smaller
+    by_max, by_min = (
+        torch.zeros_like(squares)
+        if triplet is None or m is None
+        else m.sigma * (2.0 * triplet.end.sigma if features else 1.0)
+        for triplet, m in zip(triplets, moved, strict=True)
+    )
+    now, by = member.coefficients(
+        Spectrum(ends[0].sigma, ends[1].sigma, squares, p, pairs.rank),
+        Change(by_max, by_min, by_squares),
+    )
+    product = _times(by.gamma, third) + _times(now.gamma, by_third)
+    for triplet, m, c, dc in zip(triplets, moved, now[:2], by[:2], strict=True):
+        if triplet is None or m is None:
             continue
-        gradient = gradient + _times(c, outer(end.u, end.v))
-        turned = outer(m.u, end.v) + outer(end.u, m.v)
-        derivative = derivative + _times(dc, outer(end.u, end.v)) + _times(c, turned)
-    return gradient, derivative
+        s, u, v, _ = triplet.end
+        if features:
+            c, dc = 2.0 * s * c, 2.0 * (s * dc + m.sigma * c)
+        product = product + _times(dc, outer(u, v)) + _times(c, outer(m.u, v) + outer(u, m.v))
+    degree = member.regularizer._degree * (2 if features else 1)
+    result: Tensor = times_power(product, (degree - 2) * of_X + of_W, single)
+    return result
+
+
+def _cubic(Z: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``Z Z^T Z`` and its derivative along W, by the smaller Gram matrix."""
+    if Z.shape[-2] < Z.shape[-1]:
+        third, by_third = _cubic(Z.mT, W.mT)
+        return third.mT, by_third.mT
+    H, dH = Z.mT @ Z, Z.mT @ W
+    return Z @ H, W @ H + Z @ (dH + dH.mT)
 
 
 def _dot(A: Tensor, B: Tensor) -> Tensor:

@@ -31,10 +31,19 @@ from ._features import all_features, array
 from ._fingerprint import fingerprint
 from ._fold import FoldedHead, replace_module
 from ._loaders import left_as_found
-from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._objectives import (
+    Method,
+    Objective,
+    gradient_by,
+    lambdas_of,
+    norm_of,
+    objective_of,
+    weights,
+)
 from ._reached import let_gradients_through
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
+from ._wrapped import refuse_compiled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -162,9 +171,10 @@ def immunize(
         Before any training: for names that the model does not have (the message lists those that it
         has), a head that is not linear, batches with fewer than two samples, features that are
         constant, not finite, or of another width than the head's input, labels that the loss does
-        not take.
+        not take, a model that is compiled (``torch.compile``).
     ImmucondError
-        Where the loss or a gradient is not finite, at the start or later.
+        Where the loss or a gradient is not finite, or a balanced weight would be zero or not
+        finite, at the start or later.
 
     Warns
     -----
@@ -193,6 +203,8 @@ def immunize(
     model = copied(model, where).eval()
     splitted = SplitModel(model, split)
     objective = objective_of(method)
+    if objective is not None:
+        refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
     _inspect(splitted, primary, harmful, where, objective, loss)
@@ -330,21 +342,17 @@ class _Steps:
             refuse_few(len(task.features), name)
         loss = _finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
-        (by_loss,) = torch.autograd.grad(loss, P.features, retain_graph=True)
+        by_loss = gradient_by(loss, P.features)
         by_well, by_ill = (
-            torch.zeros_like(Z)
-            if term is None
-            else torch.autograd.grad(term, Z, retain_graph=True)[0]
+            torch.zeros_like(Z) if term is None else gradient_by(term, Z)
             for term, Z in ((well, P.features), (ill, H.features))
         )
-        norms = [
-            float(torch.linalg.vector_norm(g, dtype=torch.float64))
-            for g in (by_loss, by_well, by_ill)
-        ]
+        norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
         for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
-        lambda_P, lambda_H = weights(self._lambdas, norms)
+        of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
+        lambda_P, lambda_H = weights(self._lambdas, norms[0], of_terms)
         by_P = lambda_P * by_well
         if not self.objective.uses_loss:
             by_P = by_P - by_loss  # its gradient ends at the features, once through the head

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import frexp
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from .._errors import ImmucondError
 from .._validate import check_choice, check_real
 from ._activations import Outcome
 from ._spectral import condition_number, r_ill, r_well
+
+_TRIALS = 16
 
 
 class Objective(ABC):
@@ -119,14 +124,74 @@ def lambdas_of(lambdas: tuple[float, float] | str) -> tuple[float, float] | None
     )
 
 
-def weights(lambdas: tuple[float, float] | None, norms: Sequence[float]) -> tuple[float, float]:
-    """Return the weights of the two terms.
+def weights(
+    lambdas: tuple[float, float] | None, of_loss: float, of_terms: Sequence[float | None]
+) -> tuple[float, float]:
+    """Return the weights of the two terms; 0 for one that the objective does not have.
 
-    Balanced ones make the terms' gradients by the features as large as that of the loss; `norms`
-    are those of the loss and of the two terms.
+    Balanced ones make the terms' gradients by the features as large as that of the loss, from the
+    norms of these.
+
+    Raises
+    ------
+    ImmucondError
+        Where a balanced weight would be zero, which is no immunization, or not finite.
     """
     if lambdas is not None:
         return lambdas
-    of_loss, *of_terms = norms
-    lambda_P, lambda_H = (of_loss / norm if norm > 0.0 else 0.0 for norm in of_terms)
-    return lambda_P, lambda_H
+    found = []
+    for norm, name in zip(of_terms, ("lambda_P", "lambda_H"), strict=True):
+        weight = 0.0 if norm is None else of_loss / norm if norm > 0.0 else math.inf
+        if norm is not None and not 0.0 < weight < math.inf:
+            raise ImmucondError(
+                f"lambdas='balance' gives no {name}: the gradient of the primary loss by the "
+                f"features has norm {of_loss:g}, and that of the term has {norm:g}. Give lambdas "
+                "as two numbers, or scale the features"
+            )
+        found.append(weight)
+    return found[0], found[1]
+
+
+def refuse_frozen(Z: Tensor) -> None:
+    """Refuse features of an extractor that cannot move."""
+    if not Z.requires_grad:
+        raise ValueError(
+            "the features must require a gradient, and nothing before the head does: the extractor "
+            "is frozen (requires_grad=False), or runs under torch.no_grad()"
+        )
+
+
+def norm_of(gradient: Tensor) -> float:
+    """Return the Frobenius norm, in float64 and by the largest entry."""
+    size = float(gradient.abs().max())
+    if not 0.0 < size < math.inf:
+        return size
+    return size * float(torch.linalg.vector_norm(gradient.double() / size))
+
+
+def gradient_by(term: Tensor, Z: Tensor) -> Tensor:
+    """Return the gradient of a term by the features Z in float64.
+
+    Where the entries leave the range of the features' dtype, or its normal numbers, the term is
+    scaled by a power of two meanwhile.
+    """
+    refuse_frozen(Z)
+    range_of_Z, limit = torch.finfo(Z.dtype), _binary_range(term.dtype)
+    exponent, largest = 0, range_of_Z.max / 2.0
+    for _ in range(_TRIALS):
+        seed = torch.full_like(term, 2.0**exponent)
+        (scaled,) = torch.autograd.grad(term, Z, seed, retain_graph=True)
+        size = float(scaled.abs().max())
+        if range_of_Z.tiny / range_of_Z.eps <= size <= largest:
+            break
+        # No step is as long as the range of float16.
+        step = (
+            -limit // 4 if not size <= largest else limit // 4 if size == 0.0 else -frexp(size)[1]
+        )
+        if exponent == (exponent := max(-limit, min(limit, exponent + step))):
+            break
+    return scaled.double() * 2.0**-exponent
+
+
+def _binary_range(dtype: torch.dtype) -> int:
+    return frexp(torch.finfo(dtype).max)[1] - 2

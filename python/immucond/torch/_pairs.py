@@ -12,8 +12,11 @@ from .._rank import rank_rule
 from ._arguments import Given, given
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
-from ._resolvent import apply, resolvent
+from ._resolvent import apply, halves, outer, resolvent
+from ._scale import exponent_of, shifted, times_power
 from ._warn import warn_accuracy, warn_not_simple
+
+_LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
 
 class ExtremePairs(NamedTuple):
@@ -61,104 +64,86 @@ class Moved(NamedTuple):
     v: Tensor
 
 
-def outer(x: Tensor, y: Tensor) -> Tensor:
-    """Return ``x y^T`` for each pair of vectors of two stacks."""
-    return x[..., :, None] * y[..., None, :]
+class Triplet:
+    """The triplet (s, u, v) of A: an eigenpair (s, (u, v)) of ``[0 A; A^T 0]``."""
 
+    def __init__(self, A: Tensor, end: End) -> None:
+        self.A, self.end = A, end
 
-def _shifted(A: Tensor, sigma: Tensor) -> Tensor:
-    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return A - sigma[..., None, None] * identity
-
-
-class MatrixEnd:
-    """The triplet (sigma, u, v) of S: an eigenpair (sigma, (u, v)) of ``[0 S; S^T 0]``."""
-
-    def __init__(self, S: Tensor, end: End) -> None:
-        self._end = end
-        rows, columns = S.shape[-2:]
-        top = torch.cat([S.new_zeros(*S.shape[:-2], rows, rows), S], dim=-1)
-        bottom = torch.cat([S.mT, S.new_zeros(*S.shape[:-2], columns, columns)], dim=-1)
-        self._M = _shifted(torch.cat([top, bottom], dim=-2), end.sigma)
+    @property
+    def triplet(self) -> Triplet:
+        """Itself."""
+        return self
 
     def _resolve(self, by_u: Tensor, by_v: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.cat([self._end.u, self._end.v], dim=-1) / math.sqrt(2.0)
-        y = resolvent(self._M, z, torch.cat([by_u, by_v], dim=-1), self._end.simple)
-        return y[..., : by_u.shape[-1]], y[..., by_u.shape[-1] :]
+        s, u, v, simple = self.end
+        z = torch.cat([u, v], dim=-1) / math.sqrt(2.0)
+        return halves(self.A, resolvent(self.A, s, z, torch.cat([by_u, by_v], dim=-1), simple))
 
     def vector_gradient(self, by_u: Tensor, by_v: Tensor) -> Tensor:
-        """Return the gradient by S of a function with these gradients by u and v."""
+        """Return the gradient by A of a function with these gradients by u and v."""
         y_u, y_v = self._resolve(by_u, by_v)
-        return -outer(y_u, self._end.v) - outer(self._end.u, y_v)
+        return -outer(y_u, self.end.v) - outer(self.end.u, y_v)
 
     def moved(self, W: Tensor) -> Moved:
-        """Return what the change W of S does to the triplet."""
-        u, v = self._end.u, self._end.v
+        """Return what the change W of A does to the triplet."""
+        _, u, v, _ = self.end
         Wv, Wu = apply(W, v), apply(W.mT, u)
         return Moved((u * Wv).sum(-1), *self._resolve(-Wv, -Wu))
 
     def value_gradient(self) -> Tensor:
-        """Return the gradient of sigma by S."""
-        return outer(self._end.u, self._end.v)
+        """Return the gradient of s by A."""
+        return outer(self.end.u, self.end.v)
 
 
 class FeatureEnd:
-    """The eigenpair (lambda, v) of ``H = Z^T Z``, by the smaller of ``Z^T Z`` and ``Z Z^T``."""
+    """The eigenpair (lambda, v) of ``H = Z^T Z``, by the triplet (sqrt lambda, u, v) of Z."""
 
     def __init__(self, Z: Tensor, end: End) -> None:
-        self._Z, self._lambda, self._v, self._simple = Z, end.sigma, end.v, end.simple
-        self._Zv = apply(Z, end.v)
-        self.dual = Z.shape[-2] < Z.shape[-1]
-        self.T = Z.mT if self.dual else Z
-        self.x = self._Zv / self._lambda.sqrt()[..., None] if self.dual else self._v
-        self._M = _shifted(self.T.mT @ self.T, self._lambda)
+        s = end.sigma.sqrt()
+        self._rough = Triplet(Z, End(s, apply(Z, end.v) / s[..., None], end.v, end.simple))
 
-    def _resolve(self, g: Tensor) -> Tensor:
-        result: Tensor = resolvent(self._M, self.x, g, self._simple)
-        return result
+    @property
+    def triplet(self) -> Triplet:
+        """The triplet, to the last digits of u too, which Z v does not have at large kappa.
+
+        ``M z`` is the residual of z, and ``z - M^+ M z`` in the null space of M.
+        """
+        Z, (s, u, v, simple) = self._rough.A, self._rough.end
+        border = Triplet(Z, End(s, _unit(u), v, simple))
+        u = border.end.u
+        du, dv = border._resolve(apply(Z, v) - s[..., None] * u, apply(Z.mT, u) - s[..., None] * v)
+        return Triplet(Z, End(s, _unit(u - du), _unit(v - dv), simple))
 
     def vector_gradient(self, by_u: Tensor, by_v: Tensor) -> Tensor:
         """Return the gradient by Z of a function with these gradients by u = v."""
-        g, v = by_u + by_v, self._v
-        if self.dual:
-            # (Z^T Z - lambda)^+ by (Z Z^T - lambda)^+, and -1 / lambda on the null space of Z.
-            g = g - (g * v).sum(-1, keepdim=True) * v
-            inside = apply(self._Z.mT, self._resolve(apply(self._Z, g)))
-            y = (inside - g) / self._lambda[..., None]
-        else:
-            y = self._resolve(g)
-        return -outer(apply(self._Z, y), v) - outer(self._Zv, y)
-
-    def moved_small(self, dH: Tensor) -> Moved:
-        """Return what the change dH of the smaller Gram matrix does to lambda and its vector x."""
-        dHx = apply(dH, self.x)
-        dx = self._resolve(-dHx)
-        return Moved((self.x * dHx).sum(-1), dx, dx)
+        triplet = self.triplet
+        return triplet.vector_gradient(torch.zeros_like(triplet.end.u), by_u + by_v)
 
     def moved(self, W: Tensor) -> Moved:
         """Return what the change W of Z does to lambda and v."""
-        v, Z = self._v, self._Z
-        dv_right = apply(W.mT, self._Zv) + apply(Z.mT, apply(W, v))  # dH v
-        change = (v * dv_right).sum(-1)
-        if self.dual:
-            g = -(dv_right - change[..., None] * v)
-            y = (apply(Z.mT, self._resolve(apply(Z, g))) - g) / self._lambda[..., None]
-        else:
-            y = self._resolve(-dv_right)
-        return Moved(change, y, y)
+        triplet = self.triplet
+        ds, _, dv = triplet.moved(W)
+        return Moved(2.0 * triplet.end.sigma * ds, dv, dv)
 
     def value_gradient(self) -> Tensor:
         """Return the gradient of lambda by Z."""
-        return 2.0 * outer(self._Zv, self._v)
+        s, u, v, _ = self._rough.end
+        return 2.0 * outer(s[..., None] * u, v)
 
 
-def end_of(X: Tensor, features: bool, end: End) -> MatrixEnd | FeatureEnd:
+def _unit(x: Tensor) -> Tensor:
+    unit: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return unit
+
+
+def end_of(X: Tensor, features: bool, end: End) -> Triplet | FeatureEnd:
     """Return the derivatives of one end, of a matrix or of features."""
-    return FeatureEnd(X, end) if features else MatrixEnd(X, end)
+    return FeatureEnd(X, end) if features else Triplet(X, end)
 
 
 class _Pairs(Function):
-    """``immucond::extreme_pairs``: the nine fields of `ExtremePairs`."""
+    """``immucond::extreme_pairs``: the nine fields of `ExtremePairs`, in float64."""
 
     outputs: ClassVar[int] = 9
 
@@ -176,36 +161,52 @@ class _Pairs(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def _ends(saved: Any) -> tuple[Tensor, tuple[End, End]]:
+    def _ends(ctx: Any, saved: Any) -> tuple[list[Triplet | FeatureEnd], tuple[Tensor, Tensor]]:
+        """Return the ends' derivatives in units of X, and the exponents that undo it.
+
+        Those are of the derivatives of the values, and of the vectors.
+        """
         X, *fields = saved
-        s1, u1, v1, sk, uk, vk = (field.double() for field in fields[:6])
-        return X.double(), (End(s1, u1, v1, fields[7]), End(sk, uk, vk, fields[8]))
+        exponent = exponent_of(X.double())
+        A, by_unit = shifted(X.double(), -exponent), -2.0 * exponent if ctx.features else -exponent
+        ends = []
+        for s, u, v, simple in ((*fields[:3], fields[7]), (*fields[3:6], fields[8])):
+            sigma = shifted(s[..., None, None], by_unit)[..., 0, 0]
+            if ctx.features:  # the square may be lost in float64, or have few digits
+                sigma = torch.where(s > _LEAST, sigma, apply(A, v).square().sum(-1))
+            ends.append(end_of(A, ctx.features, End(sigma, u, v, simple)))
+        return ends, (exponent if ctx.features else 0.0 * exponent, -exponent)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        X, ends = _Pairs._ends(ctx.saved_tensors)
-        result = torch.zeros_like(X)
+        ends, (of_values, of_vectors) = _Pairs._ends(ctx, ctx.saved_tensors)
+        X = ctx.saved_tensors[0]
+        single = X.dtype != torch.float64
+        result = torch.zeros_like(X, dtype=torch.float32 if single else torch.float64)
         for end, at in zip(ends, (0, 3), strict=True):
             by_sigma, by_u, by_v = upstream[at : at + 3]
-            derivatives = end_of(X, ctx.features, end)
             if by_sigma is not None:
-                result = result + by_sigma[..., None, None] * derivatives.value_gradient()
+                gradient = by_sigma.double()[..., None, None] * end.value_gradient()
+                result = result + times_power(gradient, of_values, single)
             if by_u is not None or by_v is not None:
                 zero = torch.zeros_like
-                result = result + derivatives.vector_gradient(
-                    zero(end.u) if by_u is None else by_u.double(),
-                    zero(end.v) if by_v is None else by_v.double(),
+                gradient = end.vector_gradient(
+                    zero(ctx.saved_tensors[at + 2]) if by_u is None else by_u.double(),
+                    zero(ctx.saved_tensors[at + 3]) if by_v is None else by_v.double(),
                 )
-        dtype = ctx.saved_tensors[0].dtype
-        return result.to(dtype), *([None] * ctx.options)
+                result = result + times_power(gradient, of_vectors, single)
+        return result.to(X.dtype), *([None] * ctx.options)
 
     @staticmethod
     @nestable
     def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Any:
-        X, ends = _Pairs._ends(saved)
-        dtype = saved[1].dtype
-        moved = (end_of(X, ctx.features, end).moved(tangent.double()) for end in ends)
-        return (*(part.to(dtype) for end in moved for part in end), None, None, None)
+        ends, (of_values, of_vectors) = _Pairs._ends(ctx, saved)
+        changes = []
+        for end in ends:
+            sigma, u, v = end.moved(tangent.double())
+            changes.append(times_power(sigma[..., None, None], of_values, False)[..., 0, 0])
+            changes += [times_power(x[..., None], of_vectors, False)[..., 0] for x in (u, v)]
+        return (*changes, None, None, None)
 
 
 _SCHEMA = (
@@ -248,7 +249,7 @@ def _kernel(
             warn_not_simple(name)
     fields = (getattr(found, name) for name in ExtremePairs._fields[:6])
     return (
-        *(tensor(field, wide(X.dtype)) for field in fields),
+        *(tensor(field, torch.float64) for field in fields),
         tensor(found.rank, torch.int64),
         *simple,
     )
@@ -256,9 +257,9 @@ def _kernel(
 
 def _fake(X: Tensor, features: bool, *_: Any) -> tuple[Tensor, ...]:
     *stack, rows, columns = X.shape
-    value = X.new_empty(stack, dtype=wide(X.dtype))
+    value = X.new_empty(stack, dtype=torch.float64)
     u, v = (
-        X.new_empty((*stack, size), dtype=wide(X.dtype))
+        X.new_empty((*stack, size), dtype=torch.float64)
         for size in (columns if features else rows, columns)
     )
     triplet = (value, u, v)
@@ -320,4 +321,11 @@ def extreme_pairs(
             [0., 1.]])
     """
     X, options = given(S, features, rank, rtol, computed_in)
-    return ExtremePairs(*pairs_operator(X, *options, True))
+    pairs = ExtremePairs(*pairs_operator(X, *options, True))
+    if wide(X.dtype) == torch.float64:
+        return pairs
+    narrow = {name: getattr(pairs, name).float() for name in ("u_max", "v_max", "u_min", "v_min")}
+    for name in ("sigma_max", "sigma_min"):
+        sigma = getattr(pairs, name)[..., None, None]
+        narrow[name] = times_power(sigma, torch.zeros_like(sigma[..., 0, 0]), True)[..., 0, 0]
+    return pairs._replace(**narrow)

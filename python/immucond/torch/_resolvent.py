@@ -1,7 +1,8 @@
-"""The bordered resolvent of an eigenpair: what its vector's derivatives are made of."""
+"""The bordered resolvent of a singular triplet: what its vectors' derivatives are made of."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -9,51 +10,68 @@ from torch import Tensor
 
 from .._errors import DegenerateSpectrumError
 from ._operator import Function, Operator, nestable
+from ._warn import warn_second
+
+_EPS = 2.0**-52
+_DIGITS_LEFT = 1e-3  # of a derivative: a larger relative error is told
 
 
 class _Resolvent(Function):
-    """``y = M^+ g`` for symmetric ``M = A - lambda I`` with the unit null vector v.
+    """``y = M^+ g`` for ``M = [-s I, A; A^T, -s I]`` with the unit null vector z.
 
-    From one bordered system, nonsingular where lambda is simple, and no other eigenpair:
+    The triplet (s, u, v) of A is the eigenpair (s, z) of ``[0 A; A^T 0]``, ``z = (u, v) / sqrt 2``.
+    From one bordered system, nonsingular where s is simple, and no other triplet:
 
-        [ M    v ] [ y  ]   [ g ]
-        [ v^T  0 ] [ mu ] = [ 0 ].
+        [ M    z ] [ y  ]   [ g ]
+        [ z^T  0 ] [ mu ] = [ 0 ].
+
+    A is not squared, so that the error is of the order of eps s_1 over the distance from s to its
+    neighbours and to zero.
     """
 
-    tensors: ClassVar[int] = 4
+    tensors: ClassVar[int] = 5
 
     @staticmethod
-    def forward(M: Tensor, v: Tensor, g: Tensor, simple: Tensor) -> Tensor:
-        result: Tensor = resolvent.entry(M, v, g, simple)
+    def forward(A: Tensor, s: Tensor, z: Tensor, g: Tensor, simple: Tensor) -> Tensor:
+        result: Tensor = resolvent.entry(A, s, z, g, simple)
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        M, v, g, simple = inputs
-        ctx.save_for_backward(M, v, g, simple, output)
-        ctx.save_for_forward(M, v, g, simple, output)
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        M, v, g, simple, y = ctx.saved_tensors
-        h = resolvent(M, v, upstream, simple)
-        by_v = -_dot(v, g) * h - y * _dot(v, upstream)
-        return -h[..., :, None] * y[..., None, :], by_v, h, None
+        A, s, z, g, simple, y = ctx.saved_tensors
+        h = resolvent(A, s, z, upstream, simple)
+        (h_u, h_v), (y_u, y_v) = halves(A, h), halves(A, y)
+        by_z = -_dot(z, g) * h - y * _dot(z, upstream)
+        return -outer(h_u, y_v) - outer(y_u, h_v), (h * y).sum(-1), by_z, h, None
 
     @staticmethod
     @nestable
     def jvp(
-        saved: Any, _: Any, dM: Tensor | None, dv: Tensor | None, dg: Tensor | None, *__: Any
+        saved: Any,
+        _: Any,
+        dA: Tensor | None,
+        ds: Tensor | None,
+        dz: Tensor | None,
+        dg: Tensor | None,
+        *__: Any,
     ) -> Tensor:
-        M, v, g, simple, y = saved
+        A, s, z, g, simple, y = saved
         right, along = torch.zeros_like(y), torch.zeros_like(y)
         if dg is not None:
             right = right + dg
-        if dM is not None:
-            right = right - apply(dM, y)
-        if dv is not None:
-            right, along = right - _dot(v, g) * dv, v * _dot(dv, y)
-        result: Tensor = resolvent(M, v, right, simple) - along
+        if dA is not None:
+            y_u, y_v = halves(A, y)
+            right = right - torch.cat([apply(dA, y_v), apply(dA.mT, y_u)], dim=-1)
+        if ds is not None:
+            right = right + ds[..., None] * y
+        if dz is not None:
+            right, along = right - _dot(z, g) * dz, z * _dot(dz, y)
+        result: Tensor = resolvent(A, s, z, right, simple) - along
         return result
 
 
@@ -61,30 +79,90 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
+def outer(x: Tensor, y: Tensor) -> Tensor:
+    """Return ``x y^T`` for each pair of vectors of two stacks."""
+    return x[..., :, None] * y[..., None, :]
+
+
 def apply(A: Tensor, x: Tensor) -> Tensor:
     """Return ``A x`` for each matrix and vector of two stacks."""
     return (A @ x[..., None])[..., 0]
 
 
-def _kernel(M: Tensor, v: Tensor, g: Tensor, simple: Tensor) -> Tensor:
+def halves(A: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the parts of a vector for the rows and for the columns of A."""
+    rows = A.shape[-2]
+    return y[..., :rows], y[..., rows:]
+
+
+def _kernel(A: Tensor, s: Tensor, z: Tensor, g: Tensor, simple: Tensor) -> Tensor:
     if not bool(simple.all()):
         raise DegenerateSpectrumError(
             "derivatives of singular vectors, and second derivatives of the regularizers, exist at "
             "simple singular values only, and an extreme one is not simple to rounding"
         )
-    column = v[..., None]
-    corner = torch.zeros_like(column[..., :1, :])
-    top = torch.cat([M, column], dim=-1)
-    bottom = torch.cat([column.mT, corner], dim=-1)
-    right = torch.cat([g[..., None], corner], dim=-2)
-    solution = torch.linalg.solve(torch.cat([top, bottom], dim=-2), right)
-    y: Tensor = solution[..., :-1, 0].contiguous()
-    return y
+    (z_u, z_v), (g_u, g_v) = halves(A, z), halves(A, g)
+    if A.shape[-2] < A.shape[-1]:
+        y_v, y_u = _solve(A.mT, s[..., None], z_v, z_u, g_v, g_u)
+    else:
+        y_u, y_v = _solve(A, s[..., None], z_u, z_v, g_u, g_v)
+    return torch.cat([y_u, y_v], dim=-1)
+
+
+def _solve(
+    A: Tensor, s: Tensor, z_u: Tensor, z_v: Tensor, g_u: Tensor, g_v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of a tall A: through the triangle of ``A = Q R``, and by ``-1/s`` beyond the range of Q."""
+    if A.shape[-2] == A.shape[-1]:
+        return _bordered(A, s, z_u, z_v, g_u, g_v)
+    Q, R = torch.linalg.qr(A)
+    inside = apply(Q.mT, g_u)
+    y_u, y_v = _bordered(R, s, apply(Q.mT, z_u), z_v, inside, g_v)
+    outside = g_u - apply(Q, inside)
+    outside = outside - apply(Q, apply(Q.mT, outside))  # rounding, which 1 / s would magnify
+    return apply(Q, y_u) - outside / s, y_v
+
+
+def _bordered(
+    R: Tensor, s: Tensor, z_u: Tensor, z_v: Tensor, g_u: Tensor, g_v: Tensor
+) -> tuple[Tensor, Tensor]:
+    n = R.shape[-1]
+    # In units of about s_1, of which the border's is one.
+    unit = R.abs().amax((-2, -1))[..., None]
+    scaled, minus_s = R / unit[..., None], torch.diag_embed((-s / unit).expand(*s.shape[:-1], n))
+    border = torch.cat([z_u, z_v], dim=-1)[..., None]
+    rows = torch.cat(
+        [
+            torch.cat([minus_s, scaled], dim=-1),
+            torch.cat([scaled.mT, minus_s], dim=-1),
+            border.mT,
+        ],
+        dim=-2,
+    )
+    column = torch.cat([border, torch.zeros_like(border[..., :1, :])], dim=-2)
+    LU, pivots = torch.linalg.lu_factor(torch.cat([rows, column], dim=-1))
+    right = torch.cat([g_u, g_v, torch.zeros_like(s)], dim=-1)[..., None]
+    _tell_lost_digits(LU, pivots)
+    y = torch.linalg.lu_solve(LU, pivots, right)[..., 0] / unit
+    return y[..., :n], y[..., n : 2 * n]
+
+
+def _tell_lost_digits(LU: Tensor, pivots: Tensor) -> None:
+    """Estimate ``eps ||M|| ||M^+||`` by three steps of inverse iteration."""
+    n = LU.shape[-1]
+    x = torch.cos(torch.arange(n, dtype=LU.dtype, device=LU.device)).expand(*LU.shape[:-1])
+    growth = x[..., 0]
+    for _ in range(3):
+        x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        x = torch.linalg.lu_solve(LU, pivots, x[..., None])[..., 0]
+        growth = torch.linalg.vector_norm(x, dim=-1)
+    if bool((_EPS * math.sqrt(n) * growth > _DIGITS_LEFT).any()):
+        warn_second()
 
 
 resolvent = Operator(
     _Resolvent,
-    "resolvent(Tensor M, Tensor v, Tensor g, Tensor simple) -> Tensor",
-    fake=lambda *tensors: tensors[2].new_empty(tensors[2].shape),
+    "resolvent(Tensor A, Tensor s, Tensor z, Tensor g, Tensor simple) -> Tensor",
+    fake=lambda *tensors: tensors[3].new_empty(tensors[3].shape),
     kernel=_kernel,
 )

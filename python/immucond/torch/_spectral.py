@@ -229,7 +229,8 @@ def r_well(
         Where such an end is not simple: the gradient takes the mean over the tied group, a valid
         subgradient.
     AccuracyWarning
-        Where a smallest singular value that it uses is not determined.
+        Where a smallest singular value that it uses is not determined; in second derivatives, where
+        near neighbours leave them fewer than three digits.
 
     Examples
     --------

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ._wrapped import without_graphs
 
 
 def copied(model: nn.Module, device: torch.device) -> nn.Module:
@@ -27,7 +28,7 @@ def copied(model: nn.Module, device: torch.device) -> nn.Module:
             "which does not survive a move to another device: make them one Parameter, or move "
             "the model first"
         )
-    memo: dict[int, Any] = {}
+    memo = without_graphs(model)
     for parameter in sharing.values():
         # A Parameter's own copy clones it; that of a plain tensor copies each storage once.
         alike = copy.deepcopy(parameter.detach(), memo)

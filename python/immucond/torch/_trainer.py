@@ -10,8 +10,18 @@ from torch import Tensor
 
 from ._activations import Outcome, endless, outcome, refuse_few, task_of
 from ._evaluated import evaluating
-from ._objectives import Method, Objective, lambdas_of, objective_of, weights
+from ._objectives import (
+    Method,
+    Objective,
+    gradient_by,
+    lambdas_of,
+    norm_of,
+    objective_of,
+    refuse_frozen,
+    weights,
+)
 from ._split import SplitModel
+from ._wrapped import refuse_compiled
 
 
 class TrainerMixin:
@@ -26,7 +36,8 @@ class TrainerMixin:
     -----
     The loss is the mean over a batch, and gradients that are accumulated over several batches are
     averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
-    taken of them. A run that the trainer resumes reads them from the start.
+    taken of them. A run that the trainer resumes reads them from the start. Where an extractor is
+    frozen (no feature requires a gradient) a term with a weight is a ValueError.
 
     Examples
     --------
@@ -43,6 +54,7 @@ class TrainerMixin:
     _immunization: tuple[str, Objective, tuple[float, float] | None] | None = None
     _harmful: Iterator[Any]
     _record: dict[str, float]
+    current_gradient_accumulation_steps: int  # the trainer's own
 
     def immunize_against(
         self,
@@ -69,7 +81,7 @@ class TrainerMixin:
         self._immunization = (split, objective, lambdas_of(lambdas))
         self._harmful = endless(lambda: iter(harmful), "harmful")
         self._record = {}
-        self.loss_is_scaled_for_ga = False  # the trainer's own name: it is to average
+        self.loss_is_scaled_for_ga = False  # the trainer is to average; newer versions ask
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **keywords: Any
@@ -80,8 +92,11 @@ class TrainerMixin:
             return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
         split, objective, lambdas = self._immunization
         network = SplitModel(self.model, split)
+        if lambdas is None:
+            refuse_compiled(self.model)
+            refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
-        keywords.pop("num_items_in_batch", None)
+        items = keywords.pop("num_items_in_batch", None)
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         primary = Outcome(network.checked(seen), torch.empty(0), None)
@@ -90,7 +105,19 @@ class TrainerMixin:
             harmful = outcome(SplitModel(served, split), batch, primary.features.device)
         refuse_few(len(harmful.features), "harmful")
         total = self._total(objective, lambdas, loss, primary, harmful)
+        if self._averages_itself(items):
+            total = total / self.current_gradient_accumulation_steps
         return (total, outputs) if return_outputs else total
+
+    def _averages_itself(self, items: Any) -> bool:
+        """Whether the trainer takes this loss for one that its batches' sum need not be divided by.
+
+        Older versions do not ask, and take what knows the number of items to have used it.
+        """
+        if hasattr(super(), "loss_is_scaled_for_ga"):
+            return False
+        knows = getattr(self, "model_accepts_loss_kwargs", False) and items is not None
+        return knows or getattr(self, "compute_loss_func", None) is not None
 
     def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
         """Log the terms beside the training loss."""
@@ -108,15 +135,19 @@ class TrainerMixin:
         harmful: Outcome,
     ) -> Tensor:
         terms = objective.terms(primary, harmful)
-        pairs = [(loss, primary), (terms[0], primary), (terms[1], harmful)]
-        norms = [
-            0.0
-            if term is None or lambdas is not None
-            else float(torch.autograd.grad(term, of.features, retain_graph=True)[0].norm())
-            for term, of in pairs
-        ]
+        sides = (primary.features, harmful.features)
+        if lambdas is None:
+            of_loss, *of_terms = (
+                None if term is None else norm_of(gradient_by(term, Z))
+                for term, Z in zip((loss, *terms), (sides[0], *sides), strict=True)
+            )
+            chosen = weights(None, of_loss or 0.0, of_terms)
+        else:
+            chosen = lambdas
+            for weight, term, Z in zip(chosen, terms, sides, strict=True):
+                if weight > 0.0 and term is not None:
+                    refuse_frozen(Z)
         total = loss if objective.uses_loss else 0.0 * loss
-        chosen = weights(lambdas, norms)
         self._record = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
         for name, weight, term in zip(("primary", "harmful"), chosen, terms, strict=True):
             if term is not None:

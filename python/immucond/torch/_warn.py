@@ -46,3 +46,13 @@ def warn_accuracy(name: str) -> None:
         "Gram matrix",
         AccuracyWarning,
     )
+
+
+def warn_second() -> None:
+    """Say that derivatives of singular vectors are mostly noise."""
+    _warn(
+        "derivatives of singular vectors, and second derivatives of the regularizers, have lost "
+        "all but three digits or fewer: an extreme singular value lies too close to a neighbour or "
+        "to zero, by the measure of sigma_max",
+        AccuracyWarning,
+    )
