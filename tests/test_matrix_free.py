@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg as sl
+from matrices import quiet
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import immucond as ic
@@ -274,10 +275,10 @@ def test_complex_products_are_refused(pairs, declared):
 
         rmatvec = matvec
 
-    with pytest.raises(TypeError, match=r"product of [SH] must be real, and has dtype complex128"):
+    with pytest.raises(TypeError, match=r"product of [SH] must hold real .* has dtype complex128"):
         pairs(Operator())
     real = aslinearoperator(spd(40, 10.0))
-    with pytest.raises(TypeError, match="product of inverse must be real, and has dtype complex"):
+    with pytest.raises(TypeError, match=r"product of inverse must hold real .* has dtype complex"):
         pairs(real, inverse=Operator())
 
 
@@ -285,3 +286,29 @@ def test_products_of_other_real_dtypes_are_taken():
     H = np.diag([3.0, 2.0, 1.0])
     op = LinearOperator((3, 3), matvec=lambda x: (H @ x).astype(np.float32), dtype=float)
     assert abs(ic.psd_extreme_pairs(op, tol=1e-6).sigma_max - 3.0) < 1e-5
+
+
+def test_a_start_that_misses_the_end_is_drawn_anew_by_the_seed():
+    n = 300
+    seen = []
+
+    def watch(x):
+        seen.append(np.array(x).ravel())
+        return np.ravel(x)
+
+    ic.psd_extreme_pairs(LinearOperator((n, n), matvec=watch, dtype=float))
+    starts = np.array(seen[:2])
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=n)
+    hidden -= np.linalg.pinv(starts) @ (starts @ hidden)
+    hidden /= np.linalg.norm(hidden)
+    H = np.eye(n) + np.outer(hidden, hidden)  # one product ends the iteration
+    op = LinearOperator((n, n), matvec=lambda x: H @ x, dtype=float)
+    first, second = (quiet(ic.psd_extreme_pairs, op, seed=seed) for seed in (0, 1))
+    # What is certified of an operator is the distance to a singular value.
+    values = np.array([1.0, 2.0])
+    for pairs in (first, second):
+        assert np.min(np.abs(values - pairs.sigma_max)) <= pairs.bound_max
+    assert np.isclose(second.sigma_max, 2.0, rtol=1e-12)
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        ic.psd_extreme_pairs(op, seed=-1)

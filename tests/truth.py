@@ -20,14 +20,21 @@ def true_eigenvalues(a: npt.ArrayLike) -> list[mpmath.mpf]:
         return sorted(mpmath.eigsy(_exact(a), eigvals_only=True), reverse=True)
 
 
-def true_singular_values(a: npt.ArrayLike) -> list[mpmath.mpf]:
+def true_singular_values(a: npt.ArrayLike, digits: int = DIGITS) -> list[mpmath.mpf]:
     """Of exactly this float64 matrix, to 60 digits, descending."""
     # mpmath's own SVD now and then does not converge; thrice the digits make the squares harmless.
     a = np.asarray(a)
-    with mpmath.workdps(3 * DIGITS):
+    with mpmath.workdps(3 * digits):
         tall = _exact(a if a.shape[0] >= a.shape[1] else a.T)
         squares = mpmath.eigsy(tall.T * tall, eigvals_only=True)
         return sorted((mpmath.sqrt(max(square, 0)) for square in squares), reverse=True)
+
+
+def true_quotient(a: npt.ArrayLike, v: npt.ArrayLike) -> mpmath.mpf:
+    """||a v||^2 / ||v||^2 for exactly this float64 matrix and vector."""
+    with mpmath.workdps(DIGITS):
+        x = mpmath.matrix(np.asarray(v, np.float64).tolist())
+        return sum(y**2 for y in _exact(a) * x) / sum(y**2 for y in x)
 
 
 def assert_certified(pairs: Any, truth: Any) -> None:

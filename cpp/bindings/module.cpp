@@ -490,14 +490,16 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "largest_pair",
-      [](const py::function& product, Index n, double tol, const Columns& start, double error) {
+      [](const py::function& product, Index n, double tol, const Columns& start, double error,
+         std::uint64_t seed) {
         const FunctionOperator A(product, n);
         const std::vector<double> vectors(start.data(), start.data() + start.size());
-        OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol, error); });
+        OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol, error, seed); });
         return py::make_tuple(pair.value, pair.next, pair.bound, vector(std::move(pair.vector)),
                               vector(std::move(pair.neighbour)));
       },
-      py::arg("product"), py::arg("n"), py::arg("tol"), py::arg("start"), py::arg("error"));
+      py::arg("product"), py::arg("n"), py::arg("tol"), py::arg("start"), py::arg("error"),
+      py::arg("seed"));
 
   m.def(
       "coefficients",

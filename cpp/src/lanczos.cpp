@@ -31,7 +31,8 @@ struct Lanczos::Small {
   std::vector<double> residuals;  // of the Ritz pairs they stand for
 };
 
-Lanczos::Lanczos(const Operator& A, const std::vector<double>& given, Index random)
+Lanczos::Lanczos(const Operator& A, const std::vector<double>& given, Index random,
+                 std::uint64_t seed)
     : A_(A),
       n_(A.size()),
       capacity_(std::min(n_, kCapacity)),
@@ -39,7 +40,8 @@ Lanczos::Lanczos(const Operator& A, const std::vector<double>& given, Index rand
       projection_(size(capacity_ * capacity_)),
       product_(size(n_)),
       coefficients_(size(capacity_)),
-      correction_(size(capacity_)) {
+      correction_(size(capacity_)),
+      generator_(seed) {
   for (std::size_t at = 0; at < given.size() && size_ < n_; at += size(n_)) {
     std::copy_n(given.data() + at, n_, product_.data());
     const double length = norm(product_.data(), n_);
@@ -211,10 +213,10 @@ void Lanczos::restart() {
 }
 
 OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance,
-                     double error) {
+                     double error, std::uint64_t seed) {
   constexpr Index most = 5000;
   const Index n = A.size();
-  Lanczos lanczos(A, start, 2);
+  Lanczos lanczos(A, start, 2, seed);
   if (!lanczos.converge(std::max(tolerance, error), most))
     throw LapackError("Lanczos did not converge within " + std::to_string(most) +
                       " products; a larger tol needs fewer");

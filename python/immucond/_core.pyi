@@ -54,7 +54,12 @@ def generalized_extreme_pairs(
     A: _Array, B: _Array, rule: _Rule, search: _Search
 ) -> dict[str, Any]: ...
 def largest_pair(
-    product: Callable[[_Float64], _Float64], n: int, tol: float, start: _Float64, error: float
+    product: Callable[[_Float64], _Float64],
+    n: int,
+    tol: float,
+    start: _Float64,
+    error: float,
+    seed: int,
 ) -> tuple[float, float, float, _Float64, _Float64]: ...
 def coefficients(
     name: str,

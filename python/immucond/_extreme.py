@@ -14,7 +14,7 @@ from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
 from ._matrix_free import is_operator, matrix_free_pairs
 from ._rank import Given, Rule, rank_rule
-from ._validate import Array, FloatArray, as_matrices, check_choice, check_real
+from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
 
 # A float (int, bool, str), or an array of them for a stack.
 Value = Any
@@ -50,7 +50,8 @@ class ExtremePairs:
     simple_max, simple_min : bool
         False where neighbours agree to rounding: the vectors are then one choice among many.
     bound_max, bound_min : float
-        Certified bounds on ``|sigma - true sigma|``, from residuals in double-double.
+        Certified bounds on ``|sigma - true sigma|``, from residuals in double-double. Of an
+        operator: on the distance to a singular value (`seed` of `extreme_pairs`).
     determined_min : bool
         ``bound_min < sigma_min / 2``.
     method : str
@@ -117,6 +118,7 @@ def pairs_of_operator(
     tol: float | None,
     method: str,
     start: ExtremePairs | None,
+    seed: SupportsIndex,
     of_arrays: dict[str, Any],
 ) -> ExtremePairs:
     """Return the pairs of an operator, which has products but no entries to decide a rank from."""
@@ -127,7 +129,13 @@ def pairs_of_operator(
         tuple(op.shape), method=method, methods=("auto", "lanczos"), tol=tol, start=start
     )
     found = matrix_free_pairs(
-        op, inverse, name=name, psd=psd, tol=search.tol, start=(search.max, search.min)
+        op,
+        inverse,
+        name=name,
+        psd=psd,
+        tol=search.tol,
+        start=(search.max, search.min),
+        seed=as_count(seed, "seed", least=0),
     )
     return ExtremePairs(**found)
 
@@ -254,9 +262,10 @@ def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
 
 def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
     """`pairs_from`, with the warnings that the pairs call for."""
+    determined = found["determined"]  # whatever float64 makes of the value
     pairs = pairs_from(found, name)
-    if not np.all(pairs.determined_min):
-        warn_accuracy(name + where_not(pairs.determined_min), stacklevel + 1)
+    if not np.all(determined):
+        warn_accuracy(name + where_not(determined), stacklevel + 1)
     ends = [
         f"{e}{where_not(simple)}"
         for e, simple in (("largest", pairs.simple_max), ("smallest", pairs.simple_min))
@@ -290,6 +299,7 @@ def extreme_pairs(
     method: Literal["auto", "direct", "lanczos", "jacobi"] = "auto",
     start: ExtremePairs | None = None,
     inverse: Any = None,
+    seed: SupportsIndex = 0,
 ) -> ExtremePairs:
     """Return the extreme singular triplets of a general matrix.
 
@@ -323,6 +333,11 @@ def extreme_pairs(
         belongs to the smallest pair is None; so are the rank and the Frobenius norm. Bounds, and
         where the iteration stops, allow for products in the operator's dtype, or in that of their
         results where it is worse: ``4 sqrt(n) eps`` of the largest singular value.
+    seed : int, default 0
+        For an operator: of the two random vectors that the iteration starts from. The bounds are
+        then on the distance to *some* singular value: products alone cannot prove that there is
+        none beyond, and one whose vector is orthogonal to the start is missed. Another seed asks
+        again. Of an array both ends are proved, whatever the start.
 
     Returns
     -------
@@ -358,6 +373,7 @@ def extreme_pairs(
             tol=tol,
             method=method,
             start=start,
+            seed=seed,
             of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
         )
     refuse_inverse(inverse, "S")
@@ -377,6 +393,7 @@ def psd_extreme_pairs(
     method: Literal["auto", "direct", "lanczos"] = "auto",
     start: ExtremePairs | None = None,
     inverse: Any = None,
+    seed: SupportsIndex = 0,
 ) -> ExtremePairs:
     """Return the extreme eigenpairs of a symmetric positive semidefinite matrix.
 
@@ -387,7 +404,7 @@ def psd_extreme_pairs(
     ----------
     H : array_like, shape (n, n) or (b, n, n), or LinearOperator
         Symmetric to the rounding of its dtype, and positive semidefinite to rounding.
-    rank, rtol, computed_in, tol, method, start, inverse
+    rank, rtol, computed_in, tol, method, start, inverse, seed
         As in `extreme_pairs`; the default `rtol` is ``n eps``.
 
     Returns
@@ -421,6 +438,7 @@ def psd_extreme_pairs(
             tol=tol,
             method=method,
             start=start,
+            seed=seed,
             of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
         )
     refuse_inverse(inverse, "H")

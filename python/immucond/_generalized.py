@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._extreme import METHODS_PSD, ExtremePairs, pairs_with_warnings, search_from
-from ._rank import rank_rule
+from ._rank import epsilon, rank_rule
 from ._validate import as_matrix
 
 
@@ -62,6 +62,7 @@ def generalized_extreme_pairs(
     """
     first, second = as_matrix(A, "A"), as_matrix(B, "B")
     search = search_from(first.shape, method=method, methods=METHODS_PSD, tol=tol)
-    rule = rank_rule(first.shape, first.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    coarser = max(first.dtype, second.dtype, key=epsilon)  # the pencil is as exact as that one
+    rule = rank_rule(first.shape, coarser, rank=rank, rtol=rtol, computed_in=computed_in)
     found = _core.generalized_extreme_pairs(first, second, rule, search)
     return pairs_with_warnings(found, "the pencil (A, B)", stacklevel=2)

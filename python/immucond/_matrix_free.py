@@ -40,7 +40,14 @@ def check_operator(op: Any, name: str, *, size: int | None = None) -> tuple[int,
 
 
 def matrix_free_pairs(
-    op: Any, inverse: Any, *, name: str, psd: bool, tol: float, start: tuple[FloatArray, FloatArray]
+    op: Any,
+    inverse: Any,
+    *,
+    name: str,
+    psd: bool,
+    tol: float,
+    start: tuple[FloatArray, FloatArray],
+    seed: int,
 ) -> dict[str, Any]:
     """Return the fields of `ExtremePairs`, those of the smallest pair None without an inverse.
 
@@ -58,7 +65,7 @@ def matrix_free_pairs(
         apply, transposed = transposed, apply
     square = apply if psd else lambda x: transposed(apply(x))
     size = min(rows, cols)
-    top = _largest(square, products, size, tol, start[0], times=1 if psd else 2)
+    top = _largest(square, products, size, tol, start[0], seed, times=1 if psd else 2)
     if top.value <= 0.0:
         raise ValueError(f"{name} has rank 0 (its largest singular value is zero)")
     root = float if psd else math.sqrt
@@ -89,7 +96,7 @@ def matrix_free_pairs(
     solutions = _Products(inverse, "inverse")
     solve, solve_t = solutions.of(inverse.matvec), solutions.of(inverse.rmatvec)
     inverse_square = solve if psd else lambda x: solve(solve_t(x))
-    low = _largest(inverse_square, solutions, size, tol, start[1], times=1 if psd else 2)
+    low = _largest(inverse_square, solutions, size, tol, start[1], seed, times=1 if psd else 2)
     if low.bound >= low.value:
         raise ValueError(
             f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
@@ -161,6 +168,7 @@ def _largest(
     size: int,
     tol: float,
     start: FloatArray,
+    seed: int,
     *,
     times: int,
 ) -> Pair:
@@ -168,7 +176,7 @@ def _largest(
     square(np.full(size, 1.0 / math.sqrt(size)))  # shows the dtype of what is returned
     while True:
         error = times * products.error
-        pair = Pair(*_core.largest_pair(square, size, tol, start, error))
+        pair = Pair(*_core.largest_pair(square, size, tol, start, error, seed))
         if times * products.error == error:
             return pair
 

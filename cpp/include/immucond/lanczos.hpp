@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <random>
 #include <vector>
 
@@ -22,7 +23,8 @@ class Lanczos {
  public:
   /// A must outlive the iteration. Starts from the `given` vectors (n x count, any lengths) and
   /// `random` others.
-  Lanczos(const Operator& A, const std::vector<double>& given, Index random);
+  Lanczos(const Operator& A, const std::vector<double>& given, Index random,
+          std::uint64_t seed = 0);
 
   /// Multiplies until the largest pair has a residual of at most `tolerance` times its value and
   /// its neighbour is known to a small part of their distance (or as well as itself). False where
@@ -57,17 +59,18 @@ class Lanczos {
   std::vector<double> basis_, spare_;  // n x capacity
   std::vector<double> projection_;     // capacity x capacity: T_k's columns, k = processed
   std::vector<double> product_, coefficients_, correction_;
-  std::mt19937_64 generator_{20260101};
+  std::mt19937_64 generator_;
 };
 
 /// The largest eigenpair of a positive semidefinite operator A, its neighbour, and a bound on the
 /// error of the value, where a product y = A x has ||y - A x|| <= error ||A|| ||x||: what is below
-/// that is neither seen nor waited for. LapackError where it does not converge.
+/// that is neither seen nor waited for. The bound is on the distance to an eigenvalue: that there is
+/// none beyond rests on the random vectors. LapackError where it does not converge.
 struct OnePair {
   double value = 0.0, next = 0.0, bound = 0.0;
   std::vector<double> vector, neighbour;
 };
 OnePair largest_pair(const Operator& A, const std::vector<double>& start, double tolerance,
-                     double error);
+                     double error, std::uint64_t seed);
 
 }  // namespace immucond

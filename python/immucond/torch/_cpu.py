@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
             if features
             else _core.extreme_pairs(_array(X), rule, _SEARCH)
         )
-    return pairs_from(found, "Z^T Z" if features else "S")
+    determined = found["determined"]  # whatever float64 makes of the value
+    return replace(pairs_from(found, "Z^T Z" if features else "S"), determined_min=determined)
 
 
 def gram(X: Tensor) -> Tensor:
