@@ -37,7 +37,7 @@ def hidden(n, top, bottom, seed=0, between=(0.3, 0.5)):
 
 
 @pytest.mark.parametrize(("top", "bottom"), [(1.2, 0.05), (1.2, 0.2), (0.9, 0.05)])
-@pytest.mark.parametrize(("n", "method"), [(100, "lanczos"), (400, "lanczos"), (1024, "auto")])
+@pytest.mark.parametrize(("n", "method"), [(100, "lanczos"), (400, "lanczos"), (1024, "lanczos")])
 def test_symmetric(n, top, bottom, method):
     vectors, values = hidden(n, top, bottom)
     H = (vectors * values) @ vectors.T
@@ -51,16 +51,15 @@ def test_symmetric(n, top, bottom, method):
 
 @pytest.mark.parametrize("n", [100, 256, 400])
 @pytest.mark.parametrize(("top", "bottom"), [(1.2, 0.05), (1.2, 0.2), (0.9, 0.05)])
-@pytest.mark.parametrize("method", ["auto", "lanczos"])
-def test_general_and_features(n, top, bottom, method):
+def test_general_and_features(n, top, bottom):
     vectors, values = hidden(n, top, bottom)
     S = (orthonormal(np.random.default_rng(1), n, n) * values) @ vectors.T
     R = np.linalg.qr(S)[1]  # its right vectors are those of S, and it is its own QR
     for matrix in (S, R):
-        pairs = quiet(ic.extreme_pairs, matrix, method=method)
+        pairs = quiet(ic.extreme_pairs, matrix, method="lanczos")
         assert np.isclose(pairs.sigma_max, values.max(), rtol=1e-12)
         assert np.isclose(pairs.sigma_min, values.min(), rtol=1e-12)
-        pairs = quiet(ic.feature_extreme_pairs, matrix, method="qr")
+        pairs = quiet(ic.feature_extreme_pairs, matrix, method="lanczos")
         assert np.isclose(pairs.sigma_max, values.max() ** 2, rtol=1e-12)
         assert np.isclose(pairs.sigma_min, values.min() ** 2, rtol=1e-12)
 
@@ -73,7 +72,7 @@ def test_a_warm_start_does_not_hide_an_end_either():
     inner = H - (0.6 * np.outer(vectors[:, 0], vectors[:, 0]))
     inner += 0.3 * np.outer(vectors[:, -1], vectors[:, -1])
     first = quiet(ic.psd_extreme_pairs, inner, method="lanczos")
-    pairs = quiet(ic.psd_extreme_pairs, H, start=first)
+    pairs = quiet(ic.psd_extreme_pairs, H, start=first, method="lanczos")
     assert np.isclose(pairs.sigma_max, 1.2, rtol=1e-12)
     assert np.isclose(pairs.sigma_min, 0.05, rtol=1e-12)
 

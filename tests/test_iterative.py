@@ -253,7 +253,7 @@ def test_small_matrices_are_left_to_the_direct_method():
 
 def test_auto_iterates_on_large_matrices_and_falls_back():
     rng = np.random.default_rng(0)
-    sigma = separated_spectrum(rng, 1024)
+    sigma = separated_spectrum(rng, 2048)
     H = exact_psd(sigma)
     cold = ic.psd_extreme_pairs(H)
     assert cold.method == "lanczos"
@@ -453,7 +453,10 @@ def test_a_bottom_that_the_old_vectors_cannot_see(n, hidden):
     turned = np.linalg.qr(Q + 1e-5 * rng.standard_normal(Q.shape))[0]
     sigma[2] *= 1.0 - hidden  # 0.15e-7: what was the neighbour has crossed the end
     H = with_ends(turned, sigma)
-    warm, direct = (ic.psd_extreme_pairs(H, **k) for k in ({"start": start}, {"method": "direct"}))
+    warm, direct = (
+        ic.psd_extreme_pairs(H, method=m, start=s)
+        for m, s in (("lanczos", start), ("direct", None))
+    )
     assert warm.method == "lanczos"
     for end in ("max", "min"):
         bounds = getattr(warm, f"bound_{end}") + getattr(direct, f"bound_{end}")

@@ -29,12 +29,11 @@ double reduction_flops(Index rows, Index cols) {
 }
 
 /// From these sizes on an iteration beats the reduction (docs/numerics.md).
-constexpr Index kPsdSize = 1024, kWarmSize = 512, kGeneralSize = 256;
+constexpr Index kPsdSize = 2048, kGeneralSize = 768;
 
-bool iteration_pays(Index n, const Given& given, Index cold) {
+bool iteration_pays(Index n, const Given& given, Index from) {
   if (given.method == Method::direct || given.method == Method::jacobi) return false;
-  if (given.method == Method::lanczos) return true;
-  return n >= (given.start != nullptr ? kWarmSize : cold);
+  return given.method == Method::lanczos || n >= from;
 }
 
 [[noreturn]] void throw_rank_zero(const char* name) {

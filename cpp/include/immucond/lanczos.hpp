@@ -64,8 +64,8 @@ class Lanczos {
 
 /// The largest eigenpair of a positive semidefinite operator A, its neighbour, and a bound on the
 /// error of the value, where a product y = A x has ||y - A x|| <= error ||A|| ||x||: what is below
-/// that is neither seen nor waited for. The bound is on the distance to an eigenvalue: that there is
-/// none beyond rests on the random vectors. LapackError where it does not converge.
+/// that is neither seen nor waited for. The bound is on the distance to an eigenvalue: that there
+/// is none beyond rests on the random vectors. LapackError where it does not converge.
 struct OnePair {
   double value = 0.0, next = 0.0, bound = 0.0;
   std::vector<double> vector, neighbour;
