@@ -273,3 +273,13 @@ def test_the_largest_order():
     assert found["status"] == 0
     assert np.isclose(found["value"], value, rtol=1e-11)
     assert close(found["gradient"], gradient, 1e-9)
+
+
+@pytest.mark.parametrize("small", [3e-14, 1e-12, 0.5])
+def test_a_negative_eigenvalue_that_counts_goes_to_the_host(small):
+    for S in (np.diag([1.0, -small]), np.diag([1.0, 0.5, -small]), np.diag([1.0, 0.0, -small])):
+        assert run(S, "kappa", kind=Kind.matrix)["status"] & STATUS["not_psd"]
+        by_rank = run(S, "kappa", kind=Kind.matrix, rank=len(S) - S.diagonal().tolist().count(0.0))
+        assert by_rank["status"] & STATUS["not_psd"]
+    K = ic.gram(np.random.default_rng(0).normal(size=(5, 8)))  # rounding below zero is a zero
+    assert run(K, "kappa", kind=Kind.matrix)["status"] == 0

@@ -133,13 +133,14 @@ def test_precondition_under_transforms():
     ("K", "message"),
     [
         (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "K must be symmetric"),
+        (torch.eye(512).half() + 0.5 * torch.eye(512).half().roll(1, 1), "K must be symmetric"),
         (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "positive semidefinite"),
         (torch.zeros(2, 2), "not zero"),
         (torch.tensor([[1.0, torch.nan], [torch.nan, 1.0]]), "K must be finite"),
     ],
 )
 def test_precondition_refuses_what_is_no_gram_matrix(K, message):
-    theta = torch.ones(2, 1, requires_grad=True)
+    theta = torch.ones(len(K), 1, requires_grad=True)
     with pytest.raises(ValueError, match=message):
         ict.precondition(theta, K).sum().backward()
 

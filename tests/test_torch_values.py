@@ -247,3 +247,23 @@ def test_a_ridge_needs_a_psd_matrix(S):
         ict.condition_number(torch.tensor(S), ridge=0.1)
     with pytest.raises(ValueError, match="ridge must be in"):
         ict.condition_number(torch.tensor(S), ridge=-0.1)
+
+
+def test_a_ridge_takes_rounding_for_what_it_is():
+    v = torch.tensor([1.0, 0.3])
+    K = torch.outer(v, v)  # float32: its smallest eigenvalue is -3.3e-9
+    assert_close(ict.condition_number(K, ridge=1e-6), torch.tensor(1.09 / 1e-6 + 1), 1e-5)
+    rng = np.random.default_rng(0)
+    for dtype in (torch.float32, torch.float16):
+        for n in (16, 80):
+            Z = torch.tensor(rng.normal(size=(n // 2, n))).to(dtype)
+            K = Z.T @ Z
+            expected = ic.condition_number(K.numpy(), ridge=1.0)
+            assert_close(ict.condition_number(K, ridge=1.0).double(), torch.tensor(expected), 2e-3)
+    S = torch.tensor([[1, 0.5], [0.5 + 1e-7, 1]], dtype=torch.float64)
+    kappa = ict.condition_number(S, ridge=0.1, computed_in=torch.float32)
+    assert_close(kappa, torch.tensor(1.6 / 0.6, dtype=torch.float64), 1e-6)
+    half = torch.eye(512, dtype=torch.float16)
+    half[0, 1] = 0.5
+    with pytest.raises(ValueError, match="S must be symmetric"):
+        ict.condition_number(half, ridge=0.1)

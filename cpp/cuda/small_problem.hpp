@@ -243,10 +243,14 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
     const double r = 4 * given.rule.precision, step = r * ends.max;
     return noise + (formed ? 2 * sqrt(sigma) * r * sqrt(ends.max) + r * step : step);
   };
+  // Of a matrix that is given, negative eigenvalues are singular values where they count.
+  const double least = formed                ? -10 * rounding * tridiagonal.radius
+                       : given.rule.rank > 0 ? -fmax(found.second, 0.0)
+                                             : -rtol * ends.max;
   const double shift = team.lane() == 0   ? ends.max - tie_width(ends.max)
                        : team.lane() == 1 ? ends.min + tie_width(ends.min)
                        : team.lane() == 2 ? rtol * ends.max
-                                          : -10 * rounding * tridiagonal.radius;
+                                          : least;
   const double counted = count_above(tridiagonal, shift);
   const auto clamp = [](int x, int high) { return x < 1 ? 1 : x > high ? high : x; };
   const int near_max = static_cast<int>(team.broadcast(counted, 0));

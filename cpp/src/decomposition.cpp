@@ -445,10 +445,9 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
   if (T.radius() == 0.0) throw_rank_zero(H.name);
   const std::vector<double> ends = T.eigenvalues({1, n, given.rank > 0 ? given.rank : 1});
   const double counted = given.rank > 0 ? std::max(0.0, ends[2]) : given.rtol * ends[0];
-  const double allowed = given.psd ? std::max({tolerance, 10 * reduction_noise(n),
-                                               data_noise(n, given.precision, kLargestNegative)}) *
-                                         T.radius()
-                                   : counted;
+  const double rounding =
+      std::min(kLargestNegative, 10 * reduction_noise(n, std::max(kEps, given.precision)));
+  const double allowed = given.psd ? std::max(tolerance, rounding) * T.radius() : counted;
   if (ends[1] < -allowed || ends[0] <= 0.0) {
     why = " must be positive semidefinite, and has the eigenvalue " +
           format(std::ldexp(ends[1], H.exponent)) + " beside the largest, " +

@@ -40,8 +40,8 @@ SymmetricMatrix read_symmetric(const MatrixView& view, double precision) {
   copy_to(by_rows ? unit.transposed() : unit, matrix.data.data());
   const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
-    const double allowed =
-        data_noise(matrix.n, precision > 0.0 ? precision : epsilon_of(view.dtype), kLargestSkew);
+    const double eps = precision > 0.0 ? precision : epsilon_of(view.dtype);
+    const double allowed = std::min(kLargestSkew, reduction_noise(matrix.n, eps));
     if (skew > allowed)
       throw std::invalid_argument(
           std::string(view.name) + " must be symmetric, and max|A - A^T| is " +

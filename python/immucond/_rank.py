@@ -77,6 +77,16 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     return max(4.0 * math.sqrt(shape[1]) * eps, by_qr)
 
 
+def largest_skew(n: int, computed_in: Any) -> float:
+    """Return the skew, relative to the largest entry, that rounding explains (symmetric.cpp)."""
+    return min(2.0**-6, 4.0 * math.sqrt(max(n, 16)) * epsilon(computed_in))
+
+
+def largest_negative(n: int, computed_in: Any) -> float:
+    """Return how far below zero, relative to the largest, rounding moves an eigenvalue."""
+    return min(0.25, 10.0 * 4.0 * math.sqrt(max(n, 16)) * epsilon(computed_in))
+
+
 class Rule(NamedTuple):
     """What the kernels are told of the data: the known rank or 0, rtol, and the entries' eps."""
 

@@ -20,12 +20,6 @@ inline double reduction_noise(Index n, double eps = kEps) {
   return 4.0 * eps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
 }
 
-/// How far a matrix that was computed at this precision may be from what it stands for, relative to
-/// its largest singular value (or entry): at most `cap`, for half precision says little beyond.
-inline double data_noise(Index n, double precision, double cap) {
-  return std::min(cap, reduction_noise(n, precision));
-}
-
 /// Rows that are summed or reduced in one go, between sums whose rounding does not add up: few, so
 /// that equal rows, whose rounding has one sign, leave little; many against the columns, so that
 /// joining the parts costs little.

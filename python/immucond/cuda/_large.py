@@ -207,7 +207,9 @@ def _direct(
     if library.to_numpy(info).any():
         return None
     values = library.to_numpy(w)[::-1]
-    allowed = 10 * rounding(n) * values[0]
+    # Of a matrix that is given, negative eigenvalues are singular values where they count.
+    counted = max(0.0, values[rule.rank - 1]) if rule.rank else rule.rtol * values[0]
+    allowed = 10 * rounding(n) * values[0] if formed else counted
     if not values[0] > 0.0 or values[-1] < -allowed:
         return None
     k = numerical_rank(values, rule, formed)

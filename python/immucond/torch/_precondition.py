@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._rank import default_rtol
+from .._rank import default_rtol, largest_negative, largest_skew
 from .._validate import check_real
 from ._arguments import check_tensor
 from ._operator import Function, Operator, nestable
@@ -25,10 +25,12 @@ def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
             raise ValueError("K must be finite, and holds NaN or infinity")
         tolerance = default_rtol(tuple(K.shape), K.dtype)
         largest = float(precise.abs().amax())
-        if float((precise - precise.mT).abs().amax()) > tolerance * largest:
+        skew = largest_skew(len(K), K.dtype)
+        if float((precise - precise.mT).abs().amax()) > skew * largest:
             raise ValueError("K must be symmetric")
         values, vectors = torch.linalg.eigh(precise)
-        if float(values[0]) < -tolerance * float(values[-1]) or float(values[-1]) <= 0.0:
+        negative = largest_negative(len(K), K.dtype)
+        if float(values[0]) < -negative * float(values[-1]) or float(values[-1]) <= 0.0:
             raise ValueError(
                 f"K must be positive semidefinite and not zero, and has eigenvalues from "
                 f"{float(values[0]):.3g} to {float(values[-1]):.3g}"

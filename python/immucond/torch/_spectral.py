@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import torch
 from torch import Tensor
 
-from .._rank import default_rtol, rank_rule
+from .._rank import largest_negative, largest_skew, rank_rule
 from .._validate import check_real
 from ._arguments import Given, given
 from ._curvature import hessian_product
@@ -313,32 +313,39 @@ def condition_number(
     if shift == 0.0:
         return _value("kappa", S, features, rank, rtol, computed_in, None, group)
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
-    dtype = wide(X.dtype)
+    dtype, definite = wide(X.dtype), None
     if group is not None:
         X, options = spread(X, options, group)
     elif features is None:
-        _check_psd(X)
+        definite = _definite(X, options[3] or X.dtype)
     of_features, rank, _, precision = options
     precision = precision or str(X.dtype).removeprefix("torch.")
     pairs = ExtremePairs(
         *pairs_operator(X.double(), of_features, rank, rtol or 0.0, precision, False)
     )
     size = X.shape[-1] if of_features else min(X.shape[-2:])
-    smallest = torch.where(pairs.rank < size, 0.0, pairs.sigma_min)
+    singular = pairs.rank < size
+    if definite is not None:  # what rounding moved below zero is zero
+        singular = singular | ~definite
+    smallest = torch.where(singular, 0.0, pairs.sigma_min)
     return ((pairs.sigma_max + shift) / (smallest + shift)).to(dtype)
 
 
-def _check_psd(S: Tensor) -> None:
+def _definite(S: Tensor, computed_in: Any) -> Tensor | None:
+    """Return which matrices are positive definite; refuse what is not semidefinite to rounding."""
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if traced or not _is_plain(S):
-        return
+        return None
     H = S.detach().double()
     size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    noise = default_rtol(tuple(S.shape[-2:]), S.dtype)
-    if S.shape[-2] == S.shape[-1] and bool(((H - H.mT).abs() <= noise * size).all()):
-        shifted = H / size + noise * torch.eye(S.shape[-1], dtype=H.dtype, device=H.device)
+    n = S.shape[-1]
+    skew, noise = largest_skew(n, computed_in), largest_negative(n, computed_in)
+    if S.shape[-2] == n and bool(((H - H.mT).abs() <= skew * size).all()):
+        H = (H + H.mT) / (2 * size)
+        shifted = H + noise * torch.eye(n, dtype=H.dtype, device=H.device)
         if not bool(torch.linalg.cholesky_ex(shifted).info.any()):
-            return
+            definite: Tensor = torch.linalg.cholesky_ex(H).info == 0
+            return definite
     raise ValueError("S must be symmetric positive semidefinite where there is a ridge")
 
 
