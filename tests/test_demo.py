@@ -252,7 +252,6 @@ def test_interrupted_demo_leaves_nothing(tmp_path, number, status):
                 assert process.poll() is None, process.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            time.sleep(0.5)
             process.send_signal(number)
             _, error = process.communicate(timeout=60)
         finally:

@@ -309,7 +309,7 @@ def test_closed_form_attains_the_limit_and_keeps_every_prediction(seed, tau, c):
     assert report.kappa_P == pytest.approx(tau, rel=1e-6)
     assert report.condition_c
     assert result.history == {}
-    head = np.linalg.lstsq(X_P, y_P)[0]
+    head = np.linalg.lstsq(X_P, y_P, rcond=None)[0]
     for rows in (X_P, np.random.default_rng(1).normal(size=(9, 4))):  # rows never seen, too
         np.testing.assert_allclose(
             rows @ result.theta @ result.omega, rows @ head, rtol=1e-7, atol=1e-8
@@ -322,7 +322,7 @@ def test_closed_form_with_singular_inputs():
     with pytest.raises(ValueError, match="rank 5 of 6"):
         ic.immunize.closed_form(X_P, y_P, X_H)
     result = ic.immunize.closed_form(X_P, y_P, X_H, delta=0.1)
-    fitted = X_P @ np.linalg.lstsq(X_P, y_P)[0]
+    fitted = X_P @ np.linalg.lstsq(X_P, y_P, rcond=None)[0]
     np.testing.assert_allclose(X_P @ result.theta @ result.omega, fitted, atol=1e-9)
     assert result.report.limit.case == "unbounded"
     assert result.report.rir > 10

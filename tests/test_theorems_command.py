@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -137,16 +136,29 @@ def test_help_explains_every_option_with_its_default(capsys):
     assert re.search(r"^ +theorems +Check every theorem on random instances", shown, re.MULTILINE)
 
 
+# The command, and a line as soon as it would leave cleanly.
+TOLD = """
+import signal, sys, threading, time
+from immucond._cli import main
+
+def tell():
+    while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        time.sleep(0.01)
+    print(flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_leaves_no_file(tmp_path, number, status):
     words = ["theorems", "--instances", "1000000", "--json", str(tmp_path / "report.json")]
-    ready = "import sys; from immucond._cli import main; print(flush=True); sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", ready, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", TOLD, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
             process.stdout.readline()
-            time.sleep(1.5)  # in the middle of the instances
             assert process.poll() is None
             process.send_signal(number)
             _, error = process.communicate(timeout=60)

@@ -93,7 +93,8 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
     throw std::invalid_argument(
         "rank = " + std::to_string(s.rank) +
         " was given, and that many singular values are not nonzero: number " +
-        std::to_string(s.rank) + " comes out as 0 (below 2^-1020 of the largest)");
+        std::to_string(s.rank) +
+        " is 0 in the range of float64 (it comes out below 2^-1020 of the largest)");
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
   if (s.all_tied()) s.tied_min = s.rank;

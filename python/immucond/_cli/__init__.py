@@ -57,16 +57,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; wrong input ends with one line on stderr and exit status 2."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words)
-    args.command_line = shlex.join(["immucond", *words])
+    name = "immucond"
     try:
-        with _unwinding_on_terminate():
+        with _unwinding_on_terminate():  # before anything that takes time
+            args = build_parser().parse_args(words)
+            args.command_line = shlex.join(["immucond", *words])
+            name = args.parser.prog
             args.run(args)
     except KeyboardInterrupt:
-        print(f"\n{args.parser.prog}: interrupted", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
     except (ArithmeticError, ImmucondError, ImportError, OSError, ValueError) as error:
-        print(f"{args.parser.prog}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -138,7 +138,7 @@ class Root:
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
         whiten = self.range_basis / self.sigma[: self.rank]
-        head: FloatArray = whiten @ np.linalg.lstsq(X @ whiten, y)[0]
+        head: FloatArray = whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0]
         return head
 
     def plus(self, delta: float) -> Root:
