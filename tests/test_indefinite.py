@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from matrices import GRAIN, exact_psd, generators, on_grid, quiet
+from scipy.sparse.linalg import aslinearoperator
 from truth import assert_certified
 
 import immucond as ic
@@ -93,3 +94,16 @@ def test_rounding_below_zero_is_rounding_where_a_gram_matrix_is_meant():
     assert ic.psd_extreme_pairs(K).rank == 3
     with pytest.raises(ValueError, match="positive semidefinite"):
         ic.psd_extreme_pairs(np.diag([1.0, -1e-12]))
+
+
+def test_what_is_meant_to_be_semidefinite_and_is_not_is_refused():
+    H = np.diag([5.0, 4, 3, 2, 1, -0.2])
+    for method in ("lanczos", "direct"):
+        for options in ({}, {"rank": 5}):
+            with pytest.raises(ValueError, match="positive semidefinite"):
+                ic.psd_extreme_pairs(H, method=method, **options)
+    for values in ([1.0, -5.0, 0.3], [1.0, -1e-3, 0.3]):
+        with pytest.raises(ValueError, match="operator must be positive semidefinite"):
+            ic.psd_extreme_pairs(aslinearoperator(np.diag(values)))
+    S = aslinearoperator(np.diag([1.0, -5.0, 0.3]))
+    assert np.isclose(ic.extreme_pairs(S).sigma_max, 5.0)

@@ -138,3 +138,28 @@ def test_bounds_hold_for_a_million_equal_rows(c, e, name, method):
     assert pairs.rank == len(truth)
     assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
     assert abs(pairs.sigma_min - truth[-1]) <= pairs.bound_min
+
+
+@given(
+    rng=generators,
+    columns=st.sampled_from([2, 3, 4, 8, 30, 150]),
+    part=st.floats(0, 1),
+    distinct=st.integers(1, 3),
+)
+def test_rank_at_every_size_of_a_leaf(rng, columns, part, distinct):
+    """Few distinct rows, many times, at every number of rows up to some leaves of the tree."""
+    distinct = min(distinct, columns)
+    rows = distinct + round(part * max(1500, 16 * columns))
+    X = rng.uniform(0.1, 3, (distinct, columns))[np.arange(rows) % distinct]
+    assert quiet(ic.feature_extreme_pairs, X, method="qr").rank == distinct
+
+
+def test_a_stream_may_reuse_its_memory(tmp_path):
+    from immucond._condensed import TriangularSum
+
+    X = np.random.default_rng(0).normal(size=(130, 20))
+    total, buffer = TriangularSum(), np.empty((13, 20))  # fewer rows than columns
+    for block in np.split(X, 10):
+        buffer[...] = block
+        total.add(buffer)
+    assert np.allclose(total.R.T @ total.R, X.T @ X, rtol=1e-12, atol=1e-12)

@@ -93,3 +93,21 @@ def test_a_negative_eigenvalue_beyond_rounding_is_refused(computed_in):
         ic.psd_extreme_pairs(S.astype(np.float32))
     with pytest.raises(ValueError, match="positive semidefinite"):
         ic.psd_extreme_pairs(np.diag([1.0, -0.3]).astype(np.float16))
+
+
+def test_a_ridge_below_the_entries_rounding_warns():
+    v = np.array([1, 0.3], np.float32)
+    with pytest.warns(ic.AccuracyWarning, match="1e-12 I"):
+        ic.condition_number(np.outer(v, v), ridge=1e-12)
+    Z = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
+    ic.condition_number(features=Z, ridge=1e-12)  # zeros because of the shape are no rounding
+
+
+def test_the_vector_of_an_eigenvalue_below_zero_is_its_own():
+    v = np.random.default_rng(16).normal(size=16).astype(np.float32)
+    G = np.outer(v, v)
+    pairs = quiet(ic.psd_extreme_pairs, G, rank=16)
+    values = np.linalg.eigvalsh(G.astype(float))
+    quotient = pairs.v_min @ G.astype(float) @ pairs.v_min
+    assert np.min(np.abs(values - quotient)) <= 1e-13
+    assert np.isclose(abs(quotient), pairs.sigma_min, rtol=1e-6)

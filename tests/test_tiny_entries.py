@@ -86,3 +86,20 @@ def test_jacobi_keeps_the_digits_of_a_zero_column_s_neighbours():
     pairs = quiet(ic.extreme_pairs, S, method="jacobi", rank=3)
     assert_bounds(pairs, true_singular_values(S, DIGITS))
     assert pairs.bound_min <= 1e-12 * pairs.sigma_min
+
+
+@pytest.mark.parametrize("exponent", [-100, -155, -165, -200, -290])
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3)])
+def test_a_tiny_singular_value_is_seen_by_every_way(exponent, shape):
+    S = np.zeros(shape)
+    S[0, 0], S[1, 1] = 1.0, 10.0**exponent
+    for method in ("auto", "direct", "jacobi"):
+        pairs = quiet(ic.extreme_pairs, S, method=method, rtol=0.0)
+        assert pairs.rank == 2
+        assert np.isclose(pairs.condition_number, 10.0**-exponent, rtol=1e-9)
+    if exponent > -155:
+        kappa = quiet(ic.condition_number, features=S, rtol=0.0)
+        assert np.isclose(kappa, 100.0**-exponent, rtol=1e-9)
+    else:
+        with pytest.raises(OverflowError, match="not representable"):
+            ic.condition_number(features=S, rtol=0.0)

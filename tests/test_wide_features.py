@@ -68,3 +68,27 @@ def test_gradients_of_wide_features_stand_on_their_vectors():
     # d log kappa(Z^T Z) / d sigma_i = 2 / sigma_1 at the top, -2 / sigma_k at the bottom.
     expected = 2 / sigma[0] * np.outer(U[:, 0], V[:, 0]) - 2 / sigma[5] * np.outer(U[:, 5], V[:, 5])
     assert np.linalg.norm(gradient - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+def test_v_min_of_graded_features_of_low_rank():
+    rng = np.random.default_rng(4)
+    for _ in range(40):
+        Z = (rng.normal(size=(3, 2)) * [1, 1e-13]) @ rng.normal(size=(2, 5))
+        Z *= 10.0 ** rng.uniform(-6, 0, (3, 1))
+        pairs = quiet(ic.feature_extreme_pairs, Z, method="qr", rank=2)
+        assert pairs.bound_min <= 1e-13 * pairs.sigma_max
+        off = abs(float(true_quotient(Z, pairs.v_min)) - pairs.sigma_min)
+        assert off <= pairs.bound_min + (16 * EPS) ** 2 * pairs.sigma_max
+
+
+def test_vectors_have_unit_length_where_the_value_is_zero():
+    for row in ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 1.0]):
+        Z = np.array([row, row])
+        for method in ("gram", "auto", "qr", "jacobi"):
+            try:
+                pairs = quiet(ic.feature_extreme_pairs, Z, rank=2, method=method)
+            except ValueError:
+                continue  # the second value is exactly zero
+            assert np.isclose(np.linalg.norm(pairs.v_min), 1.0)
+            assert abs(pairs.v_min @ pairs.v_max) < 1e-7
+            assert not pairs.determined_min

@@ -16,9 +16,6 @@
 namespace immucond {
 namespace {
 
-/// An eigenvalue below minus this share of the largest is no rounding, at any precision.
-constexpr double kLargestNegative = 0.25;
-
 /// Beyond this relative error in sigma_min the Gram matrix is given up for a QR of the features.
 constexpr double kGramTolerance = 1e-6;
 
@@ -77,6 +74,7 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
   s.noise_max = s.relative ? relative * s.sigma_max : noise;
   const auto tie_min = [&] {
     s.sigma_min = std::fabs(values[0]);
+    s.negative_min = values[0] < 0.0;
     s.noise_min = s.relative ? relative * s.sigma_min : noise;
     return s.sigma_min + tie_width(s, given, End::min);
   };
@@ -89,12 +87,16 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
   }
   s.next_min = values[1];
   if (s.rank < count) s.below_min = std::max(0.0, values[2]);
-  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !given.allow_zero)
+  if (s.sigma_min < 4 * std::numeric_limits<double>::min() && !given.allow_zero) {
+    const std::string number = "number " + std::to_string(s.rank) +
+                               " is 0 in the range of float64 (below 2^-1020 of the largest)";
+    if (given.rank == 0)
+      throw std::overflow_error(
+          "the condition number is not representable: of the nonzero singular values " + number);
     throw std::invalid_argument(
         "rank = " + std::to_string(s.rank) +
-        " was given, and that many singular values are not nonzero: number " +
-        std::to_string(s.rank) +
-        " is 0 in the range of float64 (it comes out below 2^-1020 of the largest)");
+        " was given, and that many singular values are not nonzero: " + number);
+  }
   s.tied_max = std::clamp<Index>(above[0], 1, s.rank);
   s.tied_min = std::clamp<Index>(s.rank - above[1], 1, s.rank);
   if (s.all_tied()) s.tied_min = s.rank;
@@ -104,7 +106,7 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
 /// The eigenvalues of T at the tied group of an end, ascending.
 std::vector<double> end_values(const Tridiagonal& T, const Spectrum& s, End end, bool one) {
   const Index count = one ? 1 : end == End::max ? s.tied_max : s.tied_min;
-  if (count == 1) return {end == End::max ? s.sigma_max : s.sigma_min};
+  if (count == 1) return {end == End::max ? s.sigma_max : s.signed_min()};
   std::vector<Index> positions;
   for (Index i = 0; i < count; ++i) positions.push_back((end == End::max ? count : s.rank) - i);
   return T.eigenvalues(positions);
@@ -127,7 +129,7 @@ class PsdDecomposition final : public Decomposition {
 
   std::pair<Vectors, Vectors> both() const override {
     if (spectrum_.rank == 1) return Decomposition::both();
-    std::vector<double> min = columns({spectrum_.sigma_min, spectrum_.sigma_max});
+    std::vector<double> min = columns({spectrum_.signed_min(), spectrum_.sigma_max});
     std::vector<double> max(min.begin() + T_.size(), min.end());
     min.resize(size(T_.size()));
     return {{1, {}, std::move(max)}, {1, {}, std::move(min)}};
@@ -157,7 +159,10 @@ class PsdDecomposition final : public Decomposition {
 Tridiagonal golub_kahan(const std::vector<double>& d, const std::vector<double>& e) {
   std::vector<double> off_diagonal;
   for (std::size_t i = 0; i < d.size(); ++i) {
-    if (i > 0) off_diagonal.push_back(e[i - 1]);
+    // A subnormal one spoils the vectors that inverse iteration finds, and changes no value.
+    if (i > 0)
+      off_diagonal.push_back(std::fabs(e[i - 1]) < std::numeric_limits<double>::min() ? 0.0
+                                                                                      : e[i - 1]);
     off_diagonal.push_back(d[i]);
   }
   return {std::vector<double>(2 * d.size(), 0.0), std::move(off_diagonal)};
@@ -373,8 +378,6 @@ class QrDecomposition final : public Decomposition {
     const double unit = std::ldexp(1.0, gram.exponent - spectrum_.exponent);
     spectrum_.squares =
         sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
-    spectrum_.next_error_max = 2 * r.next_max * r.next_error_max;
-    spectrum_.next_error_min = 2 * r.next_min * r.next_error_min;
     const std::string_view inner = factor_->method();
     method_ = inner == "direct" ? "qr" : inner == "jacobi" ? "qr-jacobi" : "qr-lanczos";
   }
@@ -396,6 +399,11 @@ class QrDecomposition final : public Decomposition {
 };
 
 }  // namespace
+
+double largest_negative(Index n, const Given& given) {
+  constexpr double most = 0.25;  // more is no rounding, at any precision
+  return std::min(most, 10 * reduction_noise(n, std::max(kEps, given.precision)));
+}
 
 double tie_width(const Spectrum& s, const Given& given, End end) {
   const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
@@ -446,9 +454,8 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
   if (T.radius() == 0.0) throw_rank_zero(H.name);
   const std::vector<double> ends = T.eigenvalues({1, n, given.rank > 0 ? given.rank : 1});
   const double counted = given.rank > 0 ? std::max(0.0, ends[2]) : given.rtol * ends[0];
-  const double rounding =
-      std::min(kLargestNegative, 10 * reduction_noise(n, std::max(kEps, given.precision)));
-  const double allowed = given.psd ? std::max(tolerance, rounding) * T.radius() : counted;
+  const double allowed =
+      given.psd ? std::max(tolerance, largest_negative(n, given)) * T.radius() : counted;
   if (ends[1] < -allowed || ends[0] <= 0.0) {
     why = " must be positive semidefinite, and has the eigenvalue " +
           format(std::ldexp(ends[1], H.exponent)) + " beside the largest, " +

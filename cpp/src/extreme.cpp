@@ -20,6 +20,9 @@ double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
   double gap = std::numeric_limits<double>::infinity();
   if (s.rank >= 2) gap = end == End::max ? sigma - s.next_max : s.next_min - sigma;
   if (below && (end == End::min || s.rank == 1)) gap = std::min(gap, sigma - *below);
+  // Noise that is relative to each value is larger at the neighbour.
+  if (s.relative && s.rank >= 2)
+    gap -= noise * std::fabs(gap) / std::max(sigma, std::numeric_limits<double>::min());
   return gap - 2 * noise - (end == End::max ? s.next_error_max : s.next_error_min);
 }
 
@@ -88,8 +91,10 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
 /// end, refined.
 template <class Product>
 Certificate certified_by_triangle(const MatrixView& A, double unit, const Triangle& triangle,
-                                  End end, Product product, std::vector<double>& v) {
+                                  End end, Product product, std::vector<double>& u,
+                                  std::vector<double>& v) {
   Triplet triplet = certified_triplet(triangle.unit, *triangle.decomposition, end);
+  u = std::move(triplet.u);
   v = std::move(triplet.v);
   const Index n = static_cast<Index>(v.size());
   const double rayleigh = eigen_residual(v.data(), product(v.data()), n).rayleigh;
@@ -102,37 +107,43 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
       squared + std::fabs(rayleigh - sigma * sigma) + kEps * std::fabs(rayleigh)};
   if (end == End::max) return by_triangle;
   const Spectrum& s = triangle.decomposition->spectrum();
-  const double next = std::max(0.0, s.next_min - s.noise_min - triangle.noise);
+  const double next = std::max(0.0, s.next_min - s.noise_min - s.next_error_min - triangle.noise);
   if (s.rank < 2 || s.tied_min > 1) return by_triangle;
   const auto refined = refine_smallest(A, unit, triangle, v, next * next);
   if (!refined || !(refined->sigma > 0.0) || refined->bound >= by_triangle.bound)
     return by_triangle;
   v = refined->vector;
   fix_signs(v, n);
+  // u = sigma R^-T v: R v would lose the digits of a small sigma.
+  u = v;
+  lapack::trsv('T', n, static_cast<const double*>(triangle.unit.data), n, u.data());
+  normalize(u.data(), n);
   return {refined->sigma, refined->bound};
 }
 
 /// The right singular vector of Z for a vector w of the small space: w itself, or in the dual form
-/// Z^T w, normalized. Where the features went through a QR of Z^T = Q R, that is Q u for the left
-/// vector u of R, which keeps the digits that sums of Z^T w lose to the large directions: u = R w
-/// at the top, R^-T w at the bottom, where R w would lose them again.
-std::vector<double> feature_vector(const FeatureProblem& problem, End end, std::vector<double> w) {
+/// Z^T w, normalized. Where the features went through a QR of Z^T = Q R it is Q u, u the left
+/// vector of R, which keeps the digits that sums of Z^T w lose to the large directions.
+std::vector<double> feature_vector(const FeatureProblem& problem, std::vector<double> w,
+                                   const std::vector<double>& u) {
   if (!problem.dual) return w;
-  const Triangle* triangle = problem.decomposition->triangle();
-  const Index n = static_cast<Index>(w.size());
-  std::vector<double> v;
-  if (triangle == nullptr) {
-    v = std::move(accurate_product(problem.A, w.data()).hi);
-  } else {
-    const auto* r = static_cast<const double*>(triangle->unit.data);
-    const bool solve = end == End::min && triangle->decomposition->spectrum().rank == n;
-    solve ? lapack::trsv('T', n, r, n, w.data()) : lapack::trmv('N', n, r, n, w.data());
-    normalize(w.data(), n);
-    v = triangle->qr->apply_q(w);
-  }
-  normalize(v.data(), static_cast<Index>(v.size()));
-  fix_signs(v, static_cast<Index>(v.size()));
+  std::vector<double> v = u.empty() ? accurate_product(problem.A, w.data()).hi
+                                    : problem.decomposition->triangle()->qr->apply_q(u);
+  const Index m = static_cast<Index>(v.size());
+  normalize(v.data(), m);
+  fix_signs(v, m);
   return v;
+}
+
+/// A unit vector orthogonal to v: what stands for the vector of a zero.
+std::vector<double> any_orthogonal(const std::vector<double>& v) {
+  const auto smallest = std::min_element(
+      v.begin(), v.end(), [](double x, double y) { return std::fabs(x) < std::fabs(y); });
+  std::vector<double> x(v.size());
+  for (std::size_t i = 0; i < v.size(); ++i) x[i] = -*smallest * v[i];
+  x[static_cast<std::size_t>(smallest - v.begin())] += 1.0;
+  normalize(x.data(), static_cast<Index>(x.size()));
+  return x;
 }
 
 /// Widens the bound until it holds for v^T H v too, v the vector that is returned, as far as a
@@ -237,16 +248,19 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   };
   const Triangle* triangle = decomposition.triangle();
   auto [max, min] = triangle == nullptr ? decomposition.both() : std::pair<Vectors, Vectors>{};
-  const auto certified = [&](End end, std::vector<double>& vector) {
+  std::vector<double> left_max, left_min;
+  const auto certified = [&](End end, std::vector<double>& left, std::vector<double>& vector) {
     return triangle != nullptr
-               ? certified_by_triangle(problem.A, unit, *triangle, end, product, vector)
+               ? certified_by_triangle(problem.A, unit, *triangle, end, product, left, vector)
                : certified_end(decomposition, end, product, vector);
   };
-  Certificate top = certified(End::max, max.right);
-  Certificate bottom = certified(End::min, min.right);
-  max.right = feature_vector(problem, End::max, std::move(max.right));
-  min.right = feature_vector(problem, End::min, std::move(min.right));
+  Certificate top = certified(End::max, left_max, max.right);
+  Certificate bottom = certified(End::min, left_min, min.right);
+  max.right = feature_vector(problem, std::move(max.right), left_max);
+  min.right = feature_vector(problem, std::move(min.right), left_min);
   if (problem.dual) {
+    if (norm(min.right.data(), static_cast<Index>(min.right.size())) == 0.0)
+      min.right = any_orthogonal(max.right);
     stand_for(problem, unit, max.right, top);
     stand_for(problem, unit, min.right, bottom);
   }
@@ -255,7 +269,7 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   pairs.u_min = pairs.v_min = std::move(min.right);
   const auto neighbour = [&](End end) {
     std::vector<double> w = decomposition.neighbour(end);
-    return w.empty() ? w : feature_vector(problem, End::max, std::move(w));
+    return w.empty() ? w : feature_vector(problem, std::move(w), {});
   };
   pairs.next_max = neighbour(End::max);
   pairs.next_min = neighbour(End::min);

@@ -16,7 +16,10 @@ namespace {
 
 constexpr Index kFeatureBlockDoubles = Index{1} << 20;  // 8 MiB of features at a time
 constexpr Index kColumnPanel = 128;
-constexpr Index kSummedRows = 1024;
+
+/// Rows that are summed in one go: few, so that equal rows, whose rounding has one sign, leave
+/// little; many against the columns, so that adding the sums up costs little.
+Index summed_rows(Index columns) { return std::max<Index>(1024, 8 * columns); }
 
 /// K's rounding reaches h_jj with a weight of at most (sum_i |theta_ij| sqrt(k_ii))^2; where h_jj
 /// is at least this share of it, nine digits of h_jj are left in the worst case.
@@ -109,14 +112,14 @@ void gram(const MatrixView& X, double* out) {
   const lapack::Phase phase(
       lapack::Work::product,
       static_cast<double>(X.rows) * static_cast<double>(X.cols) * static_cast<double>(X.cols));
-  RowBlocks blocks(X, rows_at_once(X.cols, kSummedRows));
+  RowBlocks blocks(X, summed_rows(X.cols));
   GramSum sum(out, X.cols);
   for (Dense block{}; blocks.next(block);) sum.add(block);
   sum.finish();
 }
 
 double summation_noise(Index rows, Index columns) {
-  return reduction_noise(std::min(rows, rows_at_once(columns, kSummedRows)));
+  return reduction_noise(std::min(rows, summed_rows(columns)));
 }
 
 void symmetric_product(const Dense& a, const double* b, double* out) {

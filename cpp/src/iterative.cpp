@@ -355,7 +355,9 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   s.squares = sum_of_squares(H.data.data(), n * n);
   const bool clear = given.rank == k || (rest <= given.rtol * s.sigma_max &&
                                          s.sigma_min - s.noise_min > given.rtol * s.sigma_max);
-  if (!clear || s.sigma_min <= 4 * s.noise_min) return nullptr;
+  const bool psd =
+      !given.psd || rest <= std::max(given.rtol, largest_negative(n, given)) * s.sigma_max;
+  if (!clear || !psd || s.sigma_min <= 4 * s.noise_min) return nullptr;
   // w of R R^T gives P R^T w of H.
   const auto carried = [&](const std::vector<double>& w) {
     std::vector<double> y(size(n)), v(size(n));

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 
 #include "immucond/errors.hpp"
@@ -220,7 +221,13 @@ OnePair largest_pair(const Operator& A, const std::vector<double>& start, double
   if (!lanczos.converge(std::max(tolerance, error), most))
     throw LapackError("Lanczos did not converge within " + std::to_string(most) +
                       " products; a larger tol needs fewer");
-  const RitzPairs pairs = lanczos.largest(2);
+  const RitzPairs pairs = lanczos.largest(2), low = lanczos.smallest(1);
+  const double negative = low.values[0] + low.residuals[0];
+  constexpr double zero = 4 * std::numeric_limits<double>::min();
+  if (negative < -std::max(zero, error * std::fabs(pairs.values[0])))
+    throw std::invalid_argument(
+        "the operator must be positive semidefinite, and has an eigenvalue of at most " +
+        format(negative) + " beside " + format(pairs.values[0]));
   OnePair one;
   const auto column = [&](Index i) {
     const double* from = pairs.vectors.data() + i * n;

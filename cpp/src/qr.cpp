@@ -8,13 +8,16 @@
 namespace immucond {
 namespace {
 
-constexpr Index kLeafRows = 256;
+/// Rows of a leaf at most: few, so that equal rows, whose rounding has one sign, leave little in R;
+/// many against the columns, so that joining triangles costs less than the leaves.
+Index leaf_rows(Index columns) { return std::max<Index>(128, 4 * columns); }
+
 constexpr Index kNone = -1;
 
 }  // namespace
 
 TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols), keep_q_(keep_q) {
-  const Index m = cols_, leaves = std::max<Index>(1, rows_ / rows_at_once(m, kLeafRows));
+  const Index m = cols_, most = leaf_rows(m), leaves = (rows_ + most - 1) / most;
   const double flops = 2.0 * static_cast<double>(rows_) * static_cast<double>(m * m);
   const lapack::Phase phase(lapack::Work::reduction, flops / static_cast<double>(leaves));
   // Triangles that wait for their like: as in a binary counter, so that equal counts are joined.

@@ -20,17 +20,18 @@ constexpr Index kShifts = 32;
 constexpr double kNoCoupling = 1e-40;
 
 /// counts[s] = number of eigenvalues above shifts[s], by the signs of the pivots of T - shift I.
-IMMUCOND_MULTIVERSION void sturm_counts(const double* d, const double* e_squared, Index n,
-                                        double pivot_min, const double* shifts, double* counts) {
+IMMUCOND_MULTIVERSION void sturm_counts(const double* d, const double* e, Index n, double pivot_min,
+                                        const double* shifts, double* counts) {
   double q[kShifts], above[kShifts];
   for (Index s = 0; s < kShifts; ++s) {
     q[s] = 1.0;
     above[s] = 0.0;
   }
   for (Index i = 0; i < n; ++i) {
-    const double e2 = e_squared[i], diagonal = d[i];
+    // e^2 / q by way of e / q: the square of a small coupling would vanish.
+    const double coupling = e[i], diagonal = d[i];
     for (Index s = 0; s < kShifts; ++s) {
-      double pivot = (diagonal - shifts[s]) - e2 / q[s];
+      double pivot = (diagonal - shifts[s]) - coupling * (coupling / q[s]);
       pivot = std::fabs(pivot) < pivot_min ? -pivot_min : pivot;
       above[s] += pivot > 0.0 ? 1.0 : 0.0;
       q[s] = pivot;
@@ -53,22 +54,20 @@ double from_ordinal(std::int64_t i) {
 }  // namespace
 
 Tridiagonal::Tridiagonal(std::vector<double> diagonal, std::vector<double> off_diagonal)
-    : d_(std::move(diagonal)), e_(std::move(off_diagonal)), e_squared_(d_.size()) {
+    : d_(std::move(diagonal)), e_(std::move(off_diagonal)), left_(d_.size()) {
   const std::size_t n = d_.size();
-  // A coupling that changes no digit of any eigenvalue, however small, only feeds underflow, and a
-  // subnormal one spoils the vectors that inverse iteration finds.
+  // A coupling that changes no digit of any eigenvalue, however small, only feeds underflow.
   for (std::size_t i = 0; i + 1 < n; ++i)
-    if (std::fabs(e_[i]) < std::numeric_limits<double>::min() ||
-        std::fabs(e_[i]) <=
-            kNoCoupling * std::sqrt(std::fabs(d_[i])) * std::sqrt(std::fabs(d_[i + 1])))
+    if (std::fabs(e_[i]) <=
+        kNoCoupling * std::sqrt(std::fabs(d_[i])) * std::sqrt(std::fabs(d_[i + 1])))
       e_[i] = 0.0;
   double largest_square = 1.0;
   for (std::size_t i = 0; i < n; ++i) {
     const double left = i > 0 ? std::fabs(e_[i - 1]) : 0.0;
     const double right = i + 1 < n ? std::fabs(e_[i]) : 0.0;
     radius_ = std::max(radius_, std::fabs(d_[i]) + left + right);
-    e_squared_[i] = left * left;
-    largest_square = std::max(largest_square, e_squared_[i]);
+    left_[i] = left;
+    largest_square = std::max(largest_square, left * left);
   }
   pivot_min_ = std::numeric_limits<double>::min() * largest_square;
 }
@@ -79,7 +78,7 @@ std::vector<Index> Tridiagonal::counts_above(const std::vector<double>& xs) cons
   for (std::size_t at = 0; at < xs.size(); at += kShifts) {
     const std::size_t lanes = std::min<std::size_t>(kShifts, xs.size() - at);
     for (std::size_t s = 0; s < kShifts; ++s) shifts[s] = xs[at + std::min(s, lanes - 1)];
-    sturm_counts(d_.data(), e_squared_.data(), size(), pivot_min_, shifts.data(), counts.data());
+    sturm_counts(d_.data(), left_.data(), size(), pivot_min_, shifts.data(), counts.data());
     for (std::size_t s = 0; s < lanes; ++s) result[at + s] = static_cast<Index>(counts[s]);
   }
   return result;

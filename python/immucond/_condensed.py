@@ -39,14 +39,16 @@ class TriangularSum:
     def add(self, rows: FloatArray) -> None:
         """Take in a block of rows."""
         waiting = self._waiting
-        waiting.append((1, triangular(rows)))
+        R = triangular(rows)
+        # A stream may write its next block over this one.
+        waiting.append((1, R.copy() if R is rows else R))
         while len(waiting) > 1 and waiting[-1][0] == waiting[-2][0]:
             (count, lower), (_, upper) = waiting.pop(), waiting.pop()
             waiting.append((2 * count, triangular(np.vstack([upper, lower]))))
 
     @property
     def R(self) -> FloatArray:
-        """R factor of all rows so far."""
+        """R factor of all rows so far, of which there is one at least."""
         return triangular(np.vstack([R for _, R in self._waiting]))
 
 

@@ -113,9 +113,12 @@ def condition_number(
         if not fields["determined"]:
             warn_accuracy(name, stacklevel=2)
         return float(condition_of(largest, smallest, name))
-    noise = fields["bound_min"]
+    least, noise = fields["sigma_min"], fields["bound_min"]
     if fields["rank"] < size:
-        smallest, noise = 0.0, size * epsilon(np.float64) * fields["sigma_max"]
+        # A zero of a matrix that nobody vouched for may be anything up to its entries' rounding.
+        vouched = rule.rank or features is not None
+        share = max(size * epsilon(np.float64), 0.0 if vouched else rule.precision)
+        smallest, least, noise = 0.0, 0.0, share * fields["sigma_max"]
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         unit_shift = np.ldexp(shift, -fields["exponent"])  # infinite beside a vanishing matrix
         kappa = float((largest + unit_shift) / (smallest + unit_shift))
@@ -123,6 +126,6 @@ def condition_number(
         return 1.0
     if math.isinf(kappa):
         raise OverflowError(f"the condition number of {name} + {shift:g} I passes 1.8e308")
-    if noise > (fields["sigma_min"] + shift) / 2:
+    if noise > (least + shift) / 2:
         warn_accuracy(f"{name} + {shift:g} I", stacklevel=2)
     return kappa

@@ -323,7 +323,7 @@ def extreme_pairs(
     tol : float, optional
         Relative accuracy at which an iteration stops, as in `scipy.sparse.linalg.eigsh`. The direct
         method goes to rounding in any case.
-    method : {"auto", "direct"}
+    method : {"auto", "direct", "lanczos", "jacobi"}
         How to find the pairs.
     start : ExtremePairs, optional
         Pairs of a nearby matrix, for iterations to start from. The direct method has no use for it.
@@ -470,14 +470,15 @@ def feature_extreme_pairs(
     rank, computed_in, tol, start
         As in `extreme_pairs`.
     rtol : float, optional
-        On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``.
-    method : {"auto", "direct", "gram", "qr"}
+        On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``, and no
+        less than QR in float64 leaves, ``4 sqrt(max(m, 16)) eps``.
+    method : {"auto", "direct", "lanczos", "jacobi", "gram", "qr"}
         "gram" squares the condition number: sigma_min of H keeps about ``16 - log10 kappa(H)``
         digits. "qr" does not, at about five times the cost, and refines the smallest pair in
-        double-double; blocks of rows are merged one after the other, so memory does not grow with
-        N. "auto" starts with the first and goes on to the second where fewer than six digits would
-        be left, or where the rank cannot be seen otherwise; so does "direct", which never iterates
-        for the pairs themselves.
+        double-double; it runs as a tree of blocks of rows, in memory that hardly grows with N (for
+        N < m, with N m). "auto" starts with the first and goes on to the second where fewer than
+        six digits would be left, or where the rank cannot be seen otherwise; so does "direct",
+        which never iterates for the pairs themselves.
 
     Returns
     -------

@@ -54,6 +54,9 @@ struct Spectrum {
   DoubleDouble squares;                     // F = sum sigma_i^2
   int exponent = 0;
 
+  bool negative_min = false;  // the eigenvalue that sigma_min stands for is below zero
+
+  double signed_min() const { return negative_min ? -sigma_min : sigma_min; }
   bool all_tied() const { return tied_max >= rank; }
   bool determined_min() const { return noise_min < sigma_min / 2; }
   /// p sigma_1^2 - F >= 0 and F - k sigma_k^2 >= 0, which cancel where singular values are close.
@@ -62,6 +65,10 @@ struct Spectrum {
 };
 
 enum class End { max, min };
+
+/// How far below zero, relative to the largest, the entries' rounding may move an eigenvalue of a
+/// positive semidefinite matrix.
+double largest_negative(Index n, const Given& given);
 
 /// How far the data's own rounding and the method's may move the singular values near an end:
 /// closer ones are tied.

@@ -20,11 +20,6 @@ inline double reduction_noise(Index n, double eps = kEps) {
   return 4.0 * eps * std::sqrt(static_cast<double>(std::max<Index>(n, 16)));
 }
 
-/// Rows that are summed or reduced in one go, between sums whose rounding does not add up: few, so
-/// that equal rows, whose rounding has one sign, leave little; many against the columns, so that
-/// joining the parts costs little.
-inline Index rows_at_once(Index columns, Index least) { return std::max(least, 8 * columns); }
-
 /// ||x||, also where the squares leave the range of float64.
 double norm(const double* x, Index n, Index stride = 1);
 /// x / ||x||, in place; a zero vector stays.

@@ -29,7 +29,7 @@ class Tridiagonal {
   void eigenvectors(const std::vector<double>& values, double* z) const;
 
  private:
-  std::vector<double> d_, e_, e_squared_;
+  std::vector<double> d_, e_, left_;  // left_: |e| beside each row's left neighbour, 0 in the first
   double radius_ = 0.0, pivot_min_ = 0.0;
 };
 
