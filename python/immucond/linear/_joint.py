@@ -65,7 +65,7 @@ class JointImmunity:
     @property
     def gap(self) -> float:
         """``bound / kappa_H``: by how much the best theta may be better; 1 where none is."""
-        return self.bound / self.kappa_H
+        return max(1.0, self.bound / self.kappa_H)  # less is rounding
 
 
 @underflow_is_zero
