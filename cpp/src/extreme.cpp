@@ -156,7 +156,7 @@ void stand_for(const FeatureProblem& problem, double unit, const std::vector<dou
   const double rayleigh =
       squares.value() * unit / sum_of_squares(v.data(), static_cast<Index>(v.size())).value();
   const double rounding = reduction_noise(static_cast<Index>(v.size()));
-  const double off = std::fabs(rayleigh - certificate.sigma) -
+  const double off = std::fabs(rayleigh - certificate.sigma) + kEps * rayleigh -
                      rounding * rounding * problem.decomposition->spectrum().sigma_max;
   certificate.bound = std::max(certificate.bound, off);
 }
