@@ -1,7 +1,6 @@
 #include "immucond/qr.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "immucond/numeric.hpp"
@@ -14,8 +13,6 @@ namespace {
 Index leaf_rows(Index columns) { return std::max<Index>(128, 4 * columns); }
 
 constexpr Index kNone = -1;
-/// Of a column's norm: far below what rounding leaves in it.
-constexpr double kDust = 0x1p-100;
 
 }  // namespace
 
@@ -57,9 +54,7 @@ TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols),
   rescale(r_.data(), m * m, -exponent_);
 }
 
-/// R of `rows` (node.rows x m, column-major). What is left of a column that depends on others is
-/// rounding, and what is left of the next one rounding of that, down to subnormal numbers, on which
-/// arithmetic takes a hundred times as long: each column's dust is set to zero.
+/// R of `rows` (node.rows x m, column-major).
 std::vector<double> TallQr::reduce(Node node, std::vector<double> rows) {
   const Index m = cols_;
   node.tau.resize(size(m));
