@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,40 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .._errors import ImmucondError
 from .._validate import FloatArray, as_count, check_real
-from ..linear import optimal_extractor
-from ._activations import (
-    Batches,
-    Outcome,
-    batches_of,
-    endless,
-    refuse_few,
-    running_on,
-    task_of,
-)
+from ._activations import batches_of, refuse_few, running_on, task_of
 from ._checkpoint import Checkpoint
-from ._features import all_features, array
+from ._closed_form import closed_form
+from ._descent import RECORD, Run, Steps, finite
 from ._fingerprint import fingerprint
-from ._fold import FoldedHead, replace_module
 from ._loaders import left_as_found
-from ._objectives import (
-    Method,
-    Objective,
-    gradient_by,
-    lambdas_of,
-    norm_of,
-    objective_of,
-    weights,
-)
+from ._objectives import Loss, Method, Objective, lambdas_of, objective_of
 from ._reached import let_gradients_through
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
 from ._wrapped import refuse_compiled
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -214,7 +192,8 @@ def immunize(
             name: task_of(loader, where, name)
             for name, loader in (("primary", primary), ("harmful", harmful))
         }
-        return _closed_form(splitted, tasks, kappa_P, delta)
+        done = closed_form(splitted, tasks, kappa_P, delta)
+        return DeepImmunization(model, done, {})
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(seed)
@@ -224,7 +203,7 @@ def immunize(
     )
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
-    steps = _Steps(
+    steps = Steps(
         splitted,
         objective,
         lambdas_of(lambdas),
@@ -250,16 +229,13 @@ def immunize(
         }
         every = as_count(checkpoint_every, "checkpoint_every", least=1)
         kept = Checkpoint(Path(checkpoint), every, settings)
-    run = _Run(steps, P, H, generator, kept)
+    run = Run(steps, P, H, generator, kept)
     with left_as_found(primary, harmful):
         run.to(as_count(epochs, "epochs", least=0), callback)
     for parameter, required in zip(model.parameters(), wanted, strict=True):
         parameter.requires_grad_(required)
-    history = {key: np.array([r[key] for r in run.records]) for key in _RECORD}
+    history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
     return DeepImmunization(model, split, history)
-
-
-_RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
 
 
 def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
@@ -305,188 +281,9 @@ def _inspect(
     if objective is None:
         return
     try:
-        _finite(loss(seen[0].logits, seen[0].labels))
+        finite(loss(seen[0].logits, seen[0].labels))
         copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"loss and terms cannot be computed on a first batch of each task: {error}"
         ) from error
-
-
-def _finite(loss: Tensor) -> Tensor:
-    if not math.isfinite(float(loss.detach())):
-        raise ImmucondError(
-            f"the primary loss is {float(loss.detach())}: lower lr or the lambdas, or look at the "
-            "primary data"
-        )
-    return loss
-
-
-class _Steps:
-    """One descent step on a pair of batches."""
-
-    def __init__(
-        self,
-        model: SplitModel,
-        objective: Objective,
-        lambdas: tuple[float, float] | None,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.model, self.objective, self.optimizer = model, objective, optimizer
-        self._lambdas, self._loss = lambdas, loss
-
-    def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
-        """Take it; every term is differentiated by the features, and those once by the network."""
-        for task, name in ((P, "primary"), (H, "harmful")):
-            refuse_few(len(task.features), name)
-        loss = _finite(self._loss(P.logits, P.labels))
-        well, ill = self.objective.terms(P, H)
-        by_loss = gradient_by(loss, P.features)
-        by_well, by_ill = (
-            torch.zeros_like(Z) if term is None else gradient_by(term, Z)
-            for term, Z in ((well, P.features), (ill, H.features))
-        )
-        norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
-        for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
-            if not math.isfinite(norm):
-                raise ImmucondError(f"the gradient of the {name} by the features is not finite")
-        of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
-        lambda_P, lambda_H = weights(self._lambdas, norms[0], of_terms)
-        by_P = lambda_P * by_well
-        if not self.objective.uses_loss:
-            by_P = by_P - by_loss  # its gradient ends at the features, once through the head
-        self.optimizer.zero_grad()
-        roots = {
-            root: gradient.to(root.dtype)
-            for root, gradient in (
-                (loss, torch.ones_like(loss)),
-                (P.features, by_P),
-                (H.features, lambda_H * by_ill),
-            )
-            if root.requires_grad
-        }
-        # In one pass, so that a weight of the head that stands elsewhere too gets both its parts.
-        torch.autograd.backward(list(roots), list(roots.values()))
-        self.optimizer.step()
-        terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
-        return dict(zip(_RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
-
-
-class _Run:
-    """Steps on pairs of batches, epoch after epoch, with checkpoints between them."""
-
-    def __init__(
-        self,
-        steps: _Steps,
-        P: Batches,
-        H: Batches,
-        generator: torch.Generator,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        self._steps, self._P, self._H = steps, P, H
-        self._generator, self._checkpoint = generator, checkpoint
-        # When the epoch began, and of PyTorch's own generator, which loaders draw from, now.
-        self._start, self._random = generator.get_state(), torch.get_rng_state()
-        self._epoch = self._batch = 0
-        self.records: list[dict[str, float]] = []
-
-    def to(
-        self, epochs: int, callback: Callable[[int, Mapping[str, float]], object] | None
-    ) -> None:
-        """Run until so many epochs are done, or the callback stops it."""
-        self._resume()
-        if self._checkpoint is not None and (self._epoch, self._batch) > (epochs, 0):
-            raise ValueError(
-                f"epochs must be at least {self._epoch + (self._batch > 0)}, as many as checkpoint "
-                f"{self._checkpoint.path} has begun, and is {epochs}"
-            )
-        stopped = False
-        while self._epoch < epochs and not stopped:
-            harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
-            pairs = zip(self._P.epoch(self._generator), harmful, strict=False)
-            for number, batches in enumerate(pairs, 1):
-                if number <= self._batch:  # taken before the interruption
-                    if number == self._batch:
-                        torch.set_rng_state(self._random)
-                    continue
-                stopped = self._step(*batches, callback)
-                self._batch = number
-                if stopped:
-                    break
-                if self._checkpoint is not None and len(self.records) % self._checkpoint.every == 0:
-                    self._save()
-            else:
-                self._epoch, self._batch = self._epoch + 1, 0
-                self._start = self._generator.get_state()
-        self._save()
-
-    def _step(
-        self, p: Any, h: Any, callback: Callable[[int, Mapping[str, float]], object] | None
-    ) -> bool:
-        model = self._steps.model
-        record = self._steps(self._P.run(model, p), self._H.run(model, h))
-        self.records.append(record)
-        return callback is not None and bool(callback(len(self.records), record))
-
-    def _resume(self) -> None:
-        """Take up the checkpoint's state, if there is one."""
-        if self._checkpoint is None:
-            return
-        model = self._steps.model.model
-        state = self._checkpoint.load(next(model.parameters()).device)
-        if state is None:
-            return
-        if not (self._P.alike and self._H.alike):
-            for _ in range(state["epoch"]):  # they may count
-                harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
-                deque(zip(self._P.epoch(self._generator), harmful, strict=False), maxlen=0)
-        model.load_state_dict(state["model"])
-        self._steps.optimizer.load_state_dict(state["optimizer"])
-        self._steps.objective.state = state["objective"]
-        self._start, self._random = state["start"].cpu(), state["random"].cpu()
-        self._generator.set_state(self._start)
-        torch.set_rng_state(self._random)
-        self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
-
-    def _save(self) -> None:
-        if self._checkpoint is not None:
-            self._checkpoint.save(
-                {
-                    "model": self._steps.model.model.state_dict(),
-                    "optimizer": self._steps.optimizer.state_dict(),
-                    "objective": self._steps.objective.state,
-                    "start": self._start,
-                    "random": torch.get_rng_state(),
-                    "epoch": self._epoch,
-                    "batch": self._batch,
-                    "records": self.records,
-                }
-            )
-
-
-def _closed_form(
-    model: SplitModel,
-    tasks: Mapping[str, Batches],
-    kappa_P: float,
-    delta: float | tuple[float, float],
-) -> DeepImmunization:
-    Z_P, Z_H = (all_features(model, task, name) for name, task in tasks.items())
-    A = optimal_extractor(
-        X_P=array(Z_P),
-        X_H=array(Z_H),
-        kappa_P=kappa_P,
-        delta=delta,
-        computed_in=str(Z_P.dtype).removeprefix("torch."),
-    )
-    replace_module(model.model, model.split, FoldedHead(model.head, A))
-    done, primary = f"{model.split}.1", tasks["primary"]
-    try:
-        with torch.no_grad():
-            primary.run(SplitModel(model.model, done), next(iter(primary.in_order())))
-    except Exception as error:
-        raise ValueError(
-            f"the closed form puts two layers in the place of {model.split!r}, and the model does "
-            f"not run with them: it reads the head elsewhere too ({error})"
-        ) from error
-    return DeepImmunization(model.model, done, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import frexp
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,8 @@ from .._errors import ImmucondError
 from .._validate import check_choice, check_real
 from ._activations import Outcome
 from ._spectral import condition_number, r_ill, r_well
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 _TRIALS = 16
 

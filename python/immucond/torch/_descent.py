@@ -1,0 +1,172 @@
+"""Descent on pairs of batches: the steps, and runs of them that a checkpoint can take up."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import ImmucondError
+from ._activations import Batches, Outcome, endless, refuse_few
+from ._checkpoint import Checkpoint
+from ._objectives import Loss, Objective, gradient_by, norm_of, weights
+from ._split import SplitModel
+
+RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
+
+
+def finite(loss: Tensor) -> Tensor:
+    """Return the primary loss, or refuse one that is not finite."""
+    if not math.isfinite(float(loss.detach())):
+        raise ImmucondError(
+            f"the primary loss is {float(loss.detach())}: lower lr or the lambdas, or look at the "
+            "primary data"
+        )
+    return loss
+
+
+class Steps:
+    """One descent step on a pair of batches."""
+
+    def __init__(
+        self,
+        model: SplitModel,
+        objective: Objective,
+        lambdas: tuple[float, float] | None,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self._lambdas, self._loss = lambdas, loss
+
+    def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
+        """Take it; every term is differentiated by the features, and those once by the network."""
+        for task, name in ((P, "primary"), (H, "harmful")):
+            refuse_few(len(task.features), name)
+        loss = finite(self._loss(P.logits, P.labels))
+        well, ill = self.objective.terms(P, H)
+        by_loss = gradient_by(loss, P.features)
+        by_well, by_ill = (
+            torch.zeros_like(Z) if term is None else gradient_by(term, Z)
+            for term, Z in ((well, P.features), (ill, H.features))
+        )
+        norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
+        for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
+            if not math.isfinite(norm):
+                raise ImmucondError(f"the gradient of the {name} by the features is not finite")
+        of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
+        lambda_P, lambda_H = weights(self._lambdas, norms[0], of_terms)
+        by_P = lambda_P * by_well
+        if not self.objective.uses_loss:
+            by_P = by_P - by_loss  # its gradient ends at the features, once through the head
+        self.optimizer.zero_grad()
+        roots = {
+            root: gradient.to(root.dtype)
+            for root, gradient in (
+                (loss, torch.ones_like(loss)),
+                (P.features, by_P),
+                (H.features, lambda_H * by_ill),
+            )
+            if root.requires_grad
+        }
+        # In one pass, so that a weight of the head that stands elsewhere too gets both its parts.
+        torch.autograd.backward(list(roots), list(roots.values()))
+        self.optimizer.step()
+        terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
+        return dict(zip(RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
+
+
+class Run:
+    """Steps on pairs of batches, epoch after epoch, with checkpoints between them."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        P: Batches,
+        H: Batches,
+        generator: torch.Generator,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._steps, self._P, self._H = steps, P, H
+        self._generator, self._checkpoint = generator, checkpoint
+        # When the epoch began, and of PyTorch's own generator, which loaders draw from, now.
+        self._start, self._random = generator.get_state(), torch.get_rng_state()
+        self._epoch = self._batch = 0
+        self.records: list[dict[str, float]] = []
+
+    def to(
+        self, epochs: int, callback: Callable[[int, Mapping[str, float]], object] | None
+    ) -> None:
+        """Run until so many epochs are done, or the callback stops it."""
+        self._resume()
+        if self._checkpoint is not None and (self._epoch, self._batch) > (epochs, 0):
+            raise ValueError(
+                f"epochs must be at least {self._epoch + (self._batch > 0)}, as many as checkpoint "
+                f"{self._checkpoint.path} has begun, and is {epochs}"
+            )
+        stopped = False
+        while self._epoch < epochs and not stopped:
+            harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+            pairs = zip(self._P.epoch(self._generator), harmful, strict=False)
+            for number, batches in enumerate(pairs, 1):
+                if number <= self._batch:  # taken before the interruption
+                    if number == self._batch:
+                        torch.set_rng_state(self._random)
+                    continue
+                stopped = self._step(*batches, callback)
+                self._batch = number
+                if stopped:
+                    break
+                if self._checkpoint is not None and len(self.records) % self._checkpoint.every == 0:
+                    self._save()
+            else:
+                self._epoch, self._batch = self._epoch + 1, 0
+                self._start = self._generator.get_state()
+        self._save()
+
+    def _step(
+        self, p: Any, h: Any, callback: Callable[[int, Mapping[str, float]], object] | None
+    ) -> bool:
+        model = self._steps.model
+        record = self._steps(self._P.run(model, p), self._H.run(model, h))
+        self.records.append(record)
+        return callback is not None and bool(callback(len(self.records), record))
+
+    def _resume(self) -> None:
+        """Take up the checkpoint's state, if there is one."""
+        if self._checkpoint is None:
+            return
+        model = self._steps.model.model
+        state = self._checkpoint.load(next(model.parameters()).device)
+        if state is None:
+            return
+        if not (self._P.alike and self._H.alike):
+            for _ in range(state["epoch"]):  # they may count
+                harmful = endless(lambda: self._H.epoch(self._generator), "harmful")
+                deque(zip(self._P.epoch(self._generator), harmful, strict=False), maxlen=0)
+        model.load_state_dict(state["model"])
+        self._steps.optimizer.load_state_dict(state["optimizer"])
+        self._steps.objective.state = state["objective"]
+        self._start, self._random = state["start"].cpu(), state["random"].cpu()
+        self._generator.set_state(self._start)
+        torch.set_rng_state(self._random)
+        self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
+
+    def _save(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.save(
+                {
+                    "model": self._steps.model.model.state_dict(),
+                    "optimizer": self._steps.optimizer.state_dict(),
+                    "objective": self._steps.objective.state,
+                    "start": self._start,
+                    "random": torch.get_rng_state(),
+                    "epoch": self._epoch,
+                    "batch": self._batch,
+                    "records": self.records,
+                }
+            )
