@@ -20,8 +20,7 @@ def _load() -> tuple[Any, str]:
         module = import_module("immucond._cuda")
     except ImportError as error:
         if error.name == "immucond._cuda":
-            why = "immucond was installed without a CUDA compiler, or with IMMUCOND_CUDA=OFF"
-            return None, f"not built: {why}"
+            return None, "not built: pip install -Ccmake.define.IMMUCOND_CUDA=ON, with nvcc, adds them"
         return None, f"not loaded: {error}"
     return module, ""
 
