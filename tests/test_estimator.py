@@ -33,7 +33,7 @@ class Against(ConditionImmunizer):
 
 
 def harmful_beside(X):
-    shape = np.asarray(X).shape
+    shape = X.shape if scipy.sparse.issparse(X) else np.asarray(X).shape
     if len(shape) != 2 or 0 in shape:
         return X  # refused before this is looked at
     d = shape[1]

@@ -573,7 +573,9 @@ def test_batches_that_the_loss_does_not_take():
     told = "loss and terms cannot be computed on a first batch of each task: "
     refused(ValueError, told + "Target 9 is out of bounds", primary=[(x, y + 9)])
     refused(ValueError, told + "Expected input batch_size", primary=[(x, y[:5])])
-    refused(ValueError, told + "expected target", harmful=[(x, y.float())], method="imma")
+    refused(
+        ValueError, told + "expected (target|scalar type)", harmful=[(x, y.float())], method="imma"
+    )
 
 
 def test_features_of_rank_1():
