@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._errors import ImmucondError
 from .._validate import check_choice, check_real
-from ._activations import Outcome
+from ._batches import Outcome
 from ._spectral import condition_number, r_ill, r_well
 
 Loss = Callable[[Tensor, Tensor], Tensor]
