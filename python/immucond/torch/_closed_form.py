@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ..linear import optimal_extractor
-from ._activations import Batches
+from ._batches import Batches
 from ._features import all_features, array
 from ._fold import FoldedHead, replace_module
 from ._split import SplitModel

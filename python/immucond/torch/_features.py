@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._validate import FloatArray
-from ._activations import Batches, running_on
+from ._batches import Batches, running_on
 from ._split import SplitModel
 
 

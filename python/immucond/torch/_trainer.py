@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._activations import Outcome, endless, outcome, refuse_few, task_of
+from ._activations import task_of
+from ._batches import Outcome, endless, outcome, refuse_few
 from ._evaluated import evaluating
 from ._objectives import (
     Method,
