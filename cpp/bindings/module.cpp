@@ -145,7 +145,8 @@ py::dict pairs_dict(ExtremePairs p) {
                   "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min, "exponent"_a = p.exponent);
 }
 
-/// (known rank or 0, rtol, precision of the entries, their rounding once), as _rank.py decides them.
+/// (known rank or 0, rtol, precision of the entries, their rounding once), as _rank.py decides
+/// them.
 using Rule = std::tuple<Index, double, double, double>;
 
 /// (method, tol, vectors to start from at either end, ratio of the ends there), as _extreme.py
@@ -300,8 +301,8 @@ Regularizer regularizer_of(const CoefficientsOf& coefficients) {
 }
 
 /// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
-/// determined, rank), for a stack each with its axis first. `kernel` gets the regularizer, a matrix and
-/// the request.
+/// determined, rank), for a stack each with its axis first. `kernel` gets the regularizer, a matrix
+/// and the request.
 template <class Kernel>
 py::tuple evaluated(const CoefficientsOf& coefficients, const Matrices& matrices,
                     const Request& request, bool gradient, bool pairs, Kernel kernel) {
