@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,10 @@ import torch
 
 from .._errors import AccuracyWarning, DegenerateSpectrumWarning
 
-_OURS = tuple(str(Path(file).parent) + "/" for file in (__file__, torch.__file__))
+_OURS = (
+    *(str(Path(file).parent) + "/" for file in (__file__, torch.__file__)),
+    contextlib.__file__,  # of torch.random.fork_rng
+)
 
 
 def _warn(message: str, category: type[Warning]) -> None:
