@@ -165,7 +165,7 @@ def with_ones(X: FloatArray) -> FloatArray:
 
 def warn_if_easier(report: ImmunityReport, stacklevel: int) -> None:
     """Say where the harmful task got easier."""
-    if report.i < 1.0:
+    if report.i < 1.0 - 1e-6:  # what rounding leaves of 1 is none
         warnings.warn(
             f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
             f"was, (i), on the rows given (RIR {report.rir:.3g}). A larger kappa_P raises both",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
-from ._batches import Batches, Loaded, Outcome
+from ._batches import Batches, Loaded, Outcome, refuse_rows
 from ._fingerprint import fingerprint_of
 from ._frozen import CannotKeepError, equal, refuse_dependent, replaced, rows_of, traced
 from ._loaders import least_batch, left_as_found
@@ -291,6 +291,7 @@ def task_of(task: Any, device: torch.device, name: str) -> Batches:
     """Return a task's batches through the whole model, or those that were kept before."""
     if isinstance(task, Iterator):
         raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
+    refuse_rows(task, name)
     return task if isinstance(task, Kept) else Loaded(task, device)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ._fingerprint import fingerprint_of
 from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
@@ -116,10 +117,34 @@ def refuse_few(count: int, name: str) -> None:
         )
 
 
+def refuse_arrays(batch: Any, name: str) -> None:
+    """Refuse a batch with NumPy arrays among its inputs or labels."""
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_flatten(batch)[0]):
+        raise TypeError(
+            f"a batch of {name} must hold tensors, and holds NumPy arrays: give "
+            "torch.from_numpy(array), of the dtype of the network's weights"
+        )
+
+
+def refuse_rows(task: Any, name: str) -> None:
+    """Refuse data in the place of a loader: (X, y), or X."""
+    data = (Tensor, np.ndarray)
+    pair = isinstance(task, tuple) and len(task) == 2 and isinstance(task[0], data)
+    pair = pair and isinstance(task[1], (*data, list)) and len(task[0]) == len(task[1])
+    if pair and np.ndim(task[1]) == np.ndim(task[0]) and not isinstance(task[1], list):
+        pair = not all(isinstance(x, Tensor) for x in task)  # two batches of inputs
+    if pair or isinstance(task, data):
+        what = "a pair (X, y)" if pair else f"a {type(task).__name__}"
+        raise TypeError(
+            f"{name} must be a loader or an iterable of batches, and is {what}: give "
+            "DataLoader(TensorDataset(X, y), batch_size=64, shuffle=True) of tensors"
+        )
+
+
 @contextmanager
 def running_on(name: str) -> Iterator[None]:
     """Say on what the model does not run."""
     try:
         yield
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the model does not run on a batch of {name}: {error}") from error

@@ -9,14 +9,14 @@ import torch
 from ..linear import optimal_extractor
 from ._batches import Batches
 from ._features import all_features, array
-from ._fold import FoldedHead, replace_module
+from ._fold import FoldedHead, refuse_saving, replace_module
 from ._split import SplitModel
 
 
 def closed_form(
     model: SplitModel,
     tasks: Mapping[str, Batches],
-    kappa_P: float,
+    kappa_P: float | None,
     delta: float | tuple[float, float],
 ) -> str:
     """Put the map and the folded head in the place of the head; return the last layer's name."""
@@ -38,4 +38,5 @@ def closed_form(
             f"the closed form puts two layers in the place of {model.split!r}, and the model does "
             f"not run with them: it reads the head elsewhere too ({error})"
         ) from error
+    refuse_saving(model.model)
     return done

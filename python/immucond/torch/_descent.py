@@ -6,6 +6,8 @@ import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +16,16 @@ from torch import Tensor
 from .._errors import DivergenceError, ImmucondError
 from ._batches import Batches, Outcome, endless, refuse_few
 from ._checkpoint import Checkpoint
-from ._objectives import Loss, Objective, Terms, balanced, gradient_by, norm_of, weights
+from ._objectives import (
+    START_BATCHES,
+    Loss,
+    Objective,
+    Terms,
+    balanced,
+    gradient_by,
+    norm_of,
+    weights,
+)
 from ._split import SplitModel
 
 RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
@@ -30,6 +41,13 @@ def finite(loss: Tensor) -> Tensor:
     return loss
 
 
+def outcomes(model: SplitModel, P: Batches, H: Batches) -> list[tuple[Outcome, Outcome]]:
+    """Return what the model makes of the first pairs of batches, as training draws them."""
+    with torch.no_grad(), closing(P.drawn()) as of_P, closing(H.drawn()) as of_H:
+        pairs = islice(zip(of_P, of_H, strict=False), START_BATCHES)
+        return [(P.run(model, p), H.run(model, h)) for p, h in pairs]
+
+
 class Steps:
     """One descent step on a pair of batches."""
 
@@ -43,6 +61,7 @@ class Steps:
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self._rule, self._loss = rule, loss
+        self.terms = rule if isinstance(rule, Terms) else None
         self.first: tuple[float, float] | None = None  # the weights of the first step
         self._good: list[Tensor] = []
 

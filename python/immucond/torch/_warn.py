@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +12,10 @@ import torch
 from .._errors import AccuracyWarning, DegenerateSpectrumWarning
 from .._rank import Rule, half_told
 
-_OURS = tuple(str(Path(file).parent) + "/" for file in (__file__, torch.__file__))
+_OURS = (
+    *(str(Path(file).parent) + "/" for file in (__file__, torch.__file__)),
+    contextlib.__file__,  # of torch.random.fork_rng
+)
 
 
 def _warn(message: str, category: type[Warning]) -> None:

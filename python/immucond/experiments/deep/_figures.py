@@ -9,7 +9,7 @@ import numpy as np
 from .._curves import STYLES
 from .._style import print_style
 from .._summary import finished
-from ._probe import ATTACKERS
+from ...torch._probes import ATTACKERS
 from ._run import Result
 
 if TYPE_CHECKING:

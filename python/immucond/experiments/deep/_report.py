@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...torch._probes import ATTACKERS, drop
 from .._common_tables import attackers, parameters
 from .._format import number, plain
 from .._measure import RIDGE
 from .._summary import cell, finished, over_seeds, remarks
 from .._table import Table
 from .._units import Values
-from ._probe import ATTACKERS, drop
 from ._run import Result
 
 CONVENTIONS = {
