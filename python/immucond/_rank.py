@@ -177,5 +177,6 @@ def half_told(rule: Rule) -> str:
     return (
         f"entries in {name} were rounded by up to {rule.precision / 2:.1g} of their size, and "
         "singular values up to that share of the Frobenius norm count as zero. Give the rank "
-        "where it is known (rank=), a tolerance (rtol=), or features that stay in float32"
+        "where it is known (rank=), a tolerance (rtol=), computed_in='float32' to take the "
+        "entries as they stand, or features that stay in float32"
     )

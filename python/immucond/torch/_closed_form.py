@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ def closed_form(
     tasks: Mapping[str, Batches],
     kappa_P: float | None,
     delta: float | tuple[float, float],
+    computed_in: Any,
 ) -> str:
     """Put the map and the folded head in the place of the head; return the last layer's name."""
     Z_P, Z_H = (all_features(model, task, name) for name, task in tasks.items())
@@ -26,7 +28,7 @@ def closed_form(
         X_H=array(Z_H),
         kappa_P=kappa_P,
         delta=delta,
-        computed_in=str(Z_P.dtype).removeprefix("torch."),
+        computed_in=Z_P.dtype if computed_in is None else computed_in,
     )
     replace_module(model.model, model.split, FoldedHead(model.head, A))
     done, primary = f"{model.split}.1", tasks["primary"]

@@ -62,6 +62,12 @@ class _AllRows(torch.autograd.Function):
 
 def _counts(Z: Tensor, group: Any) -> list[int]:
     """Return the number of rows on each rank, which must agree in width and dtype."""
+    if torch.compiler.is_compiling():
+        # Which collectives run follows from numbers that other ranks hold.
+        raise NotImplementedError(
+            "group= cannot be part of a compiled graph: call the regularizer outside the function "
+            "that torch.compile compiles, or in one under torch.compiler.disable"
+        )
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     mine = torch.tensor([len(Z), Z.shape[1], dtypes.index(Z.dtype)], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]

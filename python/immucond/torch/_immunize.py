@@ -77,6 +77,7 @@ def immunize(
     kappa_P: float | None = None,
     delta: float | tuple[float, float] | None = None,
     held_out: tuple[Any, Any] | None = None,
+    computed_in: Any = None,
     seed: SupportsIndex = 0,
     device: Any = None,
     checkpoint: str | Path | None = None,
@@ -135,6 +136,9 @@ def immunize(
     held_out : (loader, loader), optional
         Primary and harmful rows that are not trained on, for the report. Without them it is of
         the rows immunized on.
+    computed_in : dtype_like, optional
+        The precision in which the features are computed, which decides their rank; by default that
+        of their dtype, where half precision counts as computed in float32 and rounded once.
     seed : int
         Of the order of the samples, and of what the loaders and the network draw: generators of
         PyTorch, NumPy and Python, global ones and such as a loader holds, are seeded from it, and
@@ -211,7 +215,7 @@ def immunize(
         "checkpoint_every": checkpoint_every, "cache": cache, "deterministic": deterministic,
         "callback": callback,
     }  # fmt: skip
-    objective = objective_of(method)
+    objective = objective_of(method, computed_in)
     if objective is None:
         _refuse_given("the closed form does not train, and has no", of_training)
     else:
@@ -233,7 +237,7 @@ def immunize(
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
         measurement = Measurement(splitted, (whole["primary"], whole["harmful"]), unseen)
-        done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta)
+        done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
         report = measurement.report(SplitModel(model, done))
         warn_if_easier(report)
         return DeepImmunization(model, done, {}, report)
@@ -269,14 +273,13 @@ def immunize(
             "method": method if isinstance(method, str) else name_of(method),
             "lambdas": lambdas,
             "terms": steps.terms,
+            "computed_in": computed_in,
             "loss": name_of(loss),
             "optimizer": [rate, inertia] if optimizer is None else name_of(optimizer),
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
-        kept = Checkpoint(
-            Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings
-        )
+        kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
         measurement = Measurement(splitted, (P, H), unseen)

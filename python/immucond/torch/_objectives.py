@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import frexp
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ImmucondError
+from .._rank import epsilon
 from .._validate import check_choice, check_real
 from ._batches import Outcome
 from ._spectral import condition_number, r_ill, r_well
@@ -44,6 +46,13 @@ class Objective(ABC):
         """Return the unweighted terms of the primary and of the harmful features."""
 
     state: Any = None  # what a checkpoint keeps of it
+    options: Mapping[str, Any] = MappingProxyType({})
+    """What the library's own give the regularizers beside the features: computed_in, group."""
+
+    @property
+    def of_all_ranks(self) -> bool:
+        """Whether the terms are of the rows of all processes of a group."""
+        return "group" in self.options
 
 
 class Algorithm1(Objective):
@@ -52,8 +61,8 @@ class Algorithm1(Objective):
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """R_well and R_ill; with fewer samples than features the zeros do not count."""
         few = primary.features.shape[0] < primary.features.shape[1]
-        well = r_well(features=primary.features, p="rank" if few else None)
-        return well, r_ill(features=harmful.features)
+        well = r_well(features=primary.features, p="rank" if few else None, **self.options)
+        return well, r_ill(features=harmful.features, **self.options)
 
 
 class RIllOnly(Objective):
@@ -64,7 +73,7 @@ class RIllOnly(Objective):
 
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:  # noqa: ARG002
         """Nothing, and R_ill."""
-        return None, r_ill(features=harmful.features)
+        return None, r_ill(features=harmful.features, **self.options)
 
 
 class OptKappa(Objective):
@@ -75,8 +84,8 @@ class OptKappa(Objective):
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """Condition numbers of the primary features, and minus that of the harmful ones."""
         return (
-            condition_number(features=primary.features),
-            -condition_number(features=harmful.features),
+            condition_number(features=primary.features, **self.options),
+            -condition_number(features=harmful.features, **self.options),
         )
 
 
@@ -117,12 +126,28 @@ OBJECTIVES: dict[str, type[Objective]] = {
 Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "closed_form"]
 
 
-def objective_of(method: Method | Objective) -> Objective | None:
+def objective_of(
+    method: Method | Objective, computed_in: Any = None, group: Any = None
+) -> Objective | None:
     """Return a method's objective; None for the closed form, which has none."""
-    if isinstance(method, Objective):
-        return method
-    check_choice(method, "method", (*OBJECTIVES, "closed_form"))
-    return None if method == "closed_form" else OBJECTIVES[method]()
+    named = not isinstance(method, Objective)
+    if computed_in is not None:
+        epsilon(computed_in)  # refuses what is no dtype
+        if not named or method == "imma":
+            raise ValueError(
+                "computed_in is for methods of the library that decide a rank: IMMA has none, and "
+                "an Objective of one's own gives it to the regularizers itself"
+            )
+    if not named:
+        return method  # type: ignore[return-value]
+    check_choice(method, "method", (*OBJECTIVES, "closed_form"))  # type: ignore[arg-type]
+    if method == "closed_form":
+        return None
+    objective = OBJECTIVES[method]()  # type: ignore[index]
+    if method != "imma":
+        options = {"computed_in": computed_in, "group": group}
+        objective.options = {name: value for name, value in options.items() if value is not None}
+    return objective
 
 
 class Terms(NamedTuple):
