@@ -218,3 +218,58 @@ def test_the_limit_at_features_in_half_precision():
     found = ic.linear.immunity_limit(X_P=halves[0], X_H=halves[1])
     assert (found.rank_P, found.rank_H) == (exact.rank_P, exact.rank_H) == (12, 12)
     assert np.isclose(found.rir, exact.rir, rtol=0.02)
+
+
+def a_task(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(96, 24, generator=generator) + 2.0
+    return x, torch.arange(96) % 3
+
+
+class Autocast(torch.nn.Module):
+    """Computed under autocast, as a trainer does it."""
+
+    def __init__(self, model, half):
+        super().__init__()
+        self.model, self.half = model, half
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=self.half):
+            return self.model(x)
+
+
+def classifier():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(24, 48), torch.nn.Softplus(), torch.nn.Linear(48, 3))
+
+
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore::immucond.ImmunityWarning")
+@HALF
+@pytest.mark.parametrize("autocast", [True, False])
+def test_networks_in_half_precision_are_immunized_and_measured(half, autocast):
+    (x, y), (x_H, y_H) = a_task(1), a_task(2)
+    model, split = classifier(), "2"
+    if autocast:
+        model, split = Autocast(model, half), "model.2"
+    else:
+        model, x, x_H = model.to(half), x.to(half), x_H.to(half)
+    options = {"split": split, "primary": [(x, y)], "harmful": [(x_H, y_H)]}
+    Z = torch.nn.Sequential(*(model.model if autocast else model)[:2])
+    with torch.no_grad(), torch.autocast("cpu", dtype=half, enabled=autocast):
+        Z_H = Z(x_H)
+    assert Z_H.dtype == half
+    for computed_in in (None, "float32"):
+        done = ict.immunize(model, lambdas=(0.0, 1.0), lr=0.0, computed_in=computed_in, **options)
+        expected = float(ict.r_ill(features=Z_H, computed_in=computed_in))
+        assert done.history["ill"][0] == expected
+    trained = ict.immunize(model, epochs=3, **options)
+    assert np.isfinite(trained.history["ill"]).all()
+    measured = ict.rir(trained.model, model, [(x, y)], [(x_H, y_H)], split=split, groups=2, size=80)
+    assert np.isfinite(measured.rir).all()
+    again = ict.rir(
+        trained.model, model, [(x, y)], [(x_H, y_H)], split=split, groups=2, size=80,
+        computed_in="float32",
+    )  # fmt: skip
+    assert (again.kappa_H >= measured.kappa_H * (1 - 1e-9)).all()
