@@ -354,6 +354,7 @@ def test_imma_without_labels_is_refused_at_once(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
 @pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore:`torch.cpu.amp.autocast:FutureWarning")  # of transformers 4.56
 def test_bfloat16_needs_nothing_to_be_set(tmp_path):
     ours = trainer(
         ImmunizingTrainer, tmp_path, network(64), num_train_epochs=4, learning_rate=1e-4, bf16=True

@@ -275,9 +275,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   const int tied_min = clamp(k - above_min, k);
   ends.all_tied = tied_max >= k;
   int status = kDone;
-  const bool rank_seen =
-      given.rule.rank > 0 || k == n || given.rule.rtol * given.rule.rtol >= rounding ||
-      floor >= noise;
+  const bool rank_seen = given.rule.rank > 0 || k == n ||
+                         given.rule.rtol * given.rule.rtol >= rounding || floor >= noise;
   const bool carried = formed ? rank_seen && noise < 1e-6 * ends.min : noise < ends.min / 2;
   if (!carried) status |= kDigitsLost;
   if (not_negative < n || !(ends.max > 0.0)) status |= kNotPsd;

@@ -45,8 +45,8 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
                     rows,
                     cols};
   problems.kind = kind;
-  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision,
-           problems.rule.rounded) = choice;
+  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision, problems.rule.rounded) =
+      choice;
   problems.regularizer = regularizer;
   problems.p = p;
   problems.p_is_rank = p_is_rank;

@@ -75,8 +75,8 @@ void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regula
       pointer<const T>(address), strides[0], strides[1], strides[2], static_cast<int>(shape[1]),
       static_cast<int>(shape[2])};
   problems.kind = kind;
-  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision,
-           problems.rule.rounded) = rule;
+  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision, problems.rule.rounded) =
+      rule;
   problems.regularizer = regularizer;
   problems.p = p;
   problems.p_is_rank = p_is_rank;
