@@ -274,9 +274,7 @@ def immunize(
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
-        kept = Checkpoint(
-            Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings
-        )
+        kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
         measurement = Measurement(splitted, (P, H), unseen)
