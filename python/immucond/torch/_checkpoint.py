@@ -58,9 +58,7 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
             there: dict[str, Any] = state["settings"]
         except Exception as error:
-            reason = (
-                "it has no settings of a run" if isinstance(error, KeyError) else _first(error)
-            )
+            reason = "it has no settings of a run" if isinstance(error, KeyError) else _first(error)
             raise ValueError(
                 f"checkpoint {self.path} is not one of immunize; name another ({reason})"
             ) from error

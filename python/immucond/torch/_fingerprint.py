@@ -47,7 +47,7 @@ def name_of(function: Callable[..., Any]) -> str:
         given += [f"{key}={plain(x)}" for key, x in sorted(function.keywords.items())]
         return f"{name_of(function.func)}({', '.join(given)})"
     if isinstance(function, nn.Module):
-        return f"{repr(function)} {fingerprint(function)}"
+        return f"{function!r} {fingerprint(function)}"
     code = getattr(function, "__code__", None)
     if hasattr(function, "__qualname__"):
         name = f"{function.__module__}.{function.__qualname__}"

@@ -146,8 +146,13 @@ def _measured(
     heads: Tensor, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
 ) -> tuple[list[float], list[float]]:
     """Test accuracy and training loss of each head."""
-    accuracy = [float(((test[0] @ w).argmax(1) == test[1]).double().mean()) for w in heads]
-    loss = [float(torch.nn.functional.cross_entropy(train[0] @ w, train[1])) for w in heads]
+    right = (test[0] @ heads).argmax(-1) == test[1]
+    logits = (train[0] @ heads).flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(
+        logits, train[1].repeat(len(heads)), reduction="none"
+    )
+    accuracy: list[float] = right.double().mean(1).tolist()
+    loss: list[float] = losses.unflatten(0, (len(heads), -1)).mean(1).tolist()
     return accuracy, loss
 
 

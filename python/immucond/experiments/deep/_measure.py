@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ with extra("deep"):
 from ...torch import DeepImmunity, linear_probes
 from ...torch._features import array, kappa
 from ...torch._rir import immunity_of
+from ._backbone import load_saved
 from ._immunized import Immunized
 from ._prepare import Prepared, of_tasks
 
@@ -57,6 +59,28 @@ def measured(here: Prepared, done: Immunized, unit: Mapping[str, Any]) -> Values
             computed_in="float32",
         ).as_dict()
     return values
+
+
+def reloaded(here: Prepared, done: Immunized, folder: Path) -> Values:
+    """Measure what the files hold, the network that `load_saved` makes of them, on test samples.
+
+    "i" is that of the features that enter its last layer, "i_before_the_map" that of the ones which
+    whoever takes the network without its head gets.
+    """
+    model = load_saved(folder)
+    found = of_tasks(model, done.split, here.kept)
+    wanted = of_tasks(done.model, done.split, here.kept)
+    outer = here.backbone.split if done.split == here.backbone.split else f"{here.backbone.split}.0"
+    before_the_map = of_tasks(model, outer, here.kept)["H"].Z
+    start = kappa(here.before["H"].Z)
+    return {
+        "accuracy": found["P"].accuracy,
+        "changed_predictions": int(
+            (found["P"].logits.argmax(1) != wanted["P"].logits.argmax(1)).sum()
+        ),
+        "i": kappa(found["H"].Z) / start,
+        "i_before_the_map": kappa(before_the_map) / start,
+    }
 
 
 def _summary(found: DeepImmunity) -> dict[str, Any]:
