@@ -269,13 +269,14 @@ def test_while_a_graph_is_captured_nothing_comes_back(cuda, monkeypatch):
 
 def test_the_torch_bridge_takes_them(cuda):
     Z = features(5, 8).requires_grad_()
-    value, gradient, tied, determined = _cuda.evaluate(
-        ic.r_ill, Z, features=True, rule=(0, 1e-12, 2.0**-52), p_is_rank=False, gradient=True
+    rule = _evaluate.Rule(0, 1e-12, 2.0**-52)
+    value, gradient, tied, determined, rank = _cuda.evaluate(
+        ic.r_ill, Z, features=True, rule=rule, p_is_rank=False, gradient=True
     )
     expected = ic.r_ill.value_and_grad_features(Z.detach().numpy())
     assert_close(value, expected[0])
     assert_close(gradient, expected[1])
-    assert (tied, determined) == (False, True)
+    assert (tied, determined, rank) == (False, True, 5)
     assert_close(_cuda.gram(Z), Z.T @ Z, 1e-14)
 
 

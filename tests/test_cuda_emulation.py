@@ -154,7 +154,7 @@ def test_dtypes_and_strides(dtype):
     for index in (np.s_[:], np.s_[::-1, ::2, 1::3], np.s_[:2, ::-1, :4]):
         given, truth = stored[index], exact[index]
         for view, meant in ((given, truth), (given.swapaxes(1, 2), truth.swapaxes(1, 2))):
-            rule = (0, 1e-9, 2.0**-52)
+            rule = (0, 1e-9, 2.0**-52, 0.0)
             found = small_problems(view, Kind.features, rule, Regularizer.kappa, gradient=True)
             assert (found["status"] == 0).all()
             assert found["gradient"].dtype == (np.float64 if dtype == "float64" else np.float32)

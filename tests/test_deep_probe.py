@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from deep_cases import torch
 
-from immucond.experiments.deep._activations import Features
 from immucond.experiments.deep._head import WEIGHT_DECAY, fit_head
-from immucond.experiments.deep._probe import ATTACKERS, drop, probes
+from immucond.torch import linear_probes
+from immucond.torch._probes import ATTACKERS, drop
 
 CLASSES = 3
 
@@ -24,12 +24,12 @@ def parts(change=lambda Z: Z):
     found = []
     for seed in (1, 2):
         Z, labels = clusters(seed)
-        found.append(Features(change(Z), torch.zeros(len(Z), CLASSES), labels))
+        found.append((change(Z), labels))
     return found
 
 
 def test_curves_start_at_chance_and_learn():
-    found = probes(*parts(), CLASSES, epochs=8)
+    found = linear_probes(*parts(), epochs=8)
     assert set(found) == set(ATTACKERS)
     for curve in found.values():
         assert curve["accuracy"].shape == curve["loss"].shape == (9,)
@@ -39,14 +39,14 @@ def test_curves_start_at_chance_and_learn():
 
 
 def test_the_scale_of_the_features_changes_nothing():
-    plain, scaled = (probes(*parts(lambda Z, c=c: c * Z), CLASSES, epochs=4) for c in (1.0, 64.0))
+    plain, scaled = (linear_probes(*parts(lambda Z, c=c: c * Z), epochs=4) for c in (1.0, 64.0))
     for name in ATTACKERS:
         np.testing.assert_allclose(scaled[name]["loss"], plain[name]["loss"], rtol=1e-3)
 
 
 def test_conditioning_slows_descent_and_not_who_whitens():
     stretch = torch.logspace(0, -3, 8)
-    plain, ill = (probes(*parts(lambda Z, s=s: Z * s), CLASSES, epochs=6) for s in (1.0, stretch))
+    plain, ill = (linear_probes(*parts(lambda Z, s=s: Z * s), epochs=6) for s in (1.0, stretch))
     np.testing.assert_allclose(ill["whitening"]["loss"], plain["whitening"]["loss"], rtol=0.02)
     for name in ("sgd", "momentum"):
         assert ill[name]["loss"][-1] > 1.3 * plain[name]["loss"][-1]
@@ -68,3 +68,12 @@ def test_a_head_is_the_minimizer_of_the_regularized_loss():
     loss = loss + 0.5 * WEIGHT_DECAY * W.square().sum()
     for gradient in torch.autograd.grad(loss, (W, b)):
         assert float(gradient.abs().max()) < 1e-4
+
+
+def test_attackers_and_numbers_are_checked():
+    train, test = parts()
+    assert set(linear_probes(train, test, attackers=["adam"], epochs=np.int64(1))) == {"adam"}
+    with pytest.raises(ValueError, match=r"attackers must be one of 'sgd'.*and is 'newton'"):
+        linear_probes(train, test, attackers=["newton"])
+    with pytest.raises(ValueError, match="classes must be at least 3, and is 2"):
+        linear_probes(train, test, classes=2)

@@ -22,6 +22,7 @@ import immucond as ic
 import immucond.sklearn
 from immucond.sklearn import ConditionImmunizer
 
+EASIER = pytest.mark.filterwarnings("ignore:the harmful task got easier")
 ALGORITHM1 = {"lambda_P": 0.05, "lambda_H": 1e4, "lr": 0.01, "steps": 20, "random_state": 0}
 
 
@@ -73,12 +74,14 @@ def expected_failures(estimator):
     return {"check_fit2d_1feature": reasons[estimator.method]}
 
 
+@EASIER
 @parametrize_with_checks(CHECKED, expected_failed_checks=expected_failures)
 def test_scikit_learn_checks(estimator, check, monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # a check of NumPy arrays is skipped without
     check(estimator)
 
 
+@EASIER
 # They give frames to one call and arrays to another, which scikit-learn warns of.
 @pytest.mark.filterwarnings("ignore:X .* feature names:UserWarning")
 @pytest.mark.parametrize("estimator", CHECKED, ids=str)
@@ -125,10 +128,11 @@ def test_with_harmful_inputs_it_attains_the_limit(kappa_P):
     assert immunizer.delta_ == (0.0, 0.0)
 
 
+@EASIER
 def test_automatic_delta_makes_an_infinite_supremum_finite():
     X, X_harmful = digit_tasks()
     rank = np.linalg.matrix_rank(X)
-    immunizer = ConditionImmunizer().fit(X, X_harmful=X_harmful)
+    immunizer = ConditionImmunizer(kappa_P=1.0).fit(X, X_harmful=X_harmful)
     smallest = np.linalg.svd(X, compute_uv=False)[rank - 1] ** 2
     assert rank < 64
     assert immunizer.delta_ == (pytest.approx(smallest), 0.0)
@@ -141,13 +145,38 @@ def test_automatic_delta_makes_an_infinite_supremum_finite():
         ConditionImmunizer(delta=0).fit(X, X_harmful=X_harmful)
 
 
+@EASIER
 @pytest.mark.parametrize("delta", [0.3, (0.3, 0.3), (0.3, 0.0)])
 def test_delta_is_added_to_the_gram_matrices(delta):
     X, X_harmful = digit_tasks()
-    immunizer = ConditionImmunizer(delta=delta).fit(X, X_harmful=X_harmful)
+    immunizer = ConditionImmunizer(kappa_P=1, delta=delta).fit(X, X_harmful=X_harmful)
     H = immunizer.theta_.T @ (X.T @ X + 0.3 * np.eye(64)) @ immunizer.theta_
     np.testing.assert_allclose(H, H[0, 0] * np.eye(64), atol=1e-9 * H[0, 0])
     assert immunizer.delta_ == (0.3, 0.3 if delta == 0.3 else delta[1])
+
+
+def test_the_closed_form_leaves_the_primary_condition_number_as_it_is():
+    X, _, X_harmful = tasks()
+    shared = np.linalg.cond(X) ** 2, np.linalg.cond(X_harmful) ** 2
+    found = ConditionImmunizer().fit(X, X_harmful=X_harmful)
+    after = [np.linalg.cond(found.transform(x)) ** 2 for x in (X, X_harmful)]
+    assert after[0] == pytest.approx(shared[0], rel=1e-9)
+    assert after[1] > shared[1]
+    assert found.report_.i == pytest.approx(after[1] / shared[1], rel=1e-9)
+    X, X_harmful = digit_tasks()
+    assert ConditionImmunizer().fit(X, X_harmful=X_harmful).report_.i > 10.0
+
+
+@pytest.mark.parametrize("method", ["closed_form", "opt_kappa"])
+def test_a_harmful_task_that_got_easier_is_told(method):
+    X, y, _ = tasks()
+    settings = {"kappa_P": 1.0}
+    if method != "closed_form":
+        settings = {"lambda_P": 1e-9, "lambda_H": 0.0, "lr": 0.1, "steps": 9, "random_state": 0}
+    with pytest.warns(ic.ImmunityWarning, match=r"harmful task got easier.*\(i\)") as told:
+        found = ConditionImmunizer(method, **settings).fit(X, y, X_harmful=2.0 * X[::-1] + 0.1)
+    assert len(told) == 1
+    assert found.report_.i < 1.0
 
 
 def test_fewer_rows_than_features():
@@ -192,6 +221,7 @@ def test_without_targets_an_iterative_method_has_no_primary_loss():
     np.testing.assert_allclose(immunizer.theta_, theta, rtol=1e-6, atol=1e-8)
 
 
+@EASIER
 def test_other_methods_are_the_functions_of_these_names():
     X, y, X_harmful = tasks()
     labels, y_harmful = np.where(y > 0, "yes", "no"), np.arange(len(X_harmful)) % 3
@@ -237,7 +267,7 @@ def test_nearest_optimum():
     X, _, X_harmful = tasks()
     near = np.random.default_rng(2).normal(size=(4, 6))
     found = ConditionImmunizer(method_params={"nearest_to": near}).fit(X, X_harmful=X_harmful)
-    expected = ic.linear.nearest_extractor(near, X_P=X, X_H=X_harmful)
+    expected = ic.linear.nearest_extractor(near, X_P=X, X_H=X_harmful, kappa_P=None)
     np.testing.assert_allclose(found.theta_, expected, rtol=1e-12)
     assert found.transform(X).shape == (50, 6)
     assert len(found.get_feature_names_out()) == 6
@@ -248,7 +278,8 @@ class Recorder:
 
     def __call__(self, X_P, y_P, X_H, *, loss="squared", omega=None, seed=0):
         self.y_P, self.loss, self.seed = y_P, loss, seed
-        return ic.immunize.ImmunizationResult(np.eye(X_P.shape[1]), np.zeros(1), {}, None)
+        report = ic.linear.immunity(np.eye(X_P.shape[1]), X_P, X_H)
+        return ic.immunize.ImmunizationResult(np.eye(X_P.shape[1]), np.zeros(1), {}, report)
 
 
 @pytest.fixture

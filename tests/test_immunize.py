@@ -357,7 +357,7 @@ def test_algorithm1_takes_known_ranks_and_precision():
 def test_closed_form_near_to_an_extractor(norm):
     X_P, y_P, X_H = tasks()
     near, rotated = (
-        ic.immunize.closed_form(X_P, y_P, X_H, nearest_to=theta, norm=norm)
+        ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=1.0, nearest_to=theta, norm=norm)
         for theta in (np.eye(4), None)
     )
     for result in (near, rotated):

@@ -44,13 +44,18 @@ def test_the_rule_in_all_its_forms():
         return rank_rule(shape, dtype, rank=rank, rtol=rtol, computed_in=computed_in, given=given)
 
     single, double = 2.0**-23, 2.0**-52
-    assert rule() == (0, 5 * single, single)
-    assert rule(given="features") == (0, 4 * 3**0.5 * single, single)
-    assert rule(computed_in=np.float64) == (0, 5 * double, double)
-    assert rule(rtol=1e-3, computed_in=np.float64) == (0, 1e-3, double)
-    assert rule(rank=2, rtol=0.0) == (2, 0.0, single)
+    assert rule() == (0, 5 * single, single, 0)
+    assert rule(given="features") == (0, 4 * 3**0.5 * single, single, 0)
+    assert rule(computed_in=np.float64) == (0, 5 * double, double, 0)
+    assert rule(rtol=1e-3, computed_in=np.float64) == (0, 1e-3, double, 0)
+    assert rule(rank=2, rtol=0.0) == (2, 0.0, single, 0)
+    # In half precision each entry is rounded once, of what float32 accumulated.
+    half = rule(computed_in="bfloat16", given="features")
+    assert half == (0, 4 * 3**0.5 * single, 2.0**-7, 2.0**-8 + 4 * 3**0.5 * single)
+    assert rule(computed_in="bfloat16", rank=2).rounded == 0
+    assert rule(computed_in="float16", rtol=0.1) == (0, 0.1, 2.0**-10, 0)
     # A tolerance beyond 1 would leave no singular value.
-    assert rule(shape=(5, 10**6), computed_in="bfloat16")[1] < 1
+    assert rule(shape=(5, 10**8)).rtol < 1
 
 
 @given(S=st.one_of(constructed(), integer_matrices), rtol=st.floats(1e-12, 0.9))

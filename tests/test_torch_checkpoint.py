@@ -13,6 +13,9 @@ from torch_nets import Net, data, loaders, net, states_equal
 
 import immucond.torch as ict
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 SETTINGS = {"split": "head", "trainable": "block2", "lr": 1e-2}
 
 

@@ -16,6 +16,9 @@ from immucond.torch._split import SplitModel
 
 nn = torch.nn
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 
 class Residual(Net):
     """What runs before the last block reaches past it."""

@@ -40,6 +40,8 @@ def test_wrong_arguments_of_modules():
         ict.ImmunizationLoss(-1.0, 1.0)
     with pytest.raises(TypeError, match="lambda_H must be a real number"):
         ict.ImmunizationLoss(1.0, "much")
+    with pytest.raises(TypeError, match="lambda_H must be a number, and is a tensor that requires"):
+        ict.ImmunizationLoss(1.0, torch.nn.Parameter(torch.tensor(1.0)))
 
 
 def test_training_with_it_drives_the_tasks_apart():

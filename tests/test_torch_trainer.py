@@ -22,11 +22,11 @@ class InOrder(ImmunizingTrainer):
         )
 
 
-def network():
+def network(width=12):
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=30,
-        hidden_size=12,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=16,
@@ -211,7 +211,7 @@ def test_balance_at_a_large_scale_is_that_of_float64(tmp_path):
             parameter.mul_(1e6)
         model.classifier.weight.div_(1e6)
     ours = trainer(InOrder, tmp_path, model, max_steps=1, learning_rate=0.0)
-    ours.immunize_against(harmful(), split="classifier")
+    ours.immunize_against(harmful(), split="classifier", lambdas="balance")
     ours.train()
     model = model.double().eval()
     P, H = (torch.utils.data.default_collate(sentences(32, seed)[:16]) for seed in (1, 2))
@@ -243,7 +243,7 @@ def test_a_compiled_network_is_told_under_balance(tmp_path):
     model = network()
     model.compile(backend="aot_eager")
     ours = trainer(ImmunizingTrainer, tmp_path, model, max_steps=1)
-    ours.immunize_against(harmful(), split="classifier")
+    ours.immunize_against(harmful(), split="classifier", lambdas="balance")
     with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\)"):
         ours.train()
 
@@ -260,6 +260,115 @@ def test_it_immunizes_and_logs(tmp_path):
         assert {"primary_term", "harmful_term"} <= entry.keys()
     assert logged[-1]["harmful_term"] < logged[0]["harmful_term"] / 2
     assert ours.evaluate(sentences(16, 4))["eval_loss"] > 0
+
+
+def test_logs_take_the_total_apart(tmp_path):
+    ours = trainer(ImmunizingTrainer, tmp_path, logging_steps=2, gradient_accumulation_steps=1)
+    ours.immunize_against(harmful(), split="classifier", lambdas=(2e-3, 3e-5))
+    ours.train()
+    logged = [entry for entry in ours.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        total = entry["primary_loss"] + 2e-3 * entry["well"] + 3e-5 * entry["ill"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-3)
+        assert (entry["well"], entry["ill"]) == (entry["primary_term"], entry["harmful_term"])
+        assert 0.3 < entry["primary_loss"] < 3.0
+
+
+def test_terms_set_the_weights_once_and_a_resumed_run_keeps_them(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "learning_rate": 1e-3}
+    ours = trainer(InOrder, tmp_path, **options)
+    ours.immunize_against(harmful(32), split="classifier")
+    ours.train()
+    first, *rest = [entry for entry in ours.state.log_history if "loss" in entry]
+    assert first["lambda_P"] * first["well"] == pytest.approx(1.0, rel=1e-5)
+    assert first["lambda_H"] * first["ill"] == pytest.approx(10.0, rel=1e-5)
+    weights = [(entry["lambda_P"], entry["lambda_H"]) for entry in (first, *rest)]
+    assert len(rest) == 3
+    assert len(set(weights)) == 1
+    again = trainer(InOrder, tmp_path, **options)
+    again.immunize_against(harmful(32), split="classifier")
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert {e["lambda_H"] for e in again.state.log_history if "loss" in e} == {weights[0][1]}
+    asked = trainer(InOrder, tmp_path, max_steps=1)
+    asked.immunize_against(harmful(32), split="classifier", terms=(0.0, 3.0))
+    asked.train()
+    entry = asked.state.log_history[0]
+    assert entry["lambda_P"] == 0.0
+    assert entry["lambda_H"] * entry["ill"] == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_wrong_order_of_bases_is_refused():
+    with pytest.raises(
+        TypeError, match=r"must come before Trainer.*class T\(TrainerMixin, Trainer\)"
+    ):
+
+        class T(transformers.Trainer, ict.TrainerMixin):
+            pass
+
+    class Own(ict.TrainerMixin, transformers.Trainer):
+        def compute_loss(self, *arguments, **keywords):
+            return super().compute_loss(*arguments, **keywords)
+
+    class Grandchild(Own):
+        pass
+
+
+def test_training_against_nothing_is_refused(tmp_path):
+    ours = trainer(ImmunizingTrainer, tmp_path)
+    told = r"call trainer.immunize_against\(harmful_loader, split='classifier'\)"
+    with pytest.raises(RuntimeError, match=told):
+        ours.train()
+    assert ours.evaluate(sentences(16, 4))["eval_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "fine"),
+    [
+        (33, {}, False),
+        (33, {"dataloader_drop_last": True}, True),
+        (8, {"per_device_train_batch_size": 1}, False),
+        (32, {}, True),
+    ],
+)
+def test_a_primary_batch_of_one_is_refused_before_training(tmp_path, count, changes, fine):
+    ours = trainer(ImmunizingTrainer, tmp_path, count=count, **changes)
+    ours.immunize_against(harmful(), split="classifier", method="r_ill")
+    if fine:
+        ours.train()
+        return
+    with pytest.raises(ValueError, match=rf"{count} of train_dataset .* dataloader_drop_last=True"):
+        ours.train()
+    assert ours.state.global_step == 0
+
+
+def test_imma_without_labels_is_refused_at_once(tmp_path):
+    ours = trainer(ImmunizingTrainer, tmp_path)
+    rows = [{k: x for k, x in row.items() if k != "labels"} for row in sentences(32, 2)]
+    unlabelled = torch.utils.data.DataLoader(rows, batch_size=16)
+    with pytest.raises(ValueError, match="harmful must have labels for 'imma'"):
+        ours.immunize_against(unlabelled, split="classifier", method="imma")
+    ours.immunize_against(harmful(), split="classifier", method="imma")
+    ours.train()
+
+
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore:`torch.cpu.amp.autocast:FutureWarning")  # of transformers 4.56
+def test_bfloat16_needs_nothing_to_be_set(tmp_path):
+    ours = trainer(
+        ImmunizingTrainer, tmp_path, network(64), num_train_epochs=4, learning_rate=1e-4, bf16=True
+    )
+    ours.immunize_against(harmful(32), split="classifier")
+    ours.train()
+    logged = [entry for entry in ours.state.log_history if "loss" in entry]
+    assert len(logged) == 8
+    assert logged[-1]["ill"] < logged[0]["ill"]
+    known = trainer(ImmunizingTrainer, tmp_path, network(64), max_steps=1, bf16=True)
+    known.immunize_against(harmful(32), split="classifier", computed_in="float32")
+    known.train()
+    with pytest.raises(ValueError, match="computed_in is for methods of the library"):
+        known.immunize_against(harmful(), split="classifier", method="imma", computed_in="float32")
 
 
 def kappa(model):

@@ -101,7 +101,9 @@ def test_the_rank_follows_the_dtype_in_which_features_were_computed():
         torch.float32: ict.extreme_pairs(features=X.float()).rank,
         "kept": ict.extreme_pairs(features=X.float().double(), computed_in=torch.float32).rank,
         "NumPy": ict.extreme_pairs(features=X.float().double(), computed_in=np.float32).rank,
-        "half": ict.extreme_pairs(features=X.bfloat16().double(), computed_in="bfloat16").rank,
+        "half": quiet(
+            ict.extreme_pairs, features=X.bfloat16().double(), computed_in="bfloat16"
+        ).rank,
     }
     assert {key: int(rank) for key, rank in ranks.items()} == dict.fromkeys(ranks, 5)
     assert int(ict.extreme_pairs(features=X.float().double()).rank) == 9

@@ -145,8 +145,9 @@ py::dict pairs_dict(ExtremePairs p) {
                   "unit_max"_a = p.unit_max, "unit_min"_a = p.unit_min, "exponent"_a = p.exponent);
 }
 
-/// (known rank or 0, rtol, precision of the entries), as _rank.py decides them.
-using Rule = std::tuple<Index, double, double>;
+/// (known rank or 0, rtol, precision of the entries, their rounding once), as _rank.py decides
+/// them.
+using Rule = std::tuple<Index, double, double, double>;
 
 /// (method, tol, vectors to start from at either end, ratio of the ends there), as _extreme.py
 /// checks them.
@@ -168,9 +169,10 @@ class Wanted {
   Wanted(const Rule& rule, const Search& search) {
     const auto& [method, tol, max, min, ratio] = search;
     start_ = {{max.data(), max.data() + max.size()}, {min.data(), min.data() + min.size()}, ratio};
-    const auto& [rank, rtol, precision] = rule;
+    const auto& [rank, rtol, precision, rounded] = rule;
     given_ = {.rank = rank,
               .rtol = rtol,
+              .rounded = rounded,
               .precision = precision,
               .tol = tol,
               .method = method_of(method),
@@ -299,8 +301,8 @@ Regularizer regularizer_of(const CoefficientsOf& coefficients) {
 }
 
 /// The shape of all value_and_grad functions: (value, gradient or None, pairs or None, tied,
-/// determined), for a stack each with its axis first. `kernel` gets the regularizer, a matrix and
-/// the request.
+/// determined, rank), for a stack each with its axis first. `kernel` gets the regularizer, a matrix
+/// and the request.
 template <class Kernel>
 py::tuple evaluated(const CoefficientsOf& coefficients, const Matrices& matrices,
                     const Request& request, bool gradient, bool pairs, Kernel kernel) {
@@ -328,9 +330,10 @@ py::tuple evaluated(const CoefficientsOf& coefficients, const Matrices& matrices
   if (stack)
     return py::make_tuple(stacked<double>(all, &Evaluation::value), result, ends,
                           stacked<bool>(all, &Evaluation::tied),
-                          stacked<bool>(all, &Evaluation::determined));
+                          stacked<bool>(all, &Evaluation::determined),
+                          stacked<Index>(all, &Evaluation::rank));
   const Evaluation& e = all.front();
-  return py::make_tuple(e.value, result, ends, e.tied, e.determined);
+  return py::make_tuple(e.value, result, ends, e.tied, e.determined, e.rank);
 }
 
 std::vector<lapack::Capsule> capsules_of(const py::dict& capi) {

@@ -15,10 +15,11 @@ enum class Kind : int {
 enum class Regularizer : int { none, r_well, r_ill, kappa, log_kappa };
 
 /// As _rank.py decides it: the known rank or 0, the relative tolerance on singular values of what
-/// was given, the spacing of numbers at 1 in the precision of the entries.
+/// was given, the spacing of numbers at 1 in the precision of the entries, and the relative
+/// rounding of entries that were computed in more digits.
 struct Rule {
   int rank = 0;
-  double rtol = 0.0, precision = 0x1p-52;
+  double rtol = 0.0, precision = 0x1p-52, rounded = 0.0;
 };
 
 /// Why a matrix was not done. Its results are NaN then, and it goes on to a direct method, which
@@ -239,6 +240,13 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
             squares,
             false};
   const double noise = rounding * ends.max;
+  // The norm of what rounding each entry once may have added (decomposition.cpp: with_floor).
+  double trace = 0.0;
+  for (int i = team.lane(); i < n; i += kWarp) trace += d[i];
+  trace = warp_sum(team, trace);
+  const double rounded = given.rule.rounded;
+  const double floor = formed ? rounded * rounded * trace : rounded * sqrt(squares.hi);
+  const double cut = fmax(rtol * ends.max, floor);
   const auto tie_width = [&](double sigma) {
     const double r = 4 * given.rule.precision, step = r * ends.max;
     return noise + (formed ? 2 * sqrt(sigma) * r * sqrt(ends.max) + r * step : step);
@@ -246,10 +254,10 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   // Of a matrix that is given, negative eigenvalues are singular values where they count.
   const double least = formed                ? -10 * rounding * tridiagonal.radius
                        : given.rule.rank > 0 ? -fmax(found.second, 0.0)
-                                             : -rtol * ends.max;
+                                             : -cut;
   const double shift = team.lane() == 0   ? ends.max - tie_width(ends.max)
                        : team.lane() == 1 ? ends.min + tie_width(ends.min)
-                       : team.lane() == 2 ? rtol * ends.max
+                       : team.lane() == 2 ? cut
                                           : least;
   const double counted = count_above(tridiagonal, shift);
   const auto clamp = [](int x, int high) { return x < 1 ? 1 : x > high ? high : x; };
@@ -267,8 +275,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   const int tied_min = clamp(k - above_min, k);
   ends.all_tied = tied_max >= k;
   int status = kDone;
-  const bool rank_seen =
-      given.rule.rank > 0 || k == n || given.rule.rtol * given.rule.rtol >= rounding;
+  const bool rank_seen = given.rule.rank > 0 || k == n ||
+                         given.rule.rtol * given.rule.rtol >= rounding || floor >= noise;
   const bool carried = formed ? rank_seen && noise < 1e-6 * ends.min : noise < ends.min / 2;
   if (!carried) status |= kDigitsLost;
   if (not_negative < n || !(ends.max > 0.0)) status |= kNotPsd;

@@ -79,7 +79,7 @@ Spectrum read_ends(const Source& T, Index count, const Given& given, DoubleDoubl
     return s.sigma_min + tie_width(s, given, End::min);
   };
   std::vector<Index> above = T.counts_above(
-      {s.sigma_max - tie_width(s, given, End::max), tie_min(), given.rtol * s.sigma_max});
+      {s.sigma_max - tie_width(s, given, End::max), tie_min(), given.cut(s.sigma_max)});
   if (const Index rank = std::clamp<Index>(above[2], 1, count); given.rank == 0 && rank < s.rank) {
     s.rank = rank;
     values = T.eigenvalues(bottom());
@@ -344,8 +344,9 @@ std::unique_ptr<Decomposition> decompose_triangle(const TallQr& qr, Index n, con
 }
 
 /// Whether the Gram matrix shows the rank and carries the digits of the smallest singular value.
-bool gram_carries(const Spectrum& s, const Given& given, Index n, double noise) {
-  const bool rank_seen = given.rank > 0 || given.rtol * given.rtol >= noise || s.rank == n;
+bool gram_carries(const Spectrum& s, const Given& given, Index n, double noise, double floor) {
+  const bool rank_seen = given.rank > 0 || given.rtol * given.rtol >= noise ||
+                         floor >= noise * s.sigma_max || s.rank == n;
   return rank_seen && noise * s.sigma_max < kGramTolerance * s.sigma_min;
 }
 
@@ -353,7 +354,9 @@ bool gram_carries(const Spectrum& s, const Given& given, Index n, double noise) 
 class QrDecomposition final : public Decomposition {
  public:
   QrDecomposition(const MatrixView& A, bool keep_q, const SymmetricMatrix& gram, const Given& given)
-      : qr_(A, keep_q), factor_(decompose_triangle(qr_, A.cols, given, A.name)) {
+      : qr_(A, keep_q),
+        factor_(decompose_triangle(qr_, A.cols, with_floor(given, qr_.r().data(), A.cols * A.cols),
+                                   A.name)) {
     constexpr Index step = sizeof(double);
     const Spectrum& r = factor_->spectrum();
     const double noise = reduction_noise(A.cols) * r.sigma_max;
@@ -399,6 +402,12 @@ class QrDecomposition final : public Decomposition {
 };
 
 }  // namespace
+
+Given with_floor(Given given, const double* entries, Index count) {
+  given.floor =
+      given.rounded > 0.0 ? given.rounded * std::sqrt(sum_of_squares(entries, count).value()) : 0.0;
+  return given;
+}
 
 double largest_negative(Index n, const Given& given) {
   constexpr double most = 0.25;  // more is no rounding, at any precision
@@ -453,7 +462,7 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
   Tridiagonal T(std::move(d), std::move(e));
   if (T.radius() == 0.0) throw_rank_zero(H.name);
   const std::vector<double> ends = T.eigenvalues({1, n, given.rank > 0 ? given.rank : 1});
-  const double counted = given.rank > 0 ? std::max(0.0, ends[2]) : given.rtol * ends[0];
+  const double counted = given.rank > 0 ? std::max(0.0, ends[2]) : given.cut(ends[0]);
   const double allowed =
       given.psd ? std::max(tolerance, largest_negative(n, given)) * T.radius() : counted;
   if (ends[1] < -allowed || ends[0] <= 0.0) {
@@ -469,10 +478,10 @@ std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& giv
                                             spectrum);
 }
 
-std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given) {
+std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& wanted) {
   const int exponent = scale_exponent(S);
   const MatrixView unit = scaled(S, exponent);
-  if (S.rows == S.cols && given.method != Method::jacobi) {
+  if (S.rows == S.cols && wanted.method != Method::jacobi) {
     SymmetricMatrix H;
     H.n = S.rows;
     H.exponent = exponent;
@@ -480,8 +489,9 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given
     H.data.resize(size(H.n * H.n));
     copy_to(unit, H.data.data());
     std::string why;
-    Given as_singular_values = given;
+    Given as_singular_values = wanted;
     as_singular_values.psd = false;
+    as_singular_values = with_floor(as_singular_values, H.data.data(), H.n * H.n);
     if (asymmetry(H.data.data(), H.n) == 0.0)
       if (auto psd = decompose_psd(std::move(H), as_singular_values, 0.0, why)) return psd;
   }
@@ -489,6 +499,7 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& given
   const MatrixView tall = swapped ? unit.transposed() : unit;
   std::vector<double> a(size(tall.rows * tall.cols));
   copy_to(tall, a.data());
+  const Given given = with_floor(wanted, a.data(), tall.rows * tall.cols);
   if (given.method == Method::jacobi)
     return std::make_unique<JacobiDecomposition>(std::move(a), tall.rows, tall.cols, swapped, given,
                                                  exponent, S.name);
@@ -522,6 +533,9 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
   const double summing = summation_noise(problem.A.rows, n);
   const double noise = std::max(reduction_noise(n), summing);
   const double squared = given.rtol * given.rtol;
+  double trace = 0.0;  // the squared Frobenius norm of Z
+  for (Index i = 0; i < n; ++i) trace += G.data[size(i * (n + 1))];
+  const double floor = given.rounded * given.rounded * trace;
   const Start in_samples =
       problem.dual && given.start ? of_samples(problem.A, *given.start) : Start{};
   Given seen = given;
@@ -531,6 +545,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
   if (!only_qr) {
     Given of_gram = seen;
     of_gram.rtol = std::max(squared, noise);
+    of_gram.floor = floor;
     of_gram.features = true;
     of_gram.summing = summing;
     of_gram.allow_zero = !only_gram;
@@ -541,7 +556,8 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
     const bool direct = std::string_view(problem.decomposition->method()) == "direct";
     problem.decomposition->set_method(direct ? "gram" : "gram-lanczos");
   }
-  if (only_qr || (!only_gram && !gram_carries(problem.decomposition->spectrum(), given, n, noise)))
+  if (only_qr ||
+      (!only_gram && !gram_carries(problem.decomposition->spectrum(), given, n, noise, floor)))
     problem.decomposition = std::make_unique<QrDecomposition>(problem.A, problem.dual, G, seen);
   problem.decomposition->set_p(Z.cols);
   return problem;

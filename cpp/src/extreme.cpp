@@ -283,7 +283,8 @@ ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given) {
   const int exponent = matrix.exponent;
   const MatrixView unit = matrix.exact ? scaled(H, exponent) : part.view();
   std::string why;
-  const auto decomposition = decompose_psd(std::move(matrix), given, given.rtol, why);
+  const Given mine = with_floor(given, matrix.data.data(), matrix.n * matrix.n);
+  const auto decomposition = decompose_psd(std::move(matrix), mine, given.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why);
   return certified_psd(unit, exponent, *decomposition);
 }

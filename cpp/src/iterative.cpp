@@ -164,7 +164,7 @@ std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n
       top.value - top.next > kClear * tie_width(s, given, End::max) + top.next_error &&
       bottom.next - bottom.value > kClear * tie_width(s, given, End::min) + bottom.next_error;
   const bool positive = bottom.value > 4 * std::numeric_limits<double>::min();
-  const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.rtol * top.value);
+  const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.cut(top.value));
   if (!simple || !positive || !full) return std::nullopt;
   return s;
 }
@@ -305,7 +305,7 @@ std::unique_ptr<Decomposition> iterate_psd(SymmetricMatrix& H, const Given& give
     smallest = std::min(smallest, h);
     largest = std::max(largest, h);
   }
-  if (smallest <= given.rtol * largest) return nullptr;
+  if (smallest <= given.cut(largest)) return nullptr;
   return iterate_definite(H, given);
 }
 
@@ -353,8 +353,8 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   s.noise_max += rest;
   s.noise_min += rest;
   s.squares = sum_of_squares(H.data.data(), n * n);
-  const bool clear = given.rank == k || (rest <= given.rtol * s.sigma_max &&
-                                         s.sigma_min - s.noise_min > given.rtol * s.sigma_max);
+  const bool clear = given.rank == k || (rest <= given.cut(s.sigma_max) &&
+                                         s.sigma_min - s.noise_min > given.cut(s.sigma_max));
   const bool psd =
       !given.psd || rest <= std::max(given.rtol, largest_negative(n, given)) * s.sigma_max;
   if (!clear || !psd || s.sigma_min <= 4 * s.noise_min) return nullptr;

@@ -16,7 +16,9 @@ from ._errors import (
     ConvergenceError,
     DegenerateSpectrumError,
     DegenerateSpectrumWarning,
+    DivergenceError,
     ImmucondError,
+    ImmunityWarning,
 )
 from ._extreme import ExtremePairs, extreme_pairs, feature_extreme_pairs, psd_extreme_pairs
 from ._generalized import generalized_extreme_pairs
@@ -36,9 +38,11 @@ __all__ = [
     "ConvergenceError",
     "DegenerateSpectrumError",
     "DegenerateSpectrumWarning",
+    "DivergenceError",
     "ExtremePairs",
     "GramAccumulator",
     "ImmucondError",
+    "ImmunityWarning",
     "SpectralRegularizer",
     "condition_number",
     "extreme_pairs",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._extreme import Search, condition_of, warn_accuracy
+from ._extreme import Search, condition_of, warn_accuracy, warn_half
 from ._rank import default_rtol, epsilon, rank_rule
 from ._validate import as_matrix, check_real
 
@@ -110,6 +110,7 @@ def condition_number(
     name = "S" if features is None else "Z^T Z"
     largest, smallest = fields["unit_max"], fields["unit_min"]
     if shift == 0.0:
+        warn_half(name, fields["rank"], min(array.shape), rule, stacklevel=2)
         if not fields["determined"]:
             warn_accuracy(name, stacklevel=2)
         return float(condition_of(largest, smallest, name))

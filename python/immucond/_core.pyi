@@ -10,13 +10,13 @@ _Float64: TypeAlias = npt.NDArray[np.float64]
 _Coefficients: TypeAlias = str | Callable[[Spectrum], tuple[float, float, float, float]]
 
 # known rank or 0, rtol, eps of the entries
-_Rule: TypeAlias = tuple[int, float, float]
+_Rule: TypeAlias = tuple[int, float, float, float]
 
 # method, tol, vectors to start from at the largest and at the smallest end
 _Search: TypeAlias = tuple[str, float, _Float64, _Float64, float]
 
 # value, gradient, pairs, tied, determined; for a stack arrays, with its axis first
-_Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any]
+_Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any, Any]
 
 @final
 class Spectrum:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -11,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._errors import AccuracyWarning, DegenerateSpectrumWarning
+from ._errors import AccuracyWarning, DegenerateSpectrumError, DegenerateSpectrumWarning
 from ._matrix_free import is_operator, matrix_free_pairs
-from ._rank import Given, Rule, rank_rule
+from ._rank import Given, Rule, half_told, rank_rule
 from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
 
 # A float (int, bool, str), or an array of them for a stack.
@@ -221,6 +223,28 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
     )
 
 
+def warn_half(name: str, rank: Any, size: int, rule: Rule, stacklevel: int) -> None:
+    """Say how many singular values the rounding of half precision has left, if not all."""
+    least = int(np.min(rank))
+    if rule.rounded > 0.0 and least < size:
+        warnings.warn(
+            f"the rank of {name} is {least} of {size}: {half_told(rule)}",
+            AccuracyWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+@contextmanager
+def explaining(rule: Rule) -> Iterator[None]:
+    """Say of a degenerate spectrum that half precision may be what made it so."""
+    try:
+        yield
+    except DegenerateSpectrumError as error:
+        if rule.rounded == 0.0:
+            raise
+        raise DegenerateSpectrumError(f"{error}. Here {half_told(rule)}") from None
+
+
 def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
     found = _core.psd_extreme_pairs(array, rule, Search(), name)
@@ -260,8 +284,11 @@ def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
     return ExtremePairs(condition_number=kappa, **found, **neighbours)
 
 
-def pairs_with_warnings(found: dict[str, Any], name: str, stacklevel: int) -> ExtremePairs:
+def pairs_with_warnings(
+    found: dict[str, Any], name: str, stacklevel: int, rule: Rule, shape: tuple[int, ...]
+) -> ExtremePairs:
     """`pairs_from`, with the warnings that the pairs call for."""
+    warn_half(name, found["rank"], min(shape[-2:]), rule, stacklevel + 1)
     determined = found["determined"]  # whatever float64 makes of the value
     pairs = pairs_from(found, name)
     if not np.all(determined):
@@ -380,7 +407,8 @@ def extreme_pairs(
     array = as_matrices(S, "S")
     search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    return pairs_with_warnings(_core.extreme_pairs(array, rule, search), "S", stacklevel=2)
+    found = _core.extreme_pairs(array, rule, search)
+    return pairs_with_warnings(found, "S", 2, rule, array.shape)
 
 
 def psd_extreme_pairs(
@@ -445,7 +473,8 @@ def psd_extreme_pairs(
     array = as_matrices(H, "H")
     search = search_from(array.shape, method=method, methods=METHODS_PSD, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    return pairs_with_warnings(_core.psd_extreme_pairs(array, rule, search), "H", stacklevel=2)
+    found = _core.psd_extreme_pairs(array, rule, search)
+    return pairs_with_warnings(found, "H", 2, rule, array.shape)
 
 
 def feature_extreme_pairs(
@@ -471,7 +500,8 @@ def feature_extreme_pairs(
         As in `extreme_pairs`.
     rtol : float, optional
         On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``, and no
-        less than QR in float64 leaves, ``4 sqrt(max(m, 16)) eps``.
+        less than QR in float64 leaves, ``4 sqrt(max(m, 16)) eps``; for half precision that of
+        float32, with whatever rounding each entry once may add, ``eps/2 ||Z||_F``.
     method : {"auto", "direct", "lanczos", "jacobi", "gram", "qr"}
         "gram" squares the condition number: sigma_min of H keeps about ``16 - log10 kappa(H)``
         digits. "qr" does not, at about five times the cost, and refines the smallest pair in
@@ -520,4 +550,4 @@ def feature_extreme_pairs(
         given="features",
     )
     fields = _core.feature_extreme_pairs(array, rule, search)
-    return pairs_with_warnings(fields, "Z^T Z", stacklevel=2)
+    return pairs_with_warnings(fields, "Z^T Z", 2, rule, array.shape)

@@ -63,6 +63,8 @@ def generalized_extreme_pairs(
     first, second = as_matrix(A, "A"), as_matrix(B, "B")
     search = search_from(first.shape, method=method, methods=METHODS_PSD, tol=tol)
     coarser = max(first.dtype, second.dtype, key=epsilon)  # the pencil is as exact as that one
-    rule = rank_rule(first.shape, coarser, rank=rank, rtol=rtol, computed_in=computed_in)
+    rule = rank_rule(
+        first.shape, coarser, rank=rank, rtol=rtol, computed_in=computed_in, given="product"
+    )
     found = _core.generalized_extreme_pairs(first, second, rule, search)
-    return pairs_with_warnings(found, "the pencil (A, B)", stacklevel=2)
+    return pairs_with_warnings(found, "the pencil (A, B)", 2, rule, first.shape)

@@ -4,6 +4,12 @@ The rank is the number of singular values *of what was given* above ``rtol`` tim
 tolerance follows the precision in which the data were computed, not the one they are stored in:
 float32 features carry rounding noise of about ``eps(float32) sqrt(m)`` relative to their largest
 singular value, whatever array they stand in now. A known rank always wins.
+
+Entries in half precision (bfloat16, float16) are a case of their own. Networks that give such
+features compute them in float32 (products accumulate there) and round each entry once, at the end:
+``|E_ij| <= u |Z_ij|`` with the unit roundoff u = eps / 2, so ``||E|| <= u ||Z||_F``, and by Weyl no
+singular value that was zero before is larger. Only what stands above that norm counts; it follows
+the data, and for features with a large mean it is far below ``u sqrt(m)`` of the largest.
 """
 
 from __future__ import annotations
@@ -16,11 +22,12 @@ import numpy.typing as npt
 
 from ._validate import as_integer, check_real
 
-Given = Literal["matrix", "features", "gram"]
+Given = Literal["matrix", "features", "gram", "product"]
 
 _SUMMED_ROWS = 1024  # that `gram` sums in one go
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+_HALF = ("float16", "bfloat16")
 
 
 def epsilon(computed_in: Any) -> float:
@@ -32,6 +39,11 @@ def epsilon(computed_in: Any) -> float:
         float64, float32, float16 or bfloat16, as a NumPy or torch dtype or a name. Integers and
         bools are exact, and count as float64.
     """
+    return _EPS[precision_named(computed_in)]
+
+
+def precision_named(computed_in: Any) -> str:
+    """Return float64, float32, float16 or bfloat16; see `epsilon`."""
     name = str(computed_in).removeprefix("torch.")
     if name not in _EPS:
         try:
@@ -41,7 +53,17 @@ def epsilon(computed_in: Any) -> float:
         name = "float64" if dtype.kind in "biu" else dtype.name
     if name not in _EPS:
         raise ValueError(f"computed_in must be one of {', '.join(_EPS)}, and is {computed_in!r}")
-    return _EPS[name]
+    return name
+
+
+def half_rounding(shape: tuple[int, ...], computed_in: Any, given: Given) -> float:
+    """Return r with ``||E|| <= r ||Z||_F`` for entries in half precision; 0 for any other.
+
+    Each entry was rounded once, of what float32 had accumulated.
+    """
+    if given == "product" or precision_named(computed_in) not in _HALF:
+        return 0.0
+    return epsilon(computed_in) / 2 + default_rtol(shape, np.float32, given)
 
 
 def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matrix") -> float:
@@ -53,12 +75,14 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
         Of the matrix or of the features.
     computed_in : dtype_like or str
         The precision in which the entries were computed.
-    given : {"matrix", "features", "gram"}
+    given : {"matrix", "features", "gram", "product"}
         ``max(shape) eps`` for a matrix, as in `numpy.linalg.matrix_rank`; ``4 sqrt(m) eps`` for
         features (N x m), whose noise does not grow with N, and no less than what a QR in float64
         leaves of a column that depends on others, ``4 sqrt(max(m, 16)) eps(float64)``; for the Gram
         matrix of such features, summed in float64 by `immucond.gram`, its square, and no less than
-        what a block of that sum leaves.
+        what a block of that sum leaves. In half precision, where each entry was rounded once, the
+        most that `half_rounding` can come to, with ``||Z||_F <= sqrt(min(shape)) sigma_1``; but
+        ``max(shape) eps`` for a "product", a matrix made of such a one.
 
     Examples
     --------
@@ -67,12 +91,14 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     True
     """
     eps = epsilon(computed_in)
-    if given == "matrix":
-        return max(shape) * eps
     if given == "gram":
         m = shape[1]
         summed = 4.0 * math.sqrt(max(_SUMMED_ROWS, 8 * m)) * epsilon(np.float64)
         return max(default_rtol(shape, computed_in, "features") ** 2, summed)
+    if rounded := half_rounding(shape, computed_in, given):
+        return math.sqrt(min(shape)) * rounded
+    if given in ("matrix", "product"):
+        return max(shape) * eps
     by_qr = 4.0 * math.sqrt(max(shape[1], 16)) * epsilon(np.float64)
     return max(4.0 * math.sqrt(shape[1]) * eps, by_qr)
 
@@ -88,11 +114,16 @@ def largest_negative(n: int, computed_in: Any) -> float:
 
 
 class Rule(NamedTuple):
-    """What the kernels are told of the data: the known rank or 0, rtol, and the entries' eps."""
+    """What the kernels are told of the data.
+
+    The known rank or 0, rtol, the entries' eps, and what `half_rounding` says of them: singular
+    values must also exceed ``rounded ||Z||_F``.
+    """
 
     rank: int
     rtol: float
     precision: float
+    rounded: float = 0.0
 
 
 def rank_rule(
@@ -111,14 +142,15 @@ def rank_rule(
     """
     source = dtype if computed_in is None else computed_in
     precision = epsilon(source)
-    # A default beyond 1 (a wide matrix in half precision) would leave nothing: hence the minimum.
+    rounded = half_rounding(shape, source, given) if rtol is None and rank is None else 0.0
+    # A default beyond 1 (of a matrix with millions of columns) would leave nothing.
     tolerance = (
-        min(0.5, default_rtol(shape, source, given))
+        min(0.5, default_rtol(shape, np.float32 if rounded else source, given))
         if rtol is None
         else check_real(rtol, "rtol", low=0.0, high=1.0)
     )
     if rank is None:
-        return Rule(0, tolerance, precision)
+        return Rule(0, tolerance, precision, rounded)
     known = as_integer(rank, rank_name)
     if not 1 <= known <= min(shape):
         raise ValueError(
@@ -127,6 +159,24 @@ def rank_rule(
     return Rule(known, tolerance, precision)
 
 
+def tolerance_at(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> float:
+    """Return the relative tolerance that the rule comes to at all these singular values."""
+    if rule.rounded == 0.0:
+        return rule.rtol
+    return max(rule.rtol, rule.rounded * float(np.linalg.norm(sigma / sigma[0])))
+
+
 def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
     """Return the known rank, or how many of the descending singular values count as nonzero."""
-    return rule.rank or int(np.count_nonzero(sigma > rule.rtol * sigma[0]))
+    return rule.rank or int(np.count_nonzero(sigma > tolerance_at(sigma, rule) * sigma[0]))
+
+
+def half_told(rule: Rule) -> str:
+    """Return how the rank of entries in half precision was decided, and what to do about it."""
+    name = next(name for name in _HALF if _EPS[name] == rule.precision)
+    return (
+        f"entries in {name} were rounded by up to {rule.precision / 2:.1g} of their size, and "
+        "singular values up to that share of the Frobenius norm count as zero. Give the rank "
+        "where it is known (rank=), a tolerance (rtol=), computed_in='float32' to take the "
+        "entries as they stand, or features that stay in float32"
+    )

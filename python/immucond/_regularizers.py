@@ -23,9 +23,11 @@ from ._extreme import (
     ExtremePairs,
     Search,
     Value,
+    explaining,
     pairs_from,
     search_from,
     warn_accuracy,
+    warn_half,
     where_not,
 )
 from ._rank import Rule, rank_rule
@@ -33,8 +35,8 @@ from ._validate import Array, FloatArray, as_matrices, as_matrix
 
 Coefficients = tuple[float, float, float, float]
 
-# What a kernel returns: value, gradient, pairs, tied, determined.
-Evaluated = tuple[Value, FloatArray | None, dict[str, Any] | None, Value, Value]
+# What a kernel returns: value, gradient, pairs, tied, determined, rank.
+Evaluated = tuple[Value, FloatArray | None, dict[str, Any] | None, Value, Value, Value]
 
 
 class SpectralRegularizer:
@@ -120,7 +122,8 @@ class SpectralRegularizer:
         """
         array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
         value, _, *pairs = self._finish(
-            _core.evaluate(
+            _core.evaluate,
+            (
                 self._coefficients,
                 self._degree,
                 array,
@@ -131,6 +134,8 @@ class SpectralRegularizer:
                 return_pairs,
             ),
             "S",
+            rule,
+            min(array.shape[-2:]),
         )
         return (value, *pairs) if pairs else value
 
@@ -182,7 +187,8 @@ class SpectralRegularizer:
         """
         array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
         return self._finish(
-            _core.evaluate(
+            _core.evaluate,
+            (
                 self._coefficients,
                 self._degree,
                 array,
@@ -193,6 +199,8 @@ class SpectralRegularizer:
                 return_pairs,
             ),
             "S",
+            rule,
+            min(array.shape[-2:]),
         )
 
     def value_and_grad_theta(
@@ -232,9 +240,17 @@ class SpectralRegularizer:
         map_, matrix = as_matrix(theta, "theta"), as_matrix(gram, "gram")
         size = map_.shape[1]
         search = search_from((size, size), start=start)
-        rule = rank_rule((size, size), matrix.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+        rule = rank_rule(
+            (size, size),
+            matrix.dtype,
+            rank=rank,
+            rtol=rtol,
+            computed_in=computed_in,
+            given="product",
+        )
         return self._finish(
-            _core.evaluate_theta(
+            _core.evaluate_theta,
+            (
                 self._coefficients,
                 self._degree,
                 map_,
@@ -247,6 +263,8 @@ class SpectralRegularizer:
                 return_pairs,
             ),
             "theta^T gram theta",
+            rule,
+            size,
         )
 
     def value_and_grad_features(
@@ -289,7 +307,8 @@ class SpectralRegularizer:
             given="features",
         )
         return self._finish(
-            _core.evaluate_features(
+            _core.evaluate_features,
+            (
                 self._coefficients,
                 self._degree,
                 array,
@@ -300,6 +319,8 @@ class SpectralRegularizer:
                 return_pairs,
             ),
             "Z^T Z",
+            rule,
+            min(array.shape[-2:]),
         )
 
     def _matrix(
@@ -339,9 +360,14 @@ class SpectralRegularizer:
             raise ValueError(f"p must be None or 'rank', and is {p!r}")
         return p == "rank"
 
-    def _finish(self, evaluated: Evaluated, name: str) -> tuple[Any, ...]:
+    def _finish(
+        self, kernel: Callable[..., Evaluated], arguments: tuple[Any, ...], name: str, rule: Rule,
+        size: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
         # Warnings point at the caller of the public method, which is the frame below this one.
-        value, gradient, pairs, tied, determined = evaluated
+        with explaining(rule):
+            value, gradient, pairs, tied, determined, rank = kernel(*arguments)
+        warn_half(name, rank, size, rule, stacklevel=3)
         if not np.all(determined):
             warn_accuracy(name + where_not(determined), stacklevel=3)
         if np.any(tied) and gradient is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -102,7 +104,12 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
 
 
 def check_real(value: float, name: str, *, low: float, high: float = math.inf) -> float:
-    """Return `value` as a float if ``low <= value < high``."""
+    """Return `value` as a float if ``low <= value < high``; it is a number, and no parameter."""
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} must be a number, and is a tensor that requires a gradient, which would end "
+            f"here: give its value, {name}.item(), or detach it"
+        )
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
@@ -126,6 +133,28 @@ def as_count(value: SupportsIndex, name: str, *, least: int) -> int:
     if count < least:
         raise ValueError(f"{name} must be at least {least}, and is {count}")
     return count
+
+
+def plain(value: Any) -> Any:
+    """Return numbers, arrays and tensors in a setting as Python's own, dtypes and paths by name.
+
+    Settings that are equal are then equal, and can be written, whoever computed them.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value if not isinstance(value, np.str_) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, type) and issubclass(value, (np.generic, float)):
+        return np.dtype(value).name
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value).removeprefix("torch.")
 
 
 def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from numbers import Integral
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import immunize
+from ._errors import ImmunityWarning
 from ._extras import extra
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
+from .immunize._result import warn_if_easier
 from .linear import ImmunityReport, blind_extractor
 from .linear._extractor import sufficient_delta
 from .linear._root import roots
@@ -67,9 +70,10 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``,
         ``"algorithm1"``, ``"r_ill_only"``, ``"opt_kappa"``, ``"imma"`` or ``"published"``.
         Parameters below that it does not have are ignored.
-    kappa_P : float, default 1
-        Condition number of the primary Hessian; above 1 it needs harmful inputs. For the closed
-        form.
+    kappa_P : float, optional
+        Condition number that the primary Hessian shall have, for the closed form. By default it
+        keeps its own (with `delta`), so that the harmful one can only grow; without harmful inputs
+        it is 1.
     delta : "auto", float or (float, float), default "auto"
         Added to the diagonals of the Gram matrices of (X, X_harmful), for the closed form. Where
         harmful inputs have energy in directions that X leaves out, the supremum of the relative
@@ -152,7 +156,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self,
         method: str = "closed_form",
         *,
-        kappa_P: float = 1.0,
+        kappa_P: float | None = None,
         delta: float | tuple[float, float] | Literal["auto"] = "auto",
         rotate: bool = True,
         loss: str = "auto",
@@ -210,6 +214,11 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             needs and was not given, and as the method does.
         TypeError
             For sparse inputs.
+
+        Warns
+        -----
+        ImmunityWarning
+            Where the harmful task got easier: ``report_.i`` is below 1.
         """
         method = _METHODS[check_choice(self.method, "method", tuple(_METHODS))]
         inputs: FloatArray = validate_data(self, X, dtype=_DTYPES)
@@ -263,7 +272,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X_harmful is needed for method={self.method!r}; without it there is only the "
                 f"blind optimum of 'closed_form'"
             )
-        if self.kappa_P != 1.0:
+        if self.kappa_P not in (None, 1.0):
             raise ValueError(f"kappa_P must be 1 without X_harmful, and is {self.kappa_P!r}")
         self.delta_ = self._delta(X, None)
         self.theta_ = blind_extractor(X_P=X, delta=self.delta_[0])
@@ -294,7 +303,10 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 self._need("y", y)
             m = np.shape(keywords.get("theta", X))[1]
             keywords |= {"loss": "squared", "omega": np.zeros(m)}
-        result = method(X, targets, harmful, **keywords)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImmunityWarning)  # once, and for every method
+            result = method(X, targets, harmful, **keywords)
+        warn_if_easier(result.report, stacklevel=4)
         self.theta_, self.report_, self.history_ = result.theta, result.report, result.history
         self.bias_ = result.bias
         self.omega_ = result.omega if trains_head else None

@@ -19,7 +19,7 @@ using namespace immucond::cuda;
 
 namespace {
 
-using Choice = std::tuple<int, double, double>;  // rank or 0, rtol, precision
+using Choice = std::tuple<int, double, double, double>;  // as `Rule`
 
 template <class T>
 py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regularizer regularizer,
@@ -45,7 +45,8 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
                     rows,
                     cols};
   problems.kind = kind;
-  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision) = choice;
+  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision, problems.rule.rounded) =
+      choice;
   problems.regularizer = regularizer;
   problems.p = p;
   problems.p_is_rank = p_is_rank;

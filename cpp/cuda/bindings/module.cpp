@@ -18,7 +18,7 @@ using namespace immucond::cuda;
 namespace {
 
 using Address = std::uintptr_t;
-using Choice = std::tuple<int, double, double>;  // rank or 0, rtol, precision
+using Choice = std::tuple<int, double, double, double>;  // as `Rule`
 /// Address, dtype, shape and strides, in entries.
 using Array =
     std::tuple<Address, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
@@ -75,7 +75,8 @@ void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regula
       pointer<const T>(address), strides[0], strides[1], strides[2], static_cast<int>(shape[1]),
       static_cast<int>(shape[2])};
   problems.kind = kind;
-  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision) = rule;
+  std::tie(problems.rule.rank, problems.rule.rtol, problems.rule.precision, problems.rule.rounded) =
+      rule;
   problems.regularizer = regularizer;
   problems.p = p;
   problems.p_is_rank = p_is_rank;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,10 +25,13 @@ struct Start {
 enum class Method { automatic, direct, lanczos, jacobi, gram, qr };
 
 /// What the caller knows and wants, beside the entries. The rank k is given (rank > 0), or the
-/// number of singular values of *what was given* above rtol times the largest.
+/// number of singular values of *what was given* above rtol times the largest, and above the norm
+/// of what rounding the entries once may have added.
 struct Given {
   Index rank = 0;
   double rtol = 0.0;
+  double rounded = 0.0;     // relative rounding of entries that were computed in more digits
+  double floor = 0.0;       // its norm, in the units of what is decomposed
   double precision = kEps;  // in which the entries were computed
   double forming = 0.0;     // absolute rounding of a matrix that we formed ourselves
   double summing = 0.0;     // the same relative to its norm: of sums over rows
@@ -37,6 +41,9 @@ struct Given {
   double tol = 0.0;         // relative residual at which an iteration may stop
   Method method = Method::automatic;
   const Start* start = nullptr;
+
+  /// What a singular value must exceed to count.
+  double cut(double sigma_max) const { return std::max(rtol * sigma_max, floor); }
 };
 
 /// The ends of a spectrum sigma_1 >= ... >= sigma_k > 0, in units of 2^exponent, so that nothing
@@ -65,6 +72,10 @@ struct Spectrum {
 };
 
 enum class End { max, min };
+
+/// The same with the norm of what rounding may have added to these entries, once to each: a matrix
+/// of rank k has, rounded, no more than k singular values above it (Weyl).
+Given with_floor(Given given, const double* entries, Index count);
 
 /// How far below zero, relative to the largest, the entries' rounding may move an eigenvalue of a
 /// positive semidefinite matrix.

@@ -33,6 +33,7 @@ struct Evaluation {
   double value;
   bool tied;        // an end that the gradient uses is not simple: its tied group's mean stands in
   bool determined;  // sigma_k is above the method's noise, or not used
+  Index rank;
 };
 
 /// By S (general).

@@ -27,6 +27,7 @@ class Evaluated(NamedTuple):
     gradient: Any
     tied: bool
     determined: bool
+    rank: int  # the smallest; as large as can be while a graph is captured
 
 
 def evaluate(
@@ -53,10 +54,12 @@ def evaluate(
         )
         value, by_X = small.value, small.gradient
         if library.capturing():
-            return Evaluated(value, by_X, False, True)
-        left = np.flatnonzero(library.to_numpy(small.status)).tolist()
+            return Evaluated(value, by_X, False, True, min(stack.shape[1:]))
+        status = library.to_numpy(small.status)
+        left = np.flatnonzero(status).tolist()
+        ranks = library.to_numpy(small.rank)[status == 0].tolist()
     else:
-        count = stack.shape[0]
+        count, ranks = stack.shape[0], []
         value = library.empty((count,), "float64", stack.device)
         by_X = (
             library.empty(stack.shape, stack.at_least_float32, stack.device) if gradient else None
@@ -65,7 +68,7 @@ def evaluate(
             i
             for i in range(count)
             if not _evaluate_one(
-                regularizer, X, stack, i, library, value, by_X, features=features, **options
+                regularizer, X, stack, i, library, value, by_X, ranks, features=features, **options
             )
         ]
     tied, determined = False, True
@@ -89,7 +92,8 @@ def evaluate(
                     f"the gradient of {regularizer.name} is not representable in float32"
                 )
         tied, determined = tied or found[3], determined and found[4]
-    return Evaluated(value, by_X, tied, determined)
+        ranks.append(found[5])
+    return Evaluated(value, by_X, tied, determined, int(min(ranks)))
 
 
 def _is_finite(x: Any) -> bool:
@@ -136,12 +140,13 @@ def _evaluate_one(
     library: Library,
     value: Any,
     by_X: Any,
+    ranks: list[int],
     *,
     features: bool,
     rule: Rule,
     p_is_rank: bool,
 ) -> bool:
-    """Put value and gradient to place i; False where that is for others to do."""
+    """Put value and gradient to place i, its rank to `ranks`; False: that is for others to do."""
     formed = _formed(X[i], stack.matrix(i), library, features)
     if formed is None:
         return False
@@ -158,6 +163,7 @@ def _evaluate_one(
         if library.to_numpy(small.status).any():
             return False
         value[i], G = small.value[0], small.gradient
+        rank = int(library.to_numpy(small.rank)[0])
     else:
         large = large_ends(
             formed.H, formed.n, library, stack.device, rule=rule, formed=features, p=p
@@ -170,12 +176,16 @@ def _evaluate_one(
         if not np.isfinite(found).all():
             return False
         library.assign(value, i, found[0])
+        rank = large.ends.rank
         G = _by_matrix(formed, large.vectors, found[1:], library) if gradient else None
     if gradient and features:
         times(formed.A, 2.0, G, _like(formed.A, by_X[i], library), library)
     elif gradient:
         by_X[i] = G
-    return not gradient or _is_finite(by_X[i])
+    done = not gradient or _is_finite(by_X[i])
+    if done:
+        ranks.append(rank)
+    return done
 
 
 def _by_matrix(

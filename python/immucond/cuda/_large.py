@@ -21,6 +21,8 @@ from ._spectrum import (
     Ends,
     carried,
     clearly_simple,
+    cut,
+    floor_of,
     numerical_rank,
     rounding,
     tie_width,
@@ -100,15 +102,19 @@ def large_ends(
     squares, top_entry = _measure(H, n * n, library, device)
     if not 1.0 / _IN_RANGE < top_entry < _IN_RANGE:
         return None
+    floor = 0.0
+    if rule.rounded > 0.0:
+        trace = float(H.trace())
+        floor = floor_of(trace, float(squares), rule, formed)
     found = None
     if rule.rank in (0, n):
-        found = _iterate(H, n, library, device, rule, formed)
+        found = _iterate(H, n, library, device, rule, formed, floor)
     if found is None:
-        found = _direct(H, n, library, device, rule, formed)
+        found = _direct(H, n, library, device, rule, formed, floor)
     if found is None:
         return None
     rank, sigma_max, sigma_min, vectors = found
-    if not carried(sigma_max, sigma_min, rank, n, rule, formed):
+    if not carried(sigma_max, sigma_min, rank, n, rule, formed, floor):
         return None
     return Large(Ends(p, rank, sigma_max, sigma_min, squares), vectors)
 
@@ -135,7 +141,7 @@ def _measure(x: Any, count: int, library: Library, device: int) -> tuple[Fractio
 
 
 def _iterate(
-    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool
+    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool, floor: float
 ) -> _Found | None:
     tolerance = rounding(n)
     top = largest(DeviceSteps(H, n, library, device), tolerance)
@@ -148,11 +154,10 @@ def _iterate(
     if below is None:
         return None
     bottom, following, error = inverted(below)
-    rtol = max(rule.rtol**2, tolerance) if formed else rule.rtol
     simple = clearly_simple(
         top.value, top.next, top.next_error, top.value, n, rule, formed
     ) and clearly_simple(bottom, following, error, top.value, n, rule, formed)
-    if not simple or (rule.rank == 0 and bottom <= rtol * top.value):
+    if not simple or (rule.rank == 0 and bottom <= cut(top.value, n, rule, formed, floor)):
         return None
     vectors = library.empty((2, n), "float64", device)
     vectors[0], vectors[1] = top.vectors[0], below.vectors[0]
@@ -187,7 +192,7 @@ def _inverse(H: Any, n: int, library: Library, device: int) -> Any:
 
 
 def _direct(
-    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool
+    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool, floor: float
 ) -> _Found | None:
     cuda, at = bound_module(), library.address
     A, w = library.empty((n, n), "float64", device), library.empty((n,), "float64", device)
@@ -208,11 +213,11 @@ def _direct(
         return None
     values = library.to_numpy(w)[::-1]
     # Of a matrix that is given, negative eigenvalues are singular values where they count.
-    counted = max(0.0, values[rule.rank - 1]) if rule.rank else rule.rtol * values[0]
+    counted = max(0.0, values[rule.rank - 1]) if rule.rank else max(rule.rtol * values[0], floor)
     allowed = 10 * rounding(n) * values[0] if formed else counted
     if not values[0] > 0.0 or values[-1] < -allowed:
         return None
-    k = numerical_rank(values, rule, formed)
+    k = numerical_rank(values, rule, formed, floor)
     if k == 1:  # all nonzero eigenvalues are equal: others know what to do
         return None
     top, bottom = float(values[0]), abs(float(values[k - 1]))

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, Literal, SupportsIndex
 
 from .._errors import DegenerateSpectrumWarning
-from .._extreme import warn_accuracy
+from .._extreme import explaining, warn_accuracy, warn_half
 from .._rank import Given, rank_rule
 from .._regularizers import SpectralRegularizer
 from ._arrays import ingest
@@ -119,17 +119,19 @@ def _value_and_grad(
         given=given,
     )
     single = len(array.shape) == 2
-    found = evaluate(
-        regularizer,
-        x[None] if single else x,
-        array.stacked(),
-        library,
-        features=given == "features",
-        rule=rule,
-        p_is_rank=p_is_rank,
-        gradient=True,
-    )
+    with explaining(rule):
+        found = evaluate(
+            regularizer,
+            x[None] if single else x,
+            array.stacked(),
+            library,
+            features=given == "features",
+            rule=rule,
+            p_is_rank=p_is_rank,
+            gradient=True,
+        )
     what = "Z^T Z" if given == "features" else "S"
+    warn_half(what, found.rank, min(array.shape[-2:]), rule, stacklevel=3)
     if not found.determined:
         warn_accuracy(what, stacklevel=3)
     if found.tied:

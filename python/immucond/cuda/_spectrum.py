@@ -52,20 +52,31 @@ def tie_width(sigma: float, sigma_max: float, n: int, rule: Rule, formed: bool) 
     return rounding(n) * sigma_max + moved
 
 
-def carried(sigma_max: float, sigma_min: float, k: int, n: int, rule: Rule, formed: bool) -> bool:
+def floor_of(trace: float, squares: float, rule: Rule, formed: bool) -> float:
+    """Return what a value must exceed, by the rounding of the entries (decomposition.cpp)."""
+    return rule.rounded**2 * trace if formed else rule.rounded * math.sqrt(squares)
+
+
+def carried(
+    sigma_max: float, sigma_min: float, k: int, n: int, rule: Rule, formed: bool, floor: float = 0.0
+) -> bool:
     """Return whether the matrix shows the rank, and carries the digits of sigma_min."""
     noise = rounding(n)
     if not formed:
         return noise * sigma_max < sigma_min / 2
-    seen = rule.rank > 0 or k == n or rule.rtol**2 >= noise
+    seen = rule.rank > 0 or k == n or rule.rtol**2 >= noise or floor >= noise * sigma_max
     return seen and noise * sigma_max < _GRAM_TOLERANCE * sigma_min
 
 
-def numerical_rank(values: FloatArray, rule: Rule, formed: bool) -> int:
+def cut(sigma_max: float, n: int, rule: Rule, formed: bool, floor: float) -> float:
+    """Return what a value must exceed to count."""
+    return max((max(rule.rtol**2, rounding(n)) if formed else rule.rtol) * sigma_max, floor)
+
+
+def numerical_rank(values: FloatArray, rule: Rule, formed: bool, floor: float = 0.0) -> int:
     """Return the rank from all eigenvalues, descending."""
-    n = values.size
-    rtol = max(rule.rtol**2, rounding(n)) if formed else rule.rtol
-    return rule.rank or max(1, int(np.count_nonzero(values > rtol * values[0])))
+    least = cut(float(values[0]), values.size, rule, formed, floor)
+    return rule.rank or max(1, int(np.count_nonzero(values > least)))
 
 
 def clearly_simple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
+from .._validate import plain as as_plain
 
 
 def number(value: float) -> str:
@@ -20,10 +20,12 @@ def number(value: float) -> str:
 
 def plain(value: Any) -> Any:
     """Plain Python values that JSON can hold; an infinite number is the string "inf" or "-inf"."""
+    return _finite(as_plain(value))
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value

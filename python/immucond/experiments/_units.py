@@ -36,8 +36,8 @@ class Unit:
     name : str
         Readable start of its file's name.
     parameters : dict
-        All that its result depends on, as JSON can hold it: a unit whose parameters differ in
-        anything is another unit, with a file of its own.
+        All that its result depends on: a unit whose parameters differ in anything, as JSON holds
+        them, is another unit, with a file of its own.
     """
 
     name: str
@@ -46,7 +46,8 @@ class Unit:
     @property
     def file_name(self) -> str:
         """Name of the file that keeps the result."""
-        text = json.dumps([__version__, self.parameters], sort_keys=True, allow_nan=False)
+        told = [__version__, plain(self.parameters)]
+        text = json.dumps(told, sort_keys=True, allow_nan=False)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
@@ -97,7 +98,7 @@ def run_units(
     progress(stage, len(results), total)
     with closing(_computed(missing, compute, jobs)) as coming:
         for name, result in coming:
-            record = {"unit": missing[name].parameters, "result": plain(result)}
+            record = {"unit": plain(missing[name].parameters), "result": plain(result)}
             write_whole(folder / name, json.dumps(record, allow_nan=False) + "\n")
             results[name] = record["result"]
             progress(stage, len(results), total)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import whole
+from .._validate import plain
 
 _VERSION = 1
 _DESCRIPTION = "description"
@@ -24,7 +25,7 @@ def write_archive(
     arrays: dict[str, npt.NDArray[Any]],
 ) -> None:
     """Write an archive of a kind ("result", "checkpoint"): whole, or the old file stays."""
-    heading = {"immucond": kind, "version": _VERSION} | description
+    heading = {"immucond": kind, "version": _VERSION} | plain(description)
     named: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(heading))} | arrays
     with whole(Path(path)) as file:
         np.savez(file, **named)
@@ -61,14 +62,3 @@ def read_archive(
             f"{found[1]}"
         )
     return heading, arrays
-
-
-def plain(value: Any) -> Any:
-    """Return the value as JSON would give it back: what is saved equals what is loaded."""
-    return json.loads(json.dumps(value, default=_number))
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._extreme import ExtremePairs
-from ._archive import plain, read_archive, write_archive
+from .._validate import plain
+from ._archive import read_archive, write_archive
 from ._movers import State
 
 Records = list[dict[str, float]]

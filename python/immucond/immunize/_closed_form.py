@@ -8,14 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
-from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real
+from .._validate import (
+    FloatArray,
+    as_delta,
+    as_float64,
+    as_targets,
+    as_theta,
+    check_real,
+    plain,
+)
 from ..linear._extractor import extractor_of
 from ..linear._nearest import nearest_of
 from ..linear._report import report_of
 from ..linear._root import Ranks, roots
-from ._archive import plain
 from ._problem import described
-from ._result import ImmunizationResult
+from ._result import ImmunizationResult, warn_if_easier
 
 
 @underflow_is_zero
@@ -24,7 +31,7 @@ def closed_form(
     y_P: npt.ArrayLike,
     X_H: npt.ArrayLike,
     *,
-    kappa_P: float = 1.0,
+    kappa_P: float | None = None,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
     nearest_to: npt.ArrayLike | None = None,
@@ -48,8 +55,10 @@ def closed_form(
         Primary targets.
     X_H : (N_H, d) array_like
         Harmful inputs; at ``kappa_P = 1`` they do not change theta beyond a rotation.
-    kappa_P : float, default 1
-        Condition number that the primary Hessian shall have.
+    kappa_P : float, optional
+        Condition number that the primary Hessian shall have. By default it keeps its own, so that
+        the harmful one can only grow: ``kappa_M * kappa_P`` is at least ``kappa(K_H)``. At 1 the
+        ratio of both is the same, and the harmful task may be easier than it was.
     delta : float or (float, float), default 0
         Added to the diagonals of the Gram matrices; needed where the supremum is infinite.
     rotate : bool, default True
@@ -77,6 +86,11 @@ def closed_form(
     ValueError
         As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0.
 
+    Warns
+    -----
+    ImmunityWarning
+        Where the harmful Hessian is better conditioned than it was, (i) below 1.
+
     Examples
     --------
     >>> import numpy as np, immucond as ic
@@ -103,11 +117,13 @@ def closed_form(
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
+    report = report_of(P, H, theta)
+    warn_if_easier(report, stacklevel=4)
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,
         history={},
-        report=report_of(P, H, theta),
+        report=report,
         method="closed_form",
         parameters=plain(
             {

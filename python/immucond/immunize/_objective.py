@@ -15,7 +15,7 @@ from ._problem import Problem
 from ._terms import Conditioning, Starts, Term
 
 
-class DivergenceError(ImmucondError):
+class BeyondRangeError(ImmucondError):
     """The iteration has left the float range.
 
     Attributes
@@ -78,7 +78,7 @@ class Objective:
 
         Raises
         ------
-        DivergenceError
+        BeyondRangeError
             Where something is not finite.
         """
         record: dict[str, float] = {}
@@ -87,7 +87,7 @@ class Objective:
         by_omega: FloatArray | None = None
         pairs = list(starts)
         if not np.isfinite(theta).all():
-            raise DivergenceError(np.nan)
+            raise BeyondRangeError(np.nan)
         with (
             np.errstate(over="ignore", invalid="ignore"),
             # Held back: on the way to a divergence they only distract from its message.
@@ -103,10 +103,10 @@ class Objective:
                     fit = step == 0 and not isinstance(error, ArithmeticError)
                     if fit or isinstance(error, DegenerateSpectrumError):
                         raise
-                    raise DivergenceError(record.get("loss", np.nan)) from error
+                    raise BeyondRangeError(record.get("loss", np.nan)) from error
                 record |= found.values
                 if not np.isfinite(list(found.values.values())).all():
-                    raise DivergenceError(record.get("loss", np.nan))
+                    raise BeyondRangeError(record.get("loss", np.nan))
                 if found.by_theta is not None:
                     norms[f"grad_{term.name}"] = norm(found.by_theta)
                     parts.append((term, found.by_theta))

@@ -6,17 +6,17 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .._errors import ImmucondError
-from .._validate import as_count, check_choice
-from ._archive import plain
+from .._errors import DivergenceError, ImmucondError
+from .._validate import as_count, check_choice, plain
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
-from ._objective import DivergenceError, Evaluation, Objective
+from ._objective import BeyondRangeError, Evaluation, Objective
 from ._problem import Problem, described
 from ._result import ImmunizationResult
 from ._terms import Conditioning, Term
@@ -73,10 +73,22 @@ def run(
     def evaluate(state: State) -> Evaluation:
         try:
             return objective(state.step, state.theta, state.omega, state.starts)
-        except DivergenceError as error:
-            raise ImmucondError(
-                _diverged(method, state.step, error.loss, parameters, knobs)
-            ) from error
+        except BeyondRangeError as error:
+            message = _diverged(method, state.step, error.loss, parameters, knobs)
+            raise DivergenceError(message) from error
+
+    def result(state: State) -> ImmunizationResult:
+        theta, bias = problem.given_theta(state.theta)
+        return ImmunizationResult(
+            theta=theta,
+            omega=problem.given_omega(state.omega),
+            history={name: np.array([record[name] for record in records]) for name in records[0]},
+            report=problem.report(state.theta),
+            method=method,
+            parameters=plain(told),
+            bias=bias,
+            classes=problem.loss.classes,
+        )
 
     state = State(
         0, problem.theta, problem.omega, moments=mover.moments(problem.theta, problem.omega)
@@ -92,10 +104,12 @@ def run(
                 f"steps must be at least {state.step}, as many as checkpoint {checkpoint} has "
                 f"taken, and is {last}"
             )
+    good = state
     try:
         while True:
             found = evaluate(state) if found is None else found
             records.append(found.record)
+            good = state
             warned = found.warned | warned  # the first of each category stays
             stop = callback is not None and callback(state.step, found.record)
             if stop or state.step == last:
@@ -107,21 +121,17 @@ def run(
         if kept is not None:
             kept.save(state, records)
         raise
+    except DivergenceError as error:
+        if records:
+            with suppress(ArithmeticError, ValueError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # theta may be close to the edge
+                error.result = result(good)
+        raise
     if kept is not None:
         kept.save(state, records)
     for category, message in warned.items():
         warnings.warn(message, category, stacklevel=4)
-    theta, bias = problem.given_theta(state.theta)
-    return ImmunizationResult(
-        theta=theta,
-        omega=problem.given_omega(state.omega),
-        history={name: np.array([record[name] for record in records]) for name in records[0]},
-        report=problem.report(state.theta),
-        method=method,
-        parameters=plain(told),
-        bias=bias,
-        classes=problem.loss.classes,
-    )
+    return result(state)
 
 
 def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> list[Term]:
@@ -139,7 +149,7 @@ def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> lis
     check_choice(by, "balance", ("gradient-norm",))
     try:
         found = Objective(problem, terms)(0, problem.theta, problem.omega, (None, None))
-    except DivergenceError as error:
+    except BeyondRangeError as error:
         raise ImmucondError(_cannot_start("balance", error.loss)) from error
     loss = found.record["grad_loss"]
     weighted = []

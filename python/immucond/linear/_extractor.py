@@ -22,7 +22,7 @@ def optimal_extractor(
     *,
     X_P: npt.ArrayLike | None = None,
     X_H: npt.ArrayLike | None = None,
-    kappa_P: float = 1.0,
+    kappa_P: float | None = 1.0,
     delta: float | tuple[float, float] = 0.0,
     rotate: bool = True,
     features: SupportsIndex | None = None,
@@ -43,8 +43,11 @@ def optimal_extractor(
         Gram matrices of the primary and the harmful inputs, symmetric positive semidefinite.
     X_P, X_H : (N_P, d) and (N_H, d) array_like
         The inputs instead: keeps twice the digits of the Gram matrices.
-    kappa_P : float, default 1
-        Condition number that H_P(theta) shall have; the harmful one is ``kappa_M * kappa_P``.
+    kappa_P : float or None, default 1
+        Condition number that H_P(theta) shall have; the harmful one is ``kappa_M * kappa_P``. None
+        leaves the primary one as it is, that of K_P: then the harmful one is at least
+        ``kappa(K_H)``. At 1 the ratio of both is as large, and the harmful one may well be less
+        than it was.
     delta : float or (float, float), default 0
         Added to the diagonals of (K_P, K_H), in their units (feature noise: N times its variance).
     rotate : bool, default True
@@ -99,7 +102,7 @@ def optimal_extractor(
 
 
 def extractor_of(
-    P: Root, H: Root, *, kappa_P: float, rotate: bool, features: int | None = None
+    P: Root, H: Root, *, kappa_P: float | None, rotate: bool, features: int | None = None
 ) -> FloatArray:
     """Extractor from the roots (to which delta has been added)."""
     m = P.dim if features is None else features
@@ -128,8 +131,10 @@ def extractor_of(
     return theta
 
 
-def kappa_within(P: Root, kappa_P: float, features: int) -> float:
-    """Check kappa_P, which is 1 where only one direction is left."""
+def kappa_within(P: Root, kappa_P: float | None, features: int) -> float:
+    """Check kappa_P, which is 1 where only one direction is left; None stands for that of P."""
+    if kappa_P is None:
+        kappa_P = 1.0 if 1 in (P.rank, features) else max(1.0, P.kappa)
     tau = check_real(kappa_P, "kappa_P", low=1.0)
     if tau > 1.0 and P.rank == 1:
         raise ValueError(f"kappa_P must be 1 for a primary task of rank 1, got {kappa_P}")

@@ -27,7 +27,7 @@ def nearest_extractor(
     *,
     X_P: npt.ArrayLike | None = None,
     X_H: npt.ArrayLike | None = None,
-    kappa_P: float = 1.0,
+    kappa_P: float | None = 1.0,
     delta: float | tuple[float, float] = 0.0,
     ranks: Ranks | None = None,
     computed_in: Any = None,
@@ -83,7 +83,7 @@ def nearest_extractor(
     return nearest_of(P, H, as_theta(theta, P.dim), kappa_P=kappa_P)
 
 
-def nearest_of(P: Root, H: Root, given: FloatArray, *, kappa_P: float) -> FloatArray:
+def nearest_of(P: Root, H: Root, given: FloatArray, *, kappa_P: float | None) -> FloatArray:
     """Nearest extractor from the roots (to which delta has been added)."""
     m = given.shape[1]
     if m < P.rank:

@@ -13,7 +13,7 @@ import scipy.linalg
 
 from .._condensed import triangular
 from .._extreme import psd_ends, warn_accuracy
-from .._rank import default_rtol, epsilon, numerical_rank, rank_rule
+from .._rank import default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
@@ -209,7 +209,7 @@ def root_of_inputs(
     _, s, vt = np.linalg.svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
-    found = numerical_rank(sigma, rule)
+    found, rtol = numerical_rank(sigma, rule), tolerance_at(sigma, rule)
     sigma = _cut(sigma, found, name)
     return Root(
         dim=sigma.size,
@@ -217,8 +217,8 @@ def root_of_inputs(
         kappa=squared_ratio(1.0, sigma[found - 1], name),
         rank=found,
         rank_from="given" if rule.rank else "X",
-        floor=rule.rtol,
-        blur=(rule.rtol, 1),  # Wedin, for noise of relative size rtol
+        floor=rtol,
+        blur=(rtol, 1),  # Wedin, for noise of relative size rtol
         name=name,
         noise=0.0,
         decompose=lambda: (sigma, vt.T),
@@ -260,6 +260,7 @@ def root_of_gram(
         return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
 
     size = unit.shape[0]
+    tolerance = max(rule.rtol, np.sqrt(size) * rule.rounded)  # ||K||_F <= sqrt(size) lambda_1
     rounding = default_rtol(unit.shape, np.float64, "gram")  # sums over rows, however many
     factor = None
     if found == size and ratio > _SAFE * size * epsilon(np.float64):
@@ -270,10 +271,10 @@ def root_of_gram(
         kappa=1.0 / ratio,
         rank=found,
         rank_from="given" if rule.rank else "K",
-        floor=float(np.sqrt(rule.rtol)),
-        blur=(rule.rtol, 2),  # Davis-Kahan, on the eigenvalues this time
+        floor=float(np.sqrt(tolerance)),
+        blur=(tolerance, 2),  # Davis-Kahan, on the eigenvalues this time
         name=name,
-        noise=max(rounding, rule.rtol, 0.0 if determined else ratio),
+        noise=max(rounding, tolerance, 0.0 if determined else ratio),
         decompose=decompose,
         factor=factor,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condensed import condensed
-from .._rank import default_rtol, numerical_rank, rank_rule
+from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
 
@@ -100,7 +100,7 @@ class Problem:
 
         A, b = condensed(A, b)
         u, s, vt = np.linalg.svd(A, full_matrices=False)
-        k = numerical_rank(s, rule)
+        k, rtol = numerical_rank(s, rule), tolerance_at(s, rule)
         u, s, vt = u[:, :k], s[:k], vt[:k]
         unit = float(s[0]) ** 2 + mu
         curvature = (s**2 + mu) / unit
@@ -128,7 +128,7 @@ class Problem:
             minimizer=vt.T @ w,
             best_loss=best_loss,
             measure_of_loss=start_loss if exact else best_loss,
-            rtol=rule.rtol,
+            rtol=rtol,
             loss_unit=y_scale * y_scale,
             curvature_unit=unit,
             basis=vt.T,

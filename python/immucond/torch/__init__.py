@@ -15,13 +15,17 @@ from ._modules import ImmunizationLoss, RIll, RWell
 from ._objectives import Objective
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
+from ._probes import linear_probes
+from ._report import DeepReport, immunity_report
 from ._rir import DeepImmunity, rir
+from ._saved import load_saved, save
 from ._spectral import condition_number, log_kappa, r_ill, r_well
 from ._trainer import TrainerMixin
 
 __all__ = [
     "DeepImmunity",
     "DeepImmunization",
+    "DeepReport",
     "ExtremePairs",
     "ImmunizationLoss",
     "Objective",
@@ -31,11 +35,15 @@ __all__ = [
     "condition_number",
     "extreme_pairs",
     "gram",
+    "immunity_report",
     "immunize",
     "keep_activations",
+    "linear_probes",
+    "load_saved",
     "log_kappa",
     "precondition",
     "r_ill",
     "r_well",
     "rir",
+    "save",
 ]

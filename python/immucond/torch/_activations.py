@@ -1,4 +1,4 @@
-"""Batches of a task, and the frozen part of a network run once over them.
+"""The frozen part of a network, run once over a task.
 
 What enters the first trainable block is kept for every sample, in memory or in a mapped file. Then
 the model's own forward runs on that: whatever it does between its modules is done, a frozen module
@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
+from ._batches import Batches, Loaded, Outcome, refuse_rows
+from ._fingerprint import fingerprint_of
 from ._frozen import CannotKeepError, equal, refuse_dependent, replaced, rows_of, traced
-from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
+from ._loaders import least_batch, left_as_found
 from ._reached import gradients_agree, requiring_alone, run_without_a_graph
 from ._samples import indexed, plain, refuse_mixed, refuse_random
 from ._split import SplitModel, blocks_named, moved, parse_batch
@@ -41,63 +42,6 @@ _AS_THEY_ARE = (
     "multiprocessing_context",
     "prefetch_factor",
 )
-
-
-class Outcome(NamedTuple):
-    """What the model makes of one batch."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Any
-
-
-def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
-    """Return what the whole model makes of a batch."""
-    inputs, labels = parse_batch(batch)
-    return Outcome(*model(moved(inputs, device)), moved(labels, device))
-
-
-class Batches(Protocol):
-    """A task's batches, epoch after epoch."""
-
-    least: int | None
-    """Samples in the smallest batch, where that is known."""
-
-    alike: bool
-    """Whether an epoch follows from the generator alone, whatever came before it."""
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the batches of one epoch."""
-
-    def in_order(self) -> Iterator[Any]:
-        """Yield the batches once, in the order of the samples."""
-
-    def run(self, model: SplitModel, batch: Any) -> Outcome:
-        """Return what the model makes of a batch."""
-
-
-class Loaded:
-    """Batches as the loader yields them, through the whole model."""
-
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self._loader, self._device, self._passes = starting_anew(loader), device, 0
-        self.least, self.alike = least_batch(loader), draws_alike(loader)
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the loader's batches; all that they are drawn from gets a seed drawn here."""
-        seed_pass(self._loader, int(torch.randint(2**31, (), generator=generator)), self._passes)
-        self._passes += 1
-        yield from self._loader
-
-    def in_order(self) -> Iterator[Any]:
-        """Yield the loader's batches; one that shuffles does so alike each time."""
-        with left_as_found(self._loader):
-            seed_pass(self._loader, 0, 0)
-            yield from self._loader
-
-    def run(self, model: SplitModel, batch: Any) -> Outcome:
-        """Return what the whole model makes of a batch."""
-        return outcome(model, batch, self._device)
 
 
 class Kept:
@@ -222,6 +166,17 @@ class Kept:
         """Yield the indices of batches, in the order of the data set."""
         yield from torch.arange(self._count).split(self._batch_size)
 
+    def drawn(self) -> Iterator[Any]:
+        """Yield the indices of batches, in a random order that is the same each time."""
+        yield from self.epoch(torch.Generator().manual_seed(0))
+
+    def fingerprint(self) -> str:
+        """Of the activations and labels of the first batch."""
+        first = next(self.in_order())
+        rows = [row[first] if isinstance(row, _Rows) else row for row in self._rows
+                if not isinstance(row, _Zeros)]  # fmt: skip
+        return f"{self._count} samples in batches of {self._batch_size}, {fingerprint_of(rows)}"
+
     def run(self, model: SplitModel, batch: Tensor) -> Outcome:
         """Return what the model makes of the samples with these indices."""
         leaves = [
@@ -332,40 +287,12 @@ def keep_activations(
         model.train(training)
 
 
-def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
-    """Yield the batches of epoch after epoch."""
-    while True:
-        none = True
-        for batch in epoch():
-            none = False
-            yield batch
-        if none:
-            raise ValueError(f"{name} has no batches")
-
-
 def task_of(task: Any, device: torch.device, name: str) -> Batches:
     """Return a task's batches through the whole model, or those that were kept before."""
     if isinstance(task, Iterator):
         raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
+    refuse_rows(task, name)
     return task if isinstance(task, Kept) else Loaded(task, device)
-
-
-def refuse_few(count: int, name: str) -> None:
-    """Refuse a batch of one sample, which has no condition number."""
-    if count < 2:
-        raise ValueError(
-            f"a batch of {name} must have at least two samples, and one has {count} (of a last "
-            "batch that is short, drop_last=True rids a DataLoader)"
-        )
-
-
-@contextmanager
-def running_on(name: str) -> Iterator[None]:
-    """Say on what the model does not run."""
-    try:
-        yield
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
 
 
 def batches_of(

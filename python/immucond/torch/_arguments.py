@@ -47,6 +47,11 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
     """Refuse what is not a stack of matrices of a floating-point dtype; `empty`: or has no rows."""
     if not isinstance(X, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, and is {type(X).__name__}")
+    if hasattr(X, "full_tensor"):
+        raise TypeError(
+            f"{name} must be a plain tensor, and is a DTensor: give {name}.full_tensor(), or "
+            f"{name}.to_local(), where that is this rank's rows, with group="
+        )
     if X.dtype not in _DTYPES:
         raise TypeError(
             f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from .._files import whole
+from .._validate import plain
 
 
-@dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is kept, every how many steps, and which run it is."""
+    """Where a run is kept, every how many steps, and which run it is.
 
-    path: Path
-    every: int
-    settings: dict[str, Any]
+    Parameters
+    ----------
+    path : Path
+        A file of ``torch.save``, which ``torch.load(weights_only=True)`` reads.
+    every : int
+        Steps from one writing to the next.
+    settings : dict
+        All that decides the run's bits, except how many epochs it takes.
+    """
+
+    def __init__(self, path: Path, every: int, settings: dict[str, Any]) -> None:
+        self.path, self.every, self.settings = path, every, plain(settings)
+        self._readable = False
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all; the first time, see that it can be read."""
+        # NumPy's numbers, such as a learning rate in an optimizer's state, would not load.
+        state = tree_map_only(np.generic, lambda x: x.item(), state | {"settings": self.settings})
+        if not self._readable:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            buffer.seek(0)
+            try:
+                torch.load(buffer, weights_only=True)
+            except Exception as error:
+                raise TypeError(
+                    f"checkpoint {self.path} could not be read again: the state of the optimizer "
+                    f"or of the objective holds more than tensors and numbers ({_first(error)})"
+                ) from error
+            self._readable = True
         with whole(self.path) as file:
-            torch.save(state | {"settings": self.settings}, file)
+            torch.save(state, file)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """Return the state of this run, None where there is none; refuse that of another run."""
@@ -32,13 +58,14 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
             there: dict[str, Any] = state["settings"]
         except Exception as error:
+            reason = "it has no settings of a run" if isinstance(error, KeyError) else _first(error)
             raise ValueError(
-                f"checkpoint {self.path} is not one of immunize; name another"
+                f"checkpoint {self.path} is not one of immunize; name another ({reason})"
             ) from error
         differing = [
-            f"{name} is {there.get(name)!r} there and {mine!r} here"
-            for name, mine in self.settings.items()
-            if there.get(name) != mine
+            f"{name} is {there.get(name)!r} there and {self.settings.get(name)!r} here"
+            for name in dict.fromkeys((*self.settings, *there))
+            if there.get(name) != self.settings.get(name)
         ]
         if differing:
             raise ValueError(
@@ -46,3 +73,8 @@ class Checkpoint:
                 "another path, or remove it"
             )
         return state
+
+
+def _first(error: Exception) -> str:
+    """Return the first sentence of PyTorch's long messages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -33,14 +33,15 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, bool, bool]:
-    """Return value, float64 gradient, and whether an end it uses is tied, and is determined.
+) -> tuple[Value, Tensor | None, bool, bool, int]:
+    """Return value, float64 gradient, whether an end it uses is tied, and is determined, and rank.
 
-    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined.
+    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined,
+    and the smallest rank.
     """
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
-        value, grad, _, tied, determined = kernel(
+        value, grad, _, tied, determined, rank = kernel(
             regularizer._coefficients,
             regularizer._degree,
             _array(X),
@@ -51,8 +52,8 @@ def evaluate(
             False,
         )
     if X.ndim > 2:
-        tied, determined = tied.any(), determined.all()
-    return value, None if grad is None else torch.from_numpy(grad), tied, determined
+        tied, determined, rank = tied.any(), determined.all(), rank.min()
+    return value, None if grad is None else torch.from_numpy(grad), tied, determined, int(rank)
 
 
 def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:

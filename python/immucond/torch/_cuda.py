@@ -30,7 +30,7 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Tensor, Tensor | None, bool, bool]:
+) -> tuple[Tensor, Tensor | None, bool, bool, int]:
     """As the function of this name for CPU tensors; values stay on the device."""
     X = torch_library().adopt(X)
     stack = X if X.ndim == 3 else X[None]
@@ -47,7 +47,7 @@ def evaluate(
     value, by_X = found.value, found.gradient
     if X.ndim == 2:
         value, by_X = value[0], by_X[0] if gradient else None
-    return value, by_X, found.tied, found.determined
+    return value, by_X, found.tied, found.determined, found.rank
 
 
 def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:

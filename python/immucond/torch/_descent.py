@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._errors import ImmucondError
-from ._activations import Batches, Outcome, endless, refuse_few
+from .._errors import DivergenceError, ImmucondError
+from ._batches import Batches, Outcome, endless, refuse_few
 from ._checkpoint import Checkpoint
-from ._objectives import Loss, Objective, gradient_by, norm_of, weights
+from ._objectives import (
+    START_BATCHES,
+    Loss,
+    Objective,
+    Terms,
+    balanced,
+    gradient_by,
+    norm_of,
+    weights,
+)
 from ._split import SplitModel
 
 RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
@@ -29,6 +41,13 @@ def finite(loss: Tensor) -> Tensor:
     return loss
 
 
+def outcomes(model: SplitModel, P: Batches, H: Batches) -> list[tuple[Outcome, Outcome]]:
+    """Return what the model makes of the first pairs of batches, as training draws them."""
+    with torch.no_grad(), closing(P.drawn()) as of_P, closing(H.drawn()) as of_H:
+        pairs = islice(zip(of_P, of_H, strict=False), START_BATCHES)
+        return [(P.run(model, p), H.run(model, h)) for p, h in pairs]
+
+
 class Steps:
     """One descent step on a pair of batches."""
 
@@ -36,17 +55,28 @@ class Steps:
         self,
         model: SplitModel,
         objective: Objective,
-        lambdas: tuple[float, float] | None,
+        rule: tuple[float, float] | Terms | None,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
-        self._lambdas, self._loss = lambdas, loss
+        self._rule, self._loss = rule, loss
+        self.terms = rule if isinstance(rule, Terms) else None
+        self.first: tuple[float, float] | None = None  # the weights of the first step
+        self._good: list[Tensor] = []
+
+    def weigh(self, found: Iterable[tuple[Outcome, Outcome]]) -> None:
+        """Set the weights by the terms of some pairs of batches, where they are to be so set."""
+        if isinstance(self._rule, Terms):
+            objective = copy.copy(self.objective)  # the state of the run's own is left as it is
+            self._rule = balanced(self._rule, (objective.terms(*pair) for pair in found))
 
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
         for task, name in ((P, "primary"), (H, "harmful")):
             refuse_few(len(task.features), name)
+            if not bool(task.features.isfinite().all()):
+                raise ImmucondError(f"the features of {name} are not finite any more")
         loss = finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
         by_loss = gradient_by(loss, P.features)
@@ -59,7 +89,9 @@ class Steps:
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
         of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
-        lambda_P, lambda_H = weights(self._lambdas, norms[0], of_terms)
+        assert not isinstance(self._rule, Terms)
+        lambda_P, lambda_H = weights(self._rule, norms[0], of_terms, self.first)
+        self.first = self.first or (lambda_P, lambda_H)
         by_P = lambda_P * by_well
         if not self.objective.uses_loss:
             by_P = by_P - by_loss  # its gradient ends at the features, once through the head
@@ -75,9 +107,33 @@ class Steps:
         }
         # In one pass, so that a weight of the head that stands elsewhere too gets both its parts.
         torch.autograd.backward(list(roots), list(roots.values()))
+        self._keep()
         self.optimizer.step()
         terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
         return dict(zip(RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
+
+    @property
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def _keep(self) -> None:
+        """Keep the weights at which the loss and all gradients were finite."""
+        if not self._good:
+            self._good = [torch.empty_like(p) for p in self._trained]
+        for kept, p in zip(self._good, self._trained, strict=True):
+            kept.copy_(p)
+
+    @torch.no_grad()
+    def back(self) -> None:
+        """Take the last step back."""
+        for kept, p in zip(self._good, self._trained, strict=bool(self._good)):
+            p.copy_(kept)
+
+    def check(self) -> None:
+        """Refuse weights that are not finite."""
+        if not all(bool(p.isfinite().all()) for p in self._trained):
+            raise ImmucondError("a weight is not finite after the last step")
 
 
 class Run:
@@ -128,11 +184,24 @@ class Run:
                 self._start = self._generator.get_state()
         self._save()
 
+    def _diverged(self, error: Exception) -> None:
+        """Go back to the network that the last record was measured at."""
+        self._steps.back()
+        raise DivergenceError(
+            f"training diverged in step {len(self.records) + 1}: {error}. The network before the "
+            f"last step, and the history of all {len(self.records)}, are in this error's result"
+        ) from error
+
     def _step(
         self, p: Any, h: Any, callback: Callable[[int, Mapping[str, float]], object] | None
     ) -> bool:
         model = self._steps.model
-        record = self._steps(self._P.run(model, p), self._H.run(model, h))
+        try:
+            record = self._steps(self._P.run(model, p), self._H.run(model, h))
+        except (ImmucondError, OverflowError) as error:
+            if self.records:
+                self._diverged(error)
+            raise
         self.records.append(record)
         return callback is not None and bool(callback(len(self.records), record))
 
@@ -155,8 +224,15 @@ class Run:
         self._generator.set_state(self._start)
         torch.set_rng_state(self._random)
         self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
+        if self.records:
+            self._steps.first = self.records[0]["lambda_P"], self.records[0]["lambda_H"]
 
     def _save(self) -> None:
+        if self.records:
+            try:
+                self._steps.check()
+            except ImmucondError as error:
+                self._diverged(error)
         if self._checkpoint is not None:
             self._checkpoint.save(
                 {

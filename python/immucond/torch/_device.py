@@ -136,14 +136,14 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, bool, bool]:
+) -> tuple[Value, Tensor | None, bool, bool, int]:
     """As the function of this name for CPU tensors."""
     if X.ndim == 3:
         options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
         one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
-        values, gradients, ties, determinations = zip(*one_by_one, strict=True)
+        values, gradients, ties, determinations, ranks = zip(*one_by_one, strict=True)
         stacked = torch.stack(gradients) if gradient else None
-        return np.array(values), stacked, any(ties), all(determinations)
+        return np.array(values), stacked, any(ties), all(determinations), min(ranks)
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:
@@ -157,7 +157,7 @@ def evaluate(
     tied = tied and not ends.all_tied
     scaled = _ldexp(value, degree * ends.exponent, "the value")
     if not gradient:
-        return scaled, None, tied, determined
+        return scaled, None, tied, determined, ends.rank
     S = found.unit.mT @ found.unit if features else found.unit
     if ends.all_tied:
         grad = (gamma + (alpha + beta) / ends.sigma_max / ends.rank) * S
@@ -173,7 +173,7 @@ def evaluate(
     grad = times_power(grad, power)
     if not grad.isfinite().all():
         raise OverflowError("the gradient is not representable in float64")
-    return scaled, grad, tied, determined
+    return scaled, grad, tied, determined, ends.rank
 
 
 def _ldexp(value: float, exponent: int, what: str) -> float:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._rank import default_rtol
+from .._rank import default_rtol, rank_rule
 from ._arguments import check_tensor
 from ._kernels import kernels_for
 
@@ -62,6 +62,12 @@ class _AllRows(torch.autograd.Function):
 
 def _counts(Z: Tensor, group: Any) -> list[int]:
     """Return the number of rows on each rank, which must agree in width and dtype."""
+    if torch.compiler.is_compiling():
+        # Which collectives run follows from numbers that other ranks hold.
+        raise NotImplementedError(
+            "group= cannot be part of a compiled graph: call the regularizer outside the function "
+            "that torch.compile compiles, or in one under torch.compiler.disable"
+        )
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     mine = torch.tensor([len(Z), Z.shape[1], dtypes.index(Z.dtype)], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
@@ -124,9 +130,19 @@ def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
     width = Z.shape[1]
     if sum(counts) < width:
         return _AllRows.apply(Z, group, counts), options  # type: ignore[no-untyped-call]
-    if rtol is None:
-        rtol = default_rtol((sum(counts), width), computed_in or Z.dtype, "features")
-    # Of H: singular values of features are square roots, and H itself is rounded.
-    of_H = min(0.5, max(rtol**2, default_rtol((sum(counts), width), "float64", "gram")))
+    shape = (sum(counts), width)
+    rule = rank_rule(
+        shape,
+        Z.dtype,  # type: ignore[arg-type]
+        rank=None,
+        rtol=rtol,
+        computed_in=computed_in,
+        given="features",
+    )
     H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
-    return H, (False, rank, of_H, "float64")
+    # Of H: singular values of features are square roots, and H itself is rounded.
+    of_H = max(rule.rtol**2, default_rtol(shape, "float64", "gram"))
+    if rule.rounded > 0.0:  # lambda_1 >= ||H||_F^2 / tr H: never less than the rule of one rank
+        trace, size = float(H.detach().trace()), float(torch.linalg.matrix_norm(H.detach()))
+        of_H = max(of_H, (rule.rounded * trace / size) ** 2) if size > 0.0 else of_H
+    return H, (False, rank, min(0.5, of_H), "float64")

@@ -1,12 +1,15 @@
-"""The features of all samples of a task."""
+"""The features of the samples of a task."""
 
 from __future__ import annotations
+
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
+from .._condition import condition_number
 from .._validate import FloatArray
-from ._activations import Batches, running_on
+from ._batches import Batches, Outcome, running_on
 from ._split import SplitModel
 
 
@@ -23,3 +26,41 @@ def array(Z: Tensor) -> FloatArray:
     """Return features as a float64 array."""
     found: FloatArray = Z.detach().double().cpu().numpy()
     return found
+
+
+def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outcome:
+    """Return features, logits and labels of a task's first samples, on the CPU.
+
+    Labels are None where they are no classes, one whole number a sample.
+    """
+    rows: list[Outcome] = []
+    count = 0
+    with running_on(name), torch.no_grad(), closing(batches.in_order()) as epoch:
+        for batch in epoch:
+            found = batches.run(model, batch)
+            labels = found.labels if _classes(found.labels, len(found.features)) else None
+            rows.append(
+                Outcome(
+                    found.features.detach().cpu(),
+                    found.logits.detach().cpu(),
+                    None if labels is None else labels.cpu(),
+                )
+            )
+            count += len(found.features)
+            if count >= most:
+                break
+    features, logits = (torch.cat([row[at] for row in rows])[:most] for at in (0, 1))
+    known = [row.labels for row in rows if row.labels is not None]
+    return Outcome(features, logits, torch.cat(known)[:most] if len(known) == len(rows) else None)
+
+
+def _classes(labels: object, count: int) -> bool:
+    whole = isinstance(labels, Tensor) and not (
+        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    )
+    return whole and labels.shape == (count,) and bool((labels >= 0).all())  # type: ignore[attr-defined]
+
+
+def kappa(Z: Tensor) -> float:
+    """Return the condition number of the Hessian of features, exact for their dtype."""
+    return condition_number(features=array(Z), computed_in=str(Z.dtype).removeprefix("torch."))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -32,3 +34,24 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
         if found is old:
             parent, _, last = each.rpartition(".")
             setattr(model.get_submodule(parent), last, module)
+
+
+def refuse_saving(model: nn.Module) -> None:
+    """Let no network that holds a folded head write itself for Hugging Face's classes.
+
+    They know of one layer in its place: they would read all but the head, and give it random
+    weights.
+    """
+    for module in model.modules():
+        folded = any(isinstance(part, FoldedHead) for part in module.modules())
+        if folded and hasattr(module, "save_pretrained"):
+            vars(module)["save_pretrained"] = _refuse
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise TypeError(
+        "save_pretrained does not know the closed form's map: whoever loads the files gets the "
+        "unprotected features and a random head. immucond.torch.save writes the network, "
+        "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
+        "hidden states, and the network without its head, are the unprotected ones"
+    )

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
 from torch import nn
 
+from .._errors import DivergenceError
 from .._validate import FloatArray, as_count, check_real
-from ._activations import batches_of, refuse_few, running_on, task_of
+from ._activations import batches_of, task_of
+from ._batches import Batches, refuse_arrays, refuse_few, running_on
 from ._checkpoint import Checkpoint
 from ._closed_form import closed_form
-from ._descent import RECORD, Run, Steps, finite
-from ._fingerprint import fingerprint
+from ._descent import RECORD, Run, Steps, finite, outcomes
+from ._fingerprint import fingerprint, name_of
 from ._loaders import left_as_found
-from ._objectives import Loss, Method, Objective, lambdas_of, objective_of
+from ._objectives import Loss, Method, Objective, Pair, objective_of, weighting
 from ._reached import let_gradients_through
+from ._report import DeepReport, Measurement, warn_if_easier
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
 from ._wrapped import refuse_compiled
+
+# Those of the published results.
+_LR, _MOMENTUM = 3e-3, 0.9
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,14 @@ class DeepImmunization:
         the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
         the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
         ``grad_ill``. Empty for the closed form, which takes no steps.
+    report : DeepReport
+        (i), (ii), RIR and what linear probes get of the harmful task, before and after.
     """
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     split: str
-    history: dict[str, FloatArray]
+    history: dict[str, FloatArray] = field(repr=False)
+    report: DeepReport
 
 
 @torch.random.fork_rng(devices=[])
@@ -57,21 +66,24 @@ def immunize(
     primary: Any,
     harmful: Any,
     method: Method | Objective = "algorithm1",
-    lambdas: tuple[float, float] | Literal["balance"] = "balance",
+    terms: Pair | None = None,
+    lambdas: Pair | Literal["balance"] | None = None,
     trainable: str | Sequence[str] | None = None,
-    epochs: int = 1,
-    lr: float = 1e-4,
-    momentum: float = 0.9,
+    epochs: SupportsIndex | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
     loss: Loss | None = None,
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
-    kappa_P: float = 1.0,
-    delta: float | tuple[float, float] = 0.0,
-    seed: int = 0,
+    kappa_P: float | None = None,
+    delta: float | tuple[float, float] | None = None,
+    held_out: tuple[Any, Any] | None = None,
+    computed_in: Any = None,
+    seed: SupportsIndex = 0,
     device: Any = None,
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 100,
+    checkpoint_every: SupportsIndex | None = None,
     cache: str | Path | None = None,
-    deterministic: bool = False,
+    deterministic: bool | None = None,
     callback: Callable[[int, Mapping[str, float]], object] | None = None,
 ) -> DeepImmunization:
     r"""Immunize a network: harmful features badly conditioned, the primary task as good as before.
@@ -98,22 +110,35 @@ def immunize(
         "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; or "closed_form", which puts
         the optimal linear map after the features and its inverse into the head: no training, and
         the primary logits stay as they are.
-    lambdas : (float, float) or "balance"
-        The weights, fixed; or such that each term's gradient by the features is in every step as
-        large as that of the primary loss.
+    terms : (float, float), optional
+        How large the weighted terms of the primary and of the harmful features are at the start,
+        on the mean over eight pairs of batches; that sets the weights, once. By default (1, 10)
+        for "algorithm1", (0, 3) for "r_ill" and "imma", (1, 0.03) for "opt_kappa", and an
+        `Objective` has its own: so the published results were made.
+    lambdas : (float, float) or "balance", optional
+        The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
+        makes each term's gradient by the features in every step as large as that of the primary
+        loss, by a weight of at most ten times what it was in the first step.
     trainable : str or sequence of str, optional
         The names of the blocks to train, the last ones of the network; by default all of it. A
         layer whose weight is that of one of them, or of the head, moves with it.
-    epochs : int
+    epochs : int, default 1
         Passes over the primary loader.
-    lr, momentum : float
+    lr, momentum : float, default 3e-3 and 0.9
         Of stochastic gradient descent.
     loss : callable, optional
         From logits and labels; by default the cross-entropy.
     optimizer : callable, optional
         From a list of parameters to an optimizer, instead of `lr` and `momentum`.
-    kappa_P, delta : float
-        For the closed form, as in `immucond.linear.optimal_extractor`.
+    kappa_P, delta : float, optional
+        For the closed form, as in `immucond.linear.optimal_extractor`; by default the primary
+        condition number stays as it is, and delta is 0.
+    held_out : (loader, loader), optional
+        Primary and harmful rows that are not trained on, for the report. Without them it is of
+        the rows immunized on.
+    computed_in : dtype_like, optional
+        The precision in which the features are computed, which decides their rank; by default that
+        of their dtype, where half precision counts as computed in float32 and rounded once.
     seed : int
         Of the order of the samples, and of what the loaders and the network draw: generators of
         PyTorch, NumPy and Python, global ones and such as a loader holds, are seeded from it, and
@@ -121,16 +146,16 @@ def immunize(
     device : torch.device, optional
         By default that of the model.
     checkpoint : path, optional
-        A file that keeps the run's state. Where it is there already, of the same network and
-        settings (`epochs` may be more), the run goes on from it, to the same bits. Loaders whose
-        order follows from more than a generator (samplers, iterables of one's own) are read again
-        from the first epoch on.
+        A file that keeps the run's state. Where it is there already, of the same network, data,
+        loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
+        are told apart by their length and first batch. Loaders whose order follows from more than
+        a generator (samplers, iterables of one's own) are read again from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
         A folder for kept activations beyond one GiB, which are mapped into memory from there; by
         default they stay in memory.
-    deterministic : bool
+    deterministic : bool, optional
         Whether both loaders give a sample alike each time it is asked for, which cannot be known of
         a data set or a ``collate_fn`` of one's own: only then are activations kept of them. It is
         known of tensors and numbers in memory (`TensorDataset`, lists, subsets of them) that are
@@ -149,13 +174,21 @@ def immunize(
         Before any training: for names that the model does not have (the message lists those that it
         has), a head that is not linear, batches with fewer than two samples, features that are
         constant, not finite, or of another width than the head's input, labels that the loss does
-        not take, a model that is compiled (``torch.compile``).
+        not take, a model that is compiled (``torch.compile``), arguments that the method does not
+        have.
     ImmucondError
-        Where the loss or a gradient is not finite, or a balanced weight would be zero or not
-        finite, at the start or later.
+        Where the loss or a gradient is not finite at the start, or a weight would be zero or not
+        finite.
+    DivergenceError
+        Where that is so later: its ``result`` is a `DeepImmunization` of the last network at which
+        all was finite, with the history up to it.
 
     Warns
     -----
+    ImmunityWarning
+        Where the harmful task got easier: (i) of the report is below 1, or a probe got better than
+        chance explains.
+
     The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
     at random, batches of different shapes, tied weights).
 
@@ -176,66 +209,114 @@ def immunize(
     >>> done.history["loss"].shape
     (6,)
     """
+    of_training = {
+        "terms": terms, "lambdas": lambdas, "trainable": trainable, "epochs": epochs, "lr": lr,
+        "momentum": momentum, "loss": loss, "optimizer": optimizer, "checkpoint": checkpoint,
+        "checkpoint_every": checkpoint_every, "cache": cache, "deterministic": deterministic,
+        "callback": callback,
+    }  # fmt: skip
+    objective = objective_of(method, computed_in)
+    if objective is None:
+        _refuse_given("the closed form does not train, and has no", of_training)
+    else:
+        _refuse_given("only the closed form has", {"kappa_P": kappa_P, "delta": delta})
+    if optimizer is not None:
+        _refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
     where = torch.device(device) if device is not None else next(model.parameters()).device
-    torch.manual_seed(as_count(seed, "seed", least=0))
+    drawn = as_count(seed, "seed", least=0)
+    torch.manual_seed(drawn)
     model = copied(model, where).eval()
     splitted = SplitModel(model, split)
-    objective = objective_of(method)
     if objective is not None:
         refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
     _inspect(splitted, primary, harmful, where, objective, loss)
-    folder = None if cache is None else Path(cache)
+    unseen = _held_out(held_out, where)
+    tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
-        tasks = {
-            name: task_of(loader, where, name)
-            for name, loader in (("primary", primary), ("harmful", harmful))
-        }
-        done = closed_form(splitted, tasks, kappa_P, delta)
-        return DeepImmunization(model, done, {})
+        whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
+        measurement = Measurement(splitted, (whole["primary"], whole["harmful"]), unseen)
+        done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
+        report = measurement.report(SplitModel(model, done))
+        warn_if_easier(report)
+        return DeepImmunization(model, done, {}, report)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(drawn)
+    folder = None if cache is None else Path(cache)
     P, H = (
-        batches_of(splitted, blocks, loader, where, folder, name, deterministic)
-        for loader, name in ((primary, "primary"), (harmful, "harmful"))
+        batches_of(splitted, blocks, loader, where, folder, name, bool(deterministic))
+        for name, loader in tasks.items()
     )
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
+    rate = check_real(_LR if lr is None else lr, "lr", low=0.0)
+    inertia = check_real(_MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
     steps = Steps(
         splitted,
         objective,
-        lambdas_of(lambdas),
+        weighting(lambdas, terms, objective),
         loss,
         optimizer(parameters)
         if optimizer is not None
-        else torch.optim.SGD(
-            parameters,
-            lr=check_real(lr, "lr", low=0.0),
-            momentum=check_real(momentum, "momentum", low=0.0, high=1.0),
-        ),
+        else torch.optim.SGD(parameters, lr=rate, momentum=inertia),
     )
     kept = None
     if checkpoint is not None:
         settings = {
             "model": fingerprint(model),
+            "primary": P.fingerprint(),
+            "harmful": H.fingerprint(),
             "split": split,
             "trainable": None if trainable is None else names_of(trainable),
-            "method": method if isinstance(method, str) else type(method).__name__,
-            "lambdas": list(lambdas) if not isinstance(lambdas, str) else lambdas,
-            "optimizer": [lr, momentum] if optimizer is None else "given",
-            "seed": seed,
+            "method": method if isinstance(method, str) else name_of(method),
+            "lambdas": lambdas,
+            "terms": steps.terms,
+            "computed_in": computed_in,
+            "loss": name_of(loss),
+            "optimizer": [rate, inertia] if optimizer is None else name_of(optimizer),
+            "seed": drawn,
         }
-        every = as_count(checkpoint_every, "checkpoint_every", least=1)
-        kept = Checkpoint(Path(checkpoint), every, settings)
+        every = 100 if checkpoint_every is None else checkpoint_every
+        kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
-    with left_as_found(primary, harmful):
-        run.to(as_count(epochs, "epochs", least=0), callback)
-    for parameter, required in zip(model.parameters(), wanted, strict=True):
-        parameter.requires_grad_(required)
-    history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
-    return DeepImmunization(model, split, history)
+    with torch.random.fork_rng(devices=[]):
+        measurement = Measurement(splitted, (P, H), unseen)
+        steps.weigh(outcomes(splitted, P, H))
+
+    def finished() -> DeepImmunization:
+        for parameter, required in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(required)
+        history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
+        return DeepImmunization(model, split, history, measurement.report(splitted))
+
+    try:
+        with left_as_found(primary, harmful):
+            run.to(as_count(1 if epochs is None else epochs, "epochs", least=0), callback)
+    except DivergenceError as error:
+        error.result = finished()
+        raise
+    result = finished()
+    warn_if_easier(result.report)
+    return result
+
+
+def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f"{why} {', '.join(given)}")
+
+
+def _held_out(held_out: Any, where: torch.device) -> tuple[Batches, Batches] | None:
+    if held_out is None:
+        return None
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise ValueError("held_out must be two loaders, (primary, harmful), of rows to measure on")
+    return (
+        task_of(held_out[0], where, "held_out primary"),
+        task_of(held_out[1], where, "held_out harmful"),
+    )
 
 
 def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
@@ -247,7 +328,11 @@ def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Pa
     head = {id(module) for module in model.head.modules()}
     modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
     if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
-        raise ValueError("no parameter of the trainable blocks requires a gradient")
+        frozen = "the trainable blocks" if blocks is not None else "what comes before the head"
+        raise ValueError(
+            f"no parameter of {frozen} requires a gradient, so that the features cannot move: name "
+            "blocks with parameters as trainable, or call requires_grad_() on them"
+        )
     return [p for p in model.model.parameters() if p.requires_grad]
 
 
@@ -266,6 +351,7 @@ def _inspect(
         batch = next(iter(task.in_order()), None)
         if batch is None:
             raise ValueError(f"{name} has no batches")
+        refuse_arrays(batch, name)
         with running_on(name), torch.no_grad():
             found = task.run(model, batch)
         features = found.features

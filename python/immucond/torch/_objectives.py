@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import frexp
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._errors import ImmucondError
+from .._rank import epsilon
 from .._validate import check_choice, check_real
-from ._activations import Outcome
+from ._batches import Outcome
 from ._spectral import condition_number, r_ill, r_well
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Pair = Sequence[float] | np.ndarray[Any, Any] | Tensor
+
+START_BATCHES = 8
+"""Batches of each task whose mean term `balanced` goes by."""
 
 _TRIALS = 16
+_GROWTH = 10.0
 
 
 class Objective(ABC):
@@ -30,12 +38,21 @@ class Objective(ABC):
 
     uses_loss: ClassVar[bool] = True
     needs_harmful_labels: ClassVar[bool] = False
+    sizes: ClassVar[tuple[float, float]] = (1.0, 10.0)
+    """How large the weighted terms are at the start, where nothing else is asked for."""
 
     @abstractmethod
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """Return the unweighted terms of the primary and of the harmful features."""
 
     state: Any = None  # what a checkpoint keeps of it
+    options: Mapping[str, Any] = MappingProxyType({})
+    """What the library's own give the regularizers beside the features: computed_in, group."""
+
+    @property
+    def of_all_ranks(self) -> bool:
+        """Whether the terms are of the rows of all processes of a group."""
+        return "group" in self.options
 
 
 class Algorithm1(Objective):
@@ -44,28 +61,31 @@ class Algorithm1(Objective):
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """R_well and R_ill; with fewer samples than features the zeros do not count."""
         few = primary.features.shape[0] < primary.features.shape[1]
-        well = r_well(features=primary.features, p="rank" if few else None)
-        return well, r_ill(features=harmful.features)
+        well = r_well(features=primary.features, p="rank" if few else None, **self.options)
+        return well, r_ill(features=harmful.features, **self.options)
 
 
 class RIllOnly(Objective):
     """R_ill of the harmful features, and nothing for the primary task: a baseline of the paper."""
 
     uses_loss: ClassVar[bool] = False
+    sizes: ClassVar[tuple[float, float]] = (0.0, 3.0)
 
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:  # noqa: ARG002
         """Nothing, and R_ill."""
-        return None, r_ill(features=harmful.features)
+        return None, r_ill(features=harmful.features, **self.options)
 
 
 class OptKappa(Objective):
     """kappa(H_P) - kappa(H_H), each by gradient descent as it stands: a baseline of the paper."""
 
+    sizes: ClassVar[tuple[float, float]] = (1.0, 0.03)
+
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """Condition numbers of the primary features, and minus that of the harmful ones."""
         return (
-            condition_number(features=primary.features),
-            -condition_number(features=harmful.features),
+            condition_number(features=primary.features, **self.options),
+            -condition_number(features=harmful.features, **self.options),
         )
 
 
@@ -77,6 +97,7 @@ class IMMA(Objective):
     """
 
     needs_harmful_labels: ClassVar[bool] = True
+    sizes: ClassVar[tuple[float, float]] = (0.0, 3.0)
 
     def __init__(self, *, inner_lr: float = 0.1) -> None:
         self._lr = inner_lr
@@ -105,34 +126,126 @@ OBJECTIVES: dict[str, type[Objective]] = {
 Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "closed_form"]
 
 
-def objective_of(method: Method | Objective) -> Objective | None:
+def objective_of(
+    method: Method | Objective, computed_in: Any = None, group: Any = None
+) -> Objective | None:
     """Return a method's objective; None for the closed form, which has none."""
-    if isinstance(method, Objective):
-        return method
-    check_choice(method, "method", (*OBJECTIVES, "closed_form"))
-    return None if method == "closed_form" else OBJECTIVES[method]()
+    named = not isinstance(method, Objective)
+    if computed_in is not None:
+        epsilon(computed_in)  # refuses what is no dtype
+        if not named or method == "imma":
+            raise ValueError(
+                "computed_in is for methods of the library that decide a rank: IMMA has none, and "
+                "an Objective of one's own gives it to the regularizers itself"
+            )
+    if not named:
+        return method  # type: ignore[return-value]
+    check_choice(method, "method", (*OBJECTIVES, "closed_form"))  # type: ignore[arg-type]
+    if method == "closed_form":
+        return None
+    objective = OBJECTIVES[method]()  # type: ignore[index]
+    if method != "imma":
+        options = {"computed_in": computed_in, "group": group}
+        objective.options = {name: value for name, value in options.items() if value is not None}
+    return objective
 
 
-def lambdas_of(lambdas: tuple[float, float] | str) -> tuple[float, float] | None:
+class Terms(NamedTuple):
+    """How large the weighted terms of both tasks shall be at the start."""
+
+    primary: float
+    harmful: float
+
+
+def weighting(
+    lambdas: Pair | str | None, terms: Pair | None, objective: Objective
+) -> tuple[float, float] | Terms | None:
+    """Return fixed weights; or `Terms` that set them at the start; or None: anew in each step.
+
+    By default they are set by the terms of the objective.
+    """
+    if lambdas is not None and terms is not None:
+        raise ValueError(
+            "give either lambdas, the weights, or terms, how large the weighted terms are at the "
+            "start, and not both"
+        )
+    if lambdas is not None:
+        return lambdas_of(lambdas)
+    if terms is None:
+        return Terms(*objective.sizes)
+    return Terms(*_pair(terms, "terms", ("terms[0]", "terms[1]"), "(primary, harmful)"))
+
+
+def lambdas_of(lambdas: Pair | str) -> tuple[float, float] | None:
     """Return fixed weights, or None for balanced ones."""
     if isinstance(lambdas, str):
         check_choice(lambdas, "lambdas", ("balance",))
         return None
-    if not isinstance(lambdas, (tuple, list)) or len(lambdas) != 2:
-        raise ValueError(f"lambdas must be (lambda_P, lambda_H) or 'balance', and is {lambdas!r}")
-    return (
-        check_real(lambdas[0], "lambda_P", low=0.0),
-        check_real(lambdas[1], "lambda_H", low=0.0),
-    )
+    names = ("lambda_P", "lambda_H")
+    return _pair(lambdas, "lambdas", names, "(lambda_P, lambda_H) or 'balance'")
+
+
+def _pair(values: Any, name: str, each: tuple[str, str], wanted: str) -> tuple[float, float]:
+    """Return two numbers from any sequence of them."""
+    if isinstance(values, Tensor) and values.requires_grad:
+        check_real(values, name, low=0.0)  # says what is to be done
+    items = list(values) if hasattr(values, "__len__") and np.ndim(values) != 0 else []
+    if len(items) != 2:
+        raise ValueError(f"{name} must be {wanted}, and is {values!r}")
+    first, second = (check_real(x, of, low=0.0) for x, of in zip(items, each, strict=True))
+    return first, second
+
+
+def balanced(
+    terms: tuple[float, float], found: Iterable[tuple[Tensor | None, Tensor | None]]
+) -> tuple[float, float]:
+    """Return weights under which the terms are as large as `terms` says, on the mean over batches.
+
+    So the same `terms` serve networks whose features differ in scale.
+
+    Parameters
+    ----------
+    terms : (float, float)
+        Of the primary and of the harmful features; 0 leaves a term out.
+    found : iterable of pairs
+        What `Objective.terms` gives for some pairs of batches; None where there is no such term.
+
+    Raises
+    ------
+    ImmucondError
+        Where a term is zero or not finite, so that no weight makes it so large.
+    """
+    sizes = [[None if term is None else abs(float(term.detach())) for term in pair]
+             for pair in found]  # fmt: skip
+    weights = []
+    for wanted, name, column in zip(
+        terms, ("primary", "harmful"), zip(*sizes, strict=True), strict=True
+    ):
+        values = [size for size in column if size is not None]
+        mean = math.fsum(values) / len(values) if values else 0.0
+        weight = wanted / mean if mean else math.inf
+        if wanted == 0.0 or not values:
+            weight = 0.0
+        elif not 0.0 < weight < math.inf:
+            raise ImmucondError(
+                f"no weight makes the {name} term as large as terms says, {wanted:g}: it is "
+                f"{mean:g} at the start. Give lambdas as two numbers, or scale the features"
+            )
+        weights.append(weight)
+    return weights[0], weights[1]
 
 
 def weights(
-    lambdas: tuple[float, float] | None, of_loss: float, of_terms: Sequence[float | None]
+    lambdas: tuple[float, float] | None,
+    of_loss: float,
+    of_terms: Sequence[float | None],
+    first: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """Return the weights of the two terms; 0 for one that the objective does not have.
 
     Balanced ones make the terms' gradients by the features as large as that of the loss, from the
-    norms of these.
+    norms of these, but never become more than ten times what they were in the `first` step: as a
+    term falls, its gradient vanishes, and a weight that made up for that would end the training.
 
     Raises
     ------
@@ -142,8 +255,10 @@ def weights(
     if lambdas is not None:
         return lambdas
     found = []
-    for norm, name in zip(of_terms, ("lambda_P", "lambda_H"), strict=True):
+    for at, (norm, name) in enumerate(zip(of_terms, ("lambda_P", "lambda_H"), strict=True)):
         weight = 0.0 if norm is None else of_loss / norm if norm > 0.0 else math.inf
+        if first is not None:
+            weight = min(weight, _GROWTH * first[at])
         if norm is not None and not 0.0 < weight < math.inf:
             raise ImmucondError(
                 f"lambdas='balance' gives no {name}: the gradient of the primary loss by the "

@@ -14,7 +14,7 @@ from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
 from ._resolvent import apply, halves, outer, resolvent
 from ._scale import exponent_of, shifted, times_power
-from ._warn import warn_accuracy, warn_not_simple
+from ._warn import warn_accuracy, warn_half, warn_not_simple
 
 _LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
@@ -243,6 +243,7 @@ def _kernel(
     simple = [tensor(x, torch.bool) for x in (found.simple_max, found.simple_min)]
     if warn:
         name = "Z^T Z" if features else "S"
+        warn_half(name, int(tensor(found.rank, torch.int64).min()), min(shape[-2:]), rule)
         if not tensor(found.determined_min, torch.bool).all():
             warn_accuracy(name)
         if not (simple[0].all() and simple[1].all()):

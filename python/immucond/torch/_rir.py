@@ -82,6 +82,7 @@ def rir(
     device: Any = None,
     ridge: float = 0.0,
     rank: SupportsIndex | None = None,
+    computed_in: Any = None,
 ) -> DeepImmunity:
     r"""Return RIR_theta0, the relative immunity ratio of a network against another.
 
@@ -111,6 +112,8 @@ def rir(
         0 for the exact condition number; 1e-6 is the convention of the published tables.
     rank : int, optional
         The rank of the features, where it is known.
+    computed_in : dtype_like, optional
+        The precision in which they were computed, as in `immunize`.
 
     Returns
     -------
@@ -144,7 +147,8 @@ def rir(
         )
         for loader, name in ((primary, "primary"), (harmful, "harmful"))
     )
-    return immunity_of(P, H, groups=groups, size=size, seed=seed, ridge=ridge, rank=rank)
+    options: dict[str, Any] = {"ridge": ridge, "rank": rank, "computed_in": computed_in}
+    return immunity_of(P, H, groups=groups, size=size, seed=seed, **options)
 
 
 def immunity_of(
@@ -156,6 +160,7 @@ def immunity_of(
     seed: int = 0,
     ridge: float = 0.0,
     rank: SupportsIndex | None = None,
+    computed_in: Any = None,
 ) -> DeepImmunity:
     """Return the same from features: for each task those of the network and of the reference."""
     count, rows = as_count(groups, "groups", least=1), as_count(size, "size", least=2)
@@ -174,7 +179,7 @@ def immunity_of(
                 raise ValueError(
                     f"{name} must give the same samples each time, and gave {total}, then {len(Z)}"
                 )
-            kappas[task].append(_kappas(Z, chosen, shift, rank))
+            kappas[task].append(_kappas(Z, chosen, shift, rank, computed_in))
     return DeepImmunity(
         kappas["P"][0],
         kappas["H"][0],
@@ -195,8 +200,12 @@ def _features(network: nn.Module, head: str, loader: Any, name: str, device: Any
 
 
 def _kappas(
-    Z: torch.Tensor, chosen: np.ndarray[Any, Any], ridge: float, rank: SupportsIndex | None
+    Z: torch.Tensor,
+    chosen: np.ndarray[Any, Any],
+    ridge: float,
+    rank: SupportsIndex | None,
+    computed_in: Any,
 ) -> FloatArray:
-    features, computed_in = array(Z), str(Z.dtype).removeprefix("torch.")
-    options: dict[str, Any] = {"ridge": ridge, "rank": rank, "computed_in": computed_in}
+    features, precision = array(Z), Z.dtype if computed_in is None else computed_in
+    options: dict[str, Any] = {"ridge": ridge, "rank": rank, "computed_in": precision}
     return np.array([condition_number(features=features[group], **options) for group in chosen])

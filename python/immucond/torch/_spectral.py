@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import torch
 from torch import Tensor
 
+from .._extreme import explaining
 from .._rank import largest_negative, largest_skew, rank_rule
 from .._validate import check_real
 from ._arguments import Given, given
@@ -18,7 +19,7 @@ from ._family import FAMILY
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
 from ._pairs import ExtremePairs, pairs_operator
-from ._warn import warn_accuracy, warn_tied
+from ._warn import warn_accuracy, warn_half, warn_tied
 
 
 class _Spectral(Function):
@@ -116,14 +117,16 @@ def _kernel(
         given=what,
     )
     stacked = X.ndim > 2
-    found, gradients, tied, determined = kernels_for(X).evaluate(
-        regularizer,
-        X.reshape(-1, *shape[-2:]) if stacked else X,
-        features=features,
-        rule=rule,
-        p_is_rank=p_is_rank,
-        gradient=gradient,
-    )
+    with explaining(rule):
+        found, gradients, tied, determined, k = kernels_for(X).evaluate(
+            regularizer,
+            X.reshape(-1, *shape[-2:]) if stacked else X,
+            features=features,
+            rule=rule,
+            p_is_rank=p_is_rank,
+            gradient=gradient,
+        )
+    warn_half("Z^T Z" if features else "S", k, min(shape[-2:]), rule)
     if not determined:
         warn_accuracy("Z^T Z" if features else "S")
     if gradient and tied:

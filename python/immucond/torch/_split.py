@@ -85,6 +85,26 @@ def _needing_a_gradient(x: Tensor) -> Tensor:
     return x.detach().requires_grad_() if x.is_floating_point() else x
 
 
+def _wrapped(split: str, head: nn.Module) -> str:
+    """Say of an adapter around a linear layer, such as PEFT's, what to name instead."""
+    within = [f"{split}.{name}" for name, m in head.named_modules() if isinstance(m, nn.Linear)]
+    if not within or not (hasattr(head, "base_layer") or hasattr(head, "original_module")):
+        return ""
+    return (
+        f" of {type(head).__module__}, an adapter around {', '.join(map(repr, within))}: name the "
+        "one of these that runs, or merge the adapter first (PEFT: merge_and_unload())"
+    )
+
+
+def _remedy(ndim: int) -> str:
+    if ndim < 3:
+        return ""
+    return (
+        ": tokens or places are no samples. Pool them before the head, by their mean or by the "
+        "first one, in the network's forward"
+    )
+
+
 class SplitModel:
     """A model, its linear head, and the features between.
 
@@ -103,8 +123,8 @@ class SplitModel:
             linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
             listed = ", ".join(repr(name) for name in linear)
             raise TypeError(
-                f"split must name a linear layer, and {split!r} is a {type(head).__name__}; "
-                f"linear layers are {listed or 'none'}"
+                f"split must name a linear layer, and {split!r} is a {type(head).__name__}"
+                f"{_wrapped(split, head)}; linear layers are {listed or 'none'}"
             )
         self.head = head
         self.whole_graph = False  # whether inputs that can need gradients do
@@ -137,7 +157,7 @@ class SplitModel:
                 raise ValueError(
                     f"the features that enter {self.split!r} must have shape (N, "
                     f"{head.in_features}), one row a sample, and have shape "
-                    f"{tuple(features.shape)}"
+                    f"{tuple(features.shape)}{_remedy(features.ndim)}"
                 )
             seen.append(features)
 

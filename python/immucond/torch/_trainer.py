@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sized
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._activations import Outcome, endless, outcome, refuse_few, task_of
+from ._activations import task_of
+from ._batches import Outcome, outcome, refuse_few
 from ._evaluated import evaluating
 from ._objectives import (
     Method,
     Objective,
+    Pair,
+    Terms,
+    balanced,
     gradient_by,
-    lambdas_of,
     norm_of,
     objective_of,
     refuse_frozen,
+    weighting,
     weights,
 )
-from ._split import SplitModel
+from ._ranks import Ranks, harmful_by_rank
+from ._split import SplitModel, parse_batch
 from ._wrapped import refuse_compiled
 
 
@@ -28,16 +34,21 @@ class TrainerMixin:
     """Adds the terms of immunization to ``compute_loss``: put it before ``Trainer``.
 
     Call `immunize_against` before training. The learning rate, what is trainable (by
-    ``requires_grad``), checkpoints and logs are the trainer's; the terms of the last batch stand in
-    its logs as ``primary_term`` and ``harmful_term``, their weights as ``lambda_P`` and
-    ``lambda_H``. Evaluation is left as it is.
+    ``requires_grad``), checkpoints and logs are the trainer's. Beside its ``loss``, which is the
+    total, stand ``primary_loss`` and the unweighted terms ``well`` and ``ill`` (also as
+    ``primary_term`` and ``harmful_term``), means over the batches since the last log as the loss
+    is, and the weights ``lambda_P`` and ``lambda_H``. Evaluation is left as it is.
 
     Notes
     -----
     The loss is the mean over a batch, and gradients that are accumulated over several batches are
     averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
-    taken of them. A run that the trainer resumes reads them from the start. Where an extractor is
-    frozen (no feature requires a gradient) a term with a weight is a ValueError.
+    taken of them. A run that the trainer resumes reads them from the start, and keeps its weights.
+    Where an extractor is frozen (no feature requires a gradient) a term with a weight is a
+    ValueError.
+
+    Over several processes the terms are those of all their rows together, and each process reads
+    harmful samples of its own.
 
     Examples
     --------
@@ -51,10 +62,23 @@ class TrainerMixin:
     """
 
     model: Any
-    _immunization: tuple[str, Objective, tuple[float, float] | None] | None = None
+    _immunization: tuple[str, Objective, tuple[float, float] | Terms | None] | None = None
     _harmful: Iterator[Any]
-    _record: dict[str, float]
+    _ranks: Ranks
+    _first: tuple[float, float] | None  # the weights of the first step
+    _sums: dict[str, float]  # of the batches since the last log
+    _weights: dict[str, float]
     current_gradient_accumulation_steps: int  # the trainer's own
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse an order in which the trainer's own ``compute_loss`` comes first."""
+        super().__init_subclass__(**keywords)
+        for base in cls.__mro__[: cls.__mro__.index(TrainerMixin)]:
+            if not issubclass(base, TrainerMixin) and "compute_loss" in vars(base):
+                raise TypeError(
+                    f"TrainerMixin must come before {base.__name__}, whose compute_loss would hide "
+                    f"that of immunization: class {cls.__name__}(TrainerMixin, {base.__name__})"
+                )
 
     def immunize_against(
         self,
@@ -62,9 +86,19 @@ class TrainerMixin:
         *,
         split: str,
         method: Method | Objective = "algorithm1",
-        lambdas: tuple[float, float] | Literal["balance"] = "balance",
+        terms: Pair | None = None,
+        lambdas: Pair | Literal["balance"] | None = None,
+        computed_in: Any = None,
+        group: Any = None,
     ) -> None:
-        """Say what is harmful, and where the features are; the arguments are those of `immunize`.
+        """Say what is harmful, and where the features are.
+
+        Parameters
+        ----------
+        harmful, split, method, terms, lambdas, computed_in
+            As in `immunize`; `terms` are those of the first pair of batches.
+        group : torch.distributed.ProcessGroup, optional
+            The processes whose rows the terms are of; by default all, where there are several.
 
         Raises
         ------
@@ -72,16 +106,49 @@ class TrainerMixin:
             As `immunize` does.
         """
         SplitModel(self.model, split)
-        least = task_of(harmful, next(self.model.parameters()).device, "harmful").least
-        if least is not None:
-            refuse_few(least, "harmful")
-        objective = objective_of(method)
+        ranks = Ranks(group)
+        objective = objective_of(method, computed_in, ranks.group)
         if objective is None:
             raise ValueError("method must be one that trains, and is 'closed_form'")
-        self._immunization = (split, objective, lambdas_of(lambdas))
-        self._harmful = endless(lambda: iter(harmful), "harmful")
-        self._record = {}
+        task = task_of(harmful, next(self.model.parameters()).device, "harmful")
+        if task.least is not None:
+            refuse_few(task.least, "harmful")
+        if objective.needs_harmful_labels:
+            batch = next(iter(task.in_order()), None)
+            if batch is not None and parse_batch(batch)[1] is None:
+                raise ValueError(
+                    f"harmful must have labels for {method!r}: batches (inputs, labels)"
+                )
+        self._immunization = (split, objective, weighting(lambdas, terms, objective))
+        self._harmful = harmful_by_rank(harmful, ranks)
+        self._ranks, self._first, self._sums, self._weights = ranks, None, {}, {}
         self.loss_is_scaled_for_ga = False  # the trainer is to average; newer versions ask
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """Train, as the trainer does; refuse before what would immunize nothing, or fail midway."""
+        if self._immunization is None:
+            linear = [name for name, m in self.model.named_modules() if isinstance(m, nn.Linear)]
+            head = linear[-1] if linear else "NAME OF THE HEAD"
+            raise RuntimeError(
+                "there is nothing to immunize against: before train(), call "
+                f"trainer.immunize_against(harmful_loader, split={head!r})"
+            )
+        self._refuse_a_last_batch_of_one()
+        above: Any = super()
+        return above.train(*arguments, **keywords)
+
+    def _refuse_a_last_batch_of_one(self) -> None:
+        options, data = getattr(self, "args", None), getattr(self, "train_dataset", None)
+        size = getattr(options, "train_batch_size", None)
+        if size is None or not isinstance(data, Sized) or self._ranks.size > 1:
+            return
+        count = len(data)
+        if size == 1 or (count % size == 1 and not getattr(options, "dataloader_drop_last", False)):
+            raise ValueError(
+                f"every batch must have at least two samples, and {count} of train_dataset by "
+                f"batches of {size} leave one alone: set dataloader_drop_last=True, or another "
+                "per_device_train_batch_size, in the TrainingArguments"
+            )
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **keywords: Any
@@ -90,9 +157,9 @@ class TrainerMixin:
         above: Any = super()
         if self._immunization is None or not torch.is_grad_enabled():
             return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
-        split, objective, lambdas = self._immunization
+        split, objective, rule = self._immunization
         network = SplitModel(self.model, split)
-        if lambdas is None:
+        if rule is None:
             refuse_compiled(self.model)
             refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
@@ -103,8 +170,10 @@ class TrainerMixin:
         with evaluating(self.model) as served:
             batch = next(self._harmful)
             harmful = outcome(SplitModel(served, split), batch, primary.features.device)
-        refuse_few(len(harmful.features), "harmful")
-        total = self._total(objective, lambdas, loss, primary, harmful)
+        if self._ranks.size == 1:
+            refuse_few(len(primary.features), "primary")
+            refuse_few(len(harmful.features), "harmful")
+        total = self._total(objective, rule, loss, primary, harmful)
         if self._averages_itself(items):
             total = total / self.current_gradient_accumulation_steps
         return (total, outputs) if return_outputs else total
@@ -120,37 +189,74 @@ class TrainerMixin:
         return knows or getattr(self, "compute_loss_func", None) is not None
 
     def log(self, logs: dict[str, float], *rest: Any, **keywords: Any) -> None:
-        """Log the terms beside the training loss."""
+        """Log the primary loss, the terms and their weights beside the training loss."""
         above: Any = super()
-        if self._immunization is not None and "loss" in logs:
-            logs = logs | self._record
+        if self._immunization is not None and "loss" in logs and self._sums:
+            count = self._sums.pop("batches")
+            means = {name: x / count for name, x in self._sums.items()}
+            means["primary_loss"] = self._ranks.mean(means["primary_loss"])
+            names = {"well": "primary_term", "ill": "harmful_term"}
+            again = {names[name]: x for name, x in means.items() if name in names}
+            logs, self._sums = logs | means | again | self._weights, {}
         above.log(logs, *rest, **keywords)
 
     def _total(
         self,
         objective: Objective,
-        lambdas: tuple[float, float] | None,
+        rule: tuple[float, float] | Terms | None,
         loss: Tensor,
         primary: Outcome,
         harmful: Outcome,
     ) -> Tensor:
+        if self._first is None:
+            self._first = self._logged()
+        if isinstance(rule, Terms):
+            rule = self._first or self._by_size(objective, rule, primary, harmful)
         terms = objective.terms(primary, harmful)
         sides = (primary.features, harmful.features)
-        if lambdas is None:
-            of_loss, *of_terms = (
+        if rule is None:
+            norms = [
                 None if term is None else norm_of(gradient_by(term, Z))
                 for term, Z in zip((loss, *terms), (sides[0], *sides), strict=True)
-            )
-            chosen = weights(None, of_loss or 0.0, of_terms)
+            ]
+            of_loss, *of_terms = (None if x is None else self._ranks.norm(x) for x in norms)
+            chosen = weights(None, (of_loss or 0.0) / self._ranks.size, of_terms, self._first)
         else:
-            chosen = lambdas
+            chosen = rule
             for weight, term, Z in zip(chosen, terms, sides, strict=True):
                 if weight > 0.0 and term is not None:
                     refuse_frozen(Z)
+        self._first = self._first or chosen
+        self._weights = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
         total = loss if objective.uses_loss else 0.0 * loss
-        self._record = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
-        for name, weight, term in zip(("primary", "harmful"), chosen, terms, strict=True):
+        self._add("batches", 1.0)
+        self._add("primary_loss", float(loss.detach()))
+        for name, weight, term in zip(("well", "ill"), chosen, terms, strict=True):
             if term is not None:
-                self._record[f"{name}_term"] = float(term.detach())
+                self._add(name, float(term.detach()))
                 total = total + weight * term
+                if objective.of_all_ranks:  # the mean is taken of gradients, their sum is meant
+                    total = total + weight * (self._ranks.size - 1) * (term - term.detach())
         return total
+
+    def _add(self, name: str, value: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _logged(self) -> tuple[float, float] | None:
+        """Return the first weights of a run that is resumed, from the trainer's logs."""
+        state = getattr(self, "state", None)
+        if state is None or not state.global_step:
+            return None
+        pairs = ((e.get("lambda_P"), e.get("lambda_H")) for e in state.log_history)
+        return next((pair for pair in pairs if None not in pair), None)
+
+    def _by_size(
+        self, objective: Objective, terms: Terms, primary: Outcome, harmful: Outcome
+    ) -> tuple[float, float]:
+        """Return the weights under which the terms of this pair of batches have these sizes."""
+        objective = copy.copy(objective)  # the state of the run's own is left as it is
+        found = [
+            None if term is None else torch.tensor(self._ranks.mean(abs(float(term.detach()))))
+            for term in objective.terms(primary, harmful)
+        ]
+        return balanced(terms, [(found[0], found[1])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import torch
 
 from .._errors import AccuracyWarning, DegenerateSpectrumWarning
+from .._rank import Rule, half_told
 
-_OURS = tuple(str(Path(file).parent) + "/" for file in (__file__, torch.__file__))
+_OURS = (
+    *(str(Path(file).parent) + "/" for file in (__file__, torch.__file__)),
+    contextlib.__file__,  # of torch.random.fork_rng
+)
 
 
 def _warn(message: str, category: type[Warning]) -> None:
@@ -46,6 +51,12 @@ def warn_accuracy(name: str) -> None:
         "Gram matrix",
         AccuracyWarning,
     )
+
+
+def warn_half(name: str, rank: int, size: int, rule: Rule) -> None:
+    """Say how many singular values the rounding of half precision has left, if not all."""
+    if rule.rounded > 0.0 and rank < size:
+        _warn(f"the rank of {name} is {rank} of {size}: {half_told(rule)}", AccuracyWarning)
 
 
 def warn_second() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ with extra("deep"):
     from torch import Tensor, nn
 
 from ...torch._fingerprint import fingerprint
-from ...torch._fold import FoldedHead, replace_module
+from ...torch._fold import FoldedHead, refuse_saving, replace_module
 from ...torch._split import module_named
 
 HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
+INNER = "before-the-map"  # of a closed form
 
 
 class TextClassifier(nn.Module):
@@ -252,30 +254,50 @@ def _resized(image: Any, side: int) -> Any:
 
 
 def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
-    """Write an immunized network: the files of `save_pretrained`, and its head beside them.
+    """Write an immunized network, for `load_saved`.
 
     A classifier of images with a plain head is complete as Hugging Face reads it. The closed form
-    puts a linear map before the head, which Hugging Face's classes do not know: `load_saved`
-    does.
+    puts a linear map before the head, which Hugging Face's classes do not know: they would serve
+    the features before it, and give a classifier a random head. Its files lie in a folder within,
+    so that ``from_pretrained`` of the folder itself fails.
     """
-    inner: Any = model.encoder if isinstance(model, TextClassifier) else model
-    inner.save_pretrained(folder)
-    if backbone.preparation.tokenizer is not None:
-        backbone.preparation.tokenizer.save_pretrained(folder)
     head = module_named(model, backbone.split, "split")
+    folded = isinstance(head, FoldedHead)
+    inner: Any = model.encoder if isinstance(model, TextClassifier) else model
+    place = folder / INNER if folded else folder
+    type(inner).save_pretrained(inner, place)  # that of a folded network refuses
+    if backbone.preparation.tokenizer is not None:
+        backbone.preparation.tokenizer.save_pretrained(place)
     state = {name: value.contiguous() for name, value in head.state_dict().items()}
     safetensors.torch.save_file(state, folder / HEAD_FILE)
     p = backbone.preparation
     about = {
         "kind": "text" if isinstance(model, TextClassifier) else "image",
         "split": backbone.split,
-        "folded": isinstance(head, FoldedHead),
+        "folded": folded,
         "max_length": p.max_length,
         "image_size": p.image_size,
         "mean": [*p.mean],
         "std": [*p.std],
     }
+    if folded:
+        about["protected"] = (
+            f"the features that enter {backbone.split}.1, of the network that load_saved returns; "
+            f"what {INNER} holds alone serves the unprotected ones"
+        )
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _no_load_report(folded: bool) -> Iterator[None]:
+    """Of a folded head, which is read from its own file, transformers need not say it is new."""
+    before = transformers.logging.get_verbosity()
+    try:
+        if folded:
+            transformers.logging.set_verbosity_error()
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def load_saved(folder: str | Path) -> nn.Module:
@@ -292,16 +314,19 @@ def load_saved(folder: str | Path) -> nn.Module:
             raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")
     about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
     state = safetensors.torch.load_file(path / HEAD_FILE)
+    inner = path / INNER if about["folded"] else path
     if about["kind"] == "text":
-        encoder = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
+        encoder = transformers.AutoModel.from_pretrained(inner, dtype=torch.float32)
         last = state["1.weight" if about["folded"] else "weight"]
         model: nn.Module = TextClassifier(encoder, len(last))
     else:
         kind = transformers.AutoModelForImageClassification
-        model = kind.from_pretrained(path, dtype=torch.float32)
+        with _no_load_report(about["folded"]):
+            model = kind.from_pretrained(inner, dtype=torch.float32)
     if about["folded"]:
         head = model.get_submodule(about["split"])
         assert isinstance(head, nn.Linear)
         replace_module(model, about["split"], FoldedHead(head, np.eye(head.in_features)))
+        refuse_saving(model)
     model.get_submodule(about["split"]).load_state_dict(state)
     return model.eval()

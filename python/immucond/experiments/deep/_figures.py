@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...torch._probes import ATTACKERS
 from .._curves import STYLES
 from .._style import print_style
 from .._summary import finished
-from ._probe import ATTACKERS
 from ._run import Result
 
 if TYPE_CHECKING:

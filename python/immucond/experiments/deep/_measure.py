@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ... import probing
-from ..._condition import condition_number
 from ..._extras import extra
 from .._measure import RIDGE
 from .._units import Values
@@ -16,16 +16,17 @@ from .._units import Values
 with extra("deep"):
     import torch
 
-from ...torch import DeepImmunity, DeepImmunization
-from ...torch._features import array
+from ...torch import DeepImmunity, linear_probes
+from ...torch._features import array, kappa
 from ...torch._rir import immunity_of
+from ._backbone import load_saved
+from ._immunized import Immunized
 from ._prepare import Prepared, of_tasks
-from ._probe import probes
 
 SPECTRUM = 100  # points of a spectrum that are kept
 
 
-def measured(here: Prepared, done: DeepImmunization, unit: Mapping[str, Any]) -> Values:
+def measured(here: Prepared, done: Immunized, unit: Mapping[str, Any]) -> Values:
     after = of_tasks(done.model, done.split, here.kept)
     before = here.before
     P, H = (after["P"].Z, before["P"].Z), (after["H"].Z, before["H"].Z)
@@ -43,9 +44,9 @@ def measured(here: Prepared, done: DeepImmunization, unit: Mapping[str, Any]) ->
         "all": {"i": i, "ii": ii, "rir": i / ii, "kappa_P": kappas["P"][0],
                 "kappa_H": kappas["H"][0]},
         "spectra": {"P": _spectrum(P[0]), "H": _spectrum(H[0])},
-        "probe": probes(
-            after["H train"], after["H"], len(here.harmful.classes), epochs=unit["probe_epochs"],
-            seed=unit["seed"],
+        "probe": linear_probes(
+            *((after[part].Z, after[part].labels) for part in ("H train", "H")),
+            classes=len(here.harmful.classes), epochs=unit["probe_epochs"], seed=unit["seed"],
         ),
     }  # fmt: skip
     if unit["attackers"]:
@@ -60,10 +61,26 @@ def measured(here: Prepared, done: DeepImmunization, unit: Mapping[str, Any]) ->
     return values
 
 
-def kappa(Z: torch.Tensor) -> float:
-    return condition_number(
-        features=array(Z), computed_in=str(Z.dtype).removeprefix("torch.")
-    )  # fmt: skip
+def reloaded(here: Prepared, done: Immunized, folder: Path) -> Values:
+    """Measure what the files hold, the network that `load_saved` makes of them, on test samples.
+
+    "i" is that of the features that enter its last layer, "i_before_the_map" that of the ones which
+    whoever takes the network without its head gets.
+    """
+    model = load_saved(folder)
+    found = of_tasks(model, done.split, here.kept)
+    wanted = of_tasks(done.model, done.split, here.kept)
+    outer = here.backbone.split if done.split == here.backbone.split else f"{here.backbone.split}.0"
+    before_the_map = of_tasks(model, outer, here.kept)["H"].Z
+    start = kappa(here.before["H"].Z)
+    return {
+        "accuracy": found["P"].accuracy,
+        "changed_predictions": int(
+            (found["P"].logits.argmax(1) != wanted["P"].logits.argmax(1)).sum()
+        ),
+        "i": kappa(found["H"].Z) / start,
+        "i_before_the_map": kappa(before_the_map) / start,
+    }
 
 
 def _summary(found: DeepImmunity) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from .._methods import Method
 
-# "terms": what the weighted terms of the primary and of the harmful features are at theta_0, so
-# that the same values serve networks whose features differ in scale; "lambdas": the weights.
+# As `immucond.torch.immunize` has them, by default; named here too, since it needs PyTorch.
 _TRAINED = {"lr": 3e-3, "momentum": 0.9, "epochs": 2, "label_smoothing": 0.0}
 
 METHODS = {

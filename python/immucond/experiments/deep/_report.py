@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...torch._probes import ATTACKERS, drop
 from .._common_tables import attackers, parameters
 from .._format import number, plain
 from .._measure import RIDGE
 from .._summary import cell, finished, over_seeds, remarks
 from .._table import Table
 from .._units import Values
-from ._probe import ATTACKERS, drop
 from ._run import Result
 
 CONVENTIONS = {
@@ -26,6 +26,7 @@ REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
     made = [_immunity(result), _all_rows(result), _probes(result), parameters(result.methods)]
+    made += _read_back(result)
     compared = {
         result.methods[name].label: finished(results)[0]["attackers"]
         for name, results in result.units.items()
@@ -126,6 +127,27 @@ def _probes(result: Result) -> Table:
         "the step length that ends with the lowest training loss. RFD: relative drop of the "
         "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
     )  # fmt: skip
+
+
+def _read_back(result: Result) -> list[Table]:
+    """Lay out what the networks that were written are when they are read."""
+    rows = [
+        [result.methods[name].label, f"{found['accuracy']:.2%}",
+         str(found["changed_predictions"]), number(found["i"]), number(found["i_before_the_map"])]
+        for name, results in result.units.items()
+        for found in (values.get("read_back") for values in finished(results))
+        if found is not None
+    ]  # fmt: skip
+    if not rows:
+        return []
+    return [Table(
+        "Networks written, and read back by load_saved",
+        ("", "primary test\naccuracy", "changed\npredictions", "(i)", "(i) without\nhead"),
+        rows,
+        "(i): of the features that enter the last layer, all test samples, exact. Without head: "
+        "of the features that whoever takes the network for an encoder gets. The closed form's map "
+        "is a part of its head, and protects none of these.",
+    )]  # fmt: skip
 
 
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:

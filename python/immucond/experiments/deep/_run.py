@@ -23,7 +23,7 @@ with extra("deep"):
 
 from . import _backbone
 from ._immunized import immunized
-from ._measure import measured
+from ._measure import measured, reloaded
 from ._prepare import loaded, prepared
 from ._settings import Settings
 
@@ -141,7 +141,9 @@ def compute(settings: Settings, folder: Path, unit: Mapping[str, Any]) -> Values
     seconds = time.perf_counter() - start
     values = measured(here, done, unit)
     if unit["save"]:
-        _write(here.backbone, done.model, folder / "models" / unit["name"])
+        place = folder / "models" / unit["name"]
+        _write(here.backbone, done.model, place)
+        values["read_back"] = reloaded(here, done, place)
     checkpoint.unlink(missing_ok=True)
     history = {name: _thinned(series) for name, series in done.history.items()}
     return {"seconds": seconds, **values, "history": history}

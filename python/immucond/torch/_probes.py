@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..._extras import extra
-from ..._validate import FloatArray
-from ._activations import Features
-
-with extra("deep"):
-    import torch
-    from torch import Tensor
+from .._validate import FloatArray, as_count, check_choice
 
 BATCH = 256
 
@@ -49,22 +45,62 @@ ATTACKERS: dict[str, tuple[str, Update, tuple[float, ...]]] = {
 }
 
 
-def probes(
-    train: Features, test: Features, classes: int, *, epochs: int, seed: int = 0
-) -> dict[str, Any]:
-    """Train a linear head w (no bias) by each attacker, from w = 0, on the cross-entropy.
+def linear_probes(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    attackers: Sequence[str] = tuple(ATTACKERS),
+    classes: SupportsIndex | None = None,
+    epochs: SupportsIndex = 20,
+    seed: SupportsIndex = 0,
+) -> dict[str, dict[str, Any]]:
+    """Train a linear head on frozen features by several attackers: what they get of a task.
 
-    Each runs at several step lengths, and the one with the lowest training loss at the end counts.
+    Mini-batches, the cross-entropy, no bias, from zero. Each attacker runs at several step lengths,
+    and the one with the lowest training loss at the end counts.
+
+    Parameters
+    ----------
+    train, test : (Tensor, Tensor)
+        Features (N, m) with their classes (N,), counted from 0: to train on and to test on.
+    attackers : sequence of str
+        Of "sgd", "momentum" (0.9), "adam", and "whitening": SGD on features that the attacker has
+        whitened.
+    classes : int, optional
+        Their number; by default as many as the labels name.
+    epochs : int
+        Passes over the features.
+    seed : int
+        Of the order of the samples.
 
     Returns
     -------
     dict
-        By attacker: "lr", and by epoch from 0 on "accuracy" (on the test part) and "loss" (on the
-        training part).
+        By attacker: "lr", and by epoch from 0 on the arrays "accuracy" (on the test features) and
+        "loss" (on the training features).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> labels = torch.arange(200) % 2
+    >>> Z = torch.randn(200, 5) + 3.0 * labels[:, None]
+    >>> found = ict.linear_probes((Z[:100], labels[:100]), (Z[100:], labels[100:]))
+    >>> bool(found["sgd"]["accuracy"][-1] > 0.9)
+    True
     """
+    for name in attackers:
+        check_choice(name, "attackers", tuple(ATTACKERS))
+    passes, drawn = as_count(epochs, "epochs", least=0), as_count(seed, "seed", least=0)
+    parts = [(Z.detach().cpu().double(), y.cpu().long()) for Z, y in (train, test)]
+    count = max(int(y.max()) for _, y in parts) + 1
+    if classes is not None:
+        count = as_count(classes, "classes", least=count)
     found = {}
-    for name, (_, update, lengths) in ATTACKERS.items():
-        Z, Z_test = train.Z.double(), test.Z.double()
+    for name in attackers:
+        _, update, lengths = ATTACKERS[name]
+        (Z, labels), (Z_test, labels_test) = parts
         if name == "whitening":
             W = _whitener(Z)
             Z, Z_test = Z @ W, Z_test @ W
@@ -73,9 +109,8 @@ def probes(
             unit = float(torch.linalg.matrix_norm(Z, 2) ** 2) / len(Z)
         steps = torch.tensor([length / unit for length in lengths])
         found[name] = _run(
-            (Z.float(), train.labels), (Z_test.float(), test.labels), classes, update, steps,
-            epochs, seed,
-        )  # fmt: skip
+            (Z.float(), labels), (Z_test.float(), labels_test), count, update, steps, passes, drawn
+        )
     return found
 
 
@@ -111,8 +146,13 @@ def _measured(
     heads: Tensor, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
 ) -> tuple[list[float], list[float]]:
     """Test accuracy and training loss of each head."""
-    accuracy = [float(((test[0] @ w).argmax(1) == test[1]).double().mean()) for w in heads]
-    loss = [float(torch.nn.functional.cross_entropy(train[0] @ w, train[1])) for w in heads]
+    right = (test[0] @ heads).argmax(-1) == test[1]
+    logits = (train[0] @ heads).flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(
+        logits, train[1].repeat(len(heads)), reduction="none"
+    )
+    accuracy: list[float] = right.double().mean(1).tolist()
+    loss: list[float] = losses.unflatten(0, (len(heads), -1)).mean(1).tolist()
     return accuracy, loss
 
 

@@ -1,0 +1,150 @@
+"""Batches of a task, as its loader yields them, through the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from ._fingerprint import fingerprint_of
+from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
+from ._split import SplitModel, moved, parse_batch
+
+
+class Outcome(NamedTuple):
+    """What the model makes of one batch."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Any
+
+
+def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
+    """Return what the whole model makes of a batch."""
+    inputs, labels = parse_batch(batch)
+    return Outcome(*model(moved(inputs, device)), moved(labels, device))
+
+
+class Batches(Protocol):
+    """A task's batches, epoch after epoch."""
+
+    least: int | None
+    """Samples in the smallest batch, where that is known."""
+
+    alike: bool
+    """Whether an epoch follows from the generator alone, whatever came before it."""
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the batches of one epoch."""
+
+    def in_order(self) -> Iterator[Any]:
+        """Yield the batches once, in the order of the samples."""
+
+    def drawn(self) -> Iterator[Any]:
+        """Yield the batches of an epoch as training draws them, alike each time."""
+
+    def run(self, model: SplitModel, batch: Any) -> Outcome:
+        """Return what the model makes of a batch."""
+
+    def fingerprint(self) -> str:
+        """Return what tells the task from another: how much it has, and a hash of some of it."""
+
+
+class Loaded:
+    """Batches as the loader yields them, through the whole model."""
+
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self._loader, self._device, self._passes = starting_anew(loader), device, 0
+        self.least, self.alike = least_batch(loader), draws_alike(loader)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the loader's batches; all that they are drawn from gets a seed drawn here."""
+        seed_pass(self._loader, int(torch.randint(2**31, (), generator=generator)), self._passes)
+        self._passes += 1
+        yield from self._loader
+
+    def in_order(self) -> Iterator[Any]:
+        """Yield the loader's batches; one that shuffles does so alike each time."""
+        with left_as_found(self._loader):
+            seed_pass(self._loader, 0, 0)
+            yield from self._loader
+
+    drawn = in_order
+
+    def fingerprint(self) -> str:
+        """Of the first batch, where it is the same twice, and of its shapes where it is not."""
+        try:
+            count = str(len(self._loader))
+        except TypeError:
+            count = "?"
+        first, again = (fingerprint_of(self._first()) for _ in range(2))
+        if first != again:
+            shapes = tree_map_only(Tensor, lambda x: (str(x.dtype), *x.shape), self._first())
+            first = fingerprint_of(shapes)
+        return f"{count} batches, {first}"
+
+    def _first(self) -> Any:
+        with closing(self.in_order()) as batches:
+            return moved(parse_batch(next(batches)), "cpu")
+
+    def run(self, model: SplitModel, batch: Any) -> Outcome:
+        """Return what the whole model makes of a batch."""
+        return outcome(model, batch, self._device)
+
+
+def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:
+    """Yield the batches of epoch after epoch."""
+    while True:
+        none = True
+        for batch in epoch():
+            none = False
+            yield batch
+        if none:
+            raise ValueError(f"{name} has no batches")
+
+
+def refuse_few(count: int, name: str) -> None:
+    """Refuse a batch of one sample, which has no condition number."""
+    if count < 2:
+        raise ValueError(
+            f"a batch of {name} must have at least two samples, and one has {count} (of a last "
+            "batch that is short, drop_last=True rids a DataLoader)"
+        )
+
+
+def refuse_arrays(batch: Any, name: str) -> None:
+    """Refuse a batch with NumPy arrays among its inputs or labels."""
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_flatten(batch)[0]):
+        raise TypeError(
+            f"a batch of {name} must hold tensors, and holds NumPy arrays: give "
+            "torch.from_numpy(array), of the dtype of the network's weights"
+        )
+
+
+def refuse_rows(task: Any, name: str) -> None:
+    """Refuse data in the place of a loader: (X, y), or X."""
+    data = (Tensor, np.ndarray)
+    pair = isinstance(task, tuple) and len(task) == 2 and isinstance(task[0], data)
+    pair = pair and isinstance(task[1], (*data, list)) and len(task[0]) == len(task[1])
+    if pair and np.ndim(task[1]) == np.ndim(task[0]) and not isinstance(task[1], list):
+        pair = not all(isinstance(x, Tensor) for x in task)  # two batches of inputs
+    if pair or isinstance(task, data):
+        what = "a pair (X, y)" if pair else f"a {type(task).__name__}"
+        raise TypeError(
+            f"{name} must be a loader or an iterable of batches, and is {what}: give "
+            "DataLoader(TensorDataset(X, y), batch_size=64, shuffle=True) of tensors"
+        )
+
+
+@contextmanager
+def running_on(name: str) -> Iterator[None]:
+    """Say on what the model does not run."""
+    try:
+        yield
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the model does not run on a batch of {name}: {error}") from error

@@ -1,0 +1,105 @@
+"""Immunized networks on disk: written whole, and read into the architecture that they are of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .._files import whole
+from .._validate import plain
+from ._fold import FoldedHead, refuse_saving, replace_module
+from ._immunize import DeepImmunization
+from ._split import SplitModel
+from ._ties import copied
+
+WEIGHTS, ABOUT = "weights.pt", "immucond.json"
+
+
+def save(done: DeepImmunization, folder: str | Path) -> None:
+    """Write an immunized network and its report; `load_saved` reads them.
+
+    The files hold no network for Hugging Face's ``from_pretrained``: of a closed form it would
+    serve the features before the map, which are the unprotected ones, and a random head.
+
+    Parameters
+    ----------
+    done : DeepImmunization
+        What `immunize` returned.
+    folder : path
+        Gets ``weights.pt`` and ``immucond.json``, each whole or not at all.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
+    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ict.save(done, folder)
+    ...     again = ict.load_saved(folder, net)
+    >>> torch.equal(again(primary[0]), done.model(primary[0]))
+    True
+    """
+    head = done.split.rpartition(".")[0] if _folded(done) else done.split
+    about = {"split": head, "folded": _folded(done), "report": asdict(done.report)}
+    with whole(Path(folder) / WEIGHTS) as file:
+        torch.save({name: x.detach().cpu() for name, x in done.model.state_dict().items()}, file)
+    with whole(Path(folder) / ABOUT) as file:
+        file.write((json.dumps(plain(about), indent=1) + "\n").encode())
+
+
+def _folded(done: DeepImmunization) -> bool:
+    above = done.split.rpartition(".")[0]
+    return isinstance(done.model.get_submodule(above), FoldedHead)
+
+
+def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Read a network that `save` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        Where it was written.
+    model : nn.Module
+        The network that it was made from, or one of this architecture; it is not changed.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode. What it protects is measured by `immunity_report`, against the original.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there are no such files.
+    ValueError
+        Where they cannot be read, or do not fit the architecture.
+    """
+    path = Path(folder)
+    for name in (ABOUT, WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")
+    try:
+        about: dict[str, Any] = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        split, folded = about["split"], about["folded"]
+        state = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is no network saved by immucond: {error}") from error
+    found = copied(model, next(model.parameters()).device)
+    head = SplitModel(found, split).head
+    if folded:
+        replace_module(found, split, FoldedHead(head, np.eye(head.in_features)))
+        refuse_saving(found)
+    try:
+        found.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the network in {path} is of another architecture: {error}") from error
+    return found.eval()
