@@ -128,7 +128,7 @@ def test_a_run_that_diverges_gives_back_the_last_good_network():
 
     with pytest.raises(
         ic.DivergenceError, match=r"diverged in step 4: the primary loss is inf"
-    ) as e:
+    ) as error:
         immunize(
             loss=loss, epochs=9, callback=keep, trainable="block2", lambdas=(0.1, 0.1),
             optimizer=lambda parameters: Watched(parameters, lr=1e-2),
