@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Generic, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumWarning
 from ._matrix_free import is_operator, matrix_free_pairs
 from ._rank import Given, Rule, rank_rule
+from ._shapes import Count, Flag, Name, Real, by_shape
 from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
 
 # A float (int, bool, str), or an array of them for a stack.
@@ -25,7 +26,7 @@ METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ExtremePairs:
+class ExtremePairs(Generic[Real, Count, Flag, Name]):
     """The largest and the smallest nonzero singular triplet of a matrix, or of each in a stack.
 
     For a stack of b matrices every attribute is an array with b as its first axis (`method` a
@@ -62,23 +63,23 @@ class ExtremePairs:
         (else empty): with the pairs themselves they are what a warm start starts from.
     """
 
-    sigma_max: Value
+    sigma_max: Real
     u_max: FloatArray
     v_max: FloatArray
-    sigma_min: Value
+    sigma_min: Real
     u_min: FloatArray
     v_min: FloatArray
-    rank: Value
-    frobenius: Value
-    gap_max: Value
-    gap_min: Value
-    simple_max: Value
-    simple_min: Value
-    bound_max: Value
-    bound_min: Value
-    determined_min: Value
-    method: Value
-    condition_number: Value
+    rank: Count
+    frobenius: Real
+    gap_max: Real
+    gap_min: Real
+    simple_max: Flag
+    simple_min: Flag
+    bound_max: Real
+    bound_min: Real
+    determined_min: Flag
+    method: Name
+    condition_number: Real
     neighbour_max: FloatArray
     neighbour_min: FloatArray
 
@@ -100,7 +101,7 @@ class ExtremePairs:
         if self.sigma_min is None:
             return f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g})"
         if self.v_max.ndim == 2:
-            worst = float(np.max(self.condition_number))
+            worst: float = np.max(np.asarray(self.condition_number))
             return f"ExtremePairs(of {len(self)} matrices, condition_number up to {worst:.6g})"
         return (
             f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g}, "
@@ -289,6 +290,7 @@ def where_not(holds: Value) -> str:
     return f" (at {at[0]}{f' and {at.size - 1} others' if at.size > 1 else ''} in the stack)"
 
 
+@by_shape
 def extreme_pairs(
     S: npt.ArrayLike,
     *,
@@ -383,6 +385,7 @@ def extreme_pairs(
     return pairs_with_warnings(_core.extreme_pairs(array, rule, search), "S", stacklevel=2)
 
 
+@by_shape
 def psd_extreme_pairs(
     H: npt.ArrayLike,
     *,
@@ -448,6 +451,7 @@ def psd_extreme_pairs(
     return pairs_with_warnings(_core.psd_extreme_pairs(array, rule, search), "H", stacklevel=2)
 
 
+@by_shape
 def feature_extreme_pairs(
     Z: npt.ArrayLike,
     *,
