@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import extra
+from ..._harmful import NOTE, marked, not_harder
 from .._format import number, plain
 from .._style import print_style
 from ._run import Result, Task
@@ -60,9 +61,13 @@ def print_tables(result: Result, console: Console) -> None:
     if limit.attained:
         table = _table("Frontier: the largest kappa_H for each kappa_P", "kappa_H", "(i)", "(ii)")
         for t in _spread(line.kappa_P.size if line.kappa_P[-1] > 1.0 else 1):
-            table.add_row(*(number(v[t]) for v in (line.kappa_P, line.kappa_H, line.i, line.ii)))
+            i, ii = line.i[t], line.ii[t]
+            table.add_row(number(line.kappa_P[t]), number(line.kappa_H[t]),
+                          marked(number(i), i, i / ii), number(ii))  # fmt: skip
         console.print()
         console.print(table)
+        if any(not_harder(i, i / ii) for i, ii in zip(line.i, line.ii, strict=True)):
+            console.print(NOTE)
 
     table = _table("Noise floor: RIR* with noise in every feature", "RIR*", "kappa(M)", "kappa_P",
                    "kappa_H")  # fmt: skip
