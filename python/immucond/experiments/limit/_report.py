@@ -149,7 +149,7 @@ def _draw_frontier(ax: Axes, result: Result) -> None:
     ax.set_yscale("log")
     ax.set_xlabel(r"$\kappa(H_P)$, primary task")
     ax.set_ylabel(r"largest $\kappa(H_H)$, harmful task")
-    ax.legend(loc="best")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _draw_noise(ax: Axes, result: Result) -> None:
@@ -162,7 +162,7 @@ def _draw_noise(ax: Axes, result: Result) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("variance of the noise in each feature")
     ax.set_ylabel("RIR*")
-    ax.legend(loc="best")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _table(title: str, *headings: str) -> Table:
