@@ -12,6 +12,8 @@ OTHERS = "#000000"
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
 
+MOST = 6  # curves that one panel can show apart
+
 
 def styles(panels: Curves) -> dict[str, dict[str, object]]:
     """The same look in every panel; ours thicker, and in front."""
@@ -32,35 +34,60 @@ def styles(panels: Curves) -> dict[str, dict[str, object]]:
     return result
 
 
+def families(panels: Curves) -> list[list[str]]:
+    """Contestants row by row, at most `MOST` in one: ours, then each library beside our first."""
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    if len(names) <= MOST:
+        return [names]
+    ours = [name for name in names if name.startswith("immucond")]
+    by_library: dict[str, list[str]] = {"immucond": ours[1:]}
+    for name in (name for name in names if name not in ours):
+        library = next((key for key in COLOURS if key in name), "immucond")
+        by_library.setdefault(library, []).append(name)
+    size = MOST - len(ours[:1])
+    return [
+        [*ours[:1], *chosen[i : i + size]]
+        for chosen in by_library.values()
+        for i in range(0, len(chosen), size)
+    ]
+
+
 def save_plot(panels: Curves, path: Path) -> None:
-    """Draw the panels, and write the file whole or not at all."""
+    """Draw a column a panel and a row a family, and write the file whole or not at all."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    look = styles(panels)
-    lines = {}
-    with mpl.rc_context({"font.size": 10, "svg.hashsalt": "immucond"}):
-        figure = Figure(figsize=(4.2 * len(panels) + 2.6, 5.0), layout="constrained")
-        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for ax, (panel, curves) in zip(row, panels.items(), strict=True):
-            for name, points in curves.items():
-                (lines[name],) = ax.plot(*zip(*sorted(points.items()), strict=True), **look[name])
+    look, rows = styles(panels), families(panels)
+    with mpl.rc_context({"font.size": 10, "svg.hashsalt": "immucond", "svg.fonttype": "none"}):
+        height = 5.0 if len(rows) == 1 else 3.4 * len(rows)
+        figure = Figure(figsize=(4.2 * len(panels) + 2.8, height), layout="constrained")
+        grid = figure.subplots(len(rows), len(panels), sharex="col", sharey=True, squeeze=False)
+        for row, names in zip(grid, rows, strict=True):
+            lines = {}
+            for ax, curves in zip(row, panels.values(), strict=True):
+                for name in names:
+                    if points := sorted(curves.get(name, {}).items()):
+                        (lines[name],) = ax.plot(*zip(*points, strict=True), **look[name])
+                ax.grid(color="0.88")
+                ax.set_axisbelow(True)
+            row[0].set_ylabel("median time of one call, seconds")
+            # From the slowest to the fastest at its largest size, as the curves end.
+            order = sorted(lines, key=lambda name: lines[name].get_ydata()[-1], reverse=True)
+            row[-1].legend(
+                [lines[name] for name in order],
+                order,
+                loc="center left",
+                bbox_to_anchor=(1.02, 0.5),
+                frameon=False,
+                handlelength=4,
+            )
+        for column, (panel, curves) in zip(grid.T, panels.items(), strict=True):
             sizes = sorted({x for points in curves.values() for x in points})
-            ax.set(xscale="log", yscale="log", title=panel, xlabel="size n")
-            ax.set_xticks(sizes, [str(x) for x in sizes])
-            ax.minorticks_off()
-            ax.grid(color="0.88")
-            ax.set_axisbelow(True)
-        row[0].set_ylabel("median time of one call, seconds")
-        # From the slowest to the fastest at its largest size, as the curves end.
-        names = sorted(lines, key=lambda name: lines[name].get_ydata()[-1], reverse=True)
-        figure.legend(
-            [lines[name] for name in names],
-            names,
-            loc="outside right center",
-            frameon=False,
-            handlelength=4,
-        )
+            column[0].set(xscale="log", yscale="log", title=panel)
+            column[0].set_xticks(sizes, [str(x) for x in sizes])
+            column[-1].set_xlabel("size n")
+            for ax in column:
+                ax.minorticks_off()
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.stem}.part{path.suffix}")
         figure.savefig(draft, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {})

@@ -223,13 +223,14 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     drawn = mnist.figures(result)
     assert set(drawn) == {"grid-closed-form"}
     picture = drawn["grid-closed-form"].axes[0].images[0]
-    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[0, 1]))
+    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[0, 0]))
     assert red > blue
-    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[4, 9]))
+    red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[1, 1]))
     assert blue > red
-    assert drawn["grid-closed-form"].axes[0].texts[0].get_text() == "-2.0"
+    assert drawn["grid-closed-form"].axes[0].texts[0].get_text().startswith("-2.0")
     report["rir"] = 10**-0.004
-    assert mnist.figures(result)["grid-closed-form"].axes[0].texts[0].get_text() == "-4e-3"
+    text = mnist.figures(result)["grid-closed-form"].axes[0].texts[0].get_text()
+    assert text.startswith("-4e-3")
 
 
 def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):

@@ -1,14 +1,14 @@
 """immucond: model immunization through the condition number.
 
 Low-level kernels live here; `immucond.linear` holds the closed-form analysis, `immucond.immunize`
-the algorithms, `immucond.probing` the dynamics of linear probing and `immucond.theorems` the theory
-as objects that check themselves.
+the algorithms, `immucond.probing` the dynamics of linear probing, `immucond.theorems` the theory
+as objects that check themselves and `immucond.torch` the operators for PyTorch.
 """
 
-from importlib import import_module
+from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._condition import condition_number
 from ._errors import (
@@ -25,8 +25,11 @@ from ._generalized import generalized_extreme_pairs
 from ._gram import GramAccumulator, feature_hessian, gram, hessian
 from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
+    from . import cuda as cuda
     from . import immunize, linear, probing, theorems
+    from . import sklearn as sklearn
+    from . import torch as torch
 
 try:
     __version__ = _version("immucond")
@@ -62,11 +65,20 @@ __all__ = [
     "theorems",
 ]
 
-_SUBPACKAGES = ("immunize", "linear", "probing", "theorems")
+# Shown by dir(); those of an extra are not for `import *`, which would need the extra.
+_LAZY = ("cuda", "immunize", "linear", "probing", "sklearn", "theorems", "torch")
+
+if not _TYPE_CHECKING:  # a type checker reads the imports above, and finds misspelt names
+
+    def __getattr__(name: str) -> object:
+        # Loaded on first use: `import immucond` stays quick, and `ic.linear` needs no import.
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return _import_module(f"{__name__}.{name}")
+        except ImportError as error:  # hasattr and whoever walks dir() expect this one
+            raise AttributeError(str(error)) from error
 
 
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: `import immucond` stays quick, and `ic.linear` works without an import.
-    if name in _SUBPACKAGES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_LAZY, *(name for name in globals() if name.startswith("__"))})

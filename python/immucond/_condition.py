@@ -69,7 +69,10 @@ def condition_number(
     5.0
     """
     if (S is None) == (features is None):
-        raise ValueError("give either S or features, and not both")
+        raise ValueError(
+            "give a matrix, condition_number(S), or features, condition_number(features=Z): got "
+            + ("neither" if S is None else "both")
+        )
     shift = check_real(ridge, "ridge", low=0.0)
     # Under a ridge every eigenvalue counts, so none is cut off.
     tolerance = 0.0 if shift > 0.0 and rtol is None else rtol

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Generic, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumError, DegenerateSpectrumWarning
 from ._matrix_free import is_operator, matrix_free_pairs
 from ._rank import Given, Rule, half_told, rank_rule
+from ._shapes import Count, Flag, Name, Real, by_shape
 from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
 
 # A float (int, bool, str), or an array of them for a stack.
@@ -27,7 +28,7 @@ METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ExtremePairs:
+class ExtremePairs(Generic[Real, Count, Flag, Name]):
     """The largest and the smallest nonzero singular triplet of a matrix, or of each in a stack.
 
     For a stack of b matrices every attribute is an array with b as its first axis (`method` a
@@ -64,23 +65,23 @@ class ExtremePairs:
         (else empty): with the pairs themselves they are what a warm start starts from.
     """
 
-    sigma_max: Value
+    sigma_max: Real
     u_max: FloatArray
     v_max: FloatArray
-    sigma_min: Value
+    sigma_min: Real
     u_min: FloatArray
     v_min: FloatArray
-    rank: Value
-    frobenius: Value
-    gap_max: Value
-    gap_min: Value
-    simple_max: Value
-    simple_min: Value
-    bound_max: Value
-    bound_min: Value
-    determined_min: Value
-    method: Value
-    condition_number: Value
+    rank: Count
+    frobenius: Real
+    gap_max: Real
+    gap_min: Real
+    simple_max: Flag
+    simple_min: Flag
+    bound_max: Real
+    bound_min: Real
+    determined_min: Flag
+    method: Name
+    condition_number: Real
     neighbour_max: FloatArray
     neighbour_min: FloatArray
 
@@ -102,7 +103,7 @@ class ExtremePairs:
         if self.sigma_min is None:
             return f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g})"
         if self.v_max.ndim == 2:
-            worst = float(np.max(self.condition_number))
+            worst: float = np.max(np.asarray(self.condition_number))
             return f"ExtremePairs(of {len(self)} matrices, condition_number up to {worst:.6g})"
         return (
             f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g}, "
@@ -316,6 +317,7 @@ def where_not(holds: Value) -> str:
     return f" (at {at[0]}{f' and {at.size - 1} others' if at.size > 1 else ''} in the stack)"
 
 
+@by_shape
 def extreme_pairs(
     S: npt.ArrayLike,
     *,
@@ -411,6 +413,7 @@ def extreme_pairs(
     return pairs_with_warnings(found, "S", 2, rule, array.shape)
 
 
+@by_shape
 def psd_extreme_pairs(
     H: npt.ArrayLike,
     *,
@@ -477,6 +480,7 @@ def psd_extreme_pairs(
     return pairs_with_warnings(found, "H", 2, rule, array.shape)
 
 
+@by_shape
 def feature_extreme_pairs(
     Z: npt.ArrayLike,
     *,

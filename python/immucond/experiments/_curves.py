@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from ._style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, print_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLES = {
@@ -24,8 +25,15 @@ STYLES = {
 }
 
 
-def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) -> Figure:
-    """Draw norm ratio and loss on both tasks: 2 x 2 panels.
+# Below, a curve cannot be seen: of the norm ratio on its linear axis, of the loss on its
+# logarithmic one, which starts there at the lowest.
+CUT_OFF = (0.01, 1e-8)
+
+
+def curves(
+    methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str], failed: Sequence[str] = ()
+) -> Figure:
+    """Draw norm ratio and loss on both tasks: 2 x 2 panels, the axes alike left and right.
 
     Parameters
     ----------
@@ -33,12 +41,14 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
         Label, and :func:`._measure.descent` by task, of each method by its name.
     titles : mapping
         What the tasks "primary" and "harmful" are.
+    failed : sequence of str
+        Labels of methods without a curve, which the legend names.
     """
     with print_style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 7.0), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True)
+        panels = figure.subplots(2, 2, sharex=True, sharey="row")
         for column, (task, title) in enumerate(titles.items()):
             for name, (label, drawn) in methods.items():
                 colour, dashes = STYLES[name]
@@ -55,15 +65,23 @@ def curves(methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str]) ->
             (r"norm ratio  $\|w_t-w^*\|^2\,/\,\|w_0-w^*\|^2$", "excess loss, relative to $w_0=0$")
         ):
             panels[row, 0].set_ylabel(label)
+            panels[row, 0].set_xscale("log")
             for ax in panels[row]:
-                ax.set_xscale("log")
-                shown = np.concatenate([line.get_ydata() for line in ax.lines])
-                least = float(shown[shown > 0.0].min())
-                if least > 0.1:  # a logarithmic axis would have no room for ticks
-                    ax.set_ylim(0.0, 1.05)
-                else:
-                    ax.set_yscale("log")
-                    ax.set_ylim(max(1e-8, least / 2), 2.0)
+                _tell_hidden(ax, CUT_OFF[row])
+        panels[0, 0].set_ylim(0.0, 1.15)
+        excess = np.concatenate([line.get_ydata() for ax in panels[1] for line in ax.lines])
+        panels[1, 0].set_yscale("log")
+        panels[1, 0].set_ylim(max(CUT_OFF[1], float(excess[excess > 0.0].min()) / 2), 8.0)
+        for label in failed:
+            panels[0, 0].plot([], [], linestyle="none", label=f"{label}: failed")
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4 if not failed else 3)
         return figure
+
+
+def _tell_hidden(ax: Axes, cut_off: float) -> None:
+    """Name the curves that lie below what can be seen from their first point on."""
+    hidden = [str(line.get_label()) for line in ax.lines if np.max(line.get_ydata()) < cut_off]
+    if hidden:
+        told = f"below {cut_off:g} throughout: {', '.join(hidden)}".replace("e-0", "e-")
+        ax.text(0.98, 0.97, told, transform=ax.transAxes, ha="right", va="top", fontsize=9)

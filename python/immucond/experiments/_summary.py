@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._harmful import MARK, NOTE, marked
 from ._format import number
 from ._units import Values
 
@@ -30,6 +31,17 @@ def cell(results: Sequence[Values], *path: str) -> str:
     """Mean, and the standard deviation where it shows."""
     mean, spread = over_seeds(results, *path)
     return number(mean) if spread <= 0.001 * abs(mean) else f"{number(mean)} ± {number(spread)}"
+
+
+def rir_cell(results: Sequence[Values], *path: str) -> str:
+    """`cell` of the RIR of a report, marked where the harmful task got no harder."""
+    i, rir = (over_seeds(results, *path, figure)[0] for figure in ("i", "rir"))
+    return marked(cell(results, *path, "rir"), i, rir)
+
+
+def decoded(note: str, rows: Sequence[Sequence[str]]) -> str:
+    """Return the note of a table, with what the mark means where a row has one."""
+    return f"{note}\n{NOTE}" if any(MARK in text for row in rows for text in row) else note
 
 
 def failures(results: Sequence[Values]) -> list[str]:

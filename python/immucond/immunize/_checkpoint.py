@@ -102,16 +102,12 @@ class Checkpoint:
 
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
-    found = {
-        name.removeprefix(prefix): values
+    found: dict[str, Any] = {
+        name.removeprefix(prefix): values.item() if values.ndim == 0 else values
         for name, values in arrays.items()
         if name.startswith(prefix)
     }
-    if not found:
-        return None
-    return ExtremePairs(
-        **{name: value.item() if value.ndim == 0 else value for name, value in found.items()}
-    )
+    return ExtremePairs(**found) if found else None
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import ImmunityWarning
+from .._harmful import not_harder
 from .._validate import FloatArray, as_float64
 from ..linear import ImmunityLimit, ImmunityReport
 from ..linear._report import report_of
@@ -66,6 +67,16 @@ class ImmunizationResult:
     parameters: dict[str, Any] = field(default_factory=dict)
     bias: FloatArray | None = None
     classes: npt.NDArray[Any] | None = None
+
+    def __repr__(self) -> str:
+        steps = max((values.shape[0] - 1 for values in self.history.values()), default=0)
+        r = self.report
+        told = not_harder(r.i, r.rir)
+        return (
+            f"ImmunizationResult(method={self.method!r}, i={r.i:.4g}, ii={r.ii:.4g}, "
+            f"rir={r.rir:.4g}{f' ({told})' if told else ''}, theta {self.theta.shape}, "
+            f"omega {self.omega.shape}, {steps} steps)"
+        )
 
     def features(self, X: npt.ArrayLike) -> FloatArray:
         """Features of rows X (N x d): ``X @ theta``, plus the bias where there is one."""

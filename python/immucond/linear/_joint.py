@@ -147,7 +147,7 @@ def joint_extractor(
         raise ValueError(f"{name} must hold at least one primary task")
     P = [
         root_of(
-            None if by_gram else task, task if by_gram else None, *2 * (f"{name}[{i}]",),
+            None if by_gram else task, task if by_gram else None, f"X_P[{i}]", f"K_P[{i}]",
             computed_in=computed_in,
         ).plus(delta_P)
         for i, task in enumerate(given)

@@ -165,7 +165,10 @@ def _counts(
 ) -> tuple[int, int]:
     if rows is None:
         if X_P is None or X_H is None:
-            raise TypeError("give rows, the numbers of rows (N_P, N_H), with Gram matrices")
+            raise TypeError(
+                "give rows, the numbers of rows (N_P, N_H), with Gram matrices, or inputs, one row "
+                "a sample, as X_P and X_H"
+            )
         return as_matrix(X_P, "X_P").shape[0], as_matrix(X_H, "X_H").shape[0]
     if not (isinstance(rows, tuple | list) and len(rows) == 2):
         raise ValueError(f"rows must be a pair (of the primary and the harmful task), got {rows!r}")

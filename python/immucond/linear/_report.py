@@ -10,14 +10,12 @@ import numpy.typing as npt
 
 from .._condition import condition_number
 from .._floating import underflow_is_zero
+from .._harmful import SLACK, not_harder
 from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of
 from ._root import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
 
 Convention = Literal["exact", "ridge"]
-
-# Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
-_SLACK = 1e-8
 
 
 @dataclass(frozen=True)
@@ -78,17 +76,30 @@ class ImmunityReport:
     @property
     def condition_a(self) -> bool:
         """Definition 3.1 (a): the harmful task became worse conditioned (by how much: ``i``)."""
-        return self.i > 1.0 + _SLACK
+        return self.i > 1.0 + SLACK
 
     @property
     def condition_b(self) -> bool:
         """Definition 3.1 (b): the primary task did not become worse conditioned."""
-        return self.ii <= 1.0 + _SLACK
+        return self.ii <= 1.0 + SLACK
 
     @property
     def condition_c(self) -> bool:
         """Definition 3.1 (c): the best primary loss is kept, as the features keep their range."""
         return self.lost_rank == 0
+
+    def __repr__(self) -> str:
+        told = not_harder(self.i, self.rir)
+        lost = f", lost_rank={self.lost_rank}" if self.lost_rank else ""
+        ridge = f", ridge={self.ridge:g}" if self.ridge else ""
+        return (
+            f"ImmunityReport(i={self.i:.4g}, ii={self.ii:.4g}, rir={self.rir:.4g}"
+            f"{f' ({told})' if told else ''}, "
+            f"kappa_H={self.kappa_H_reference:.4g} -> {self.kappa_H:.4g}, "
+            f"kappa_P={self.kappa_P_reference:.4g} -> {self.kappa_P:.4g}, "
+            f"ranks=({self.rank_P}, {self.rank_H}){lost}, limit={self.limit.rir:.4g}, "
+            f"convention={self.convention!r}{ridge})"
+        )
 
 
 @underflow_is_zero

@@ -313,7 +313,8 @@ def roots(
         pairs = zip(names, (X_P, X_H, K_P, K_H), strict=True)
         seen = ", ".join(name for name, value in pairs if value is not None) or "nothing"
         raise TypeError(
-            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got {seen}"
+            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got {seen}; the "
+            "first are inputs, one row a sample, the others their Gram matrices"
         )
     one, other = names[:2] if by_inputs else names[2:]
     P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
@@ -337,7 +338,13 @@ def root_of(
     if X is not None and K is None:
         return root_of_inputs(X, X_name, rank=rank, computed_in=computed_in)
     if K is not None and X is None:
-        return root_of_gram(K, K_name, rank=rank, computed_in=computed_in)
+        A = as_matrix(K, K_name)
+        if A.shape[0] != A.shape[1]:
+            raise ValueError(
+                f"{K_name} must be square, a Gram matrix, and has shape {A.shape}: give inputs, "
+                f"one row a sample, as {X_name}"
+            )
+        return root_of_gram(A, K_name, rank=rank, computed_in=computed_in)
     seen = "neither" if X is None else "both"
     raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
     drawn = {
-        name: (result.methods[name].label, finished(results)[0])
+        name: ("before" if name == "identity" else result.methods[name].label,
+               finished(results)[0])
         for name, results in result.units.items()
         if finished(results)
-    }
+    }  # fmt: skip
     return {"probe": _probe(drawn), "spectra": _spectra(drawn)}
 
 
@@ -46,7 +47,8 @@ def _probe(drawn: dict[str, tuple[str, Any]]) -> Figure:
             panels[1, column].set_xlabel("epoch")
         panels[0, 0].set_ylabel("test accuracy, %")
         panels[1, 0].set_ylabel("training loss")
-        panels[0, -1].legend(loc="lower right", fontsize=8)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=6)
         return figure
 
 
@@ -67,7 +69,8 @@ def _spectra(drawn: dict[str, tuple[str, Any]]) -> Figure:
             ax.set_yscale("log")
             ax.set_title(f"{title} test features")
             ax.set_xlabel("eigenvalue, from the largest down")
-        panels[0].set_ylim(bottom=1e-10)
+        panels[0].set_ylim(1e-10, 2.0)
         panels[0].set_ylabel(r"$\lambda_i(H)\,/\,\lambda_1(H)$")
-        panels[0].legend(loc="lower left", fontsize=8)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=6)
         return figure

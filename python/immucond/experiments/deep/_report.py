@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..._harmful import marked
 from ...torch._probes import ATTACKERS, drop
 from .._common_tables import attackers, parameters
 from .._format import number, plain
 from .._measure import RIDGE
-from .._summary import cell, finished, over_seeds, remarks
+from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
 from .._table import Table
 from .._units import Values
 from ._run import Result
@@ -71,20 +72,23 @@ def _immunity(result: Result) -> Table:
         ("", "(i)\nexact", "(ii)\nexact", "RIR_theta0\nexact", "(i)\nridge", "(ii)\nridge",
          "RIR_theta0\nridge", "primary test\naccuracy"),
         rows,
-        note,
+        decoded(note, rows),
     )  # fmt: skip
 
 
 def _over_groups(results: Sequence[Values], convention: str, figure: str) -> str:
     mean, _ = over_seeds(results, "groups", convention, figure, "mean")
     spread, _ = over_seeds(results, "groups", convention, figure, "std")
-    return f"{number(mean)} ± {number(spread)}"
+    told = f"{number(mean)} ± {number(spread)}"
+    i, _ = over_seeds(results, "groups", convention, "i", "mean")
+    return marked(told, i, mean) if figure == "rir" else told
 
 
 def _all_rows(result: Result) -> Table:
     rows = [
         [result.methods[name].label,
-         *(cell(results, "all", key) for key in ("i", "ii", "rir", "kappa_P", "kappa_H")),
+         *(cell(results, "all", key) for key in ("i", "ii")), rir_cell(results, "all"),
+         *(cell(results, "all", key) for key in ("kappa_P", "kappa_H")),
          cell(results, "changed_predictions"), cell(results, "seconds") + " s"]
         for name, results in result.units.items()
         if finished(results)
@@ -94,8 +98,11 @@ def _all_rows(result: Result) -> Table:
         ("", "(i)", "(ii)", "RIR_theta0", "kappa_P", "kappa_H", "changed primary\npredictions",
          "time"),
         rows,
-        "Mean ± standard deviation over the seeds where they differ. time: of immunizing, from "
-        "kept activations of the frozen blocks on.",
+        decoded(
+            "Mean ± standard deviation over the seeds where they differ. time: of immunizing, from "
+            "kept activations of the frozen blocks on.",
+            rows,
+        ),
     )  # fmt: skip
 
 

@@ -58,11 +58,12 @@ def _panels(
     for ax, task in zip(axes, digits, strict=True):
         for name, (colour, dashes) in _STYLE.items():
             steps, values = thin(curves[task, name])
-            ax.plot(steps, values, color=colour, linestyle=dashes, label=name)
+            label_of = "before (identity)" if name == "identity" else name
+            ax.plot(steps, values, color=colour, linestyle=dashes, label=label_of)
         if mark is not None:
             ax.axhline(mark, color="0.45", linewidth=1.0)
             ax.annotate(
-                f"{mark:.0%} above the best", (1.0, mark), xytext=(2, 3),
+                f"{mark:.0%}", (0.0, mark), xycoords=("axes fraction", "data"), xytext=(3, 3),
                 textcoords="offset points", color="0.3", fontsize=9,
             )  # fmt: skip
         ax.set_xscale("log")
@@ -72,5 +73,6 @@ def _panels(
     shown = np.concatenate([values[1:] for values in curves.values()])
     axes[0].set_ylim(max(1e-8, float(shown[shown > 0].min())) / 2, 2 * float(shown.max()))
     axes[0].set_ylabel(label)
-    axes[0].legend(loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._extras import extra
-from ...linear import ImmunityLimit
+from ..._harmful import NOTE, marked, not_harder
+from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
 from .._format import number as _n
 from .._format import plain
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_ROWS = (("training", "training"), ("held_out", "held-out"))
+_ROWS = (("held_out", "held-out"), ("training", "training"))
 _ATTACKERS = {
     "gd": "gradient descent, line search",
     "cg": "conjugate gradients",
@@ -48,14 +49,22 @@ def print_tables(result: Result, console: Console) -> None:
         for name, method in result.methods.items():
             m = getattr(method, key)
             table.add_row(
-                name, _n(m.exact.i), _n(m.exact.ii), _n(m.exact.rir), _n(m.noisy.rir),
-                _n(m.ridge.i), _n(m.ridge.ii), _n(m.ridge.rir),
+                name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
+                _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge),
             )  # fmt: skip
         table.add_row(
             "limit", "", "", _n(exact[key].rir), _n(limits[key].rir), style="bold",
             end_section=True,
         )  # fmt: skip
     console.print(table)
+    reports = [
+        getattr(getattr(method, key), convention)
+        for method in result.methods.values()
+        for key, _ in _ROWS
+        for convention in ("exact", "noisy", "ridge")
+    ]
+    if any(not_harder(report.i, report.rir) for report in reports):
+        console.print(NOTE)
     console.print(
         "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
         "is easy. RIR = (i) / (ii). Limit: the most any theta can reach.\n"
@@ -65,12 +74,12 @@ def print_tables(result: Result, console: Console) -> None:
     )
 
     table = _table("Primary loss (mean squared error)")
-    for label in ("training", "held-out"):
+    for label in ("held-out", "training"):
         table.add_column(f"{label}\nown head", justify="right")
         table.add_column(f"{label}\nbest head", justify="right")
     for name, method in result.methods.items():
         table.add_row(
-            name, *(_n(v) for loss in (method.loss, method.loss_held_out)
+            name, *(_n(v) for loss in (method.loss_held_out, method.loss)
                     for v in (loss.own, loss.best)),
         )  # fmt: skip
     console.print(table)
@@ -167,6 +176,10 @@ def _steps(trace: ProbeTrace) -> str:
     if reached is None:
         return f"> {trace.loss.size - 1:,}\n({trace.above[-1]:.0%} above)"
     return f"{reached:,}"
+
+
+def _rir(report: ImmunityReport) -> str:
+    return marked(_n(report.rir), report.i, report.rir)
 
 
 def _delta(result: Result) -> str:

@@ -20,4 +20,5 @@ def figures(result: Result) -> dict[str, Figure]:
         if finished(results)
     }
     titles = {"primary": "primary task: LotArea", "harmful": "harmful task: SalePrice"}
-    return {"curves": curves(drawn, titles)}
+    failed = [method.label for name, method in result.methods.items() if name not in drawn]
+    return {"curves": curves(drawn, titles, failed)}

@@ -9,11 +9,11 @@ from ...linear import ImmunityLimit
 from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, finished, remarks
+from .._summary import cell, decoded, finished, remarks, rir_cell
 from .._table import Table
 from ._run import Result
 
-_ROWS = (("training", "training rows"), ("held_out", "held-out rows"))
+_ROWS = (("held_out", "held-out rows"), ("training", "training rows"))
 
 
 def tables(result: Result) -> list[Table]:
@@ -48,11 +48,10 @@ def _immunity(result: Result) -> Table:
             if not finished(results):
                 rows.append([method.label, "failed"])
                 continue
-            cells = [
-                cell(results, key, convention, figure)
-                for convention in ("ridge", "exact")
-                for figure in ("i", "ii", "rir")
-            ]
+            cells = []
+            for convention in ("ridge", "exact"):
+                cells += [cell(results, key, convention, figure) for figure in ("i", "ii")]
+                cells.append(rir_cell(results, key, convention))
             paper = [number(v) for v in method.paper or ()] if key == "training" else []
             rows.append([method.label, *cells, *(paper or [""] * 3)])
     count = result.counts
@@ -71,7 +70,7 @@ def _immunity(result: Result) -> Table:
         ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
          "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
         rows,
-        note,
+        decoded(note, rows),
     )  # fmt: skip
 
 
@@ -116,8 +115,8 @@ def _losses(result: Result) -> Table:
             )
     return Table(
         "Primary loss (mean squared error), size of theta, time",
-        ("", "training\nown head", "training\nbest head", "held-out\nown head",
-         "held-out\nbest head", "size", "time"),
+        ("", "held-out\nown head", "held-out\nbest head", "training\nown head",
+         "training\nbest head", "size", "time"),
         rows,
         "best head: least squares on the training rows' features; own head: the one that the "
         "method leaves. size: root mean square singular value of theta, 1 for the identity.",

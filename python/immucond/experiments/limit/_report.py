@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import extra
+from ..._harmful import NOTE, marked, not_harder
 from .._format import number, plain
 from .._style import print_style
 from ._run import Result, Task
@@ -60,9 +61,13 @@ def print_tables(result: Result, console: Console) -> None:
     if limit.attained:
         table = _table("Frontier: the largest kappa_H for each kappa_P", "kappa_H", "(i)", "(ii)")
         for t in _spread(line.kappa_P.size if line.kappa_P[-1] > 1.0 else 1):
-            table.add_row(*(number(v[t]) for v in (line.kappa_P, line.kappa_H, line.i, line.ii)))
+            i, ii = line.i[t], line.ii[t]
+            table.add_row(number(line.kappa_P[t]), number(line.kappa_H[t]),
+                          marked(number(i), i, i / ii), number(ii))  # fmt: skip
         console.print()
         console.print(table)
+        if any(not_harder(i, i / ii) for i, ii in zip(line.i, line.ii, strict=True)):
+            console.print(NOTE)
 
     table = _table("Noise floor: RIR* with noise in every feature", "RIR*", "kappa(M)", "kappa_P",
                    "kappa_H")  # fmt: skip
@@ -144,7 +149,7 @@ def _draw_frontier(ax: Axes, result: Result) -> None:
     ax.set_yscale("log")
     ax.set_xlabel(r"$\kappa(H_P)$, primary task")
     ax.set_ylabel(r"largest $\kappa(H_H)$, harmful task")
-    ax.legend(loc="best")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _draw_noise(ax: Axes, result: Result) -> None:
@@ -157,7 +162,7 @@ def _draw_noise(ax: Axes, result: Result) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("variance of the noise in each feature")
     ax.set_ylabel("RIR*")
-    ax.legend(loc="best")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ..._harmful import MARK, not_harder
 from .._common_tables import attackers, norm_ratios, parameters
 from .._format import number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import finished, over_seeds, remarks
+from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
 from .._table import Table
 from ._run import Pair, Result
 
-_ROWS = (("training", "training images"), ("held_out", "held-out images"))
+_ROWS = (("held_out", "held-out images"), ("training", "training images"))
 # Smallest and largest log RIR, and pairs with a positive one, in the paper; None: not told.
 _PAPER = {"algorithm1": ("2.2", "6.3", "90 of 90"), "opt-kappa": ("", "", "58 of 90")}
 
@@ -30,6 +31,15 @@ def log_rir(result: Result, method: str, rows: str, convention: str) -> dict[Pai
         if finished(results):
             found[pair] = math.log10(over_seeds(results, rows, convention, "rir")[0])
     return found
+
+
+def not_harder_in(result: Result, method: str, rows: str, convention: str) -> set[Pair]:
+    """Pairs whose harmful task the method made easier, or no harder, whatever the RIR."""
+    return {
+        pair
+        for pair, log in log_rir(result, method, rows, convention).items()
+        if not_harder(over_seeds(result.units[method, pair], rows, convention, "i")[0], 10.0**log)
+    }
 
 
 def tables(result: Result) -> list[Table]:
@@ -81,22 +91,30 @@ def _immunity(result: Result) -> Table:
          "log RIR\nlargest", "size of theta\nmedian", "paper\n> 0", "paper\nleast",
          "paper\nlargest"),
         rows,
-        note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
+        decoded(
+            note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
+            rows,
+        ),
     )  # fmt: skip
 
 
 def _line(result: Result, name: str, key: str, convention: str) -> Iterator[str]:
-    values = np.array(list(log_rir(result, name, key, convention).values()))
-    if not values.size:
+    found = log_rir(result, name, key, convention)
+    if not found:
         yield "failed"
         return
+    eased = not_harder_in(result, name, key, convention)
+    order = sorted(found, key=lambda pair: found[pair])
+    values = np.array([found[pair] for pair in order])
+    middle = order[(len(order) - 1) // 2 : len(order) // 2 + 1]
     done = [finished(r) for (n, _), r in result.units.items() if n == name and finished(r)]
     total = len(result.settings.pairs)
     yield f"{int((values > 0).sum())} of {total}"
     for figure, sign in (("i", 1), ("ii", -1)):
         right = [sign * math.log(over_seeds(r, key, convention, figure)[0]) > 0 for r in done]
         yield f"{sum(right)} of {total}"
-    yield from (f"{v:.2f}" for v in (values.min(), np.median(values), values.max()))
+    for pairs in (order[:1], middle, order[-1:]):
+        yield f"{np.mean([found[p] for p in pairs]):.2f}" + MARK * any(p in eased for p in pairs)
     yield number(float(np.median([over_seeds(r, "size")[0] for r in done])))
     paper = (
         _PAPER.get(name, ("", "", "")) if (key, convention) == ("training", "ridge") else ("",) * 3
@@ -130,25 +148,28 @@ def _limits(result: Result) -> Table:
 def _pairs(result: Result) -> Table:
     rows = []
     for pair in result.settings.pairs:
-        rows.append([f"primary {pair[0]}, harmful {pair[1]}"])
-        for name, method in result.methods.items():
-            results = finished(result.units[name, pair])
-            if not results:
-                rows.append([method.label, "failed"])
-                continue
-            rows.append(
-                [method.label,
-                 *(number(over_seeds(results, "training", convention, figure)[0])
-                   for convention in ("ridge", "exact") for figure in ("i", "ii", "rir")),
-                 number(over_seeds(results, "held_out", "ridge", "rir")[0]),
-                 number(over_seeds(results, "held_out", "exact", "rir")[0]),
-                 number(over_seeds(results, "seconds")[0]) + " s"]
-            )  # fmt: skip
+        for key, label in _ROWS:
+            rows.append([f"primary {pair[0]}, harmful {pair[1]}, {label}"])
+            for name, method in result.methods.items():
+                results = finished(result.units[name, pair])
+                if not results:
+                    rows.append([method.label, "failed"])
+                    continue
+                cells = []
+                for convention in ("ridge", "exact"):
+                    cells += [cell(results, key, convention, figure) for figure in ("i", "ii")]
+                    cells.append(rir_cell(results, key, convention))
+                rows.append([method.label, *cells, cell(results, "seconds") + " s"])
     return Table(
-        "MNIST: pair by pair, training images",
+        "MNIST: pair by pair",
         ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
-         "held-out\nRIR ridge", "held-out\nRIR exact", "time"),
+         "time"),
         rows,
+        decoded(
+            "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, "
+            "small is easy. RIR = (i) / (ii).",
+            rows,
+        ),
     )  # fmt: skip
 
 
@@ -159,18 +180,21 @@ def _grids(result: Result) -> list[Table]:
             continue
         for convention in ("ridge", "exact"):
             values = log_rir(result, name, "training", convention)
+            eased = not_harder_in(result, name, "training", convention)
             rows = [
                 [
                     f"P = {P}",
-                    *(f"{values[P, H]:.2f}" if (P, H) in values else "" for H in range(10)),
+                    *(f"{values[P, H]:.2f}" + MARK * ((P, H) in eased) if (P, H) in values else ""
+                      for H in range(10)),
                 ]
                 for P in range(10)
-            ]
+            ]  # fmt: skip
             made.append(
                 Table(
                     f"log RIR on training images, {convention} convention: {method.label}",
                     ("", *(f"H = {H}" for H in range(10))),
                     rows,
+                    decoded("", rows).lstrip(),
                 )
             )
     return made

@@ -1,0 +1,22 @@
+"""Whether the harmful task became harder: an RIR above 1 alone does not say so."""
+
+# Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
+SLACK = 1e-8
+MARK = " !"
+NOTE = (
+    "!: (i) is not above 1, so the harmful task got easier, or no harder; what RIR there is comes "
+    "from the primary task."
+)
+
+
+def not_harder(i: float, rir: float) -> str:
+    """Say what became of the harmful task by (i); nothing where it got harder, or nothing moved."""
+    if i < 1.0 - SLACK:
+        return "the harmful task got easier"
+    moved = abs(rir - 1.0) > SLACK
+    return "the harmful task got no harder" if moved and i <= 1.0 + SLACK else ""
+
+
+def marked(told: str, i: float, rir: float) -> str:
+    """Text of an RIR, marked where the harmful task got no harder; ``NOTE`` decodes the mark."""
+    return told + MARK if not_harder(i, rir) else told
