@@ -20,7 +20,10 @@ def _load() -> tuple[Any, str]:
         module = import_module("immucond._cuda")
     except ImportError as error:
         if error.name == "immucond._cuda":
-            return None, "not built: that takes nvcc and pip install -Ccmake.define.IMMUCOND_CUDA=ON"
+            return (
+                None,
+                "not built: that takes nvcc and pip install -Ccmake.define.IMMUCOND_CUDA=ON",
+            )
         return None, f"not loaded: {error}"
     return module, ""
 
