@@ -234,13 +234,13 @@ SCALARS = {
 
 @pytest.mark.parametrize("kind", SCALARS)
 def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
-    """0.25, which every precision holds; the second run would be refused if they differed."""
+    """Powers of two, which every precision holds; the second run would be refused if they differed."""
     number = SCALARS[kind]
     options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
-    given = {"lr": number(0.25), "momentum": number(0.5), "lambdas": (number(0.5), number(2.0))}
+    given = {"lr": number(2.0**-10), "momentum": number(0.5), "lambdas": (number(0.5), number(2.0))}
     counts = {"seed": np.int64(3), "epochs": np.int32(2), "checkpoint_every": np.uint8(1)}
     found = ict.immunize(net(), **loaders(), **options, **given, **counts)
-    plain = {"lr": 0.25, "momentum": 0.5, "lambdas": [0.5, 2.0], "seed": 3, "epochs": 2}
+    plain = {"lr": 2.0**-10, "momentum": 0.5, "lambdas": [0.5, 2.0], "seed": 3, "epochs": 2}
     same(found, ict.immunize(net(), **loaders(), **options, **plain))
     del options["checkpoint"]
     same(found, ict.immunize(net(), **loaders(), **options, **plain))
