@@ -207,6 +207,7 @@ def test_seed_decides_the_first_head_and_nothing_else():
 
 
 @pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
 def test_a_run_that_diverges_gives_back_the_last_good_extractor():
     with pytest.raises(ic.DivergenceError) as error:
         ic.immunize.algorithm1(*tasks(), **PARAMETERS | {"lr": 50.0})

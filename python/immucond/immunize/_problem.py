@@ -234,7 +234,7 @@ def entropy(seed: Seed) -> int:
 
 
 def described(value: Any) -> Any:
-    """Return an array as its shape and the SHA-256 of its entries, anything else in plain Python."""
+    """Return an array as its shape and the SHA-256 of its entries, all else in plain Python."""
     if value is None or isinstance(value, type) or np.ndim(value) == 0:
         return plain(value)
     array = np.ascontiguousarray(value)
