@@ -251,7 +251,8 @@ def table(args: argparse.Namespace) -> Iterator[str]:
     yield (
         f"`python scripts/limits_table.py --train {args.train} --test {args.test} --epochs "
         f"{args.epochs} --tune {args.tune} --seed {seed}` at commit {commit}, "
-        f"{time.perf_counter() - started:.0f} s on one thread of a shared machine; torch "
+        f"{time.perf_counter() - started:.0f} s on one thread of a shared machine, "
+        f"{time.process_time():.0f} s of computing; torch "
         f"{torch.__version__}. ResNet-18, CIFAR-10 against MNIST. Whoever tunes has the best test "
         "accuracy of its grid, what tuning gets at most."
     )

@@ -6,6 +6,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_snippets_run(page: Path) -> None:
             run_doctest(test)
         else:
             exec(compile(snippet, name, "exec"), shared)
+
+
+def test_the_readme_immunizes_what_it_trains() -> None:
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    (training,) = (text for text in snippets(PAGES[0]) if "ict.immunize" in text)
+    shared: dict[str, Any] = {}
+    exec(compile(training, "README.md", "exec"), shared)
+    report = shared["found"]
+    assert report.rows == "held-out"
+    assert report.kappa_H > 10.0 * report.reference_kappa_H
+    assert all(after < before - 0.1 for before, after in report.probes.values())
 
 
 @pytest.mark.parametrize("test", list(docstrings()), ids=lambda test: test.name)

@@ -206,6 +206,40 @@ def test_seed_decides_the_first_head_and_nothing_else():
     assert not np.array_equal(first.theta, other.theta)
 
 
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+def test_a_run_that_diverges_gives_back_the_last_good_extractor():
+    with pytest.raises(ic.DivergenceError) as error:
+        ic.immunize.algorithm1(*tasks(), **PARAMETERS | {"lr": 50.0})
+    done = error.value.result
+    steps = len(done.history["loss"]) - 1
+    assert steps >= 1
+    same = ic.immunize.algorithm1(*tasks(), **PARAMETERS | {"lr": 50.0, "steps": steps})
+    np.testing.assert_array_equal(done.theta, same.theta)
+    assert done.report == same.report
+
+
+def test_the_closed_form_leaves_the_primary_condition_number_as_it_is():
+    X_P, y_P, X_H = tasks()
+    start = np.linalg.cond(X_P) ** 2, np.linalg.cond(X_H) ** 2
+    done = ic.immunize.closed_form(X_P, y_P, X_H)
+    assert np.linalg.cond(X_P @ done.theta) ** 2 == pytest.approx(start[0], rel=1e-9)
+    assert np.linalg.cond(X_H @ done.theta) ** 2 > start[1]
+    theta = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=None)
+    np.testing.assert_array_equal(done.theta, theta)
+    # One direction has condition number 1, whatever kappa_P is left at.
+    one = ic.immunize.closed_form(X_P[:, :1], y_P, X_H[:, :1])
+    assert one.report.i == one.report.ii == 1.0
+
+
+def test_a_harmful_task_that_got_easier_is_told():
+    X_P, y_P, _ = tasks()
+    with pytest.warns(ic.ImmunityWarning, match=r"got easier.*\(i\).*A larger kappa_P") as told:
+        done = ic.immunize.closed_form(X_P, y_P, 2.0 * X_P + 0.1, kappa_P=1.0)
+    assert done.report.i < 1.0
+    assert told[0].filename == __file__
+
+
 def test_no_steps_return_the_start():
     X_P, y_P, X_H = tasks()
     result = ic.immunize.algorithm1(X_P, y_P, X_H, **PARAMETERS | {"steps": 0})
@@ -216,8 +250,17 @@ def test_no_steps_return_the_start():
 
 @pytest.mark.parametrize("changed", [{"lr": 1e3}, {"lambda_P": 1e6}, {"lambda_H": 1e12}])
 def test_divergence_is_said_so(changed):
-    with pytest.raises(ic.ImmucondError, match=r"diverged at step \d+.*lower lr \(given"):
-        ic.immunize.algorithm1(*tasks(), **PARAMETERS | changed)
+    seen = []
+    with pytest.raises(
+        ic.DivergenceError, match=r"diverged at step \d+.*lower lr \(given"
+    ) as error:
+        ic.immunize.algorithm1(
+            *tasks(), **PARAMETERS | changed, callback=lambda _, record: seen.append(record["loss"])
+        )
+    done = error.value.result  # what was measured last; None where theta cannot be reported on
+    if done is not None:
+        assert done.history["loss"].tolist() == seen
+        assert np.isfinite(done.theta).all()
 
 
 def test_warnings_of_the_steps_come_once_and_from_the_caller():

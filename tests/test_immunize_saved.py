@@ -229,3 +229,20 @@ def test_what_is_no_result_is_refused(tmp_path):
             load(path)
     with pytest.raises(ValueError, match=r"must hold a checkpoint.*holds a result"):
         ic.immunize.algorithm1(*tasks(), checkpoint=result, **ALGORITHM_1)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.array])
+def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
+    """A run goes on, whichever kind its numbers are of; 0.5 and 64 are exact in all of them."""
+    plain = {"lr": 0.0078125, "lambda_P": 0.015625, "lambda_H": 64.0, "seed": 3, "batch_size": 7}
+    given = {name: kind(value) for name, value in plain.items() if isinstance(value, float)}
+    given |= {"seed": np.int64(3), "batch_size": np.int32(7), "steps": np.uint8(20)}
+    options = {"checkpoint": tmp_path / "run.npz", "computed_in": np.float64}
+    first = ic.immunize.algorithm1(*tasks(), **given, **options)
+    options["computed_in"] = "float64"
+    again = ic.immunize.algorithm1(*tasks(), **plain, steps=30, **options)
+    straight = ic.immunize.algorithm1(*tasks(), **plain, steps=30, computed_in="float64")
+    same(again, straight)
+    assert first.parameters["lambda_H"] == 64.0
+    first.save(tmp_path / "result.npz")
+    same(ic.immunize.ImmunizationResult.load(tmp_path / "result.npz"), first)

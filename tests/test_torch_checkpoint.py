@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ RUNS = {
     "kept": (net, loaders, {}),
     "unequal tasks": (net, lambda: loaders(64) | {"harmful": loaders(96)["harmful"]}, {}),
     "augmented": (net, augmented, {}),
-    "own generators": (net, own_generators, {"trainable": None}),
+    "own generators": (net, own_generators, {"trainable": None, "lr": 1e-3}),
     "lists": (net, lists, {}),
     "adapting": (net, loaders, {"method": "imma"}),
-    "adam": (net, loaders, {"optimizer": torch.optim.Adam}),
+    "adam": (net, loaders, {"optimizer": torch.optim.Adam, "lr": None}),
     "random": (lambda: net(Dropped), loaders, {}),
 }
 
@@ -172,17 +173,33 @@ def test_a_stopped_run_goes_on(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"lr": 0.5}, r"optimizer is \[0.01, 0.9\] there and \[0.5, 0.9\] here"),
-        ({"trainable": None}, r"trainable is \['block2'\] there and None here"),
+        ({"trainable": None}, r".*trainable is \['block2'\] there and None here"),
         ({"method": "r_ill"}, "method is 'algorithm1' there and 'r_ill' here"),
-        ({"lambdas": (1, 2)}, r"lambdas is 'balance' there and \[1, 2\] here"),
+        ({"lambdas": (1, 2)}, r"lambdas is None there and \[1, 2\] here; terms is"),
+        ({"terms": (1, 2)}, r"terms is \[1.0, 10.0\] there and \[1.0, 2.0\] here"),
+        (
+            {"loss": partial(torch.nn.functional.cross_entropy, label_smoothing=0.1)},
+            r"loss is 'torch.nn.functional.cross_entropy' there and .*label_smoothing=0.1\)' here",
+        ),
+        ({"loss": torch.nn.MSELoss()}, r"loss is .* there and 'MSELoss\(\)"),
+        (
+            {"optimizer": torch.optim.Adam, "lr": None},
+            r"optimizer is .*'torch.optim.adam.Adam' here",
+        ),
+        ({"harmful": loaders()["primary"]}, r"harmful is '64 samples in batches of 32, \w+' there"),
+        ({"primary": loaders(96)["primary"]}, r"primary is '64 samples .* and '96 samples"),
+        ({"primary": [data(64, 1)[:]]}, r"primary is '64 samples .* and '1 batches, \w+' here"),
     ],
 )
 def test_checkpoints_of_other_runs_are_refused(change, message, tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
     ict.immunize(net(), **loaders(), **options)
     before = options["checkpoint"].read_bytes()
-    with pytest.raises(ValueError, match=f"that of another run: {message}"):
-        ict.immunize(net(), **loaders(), **options | change)
+    if isinstance(change.get("loss"), torch.nn.MSELoss):
+        loss = change["loss"]  # of the logits, as a loss that takes labels does
+        loss.forward = lambda logits, labels: logits.square().mean() + 0.0 * labels.sum()
+    with pytest.raises(ValueError, match=f"that of another run: .*{message}"):
+        ict.immunize(net(), **loaders() | options | change)
     assert options["checkpoint"].read_bytes() == before
 
 
@@ -194,7 +211,8 @@ def test_other_files_are_refused_and_left(content, tmp_path):
     else:
         path.write_bytes(content)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"model.pt is not one of immunize"):
+    reason = "it has no settings of a run" if content is None else r"\w+Error: "
+    with pytest.raises(ValueError, match=rf"model.pt is not one of immunize; .*\({reason}"):
         ict.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
     assert path.read_bytes() == before
 
@@ -204,6 +222,69 @@ def test_bad_numbers(tmp_path):
         ict.immunize(
             net(), **loaders(), checkpoint=tmp_path / "run.pt", checkpoint_every=0, **SETTINGS
         )
+
+
+SCALARS = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "array": np.array,
+    "tensor": lambda x: torch.tensor(x, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
+    """0.25, which every precision holds; the second run would be refused if they differed."""
+    number = SCALARS[kind]
+    options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
+    given = {"lr": number(0.25), "momentum": number(0.5), "lambdas": (number(0.5), number(2.0))}
+    counts = {"seed": np.int64(3), "epochs": np.int32(2), "checkpoint_every": np.uint8(1)}
+    found = ict.immunize(net(), **loaders(), **options, **given, **counts)
+    plain = {"lr": 0.25, "momentum": 0.5, "lambdas": [0.5, 2.0], "seed": 3, "epochs": 2}
+    same(found, ict.immunize(net(), **loaders(), **options, **plain))
+    del options["checkpoint"]
+    same(found, ict.immunize(net(), **loaders(), **options, **plain))
+
+
+def test_a_numpy_number_in_an_optimizer_can_be_read_again(tmp_path):
+    options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
+    options["optimizer"] = partial(torch.optim.Adam, lr=np.float64(1e-3))
+    for epochs in (1, 2):
+        found = ict.immunize(net(), **loaders(), **options, epochs=epochs)
+    del options["checkpoint"]
+    same(found, ict.immunize(net(), **loaders(), **options, epochs=2))
+
+
+class Keeping(ict.Objective):
+    """An objective whose state no checkpoint can hold."""
+
+    def terms(self, primary, harmful):
+        self.state = Path
+        return None, harmful.features.square().mean()
+
+
+def test_a_state_that_could_not_be_read_again_is_told_at_once(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(TypeError, match=r"run.pt could not be read again: the state of"):
+        ict.immunize(net(), **loaders(), **SETTINGS, method=Keeping(), checkpoint=path)
+    assert not path.exists()
+
+
+def test_samples_that_differ_each_time_are_told_by_their_shapes(tmp_path):
+    """They cannot be compared, and the run may go on."""
+
+    class Fresh:
+        def __iter__(self):
+            x, y = data(40, 1)[:]
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(next(self.seeds)))
+            return iter([(x + noise, y)] * 3)
+
+        seeds = iter(range(10**6))
+
+    options = {"split": "head", "harmful": loaders()["harmful"], "checkpoint": tmp_path / "run.pt"}
+    ict.immunize(net(), primary=Fresh(), **options)
+    longer = ict.immunize(net(), primary=Fresh(), epochs=2, **options)
+    assert len(longer.history["loss"]) == 6
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
@@ -221,6 +302,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     [
         lambda model: ict.immunize(model, **loaders(), split="head"),
         lambda model: ict.immunize(model, **loaders(), split="head", trainable="block2"),
+        lambda model: ict.immunity_report(model, model, *loaders().values(), split="head"),
         lambda model: ict.immunize(model, **loaders(), split="head", method="closed_form"),
         lambda model: ict.immunize(model, **augmented(), split="head", trainable="block2"),
         lambda model: ict.rir(model, model, **loaders(), split="head", groups=2, size=20),
@@ -228,7 +310,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
             model, loaders()["primary"], split="head", trainable="block2"
         ),
     ],
-    ids=["immunize", "kept", "closed form", "augmented", "rir", "keep_activations"],
+    ids=["immunize", "kept", "report", "closed form", "augmented", "rir", "keep_activations"],
 )
 def test_the_users_generator_is_left_alone(call):
     model = net()

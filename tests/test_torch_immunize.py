@@ -81,6 +81,7 @@ def test_methods_raise_the_ratio(method):
         split="head",
         **loaders(),
         method=method,
+        lambdas="balance",
         trainable=["block2"],
         epochs=15,
         lr=0.05,
@@ -113,7 +114,7 @@ def test_fixed_weights_and_balanced_ones():
     fixed = ict.immunize(net(), lambdas=(0.5, 7.0), **options).history
     assert set(fixed["lambda_P"]) == {0.5}
     assert set(fixed["lambda_H"]) == {7.0}
-    balanced = ict.immunize(net(), **options).history
+    balanced = ict.immunize(net(), lambdas="balance", **options).history
     for term, weight in (("well", "lambda_P"), ("ill", "lambda_H")):
         weighted = balanced[weight] * balanced[f"grad_{term}"]
         assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
@@ -159,6 +160,7 @@ def test_balance_is_that_of_float64_at_any_precision_and_scale(dtype, autocast, 
         for kind, how in ((torch.float64, None), (dtype, autocast)):
             model = Scaled(scale, how).to(kind)
             options = {"split": "head", "primary": batch, "harmful": harmful, "lr": 0.0}
+            options["lambdas"] = "balance"
             histories.append(ict.immunize(model, method=objective, **options).history)
         exact, found = histories
         precision = torch.finfo(autocast or dtype).eps
@@ -175,6 +177,7 @@ def test_gradients_beyond_float16_are_those_of_float64(lambdas):
     moved = []
     for dtype in (torch.float64, torch.float16):
         model = Scaled(100.0).to(dtype)
+        model.head.requires_grad_(False)  # it would leave the range
         options = {"split": "head", "primary": [(x, y)], "harmful": [(data(64, 2)[:][0], y)]}
         done = ict.immunize(model, lambdas=lambdas, lr=1e4, momentum=0.0, **options)
         before = Scaled(100.0).body[3].weight
@@ -194,6 +197,7 @@ def test_a_weight_that_would_be_none_is_refused():
         (1e10, None, "r_ill", "lambda_H"),
     ):
         options = {"primary": [(x, y)], "harmful": harmful, "loss": loss, "method": method}
+        options["lambdas"] = "balance"
         with pytest.raises(ic.ImmucondError, match=f"'balance' gives no {name}: .* (norm|has) 0"):
             ict.immunize(Scaled(scale), split="head", **options)
 
@@ -210,7 +214,9 @@ def test_weight_norm_of_old_is_that_of_now(place, method):
             norm(model.get_submodule(place))
         model(data(4, 1)[:][0])
         before = [x.clone() for x in model.parameters()]
-        options = {"split": "head", "trainable": ["block1", "block2"], "lr": 0.05, "method": method}
+        options = {"split": "head", "method": method}
+        if method != "closed_form":
+            options |= {"trainable": ["block1", "block2"], "lr": 0.05}
         done = ict.immunize(model, **options, **loaders())
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         found.append(SplitModel(done.model, done.split)(data(64, 2)[:][0])[0].detach())
@@ -605,6 +611,9 @@ def test_a_short_batch_is_named():
     two = [(x, y)] * 2
     told = "batch of harmful must have at least two samples, and one has 1"
     refused(ValueError, told, primary=two, harmful=Growing(), **options)
+    assert steps == []
+    fixed = options | {"lambdas": (0.1, 0.1)}  # for which no batches are looked at beforehand
+    refused(ValueError, told, primary=two, harmful=Growing(), **fixed)
     assert steps == [1]
 
 
@@ -657,10 +666,17 @@ def test_widths():
     refused(ValueError, told, model=Flat(), split="1", harmful=[(x, y)])
 
 
+def only_the_head(module):
+    if isinstance(module, Net):
+        module.head.requires_grad_()
+
+
 def test_nothing_to_train():
     refused(ValueError, "no parameter of the trainable blocks", trainable="drop")
     model = net().requires_grad_(False)
-    refused(ValueError, "no parameter of the trainable blocks", model=model)
+    told = r"no parameter of what comes before the head.*as trainable, or call requires_grad_\(\)"
+    refused(ValueError, told, model=model)
+    refused(ValueError, told, model=net().requires_grad_(False).apply(only_the_head))
     model.block2.requires_grad_()  # the head stays as it is
     done = ict.immunize(model, split="head", **loaders())
     assert torch.equal(done.model.head.weight, model.head.weight)

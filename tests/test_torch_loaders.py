@@ -14,6 +14,9 @@ import immucond.torch as ict
 from immucond.torch._activations import Kept, Loaded, batches_of
 from immucond.torch._split import SplitModel
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 DataLoader, Sampler = torch.utils.data.DataLoader, torch.utils.data.Sampler
 SubsetRandomSampler = torch.utils.data.SubsetRandomSampler
 

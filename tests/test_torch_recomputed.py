@@ -13,7 +13,10 @@ import immucond.torch as ict
 nn = torch.nn
 
 # PyTorch's own, of blocks that need no gradient, as those of the frozen part.
-pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+]
 
 RECOMPUTED = pytest.mark.parametrize("reentrant", [False, True], ids=["saved", "reentrant"])
 

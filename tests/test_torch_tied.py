@@ -9,6 +9,9 @@ from torch_nets import data, states_equal
 
 import immucond.torch as ict
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 nn = torch.nn
 parametrize = torch.nn.utils.parametrize
 

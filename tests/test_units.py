@@ -10,6 +10,7 @@ import textwrap
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 
 from immucond.experiments import _units
@@ -54,6 +55,16 @@ def test_results_come_in_order_and_are_kept(tmp_path, jobs):
     assert set(results[2]) == {"square", "unit_seconds", "warnings"}
     # Nothing is computed twice.
     assert run_units(UNITS, failing, tmp_path / "new") == results
+
+
+def test_parameters_of_numpy_are_those_of_python(tmp_path):
+    given = {"n": np.int64(2), "lr": np.float64(0.5), "terms": np.array([1.0, 10.0]), "by": (1, 2)}
+    plain = {"n": 2, "lr": 0.5, "terms": [1.0, 10.0], "by": [1, 2]}
+    units = [Unit("square", parameters) for parameters in (given, plain)]
+    assert units[0].file_name == units[1].file_name
+    (first,) = run_units(units[:1], square, tmp_path)
+    assert run_units(units[1:], failing, tmp_path) == [first]
+    assert json.loads((tmp_path / units[0].file_name).read_text())["unit"] == plain
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path):

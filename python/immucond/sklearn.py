@@ -306,7 +306,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImmunityWarning)  # once, and for every method
             result = method(X, targets, harmful, **keywords)
-        warn_if_easier(result.report, stacklevel=4)
+        remedy = "kappa_P" if self.method == "closed_form" else "lambda_H"
+        warn_if_easier(result.report, f"A larger {remedy} makes it harder", stacklevel=4)
         self.theta_, self.report_, self.history_ = result.theta, result.report, result.history
         self.bias_ = result.bias
         self.omega_ = result.omega if trains_head else None

@@ -19,6 +19,7 @@ from .._validate import (
     as_theta,
     check_choice,
     check_real,
+    plain,
 )
 from ..linear._report import ImmunityReport, report_of
 from ..linear._root import Ranks, Root, roots, span_of
@@ -233,9 +234,9 @@ def entropy(seed: Seed) -> int:
 
 
 def described(value: Any) -> Any:
-    """Return an array as its shape and the SHA-256 of its entries, anything else as it is."""
-    if value is None or np.ndim(value) == 0:
-        return value
+    """Return an array as its shape and the SHA-256 of its entries, all else in plain Python."""
+    if value is None or isinstance(value, type) or np.ndim(value) == 0:
+        return plain(value)
     array = np.ascontiguousarray(value)
     if array.size <= 2:  # a pair of ranks or ridges
         return array.tolist()

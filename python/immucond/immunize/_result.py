@@ -163,12 +163,12 @@ def with_ones(X: FloatArray) -> FloatArray:
     return np.hstack([X, np.ones((X.shape[0], 1))])
 
 
-def warn_if_easier(report: ImmunityReport, stacklevel: int) -> None:
+def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
     """Say where the harmful task got easier."""
     if report.i < 1.0 - 1e-6:  # what rounding leaves of 1 is none
         warnings.warn(
             f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
-            f"was, (i), on the rows given (RIR {report.rir:.3g}). A larger kappa_P raises both",
+            f"was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
             ImmunityWarning,
             stacklevel=stacklevel,
         )

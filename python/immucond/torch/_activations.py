@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +162,11 @@ class Kept:
             if len(batch) == self._batch_size or not self._drop_last:
                 yield batch
 
-    def in_order(self) -> Iterator[Any]:
+    def in_order(self) -> Generator[Any, None, None]:
         """Yield the indices of batches, in the order of the data set."""
         yield from torch.arange(self._count).split(self._batch_size)
 
-    def drawn(self) -> Iterator[Any]:
+    def drawn(self) -> Generator[Any, None, None]:
         """Yield the indices of batches, in a random order that is the same each time."""
         yield from self.epoch(torch.Generator().manual_seed(0))
 

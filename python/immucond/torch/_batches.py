@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -42,10 +42,10 @@ class Batches(Protocol):
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch."""
 
-    def in_order(self) -> Iterator[Any]:
+    def in_order(self) -> Generator[Any, None, None]:
         """Yield the batches once, in the order of the samples."""
 
-    def drawn(self) -> Iterator[Any]:
+    def drawn(self) -> Generator[Any, None, None]:
         """Yield the batches of an epoch as training draws them, alike each time."""
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
@@ -68,7 +68,7 @@ class Loaded:
         self._passes += 1
         yield from self._loader
 
-    def in_order(self) -> Iterator[Any]:
+    def in_order(self) -> Generator[Any, None, None]:
         """Yield the loader's batches; one that shuffles does so alike each time."""
         with left_as_found(self._loader):
             seed_pass(self._loader, 0, 0)

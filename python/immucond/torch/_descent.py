@@ -45,7 +45,11 @@ def outcomes(model: SplitModel, P: Batches, H: Batches) -> list[tuple[Outcome, O
     """Return what the model makes of the first pairs of batches, as training draws them."""
     with torch.no_grad(), closing(P.drawn()) as of_P, closing(H.drawn()) as of_H:
         pairs = islice(zip(of_P, of_H, strict=False), START_BATCHES)
-        return [(P.run(model, p), H.run(model, h)) for p, h in pairs]
+        found = [(P.run(model, p), H.run(model, h)) for p, h in pairs]
+    for pair in found:
+        for task, name in zip(pair, ("primary", "harmful"), strict=True):
+            refuse_few(len(task.features), name)
+    return found
 
 
 class Steps:

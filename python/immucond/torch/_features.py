@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +55,11 @@ def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outco
     return Outcome(features, logits, torch.cat(known)[:most] if len(known) == len(rows) else None)
 
 
-def _classes(labels: object, count: int) -> bool:
-    whole = isinstance(labels, Tensor) and not (
-        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    )
-    return whole and labels.shape == (count,) and bool((labels >= 0).all())  # type: ignore[attr-defined]
+def _classes(labels: Any, count: int) -> bool:
+    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.dtype == torch.bool:
+        return False
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    return whole and bool((labels >= 0).all())
 
 
 def kappa(Z: Tensor) -> float:

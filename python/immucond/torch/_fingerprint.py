@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,7 +39,7 @@ def fingerprint_of(tree: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Any) -> str:
     """Return what a function or an object is called, with the settings that it holds."""
     if isinstance(function, partial):
         given = [f"{plain(x)}" for x in function.args]
@@ -51,8 +50,9 @@ def name_of(function: Callable[..., Any]) -> str:
     code = getattr(function, "__code__", None)
     if hasattr(function, "__qualname__"):
         name = f"{function.__module__}.{function.__qualname__}"
-        local = code is not None and "<" in name  # many go by such a name
-        return f"{name} {hashlib.sha256(code.co_code).hexdigest()[:8]}" if local else name
+        if code is None or "<" not in name:
+            return name
+        return f"{name} {hashlib.sha256(code.co_code).hexdigest()[:8]}"  # many go by such a name
     settings = [f"{key}={x}" for key, x in sorted(vars(function).items())
                 if isinstance(x, _SCALARS)] if hasattr(function, "__dict__") else []  # fmt: skip
     return f"{type(function).__module__}.{type(function).__qualname__}({', '.join(settings)})"

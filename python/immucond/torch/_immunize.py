@@ -283,7 +283,8 @@ def immunize(
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
         measurement = Measurement(splitted, (P, H), unseen)
-        steps.weigh(outcomes(splitted, P, H))
+        if steps.terms is not None:
+            steps.weigh(outcomes(splitted, P, H))
 
     def finished() -> DeepImmunization:
         for parameter, required in zip(model.parameters(), wanted, strict=True):

@@ -188,8 +188,9 @@ def lambdas_of(lambdas: Pair | str) -> tuple[float, float] | None:
 def _pair(values: Any, name: str, each: tuple[str, str], wanted: str) -> tuple[float, float]:
     """Return two numbers from any sequence of them."""
     if isinstance(values, Tensor) and values.requires_grad:
-        check_real(values, name, low=0.0)  # says what is to be done
-    items = list(values) if hasattr(values, "__len__") and np.ndim(values) != 0 else []
+        check_real(values, name, low=0.0)  # type: ignore[arg-type]  # says what is to be done
+    listed = hasattr(values, "__len__") and getattr(values, "ndim", 1) != 0
+    items: list[Any] = list(values) if listed else []
     if len(items) != 2:
         raise ValueError(f"{name} must be {wanted}, and is {values!r}")
     first, second = (check_real(x, of, low=0.0) for x, of in zip(items, each, strict=True))

@@ -111,14 +111,18 @@ class Measurement:
 
     def _compared(self, after: tuple[Outcome, Outcome, Outcome | None]) -> DeepReport:
         before = self._before
-        kappas = [[kappa(found[task].features) for task in (0, 1)] for found in (after, before)]
+        kappa_P, kappa_H, start_P, start_H = (
+            kappa(task.features) for found in (after, before) for task in (found[0], found[1])
+        )
         probed = [_probed(*found[1:]) for found in (before, after)]
         accuracy = [_accuracy(found[0]) for found in (before, after)]
         return DeepReport(
             "held-out" if self._held_out else "immunized on",
             (len(after[0].features), len(after[1].features)),
-            *kappas[0],
-            *kappas[1],
+            kappa_P,
+            kappa_H,
+            start_P,
+            start_H,
             accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
         )
@@ -223,7 +227,7 @@ def immunity_report(
             return (P, H), None
         return (P, task_of(harmful_train, where, "harmful_train")), (P, H)
 
-    found: list[Any] = []
+    found: list[Measurement] = []
     for network, name in ((reference, names[1]), (model, names[0])):
         first = next(network.parameters()).device
         where, training = torch.device(device) if device is not None else first, network.training

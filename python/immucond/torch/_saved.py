@@ -82,6 +82,21 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
         Where there are no such files.
     ValueError
         Where they cannot be read, or do not fit the architecture.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
+    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ict.save(done, folder)
+    ...     again = ict.load_saved(folder, net)
+    >>> found = ict.immunity_report(again, net, primary, harmful, split=(done.split, "2"))
+    >>> found.i == done.report.i
+    True
     """
     path = Path(folder)
     for name in (ABOUT, WEIGHTS):
