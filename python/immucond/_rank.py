@@ -28,6 +28,7 @@ _SUMMED_ROWS = 1024  # that `gram` sums in one go
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _HALF = ("float16", "bfloat16")
+_ONCE = 2.0**-3  # 4 eps of what sums leave, and eps / 2 of rounding once
 
 
 def epsilon(computed_in: Any) -> float:
@@ -116,8 +117,9 @@ def largest_negative(n: int, computed_in: Any) -> float:
 class Rule(NamedTuple):
     """What the kernels are told of the data.
 
-    The known rank or 0, rtol, the entries' eps, and what `half_rounding` says of them: singular
-    values must also exceed ``rounded ||Z||_F``.
+    The known rank or 0, rtol, a quarter of what the entries' rounding comes to in norm, relative to
+    the largest singular value (eps; where each entry was rounded once eps / 8), and what
+    `half_rounding` says of it: singular values must also exceed ``rounded ||Z||_F``.
     """
 
     rank: int
@@ -141,8 +143,10 @@ def rank_rule(
     `shape` and `dtype` are those of what was given; the other arguments are the user's.
     """
     source = dtype if computed_in is None else computed_in
-    precision = epsilon(source)
-    rounded = half_rounding(shape, source, given) if rtol is None and rank is None else 0.0
+    rounded, precision = half_rounding(shape, source, given), epsilon(source)
+    if rounded > 0.0:
+        precision *= _ONCE
+        rounded = rounded if rtol is None and rank is None else 0.0
     # A default beyond 1 (of a matrix with millions of columns) would leave nothing.
     tolerance = (
         min(0.5, default_rtol(shape, np.float32 if rounded else source, given))
@@ -173,9 +177,9 @@ def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
 
 def half_told(rule: Rule) -> str:
     """Return how the rank of entries in half precision was decided, and what to do about it."""
-    name = next(name for name in _HALF if _EPS[name] == rule.precision)
+    name = next(name for name in _HALF if _EPS[name] * _ONCE == rule.precision)
     return (
-        f"entries in {name} were rounded by up to {rule.precision / 2:.1g} of their size, and "
+        f"entries in {name} were rounded by up to {_EPS[name] / 2:.1g} of their size, and "
         "singular values up to that share of the Frobenius norm count as zero. Give the rank "
         "where it is known (rank=), a tolerance (rtol=), computed_in='float32' to take the "
         "entries as they stand, or features that stay in float32"
