@@ -397,7 +397,8 @@ def test_missing_extra_is_named(name, tmp_path, monkeypatch, capsys):
     assert main(["demo", "--out", str(tmp_path / "out"), *QUICK]) == 2
     error = capsys.readouterr().err
     assert error == (
-        f'immucond demo: error: {name} is not installed: pip install "immucond[experiments]"\n'
+        f'immucond demo: error: {name} is not installed: pip install "immucond[experiments]", '
+        'or in a clone pip install ".[experiments]"\n'
     )
     assert list(tmp_path.iterdir()) == []
 
