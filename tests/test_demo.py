@@ -188,11 +188,11 @@ def test_figures_are_drawn_for_print(outcome):
         for ax in figure.axes:
             assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
             assert ax.get_xlabel()
-            curves = [line for line in ax.lines if line.get_label() in outcome.methods]
+            curves = [line for line in ax.lines if not line.get_label().startswith("_")]
             assert len({line.get_linestyle() for line in curves}) == 3
             assert len({line.get_color() for line in curves}) == 3
         assert figure.axes[0].get_ylabel()
-        assert figure.axes[0].get_legend() is not None
+        assert len(figure.legends) == 1  # beside the panels: inside it may cover a curve
 
 
 def test_thinned_curves_keep_their_ends():
