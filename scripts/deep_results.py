@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 from immucond._cli import main as immucond
+from immucond._harmful import marked
 from immucond.experiments._format import number
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,10 +108,11 @@ def short(results: dict[str, Any]) -> Iterator[str]:
         ours = over("algorithm1", *path)
         best = max(baselines, key=lambda name: over(name, *path))
         theirs = over(best, *path)
+        i = over(best, *("i" if key == "rir" else key for key in path))
         verdict = "above every baseline" if ours > theirs else "**below a baseline**"
         yield (
             f"- RIR_theta0, {what}: Algorithm 1 {number(ours)}, {verdict} (the best is "
-            f"{methods[best][0]}, {number(theirs)}); closed form "
+            f"{methods[best][0]}, {marked(number(theirs), i, theirs)}); closed form "
             f"{number(over('closed-form', *path))}."
         )
     lost = 100.0 * (over("identity", "accuracy") - over("algorithm1", "accuracy"))

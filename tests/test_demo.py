@@ -188,11 +188,11 @@ def test_figures_are_drawn_for_print(outcome):
         for ax in figure.axes:
             assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
             assert ax.get_xlabel()
-            curves = [line for line in ax.lines if line.get_label() in outcome.methods]
+            curves = [line for line in ax.lines if not line.get_label().startswith("_")]
             assert len({line.get_linestyle() for line in curves}) == 3
             assert len({line.get_color() for line in curves}) == 3
         assert figure.axes[0].get_ylabel()
-        assert figure.axes[0].get_legend() is not None
+        assert len(figure.legends) == 1  # beside the panels: inside it may cover a curve
 
 
 def test_thinned_curves_keep_their_ends():
@@ -397,7 +397,8 @@ def test_missing_extra_is_named(name, tmp_path, monkeypatch, capsys):
     assert main(["demo", "--out", str(tmp_path / "out"), *QUICK]) == 2
     error = capsys.readouterr().err
     assert error == (
-        f'immucond demo: error: {name} is not installed: pip install "immucond[experiments]"\n'
+        f'immucond demo: error: {name} is not installed: pip install "immucond[experiments]", '
+        'or in a clone pip install ".[experiments]"\n'
     )
     assert list(tmp_path.iterdir()) == []
 

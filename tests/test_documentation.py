@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import immucond
+from immucond._cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBPACKAGES = ("cuda", "linear", "immunize", "probing", "theorems", "torch")
@@ -65,6 +67,36 @@ def test_the_readme_immunizes_what_it_trains() -> None:
     assert report.rows == "held-out"
     assert report.kappa_H > 10.0 * report.reference_kappa_H
     assert all(after < before - 0.1 for before, after in report.probes.values())
+
+
+@pytest.mark.parametrize("number", range(1, 1 + len(snippets(PAGES[0]))))
+def test_a_snippet_of_the_readme_runs_alone(number: int) -> None:
+    snippet = snippets(PAGES[0])[number - 1]
+    exec(compile(snippet, f"README.md, snippet {number}", "exec"), {"__name__": "__main__"})
+
+
+def test_readme_and_start_lead_to_one_command_for_ones_own_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for page in (ROOT / "README.md", ROOT / "docs" / "start.md"):
+        text = page.read_text()
+        (section,) = re.findall(r"^## Your own model$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+        (block,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        install, run = block.replace("\\\n", "").splitlines()
+        assert install == 'pip install ".[experiments,deep]"'
+        # All of it is understood; what is missing here is what the reader brings.
+        assert main(shlex.split(run)[1:]) == 2
+        assert re.search("my-model|my-task|their-task", capsys.readouterr().err)
+        for file in ("config.json", "model.safetensors", "preprocessor_config.json", "tables.md"):
+            assert file in section, (page.name, file)
+
+
+def test_no_page_installs_from_a_release_that_is_not_there() -> None:
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            if "pip install" in line and "immucond[" in line:
+                assert "There is no release yet" in page.read_text(), (page.name, line)
 
 
 @pytest.mark.parametrize("test", list(docstrings()), ids=lambda test: test.name)

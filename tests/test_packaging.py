@@ -32,6 +32,15 @@ def test_versions_agree() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_metadata_names_authors_and_a_place_for_bugs() -> None:
+    metadata = distribution("immucond").metadata
+    assert "The immucond authors" in (metadata["Author"], metadata["Author-email"])
+    urls = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL"))
+    assert urls == PROJECT["project"]["urls"]
+    assert {"Repository", "Documentation", "Changelog", "Issues"} <= set(urls)
+    assert urls["Issues"] in (ROOT / "README.md").read_text()
+
+
 def test_package_is_typed() -> None:
     assert (Path(immucond.__file__).parent / "py.typed").is_file()
 

@@ -11,5 +11,7 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'{error.name} is not installed: pip install "immucond[{name}]"', name=error.name
+            f'{error.name} is not installed: pip install "immucond[{name}]", or in a clone '
+            f'pip install ".[{name}]"',
+            name=error.name,
         ) from error

@@ -1,6 +1,6 @@
 """Spectral regularizers, extreme pairs and preconditioning as differentiable PyTorch operators.
 
-They need the extra ``torch``: ``pip install "immucond[torch]"``.
+They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
 """
 
 from .._extras import extra
