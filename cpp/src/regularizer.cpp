@@ -83,8 +83,7 @@ Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int 
   if (!std::isfinite(value))
     throw std::overflow_error("the value is not representable in float64: it is " +
                               format(c.value) + " * 2^" + std::to_string(degree * exponent));
-  return {value, tied && !s.all_tied(), !uses_min || s.determined_min(),
-          s.rank};
+  return {value, tied && !s.all_tied(), !uses_min || s.determined_min(), s.rank};
 }
 
 /// What every form does first: let the regularizer see the spectrum.
