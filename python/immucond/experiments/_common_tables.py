@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..probing._compare import LABELS
-from ._format import number
+from ._format import brief, number
 from ._methods import Method
 from ._table import Table
 
@@ -30,7 +30,7 @@ def parameters(methods: Mapping[str, Method]) -> Table:
 def shown(method: Method) -> str:
     """Hyper-parameters as text."""
     return ", ".join(
-        f"{name} = {value:g}" if isinstance(value, float | int) else f"{name} = {value}"
+        f"{name} = {brief(value)}" if isinstance(value, float | int) else f"{name} = {value}"
         for name, value in method.parameters.items()
     )
 
@@ -82,4 +82,4 @@ def attackers(compared: Mapping[str, Mapping[str, Any]], targets: str = "") -> T
 def _effort(effort: Mapping[str, Any]) -> str:
     if effort["steps"] is not None:
         return f"{effort['steps']:,}"
-    return f"> {effort['taken']:,} ({float(effort['above']):.2g})"
+    return f"> {effort['taken']:,} ({brief(float(effort['above']), 2)})"

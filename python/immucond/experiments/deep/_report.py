@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._common_tables import attackers, parameters
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._measure import RIDGE
 from .._summary import cell, finished, over_seeds, remarks
 from .._table import Table
@@ -17,7 +17,7 @@ from ._run import Result
 
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H of a group's features",
-    "ridge": f"kappa of H + {RIDGE:g} I, over the eigenvalues that are nonzero in H",
+    "ridge": f"kappa of H + {brief(RIDGE)} I, over the eigenvalues that are nonzero in H",
 }
 # What the paper reports for Algorithm 1 with ImageNet as the primary task.
 REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...linear import ImmunityLimit
 from .._common_tables import attackers, norm_ratios, parameters
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, finished, remarks
 from .._table import Table
@@ -61,7 +61,7 @@ def _immunity(result: Result) -> Table:
         f"is easy. RIR = (i) / (ii). Training rows: the first {count['P training']} of either set, "
         f"held-out: the other {count['P held-out']} (primary) and {count['H held-out']} (harmful). "
         f"Mean ± standard deviation over {result.settings.seeds} seeds where they differ.\n"
-        f"ridge: of H + {RIDGE:g} I, as in the published code; it depends on the scale of theta. "
+        f"ridge: of H + {brief(RIDGE)} I, as in the published code; it depends on the scale of theta. "
         "exact: over the nonzero eigenvalues. paper: its Table 1, ridge convention."
     )
     for name, results in result.units.items():
@@ -79,7 +79,7 @@ def _limits(result: Result) -> Table:
     rows = []
     for key, label in _ROWS:
         for convention, shown in (
-            ("exact", "exact"), ("delta", f"delta = {result.settings.delta:g}"),
+            ("exact", "exact"), ("delta", f"delta = {brief(result.settings.delta)}"),
         ):  # fmt: skip
             limit: ImmunityLimit = result.limits[key][convention]
             rows.append(

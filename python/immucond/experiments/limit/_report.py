@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import extra
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._style import print_style
 from ._run import Result, Task
 
@@ -55,7 +55,8 @@ def print_tables(result: Result, console: Console) -> None:
     for why in dict.fromkeys(_why(shown) for _, shown in pairs):
         console.print(why)
     if result.settings.delta != (0.0, 0.0):
-        console.print("delta = {:.3g} (P), {:.3g} (H)".format(*result.settings.delta))
+        P, H = (brief(delta, 3) for delta in result.settings.delta)
+        console.print(f"delta = {P} (P), {H} (H)")
 
     if limit.attained:
         table = _table("Frontier: the largest kappa_H for each kappa_P", "kappa_H", "(i)", "(ii)")

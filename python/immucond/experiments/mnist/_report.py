@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._common_tables import attackers, norm_ratios, parameters
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import finished, over_seeds, remarks
 from .._table import Table
@@ -72,7 +72,7 @@ def _immunity(result: Result) -> Table:
     note = (
         f"Over {total} ordered pairs of digits (primary, harmful), {result.settings.protocol}. "
         f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
-        f"ridge: of H + {RIDGE:g} I, as in the published code; it depends on the scale of theta. "
+        f"ridge: of H + {brief(RIDGE)} I, as in the published code; it depends on the scale of theta. "
         "exact: over the nonzero eigenvalues.\n"
     )
     return Table(
@@ -120,7 +120,7 @@ def _limits(result: Result) -> Table:
         "Limit of log RIR, exact convention, training images",
         ("", "least", "median", "largest", "infinite"),
         rows,
-        f"delta: noise of variance {noise:.3g} in every normalized pixel, what rounding to 256 "
+        f"delta: noise of variance {brief(noise, 3)} in every normalized pixel, what rounding to 256 "
         "grey levels adds by default; times the number of images it is added to the diagonals. "
         "Where pixels are never lit in any primary image and are in harmful ones, the exact limit "
         "is infinite.",
