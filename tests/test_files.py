@@ -161,10 +161,10 @@ def test_a_checkpoint_is_a_regular_file(tmp_path, kind, save):
         from immucond.torch._checkpoint import Checkpoint
 
         load = Checkpoint(path, 1, {}).load
-        with pytest.raises(ValueError, match="checkpoint .* must be a regular file"):
+        with pytest.raises(ValueError, match=r"checkpoint .* must be a regular file"):
             load(torch.device("cpu"))
     else:
-        with pytest.raises(ValueError, match="checkpoint .* must be a regular file"):
+        with pytest.raises(ValueError, match=r"checkpoint .* must be a regular file"):
             save(path)
     assert path.is_symlink() or stat.S_ISFIFO(path.stat().st_mode)
 

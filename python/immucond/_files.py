@@ -205,7 +205,7 @@ def _home(place: Path) -> Path:
 
 
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
-    """Number of this process's open file that a path such as /dev/stdout leads to."""
+    """Find the number of this process's open file that a path such as /dev/stdout leads to."""
     place = Path(os.path.abspath(path))
     for _ in range(40):  # as many links as Linux follows
         folder = os.path.realpath(place.parent)

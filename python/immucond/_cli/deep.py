@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         if missing:
             args.parser.error(f"give {', '.join('--' + name for name in missing)}, or --preset")
     with extra("experiments"):
-        from rich.console import Console
+        import rich.console  # noqa: F401  (missing, it is to be told now)
     with extra("deep"):
         import torch
         import transformers

@@ -160,8 +160,8 @@ def _print(found: Sequence[Examination], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "held: instances on which it held, of those tried. Slack: relative; 0 at the edge, negative "
-        "where violated; ± what rounding may carry, nothing where exact rational arithmetic "
+        "held: on so many of the instances tried. Slack: relative; 0 at the edge, negative where "
+        "violated; ± what rounding may carry, nothing where exact rational arithmetic "
         "decided. --list shows what each statement says.\n",
         style="dim",
     )

@@ -10,6 +10,11 @@ from ._format import brief, number
 from ._methods import Method
 from ._table import Table
 
+LIMIT_SYMBOLS = (
+    "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
+    "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
+)
+
 
 def parameters(methods: Mapping[str, Method]) -> Table:
     """Hyper-parameters, and where they come from."""
@@ -54,7 +59,9 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
         "Gradient descent with exact line search, after t steps",
         ("", *(f"{task}\n{t:,}" for task in ("primary", "harmful") for t in marks)),
         rows,
+        "norm ratio: distance of the head to the best one, over that at w = 0, after t steps. "
         "Immunized is: slower than the identity on the harmful task, faster on the primary one.",
+        (("primary task", len(marks)), ("harmful task", len(marks))),
     )
 
 

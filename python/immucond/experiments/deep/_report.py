@@ -57,6 +57,7 @@ def _immunity(result: Result) -> Table:
         f"{settings.groups} groups of {settings.group_size} test samples, drawn at random; mean ± "
         "standard deviation over the groups, averaged over the seeds. (i): kappa_H over that of "
         "theta_0, large is immune. (ii): the same of kappa_P, small is easy. RIR = (i) / (ii). "
+        f"exact: {CONVENTIONS['exact']}; ridge: {CONVENTIONS['ridge']}. "
         f"Primary: {settings.primary}, {count['P classes']} classes, {count['P training']} "
         f"training and {count['P test']} test samples; harmful: {settings.harmful}, "
         f"{count['H classes']} classes, {count['H training']} and {count['H test']}. Trained: "
@@ -71,6 +72,7 @@ def _immunity(result: Result) -> Table:
          "RIR_theta0\nridge", "primary test\naccuracy"),
         rows,
         note,
+        (("exact convention", 3), ("ridge convention", 3), ("accuracy", 1)),
     )  # fmt: skip
 
 
@@ -93,8 +95,10 @@ def _all_rows(result: Result) -> Table:
         ("", "(i)", "(ii)", "RIR_theta0", "kappa_P", "kappa_H", "changed primary\npredictions",
          "time"),
         rows,
+        "(i): kappa_H over that of theta_0. (ii): the same of kappa_P. RIR_theta0 = (i) / (ii). "
         "Mean ± standard deviation over the seeds where they differ. time: of immunizing, from "
         "kept activations of the frozen blocks on.",
+        (("immunity", 3), ("condition numbers, predictions, time", 4)),
     )  # fmt: skip
 
 
@@ -125,6 +129,7 @@ def _probes(result: Result) -> Table:
         f"{epochs} epochs of mini-batches, cross-entropy, no bias, from w = 0; each attacker at "
         "the step length that ends with the lowest training loss. RFD: relative drop of the "
         "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
+        [(label, 3) for label, _, _ in ATTACKERS.values()],
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ _ATTACKERS = {
 }
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
-    "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; the limit does not bound it",
+    "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; no limit bounds it",
     "noisy": "exact, with delta added to the diagonals of K_P and K_H",
     "primary_loss": "mean squared error; own: the method's head, best: a least-squares head",
     "probe_loss": "squared error summed over rows",
@@ -51,10 +51,10 @@ def closing(result: Result) -> str:
         report = method.held_out.exact
         easier = "" if report.i > 1.0 else ", which made it easier,"
         conditioned.append(
-            f"{name} made the condition number of the harmful task {_times(report.i)}{easier} and "
+            f"{_the(name)} made the condition number of the harmful task {_times(report.i)}{easier} and "
             f"that of the primary task {_times(report.ii)}"
         )
-        attacked.append(f"{_taken(method.probes['harmful', 'gd'])} after {name}")
+        attacked.append(f"{_taken(method.probes['harmful', 'gd'])} after {_the(name)}")
     solve = others[-1][1].probes["harmful", "lstsq"].steps_to(TOLERANCE)
     return (
         f"On held-out rows {'; '.join(conditioned)}; an attacker's gradient descent on the harmful "
@@ -63,8 +63,12 @@ def closing(result: Result) -> str:
     )
 
 
+def _the(name: str) -> str:
+    return f"the {name}" if name == "closed form" else name
+
+
 def _times(ratio: float) -> str:
-    """A factor as people say it."""
+    """Say a factor as people do."""
     return f"{_n(ratio)} times larger" if ratio >= 1 else f"{_n(1 / ratio)} times smaller"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import extra
+from .._common_tables import LIMIT_SYMBOLS
 from .._format import brief, number, plain
 from .._style import print_style
 from ._run import Result, Task
@@ -52,6 +53,7 @@ def print_tables(result: Result, console: Console) -> None:
             number(shown.kappa_H), shown.case,
         )  # fmt: skip
     console.print(table)
+    console.print(LIMIT_SYMBOLS)
     for why in dict.fromkeys(_why(shown) for _, shown in pairs):
         console.print(why)
     if result.settings.delta != (0.0, 0.0):
@@ -64,6 +66,9 @@ def print_tables(result: Result, console: Console) -> None:
             table.add_row(*(number(v[t]) for v in (line.kappa_P, line.kappa_H, line.i, line.ii)))
         console.print()
         console.print(table)
+        console.print(
+            "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii)."
+        )
 
     table = _table("Noise floor: RIR* with noise in every feature", "RIR*", "kappa(M)", "kappa_P",
                    "kappa_H")  # fmt: skip

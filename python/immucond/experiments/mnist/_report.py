@@ -72,8 +72,9 @@ def _immunity(result: Result) -> Table:
     note = (
         f"Over {total} ordered pairs of digits (primary, harmful), {result.settings.protocol}. "
         f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
-        f"ridge: of H + {brief(RIDGE)} I, as in the published code; it depends on the scale of theta. "
-        "exact: over the nonzero eigenvalues.\n"
+        "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii).\n"
+        f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
+        "of theta. exact: over the nonzero eigenvalues.\n"
     )
     return Table(
         "MNIST: immunity",
@@ -82,6 +83,7 @@ def _immunity(result: Result) -> Table:
          "paper\nlargest"),
         rows,
         note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
+        (("signs and log RIR", 6), ("size, and the paper", 4)),
     )  # fmt: skip
 
 
@@ -120,8 +122,8 @@ def _limits(result: Result) -> Table:
         "Limit of log RIR, exact convention, training images",
         ("", "least", "median", "largest", "infinite"),
         rows,
-        f"delta: noise of variance {brief(noise, 3)} in every normalized pixel, what rounding to 256 "
-        "grey levels adds by default; times the number of images it is added to the diagonals. "
+        f"delta: noise of variance {brief(noise, 3)} in every normalized pixel, what rounding to "
+        "256 grey levels adds by default; times the number of images it is added to the diagonals. "
         "Where pixels are never lit in any primary image and are in harmful ones, the exact limit "
         "is infinite.",
     )
@@ -149,6 +151,9 @@ def _pairs(result: Result) -> Table:
         ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
          "held-out\nRIR ridge", "held-out\nRIR exact", "time"),
         rows,
+        "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii). "
+        f"ridge: kappa of H + {brief(RIDGE)} I. exact: over the nonzero eigenvalues.",
+        (("ridge convention", 3), ("exact convention", 3), ("held-out images, time", 3)),
     )  # fmt: skip
 
 
@@ -171,6 +176,8 @@ def _grids(result: Result) -> list[Table]:
                     f"log RIR on training images, {convention} convention: {method.label}",
                     ("", *(f"H = {H}" for H in range(10))),
                     rows,
+                    "P: the primary digit, H: the harmful one. log: to base 10; above 0 the pair "
+                    "is immunized.",
                 )
             )
     return made
