@@ -5,6 +5,9 @@ the algorithms, `immucond.probing` the dynamics of linear probing and `immucond.
 as objects that check themselves.
 """
 
+from . import _interrupt as _interrupt  # first, before anything that takes time
+
+# isort: split
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version

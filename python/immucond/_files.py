@@ -107,6 +107,8 @@ def exclusive(folder: Path) -> Iterator[tuple[Path, Path]]:
         For what is there and no folder.
     """
     with naming(folder):
+        with suppress(FileNotFoundError):
+            os.stat(folder)  # its own error for a loop, or a name that is too long
         if folder.exists() and not folder.is_dir():
             kind = "file" if folder.is_file() else "device or a pipe"
             raise NotADirectoryError(

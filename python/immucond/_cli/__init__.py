@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from .. import __version__
+from .. import __version__, _interrupt
 from .._errors import ImmucondError
 from ._output import OutputError, checked_output
 from ._parser import Formatter, Parser
@@ -84,7 +84,7 @@ def _told(message: str, args: argparse.Namespace, status: int, before: str = "")
 
 @contextmanager
 def _unwinding_on_terminate() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that files in the making are removed."""
+    """Let SIGINT and SIGTERM unwind the stack, so that files in the making are removed."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -92,6 +92,8 @@ def _unwinding_on_terminate() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if signal.getsignal(signal.SIGINT) is _interrupt.leave:  # that was for the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield

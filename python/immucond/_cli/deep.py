@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--primary", default=None, metavar="DATA", help="the task that stays easy")
     parser.add_argument("--harmful", default=None, metavar="DATA", help="the task that gets hard")
     parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default=None,
+        "--preset", choices=tuple(PRESETS), default=None, metavar="NAME",
         help="the paper's settings (ImageNet against Stanford Cars or Country211), where the data "
-        "and the weights are there",
+        f"and the weights are there: one of {', '.join(PRESETS)}",
     )  # fmt: skip
     parser.add_argument(
         "--trainable", nargs="+", default=["1"], metavar="BLOCK",

@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
         write_whole(args.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
     if args.markdown is not None:
         write_whole(args.markdown, _as_markdown(found, args))
-    _print(found, Console(highlight=False))
+    console = Console(highlight=False)
+    console.width = max(console.width, 80)  # narrower, names would be cut
+    _print(found, console)
     broken = [e.theorem.name for e in found if e.held < e.instances and not e.theorem.corrected_by]
     if broken:
         raise ImmucondError(f"known to be true, and did not hold: {', '.join(broken)}")

@@ -51,8 +51,8 @@ def closing(result: Result) -> str:
         report = method.held_out.exact
         easier = "" if report.i > 1.0 else ", which made it easier,"
         conditioned.append(
-            f"{_the(name)} made the condition number of the harmful task {_times(report.i)}{easier} and "
-            f"that of the primary task {_times(report.ii)}"
+            f"{_the(name)} made the condition number of the harmful task {_times(report.i)}"
+            f"{easier} and that of the primary task {_times(report.ii)}"
         )
         attacked.append(f"{_taken(method.probes['harmful', 'gd'])} after {_the(name)}")
     solve = others[-1][1].probes["harmful", "lstsq"].steps_to(TOLERANCE)
