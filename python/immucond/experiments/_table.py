@@ -48,7 +48,7 @@ class Table:
             self._show(console, everything, self.title)
         else:
             for columns, name in self._parts(console.width):
-                self._show(console, columns, f"{self.title}: {name}" if name else self.title)
+                self._show(console, columns, f"{self.title}, {name}" if name else self.title)
         if self.note:
             console.print(self.note + "\n", markup=False)
 
@@ -92,7 +92,7 @@ class Table:
             if not self._whole(column):
                 texts = [part for text in texts for part in text.split()]
             needed += max((len(line) for text in texts for line in text.split("\n")), default=0)
-        return needed + _GAP * (1 + len(columns))
+        return needed + _GAP * (1 + len(columns)) + 1
 
     def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
         with extra("experiments"):

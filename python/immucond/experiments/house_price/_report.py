@@ -103,6 +103,7 @@ def _limits(result: Result) -> Table:
         ("", "RIR*", "kappa(M)", "kappa(K_P)", "kappa(K_H)", "rank P", "rank H", "case"),
         rows,
         note,
+        (("limit and condition numbers", 4), ("ranks and case", 3)),
     )
 
 
