@@ -332,7 +332,8 @@ def test_results_that_can_go_nowhere_are_told_before_any_work(text, tmp_path, ca
     monkeypatch.setattr(_run, "compute", never)
     (tmp_path / "file").write_text("")
     assert main(command(text, "--out", str(tmp_path / "file"))) == 2
-    assert "Not a directory" in capsys.readouterr().err
+    told = f"--out {tmp_path / 'file'}: a folder is needed, and this is a file"
+    assert capsys.readouterr().err == f"immucond deep: error: {told}\n"
 
 
 def test_tasks_of_two_kinds_are_refused(text, tmp_path, capsys):

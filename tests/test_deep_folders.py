@@ -21,6 +21,7 @@ from deep_cases import (
 from immucond._cli import main
 from immucond.experiments import deep
 from immucond.experiments.deep import _backbone
+from immucond.experiments.deep._foreign import check_config
 
 ODD = [None, -1, 0, "x", [], {}, 1e400, {"a": [{"b": -1}]}, True, [[]], "12"]
 PREPROCESSOR = {
@@ -107,6 +108,20 @@ def test_every_field_of_a_classifiers_configuration(vit, images, tmp_path):
     refused, named = fuzz(vit, "config.json", images, tmp_path)
     assert refused > 100
     assert named > 0.9 * refused
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", "deberta", "deberta-v2", "modernbert", "mistral", "vit", "resnet", "levit"]
+)
+def test_usual_configurations_are_no_errors(tmp_path, kind):
+    """Such as have -1, lists of several kinds or nothing where another value is usual."""
+    config = transformers.CONFIG_MAPPING[kind]()
+    config.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    if kind == "mistral":
+        fields["sliding_window"] = None
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    check_config(str(tmp_path), kind)
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "tokenizer.json"])

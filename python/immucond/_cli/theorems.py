@@ -152,7 +152,7 @@ def _print(found: Sequence[Examination], console: Console) -> None:
     table.add_column("statement", no_wrap=True, min_width=width)
     table.add_column("held", justify="right", no_wrap=True)
     table.add_column("worst slack", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", overflow="fold")
     for e in found:
         table.add_row(
             Text(e.theorem.name, "bold"),

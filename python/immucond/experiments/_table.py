@@ -105,7 +105,8 @@ class Table:
         for number in (0, *columns):
             justify: Literal["left", "right"] = "right" if number else "left"
             heading = Text(self.headings[number])
-            table.add_column(heading, justify=justify, no_wrap=self._whole(number))
+            whole = self._whole(number)
+            table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for row in self.rows:
             section = len(row) == 1
             shown = [row[number] for number in (0, *columns) if number < len(row)]

@@ -145,7 +145,7 @@ def load(
         For a network that does not fit, and why.
     """
     name = located(spec)
-    check_config(name, spec)
+    suspects = check_config(name, spec)
     if primary.kind == "text":
         with loading(spec, "its tokenizer (tokenizer.json, tokenizer_config.json) does not load"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -153,7 +153,7 @@ def load(
                 tokenizer.pad_token = tokenizer.eos_token
             if tokenizer.pad_token is None:
                 raise ValueError("it has neither pad_token nor eos_token")
-        with loading(spec, "it does not load as an encoder of texts"):
+        with loading(spec, "it does not load as an encoder of texts", suspects):
             encoder = transformers.AutoModel.from_pretrained(
                 name, dtype=torch.float32, trust_remote_code=False
             )
@@ -165,25 +165,26 @@ def load(
         split, fitted = "head", False
         preparation = Preparation(tokenizer, max_length)
     else:
-        with loading(spec, "it does not load as a classifier of images"):
+        with loading(spec, "it does not load as a classifier of images", suspects):
             model, split, fitted = _image_classifier(name, primary)
         if image_size is None or mean is None or std is None:
             side, usual_mean, usual_std = image_preparation(name)
             image_size, mean, std = image_size or side, mean or usual_mean, std or usual_std
         preparation = Preparation(image_size=image_size, mean=mean, std=std)
     check_weights(model, name)
-    blocks = _blocks(model, split, trainable)
+    with loading(spec, "what is to be trained is not there", suspects):
+        blocks = _blocks(model, split, trainable)
     backbone = Backbone(model.eval(), split, blocks, preparation, fitted)
-    _try(backbone, primary, spec)
+    _try(backbone, primary, spec, suspects)
     return backbone
 
 
-def _try(backbone: Backbone, primary: Task, spec: str) -> None:
+def _try(backbone: Backbone, primary: Task, spec: str, suspects: str) -> None:
     """Run the network on one sample: what does not fit shows before any work is done."""
     sample = primary.train.inputs[0]
     if primary.kind == "image":
         pixels(sample)  # its own errors, if it is the sample that is broken
-    with loading(spec, f"it does not run on the first sample of {primary.name}"):
+    with loading(spec, f"it does not run on the first sample of {primary.name}", suspects):
         inputs = backbone.preparation(sample)
         with torch.no_grad():
             found = backbone.model(**{key: value[None] for key, value in inputs.items()})

@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,31 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @contextmanager
-def loading(spec: str, what: str) -> Iterator[None]:
-    """Turn whatever fails on a folder's content into one line that names the folder."""
+def loading(spec: str, what: str, suspects: str = "") -> Iterator[None]:
+    """Turn whatever fails on a folder's content into one line that names the folder.
+
+    What `suspects` says of its fields is added.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # parsers of foreign files raise all kinds; those in Rust panic
         text = textwrap.shorten(str(error) or type(error).__name__, 400, placeholder=" ...")
-        raise ValueError(f"backbone {spec!r}: {what}: {text}") from error
+        raise ValueError(f"backbone {spec!r}: {what}: {text}{suspects}") from error
 
 
-def check_config(name: str, spec: str) -> None:
-    """Compare config.json with what the network's own configuration has by default.
+def check_config(name: str, spec: str) -> str:
+    """Read config.json, and tell which of its fields are odd beside the usual ones of its kind.
+
+    That proves nothing, and is for the message if the network does not load or run.
 
     Raises
     ------
     FileNotFoundError
         Where there is none.
     ValueError
-        For a field of another type, or a size that none can have.
+        For what is no configuration.
     """
     try:
         path, fields = _read(name, CONFIG)
@@ -59,13 +64,18 @@ def check_config(name: str, spec: str) -> None:
             f"backbone {spec!r}: model_type in {path} must be one that transformers knows, and is "
             f"{_short(kind)}"
         )
-    with loading(spec, f"{path} is no configuration of a {kind}"):
+    usual: dict[str, Any] = {}
+    with suppress(Exception):  # some need arguments
         usual = known[kind]().to_dict()
-        for field, value in fields.items():
-            needed = _needed(value, usual[field], field) if field in usual else ""
-            if needed:
-                raise ValueError(f"{field} must be {needed}, and is {_short(value)}")
+    odd = [
+        f"{field} must be {needed}, and is {_short(value)}"
+        for field, value in fields.items()
+        if field in usual and (needed := _needed(value, usual[field], field))
+    ]
+    suspects = f" (in {path}: perhaps {'; '.join(odd[:3])})" if odd else ""
+    with loading(spec, f"{path} is no configuration of a {kind}", suspects):
         transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return suspects
 
 
 def check_weights(model: nn.Module, name: str) -> None:

@@ -175,7 +175,9 @@ def _table(title: str, *headings: str) -> Table:
     table.add_column(first, no_wrap=True)
     for heading in headings:
         text = heading in ("file", "case")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
+        table.add_column(
+            heading, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+        )
     return table
 
 
