@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -139,7 +142,7 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
         deep.load_saved(text / "encoder")
 
 
-def never(*_):
+def never(*_, **__):
     raise AssertionError("computed")
 
 
@@ -154,11 +157,11 @@ def test_a_finished_run_computes_nothing_again(text, done, monkeypatch):
 def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
     compute, seen = _run.compute, []
 
-    def interrupted(settings, folder, unit):
+    def interrupted(settings, folder, unit, **options):
         if seen:
             raise KeyboardInterrupt
         seen.append(unit["name"])
-        return compute(settings, folder, unit)
+        return compute(settings, folder, unit, **options)
 
     line = command(text, "--out", str(tmp_path), "--method", "identity", "r-ill-only")
     monkeypatch.setattr(_run, "compute", interrupted)
@@ -168,6 +171,52 @@ def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "compute", compute)
     assert main(line) == 0
     assert (tmp_path / "results.json").exists()
+
+
+KILLED = """
+import os, signal, sys
+from immucond._cli import main
+from immucond.experiments.deep import _run
+
+compute, left = _run.compute, [2]
+
+def killed(*arguments, **options):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(*arguments, **options)
+
+_run.compute = killed
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_says_how_far_it_was_and_goes_on(text, tmp_path, capsys):
+    line = command(text, "--out", str(tmp_path / "out"), "--method", "identity", "closed-form",
+                   "r-ill-only")  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", KILLED, *line], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    told = [line.rpartition(",")[0] for line in killed.stderr.splitlines()]
+    for stage in ("units: 0 of 3", "units: 1 of 3", "units: 2 of 3"):
+        assert stage in told
+    for stage in ("primary train: 60 of 60", "primary test", "harmful train", "harmful test"):
+        assert any(line.startswith(f"frozen blocks, {stage}") for line in told), told
+    assert len(list((tmp_path / "out" / "units").glob("*.json"))) == 2
+    assert main(line) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("units: 2 of 3")  # from where it was
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_quiet_is_quiet_for_any_number_of_processes(text, tmp_path, capfd, jobs):
+    line = command(text, "--out", str(tmp_path), "--method", "identity", "closed-form")
+    assert main([*line, "--jobs", jobs, "--quiet"]) == 0
+    shown, told = capfd.readouterr()
+    assert told == ""
+    assert "RIR_theta0" in shown
+    assert "Wrote" not in shown
 
 
 def test_seeds_differ_and_one_seed_repeats(text, tmp_path):
@@ -283,7 +332,8 @@ def test_results_that_can_go_nowhere_are_told_before_any_work(text, tmp_path, ca
     monkeypatch.setattr(_run, "compute", never)
     (tmp_path / "file").write_text("")
     assert main(command(text, "--out", str(tmp_path / "file"))) == 2
-    assert "Not a directory" in capsys.readouterr().err
+    told = f"--out {tmp_path / 'file'}: a folder is needed, and this is a file"
+    assert capsys.readouterr().err == f"immucond deep: error: {told}\n"
 
 
 def test_tasks_of_two_kinds_are_refused(text, tmp_path, capsys):

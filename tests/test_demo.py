@@ -211,7 +211,7 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch, capsys):
         raise OSError("disk full")
 
     monkeypatch.setattr(digits, "figures", fail)
-    assert main(["demo", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert main(["demo", "--out", str(tmp_path / "out"), *QUICK, "--quiet"]) == 2
     assert capsys.readouterr().err == "immucond demo: error: disk full\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -310,7 +310,7 @@ def test_demo_help_explains_every_option_with_its_default(capsys):
     names = {re.match(r"--?[\w-]+", entry).group(): " ".join(entry.split()) for entry in entries}
     assert set(names) == {
         "-h", "--primary", "--harmful", "--out", "--seed", "--steps", "--lr", "--delta",
-        "--kappa-primary", "--probe-steps",
+        "--kappa-primary", "--probe-steps", "--quiet",
     }  # fmt: skip
     defaults = digits.Settings()
     for name in ("primary", "harmful", "seed", "steps", "lr", "probe_steps"):
@@ -357,14 +357,15 @@ def test_out_that_is_a_file(tmp_path, capsys):
     path.write_text("mine")
     assert main(["demo", "--out", str(path), *QUICK]) == 2
     error = capsys.readouterr().err
-    assert error == f"immucond demo: error: {path} is a file, a folder is needed\n"
+    told = f"--out {path}: a folder is needed, and this is a file"
+    assert error == f"immucond demo: error: {told}\n"
     assert path.read_text() == "mine"
 
 
 @pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
 @pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
 def test_divergence_is_one_line_and_leaves_nothing(tmp_path, capsys):
-    assert main(["demo", "--lr", "100", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert main(["demo", "--lr", "100", "--out", str(tmp_path / "out"), *QUICK, "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "diverged at step" in error
@@ -384,7 +385,7 @@ def test_a_figure_beyond_the_float_range_is_one_line(tmp_path, monkeypatch, caps
 
 
 def test_unbounded_without_delta_says_what_to_give(tmp_path, capsys):
-    assert main(["demo", "--delta", "0", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert main(["demo", "--delta", "0", "--out", str(tmp_path / "out"), *QUICK, "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Give delta > 0" in error
@@ -394,7 +395,7 @@ def test_unbounded_without_delta_says_what_to_give(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["sklearn.datasets", "rich.console", "matplotlib"])
 def test_missing_extra_is_named(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
-    assert main(["demo", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert main(["demo", "--out", str(tmp_path / "out"), *QUICK, "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error == (
         f'immucond demo: error: {name} is not installed: pip install "immucond[experiments]", '

@@ -98,18 +98,10 @@ def test_same_seed_same_report(tmp_path):
 
 def test_a_true_statement_that_fails_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(th._limit, "kappa", lambda *_: 1e-3)
-    assert main(["theorems", "limit", "--instances", "2"]) == 2
+    assert main(["theorems", "limit", "--instances", "2", "--quiet"]) == 2
     captured = capsys.readouterr()
     assert "FAILS" in captured.out
     assert captured.err == ("immucond theorems: error: known to be true, and did not hold: limit\n")
-
-
-def test_unknown_name_lists_the_known_ones(capsys):
-    assert main(["theorems", "limit", "limmit"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("immucond theorems: error: no theorem is named 'limmit'; known are ")
-    for name in THEOREMS:
-        assert name in error
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ the algorithms, `immucond.probing` the dynamics of linear probing, `immucond.the
 as objects that check themselves and `immucond.torch` the operators for PyTorch.
 """
 
+from . import _interrupt as _interrupt  # first, before anything that takes time
+
+# isort: split
 from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from .. import __version__
+from .. import __version__, _interrupt
 from .._errors import ImmucondError
+from ._output import OutputError, checked_output
+from ._parser import Formatter, Parser
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show each default, unless it is None and the help says what happens instead."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Parser of the whole command, one subparser a module."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="immucond",
         description="Model immunization through the condition number.",
         epilog="immucond COMMAND --help explains every option with its default.",
@@ -47,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
             found.name.replace("_", "-"),
             help=doc.partition("\n")[0].rstrip("."),
             description=doc,
-            formatter_class=_Formatter,
+            formatter_class=Formatter,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run, parser=command)
@@ -57,25 +53,38 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; wrong input ends with one line on stderr and exit status 2."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = "immucond"
+    args = argparse.Namespace(parser=Parser(prog="immucond"))
     try:
-        with _unwinding_on_terminate():  # before anything that takes time
-            args = build_parser().parse_args(words)
-            args.command_line = shlex.join(["immucond", *words])
-            name = args.parser.prog
+        with _unwinding_on_terminate(), checked_output():  # before anything that takes time
+            args = _parsed(words)
             args.run(args)
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted", file=sys.stderr)
-        return 130
-    except (ArithmeticError, ImmucondError, ImportError, OSError, ValueError) as error:
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return _told("interrupted", args, 130, "\n")
+    except OutputError as error:
+        return 141 if error.status == 141 else _told(f"error: {error}", args, error.status)
+    except (ArithmeticError, ImmucondError, ImportError, MemoryError, OSError, ValueError) as error:
+        return _told(f"error: {_one_line(error, args)}", args, 2)
     return 0
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    args, unknown = build_parser().parse_known_args(words)
+    if unknown:  # told with the usage of the subcommand
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args.parser.check(args)
+    args.command_line = shlex.join(["immucond", *words])
+    return args
+
+
+def _told(message: str, args: argparse.Namespace, status: int, before: str = "") -> int:
+    with suppress(OSError):  # nobody reads it
+        print(f"{before}{args.parser.prog}: {message}", file=sys.stderr)
+    return status
 
 
 @contextmanager
 def _unwinding_on_terminate() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that files in the making are removed."""
+    """Let SIGINT and SIGTERM unwind the stack, so that files in the making are removed."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -83,6 +92,8 @@ def _unwinding_on_terminate() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if signal.getsignal(signal.SIGINT) is _interrupt.leave:  # that was for the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
@@ -90,5 +101,9 @@ def _unwinding_on_terminate() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _one_line(error: Exception, args: argparse.Namespace) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        file = os.fsdecode(error.filename)
+        text = f"{args.parser.option_of(file, args)}{file}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__

@@ -42,3 +42,10 @@ class Number:
                 f"a finite number {needed} {self._least:g} is needed, got {text!r}"
             )
         return value
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option to say nothing but the result."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="print the result alone, and no progress"
+    )

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from .._extras import extra
+from ..experiments._output import staged
 from ..experiments.deep._methods import METHODS
 from ..experiments.deep._presets import PRESETS
-from ._arguments import Number, Whole
-from ._experiment import UNITS, write_results
-from ._progress import progress_bars
+from ._arguments import Number, Whole, add_quiet
+from ._experiment import UNITS, show, write_results
+from ._progress import progress
 from ._versions import versions
 
 
@@ -32,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--primary", default=None, metavar="DATA", help="the task that stays easy")
     parser.add_argument("--harmful", default=None, metavar="DATA", help="the task that gets hard")
     parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default=None,
+        "--preset", choices=tuple(PRESETS), default=None, metavar="NAME",
         help="the paper's settings (ImageNet against Stanford Cars or Country211), where the data "
-        "and the weights are there",
+        f"and the weights are there: one of {', '.join(PRESETS)}",
     )  # fmt: skip
     parser.add_argument(
         "--trainable", nargs="+", default=["1"], metavar="BLOCK",
@@ -102,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--terms-opt-kappa", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
         help="the same of both condition numbers in Opt kappa",
     )  # fmt: skip
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         if missing:
             args.parser.error(f"give {', '.join('--' + name for name in missing)}, or --preset")
     with extra("experiments"):
-        from rich.console import Console
+        import rich.console  # noqa: F401  (missing, it is to be told now)
     with extra("deep"):
         import torch
         import transformers
@@ -142,11 +144,14 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.preset is not None:
         settings = deep.preset_settings(args.preset, settings)
-    with progress_bars(Console(stderr=True)) as progress:
-        result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=progress)
-    found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}
-    numbers = deep.as_json(result, args.command_line, found)
-    write_results(args.out, deep.tables(result), deep.figures(result), numbers)
+    with staged(args.out) as folder:
+        with progress(args.quiet) as report:
+            result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=report)
+        found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}
+        numbers = deep.as_json(result, args.command_line, found)
+        tables = deep.tables(result)
+        written = write_results(folder, tables, deep.figures(result), numbers)
+    show(tables, written, args.out, args.quiet)
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from .._extras import extra
 from ..experiments._output import staged
-from ._arguments import Number, Whole
-from ._progress import progress_bars
+from ._arguments import Number, Whole, add_quiet
+from ._progress import progress
 from ._versions import versions
 
 
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--probe-steps", type=Whole(1), default=200_000, metavar="N",
         help="most steps a linear probe may take",
     )  # fmt: skip
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,13 +79,21 @@ def run(args: argparse.Namespace) -> None:
         kappa_primary=args.kappa_primary,
         probe_steps=args.probe_steps,
     )
+    console = Console(highlight=False)
+    names = ["results.json", "norm_ratio.png", "loss.png"]
     with staged(args.out) as folder:
-        with progress_bars(Console(stderr=True)) as progress:
-            result = digits.run(settings, progress)
+        old = any((args.out / name).exists() for name in names)
+        if not args.quiet:
+            console.print(digits.opening(settings) + "\n")
+        with progress(args.quiet) as report:
+            result = digits.run(settings, report)
         for name, figure in digits.figures(result).items():
             figure.savefig(folder / name, dpi=200)
         numbers = digits.as_json(result, args.command_line, versions())
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    digits.print_tables(result, console := Console(highlight=False))
-    console.print(f"\nWrote results.json, norm_ratio.png and loss.png to {args.out}", style="bold")
+    digits.print_tables(result, console)
+    if not args.quiet:
+        did = "Replaced" if old else "Wrote"
+        console.print(f"\n{did} {', '.join(names)} in {args.out}", style="bold", markup=False)
+    console.print("\n" + digits.closing(result))

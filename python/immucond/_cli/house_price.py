@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 
-from .._extras import extra
 from ..experiments.house_price._methods import DELTA, METHODS
 from ._arguments import Number, Whole
-from ._experiment import UNITS, add_common_arguments, write_results
-from ._progress import progress_bars
-from ._versions import versions
+from ._experiment import add_common_arguments, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the experiment, or the search."""
-    with extra("experiments"):
-        from rich.console import Console
     from ..experiments import house_price
 
     settings = house_price.Settings(
@@ -50,16 +45,4 @@ def run(args: argparse.Namespace) -> None:
         delta=args.delta,
         probe_steps=args.probe_steps,
     )
-    kept = args.out / UNITS
-    console = Console(stderr=True)
-    if args.search:
-        with progress_bars(console) as progress:
-            found = house_price.search(settings, kept, jobs=args.jobs, progress=progress)
-        numbers = house_price.search_as_json(found, args.command_line, versions())
-        tables = [house_price.search_table(searched) for searched in found]
-        write_results(args.out / "search", tables, {}, numbers)
-        return
-    with progress_bars(console) as progress:
-        result = house_price.run(settings, kept, jobs=args.jobs, progress=progress)
-    numbers = house_price.as_json(result, args.command_line, versions())
-    write_results(args.out, house_price.tables(result), house_price.figures(result), numbers)
+    run_experiment(args, house_price, settings)

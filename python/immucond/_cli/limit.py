@@ -10,14 +10,18 @@ they are, neither centred nor standardized.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 from pathlib import Path
 
 from .._extras import extra
 from ..experiments._output import staged
-from ._arguments import Number, Whole
-from ._progress import progress_bars
+from ._arguments import Number, Whole, add_quiet
+from ._progress import progress
 from ._versions import versions
+
+FILES = ("limit.json", "limit.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("harmful", metavar="HARMFUL", help="rows of the task that gets hard")
     parser.add_argument(
         "--out", type=Path, default=Path("immucond-limit"), metavar="FOLDER",
-        help="where limit.json and limit.png go; nothing is written unless the whole run succeeds",
+        help="where limit.json and limit.png go, once the whole run has succeeded",
     )  # fmt: skip
     parser.add_argument(
         "--delta", type=Number(0.0), nargs="+", default=[0.0], metavar="X",
@@ -50,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points", type=Whole(2), default=41, metavar="N",
         help="points of the frontier and of the noise-floor curve",
     )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace limit.json and limit.png of an earlier run",
+    )  # fmt: skip
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,11 +79,16 @@ def run(args: argparse.Namespace) -> None:
         points=args.points,
     )
     with staged(args.out) as folder:
-        with progress_bars(Console(stderr=True)) as progress:
-            result = limit.run(settings, progress)
+        old = [name for name in FILES if os.path.lexists(args.out / name)]
+        if old and not args.overwrite:
+            told = f"it holds {' and '.join(old)}: give another folder, or --overwrite"
+            raise FileExistsError(errno.EEXIST, told, str(args.out))
+        with progress(args.quiet) as report:
+            result = limit.run(settings, report)
         limit.figure(result).savefig(folder / "limit.png", dpi=200)
         numbers = limit.as_json(result, args.command_line, versions())
         text = json.dumps(numbers, indent=1, allow_nan=False)
         (folder / "limit.json").write_text(text + "\n", encoding="utf-8")
     limit.print_tables(result, console := Console(highlight=False))
-    console.print(f"\nWrote limit.json and limit.png to {args.out}", style="bold")
+    if not args.quiet:
+        console.print(f"\nWrote {' and '.join(FILES)} to {args.out}", style="bold", markup=False)

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from .._extras import extra
 from ..experiments.mnist._data import ROUNDING_VARIANCE
 from ..experiments.mnist._methods import METHODS, NAMES
 from ..experiments.mnist._run import ALL_PAIRS, Pair
 from ._arguments import Number, Whole
-from ._experiment import UNITS, add_common_arguments, write_results
-from ._progress import progress_bars
-from ._versions import versions
+from ._experiment import add_common_arguments, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the experiment, or the search."""
-    with extra("experiments"):
-        from rich.console import Console
     from ..experiments import mnist
 
     settings = mnist.Settings(
@@ -57,19 +52,7 @@ def run(args: argparse.Namespace) -> None:
         noise=args.noise,
         probe_steps=args.probe_steps,
     )
-    kept = args.out / UNITS
-    console = Console(stderr=True)
-    if args.search:
-        with progress_bars(console) as progress:
-            found = mnist.search(settings, kept, jobs=args.jobs, progress=progress)
-        numbers = mnist.search_as_json(found, args.command_line, versions())
-        tables = [mnist.search_table(searched) for searched in found]
-        write_results(args.out / "search", tables, {}, numbers)
-        return
-    with progress_bars(console) as progress:
-        result = mnist.run(settings, kept, jobs=args.jobs, progress=progress)
-    numbers = mnist.as_json(result, args.command_line, versions())
-    write_results(args.out, mnist.tables(result), mnist.figures(result), numbers)
+    run_experiment(args, mnist, settings)
 
 
 def _pair(text: str) -> Pair:

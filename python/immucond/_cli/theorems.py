@@ -10,16 +10,20 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
 from .._extras import extra
-from ..experiments._format import plain
+from .._files import destination
+from ..experiments._format import brief, plain
 from ..experiments._output import write_whole
-from ._arguments import Whole
-from ._progress import progress_bars
+from ._arguments import Whole, add_quiet
+from ._parser import nearest
+from ._progress import progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the table and the counterexamples there as Markdown; by default none is "
         "written",
     )  # fmt: skip
+    parser.add_argument(
+        "--list", action="store_true", help="list names and statements, and check nothing"
+    )
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,13 +66,21 @@ def run(args: argparse.Namespace) -> None:
         from rich.console import Console
 
     chosen = _chosen(args.names)
-    found = _examine(chosen, args.instances, args.seed, Console(stderr=True))
+    if args.list:
+        _list(chosen)
+        return
+    for file in (args.json, args.markdown):
+        if file is not None:
+            destination(file)  # a folder is told now
+    found = _examine(chosen, args.instances, args.seed, args.quiet)
     if args.json is not None:
         report = _as_json(found, args)
         write_whole(args.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
     if args.markdown is not None:
         write_whole(args.markdown, _as_markdown(found, args))
-    _print(found, Console(highlight=False))
+    console = Console(highlight=False)
+    console.width = max(console.width, 80)  # narrower, names would be cut
+    _print(found, console)
     broken = [e.theorem.name for e in found if e.held < e.instances and not e.theorem.corrected_by]
     if broken:
         raise ImmucondError(f"known to be true, and did not hold: {', '.join(broken)}")
@@ -74,29 +90,28 @@ def _chosen(names: Sequence[str]) -> list[Theorem]:
     from ..theorems import THEOREMS
 
     matches = {name: fnmatch.filter(THEOREMS, name) for name in names}
-    unknown = [name for name, found in matches.items() if not found]
-    if unknown:
-        raise ValueError(
-            f"no theorem is named {', '.join(map(repr, unknown))}; known are {', '.join(THEOREMS)}"
-        )
+    for name, found in matches.items():
+        if not found:
+            near = nearest(name, THEOREMS)
+            raise ValueError(f"no theorem is named {name!r}{near}; --list shows them all")
     wanted = {name for found in matches.values() for name in found} or set(THEOREMS)
     return [theorem for name, theorem in THEOREMS.items() if name in wanted]
 
 
 def _examine(
-    chosen: Sequence[Theorem], instances: int, seed: int, console: Console
+    chosen: Sequence[Theorem], instances: int, seed: int, quiet: bool
 ) -> list[Examination]:
     from ..theorems import examine
 
     found: list[Examination] = []
-    with progress_bars(console) as report:
+    with progress(quiet) as report:
         for theorem in chosen:
             before = len(found) * instances
 
-            def progress(done: int, before: int = before) -> None:
+            def tell(done: int, before: int = before) -> None:
                 report("instances", before + done, len(chosen) * instances)
 
-            found.append(examine(theorem, instances=instances, seed=seed, progress=progress))
+            found.append(examine(theorem, instances=instances, seed=seed, progress=tell))
     return found
 
 
@@ -116,45 +131,55 @@ def _counterexample(found: Examination) -> list[str]:
     """Lines that tell the counterexample: what fails, and every number behind it."""
     assert found.counterexample is not None
     verdict = found.counterexample.verdict
-    lines = [f"claimed: {found.theorem.formula}", f"fails at: {verdict.claim.name}"]
+    theorem = found.theorem
+    lines = [f"claimed: {theorem.statement}", theorem.formula, f"fails at: {verdict.claim.name}"]
     return lines + [f"{name} = {_short(value)}" for name, value in verdict.witness.items()]
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_short, value))}]"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return brief(value) if isinstance(value, float) else str(value)
 
 
 def _print(found: Sequence[Examination], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="bold")
-    table.add_column("statement", ratio=1)
-    table.add_column("source", max_width=24)
+    # Names stand whole: they are what one types.
+    width = max(len(e.theorem.name) for e in found)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("statement", no_wrap=True, min_width=width)
     table.add_column("held", justify="right", no_wrap=True)
     table.add_column("worst slack", no_wrap=True)
-    table.add_column("verdict", max_width=22)
+    table.add_column("verdict", overflow="fold")
     for e in found:
         table.add_row(
-            Text.assemble((e.theorem.name, "bold"), "\n", e.theorem.statement),
-            e.theorem.source,
+            Text(e.theorem.name, "bold"),
             f"{e.held}/{e.instances}",
             _slack(e),
             Text(_verdict(e), style="" if e.expected else "bold red"),
         )
     console.print(table)
+    console.print(
+        "held: on so many of the instances tried. Slack: relative; 0 at the edge, negative where "
+        "violated; ± what rounding may carry, nothing where exact rational arithmetic "
+        "decided. --list shows what each statement says.\n",
+        style="dim",
+    )
     for e in found:
         if e.counterexample is not None:
             console.print(f"Smallest counterexample to {e.theorem.name}", style="bold")
             console.print(*(f"  {line}" for line in _counterexample(e)), sep="\n", markup=False)
             console.print()
-    console.print(
-        "Slack: relative; 0 at the edge, negative where violated; ± what rounding may carry, "
-        "nothing where\nexact rational arithmetic decided.",
-        style="dim",
-    )
+
+
+def _list(chosen: Sequence[Theorem]) -> None:
+    width = shutil.get_terminal_size().columns
+    for theorem in chosen:
+        print(theorem.name)
+        for text in (theorem.statement, f"({theorem.source})"):
+            print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
 
 
 def _as_markdown(found: Sequence[Examination], args: argparse.Namespace) -> str:

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..probing._compare import LABELS
-from ._format import number
+from ._format import brief, number
 from ._methods import Method
 from ._table import Table
+
+LIMIT_SYMBOLS = (
+    "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
+    "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
+)
 
 
 def parameters(methods: Mapping[str, Method]) -> Table:
@@ -30,7 +35,7 @@ def parameters(methods: Mapping[str, Method]) -> Table:
 def shown(method: Method) -> str:
     """Hyper-parameters as text."""
     return ", ".join(
-        f"{name} = {value:g}" if isinstance(value, float | int) else f"{name} = {value}"
+        f"{name} = {brief(value)}" if isinstance(value, float | int) else f"{name} = {value}"
         for name, value in method.parameters.items()
     )
 
@@ -54,7 +59,9 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
         "Gradient descent with exact line search, after t steps",
         ("", *(f"{task}\n{t:,}" for task in ("primary", "harmful") for t in marks)),
         rows,
+        "norm ratio: distance of the head to the best one, over that at w = 0, after t steps. "
         "Immunized is: slower than the identity on the harmful task, faster on the primary one.",
+        (("primary task", len(marks)), ("harmful task", len(marks))),
     )
 
 
@@ -82,4 +89,4 @@ def attackers(compared: Mapping[str, Mapping[str, Any]], targets: str = "") -> T
 def _effort(effort: Mapping[str, Any]) -> str:
     if effort["steps"] is not None:
         return f"{effort['steps']:,}"
-    return f"> {effort['taken']:,} ({float(effort['above']):.2g})"
+    return f"> {effort['taken']:,} ({brief(float(effort['above']), 2)})"

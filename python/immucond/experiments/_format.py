@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from .._validate import plain as as_plain
@@ -16,6 +17,11 @@ def number(value: float) -> str:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def brief(value: float, digits: int = 6) -> str:
+    """As many digits as it needs, as people write them: 1e-6, not 1e-06."""
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{digits}g}")
 
 
 def plain(value: Any) -> Any:

@@ -12,13 +12,14 @@ from .. import linear, probing
 from .._validate import FloatArray
 from ..linear import ImmunityReport
 from ..linear._root import Ranks
+from ._format import brief
 from ._methods import Fit
 from ._style import thin
 
 RIDGE = 1e-6
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
-    "ridge": f"kappa of H + {RIDGE:g} I, as the published code does; it depends on the scale of "
+    "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; it depends on the scale "
     "theta, and the limit does not bound it",
 }
 

@@ -5,43 +5,59 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._files import umask, whole
+from .._files import destination, exclusive, naming, whole
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, *, afresh: bool = False) -> Iterator[Path]:
     """Yield an empty folder whose files move into ``out`` when the block succeeds.
 
     A new ``out`` appears by one rename; into an existing one the files are moved one by one, each
     whole, with interrupts held back until the last has arrived. On failure ``out`` stays as it
-    was. Files of other names in ``out`` are left alone.
+    was. Files of other names in ``out`` are left alone, unless it is to be made afresh.
 
     Raises
     ------
+    BlockingIOError
+        While another process writes to ``out``.
     NotADirectoryError
         If ``out`` is a file.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file, a folder is needed")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        stage.chmod(0o777 & ~umask())
-        yield stage
+    with exclusive(out) as (place, stage):
+        stage.mkdir()
+        try:
+            with naming(out):
+                yield stage
+                _move(stage, place, afresh)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move(stage: Path, out: Path, afresh: bool) -> None:
+    old = stage.with_name(f"{stage.name[:-4]}0000")  # a leftover too, should this be cut off
+    if not out.exists() or (afresh and stage.parent == out.parent):
         with _interrupts_held():
             if out.exists():
-                for path in sorted(stage.iterdir()):
-                    os.replace(path, out / path.name)
-            else:
-                os.replace(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+                os.replace(out, old)
+            os.replace(stage, out)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    plain = []
+    for path in sorted(stage.iterdir()):
+        target = out / path.name
+        if destination(target) == target:
+            plain.append((path, target))
+        else:  # a link, a device or a pipe
+            with whole(target) as file, path.open("rb") as made:
+                shutil.copyfileobj(made, file)
+    with _interrupts_held():
+        for path, target in plain:
+            os.replace(path, target)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._format import number, plain
+from ._format import brief, number, plain
 from ._measure import conventions, size
 from ._methods import FailedFitError, Method, Tasks, fit
 from ._table import Table
@@ -125,15 +125,17 @@ def table(search: Search) -> Table:
             break
         worst = [min(float(o[c]["rir"]) for o in candidate.outcomes) for c in ("ridge", "exact")]
         rows.append(
-            [*(f"{candidate.parameters[name]:.3g}" for name in search.grid),
+            [*(f"{brief(candidate.parameters[name], 3)}" for name in search.grid),
              f"{candidate.score:.2f}", "yes" if candidate.immunizes else "no",
              *map(number, worst), number(max(o["size"] for o in candidate.outcomes))]
         )  # fmt: skip
     immunizing = sum(candidate.immunizes for candidate in search.candidates)
     spans = "; ".join(
-        f"{k} {min(v):.3g} to {max(v):.3g} ({len(v)})" for k, v in search.grid.items()
+        f"{k} {brief(min(v), 3)} to {brief(max(v), 3)} ({len(v)})" for k, v in search.grid.items()
     )
-    values = ", ".join(f"{name} = {search.method.parameters[name]:.3g}" for name in search.grid)
+    values = ", ".join(
+        f"{name} = {brief(search.method.parameters[name], 3)}" for name in search.grid
+    )
     return Table(
         f"Hyper-parameters: {search.method.label}",
         (

@@ -11,6 +11,8 @@ from .._extras import extra
 if TYPE_CHECKING:
     from rich.console import Console
 
+_GAP = 2  # characters between columns
+
 
 @dataclass(frozen=True)
 class Table:
@@ -27,45 +29,84 @@ class Table:
         A row of one cell is the heading of a section; where the last cells are missing they are
         empty.
     note : str
-        What one has to know to read it.
+        What one has to know to read it: what its symbols mean.
+    groups : sequence of (str, int)
+        Columns after the first that are read together, from the left: what they show, and how
+        many. A table too wide for the terminal is shown group by group, each under its own title.
     """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    groups: Sequence[tuple[str, int]] = ()
 
     def show(self, console: Console) -> None:
         """Print to a terminal, a table too wide for it in parts."""
-        self._show(console, range(1, len(self.headings)))
+        everything = range(1, len(self.headings))
+        if self._width(everything) <= console.width:
+            self._show(console, everything, self.title)
+        else:
+            for columns, name in self._parts(console.width):
+                self._show(console, columns, f"{self.title}, {name}" if name else self.title)
         if self.note:
             console.print(self.note + "\n", markup=False)
 
-    def _show(self, console: Console, columns: Sequence[int]) -> None:
+    def _parts(self, width: int) -> list[tuple[list[int], str]]:
+        """Columns that fit side by side, with what they show: whole groups where one fits."""
+        parts: list[tuple[list[int], str]] = []
+        at = 1
+        for name, count in self.groups or [("", len(self.headings) - 1)]:
+            columns = list(range(at, at + count))
+            at += count
+            if parts and self._width([*parts[-1][0], *columns]) <= width:
+                both = ", ".join(filter(None, (parts[-1][1], name)))
+                parts[-1] = ([*parts[-1][0], *columns], both)
+            elif self._width(columns) <= width:
+                parts.append((columns, name))
+            else:
+                some: list[int] = []
+                for column in columns:
+                    if some and self._width([*some, column]) > width:
+                        parts.append((some, self._span(some, name)))
+                        some = []
+                    some.append(column)
+                parts.append((some, self._span(some, name)))
+        return parts
+
+    def _span(self, columns: Sequence[int], name: str) -> str:
+        first, last = (" ".join(self.headings[c].split()) for c in (columns[0], columns[-1]))
+        return f"{name} {first if first == last else f'{first} to {last}'}".strip()
+
+    def _cells(self, column: int) -> list[str]:
+        return [row[column] for row in self.rows if len(row) > column]
+
+    def _whole(self, column: int) -> bool:
+        """Whether the cells hold no spaces at which they may be wrapped; rich would cut them."""
+        return column == 0 or not any(" " in cell for cell in self._cells(column))
+
+    def _width(self, columns: Sequence[int]) -> int:
+        needed = 0
+        for column in (0, *columns):
+            texts = [*self.headings[column].split("\n"), *self._cells(column)]
+            if not self._whole(column):
+                texts = [part for text in texts for part in text.split()]
+            needed += max((len(line) for text in texts for line in text.split("\n")), default=0)
+        return needed + _GAP * (1 + len(columns)) + 1
+
+    def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
         with extra("experiments"):
             from rich import box
             from rich.table import Table as RichTable
             from rich.text import Text
         table = RichTable(
-            title=self.title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+            title=Text(title), title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
-        needed = 1
         for number in (0, *columns):
-            cells = [row[number] for row in self.rows if len(row) > number]
-            # At its spaces a column may be wrapped; without, rich would cut it off.
-            whole = number == 0 or not any(" " in cell for cell in cells)
             justify: Literal["left", "right"] = "right" if number else "left"
-            table.add_column(self.headings[number], justify=justify, no_wrap=whole)
-            texts = [self.headings[number], *cells]
-            parts = [
-                part for text in texts for part in (text.split("\n") if whole else text.split())
-            ]
-            needed += max(map(len, parts), default=0) + 2
-        if needed > console.width and len(columns) > 1:
-            middle = (len(columns) + 1) // 2
-            self._show(console, columns[:middle])
-            self._show(console, columns[middle:])
-            return
+            heading = Text(self.headings[number])
+            whole = self._whole(number)
+            table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for row in self.rows:
             section = len(row) == 1
             shown = [row[number] for number in (0, *columns) if number < len(row)]

@@ -64,6 +64,8 @@ class Checkpoint:
         """
         if not Path(self.path).exists():
             return None
+        if not Path(self.path).is_file():
+            raise ValueError(f"checkpoint {os.fspath(self.path)} must be a regular file")
         description, arrays = read_archive(self.path, "checkpoint")
         self._check(description["run"])
         step = int(description["step"])

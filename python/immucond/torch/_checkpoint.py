@@ -54,6 +54,8 @@ class Checkpoint:
         """Return the state of this run, None where there is none; refuse that of another run."""
         if not self.path.exists():
             return None
+        if not self.path.is_file():
+            raise ValueError(f"checkpoint {self.path} must be a regular file")
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
             there: dict[str, Any] = state["settings"]

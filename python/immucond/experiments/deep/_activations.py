@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..._extras import extra
+from .._units import Progress
 from ._backbone import Backbone
 from ._task import Part, Task
 
@@ -21,9 +23,10 @@ from ...torch._split import SplitModel
 
 
 class Samples(Dataset[Any]):
-    """Samples as the network takes them, with their labels."""
+    """Samples as the network takes them, with their labels; ``tell(place)`` at each."""
 
-    def __init__(self, backbone: Backbone, part: Part) -> None:
+    def __init__(self, backbone: Backbone, part: Part, tell: Callable[[int], object]) -> None:
+        self._tell = tell
         self._prepared, self._inputs = backbone.preparation, part.inputs
         self._labels = torch.from_numpy(part.labels)
 
@@ -31,6 +34,7 @@ class Samples(Dataset[Any]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        self._tell(index)
         return self._prepared(self._inputs[index]), self._labels[index]
 
 
@@ -48,12 +52,19 @@ class Features:
         return float((self.logits.argmax(1) == self.labels).double().mean())
 
 
-def kept(backbone: Backbone, task: Task, batch_size: int, cache: Path) -> dict[str, Kept]:
+def kept(
+    backbone: Backbone, task: Task, batch_size: int, cache: Path, progress: Progress
+) -> dict[str, Kept]:
     """Run the frozen part over a task's parts, "train" and "test"."""
     found = {}
     for name, part in (("train", task.train), ("test", task.test)):
+        stage, size = f"frozen blocks, {task.name} {name}", len(part.inputs)
+
+        def tell(place: int, stage: str = stage, size: int = size) -> None:
+            progress(stage, place + 1, size)
+
         loader: DataLoader[Any] = DataLoader(
-            Samples(backbone, part), batch_size=batch_size, drop_last=name == "train"
+            Samples(backbone, part, tell), batch_size=batch_size, drop_last=name == "train"
         )
         found[name] = keep_activations(
             backbone.model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..._extras import extra
+from ._foreign import check_config, check_weights, image_preparation, loading
 from ._task import Task, pixels
 from ._weights import located
 
 with extra("deep"):
-    import safetensors
     import safetensors.torch
     import torch
     import transformers
@@ -148,47 +147,71 @@ def load(
         For a network that does not fit, and why.
     """
     name = located(spec)
-    try:
-        if primary.kind == "text":
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    suspects = check_config(name, spec)
+    if primary.kind == "text":
+        with loading(spec, "its tokenizer (tokenizer.json, tokenizer_config.json) does not load"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             if tokenizer.pad_token is None:  # a decoder; padding is masked anyway
                 tokenizer.pad_token = tokenizer.eos_token
-            encoder = transformers.AutoModel.from_pretrained(name, dtype=torch.float32)
+            if tokenizer.pad_token is None:
+                raise ValueError("it has neither pad_token nor eos_token")
+        with loading(spec, "it does not load as an encoder of texts", suspects):
+            encoder = transformers.AutoModel.from_pretrained(
+                name, dtype=torch.float32, trust_remote_code=False
+            )
             encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
             most = getattr(encoder.config, "max_position_embeddings", None) or max_length
             if max_length > most:
                 raise ValueError(f"max_length must be at most {most}, and is {max_length}")
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
-            split, fitted = "head", False
-            preparation = Preparation(tokenizer, max_length)
-        else:
+        split, fitted = "head", False
+        preparation = Preparation(tokenizer, max_length)
+    else:
+        with loading(spec, "it does not load as a classifier of images", suspects):
             model, split, fitted = _image_classifier(name, primary)
-            preparation = _image_preparation(name, image_size, mean, std)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no backbone {spec!r}: it must be a folder in Hugging Face's format or an id that can "
-            f"be downloaded ({_short(error)})"
-        ) from error
-    except (KeyError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"backbone {spec!r} does not load for {primary.kind}s: {_short(error)}"
-        ) from error
-    blocks = _blocks(model, split, trainable)
-    return Backbone(model.eval(), split, blocks, preparation, fitted)
+        if image_size is None or mean is None or std is None:
+            side, usual_mean, usual_std = image_preparation(name)
+            image_size, mean, std = image_size or side, mean or usual_mean, std or usual_std
+        preparation = Preparation(image_size=image_size, mean=mean, std=std)
+    check_weights(model, name)
+    with loading(spec, "what is to be trained is not there", suspects):
+        blocks = _blocks(model, split, trainable)
+    backbone = Backbone(model.eval(), split, blocks, preparation, fitted)
+    _try(backbone, primary, spec, suspects)
+    return backbone
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 400, placeholder=" ...")
+def _try(backbone: Backbone, primary: Task, spec: str, suspects: str) -> None:
+    """Run the network on one sample: what does not fit shows before any work is done."""
+    sample = primary.train.inputs[0]
+    if primary.kind == "image":
+        pixels(sample)  # its own errors, if it is the sample that is broken
+    with loading(spec, f"it does not run on the first sample of {primary.name}", suspects):
+        inputs = backbone.preparation(sample)
+        with torch.no_grad():
+            found = backbone.model(**{key: value[None] for key, value in inputs.items()})
+        logits = found if isinstance(found, Tensor) else found.logits
+        if logits.shape != (1, len(primary.classes)):
+            raise ValueError(f"logits of shape {tuple(logits.shape)}")
+        if not torch.isfinite(logits).all():
+            raise ValueError("logits that are not finite")
 
 
 def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:
     model: Any = transformers.AutoModelForImageClassification.from_pretrained(
-        name, dtype=torch.float32
+        name, dtype=torch.float32, trust_remote_code=False
     )
     heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not heads:
+        raise ValueError("it has no linear head")
     split = heads[-1]
     places: dict[str, int] = model.config.label2id
     if set(places) == set(primary.classes):
+        if sorted(map(repr, places.values())) != sorted(map(repr, range(len(places)))):
+            raise ValueError(
+                f"label2id of its config.json must number {len(places)} classes from 0, and is "
+                f"{places}"
+            )
         # The head's classes, in the task's order.
         order = [places[label] for label in primary.classes]
         head = model.get_submodule(split)
@@ -204,29 +227,6 @@ def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:
     model.config.id2label = dict(enumerate(primary.classes))
     model.config.label2id = {label: place for place, label in enumerate(primary.classes)}
     return model, split, False
-
-
-def _image_preparation(
-    name: str,
-    image_size: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Preparation:
-    if None in (image_size, mean, std):
-        try:
-            processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
-        except OSError as error:
-            raise ValueError(
-                f"{name} has no preprocessor_config.json that says how images are prepared: give "
-                "--image-size, --mean and --std"
-            ) from error
-        size = processor.size
-        image_size = image_size or int(size.get("height") or size["shortest_edge"])
-        mean, std = mean or processor.image_mean, std or processor.image_std
-    assert image_size is not None
-    assert mean is not None
-    assert std is not None
-    return Preparation(image_size=image_size, mean=mean, std=std)
 
 
 def _blocks(model: nn.Module, split: str, trainable: Sequence[str]) -> tuple[str, ...]:

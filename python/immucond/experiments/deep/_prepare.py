@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..._extras import extra
+from .._units import Progress
 
 with extra("deep"):
     import torch
@@ -77,14 +78,14 @@ def loaded(settings: Settings) -> tuple[_backbone.Backbone, Task, Task]:
 
 
 @lru_cache(maxsize=1)
-def prepared(settings: Settings, cache: Path) -> Prepared:
+def prepared(settings: Settings, cache: Path, progress: Progress) -> Prepared:
     """Run the frozen part of the network once in each process; fit a head where there is none.
 
     Activations beyond one GiB are mapped from a nameless file in the folder `cache`.
     """
     backbone, primary, harmful = loaded(settings)
     activations = {
-        name: kept(backbone, task, settings.batch_size, cache)
+        name: kept(backbone, task, settings.batch_size, cache, progress)
         for name, task in (("P", primary), ("H", harmful))
     }
     if not backbone.fitted:

@@ -9,7 +9,7 @@ from typing import Any
 from ..._harmful import marked
 from ...torch._probes import ATTACKERS, drop
 from .._common_tables import attackers, parameters
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._measure import RIDGE
 from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
 from .._table import Table
@@ -18,7 +18,7 @@ from ._run import Result
 
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H of a group's features",
-    "ridge": f"kappa of H + {RIDGE:g} I, over the eigenvalues that are nonzero in H",
+    "ridge": f"kappa of H + {brief(RIDGE)} I, over the eigenvalues that are nonzero in H",
 }
 # What the paper reports for Algorithm 1 with ImageNet as the primary task.
 REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"
@@ -59,6 +59,7 @@ def _immunity(result: Result) -> Table:
         f"{settings.groups} groups of {settings.group_size} test samples, drawn at random; mean ± "
         "standard deviation over the groups, averaged over the seeds. (i): kappa_H over that of "
         "theta_0, large is immune. (ii): the same of kappa_P, small is easy. RIR = (i) / (ii). "
+        f"exact: {CONVENTIONS['exact']}; ridge: {CONVENTIONS['ridge']}. "
         f"Primary: {settings.primary}, {count['P classes']} classes, {count['P training']} "
         f"training and {count['P test']} test samples; harmful: {settings.harmful}, "
         f"{count['H classes']} classes, {count['H training']} and {count['H test']}. Trained: "
@@ -73,6 +74,7 @@ def _immunity(result: Result) -> Table:
          "RIR_theta0\nridge", "primary test\naccuracy"),
         rows,
         decoded(note, rows),
+        (("exact convention", 3), ("ridge convention", 3), ("accuracy", 1)),
     )  # fmt: skip
 
 
@@ -99,10 +101,12 @@ def _all_rows(result: Result) -> Table:
          "time"),
         rows,
         decoded(
-            "Mean ± standard deviation over the seeds where they differ. time: of immunizing, from "
-            "kept activations of the frozen blocks on.",
+            "(i): kappa_H over that of theta_0. (ii): the same of kappa_P. RIR_theta0 = (i) / "
+            "(ii). Mean ± standard deviation over the seeds where they differ. time: of "
+            "immunizing, from kept activations of the frozen blocks on.",
             rows,
         ),
+        (("immunity", 3), ("condition numbers, predictions, time", 4)),
     )  # fmt: skip
 
 
@@ -133,6 +137,7 @@ def _probes(result: Result) -> Table:
         f"{epochs} epochs of mini-batches, cross-entropy, no bias, from w = 0; each attacker at "
         "the step length that ends with the lowest training loss. RFD: relative drop of the "
         "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
+        [(label, 3) for label, _, _ in ATTACKERS.values()],
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,17 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..._errors import ImmucondError
-from ..._extras import extra
 from .._methods import Method
+from .._output import staged
 from .._units import Progress, Unit, Values, run_units
-from ._methods import chosen_methods
-
-with extra("deep"):
-    from torch import nn
-
 from . import _backbone
 from ._immunized import immunized
 from ._measure import measured, reloaded
+from ._methods import chosen_methods
 from ._prepare import loaded, prepared
 from ._settings import Settings
 
@@ -112,9 +107,10 @@ def run(
             }
             units.append(Unit(f"{name}-{seed}", parameters))
             owners.append(name)
-    found = run_units(
-        units, partial(compute, settings, folder), folder, jobs=jobs, progress=progress
-    )
+    work = partial(compute, settings, folder)
+    if jobs == 1:  # other processes cannot call it
+        work = partial(work, progress=progress)
+    found = run_units(units, work, folder, jobs=jobs, progress=progress)
     prepared.cache_clear()
     results: dict[str, list[Values]] = {name: [] for name in methods}
     for name, result in zip(owners, found, strict=True):
@@ -128,9 +124,15 @@ def run(
     return Result(settings, fingerprints, counts, backbone.trainable, methods, results)
 
 
-def compute(settings: Settings, folder: Path, unit: Mapping[str, Any]) -> Values:
+def _silent(*_: Any) -> None:
+    pass
+
+
+def compute(
+    settings: Settings, folder: Path, unit: Mapping[str, Any], progress: Progress = _silent
+) -> Values:
     """Immunize by one method, one seed, and measure."""
-    here = prepared(settings, folder)
+    here = prepared(settings, folder, progress)
     start = time.perf_counter()
     checkpoint = folder / "checkpoints" / Unit(f"{unit['name']}-{unit['seed']}", unit).file_name
     checkpoint = checkpoint.with_suffix(".pt")
@@ -142,7 +144,8 @@ def compute(settings: Settings, folder: Path, unit: Mapping[str, Any]) -> Values
     values = measured(here, done, unit)
     if unit["save"]:
         place = folder / "models" / unit["name"]
-        _write(here.backbone, done.model, place)
+        with staged(place, afresh=True) as stage:
+            _backbone.save(here.backbone, done.model, stage)
         values["read_back"] = reloaded(here, done, place)
     checkpoint.unlink(missing_ok=True)
     history = {name: _thinned(series) for name, series in done.history.items()}
@@ -152,16 +155,6 @@ def compute(settings: Settings, folder: Path, unit: Mapping[str, Any]) -> Values
 def _thinned(series: Any) -> dict[str, Any]:
     places = np.unique(np.linspace(0, len(series) - 1, 200).round().astype(int))
     return {"step": places + 1, "value": np.asarray(series)[places]}
-
-
-def _write(backbone: _backbone.Backbone, model: nn.Module, folder: Path) -> None:
-    """Write a network into a folder that appears whole."""
-    stage = folder.with_name(f".{folder.name}-new")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    _backbone.save(backbone, model, stage)
-    shutil.rmtree(folder, ignore_errors=True)
-    stage.rename(folder)
 
 
 def _plain(value: Any) -> Any:

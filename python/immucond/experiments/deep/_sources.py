@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import textwrap
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -110,6 +111,8 @@ def _part(path: Path, name: str) -> Path | None:
 
 def _read(path: Path) -> Samples:
     """Return the samples of one part."""
+    if not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{path} must be a folder or a regular file")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         return _images(
@@ -153,6 +156,8 @@ def _images(path: Path, files: Iterable[tuple[PurePath, str, Callable[[], bytes]
     samples: Samples = ([], [])
     for name, stamp, read in files:
         if name.suffix.lower() in IMAGES:
+            if not name.parent.name:
+                raise ValueError(f"{path}: {name} lies in no folder that names its class")
             samples[0].append(ImageFile(f"{path}: {name}", f"{name} {stamp}", read))
             samples[1].append(name.parent.name)
     if not samples[0]:
@@ -173,7 +178,7 @@ def _json(path: Path) -> Any:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
@@ -191,6 +196,11 @@ def _records(rows: Any, name: str) -> Samples:
             raise ValueError(f"{name}: entry {number} is not a text with a label")
         if not isinstance(text, str) or not text.strip() or label is None:
             raise ValueError(f"{name}: entry {number} has no text or no label")
+        if not isinstance(label, str | int | float):
+            raise ValueError(
+                f"{name}: the label of entry {number} must be a text or a number, and is "
+                f"{textwrap.shorten(str(label), 60)}"
+            )
         samples[0].append(text)
         samples[1].append(str(label))
     return samples

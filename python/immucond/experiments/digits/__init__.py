@@ -2,7 +2,7 @@
 
 from ._data import Digits, load
 from ._figures import figures
-from ._report import as_json, print_tables
+from ._report import as_json, closing, opening, print_tables
 from ._run import Method, Result, Settings, run
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "Result",
     "Settings",
     "as_json",
+    "closing",
     "figures",
     "load",
+    "opening",
     "print_tables",
     "run",
 ]

@@ -9,11 +9,11 @@ from ..._extras import extra
 from ..._harmful import NOTE, marked, not_harder
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
+from .._format import brief, plain
 from .._format import number as _n
-from .._format import plain
 from .._measure import report_as_dict
 from .._style import thin
-from ._run import RIDGE, TOLERANCE, Result
+from ._run import RIDGE, TOLERANCE, Result, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,11 +27,55 @@ _ATTACKERS = {
 }
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
-    "ridge": f"kappa of H + {RIDGE:g} I, as the published code does; the limit does not bound it",
+    "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; no limit bounds it",
     "noisy": "exact, with delta added to the diagonals of K_P and K_H",
     "primary_loss": "mean squared error; own: the method's head, best: a least-squares head",
     "probe_loss": "squared error summed over rows",
 }
+
+
+def opening(settings: Settings) -> str:
+    """One sentence on the tasks and their target."""
+    return (
+        "Each task is to predict the target 1 from the pixels of one handwritten digit by a linear "
+        f"head: that of the digit {settings.primary} (primary) is to stay easy to learn by "
+        f"gradient descent, that of the digit {settings.harmful} (harmful) is to get hard."
+    )
+
+
+def closing(result: Result) -> str:
+    """One sentence on what came out, on rows that no method saw."""
+    before, *others = result.methods.items()
+    start = before[1].probes["harmful", "gd"]
+    conditioned, attacked = [], []
+    for name, method in others:
+        report = method.held_out.exact
+        easier = "" if report.i > 1.0 else ", which made it easier,"
+        conditioned.append(
+            f"{_the(name)} made the condition number of the harmful task {_times(report.i)}"
+            f"{easier} and that of the primary task {_times(report.ii)}"
+        )
+        attacked.append(f"{_taken(method.probes['harmful', 'gd'])} after {_the(name)}")
+    solve = others[-1][1].probes["harmful", "lstsq"].steps_to(TOLERANCE)
+    return (
+        f"On held-out rows {'; '.join(conditioned)}; an attacker's gradient descent on the harmful "
+        f"training rows takes {_taken(start)} steps before, {' and '.join(attacked)}, while a "
+        f"least-squares solve still takes {'one' if solve == 1 else solve}."
+    )
+
+
+def _the(name: str) -> str:
+    return f"the {name}" if name == "closed form" else name
+
+
+def _times(ratio: float) -> str:
+    """Say a factor as people do."""
+    return f"{_n(ratio)} times larger" if ratio >= 1 else f"{_n(1 / ratio)} times smaller"
+
+
+def _taken(trace: ProbeTrace) -> str:
+    reached = trace.steps_to(TOLERANCE)
+    return f"more than {trace.loss.size - 1:,}" if reached is None else f"{reached:,}"
 
 
 def print_tables(result: Result, console: Console) -> None:
@@ -69,7 +113,7 @@ def print_tables(result: Result, console: Console) -> None:
         "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
         "is easy. RIR = (i) / (ii). Limit: the most any theta can reach.\n"
         f"exact: over the nonzero eigenvalues. delta: exact, with feature noise, {_delta(result)}. "
-        f"ridge: of H + {RIDGE:g} I, as in the published code; the limit does not bound it.\n"
+        f"ridge: of H + {brief(RIDGE)} I, as in the published code; the limit does not bound it.\n"
         f"{_why(exact['training'])}\n"
     )
 
@@ -184,7 +228,7 @@ def _rir(report: ImmunityReport) -> str:
 
 def _delta(result: Result) -> str:
     P, H = result.delta
-    shown = f"delta = {P:.3g}" if P == H else f"delta = {P:.3g} (P), {H:.3g} (H)"
+    shown = f"delta = {brief(P, 3)}" if P == H else f"delta = {brief(P, 3)} (P), {brief(H, 3)} (H)"
     return shown + (" (rounding of the pixels)" if result.settings.delta is None else "")
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ...linear import ImmunityLimit
-from .._common_tables import attackers, norm_ratios, parameters
-from .._format import number, plain
+from .._common_tables import LIMIT_SYMBOLS, attackers, norm_ratios, parameters
+from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, decoded, finished, remarks, rir_cell
 from .._table import Table
@@ -54,14 +54,15 @@ def _immunity(result: Result) -> Table:
                 cells.append(rir_cell(results, key, convention))
             paper = [number(v) for v in method.paper or ()] if key == "training" else []
             rows.append([method.label, *cells, *(paper or [""] * 3)])
-    count = result.counts
+    count, runs = result.counts, result.settings.seeds
+    seeds = f"Mean ± standard deviation over {runs} seeds where they differ." if runs > 1 else ""
     note = (
         "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
         f"is easy. RIR = (i) / (ii). Training rows: the first {count['P training']} of either set, "
         f"held-out: the other {count['P held-out']} (primary) and {count['H held-out']} (harmful). "
-        f"Mean ± standard deviation over {result.settings.seeds} seeds where they differ.\n"
-        f"ridge: of H + {RIDGE:g} I, as in the published code; it depends on the scale of theta. "
-        "exact: over the nonzero eigenvalues. paper: its Table 1, ridge convention."
+        f"{seeds}\n"
+        f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
+        "of theta. exact: over the nonzero eigenvalues. paper: its Table 1, ridge convention."
     )
     for name, results in result.units.items():
         note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
@@ -71,6 +72,7 @@ def _immunity(result: Result) -> Table:
          "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
         rows,
         decoded(note, rows),
+        (("ridge convention", 3), ("exact convention", 3), ("the paper", 3)),
     )  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def _limits(result: Result) -> Table:
     rows = []
     for key, label in _ROWS:
         for convention, shown in (
-            ("exact", "exact"), ("delta", f"delta = {result.settings.delta:g}"),
+            ("exact", "exact"), ("delta", f"delta = {brief(result.settings.delta)}"),
         ):  # fmt: skip
             limit: ImmunityLimit = result.limits[key][convention]
             rows.append(
@@ -92,13 +94,15 @@ def _limits(result: Result) -> Table:
         note = (
             f"The exact limit is infinite: K_P has rank {exact.rank_P}, and K_H (rank "
             f"{exact.rank_H}) has energy in {exact.deficit} directions that no primary row uses. "
-            "delta is added to the diagonals of both."
+            "delta is added to the diagonals of both. "
         )
+    note += LIMIT_SYMBOLS
     return Table(
         "Limit of the RIR, exact convention",
         ("", "RIR*", "kappa(M)", "kappa(K_P)", "kappa(K_H)", "rank P", "rank H", "case"),
         rows,
         note,
+        (("limit and condition numbers", 4), ("ranks and case", 3)),
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..._extras import extra
 from ..._harmful import NOTE, marked, not_harder
-from .._format import number, plain
+from .._common_tables import LIMIT_SYMBOLS
+from .._format import brief, number, plain
 from .._style import print_style
 from ._run import Result, Task
 
@@ -53,10 +54,12 @@ def print_tables(result: Result, console: Console) -> None:
             number(shown.kappa_H), shown.case,
         )  # fmt: skip
     console.print(table)
+    console.print(LIMIT_SYMBOLS)
     for why in dict.fromkeys(_why(shown) for _, shown in pairs):
         console.print(why)
     if result.settings.delta != (0.0, 0.0):
-        console.print("delta = {:.3g} (P), {:.3g} (H)".format(*result.settings.delta))
+        P, H = (brief(delta, 3) for delta in result.settings.delta)
+        console.print(f"delta = {P} (P), {H} (H)")
 
     if limit.attained:
         table = _table("Frontier: the largest kappa_H for each kappa_P", "kappa_H", "(i)", "(ii)")
@@ -66,6 +69,9 @@ def print_tables(result: Result, console: Console) -> None:
                           marked(number(i), i, i / ii), number(ii))  # fmt: skip
         console.print()
         console.print(table)
+        console.print(
+            "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii)."
+        )
         if any(not_harder(i, i / ii) for i, ii in zip(line.i, line.ii, strict=True)):
             console.print(NOTE)
 
@@ -174,7 +180,9 @@ def _table(title: str, *headings: str) -> Table:
     table.add_column(first, no_wrap=True)
     for heading in headings:
         text = heading in ("file", "case")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
+        table.add_column(
+            heading, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+        )
     return table
 
 

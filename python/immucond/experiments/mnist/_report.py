@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._harmful import MARK, not_harder
 from .._common_tables import attackers, norm_ratios, parameters
-from .._format import number, plain
+from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
 from .._table import Table
@@ -82,8 +82,9 @@ def _immunity(result: Result) -> Table:
     note = (
         f"Over {total} ordered pairs of digits (primary, harmful), {result.settings.protocol}. "
         f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
-        f"ridge: of H + {RIDGE:g} I, as in the published code; it depends on the scale of theta. "
-        "exact: over the nonzero eigenvalues.\n"
+        "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii).\n"
+        f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
+        "of theta. exact: over the nonzero eigenvalues.\n"
     )
     return Table(
         "MNIST: immunity",
@@ -95,6 +96,7 @@ def _immunity(result: Result) -> Table:
             note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
             rows,
         ),
+        (("signs and log RIR", 6), ("size, and the paper", 4)),
     )  # fmt: skip
 
 
@@ -138,8 +140,8 @@ def _limits(result: Result) -> Table:
         "Limit of log RIR, exact convention, training images",
         ("", "least", "median", "largest", "infinite"),
         rows,
-        f"delta: noise of variance {noise:.3g} in every normalized pixel, what rounding to 256 "
-        "grey levels adds by default; times the number of images it is added to the diagonals. "
+        f"delta: noise of variance {brief(noise, 3)} in every normalized pixel, what rounding to "
+        "256 grey levels adds by default; times the number of images it is added to the diagonals. "
         "Where pixels are never lit in any primary image and are in harmful ones, the exact limit "
         "is infinite.",
     )
@@ -167,9 +169,11 @@ def _pairs(result: Result) -> Table:
         rows,
         decoded(
             "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, "
-            "small is easy. RIR = (i) / (ii).",
+            "small is easy. RIR = (i) / (ii). "
+            f"ridge: kappa of H + {brief(RIDGE)} I. exact: over the nonzero eigenvalues.",
             rows,
         ),
+        (("ridge convention", 3), ("exact convention", 3), ("time", 1)),
     )  # fmt: skip
 
 
@@ -194,7 +198,11 @@ def _grids(result: Result) -> list[Table]:
                     f"log RIR on training images, {convention} convention: {method.label}",
                     ("", *(f"H = {H}" for H in range(10))),
                     rows,
-                    decoded("", rows).lstrip(),
+                    decoded(
+                        "P: the primary digit, H: the harmful one. log: to base 10; above 0 the "
+                        "pair is immunized.",
+                        rows,
+                    ),
                 )
             )
     return made

@@ -1,0 +1,339 @@
+"""The command as a whole: interrupts, full or closed output, near misses, progress."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from immucond._cli import main
+from immucond._cli._parser import Formatter, Parser
+from immucond._cli._progress import progress
+
+SCRIPT = str(Path(sys.executable).with_name("immucond"))
+QUICK = ["theorems", "theorem-4.1-1", "--instances", "3"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ph":
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(40, 3)))
+    return [str(tmp_path / f"{name}.npy") for name in "ph"]
+
+
+# ---- interrupts ----
+
+# NumPy is the first thing that takes time; a module of its name tells that it is being imported.
+NUMPY = """
+import sys, time
+print("importing", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("words", [[sys.executable, "-m", "immucond"], [SCRIPT]])
+def test_interrupt_during_imports_is_clean(tmp_path, words):
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text(NUMPY)
+    with subprocess.Popen(
+        [*words, "info"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as process:
+        try:
+            assert process.stdout.readline() == b"importing\n"
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, error) == (130, b"\nimmucond: interrupted\n")
+
+
+def test_a_program_that_imports_the_package_keeps_its_own_interrupts():
+    script = "import signal, immucond; print(signal.getsignal(signal.SIGINT).__name__)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout == "default_int_handler\n"
+
+
+# ---- standard output that is full, closed or no longer read ----
+
+
+def run(words, stdout=None, shell_end=""):
+    line = [sys.executable, "-m", "immucond", *words]
+    if shell_end:
+        return subprocess.run(
+            ["bash", "-c", f'set -o pipefail; "$@" {shell_end}', "bash", *line],
+            capture_output=True,
+            text=True,
+        )
+    return subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+EVERY = [["--help"], ["--version"], ["info"], [*QUICK, "--quiet"], ["theorems", "--list"]]
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_a_full_output_is_told(words):
+    with open("/dev/full", "w") as full:
+        done = run(words, full)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"immucond( \w+)?: error: standard output: No space left on device\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_a_closed_output_is_told(words):
+    done = run(words, shell_end=">&-")
+    assert done.returncode == 1
+    assert re.fullmatch(r"immucond: error: standard output: it is closed; .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("words", [["theorems", "--list"], ["info"]], ids=" ".join)
+def test_a_reader_who_leaves_ends_the_command_in_silence(words):
+    done = run(words, shell_end="| true")
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # 0 where all was written before the reader left
+
+
+def test_a_pipe_that_nobody_reads():
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = run(["info"], write)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_closed_error_stream_says_nothing_on_standard_output():
+    done = run(["limit", "none.npy", "none.npy", "--out", "/nowhere/x"], shell_end="2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_results_stay_where_the_output_is_full(tmp_path, files):
+    with open("/dev/full", "w") as full:
+        done = run(["limit", *files, "--out", str(tmp_path / "out")], full)
+    assert done.returncode == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["limit.json", "limit.png"]
+
+
+# ---- files that the operating system refuses ----
+
+
+def test_errors_of_the_system_name_option_and_file(tmp_path, files, capsys):
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    Path(f"{loop}.npy").symlink_to("loop.npy")
+    long = tmp_path / ("x" * 300)
+    below, out = f"{files[0]}/x", str(tmp_path / "out")
+    for option, words, file, reason in (
+        ("--out", ["limit", *files, "--out", str(loop)], loop, "Too many levels of symbolic links"),
+        ("--out", ["limit", *files, "--out", str(long)], long, "File name too long"),
+        ("--out", ["limit", *files, "--out", below], below, "Not a directory"),
+        ("--json", [*QUICK, "--json", str(loop)], loop, "Too many levels of symbolic links"),
+        ("--json", [*QUICK, "--json", below], below, "Not a directory"),
+        ("--json", [*QUICK, "--json", str(tmp_path)], tmp_path, "a file is needed"),
+        ("PRIMARY", ["limit", f"{loop}.npy", files[0], "--out", out], f"{loop}.npy", "Too many"),
+        ("HARMFUL", ["limit", files[0], str(tmp_path / "none.npy"), "--out", out],
+         tmp_path / "none.npy", "No such file or directory"),
+    ):  # fmt: skip
+        assert main([*words, "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"immucond {words[0]}: error: {option} {file}: {reason}"), error
+        assert error.count("\n") == 1
+
+
+def test_nul_characters_are_told_by_option(files, capsys):
+    for option, words in (
+        ("PRIMARY", ["limit", "a\0b", files[0]]),
+        ("--out", ["limit", *files, "--out", "a\0b"]),
+        ("--out", ["demo", "--out", "a\0b"]),
+        ("--json", [*QUICK, "--json", "a\0b"]),
+        ("--data-dir", ["mnist", "--data-dir", "a\0b"]),
+        ("--backbone", ["deep", "--backbone", "a\0b"]),
+        ("--trainable", ["deep", "--trainable", "x", "a\0b"]),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.endswith(f"argument {option}: 'a\\x00b' has a NUL character")
+
+
+# ---- near misses ----
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "meant"),
+    [
+        (["dmeo"], "immucond [", "demo"),
+        (["demo", "--step", "3", "--sede", "1"], "immucond demo", "--seed"),
+        (["limit", "a", "b", "--throguh", "qr"], "immucond limit", "--through"),
+        (["limit", "a", "b", "--through", "gramm"], "immucond limit", "gram"),
+        (["house-price", "--methods", "algoritm1"], "immucond house-price", "algorithm1"),
+        (["mnist", "--protocol", "minibatch"], "immucond mnist", "mini-batch"),
+        (["deep", "--method", "closed_form"], "immucond deep", "closed-form"),
+        (["deep", "--preset", "vit-car"], "immucond deep", "vit-cars"),
+    ],
+)
+def test_what_was_perhaps_meant(words, usage, meant, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: {usage}")
+    assert error.endswith(f"did you mean '{meant}'?\n")
+
+
+def test_theorems_are_listed_and_near_misses_told(capsys, monkeypatch):
+    from immucond.theorems import THEOREMS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["theorems", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == list(THEOREMS)
+    assert max(map(len, lines)) <= 80
+    assert main(["theorems", "--list", "theorem-4.1*"]) == 0
+    names = [line for line in capsys.readouterr().out.splitlines() if line[0] != " "]
+    assert names == [name for name in THEOREMS if name.startswith("theorem-4.1")]
+    assert main(["theorems", "limmit"]) == 2
+    assert capsys.readouterr().err == (
+        "immucond theorems: error: no theorem is named 'limmit'; did you mean 'limit'?; --list "
+        "shows them all\n"
+    )
+
+
+@pytest.mark.parametrize("width", ["80", "60", "200"])
+def test_names_of_theorems_are_whole(width, capsys, monkeypatch):
+    from immucond.theorems import THEOREMS
+
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["theorems", "--instances", "2", "--quiet"]) == 0
+    shown, told = capsys.readouterr()
+    assert told == ""
+    assert "…" not in shown
+    for name in THEOREMS:
+        assert re.search(rf"^{re.escape(name)} ", shown, re.MULTILINE), name
+
+
+# ---- help ----
+
+
+def test_defaults_are_shown_as_people_type_them():
+    parser = Parser(prog="p", formatter_class=Formatter)
+    for name, default in {
+        "--a": 1e-6, "--b": 1e20, "--c": 0.005, "--d": 200_000, "--e": [0.0], "--f": None,
+        "--g": ("x", "y"), "--h": 1.3e-05, "--i": Path("out"), "--j": 1.0,
+    }.items():  # fmt: skip
+        parser.add_argument(name, default=default, help="what 100%% is")
+    parser.add_argument("--k", action="store_true", help="what")
+    shown = dict(re.findall(r"^  (--\w).*?what.*?(\(default: .*\))?$", parser.format_help(), re.M))
+    assert shown == {
+        "--a": "(default: 1e-6)", "--b": "(default: 1e20)", "--c": "(default: 0.005)",
+        "--d": "(default: 200000)", "--e": "(default: 0)", "--f": "", "--g": "(default: x y)",
+        "--h": "(default: 1.3e-5)", "--i": "(default: out)", "--j": "(default: 1)", "--k": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["demo", "limit", "theorems", "house-price", "mnist", "deep"])
+def test_help_fits_and_breaks_no_name(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not re.search(r"\w-$", shown, re.MULTILINE)
+    assert not re.search(r"default: (\[|\(|False|True|None|[\d.]+e-0)", shown)
+
+
+# ---- progress ----
+
+
+def test_progress_in_a_pipe_is_lines(capsys):
+    with progress(quiet=False) as report:
+        for done in range(5):
+            report("units", done, 4)
+        for done in range(1001):
+            report("steps", done, 1000)
+    lines = [line.rpartition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[:5] == [f"units: {done} of 4" for done in range(5)]
+    assert {f"steps: {share}%" for share in range(0, 101, 10)} <= set(lines[5:])
+
+
+def test_quiet_is_quiet(capsys):
+    with progress(quiet=True) as report:
+        report("units", 0, 4)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(quiet=False) as report:
+        for stage in ("first", "second"):
+            for done in range(4):
+                report(stage, done, 3)
+    shown = terminal.getvalue()
+    assert "\n\n" not in shown
+    assert "second" in shown
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_commands_say_how_far_they_are(tmp_path, files, capsys, quiet):
+    words = ["limit", *files, "--out", str(tmp_path / "out"), *(["--quiet"] if quiet else [])]
+    assert main(words) == 0
+    shown, told = capsys.readouterr()
+    assert "Limit" in shown
+    assert ("Wrote" in shown) is not quiet
+    if quiet:
+        assert told == ""
+    else:
+        for stage in (*files, "noise floor"):
+            assert re.search(rf"^{re.escape(stage)}: .*100%|{stage}: \d+ of", told, re.MULTILINE)
+
+
+def test_the_demo_opens_and_closes_with_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["demo", "--steps", "5", "--probe-steps", "50", "--out", str(tmp_path / "out")]
+    for verb in ("Wrote", "Replaced"):
+        assert main(words) == 0
+        shown, told = capsys.readouterr()
+        assert shown.startswith("Each task is to predict the target 1 from the pixels")
+        last = " ".join(shown.rpartition("\n\n")[2].split())
+        assert re.fullmatch(r"On held-out rows Algorithm 1 made .* least-squares solve .*\.", last)
+        assert f"{verb} results.json" in shown
+        assert "linear probes: 3 of 3" in told
+    assert main([*words, "--quiet"]) == 0
+    shown, told = capsys.readouterr()
+    assert told == ""
+    assert "Immunity" in shown
+
+
+def test_the_limit_does_not_overwrite_unasked(tmp_path, files, capsys):
+    out = tmp_path / "out"
+    words = ["limit", *files, "--out", str(out), "--quiet"]
+    assert main(words) == 0
+    before = (out / "limit.json").read_bytes()
+    capsys.readouterr()
+    assert main([*words, "--points", "3"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"immucond limit: error: --out {out}: it holds limit.json and limit.png: give another "
+        "folder, or --overwrite\n",
+    )
+    assert (out / "limit.json").read_bytes() == before
+    assert main([*words, "--points", "3", "--overwrite"]) == 0
+    assert (out / "limit.json").read_bytes() != before
