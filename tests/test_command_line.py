@@ -55,6 +55,21 @@ def test_interrupt_during_imports_is_clean(tmp_path, words):
     assert (process.returncode, error) == (130, b"\nimmucond: interrupted\n")
 
 
+def test_interrupt_in_the_midst_of_executed_text_is_an_exit_like_any_other(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import os, signal, sys\n"
+        "from immucond import _cli\n"
+        "from immucond._cli import info\n"
+        "text = 'import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass'\n"
+        "info.run = lambda _: exec(text)\n"
+        "sys.exit(_cli.main(['info']))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, timeout=60
+    )
+    assert (found.returncode, found.stderr) == (130, b"\nimmucond info: interrupted\n")
+
+
 def test_a_program_that_imports_the_package_keeps_its_own_interrupts():
     script = "import signal, immucond; print(signal.getsignal(signal.SIGINT).__name__)"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -142,6 +142,23 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
         deep.load_saved(text / "encoder")
 
 
+def test_the_files_are_read_back_and_say_who_sees_the_map(done):
+    numbers = json.loads((done / "results.json").read_text())["methods"]
+    for name in ("algorithm1", "closed-form"):
+        (values,) = numbers[name]["seeds"]
+        found = values["read_back"]
+        assert found["accuracy"] == values["accuracy"]
+        assert found["changed_predictions"] == 0
+        assert found["i"] == pytest.approx(values["all"]["i"], rel=1e-4)
+    assert found["i_before_the_map"] == 1.0  # of the closed form
+    tables = (done / "tables.md").read_text()
+    assert "read back by load_saved" in tables
+    folder = done / "units" / "models" / "closed-form"
+    with pytest.raises((OSError, ValueError)):  # no random head in silence
+        transformers.AutoModel.from_pretrained(folder)
+    assert "protected" in json.loads((folder / "immucond.json").read_text())
+
+
 def never(*_, **__):
     raise AssertionError("computed")
 

@@ -167,12 +167,12 @@ def test_the_closed_form_leaves_the_primary_condition_number_as_it_is():
     assert ConditionImmunizer().fit(X, X_harmful=X_harmful).report_.i > 10.0
 
 
-@pytest.mark.parametrize("method", ["closed_form", "opt_kappa"])
+@pytest.mark.parametrize("method", ["closed_form", "algorithm1"])
 def test_a_harmful_task_that_got_easier_is_told(method):
     X, y, _ = tasks()
     settings = {"kappa_P": 1.0}
     if method != "closed_form":
-        settings = {"lambda_P": 1e-9, "lambda_H": 0.0, "lr": 0.1, "steps": 9, "random_state": 0}
+        settings = ALGORITHM1 | {"loss": "squared", "lambda_H": 1e-9, "lr": 1e-3}
     with pytest.warns(ic.ImmunityWarning, match=r"harmful task got easier.*\(i\)") as told:
         found = ConditionImmunizer(method, **settings).fit(X, y, X_harmful=2.0 * X[::-1] + 0.1)
     assert len(told) == 1

@@ -234,7 +234,7 @@ SCALARS = {
 
 @pytest.mark.parametrize("kind", SCALARS)
 def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
-    """Powers of two, which every precision holds; the second run would be refused if they differed."""
+    """Powers of two, which every precision holds; a second run that differed would be refused."""
     number = SCALARS[kind]
     options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
     given = {"lr": number(2.0**-10), "momentum": number(0.5), "lambdas": (number(0.5), number(2.0))}

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
 DataLoader, Sampler = torch.utils.data.DataLoader, torch.utils.data.Sampler
 SubsetRandomSampler = torch.utils.data.SubsetRandomSampler
 
-OPTIONS = {"split": "head", "lr": 1e-2}
+OPTIONS = {"split": "head", "lr": 1e-2, "lambdas": "balance"}
 WHOLE_OR_KEPT = pytest.mark.parametrize("trainable", [None, "block2"])
 
 

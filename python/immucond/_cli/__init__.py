@@ -25,6 +25,14 @@ from ._output import OutputError, checked_output
 from ._parser import Formatter, Parser
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, by a name of its own.
+
+    Under ``python -m`` the interpreter ends by the signal where KeyboardInterrupt itself once left
+    an `exec` of text (making a dataclass is one), though it was caught long since.
+    """
+
+
 def build_parser() -> Parser:
     """Parser of the whole command, one subparser a module."""
     parser = Parser(
@@ -87,18 +95,25 @@ def _unwinding_on_terminate() -> Iterator[None]:
     """Let SIGINT and SIGTERM unwind the stack, so that files in the making are removed."""
 
     def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise _Interrupted if number == signal.SIGINT else SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     if signal.getsignal(signal.SIGINT) is _interrupt.leave:  # that was for the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
+    for number in before:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _one_line(error: Exception, args: argparse.Namespace) -> str:
