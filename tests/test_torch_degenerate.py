@@ -121,8 +121,8 @@ def test_noise_is_told(kernels):
 @pytest.mark.parametrize(
     ("arguments", "keywords", "error", "message"),
     [
-        ((), {}, ValueError, "either S or features, and not both"),
-        ((torch.eye(2),), {"features": torch.eye(2)}, ValueError, "either S or features"),
+        ((), {}, ValueError, "got neither"),
+        ((torch.eye(2),), {"features": torch.eye(2)}, ValueError, "got both"),
         ((np.eye(2),), {}, TypeError, "S must be a torch.Tensor, and is ndarray"),
         ((), {"features": [[1.0]]}, TypeError, "features must be a torch.Tensor, and is list"),
         ((torch.eye(2, dtype=torch.int64),), {}, TypeError, "S must hold float64.*int64"),

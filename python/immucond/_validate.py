@@ -105,7 +105,7 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
 
 def check_real(value: float, name: str, *, low: float, high: float = math.inf) -> float:
     """Return `value` as a float if ``low <= value < high``; it is a number, and no parameter."""
-    if getattr(value, "requires_grad", False):
+    if not isinstance(value, float) and getattr(value, "requires_grad", False):
         raise TypeError(
             f"{name} must be a number, and is a tensor that requires a gradient, which would end "
             f"here: give its value, {name}.item(), or detach it"

@@ -27,7 +27,8 @@ def given(
 ) -> tuple[Tensor, tuple[bool, int | None, float | None, str | None]]:
     """Return the matrix or the features (`empty`: maybe of no rows), and the kernels' options."""
     if (S is None) == (features is None):
-        raise ValueError("give either S or features, and not both")
+        found = "neither" if S is None else "both"
+        raise ValueError(f"give a matrix, S, or features, features=Z: got {found}")
     X = S if features is None else features
     check_tensor(X, "S" if features is None else "features", empty=empty)
     if rank is not None:
