@@ -193,7 +193,7 @@ WRONG_TYPES = {
 @pytest.mark.parametrize("bad", WRONG_TYPES.values(), ids=WRONG_TYPES)
 def test_other_types(call, name, bad):
     if bad is None and call in [ARGUMENTS[key][0] for key in ARGUMENTS if "number" in key]:
-        with pytest.raises(ValueError, match="give a matrix.*, or features.*: got (neither|both)"):
+        with pytest.raises(ValueError, match=r"give a matrix.*, or features.*: got (neither|both)"):
             call(bad)  # None means: not given
         return
     with pytest.raises(TypeError, match=f"^{name} must hold float16, .*, and has dtype "):

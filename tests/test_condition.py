@@ -147,7 +147,7 @@ def test_ridge_wants_a_semidefinite_matrix():
 
 def test_exactly_one_of_matrix_and_features():
     for keywords in ({}, {"S": np.eye(2), "features": np.eye(2)}):
-        with pytest.raises(ValueError, match="give a matrix.*, or features.*: got (neither|both)"):
+        with pytest.raises(ValueError, match=r"give a matrix.*, or features.*: got (neither|both)"):
             ic.condition_number(**keywords)
 
 
