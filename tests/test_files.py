@@ -297,6 +297,33 @@ def test_a_second_process_says_so_before_it_computes(tmp_path, holder, capsys, m
     assert [path.name for path in tmp_path.iterdir()] == ["another"]
 
 
+@pytest.mark.parametrize("clears", [1, 3])
+def test_a_process_that_only_clears_leftovers_keeps_nobody_out(tmp_path, monkeypatch, clears):
+    """It holds the lock of a folder that was opened but not yet locked, until it removes it."""
+    from immucond import _files
+
+    with exclusive(tmp_path / "out"):
+        (lock,) = tmp_path.glob(".immucond-*.lock")
+    held, pauses = [], []
+
+    def hold():
+        held.append(_files._locked(lock, os.O_CREAT))
+
+    def pause():
+        pauses.append(1)
+        lock.unlink()
+        os.close(held.pop())
+        if len(pauses) < clears:
+            hold()
+
+    hold()
+    monkeypatch.setattr(_files, "_pause", pause, raising=False)
+    with exclusive(tmp_path / "out") as (place, _):
+        assert place == tmp_path / "out"
+    assert len(pauses) == clears
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["limit", "house-price", "mnist", "deep"])
 def test_so_says_every_command(tmp_path, holder, capsys, command):
     words = {

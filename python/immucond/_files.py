@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ _OWN = re.compile(r"\.immucond-(?:[0-9a-f]{32}|([0-9a-f]{16})(?:-[0-9a-f]{16}|\.
 _WRITING = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE, errno.ENXIO,
 )  # fmt: skip
+# Tries for a folder's lock, which another process that clears leftovers may hold for a moment.
+_TRIES = 40
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
@@ -120,13 +123,18 @@ def exclusive(folder: Path) -> Iterator[tuple[Path, Path]]:
         clear_leftovers(home)
         stem = f"{_MARK}{hashlib.sha256(place.name.encode()).hexdigest()[:16]}"
         lock = home / f"{stem}.lock"
-        number = _locked(lock, os.O_CREAT)
-        if number is None:
+        for _ in range(_TRIES):
+            number = _locked(lock, os.O_CREAT)
+            if number is not None:
+                break
+            _pause()
+        else:
             raise BlockingIOError(
                 errno.EWOULDBLOCK,
                 "another process is writing there: wait for its end, or give another folder",
                 os.fspath(folder),
             )
+    assert number is not None
     try:
         yield place, home / f"{stem}-{secrets.token_hex(8)}"
     finally:
@@ -170,6 +178,10 @@ def _draft(folder: Path) -> tuple[IO[bytes], Path]:
         number = _locked(path, os.O_CREAT | os.O_EXCL, wait=True)
         if number is not None:
             return os.fdopen(number, "wb"), path
+
+
+def _pause() -> None:
+    time.sleep(0.025)
 
 
 def _locked(path: Path, flags: int, *, wait: bool = False) -> int | None:
