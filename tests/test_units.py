@@ -4,9 +4,11 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from functools import partial
 
@@ -156,3 +158,44 @@ def test_a_worker_that_dies_is_an_error(tmp_path):
     )
     assert run.returncode == 1
     assert "BrokenProcessPool" in run.stderr
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, pathlib, sys, time
+            from immucond.experiments._units import Unit, run_units
+
+            def sleep(parameters):
+                print(os.getpid(), flush=True)
+                time.sleep(600)
+
+            if __name__ == "__main__":
+                units = [Unit(str(n), {"n": n}) for n in range(2)]
+                run_units(units, sleep, pathlib.Path(sys.argv[1]), jobs=2)
+            """
+        )
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        workers = {int(process.stdout.readline()) for _ in range(2)}
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while (left := {pid for pid in workers if running(pid)}) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def running(pid):
+    """Whether a process is there, and no corpse that nobody has asked after."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

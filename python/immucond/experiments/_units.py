@@ -7,12 +7,14 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def _computed(
     with _blas_threads(max(1, len(os.sched_getaffinity(0)) // workers)):
         # Spawned, so that each worker loads its BLAS under the variables just set.
         pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+            workers, multiprocessing.get_context("spawn"), initializer=_follow_parent
         )
         try:
             futures: dict[Future[Values], str] = {
@@ -153,8 +155,17 @@ def _timed(compute: Callable[[Mapping[str, Any]], Values], parameters: Mapping[s
     return {**result, "warnings": [*told], "unit_seconds": time.perf_counter() - start}
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end when it has ended, however it did."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 @contextmanager
