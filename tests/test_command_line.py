@@ -1,16 +1,18 @@
 """The command as a whole: interrupts, full or closed output, near misses, progress."""
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from immucond._cli import main
+from immucond._cli import _progress, main
 from immucond._cli._parser import Formatter, Parser
 from immucond._cli._progress import progress
 
@@ -282,6 +284,28 @@ def test_progress_in_a_pipe_is_lines(capsys):
     assert {f"steps: {share}%" for share in range(0, 101, 10)} <= set(lines[5:])
 
 
+def test_progress_in_a_pipe_goes_on_in_silence(monkeypatch):
+    """A unit that takes long tells nothing itself: its line comes again, until the end."""
+    monkeypatch.setattr(_progress, "_SILENCE", 0.01)
+    again = threading.Event()
+    lines = []
+
+    class Pipe(io.StringIO):
+        def write(self, text):
+            lines.append(text)
+            if sum(line.startswith("units: 1 of 4, ") for line in lines) == 3:
+                again.set()
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Pipe())
+    with progress(quiet=False) as report:
+        report("units", 1, 4)
+        assert again.wait(60)
+    count = len(lines)
+    assert not [t for t in threading.enumerate() if "repeat" in t.name]
+    assert len(lines) == count
+
+
 def test_quiet_is_quiet(capsys):
     with progress(quiet=True) as report:
         report("units", 0, 4)
@@ -289,8 +313,6 @@ def test_quiet_is_quiet(capsys):
 
 
 def test_progress_on_a_terminal_is_one_line(monkeypatch):
-    import io
-
     class Terminal(io.StringIO):
         def isatty(self):
             return True

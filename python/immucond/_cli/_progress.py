@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from .._extras import extra
 Report = Callable[[str, int, int], None]
 
 _EACH = 20  # steps of a stage that get a line each; of more, each tenth gets one,
-_SILENCE = 10.0  # and any after so many seconds in which none was told
+_SILENCE = 10.0  # and after so many seconds in which none was told the last is told again
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def progress(quiet: bool) -> Iterator[Report]:
         with _bar() as report:
             yield report
     else:
-        yield _lines()
+        with _lines() as report:
+            yield report
 
 
 @contextmanager
@@ -55,18 +57,41 @@ def _bar() -> Iterator[Report]:
         yield report
 
 
-def _lines() -> Report:
-    began = said = time.monotonic()
-    last = ("", 0)
+@contextmanager
+def _lines() -> Iterator[Report]:
+    began = time.monotonic()
+    latest, shown = ("", 0, 0), ("", 0)
+    said, ended = threading.Condition(), False
 
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal said, last
-        now, share = time.monotonic(), (stage, done if total <= _EACH else 10 * done // total)
-        if share == last and (now - said < _SILENCE or done == total):
-            return
+    def tell() -> None:
+        stage, done, total = latest
         how_far = f"{done:,} of {total:,}" if total < 1000 else f"{done / total:.0%}"
         with suppress(OSError):  # nobody reads it any more
-            print(f"{stage}: {how_far}, {now - began:.0f} s", file=sys.stderr, flush=True)
-        said, last = now, share
+            print(f"{stage}: {how_far}, {time.monotonic() - began:.0f} s", file=sys.stderr,
+                  flush=True)  # fmt: skip
 
-    return report
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal latest, shown
+        share = (stage, done if total <= _EACH else 10 * done // total)
+        with said:
+            latest = (stage, done, total)
+            if share != shown:
+                shown = share
+                tell()
+                said.notify()
+
+    def repeat() -> None:
+        with said:
+            while not ended:
+                if not said.wait(_SILENCE) and latest[0]:
+                    tell()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        with said:
+            ended = True
+            said.notify()
+        thread.join()
