@@ -27,7 +27,7 @@ class Table:
         line feed.
     rows : sequence of sequences of str
         A row of one cell is the heading of a section; where the last cells are missing they are
-        empty.
+        empty. Columns without a cell that tells anything are not shown.
     note : str
         What one has to know to read it: what its symbols mean.
     groups : sequence of (str, int)
@@ -43,36 +43,41 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print to a terminal, a table too wide for it in parts."""
-        everything = range(1, len(self.headings))
-        if self._width(everything) <= console.width:
-            self._show(console, everything, self.title)
-        else:
-            for columns, name in self._parts(console.width):
-                self._show(console, columns, f"{self.title}, {name}" if name else self.title)
+        for columns, name in self._parts(console.width):
+            self._show(console, columns, f"{self.title} ({name})" if name else self.title)
         if self.note:
             console.print(self.note + "\n", markup=False)
 
     def _parts(self, width: int) -> list[tuple[list[int], str]]:
         """Columns that fit side by side, with what they show: whole groups where one fits."""
-        parts: list[tuple[list[int], str]] = []
+        told = self._told()
+        if self._width(told) <= width:
+            return [(told, "")]
+        parts: list[tuple[list[int], list[str]]] = []
         at = 1
         for name, count in self.groups or [("", len(self.headings) - 1)]:
-            columns = list(range(at, at + count))
+            columns = [column for column in told if at <= column < at + count]
             at += count
+            if not columns:
+                continue
             if parts and self._width([*parts[-1][0], *columns]) <= width:
-                both = ", ".join(filter(None, (parts[-1][1], name)))
-                parts[-1] = ([*parts[-1][0], *columns], both)
+                parts[-1] = ([*parts[-1][0], *columns], [*parts[-1][1], name])
             elif self._width(columns) <= width:
-                parts.append((columns, name))
+                parts.append((columns, [name]))
             else:
                 some: list[int] = []
                 for column in columns:
                     if some and self._width([*some, column]) > width:
-                        parts.append((some, self._span(some, name)))
+                        parts.append((some, [self._span(some, name)]))
                         some = []
                     some.append(column)
-                parts.append((some, self._span(some, name)))
-        return parts
+                parts.append((some, [self._span(some, name)]))
+        return [(columns, _listed(names)) for columns, names in parts]
+
+    def _told(self) -> list[int]:
+        """Columns after the first that tell something; all where none does."""
+        everything = list(range(1, len(self.headings)))
+        return [c for c in everything if any(map(str.strip, self._cells(c)))] or everything
 
     def _span(self, columns: Sequence[int], name: str) -> str:
         first, last = (" ".join(self.headings[c].split()) for c in (columns[0], columns[-1]))
@@ -116,13 +121,21 @@ class Table:
     def markdown(self) -> str:
         """As GitHub and MyST read it."""
 
+        shown = [0, *self._told()]
+
         def line(cells: Sequence[str]) -> str:
-            padded = [*cells, *[""] * (len(self.headings) - len(cells))]
+            padded = [cells[c] if c < len(cells) else "" for c in shown]
             return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in padded) + " |"
 
         lines = [f"**{self.title}**", "", line(self.headings)]
-        lines.append("|---" + "|--:" * (len(self.headings) - 1) + "|")
+        lines.append("|---" + "|--:" * (len(shown) - 1) + "|")
         lines += [line([f"*{row[0]}*"] if len(row) == 1 else row) for row in self.rows]
         if self.note:
             lines += ["", self.note]
         return "\n".join(lines) + "\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -106,7 +106,7 @@ def _all_rows(result: Result) -> Table:
             "immunizing, from kept activations of the frozen blocks on.",
             rows,
         ),
-        (("immunity", 3), ("condition numbers, predictions, time", 4)),
+        (("immunity", 3), ("condition numbers, predictions and time", 4)),
     )  # fmt: skip
 
 
@@ -114,31 +114,28 @@ def _probes(result: Result) -> Table:
     """Accuracy of the harmful probe, and RFD."""
     start = finished(result.units.get("identity", []))
     epochs = result.settings.probe_epochs
-    rows = []
-    for name, results in result.units.items():
-        done = finished(results)
-        if not done:
-            continue
-        cells = []
-        for attacker in ATTACKERS:
-            first, last = (
+    rows: list[list[str]] = []
+    for attacker, (label, _, _) in ATTACKERS.items():
+        rows.append([label])
+        for name, results in result.units.items():
+            done = finished(results)
+            if not done:
+                continue
+            accuracies = (
                 sum(float(v["probe"][attacker]["accuracy"][at]) for v in done) / len(done)
                 for at in (min(1, epochs), epochs)
             )
-            cells += [f"{first:.1%}", f"{last:.1%}"]
             drops = [drop(s["probe"][attacker], v["probe"][attacker]) for s in start for v in done]
-            cells.append(f"{sum(drops) / len(drops):.1%}" if drops else "")
-        rows.append([result.methods[name].label, *cells])
+            rfd = f"{sum(drops) / len(drops):.1%}" if drops else ""
+            rows.append([result.methods[name].label, *(f"{a:.1%}" for a in accuracies), rfd])
     return Table(
         "Harmful linear probe: test accuracy after 1 and after all epochs, and RFD",
-        ("", *(f"{label}\n{what}" for label, _, _ in ATTACKERS.values()
-               for what in ("1", f"{epochs}", "RFD"))),
+        ("", "epoch 1", f"epoch {epochs}", "RFD"),
         rows,
         f"{epochs} epochs of mini-batches, cross-entropy, no bias, from w = 0; each attacker at "
         "the step length that ends with the lowest training loss. RFD: relative drop of the "
         "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
-        [(label, 3) for label, _, _ in ATTACKERS.values()],
-    )  # fmt: skip
+    )
 
 
 def _read_back(result: Result) -> list[Table]:
