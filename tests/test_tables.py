@@ -12,6 +12,7 @@ from test_eased_tasks import of_pairs, report, values
 import immucond as ic
 from immucond import probing
 from immucond.experiments import deep, house_price, mnist
+from immucond.experiments._common_tables import norm_ratios
 from immucond.experiments._table import Table
 
 FIGURES = ("(i)", "(ii)", "RIR")
@@ -182,3 +183,16 @@ def test_a_probe_stands_beside_its_own_accuracies():
     sections = [row[0] for row in table.rows if len(row) == 1]
     assert sections == ["SGD", "SGD, momentum 0.9", "Adam", "SGD, features whitened"]
     assert [*table.headings] == ["", "epoch 1", "epoch 20", "RFD"]
+
+
+def test_a_descent_that_arrived_leaves_no_blank():
+    """Its cells after its last step hold what it ended at, and the columns reach the longest."""
+    short = {key: value[:2] if isinstance(value, list) else value for key, value in CURVE.items()}
+    probed = {"first": {"primary": short, "harmful": short},
+              "second": {"primary": CURVE, "harmful": CURVE}}  # fmt: skip
+    table = norm_ratios(probed)
+    assert len(table.headings) == 9
+    rows = {row[0]: row[1:] for row in table.rows[1:3]}
+    assert rows["first"] == ["0.5"] * 8
+    assert rows["second"][:4] == ["0.5", "1.20e-3", "1.20e-5", "1.23e-17"]
+    assert "its value at its end" in table.note

@@ -42,7 +42,7 @@ def shown(method: Method) -> str:
 
 def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
     """Show norm ratio and loss of gradient descent after 10, 100, ... steps, by method."""
-    last = next(iter(probed.values()))["primary"]["step"][-1]
+    last = max(curve["step"][-1] for curves in probed.values() for curve in curves.values())
     marks = [10**k for k in range(1, 7) if 10**k <= last]
     rows: list[list[str]] = []
     for figure, title in (("norm_ratio", "norm ratio"), ("loss", "excess loss, relative to w = 0")):
@@ -53,13 +53,14 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
                 curve = curves[task]
                 at = dict(zip(curve["step"], curve[figure], strict=True))
                 floor = curve["best_loss"] if figure == "loss" else 0.0
-                cells += [number(max(0.0, at[t] - floor)) if t in at else "" for t in marks]
+                cells += [number(max(0.0, at.get(t, curve[figure][-1]) - floor)) for t in marks]
             rows.append([label, *cells])
     return Table(
         "Gradient descent with exact line search, after t steps",
         ("", *(f"{task}\n{t:,}" for task in ("primary", "harmful") for t in marks)),
         rows,
         "norm ratio: distance of the head to the best one, over that at w = 0, after t steps. "
+        "Where a descent arrived before t, its value at its end. "
         "Immunized is: slower than the identity on the harmful task, faster on the primary one.",
         (("primary task", len(marks)), ("harmful task", len(marks))),
     )

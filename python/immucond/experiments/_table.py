@@ -120,7 +120,6 @@ class Table:
 
     def markdown(self) -> str:
         """As GitHub and MyST read it."""
-
         shown = [0, *self._told()]
 
         def line(cells: Sequence[str]) -> str:
