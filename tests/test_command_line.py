@@ -374,3 +374,93 @@ def test_the_limit_does_not_overwrite_unasked(tmp_path, files, capsys):
     assert (out / "limit.json").read_bytes() == before
     assert main([*words, "--points", "3", "--overwrite"]) == 0
     assert (out / "limit.json").read_bytes() != before
+
+
+# ---- paths ----
+
+
+def test_what_two_arguments_name_is_told_by_both(tmp_path, files, capsys):
+    for words, told in (
+        (["limit", *files, "--out", files[0]], f"PRIMARY and --out {files[0]}: a folder is needed"),
+        (["limit", *files, "--out", files[1]], f"HARMFUL and --out {files[1]}: a folder is needed"),
+        (["limit", *files, "--out", f"{files[1]}/x"], f"--out {files[1]}/x: Not a directory"),
+    ):
+        assert main([*words, "--quiet"]) == 2
+        assert capsys.readouterr().err.startswith(f"immucond limit: error: {told}")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("HARMFUL", ["limit", "a", ""]),
+        ("--out", ["limit", "a", "b", "--out", ""]),
+        ("--out", ["demo", "--out", ""]),
+        ("--json", ["theorems", "--json", ""]),
+        ("--markdown", ["theorems", "--markdown", ""]),
+        ("--data-dir", ["mnist", "--data-dir", ""]),
+        ("--out", ["house-price", "--out="]),
+        ("--backbone", ["deep", "--backbone", ""]),
+        ("--primary", ["deep", "--primary", ""]),
+        ("--trainable", ["deep", "--trainable", "x", ""]),
+    ],
+)
+def test_an_empty_path_is_told_by_option(option, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {option}" in last
+    assert last.endswith(": something is needed, got an empty text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_is_shown(tmp_path, monkeypatch, capsys):
+    from immucond._cli import theorems
+
+    gone = tmp_path / "gone" / "a.json"
+    examine = theorems._examine
+
+    def and_then(*given):
+        found = examine(*given)
+        gone.parent.write_text("a file now")
+        return found
+
+    monkeypatch.setattr(theorems, "_examine", and_then)
+    words = [*QUICK, "--quiet", "--json", str(gone), "--markdown", str(tmp_path / "a.md")]
+    assert main(words) == 2
+    shown, told = capsys.readouterr()
+    assert "theorem-4.1-1 " in shown
+    assert told.startswith(f"immucond theorems: error: --json {gone}: ")
+    assert (tmp_path / "a.md").read_text().startswith("`immucond theorems")
+
+
+def test_a_report_has_somewhere_to_go_before_it_is_made(tmp_path, monkeypatch, capsys):
+    from immucond import _files
+    from immucond._cli import theorems
+
+    monkeypatch.setattr(theorems, "_examine", lambda *_: pytest.fail("computed"))
+    access = os.access
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(_files.os, "access", lambda p, m: p != closed and access(p, m))
+    for option in ("--json", "--markdown"):
+        file = closed / "deeper" / "a"
+        assert main([*QUICK, option, str(file)]) == 2
+        told = capsys.readouterr().err
+        assert told == (
+            f"immucond theorems: error: {option} {file}: nothing can be written in {closed}\n"
+        )
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(SystemExit) as left:
+        main([*QUICK, "--json", str(tmp_path / "a"), "--markdown", str(tmp_path / "link")])
+    assert left.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(f"--json and --markdown must be two files, got {tmp_path / 'a'} for both")
+
+
+def test_both_reports_may_go_to_standard_output():
+    done = run([*QUICK, "--quiet", "--json", "/dev/stdout", "--markdown", "/dev/stdout"],
+               subprocess.PIPE)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(r"\{\n.*\n\}\n`immucond theorems.*\nstatement ", done.stdout, re.DOTALL)

@@ -93,6 +93,25 @@ def destination(path: str | os.PathLike[str]) -> Path | None:
     return Path(os.path.realpath(name)) if stat.S_ISREG(mode) else None
 
 
+def writable(path: str | os.PathLike[str]) -> Path | None:
+    """Return `destination`, whose folder can be written to, or made.
+
+    Raises
+    ------
+    IsADirectoryError, ValueError
+        As `destination`.
+    PermissionError
+        Where it cannot.
+    """
+    place = destination(path)
+    if place is not None:
+        folder = next(parent for parent in place.parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            told = f"nothing can be written in {folder}"
+            raise PermissionError(errno.EACCES, told, os.fspath(path))
+    return place
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Let no other process in for the time of the block.

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from ..experiments._format import brief
 
+_EMPTY = "something is needed, got an empty text"
+
 
 class Formatter(argparse.HelpFormatter):
     """Show each default as it would be typed, unless the help says what happens without it.
@@ -48,6 +50,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **keywords: Any) -> None:
         self._written: dict[str, str] = {}
         super().__init__(**keywords)
+        self.register("type", Path, _path)
 
     def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
         """Add an argument."""
@@ -67,20 +70,29 @@ class Parser(argparse.ArgumentParser):
         super().error(message + near)
 
     def check(self, args: argparse.Namespace) -> None:
-        """Refuse what no operating system takes for a path."""
+        """Refuse texts that no operating system takes for a path."""
         for name, value in _texts(args):
+            if not value and name in self._written:
+                self.error(f"argument {self._written[name]}: {_EMPTY}")
             if "\0" in value and name in self._written:
                 self.error(f"argument {self._written[name]}: {value!r} has a NUL character")
 
     def option_of(self, file: str, args: argparse.Namespace) -> str:
-        """Return the option that led to a file, with a space after it; "" where none did."""
+        """Return the options that led to a file, with a space after them; "" where none did."""
         path = Path(os.path.abspath(file))
-        found = [
-            (len(value), self._written[name])
+        found = {
+            self._written[name]: len(os.path.abspath(value))
             for name, value in _texts(args)
             if name in self._written and value and path.is_relative_to(os.path.abspath(value))
-        ]
-        return f"{max(found)[1]} " if found else ""
+        }
+        nearest_to_it = [name for name, length in found.items() if length == max(found.values())]
+        return f"{' and '.join(nearest_to_it)} " if found else ""
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path takes it for the current folder
+        raise argparse.ArgumentTypeError(_EMPTY)
+    return Path(text)
 
 
 def _texts(args: argparse.Namespace) -> list[tuple[str, str]]:

@@ -13,12 +13,13 @@ import json
 import shutil
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
 from .._extras import extra
-from .._files import destination
+from .._files import writable
 from ..experiments._format import brief, plain
 from ..experiments._output import write_whole
 from ._arguments import Whole, add_quiet
@@ -69,21 +70,33 @@ def run(args: argparse.Namespace) -> None:
     if args.list:
         _list(chosen)
         return
-    for file in (args.json, args.markdown):
-        if file is not None:
-            destination(file)  # a folder is told now
+    given = [file for file in (args.json, args.markdown) if file is not None]
+    places = [place for place in map(writable, given) if place is not None]  # told now
+    if len(places) > len(set(places)):
+        args.parser.error(f"--json and --markdown must be two files, got {args.json} for both")
     found = _examine(chosen, args.instances, args.seed, args.quiet)
-    if args.json is not None:
-        report = _as_json(found, args)
-        write_whole(args.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    if args.markdown is not None:
-        write_whole(args.markdown, _as_markdown(found, args))
+    failed = [error for error in map(partial(_write, found, args), given) if error is not None]
     console = Console(highlight=False)
     console.width = max(console.width, 80)  # narrower, names would be cut
-    _print(found, console)
+    _print(found, console)  # whether or not a file could be written
+    if failed:
+        raise failed[0]
     broken = [e.theorem.name for e in found if e.held < e.instances and not e.theorem.corrected_by]
     if broken:
         raise ImmucondError(f"known to be true, and did not hold: {', '.join(broken)}")
+
+
+def _write(found: Sequence[Examination], args: argparse.Namespace, file: Path) -> OSError | None:
+    """Write one of the files; return what kept it from being written."""
+    try:
+        if file is args.json:
+            text = json.dumps(_as_json(found, args), indent=1, allow_nan=False) + "\n"
+        else:
+            text = _as_markdown(found, args)
+        write_whole(file, text)
+    except OSError as error:
+        return error
+    return None
 
 
 def _chosen(names: Sequence[str]) -> list[Theorem]:
