@@ -283,6 +283,23 @@ def test_the_trial_sample_is_told_where_it_is_broken(vit, tmp_path):
     assert "backbone" not in message
 
 
+@pytest.mark.parametrize(("part", "place"), [("train", 4), ("test", 0), ("test", 5)])
+def test_a_sample_that_is_broken_is_the_cause_that_is_told(vit, tmp_path, capsys, part, place):
+    """Also where it is the second reading of samples that finds it."""
+    for name in ("train", "test"):
+        write_folder(tmp_path / name, pictures(("circle", "square"), 12, 1))
+    file = tmp_path / part / ("circle" if place % 2 == 0 else "square") / f"{place:04d}.png"
+    file.write_bytes(b"no image")
+    words = ["--backbone", str(vit), "--primary", str(tmp_path), "--harmful", str(tmp_path),
+             "--method", "identity", "--batch-size", "4", "--group-size", "4", "--quiet",
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(["deep", *words]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith(f"{file.name} is not an image that can be read: its format is unknown\n")
+    assert "activations" not in told
+    assert told.count("\n") == 1
+
+
 def test_a_network_that_overflows_is_refused(vit, images, tmp_path):
     from safetensors.torch import load_file, save_file
 

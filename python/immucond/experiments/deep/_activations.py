@@ -23,19 +23,30 @@ from ...torch._split import SplitModel
 
 
 class Samples(Dataset[Any]):
-    """Samples as the network takes them, with their labels; ``tell(place)`` at each."""
+    """Samples as the network takes them, with their labels; ``tell(place)`` at each.
+
+    Attributes
+    ----------
+    broken : ValueError or None
+        What the last sample said that cannot be read.
+    """
 
     def __init__(self, backbone: Backbone, part: Part, tell: Callable[[int], object]) -> None:
         self._tell = tell
         self._prepared, self._inputs = backbone.preparation, part.inputs
         self._labels = torch.from_numpy(part.labels)
+        self.broken: ValueError | None = None
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
         self._tell(index)
-        return self._prepared(self._inputs[index]), self._labels[index]
+        try:
+            return self._prepared(self._inputs[index]), self._labels[index]
+        except ValueError as error:
+            self.broken = error
+            raise
 
 
 @dataclass(frozen=True)
@@ -63,17 +74,23 @@ def kept(
         def tell(place: int, stage: str = stage, size: int = size) -> None:
             progress(stage, place + 1, size)
 
+        samples = Samples(backbone, part, tell)
         loader: DataLoader[Any] = DataLoader(
-            Samples(backbone, part, tell), batch_size=batch_size, drop_last=name == "train"
+            samples, batch_size=batch_size, drop_last=name == "train"
         )
-        found[name] = keep_activations(
-            backbone.model,
-            loader,
-            split=backbone.split,
-            trainable=backbone.trainable,
-            cache=cache,
-            deterministic=True,
-        )
+        try:
+            found[name] = keep_activations(
+                backbone.model,
+                loader,
+                split=backbone.split,
+                trainable=backbone.trainable,
+                cache=cache,
+                deterministic=True,
+            )
+        except ValueError:
+            if samples.broken is not None:  # that is the cause, whatever was made of it
+                raise samples.broken from None
+            raise
     return found
 
 
