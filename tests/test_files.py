@@ -334,6 +334,48 @@ def test_so_says_every_command(tmp_path, holder, capsys, command):
     assert "another process is writing there" in capsys.readouterr().err
 
 
+FOLDERS = {
+    "limit.png": ["limit", "x.npy", "y.npy", "--overwrite"],
+    "loss.png": ["demo"],
+    "tables.md": ["house-price"],
+    "curves.svg": ["house-price"],
+    "grid-closed-form.png": ["mnist"],
+    "spectra.png": ["deep", "--backbone", "a", "--primary", "b", "--harmful", "c"],
+}
+
+
+@pytest.mark.parametrize(("name", "words"), FOLDERS.items())
+def test_a_folder_in_a_file_s_place_is_told_before_it_computes(
+    tmp_path, monkeypatch, capsys, name, words
+):
+    from immucond.experiments import deep, digits, house_price, limit, mnist
+
+    monkeypatch.setitem(vars(deep), "run", lambda *_, **__: pytest.fail("computed"))
+    for experiment in (digits, house_price, limit, mnist):
+        monkeypatch.setattr(experiment, "run", lambda *_, **__: pytest.fail("computed"))
+    (tmp_path / "out" / name).mkdir(parents=True)
+    assert main([*words, "--quiet", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"immucond {words[0]}: error: --out {tmp_path / 'out' / name}: a file is needed, and this "
+        "is a folder\n"
+    )
+    assert not [*tmp_path.glob(".immucond*")]
+
+
+def test_nothing_is_written_where_one_of_many_cannot_be(tmp_path):
+    """Neither what goes through a link nor what would come before it in the alphabet."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.write_text("old")
+    (out / "c").mkdir(parents=True)
+    (out / "a").symlink_to(elsewhere)
+    (out / "b").write_text("old")
+    with pytest.raises(IsADirectoryError), staged(out) as folder:
+        for name in "abc":
+            (folder / name).write_text("new")
+    assert elsewhere.read_text() == (out / "b").read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_kill_between_units_leaves_none_but_whole_ones(tmp_path):
     script = """
 import os, signal, sys

@@ -56,7 +56,15 @@ def add_common_arguments(
     add_quiet(parser)
 
 
-def run_experiment(args: argparse.Namespace, experiment: Any, settings: Any) -> None:
+def file_names(figures: Sequence[str] = ()) -> list[str]:
+    """Names of what `write_results` writes."""
+    drawn = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+    return ["results.json", "tables.md", *drawn]
+
+
+def run_experiment(
+    args: argparse.Namespace, experiment: Any, settings: Any, figure_names: Sequence[str]
+) -> None:
     """Run an experiment, or its search for hyper-parameters, and show what came out."""
     with extra("experiments"):
         import rich.console  # noqa: F401  (missing, it is to be told now)
@@ -66,8 +74,8 @@ def run_experiment(args: argparse.Namespace, experiment: Any, settings: Any) -> 
         out = args.out
         if args.search:
             writing.enter_context(exclusive(args.out))
-            out = args.out / "search"
-        folder = writing.enter_context(staged(out))
+            out, figure_names = args.out / "search", ()
+        folder = writing.enter_context(staged(out, file_names(figure_names)))
         find = experiment.search if args.search else experiment.run
         with progress(args.quiet) as report:
             found = find(settings, kept, jobs=args.jobs, progress=report)

@@ -19,7 +19,7 @@ from ..experiments._output import staged
 from ..experiments.deep._methods import METHODS
 from ..experiments.deep._presets import PRESETS
 from ._arguments import Number, Whole, add_quiet
-from ._experiment import UNITS, show, write_results
+from ._experiment import UNITS, file_names, show, write_results
 from ._progress import progress
 from ._versions import versions
 
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.preset is not None:
         settings = deep.preset_settings(args.preset, settings)
-    with staged(args.out) as folder:
+    with staged(args.out, file_names(("probe", "spectra"))) as folder:
         with progress(args.quiet) as report:
             result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=report)
         found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     )
     console = Console(highlight=False)
     names = ["results.json", "norm_ratio.png", "loss.png"]
-    with staged(args.out) as folder:
+    with staged(args.out, names) as folder:
         old = any((args.out / name).exists() for name in names)
         if not args.quiet:
             console.print(digits.opening(settings) + "\n")

@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> None:
         delta=args.delta,
         probe_steps=args.probe_steps,
     )
-    run_experiment(args, house_price, settings)
+    run_experiment(args, house_price, settings, ["curves"])

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         computed_in=args.computed_in,
         points=args.points,
     )
-    with staged(args.out) as folder:
+    with staged(args.out, FILES) as folder:
         old = [name for name in FILES if os.path.lexists(args.out / name)]
         if old and not args.overwrite:
             told = f"it holds {' and '.join(old)}: give another folder, or --overwrite"

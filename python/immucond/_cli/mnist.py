@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         noise=args.noise,
         probe_steps=args.probe_steps,
     )
-    run_experiment(args, mnist, settings)
+    grids = [f"grid-{name}" for name in settings.methods or METHODS[settings.protocol]]
+    run_experiment(args, mnist, settings, ["curves", *grids])
 
 
 def _pair(text: str) -> Pair:

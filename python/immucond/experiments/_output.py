@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,21 +14,26 @@ from .._files import destination, exclusive, naming, whole
 
 
 @contextmanager
-def staged(out: Path, *, afresh: bool = False) -> Iterator[Path]:
+def staged(out: Path, names: Iterable[str] = (), *, afresh: bool = False) -> Iterator[Path]:
     """Yield an empty folder whose files move into ``out`` when the block succeeds.
 
     A new ``out`` appears by one rename; into an existing one the files are moved one by one, each
     whole, with interrupts held back until the last has arrived. On failure ``out`` stays as it
-    was. Files of other names in ``out`` are left alone, unless it is to be made afresh.
+    was. Files of other names in ``out`` are left alone, unless it is to be made afresh. Those that
+    `names` says will come are found to be none of them a folder before the block begins.
 
     Raises
     ------
     BlockingIOError
         While another process writes to ``out``.
+    IsADirectoryError
+        If a file of the block would replace a folder.
     NotADirectoryError
         If ``out`` is a file.
     """
     with exclusive(out) as (place, stage):
+        for name in names:
+            destination(out / name)
         stage.mkdir()
         try:
             with naming(out):
@@ -47,17 +52,14 @@ def _move(stage: Path, out: Path, afresh: bool) -> None:
             os.replace(stage, out)
         shutil.rmtree(old, ignore_errors=True)
         return
-    plain = []
-    for path in sorted(stage.iterdir()):
-        target = out / path.name
-        if destination(target) == target:
-            plain.append((path, target))
-        else:  # a link, a device or a pipe
-            with whole(target) as file, path.open("rb") as made:
-                shutil.copyfileobj(made, file)
+    targets = {path: out / path.name for path in sorted(stage.iterdir())}
+    plain = {path for path, target in targets.items() if destination(target) == target}
+    for path in sorted(targets.keys() - plain):  # a link, a device or a pipe
+        with whole(targets[path]) as file, path.open("rb") as made:
+            shutil.copyfileobj(made, file)
     with _interrupts_held():
-        for path, target in plain:
-            os.replace(path, target)
+        for path in sorted(plain):
+            os.replace(path, targets[path])
 
 
 def write_whole(path: Path, text: str) -> None:
