@@ -1,6 +1,7 @@
 """Where an RIR is printed for a harmful task that got no harder, it says so beside the number."""
 
 import io
+import re
 from dataclasses import replace
 from itertools import permutations
 
@@ -125,6 +126,17 @@ def test_mnist_pair_by_pair():
     }))[0].markdown()  # fmt: skip
 
 
+def test_pairs_are_counted_as_people_do():
+    failing = {**UNITS, "algorithm1": {"failure": "diverged", "warnings": []}}
+    one, two = (
+        mnist.tables(of_pairs(pairs, failing))[0].note for pairs in (((0, 1),), ((0, 1), (1, 0)))
+    )
+    assert one.startswith("Over 1 ordered pair of digits")
+    assert "(1 of 1 pair)" in one
+    assert two.startswith("Over 2 ordered pairs of digits")
+    assert "(2 of 2 pairs)" in two
+
+
 def test_mnist_grids():
     pairs = (*permutations(range(3), 2), (5, 6))
     result = of_pairs(pairs)
@@ -182,6 +194,28 @@ def test_demo():
     digits.print_tables(result, Console(file=told, width=80))
     assert " ".join(NOTE.split()) in " ".join(told.getvalue().split())
     assert told.getvalue().count(" ! ") == 1
+
+
+@pytest.mark.parametrize(
+    ("i", "told"),
+    [
+        (1.0 - 1e-12, ", so the harmful task got no harder,"),
+        (1.0 + 1e-12, ", so the harmful task got no harder,"),
+        (0.5, ", so the harmful task got easier,"),
+        (2.0, ""),
+    ],
+)
+def test_the_demo_s_last_sentence_has_the_same_rule(i, told):
+    result = digits.run(digits.Settings(steps=2, probe_steps=2))
+    method = result.methods["closed form"]
+    report = replace(method.held_out.exact, kappa_H_reference=2.0, kappa_H=2.0 * i,
+                     kappa_P_reference=6.0, kappa_P=2.0)  # fmt: skip
+    held_out = replace(method.held_out, exact=report)
+    result.methods["closed form"] = replace(method, held_out=held_out)
+    text = digits.closing(result)
+    (sentence,) = re.findall(r"the closed form made (.*?) that of the primary", text)
+    assert sentence.count("so the harmful task") == bool(told)
+    assert told in sentence
 
 
 def test_limit(tmp_path, capsys):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from immucond.experiments._format import brief, number
-from immucond.experiments._summary import cell
+from immucond.experiments._format import brief, listed, number, reworded
+from immucond.experiments._summary import cell, remarks
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,28 @@ def test_a_spread_of_zero_is_left_out():
 def test_numbers_as_people_write_them(value, text):
     assert brief(value) == text
     assert float(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("kappa of H + 1e-06 I", "kappa of H + 1e-6 I"),
+        ("at a RIR of 1.11e+05. Lower it", "at a RIR of 1.11e5. Lower it"),
+        ("1e-10, 2e+20, 3e+00 and 4e-00", "1e-10, 2e20, 3e0 and 4e-0"),
+        ("the word e+05, theta-0, case-0 and 3.5", "the word e+05, theta-0, case-0 and 3.5"),
+    ],
+)
+def test_numbers_in_a_message(text, shown):
+    assert reworded(text) == shown
+    assert remarks("IMMA", [{"warnings": [text]}]) == [f"IMMA: {shown}."]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ((1.0, 10.0), "(1, 10)"), ([1e-06, 0.5], "(1e-6, 0.5)"), (1e19, "1e19"), (30, "30"),
+        ("right", "right"), (True, "True"), ((1, (2.0, "x")), "(1, (2, x))"), (None, "None"),
+    ],
+)  # fmt: skip
+def test_parameters_as_people_write_them(value, shown):
+    assert listed(value) == shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..probing._compare import LABELS
-from ._format import brief, number
+from ..probing import LABELS
+from ._format import brief, listed, number
 from ._methods import Method
 from ._table import Table
 
@@ -34,10 +34,7 @@ def parameters(methods: Mapping[str, Method]) -> Table:
 
 def shown(method: Method) -> str:
     """Hyper-parameters as text."""
-    return ", ".join(
-        f"{name} = {brief(value)}" if isinstance(value, float | int) else f"{name} = {value}"
-        for name, value in method.parameters.items()
-    )
+    return ", ".join(f"{name} = {listed(value)}" for name, value in method.parameters.items())
 
 
 def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -24,6 +24,19 @@ def brief(value: float, digits: int = 6) -> str:
     return re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{digits}g}")
 
 
+def reworded(text: str) -> str:
+    """Text whose numbers are written so: a message that Python's formats made."""
+    return re.sub(r"(?<=\d)e(\+?)(-?)0*(?=\d)", r"e\2", text)
+
+
+def listed(value: Any) -> str:
+    """Value of a parameter: a number as `brief`, several with commas between them."""
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(listed, value))})"
+    number_like = isinstance(value, float | int) and not isinstance(value, bool)
+    return brief(value) if number_like else str(value)
+
+
 def plain(value: Any) -> Any:
     """Plain Python values that JSON can hold; an infinite number is the string "inf" or "-inf"."""
     return _finite(as_plain(value))

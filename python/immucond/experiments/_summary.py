@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._harmful import MARK, NOTE, marked
-from ._format import number
+from ._format import number, reworded
 from ._units import Values
 
 
@@ -53,7 +53,7 @@ def remarks(label: str, results: Sequence[Values]) -> list[str]:
     """Tell what failed and what was warned of."""
     told = [f"{label} failed: {message}." for message in failures(results)]
     told += [f"{label}: {message}." for values in results for message in values["warnings"]]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(map(reworded, told)))
 
 
 def finished(results: Sequence[Values]) -> list[Values]:

@@ -3,12 +3,13 @@
 kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it.
 """
 
-from ._compare import Comparison, Effort, compare
+from ._compare import LABELS, Comparison, Effort, compare
 from ._curve import loss_curve, steps_needed
 from ._probe import METHODS, probe
 from ._trace import ProbeTrace
 
 __all__ = [
+    "LABELS",
     "METHODS",
     "Comparison",
     "Effort",

@@ -14,6 +14,7 @@ from ._curve import steps_needed
 from ._probe import METHODS, Method, probe
 from ._trace import ProbeTrace
 
+# What tables call the attackers.
 LABELS = {
     "gd": "gradient descent, line search",
     "gd-constant": "gradient descent, constant step",

@@ -50,7 +50,8 @@ def closing(result: Result) -> str:
     conditioned, attacked = [], []
     for name, method in others:
         report = method.held_out.exact
-        easier = "" if report.i > 1.0 else ", which made it easier,"
+        became = not_harder(report.i, report.rir)
+        easier = f", so {became}," if became else ""
         conditioned.append(
             f"{_the(name)} made the condition number of the harmful task {_times(report.i)}"
             f"{easier} and that of the primary task {_times(report.ii)}"

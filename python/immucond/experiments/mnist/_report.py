@@ -80,7 +80,7 @@ def _immunity(result: Result) -> Table:
                     continue
                 rows.append([method.label, *_line(result, name, key, convention)])
     note = (
-        f"Over {total} ordered pairs of digits (primary, harmful), {result.settings.protocol}. "
+        f"Over {_pairs_of(total)} of digits (primary, harmful), {result.settings.protocol}. "
         f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
         "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii).\n"
         f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
@@ -93,11 +93,15 @@ def _immunity(result: Result) -> Table:
          "paper\nlargest"),
         rows,
         decoded(
-            note + "\n".join(f"{line} ({count} of {total} pairs)" for line, count in told.items()),
+            note + "\n".join(f"{line} ({count} of {_pairs_of(total, '')})" for line, count in told.items()),
             rows,
         ),
         (("signs and log RIR", 6), ("size, and the paper", 4)),
     )  # fmt: skip
+
+
+def _pairs_of(count: int, kind: str = "ordered ") -> str:
+    return f"{count} {kind}pair{'s' if count != 1 else ''}"
 
 
 def _line(result: Result, name: str, key: str, convention: str) -> Iterator[str]:
