@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import immucond.torch as ict
-from immucond.experiments.deep._backbone import Backbone
-from immucond.experiments.deep._backbone import load as load_network
-from immucond.experiments.deep._sources import load as load_task
-from immucond.experiments.deep._task import Part
+from immucond.experiments.deep import Backbone, Part, load_network
+from immucond.experiments.deep import load as load_task
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "limits.md"
 BEGIN, END = "<!-- begin: scripts/limits_table.py -->", "<!-- end: scripts/limits_table.py -->"

@@ -3,11 +3,13 @@
 import gzip
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from deep_cases import pictures, sentences, write_csv, write_folder, write_json, write_zip
 
+from immucond.experiments import deep
 from immucond.experiments.deep import load, task
 from immucond.experiments.deep._task import pixels
 
@@ -227,3 +229,12 @@ def test_an_archive_with_a_broken_image_names_it(tmp_path):
 def test_bad_samples(train, message):
     with pytest.raises(ValueError, match=message):
         task("t", train, (["a", "b"], ["x", "y"]))
+
+
+def test_what_is_public_is_there_and_serves_the_script_of_the_limits():
+    assert all(getattr(deep, name) is not None for name in deep.__all__)
+    script = Path(__file__).resolve().parent.parent / "scripts" / "limits_table.py"
+    imported = re.findall(r"^from (immucond\S*) import (.*)$", script.read_text(), re.MULTILINE)
+    assert imported
+    assert not [found for found in imported if re.search(r"(^|[. ])_", " ".join(found))]
+    assert deep.load_network is not deep.load
