@@ -1,5 +1,6 @@
 """`immucond limit`: what it computes from files, and what it says of bad ones."""
 
+import itertools
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import immucond as ic
 from immucond._cli import main
@@ -158,6 +160,33 @@ def test_figure_has_labels():
         assert ax.get_xlabel()
         assert ax.get_ylabel()
         assert ax.get_legend() is not None
+
+
+@pytest.mark.parametrize("kappa", [1.0, 1.001, 1.5, 2.8, 9.0, 12.0, 300.0, 1e6])
+@pytest.mark.parametrize("high", [1.0, 1.3, 7.0, 1e4])
+def test_labels_of_ticks_do_not_overlap(kappa, high):
+    """Whether an axis spans less than a decade or many; and each shows some."""
+    settings = limit.Settings(primary="", harmful="", points=5)
+    task = limit.Task("f", 3, 2, "float64", ic.linear._root.root_of_gram(np.eye(2), "K"))
+    K = np.diag([kappa, 1.0]), np.diag([1.0, high])
+    exact, line = ic.linear.immunity_limit(*K), ic.linear.frontier(*K, points=5)
+    noise = ic.linear.noise_curve(*K, rows=(3, 3))
+    drawn = limit.figure(limit.Result(settings, (task, task), exact, line, noise, ()))
+    assert drawn.axes[0].get_legend().get_texts()[-1].get_text() == "before (identity)"
+    FigureCanvasAgg(drawn).draw()
+    for ax in drawn.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, top = axis.get_view_interval()
+            shown = [
+                tick.label1
+                for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+                if tick.label1.get_text() and low <= tick.get_loc() <= top
+            ]
+            boxes = [label.get_window_extent() for label in shown]
+            assert boxes
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2)), [
+                label.get_text() for label in shown
+            ]
 
 
 # ---- reading ----

@@ -30,6 +30,11 @@ STYLES = {
 CUT_OFF = (0.01, 1e-8)
 
 
+def before_or(label: str, name: str = "") -> str:
+    """Label of a method in a figure: what nothing was done to is called so, with its name."""
+    return f"before ({label})" if "identity" in (label, name) else label
+
+
 def curves(
     methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str], failed: Sequence[str] = ()
 ) -> Figure:
@@ -57,7 +62,11 @@ def curves(
                 excess = np.asarray(curve["loss"], dtype=float) - curve["best_loss"]
                 for row, values in enumerate((ratio, excess)):
                     panels[row, column].plot(
-                        curve["step"], values, color=colour, linestyle=dashes, label=label
+                        curve["step"],
+                        values,
+                        color=colour,
+                        linestyle=dashes,
+                        label=before_or(label, name),
                     )
             panels[0, column].set_title(title)
             panels[1, column].set_xlabel("steps of gradient descent, exact line search")

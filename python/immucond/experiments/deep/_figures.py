@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...torch._probes import ATTACKERS
-from .._curves import STYLES
+from .._curves import STYLES, before_or
 from .._style import print_style
 from .._summary import finished
 from ._run import Result
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
     drawn = {
-        name: ("before" if name == "identity" else result.methods[name].label,
-               finished(results)[0])
+        name: (before_or(result.methods[name].label, name), finished(results)[0])
         for name, results in result.units.items()
         if finished(results)
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .._curves import before_or
 from .._style import BLACK, BLUE, VERMILION, print_style, thin
 from ._run import TOLERANCE, Result
 
@@ -58,8 +59,7 @@ def _panels(
     for ax, task in zip(axes, digits, strict=True):
         for name, (colour, dashes) in _STYLE.items():
             steps, values = thin(curves[task, name])
-            label_of = "before (identity)" if name == "identity" else name
-            ax.plot(steps, values, color=colour, linestyle=dashes, label=label_of)
+            ax.plot(steps, values, color=colour, linestyle=dashes, label=before_or(name))
         if mark is not None:
             ax.axhline(mark, color="0.45", linewidth=1.0)
             ax.annotate(

@@ -10,6 +10,7 @@ import numpy as np
 from ..._extras import extra
 from ..._harmful import NOTE, marked, not_harder
 from .._common_tables import LIMIT_SYMBOLS
+from .._curves import before_or
 from .._format import brief, number, plain
 from .._style import print_style
 from ._run import Result, Task
@@ -149,13 +150,30 @@ def _draw_frontier(ax: Axes, result: Result) -> None:
     else:
         ax.set_title("no frontier: the limit is infinite", fontsize=10)
     ax.plot(
-        limit.kappa_P, limit.kappa_H, "o", color="#000000", linestyle="none", label="identity"
+        limit.kappa_P, limit.kappa_H, "o", color="#000000", linestyle="none",
+        label=before_or("identity"),
     )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
+    _label_ticks(ax)
     ax.set_xlabel(r"$\kappa(H_P)$, primary task")
     ax.set_ylabel(r"largest $\kappa(H_H)$, harmful task")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+
+
+def _label_ticks(ax: Axes) -> None:
+    """Label an axis of less than a decade at a few plain numbers, not at each ninth of it."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    for axis, (low, high), widen in (
+        (ax.xaxis, ax.get_xlim(), ax.set_xlim), (ax.yaxis, ax.get_ylim(), ax.set_ylim),
+    ):  # fmt: skip
+        if high < low * (1.0 + 1e-6):  # one value, but for rounding
+            low, high = widen(low / 2.0, 2.0 * high)
+        if high < 10.0 * low:
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value, 9)))
 
 
 def _draw_noise(ax: Axes, result: Result) -> None:
@@ -166,6 +184,7 @@ def _draw_noise(ax: Axes, result: Result) -> None:
         ax.axhline(noise.exact.rir, color="0.45", linewidth=1.0, linestyle="--", label="without")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    _label_ticks(ax)
     ax.set_xlabel("variance of the noise in each feature")
     ax.set_ylabel("RIR*")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
