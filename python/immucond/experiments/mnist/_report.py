@@ -93,7 +93,7 @@ def _immunity(result: Result) -> Table:
          "paper\nlargest"),
         rows,
         decoded(
-            note + "\n".join(f"{line} ({count} of {_pairs_of(total, '')})" for line, count in told.items()),
+            note + "\n".join(f"{line} ({n} of {_pairs_of(total, '')})" for line, n in told.items()),
             rows,
         ),
         (("signs and log RIR", 6), ("size, and the paper", 4)),
