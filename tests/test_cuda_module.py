@@ -46,7 +46,7 @@ def test_bad_names_and_shapes_are_refused(cuda):
     good = {
         "stack": (0, "float64", (1, 3, 3), (9, 3, 1)),
         "kind": "matrix",
-        "rule": (0, 1e-12, 2.0**-52),
+        "rule": (0, 1e-12, 2.0**-52, 0.0),
         "regularizer": "kappa",
         "p": 0,
         "p_is_rank": False,
