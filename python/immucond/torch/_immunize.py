@@ -19,7 +19,7 @@ from ._batches import Batches, refuse_arrays, refuse_few, running_on
 from ._checkpoint import Checkpoint
 from ._closed_form import closed_form
 from ._descent import RECORD, Run, Steps, finite, outcomes
-from ._fingerprint import fingerprint, name_of
+from ._fingerprint import fingerprint, name_of, settings_of
 from ._loaders import left_as_found
 from ._objectives import Loss, Method, Objective, Pair, objective_of, weighting
 from ._reached import let_gradients_through
@@ -148,7 +148,8 @@ def immunize(
     checkpoint : path, optional
         A file that keeps the run's state. Where it is there already, of the same network, data,
         loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
-        are told apart by their length and first batch. Loaders whose order follows from more than
+        are told apart by their length and first batch; a loss and an objective by their code and
+        all that they hold, an optimizer by its type and its groups' settings. Loaders whose order follows from more than
         a generator (samplers, iterables of one's own) are read again from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
@@ -270,12 +271,12 @@ def immunize(
             "harmful": H.fingerprint(),
             "split": split,
             "trainable": None if trainable is None else names_of(trainable),
-            "method": method if isinstance(method, str) else name_of(method),
+            "method": method if isinstance(method, str) else name_of(method, without=("state",)),
             "lambdas": lambdas,
             "terms": steps.terms,
             "computed_in": computed_in,
             "loss": name_of(loss),
-            "optimizer": [rate, inertia] if optimizer is None else name_of(optimizer),
+            "optimizer": [rate, inertia] if optimizer is None else settings_of(steps.optimizer),
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
