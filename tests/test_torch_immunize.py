@@ -17,7 +17,10 @@ from immucond.torch._split import SplitModel
 nn = torch.nn
 
 # Settings here are for what is tested, and do not immunize.
-pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),
+]
 
 
 class Residual(Net):

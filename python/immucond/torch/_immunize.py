@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._errors import DivergenceError
+from .._errors import DivergenceError, ImmunityWarning
 from .._validate import FloatArray, as_count, check_real
 from ._activations import batches_of, task_of
 from ._batches import Batches, refuse_arrays, refuse_few, running_on
@@ -26,6 +27,7 @@ from ._reached import let_gradients_through
 from ._report import DeepReport, Measurement, warn_if_easier
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
+from ._warn import _warn
 from ._wrapped import refuse_compiled
 
 # Those of the published results.
@@ -48,14 +50,15 @@ class DeepImmunization:
         the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
         the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
         ``grad_ill``. Empty for the closed form, which takes no steps.
-    report : DeepReport
-        (i), (ii), RIR and what linear probes get of the harmful task, before and after.
+    report : DeepReport or None
+        (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
+        it could not be measured, such as where the features collapsed to zero; a warning says why.
     """
 
     model: nn.Module = field(repr=False)
     split: str
     history: dict[str, FloatArray] = field(repr=False)
-    report: DeepReport
+    report: DeepReport | None
 
 
 @torch.random.fork_rng(devices=[])
@@ -149,8 +152,9 @@ def immunize(
         A file that keeps the run's state. Where it is there already, of the same network, data,
         loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
         are told apart by their length and first batch; a loss and an objective by their code and
-        all that they hold, an optimizer by its type and its groups' settings. Loaders whose order follows from more than
-        a generator (samplers, iterables of one's own) are read again from the first epoch on.
+        all that they hold, an optimizer by its type and its groups' settings. Loaders
+        whose order follows from more than a generator (samplers, iterables of one's own) are read
+        again from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
@@ -188,7 +192,8 @@ def immunize(
     -----
     ImmunityWarning
         Where the harmful task got easier: (i) of the report is below 1, or a probe got better than
-        chance explains.
+        chance explains. Where a rank changed, so that (i) or (ii) compares different spectra, and
+        where the network could not be measured.
 
     The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
     at random, batches of different shapes, tied weights).
@@ -237,10 +242,10 @@ def immunize(
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
-        measurement = Measurement(splitted, (whole["primary"], whole["harmful"]), unseen)
+        immunized_on = whole["primary"], whole["harmful"]
+        measurement = Measurement(splitted, immunized_on, unseen, computed_in)
         done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
-        report = measurement.report(SplitModel(model, done))
-        warn_if_easier(report)
+        report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
@@ -283,7 +288,7 @@ def immunize(
         kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
-        measurement = Measurement(splitted, (P, H), unseen)
+        measurement = Measurement(splitted, (P, H), unseen, computed_in)
         if steps.terms is not None:
             steps.weigh(outcomes(splitted, P, H))
 
@@ -291,17 +296,32 @@ def immunize(
         for parameter, required in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(required)
         history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
-        return DeepImmunization(model, split, history, measurement.report(splitted))
+        return DeepImmunization(model, split, history, _reported(measurement, splitted))
 
     try:
         with left_as_found(primary, harmful):
             run.to(as_count(1 if epochs is None else epochs, "epochs", least=0), callback)
     except DivergenceError as error:
-        error.result = finished()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the divergence is what counts
+            error.result = finished()
         raise
-    result = finished()
-    warn_if_easier(result.report)
-    return result
+    return finished()
+
+
+def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
+    """Measure, and warn; what cannot be measured is said, and costs nobody the network."""
+    try:
+        report = measurement.report(model)
+    except Exception as error:
+        _warn(
+            "the network is immunized, and could not be measured, so that its report is None: "
+            f"{type(error).__name__}: {error}",
+            ImmunityWarning,
+        )
+        return None
+    warn_if_easier(report)
+    return report
 
 
 def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:

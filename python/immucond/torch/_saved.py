@@ -49,7 +49,8 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     True
     """
     head = done.split.rpartition(".")[0] if _folded(done) else done.split
-    about = {"split": head, "folded": _folded(done), "report": asdict(done.report)}
+    report = None if done.report is None else asdict(done.report)
+    about = {"split": head, "folded": _folded(done), "report": report}
     with whole(Path(folder) / WEIGHTS) as file:
         torch.save({name: x.detach().cpu() for name, x in done.model.state_dict().items()}, file)
     with whole(Path(folder) / ABOUT) as file:
