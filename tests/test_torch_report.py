@@ -363,6 +363,38 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
         ict.load_saved(tmp_path, Blobs())
 
 
+@pytest.mark.parametrize("state", [[1], {1: 2}, {"name": 3}, 5])
+def test_weights_that_are_none_are_refused_by_the_name_of_their_file(state, tmp_path):
+    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    ict.save(done, tmp_path)
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt must hold tensors by their names"):
+        ict.load_saved(tmp_path, Blobs())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "is no network saved by immucond"),
+        ('{"split": 3, "folded": false}', r"immucond\.json must hold .* split=3"),
+        ('{"split": "head", "folded": "no"}', r"immucond\.json must hold .* folded='no'"),
+        ('{"split": "tail", "folded": false}', "split must name a module of the model"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(text, message, tmp_path):
+    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    ict.save(done, tmp_path)
+    (tmp_path / "immucond.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ict.load_saved(tmp_path, Blobs())
+
+
+def test_what_is_saved_is_a_result(tmp_path):
+    with pytest.raises(TypeError, match=r"must be what immunize returned.* and is a Blobs"):
+        ict.save(Blobs(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Pretrained(Blobs):
     """As a network of Hugging Face writes itself."""
 

@@ -371,6 +371,14 @@ def test_a_loss_of_ones_own_that_hides_immunization_is_refused_before_a_step(tmp
     assert states_near(ours.model, network(), rtol=0, atol=0)
 
 
+def test_a_weight_for_a_term_that_the_method_lacks_is_refused(tmp_path):
+    ours = trainer(ImmunizingTrainer, tmp_path)
+    for given in ({"terms": (5, 1)}, {"lambdas": (5, 1)}):
+        ours.immunize_against(harmful(), split="classifier", method="r_ill", **given)
+        with pytest.raises(ValueError, match=r"must be 0 for a term .* is 5 for the primary one"):
+            ours.train()
+
+
 @pytest.mark.parametrize(
     ("batches", "error", "message"),
     [

@@ -11,7 +11,7 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._errors import DivergenceError, ImmunityWarning
 from .._validate import FloatArray, as_count, check_real
@@ -22,7 +22,16 @@ from ._closed_form import closed_form
 from ._descent import RECORD, Run, Steps, finite, outcomes
 from ._fingerprint import fingerprint, name_of, settings_of
 from ._loaders import left_as_found
-from ._objectives import Loss, Method, Objective, Pair, objective_of, weighting
+from ._objectives import (
+    Loss,
+    Method,
+    Objective,
+    Pair,
+    asked_by,
+    objective_of,
+    refuse_idle,
+    weighting,
+)
 from ._reached import let_gradients_through
 from ._report import DeepReport, Measurement, warn_if_easier
 from ._split import SplitModel, blocks_named, names_of
@@ -115,7 +124,8 @@ def immunize(
         the primary logits stay as they are.
     terms : (float, float), optional
         How large the weighted terms of the primary and of the harmful features are at the start,
-        on the mean over eight pairs of batches; that sets the weights, once. By default (1, 10)
+        on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
+        method does not have. By default (1, 10)
         for "algorithm1", (0, 3) for "r_ill" and "imma", (1, 0.03) for "opt_kappa", and an
         `Objective` has its own: so the published results were made.
     lambdas : (float, float) or "balance", optional
@@ -237,7 +247,9 @@ def immunize(
         refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
-    _inspect(splitted, primary, harmful, where, objective, loss)
+    rule = None if objective is None else weighting(lambdas, terms, objective)
+    found = _inspect(splitted, primary, harmful, where, objective, loss)
+    refuse_idle(rule, found, asked_by(lambdas, terms))
     unseen = _held_out(held_out, where)
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
@@ -262,11 +274,11 @@ def immunize(
     steps = Steps(
         splitted,
         objective,
-        weighting(lambdas, terms, objective),
+        rule,
         loss,
-        optimizer(parameters)
-        if optimizer is not None
-        else torch.optim.SGD(parameters, lr=rate, momentum=inertia),
+        torch.optim.SGD(parameters, lr=rate, momentum=inertia)
+        if optimizer is None
+        else _made(optimizer, parameters),
     )
     kept = None
     if checkpoint is not None:
@@ -324,6 +336,21 @@ def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
     return report
 
 
+def _made(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    wanted = (
+        "optimizer must make one of a list of parameters, such as "
+        "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+    )
+    if not callable(make):
+        raise TypeError(f"{wanted}, and is a {type(make).__name__}")
+    made = make(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{wanted}, and makes a {type(made).__name__}")
+    return made
+
+
 def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
@@ -365,8 +392,8 @@ def _inspect(
     device: torch.device,
     objective: Objective | None,
     loss: Loss,
-) -> None:
-    """Refuse, before any training, what would fail in the midst of it."""
+) -> tuple[Tensor | None, Tensor | None]:
+    """Refuse, before any training, what would fail in the midst of it; return first terms."""
     seen = []
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
         task = task_of(loader, device, name)
@@ -387,10 +414,10 @@ def _inspect(
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
         seen.append(found)
     if objective is None:
-        return
+        return None, None
     try:
         finite(loss(seen[0].logits, seen[0].labels))
-        copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
+        return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"loss and terms cannot be computed on a first batch of each task: {error}"

@@ -22,11 +22,13 @@ from ._objectives import (
     Objective,
     Pair,
     Terms,
+    asked_by,
     balanced,
     gradient_by,
     norm_of,
     objective_of,
     refuse_frozen,
+    refuse_idle,
     weighting,
     weights,
 )
@@ -77,6 +79,7 @@ class TrainerMixin:
     _ranks: Ranks
     _first: tuple[float, float] | None  # the weights of the first step
     _settings: dict[str, Any]  # what a resumed run must agree in
+    _asked: str  # which argument weights the terms
     _immunized: bool  # whether the step at hand is
     _sums: dict[str, float]  # of the batches since the last log
     _weights: dict[str, float]
@@ -132,7 +135,7 @@ class TrainerMixin:
         if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
             raise ValueError(f"harmful must have labels for {method!r}: batches (inputs, labels)")
         rule = weighting(lambdas, terms, objective)
-        self._immunization = (split, objective, rule)
+        self._immunization, self._asked = (split, objective, rule), asked_by(lambdas, terms)
         named = method if isinstance(method, str) else name_of(method, without=("state",))
         weighted = "balance" if rule is None else None if isinstance(rule, Terms) else rule
         self._settings = plain({
@@ -290,9 +293,11 @@ class TrainerMixin:
     ) -> Tensor:
         if self._first is None:
             self._first = self._logged()
+        asked = rule
         if isinstance(rule, Terms):
             rule = self._first or self._by_size(objective, rule, primary, harmful)
         terms = objective.terms(primary, harmful)
+        refuse_idle(asked, terms, self._asked)
         sides = (primary.features, harmful.features)
         if rule is None:
             norms = [
