@@ -28,6 +28,37 @@ def parts(change=lambda Z: Z):
     return found
 
 
+Z, LABELS = clusters(3, count=40)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "error", "message"),
+    [
+        ((0 * Z, LABELS), (Z, LABELS), ValueError, "features of train must not all be zero"),
+        ((Z * np.nan, LABELS), (Z, LABELS), ValueError, "features of train must be finite"),
+        ((Z, LABELS), (Z / 0, LABELS), ValueError, "features of test must be finite"),
+        ((Z.numpy(), LABELS), (Z, LABELS), TypeError, "train must be .* holds a ndarray"),
+        ((Z, LABELS.numpy()), (Z, LABELS), TypeError, "train must be .* holds a ndarray"),
+        ((Z[:0], LABELS[:0]), (Z, LABELS), ValueError, r"train must be .* \(0, 8\) and \(0,\)"),
+        ((Z, LABELS - 1), (Z, LABELS), ValueError, "counted from 0, and hold -1"),
+        ((Z, LABELS[:30]), (Z, LABELS), ValueError, r"has shapes \(40, 8\) and \(30,\)"),
+        ((Z[:30], LABELS), (Z, LABELS), ValueError, r"has shapes \(30, 8\) and \(40,\)"),
+        ((Z, LABELS), (Z[:, :3], LABELS), ValueError, "of one width, and have 8 and 3"),
+        ((Z, LABELS + 0.7), (Z, LABELS), TypeError, "classes of train must be whole numbers"),
+        ((Z[0], LABELS), (Z, LABELS), ValueError, "has shapes"),
+        (Z, (Z, LABELS), TypeError, "train must be a pair of tensors,.* is a Tensor"),
+    ],
+)
+def test_what_are_no_features_with_classes_is_refused(train, test, error, message):
+    with pytest.raises(error, match=message):
+        linear_probes(train, test)
+
+
+def test_names_of_attackers_come_in_a_sequence():
+    with pytest.raises(TypeError, match="attackers must be a sequence of names, and is 'sgd'"):
+        linear_probes((Z, LABELS), (Z, LABELS), attackers="sgd")
+
+
 def test_curves_start_at_chance_and_learn():
     found = linear_probes(*parts(), epochs=8)
     assert set(found) == set(ATTACKERS)

@@ -220,6 +220,66 @@ def test_the_limit_at_features_in_half_precision():
     assert np.isclose(found.rir, exact.rir, rtol=0.02)
 
 
+def cut_off():
+    """Features of which float16 keeps a part of the rank, and how much."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(100, 8)) * np.geomspace(1, 1e-5, 8)).astype(np.float16)
+    sigma = np.linalg.svd(X.astype(float), compute_uv=False)
+    kept = int((sigma > 2.0**-11 * np.linalg.norm(X.astype(float))).sum())
+    assert sigma[kept - 1] > 2 * sigma[kept]
+    assert kept < 8
+    return X, kept
+
+
+CUT = {
+    "immunity": lambda X: ic.linear.immunity(np.eye(8), X, X[:, ::-1]),
+    "limit": lambda X: ic.linear.immunity_limit(X_P=X, X_H=X[:, ::-1]),
+    "extractor": lambda X: ic.linear.optimal_extractor(X_P=X, X_H=X[:, ::-1], delta=1.0),
+    "blind": lambda X: ic.linear.blind_extractor(X_P=X),
+    "closed form": lambda X: ic.immunize.closed_form(X, X[:, 0], X[:, ::-1], delta=1.0),
+    "algorithm1": lambda X: ic.immunize.algorithm1(
+        X, X[:, 0], X[:, ::-1], lambda_P=1e-3, lambda_H=1e-3, lr=1e-3, steps=1
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+@pytest.mark.parametrize("name", CUT)
+def test_what_linear_theory_cuts_off_is_told(name):
+    X, kept = cut_off()
+    told = f"the rank of X_P is {kept} of 8: entries in float16 were rounded"
+    with pytest.warns(ic.AccuracyWarning) as found:
+        CUT[name](X)
+    assert str(found[0].message).startswith(told)
+    assert found[0].filename == __file__
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_what_a_group_of_processes_cuts_off_is_told(one_process):
+    X, kept = cut_off()
+    Z, told = torch.from_numpy(X), f"the rank of Z.T Z is {kept} of 8: entries in float16"
+    values = []
+    for group in (None, one_process):
+        with pytest.warns(ic.AccuracyWarning, match=told):
+            values.append(float(ict.r_ill(features=Z, group=group)))
+    assert values[0] == pytest.approx(values[1], rel=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ic.AccuracyWarning)
+        ict.r_ill(features=Z, group=one_process, rank=kept)
+    tied = torch.eye(4).repeat(5, 1).half()
+    for group in (None, one_process):
+        with pytest.raises(ic.DegenerateSpectrumError, match=r"Here entries in float16.*rtol"):
+            ict.r_ill(features=tied, group=group)
+
+
 def a_task(seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(96, 24, generator=generator) + 2.0

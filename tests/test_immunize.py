@@ -455,3 +455,15 @@ def test_inputs_stay_as_they_are():
     ic.immunize.closed_form(*arrays)
     for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("method", ["algorithm1", "opt_kappa"])
+def test_an_iteration_that_made_the_harmful_task_easier_says_so(method):
+    rng = np.random.default_rng(0)
+    X_P = rng.normal(size=(60, 5)) * [30, 10, 3, 1, 0.3]
+    X_H = X_P[:30] * [1, 1, 1, 1, 0.3]
+    options = {"lambda_P": 10.0, "lambda_H": 0.0, "lr": 1e-6, "steps": 100}
+    with pytest.warns(ic.ImmunityWarning, match=r"got easier.*A larger lambda_H makes") as told:
+        easier = getattr(ic.immunize, method)(X_P, X_P @ np.ones(5), X_H, **options)
+    assert easier.report.i < 0.1
+    assert [each.filename for each in told] == [__file__]

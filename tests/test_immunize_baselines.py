@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 import immucond as ic
 from immucond.immunize._batches import Batches
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 seeds = st.integers(0, 2**32 - 1)
 D, M = 4, 3
 

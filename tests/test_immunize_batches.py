@@ -10,6 +10,9 @@ from immucond.immunize._batches import Batches
 from immucond.immunize._hessians import BatchHessian, FullHessian
 from immucond.linear._root import root_of_inputs
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 PRECONDITIONERS = ["right", "projected", "ridge", None]
 STEP = {"lambda_P": 1e-3, "lambda_H": 0.1, "lr": 1e-2}
 

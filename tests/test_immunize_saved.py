@@ -11,6 +11,9 @@ import pytest
 
 import immucond as ic
 
+# Settings here are for what is tested, and do not immunize.
+pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+
 STEP = {"lr": 0.01, "steps": 60}
 ALGORITHM_1 = {"lambda_P": 0.01, "lambda_H": 100.0} | STEP
 

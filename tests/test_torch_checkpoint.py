@@ -14,6 +14,8 @@ from torch_nets import Net, data, loaders, net, states_equal
 
 import immucond.torch as ict
 
+nn = torch.nn
+
 # Settings here are for what is tested, and do not immunize.
 pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
 
@@ -184,7 +186,7 @@ def test_a_stopped_run_goes_on(tmp_path):
         ({"loss": torch.nn.MSELoss()}, r"loss is .* there and 'MSELoss\(\)"),
         (
             {"optimizer": torch.optim.Adam, "lr": None},
-            r"optimizer is .*'torch.optim.adam.Adam' here",
+            r"optimizer is .*'torch.optim.adam.Adam', .* here",
         ),
         ({"harmful": loaders()["primary"]}, r"harmful is '64 samples in batches of 32, \w+' there"),
         ({"primary": loaders(96)["primary"]}, r"primary is '64 samples .* and '96 samples"),
@@ -201,6 +203,112 @@ def test_checkpoints_of_other_runs_are_refused(change, message, tmp_path):
     with pytest.raises(ValueError, match=f"that of another run: .*{message}"):
         ict.immunize(net(), **loaders() | options | change)
     assert options["checkpoint"].read_bytes() == before
+
+
+def smoothed(by):
+    return lambda logits, labels: nn.functional.cross_entropy(logits, labels, label_smoothing=by)
+
+
+def nested(by):
+    def loss(logits, labels):
+        return (lambda x: by * x)(nn.functional.cross_entropy(logits, labels))
+
+    return loss
+
+
+class Scaled:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, logits, labels):
+        return torch.as_tensor(self.by).sum() * nn.functional.cross_entropy(logits, labels)
+
+
+class Weighted(ict.Objective):
+    def __init__(self, by):
+        self.by = by
+
+    def terms(self, primary, harmful):
+        self.state = torch.ones(1)  # what a run leaves there is no setting
+        return self.by[0] * ict.r_well(features=primary.features), None
+
+
+def defaulted(by):
+    def loss(logits, labels, by=by):
+        return by * nn.functional.cross_entropy(logits, labels)
+
+    return loss
+
+
+FACTOR = 0.0
+
+
+def by_a_global(by):
+    globals()["FACTOR"] = by
+    return lambda logits, labels: FACTOR * nn.functional.cross_entropy(logits, labels)
+
+
+OTHERS = {
+    "constant": lambda by: {
+        1.0: {"loss": lambda a, b: nn.functional.cross_entropy(a, b, label_smoothing=0.1)},
+        5.0: {"loss": lambda a, b: nn.functional.cross_entropy(a, b, label_smoothing=0.5)},
+    }[by],
+    "name": lambda by: {
+        1.0: {"loss": lambda a, b: nn.functional.cross_entropy(a, b)},
+        5.0: {"loss": lambda a, b: nn.functional.multi_margin_loss(a, b)},
+    }[by],
+    "closure": lambda by: {"loss": smoothed(by / 10)},
+    "nested": lambda by: {"loss": nested(by)},
+    "default": lambda by: {"loss": defaulted(by)},
+    "global": lambda by: {"loss": by_a_global(by)},
+    "module": lambda by: {"loss": nn.CrossEntropyLoss(label_smoothing=by / 10)},
+    "module's weight": lambda by: {"loss": nn.CrossEntropyLoss(torch.full((3,), by))},
+    "partial": lambda by: {"loss": partial(nested(by))},
+    "object": lambda by: {"loss": Scaled(by)},
+    "object's tensor": lambda by: {"loss": Scaled(torch.tensor([by]))},
+    "object's list": lambda by: {"loss": Scaled([by])},
+    "method": lambda by: {"loss": Scaled(by).__call__},
+    "objective": lambda by: {"method": Weighted(torch.tensor([by]))},
+    "rate": lambda by: {"optimizer": lambda p: torch.optim.SGD(p, lr=by * 1e-3)},
+    "kind": lambda by: {
+        "optimizer": lambda p: {1.0: torch.optim.SGD, 5.0: torch.optim.Adam}[by](p, lr=1e-3)
+    },
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_a_loss_an_optimizer_or_an_objective_holds_makes_another_run(case, tmp_path):
+    options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
+    done = ict.immunize(net(), **loaders(), **options, **OTHERS[case](1.0))
+    same(done, ict.immunize(net(), **loaders(), **options, **OTHERS[case](1.0)))
+    with pytest.raises(ValueError, match=r"that of another run: (loss|optimizer|method) is"):
+        ict.immunize(net(), **loaders(), **options, **OTHERS[case](5.0))
+
+
+def test_an_objective_may_be_given_again_to_its_own_run(tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "method": Weighted(torch.ones(1))}
+    ict.immunize(net(), **loaders(), **options)
+    ict.immunize(net(), **loaders(), **options, epochs=2)
+
+
+NAMES = """
+from torch_nets import net
+from immucond.torch._fingerprint import name_of
+print(name_of(lambda x: x in {"some", "words", "of", "a", "set"} and [y for y in x]))
+"""
+
+
+def test_names_are_the_same_in_every_process():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", NAMES],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": str(at)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for at in range(3)
+    }
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

@@ -17,7 +17,10 @@ from immucond.torch._split import SplitModel
 nn = torch.nn
 
 # Settings here are for what is tested, and do not immunize.
-pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),
+]
 
 
 class Residual(Net):
@@ -489,9 +492,8 @@ def test_the_mixin_refuses():
     trainer.compute_loss(trainer.model, (x, y))
     with pytest.raises(ValueError, match="harmful must have at least two samples"):
         trainer.compute_loss(trainer.model, (x, y))
-    trainer.immunize_against([], split="head")
     with pytest.raises(ValueError, match="harmful has no batches"):
-        trainer.compute_loss(trainer.model, data(8, 1)[:])
+        trainer.immunize_against([], split="head")
 
 
 # ---- the measure ----
@@ -627,7 +629,7 @@ class Spoiled(ict.Objective):
         return torch.sqrt(primary.features * 0.0).sum(), None
 
 
-@pytest.mark.parametrize("lambdas", ["balance", (1.0, 1.0)])
+@pytest.mark.parametrize("lambdas", ["balance", (1.0, 0.0)])
 def test_a_gradient_that_is_not_finite(lambdas):
     told = "gradient of the primary term by the features is not finite"
     refused(ic.ImmucondError, told, method=Spoiled(), lambdas=lambdas)

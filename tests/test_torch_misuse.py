@@ -28,7 +28,8 @@ def immunize(model=None, **changes):
 def test_terms_are_so_large_at_the_start(method, default):
     """On one pair of batches, so that their mean is that of the first step."""
     one = {"primary": [data(64, 1)[:]], "harmful": [data(64, 2)[:]]}
-    for terms in (None, (0.5, 7.0)):
+    lacking = method in ("r_ill", "imma")
+    for terms in (None, (0.0 if lacking else 0.5, 7.0)):
         history = immunize(**one, method=method, terms=terms).history
         for wanted, weight, term in zip(
             default if terms is None else terms,
@@ -37,7 +38,7 @@ def test_terms_are_so_large_at_the_start(method, default):
             strict=True,
         ):
             got = history[weight][0] * abs(history[term][0])
-            if term == "well" and method in ("r_ill", "imma"):
+            if term == "well" and lacking:
                 assert got == 0.0  # there is no such term
             else:
                 assert got == pytest.approx(wanted, rel=1e-5)
@@ -104,6 +105,30 @@ def test_a_parameter_as_a_weight_is_refused(name):
         ict.ImmunizationLoss(1.0, lambda_H)
     with pytest.raises(ValueError, match=r"give either lambdas.*or terms"):
         immunize(lambdas=(1, 1), terms=(1, 1))
+
+
+@pytest.mark.parametrize("method", ["r_ill", "imma"])
+@pytest.mark.parametrize("name", ["terms", "lambdas"])
+def test_a_weight_for_a_term_that_the_method_lacks_is_refused(method, name):
+    told = rf"{name} must be 0 for a term .*, and is 5 for the primary one"
+    with pytest.raises(ValueError, match=told):
+        immunize(method=method, **{name: (5.0, 1.0)})
+    immunize(method=method, **{name: (0.0, 1e-3)}, lr=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)}, "and is a SGD"),
+        ({"optimizer": lambda parameters: parameters}, "and makes a list"),
+        ({"lr": "0.1"}, "lr must be a real number, and is '0.1'"),
+        ({"momentum": b"0.1"}, "momentum must be a real number, and is b'0.1'"),
+        ({"terms": ("1", "2")}, r"terms\[0\] must be a real number, and is '1'"),
+    ],
+)
+def test_optimizers_are_made_and_numbers_are_no_text(given, message):
+    with pytest.raises(TypeError, match=message):
+        immunize(**given)
 
 
 # ---- divergence ----

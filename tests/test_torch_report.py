@@ -152,6 +152,186 @@ def test_measuring_leaves_the_training_as_it_is(method):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+# ---- what is measured, and what is not ----
+
+
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double_by_default")
+def test_the_report_does_not_depend_on_the_default_dtype():
+    found = []
+    model = Blobs().float()
+    given = {name: [(x.float(), y) for x, y in task] for name, task in tasks().items()}
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        found.append(ict.immunize(model, split="head", **given, lambdas=(0, 0), lr=0.0).report)
+    assert found[0].probes == found[1].probes
+    assert len(found[0].probes) == 2
+
+
+def test_what_cannot_be_measured_costs_nobody_the_network(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def dying(parameters):
+        class Dying(torch.optim.SGD):
+            def step(self):
+                with torch.no_grad():
+                    model_of(parameters).fill_(-1e6)
+
+        return Dying(parameters, lr=0.1)
+
+    def model_of(parameters):
+        return parameters[1]  # the bias before the ReLU: all features are zero
+
+    with pytest.warns(ic.ImmunityWarning, match="could not be measured, so that its report is No"):
+        done = ict.immunize(model, split="2", **tasks(), lambdas=(0, 0), optimizer=dying)
+    assert done.report is None
+    assert len(done.history["loss"]) == 1
+    ict.save(done, tmp_path)
+    assert torch.equal(ict.load_saved(tmp_path, model)[0].bias, torch.full((5,), -1e6))
+
+
+def test_whole_numbers_that_are_no_classes_get_neither_accuracy_nor_probes():
+    (x, _), (x_H, y_H) = tasks()["primary"][0], tasks()["harmful"][0]
+    many = torch.arange(len(x)) * 10**9  # columns that no memory holds
+    settings = {"split": "head", "lambdas": (0, 0), "lr": 0.0}
+    squared = {"loss": lambda logits, y: (logits[:, 0] - y / 1e12).square().mean()}
+    done = ict.immunize(Blobs(), primary=[(x, many)], harmful=[(x_H, many)], **settings, **squared)
+    assert (done.report.accuracy, done.report.probes) == (None, {})
+    # Classes by any names are classes.
+    plain = ict.immunize(Blobs(), primary=[(x, y_H)], harmful=[(x_H, y_H)], **settings)
+    names = [(x_H, 10**9 * (y_H + 1))]
+    named = ict.immunize(Blobs(), primary=[(x, y_H)], harmful=names, **settings)
+    assert plain.report.probes == named.report.probes
+    assert len(plain.report.probes) == 2
+
+
+def test_one_logit_predicts_by_its_sign():
+    model = Blobs()
+    model.head = nn.Linear(6, 1)
+    (x, y), harmful = tasks()["primary"][0], tasks()["harmful"]
+    y = (y > 0).long()
+    done = ict.immunize(
+        model, split="head", primary=[(x, y)], harmful=harmful, lambdas=(0, 0), lr=0.0,
+        loss=lambda a, b: nn.functional.binary_cross_entropy_with_logits(a[:, 0], b.float()),
+    )  # fmt: skip
+    right = float(np.mean((model(x)[:, 0].detach().numpy() > 0) == y.numpy()))
+    assert done.report.accuracy == (right, right)
+    assert 0.0 < right != float((y == 0).double().mean())
+
+
+def with_weights(*diagonal):
+    model = Blobs()
+    with torch.no_grad():
+        model.body.weight.copy_(torch.diag(torch.tensor(diagonal)))
+    return model
+
+
+def test_a_rank_that_changed_is_told_and_nothing_is_concluded_from_other_spectra():
+    before, after = with_weights(1, 1, 1, 1, 1, 0.01), with_weights(1, 1, 1, 1, 1, 1e-9)
+    x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ic.ImmunityWarning) as told:
+        found = ict.immunity_report(after, before, [x], [x.flip(1)], split="head")
+    assert (found.reference_rank_H, found.rank_H) == (6, 5)
+    assert (found.reference_rank_P, found.rank_P) == (6, 5)
+    assert found.i < 0.1
+    assert [str(w.message).partition(",")[0] for w in told] == [
+        "the primary features have rank 5 and had rank 6",
+        "the harmful features have rank 5 and had rank 6",
+    ]
+    assert "rank_P 6 -> 5, rank_H 6 -> 5" in repr(found)
+    assert "easier" not in repr(found)
+
+
+def test_what_got_easier_is_marked_where_it_is_printed():
+    x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    models = with_weights(1, 1, 1, 1, 1, 0.5), with_weights(1, 1, 1, 1, 1, 0.01)
+    with pytest.warns(ic.ImmunityWarning, match="the harmful task got easier"):
+        found = ict.immunity_report(*models, [x], [x], split="head")
+    assert "(the harmful task got easier)" in repr(found)
+    ratio = ict.rir(*models, [x], [x], split="head", groups=2, size=50)
+    assert "(the harmful task got easier)" in str(ratio)
+    assert "(the harmful task got easier)" in repr(ratio)
+    harder = ict.immunity_report(*models[::-1], [x], [x], split="head")
+    assert "harmful task" not in repr(harder)
+
+
+def test_the_report_is_in_the_precision_that_was_given():
+    generator = torch.Generator().manual_seed(0)
+    two = torch.randn(100, 2, generator=generator) @ torch.randn(2, 6, generator=generator)
+    x = (two + 1e-9 * torch.randn(100, 6, generator=generator, dtype=torch.float64)).double()
+    full = torch.randn(100, 6, generator=generator).double()
+    model, y = Blobs().double(), torch.arange(100) % 3
+    kept = {"split": "head", "lambdas": (0, 0), "lr": 0.0}
+    found = {
+        name: ict.immunize(
+            model, primary=[(x, y)], harmful=[(full, y)], computed_in=name, **kept
+        ).report
+        for name in ("float32", "float64")
+    }
+    sigma = np.linalg.svd(x.numpy(), compute_uv=False)
+    assert (found["float32"].rank_P, found["float64"].rank_P) == (2, 6)
+    assert found["float32"].kappa_P == pytest.approx((sigma[0] / sigma[1]) ** 2)
+    assert found["float64"].kappa_P == pytest.approx((sigma[0] / sigma[5]) ** 2, rel=1e-5)
+    again = ict.immunity_report(model, model, [x], [full], split="head", computed_in=torch.float32)
+    assert again.kappa_P == found["float32"].kappa_P
+
+
+ROWS = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+BAD = {
+    "nothing": ([], ValueError, "{} has no batches"),
+    "None": (None, TypeError, "{} must be a loader or an iterable of batches, and is None"),
+    "arrays": ([(ROWS.numpy(), [0] * 20)], TypeError, "a batch of {} must hold tensors"),
+    "a pair": ((ROWS, torch.zeros(20)), TypeError, "{} must be a loader .* is a pair"),
+    "an iterator": (iter([ROWS]), ValueError, "{} must be iterable any number of times"),
+    "one row": ([ROWS[:1]], ValueError, "a batch of {} must have at least two samples"),
+    "nan": ([ROWS * torch.nan], ValueError, "the features of {} must be finite"),
+    "a width": ([ROWS[:, :5]], ValueError, "the model does not run on a batch of {}"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("which", [0, 1])
+def test_rows_to_measure_on_are_inspected_as_those_to_immunize_on(case, which):
+    bad, error, message = BAD[case]
+    pair = [[ROWS], [ROWS.flip(1)]]
+    pair[which] = bad
+    name = ("primary", "harmful")[which]
+    steps = []
+    with pytest.raises(error, match=message.format(f"held_out {name}")):
+        ict.immunize(Blobs(), split="head", **tasks(), held_out=pair,
+                     callback=lambda step, _: steps.append(step))  # fmt: skip
+    assert steps == []
+    with pytest.raises(error, match=message.format(name)):
+        ict.immunity_report(Blobs(), Blobs(), *pair, split="head")
+
+
+def test_a_table_in_the_place_of_a_loader_is_refused():
+    class DataFrame(list):  # iterates over the names of its columns, as those of pandas
+        def to_numpy(self):
+            return ROWS.numpy()
+
+    table = DataFrame("abc")
+    for call in (
+        lambda: ict.immunize(Blobs(), split="head", primary=table, harmful=table),
+        lambda: ict.immunity_report(Blobs(), Blobs(), table, table, split="head"),
+    ):
+        with pytest.raises(TypeError, match=r"primary must be a loader .* is a DataFrame"):
+            call()
+
+
+@pytest.mark.parametrize("measure", [ict.immunity_report, ict.rir])
+@pytest.mark.parametrize("split", [3, None, ("head",), ("head", 3)])
+def test_names_of_heads_are_names(measure, split):
+    with pytest.raises(ValueError, match="split must be one name or that of each network"):
+        measure(Blobs(), Blobs(), [ROWS], [ROWS], split=split)
+
+
 # ---- on disk ----
 
 
@@ -181,6 +361,38 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="is no network saved by immucond"):
         ict.load_saved(tmp_path, Blobs())
+
+
+@pytest.mark.parametrize("state", [[1], {1: 2}, {"name": 3}, 5])
+def test_weights_that_are_none_are_refused_by_the_name_of_their_file(state, tmp_path):
+    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    ict.save(done, tmp_path)
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt must hold tensors by their names"):
+        ict.load_saved(tmp_path, Blobs())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "is no network saved by immucond"),
+        ('{"split": 3, "folded": false}', r"immucond\.json must hold .* split=3"),
+        ('{"split": "head", "folded": "no"}', r"immucond\.json must hold .* folded='no'"),
+        ('{"split": "tail", "folded": false}', "split must name a module of the model"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(text, message, tmp_path):
+    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    ict.save(done, tmp_path)
+    (tmp_path / "immucond.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ict.load_saved(tmp_path, Blobs())
+
+
+def test_what_is_saved_is_a_result(tmp_path):
+    with pytest.raises(TypeError, match=r"must be what immunize returned.* and is a Blobs"):
+        ict.save(Blobs(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Pretrained(Blobs):

@@ -298,6 +298,105 @@ def test_terms_set_the_weights_once_and_a_resumed_run_keeps_them(tmp_path):
     assert entry["lambda_H"] * entry["ill"] == pytest.approx(3.0, rel=1e-5)
 
 
+class Spied(InOrder):
+    def _total(self, *arguments):
+        total = super()._total(*arguments)
+        self.seen = [*getattr(self, "seen", []), tuple(self._weights.values())]
+        return total
+
+
+LAST = "last"
+
+
+@pytest.mark.parametrize("logging_steps", [1, 500])
+@pytest.mark.parametrize("checkpoint", ["checkpoint-2", LAST])
+@pytest.mark.parametrize("options", [{"terms": (1, 10)}, {"lambdas": "balance"}])
+def test_a_resumed_run_keeps_its_weights_however_seldom_it_logs(
+    tmp_path, logging_steps, checkpoint, options
+):
+    steps = {"save_strategy": "steps", "save_steps": 1, "logging_steps": logging_steps}
+    ours = trainer(Spied, tmp_path, **steps, max_steps=3, learning_rate=1e-3)
+    ours.immunize_against(harmful(32), split="classifier", **options)
+    ours.train()
+    again = trainer(Spied, tmp_path, **steps, max_steps=4, learning_rate=1e-3)
+    again.immunize_against(harmful(32), split="classifier", **options)
+    resumed = True if checkpoint == LAST else str(tmp_path / checkpoint)
+    again.train(resume_from_checkpoint=resumed)
+    assert again._first == ours._first == ours.seen[0]
+    if "terms" in options:
+        assert set(again.seen) == set(ours.seen)
+    assert len(again.seen) == (1 if checkpoint == LAST else 2)
+    anew = trainer(Spied, tmp_path, max_steps=1)
+    anew.immunize_against(harmful(32), split="classifier", terms=(1, 20))
+    anew.train()  # a run that is not resumed is another
+    assert anew.seen[0][1] == pytest.approx(2 * ours.seen[0][1]) or "terms" not in options
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"terms": (1, 1000)}, r"terms is \[1.0, 10.0\] there and \[1.0, 1000.0\] here"),
+        ({"lambdas": (1, 2)}, r"terms is .* lambdas is None there and \[1.0, 2.0\] here"),
+        ({"lambdas": "balance"}, "lambdas is None there and 'balance' here"),
+        ({"method": "opt_kappa"}, "method is 'algorithm1' there and 'opt_kappa' here"),
+        ({"split": "bert.pooler.dense"}, "split is 'classifier' there and 'bert.pooler.dense' he"),
+        ({"computed_in": torch.float32}, "computed_in is None there and 'float32' here"),
+    ],
+)
+def test_a_run_is_not_resumed_by_other_terms(tmp_path, change, message):
+    steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "logging_steps": 500}
+    ours = trainer(InOrder, tmp_path, **steps, learning_rate=1e-3)
+    ours.immunize_against(harmful(32), split="classifier")
+    ours.train()
+    again = trainer(InOrder, tmp_path, **steps)
+    again.immunize_against(harmful(32), **{"split": "classifier"} | change)
+    with pytest.raises(ValueError, match=f"checkpoint-1 is that of another run: .*{message}"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_loss_of_ones_own_that_hides_immunization_is_refused_before_a_step(tmp_path):
+    class Own(ict.TrainerMixin, transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **keywords):
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    class Younger(Own):
+        pass
+
+    ours = trainer(Younger, tmp_path)
+    ours.immunize_against(harmful(), split="classifier")
+    with pytest.raises(TypeError, match=r"compute_loss of Own does not call super\(\)\.compute_l"):
+        ours.train()
+    assert ours.state.global_step == 0
+    assert states_near(ours.model, network(), rtol=0, atol=0)
+
+
+def test_a_weight_for_a_term_that_the_method_lacks_is_refused(tmp_path):
+    ours = trainer(ImmunizingTrainer, tmp_path)
+    for given in ({"terms": (5, 1)}, {"lambdas": (5, 1)}):
+        ours.immunize_against(harmful(), split="classifier", method="r_ill", **given)
+        with pytest.raises(ValueError, match=r"must be 0 for a term .* is 5 for the primary one"):
+            ours.train()
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        (
+            [{"input_ids": torch.ones(4, 8).long().numpy()}],
+            TypeError,
+            "a batch of harmful must hold tensors, and holds NumPy arrays",
+        ),
+        ([], ValueError, "harmful has no batches"),
+        (None, TypeError, "harmful must be a loader or an iterable of batches, and is None"),
+    ],
+)
+def test_what_are_no_harmful_batches_is_refused_at_once(tmp_path, batches, error, message):
+    ours = trainer(ImmunizingTrainer, tmp_path)
+    with pytest.raises(error, match=message):
+        ours.immunize_against(batches, split="classifier")
+
+
 def test_the_wrong_order_of_bases_is_refused():
     with pytest.raises(
         TypeError, match=r"must come before Trainer.*class T\(TrainerMixin, Trainer\)"

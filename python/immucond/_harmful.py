@@ -2,6 +2,8 @@
 
 # Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
 SLACK = 1e-8
+# Rows in single precision, run through a network twice, agree to about this.
+OF_NETWORKS = 1e-3
 MARK = " !"
 NOTE = (
     "!: (i) is not above 1, so the harmful task got easier, or no harder; what RIR there is comes "
@@ -9,12 +11,17 @@ NOTE = (
 )
 
 
-def not_harder(i: float, rir: float) -> str:
+def easier(i: float, slack: float = SLACK) -> bool:
+    """Whether the harmful task got easier by (i), beyond what the slack explains."""
+    return i < 1.0 - slack
+
+
+def not_harder(i: float, rir: float, slack: float = SLACK) -> str:
     """Say what became of the harmful task by (i); nothing where it got harder, or nothing moved."""
-    if i < 1.0 - SLACK:
+    if easier(i, slack):
         return "the harmful task got easier"
-    moved = abs(rir - 1.0) > SLACK
-    return "the harmful task got no harder" if moved and i <= 1.0 + SLACK else ""
+    moved = abs(rir - 1.0) > slack
+    return "the harmful task got no harder" if moved and i <= 1.0 + slack else ""
 
 
 def marked(told: str, i: float, rir: float) -> str:

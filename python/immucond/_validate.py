@@ -111,6 +111,8 @@ def check_real(value: float, name: str, *, low: float, high: float = math.inf) -
             f"here: give its value, {name}.item(), or detach it"
         )
     try:
+        if isinstance(value, (str, bytes, bytearray)):  # float() reads those
+            raise TypeError("text")
         number = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a real number, and is {value!r}") from error

@@ -147,7 +147,10 @@ def algorithm1(
     Warns
     -----
     AccuracyWarning, DegenerateSpectrumWarning
-        Where a gradient on the way was not determined; once each, after the last step.
+        Where a gradient on the way was not determined; once each, after the last step. And where
+        rounding to half precision has cut off some of a rank.
+    ImmunityWarning
+        Where the harmful Hessian is better conditioned than it was, (i) below 1.
 
     Notes
     -----

@@ -20,7 +20,7 @@ from .._validate import (
 from ..linear._extractor import extractor_of
 from ..linear._nearest import nearest_of
 from ..linear._report import report_of
-from ..linear._root import Ranks, roots
+from ..linear._root import Ranks, roots, warn_if_lost
 from ._problem import described
 from ._result import ImmunizationResult, warn_if_easier
 
@@ -90,6 +90,8 @@ def closed_form(
     -----
     ImmunityWarning
         Where the harmful Hessian is better conditioned than it was, (i) below 1.
+    AccuracyWarning
+        Where rounding to half precision has cut off some of a rank.
 
     Examples
     --------
@@ -104,6 +106,7 @@ def closed_form(
     """
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
+    warn_if_lost(P, H, stacklevel=3)
     noisy = P.plus(delta_P), H.plus(delta_H)
     if nearest_to is None:
         theta = extractor_of(*noisy, kappa_P=kappa_P, rotate=rotate)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import ImmunityWarning
-from .._harmful import not_harder
+from .._harmful import easier, not_harder
 from .._validate import FloatArray, as_float64
 from ..linear import ImmunityLimit, ImmunityReport
 from ..linear._report import report_of
@@ -176,7 +176,7 @@ def with_ones(X: FloatArray) -> FloatArray:
 
 def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
     """Say where the harmful task got easier."""
-    if report.i < 1.0 - 1e-6:  # what rounding leaves of 1 is none
+    if easier(report.i, 1e-6):  # what rounding leaves of 1 is none
         warnings.warn(
             f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
             f"was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",

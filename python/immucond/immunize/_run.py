@@ -14,11 +14,12 @@ import numpy as np
 
 from .._errors import DivergenceError, ImmucondError
 from .._validate import as_count, check_choice, plain
+from ..linear._root import warn_if_lost
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Evaluation, Objective
 from ._problem import Problem, described
-from ._result import ImmunizationResult
+from ._result import ImmunizationResult, warn_if_easier
 from ._terms import Conditioning, Term
 
 Callback = Callable[[int, Mapping[str, float]], object]
@@ -131,7 +132,10 @@ def run(
         kept.save(state, records)
     for category, message in warned.items():
         warnings.warn(message, category, stacklevel=4)
-    return result(state)
+    warn_if_lost(problem.P, problem.H, stacklevel=4)
+    done = result(state)
+    warn_if_easier(done.report, "A larger lambda_H makes it harder", stacklevel=5)
+    return done
 
 
 def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> list[Term]:

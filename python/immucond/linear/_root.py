@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +13,9 @@ import numpy.typing as npt
 import scipy.linalg
 
 from .._condensed import triangular
+from .._errors import AccuracyWarning
 from .._extreme import psd_ends, warn_accuracy
-from .._rank import default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
+from .._rank import Rule, default_rtol, epsilon, half_told, numerical_rank, rank_rule, tolerance_at
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
@@ -55,6 +57,8 @@ class Root:
     decompose : callable
         Singular values, descending and 0 beyond the rank, and vectors of R: first a basis of
         range(K), then one of null(K). Called once, if at all.
+    cut : str
+        What half precision has cut off from the rank, for a warning; empty for nothing.
     factor : (d, d) array or None
         Upper triangular R, where there is one to spare the decomposition.
     """
@@ -70,6 +74,7 @@ class Root:
     noise: float
     decompose: Callable[[], tuple[FloatArray, FloatArray]]
     factor: FloatArray | None = None
+    cut: str = ""
 
     @cached_property
     def _decomposed(self) -> tuple[FloatArray, FloatArray]:
@@ -222,6 +227,7 @@ def root_of_inputs(
         name=name,
         noise=0.0,
         decompose=lambda: (sigma, vt.T),
+        cut=_cut_off(name, found, min(given.shape), rule),
     )
 
 
@@ -277,7 +283,14 @@ def root_of_gram(
         noise=max(rounding, tolerance, 0.0 if determined else ratio),
         decompose=decompose,
         factor=factor,
+        cut=_cut_off(name, found, size, rule),
     )
+
+
+def _cut_off(name: str, rank: int, size: int, rule: Rule) -> str:
+    if rule.rounded == 0.0 or rank == size:
+        return ""
+    return f"the rank of {name} is {rank} of {size}: {half_told(rule)}"
 
 
 def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:
@@ -360,7 +373,12 @@ def _pair(ranks: Ranks | None) -> Ranks:
 
 
 def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
-    """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue."""
+    """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue.
+
+    And where rounding to half precision has cut off what lies below it.
+    """
     for root in tasks:
+        if root.cut:
+            warnings.warn(root.cut, AccuracyWarning, stacklevel=stacklevel + 1)
         if root.noise * root.kappa > LOST:
             warn_accuracy(root.name, stacklevel + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -133,8 +133,11 @@ def refuse_rows(task: Any, name: str) -> None:
     pair = pair and isinstance(task[1], (*data, list)) and len(task[0]) == len(task[1])
     if pair and np.ndim(task[1]) == np.ndim(task[0]) and not isinstance(task[1], list):
         pair = not all(isinstance(x, Tensor) for x in task)  # two batches of inputs
-    if pair or isinstance(task, data):
+    table = hasattr(task, "to_numpy") or isinstance(task, (str, Mapping))  # iterate over names
+    iterable = hasattr(task, "__iter__") or hasattr(task, "__getitem__") or hasattr(task, "run")
+    if pair or table or not iterable or isinstance(task, data):
         what = "a pair (X, y)" if pair else f"a {type(task).__name__}"
+        what = "None" if task is None else what
         raise TypeError(
             f"{name} must be a loader or an iterable of batches, and is {what}: give "
             "DataLoader(TensorDataset(X, y), batch_size=64, shuffle=True) of tensors"

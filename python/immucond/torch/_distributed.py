@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._rank import default_rtol, rank_rule
+from .._rank import Rule, default_rtol, rank_rule
 from ._arguments import check_tensor
 from ._kernels import kernels_for
+from ._warn import warn_half
 
 Options = tuple[bool, int | None, float | None, str | None]
 
@@ -119,8 +120,11 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     return result
 
 
-def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
-    """Return the matrix or the features that stand for all ranks' rows, with options to match."""
+def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Rule]:
+    """Return the matrix or the features that stand for all ranks' rows, with options to match.
+
+    And the rule that decides the rank of what was given.
+    """
     features, rank, rtol, computed_in = options
     if not features:
         raise ValueError("group goes with features, whose rows the ranks hold; S is one matrix")
@@ -128,8 +132,6 @@ def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
         raise ValueError(f"features must have 2 dimensions with group, got shape {tuple(Z.shape)}")
     counts = _counts(Z, group)
     width = Z.shape[1]
-    if sum(counts) < width:
-        return _AllRows.apply(Z, group, counts), options  # type: ignore[no-untyped-call]
     shape = (sum(counts), width)
     rule = rank_rule(
         shape,
@@ -139,10 +141,17 @@ def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
         computed_in=computed_in,
         given="features",
     )
+    if rank is not None:
+        rule = rule._replace(rounded=0.0)
+    if sum(counts) < width:
+        return _AllRows.apply(Z, group, counts), options, rule  # type: ignore[no-untyped-call]
     H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
     # Of H: singular values of features are square roots, and H itself is rounded.
     of_H = max(rule.rtol**2, default_rtol(shape, "float64", "gram"))
     if rule.rounded > 0.0:  # lambda_1 >= ||H||_F^2 / tr H: never less than the rule of one rank
         trace, size = float(H.detach().trace()), float(torch.linalg.matrix_norm(H.detach()))
         of_H = max(of_H, (rule.rounded * trace / size) ** 2) if size > 0.0 else of_H
-    return H, (False, rank, min(0.5, of_H), "float64")
+        values = torch.linalg.eigvalsh(H.detach())
+        kept = int((values > min(0.5, of_H) * values[-1]).sum())
+        warn_half("Z^T Z", kept, width, rule)
+    return H, (False, rank, min(0.5, of_H), "float64"), rule

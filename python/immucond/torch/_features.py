@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .._condition import condition_number
+from .._extreme import feature_extreme_pairs
 from .._validate import FloatArray
-from ._batches import Batches, Outcome, running_on
+from ._batches import Batches, Outcome, refuse_arrays, refuse_few, running_on
 from ._split import SplitModel
 
 
@@ -36,9 +38,11 @@ def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outco
     """
     rows: list[Outcome] = []
     count = 0
-    with running_on(name), torch.no_grad(), closing(batches.in_order()) as epoch:
+    with torch.no_grad(), closing(batches.in_order()) as epoch:
         for batch in epoch:
-            found = batches.run(model, batch)
+            refuse_arrays(batch, name)
+            with running_on(name):
+                found = batches.run(model, batch)
             labels = found.labels if _classes(found.labels, len(found.features)) else None
             rows.append(
                 Outcome(
@@ -50,7 +54,12 @@ def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outco
             count += len(found.features)
             if count >= most:
                 break
+    if not rows:
+        raise ValueError(f"{name} has no batches")
+    refuse_few(count, name)
     features, logits = (torch.cat([row[at] for row in rows])[:most] for at in (0, 1))
+    if not bool(features.isfinite().all()):
+        raise ValueError(f"the features of {name} must be finite, and are not")
     known = [row.labels for row in rows if row.labels is not None]
     return Outcome(features, logits, torch.cat(known)[:most] if len(known) == len(rows) else None)
 
@@ -64,4 +73,13 @@ def _classes(labels: Any, count: int) -> bool:
 
 def kappa(Z: Tensor) -> float:
     """Return the condition number of the Hessian of features, exact for their dtype."""
-    return condition_number(features=array(Z), computed_in=str(Z.dtype).removeprefix("torch."))
+    return condition_number(features=array(Z), computed_in=Z.dtype)
+
+
+def kappa_and_rank(Z: Tensor, computed_in: Any) -> tuple[float, int]:
+    """Return it with the rank that it is taken over; the precision is that of the dtype if None."""
+    precision = Z.dtype if computed_in is None else computed_in
+    with warnings.catch_warnings():  # the condition number warns of what it depends on
+        warnings.simplefilter("ignore")
+        rank = feature_extreme_pairs(array(Z), computed_in=precision).rank
+    return condition_number(features=array(Z), computed_in=precision), int(rank)

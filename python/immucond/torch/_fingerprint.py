@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -13,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 from .._validate import plain
 
 _SCALARS = (bool, int, float, str)
+_DEPTH = 12  # of what holds what
 
 
 def fingerprint(model: nn.Module, *about: Any) -> str:
@@ -39,23 +43,109 @@ def fingerprint_of(tree: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def name_of(function: Any) -> str:
-    """Return what a function or an object is called, with the settings that it holds."""
+def name_of(function: Any, *, without: tuple[str, ...] = ()) -> str:
+    """Return what a function or an object is called, with a hash of all that it holds.
+
+    That is code, defaults, the variables of a closure and module that code names, and attributes;
+    functions of PyTorch go by their names.
+    """
     if isinstance(function, partial):
-        given = [f"{plain(x)}" for x in function.args]
-        given += [f"{key}={plain(x)}" for key, x in sorted(function.keywords.items())]
+        given = [f"{_said(x)}" for x in function.args]
+        given += [f"{key}={_said(x)}" for key, x in sorted(function.keywords.items())]
         return f"{name_of(function.func)}({', '.join(given)})"
-    if isinstance(function, nn.Module):
-        return f"{function!r} {fingerprint(function)}"
-    code = getattr(function, "__code__", None)
-    if hasattr(function, "__qualname__"):
-        name = f"{function.__module__}.{function.__qualname__}"
-        if code is None or "<" not in name:
-            return name
-        return f"{name} {hashlib.sha256(code.co_code).hexdigest()[:8]}"  # many go by such a name
-    settings = [f"{key}={x}" for key, x in sorted(vars(function).items())
-                if isinstance(x, _SCALARS)] if hasattr(function, "__dict__") else []  # fmt: skip
-    return f"{type(function).__module__}.{type(function).__qualname__}({', '.join(settings)})"
+    name = repr(function) if isinstance(function, nn.Module) else _called(function)
+    if _of_torch(function):
+        return name
+    digest = hashlib.sha256()
+    _update(digest, function, [], without)
+    return f"{name} {digest.hexdigest()[:16]}"
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Return an optimizer's type and what its groups of parameters are set to."""
+    groups = optimizer.state_dict()["param_groups"]
+    given = [{key: _said(x) for key, x in g.items() if key != "params"} for g in groups]
+    return [_called(type(optimizer)), *given]
+
+
+def _said(value: Any) -> Any:
+    """Return a setting as text and numbers that are the same in another process."""
+    return name_of(value) if callable(value) and not isinstance(value, type) else plain(value)
+
+
+def _called(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _of_torch(function: Any) -> bool:
+    module = str(getattr(function, "__module__", ""))
+    return hasattr(function, "__qualname__") and module.split(".")[0] in ("torch", "immucond")
+
+
+def _update(digest: Any, x: Any, within: list[int], without: tuple[str, ...] = ()) -> None:
+    """Hash a value by all that it holds; what holds itself goes by its type there."""
+    digest.update(type(x).__qualname__.encode())
+    if x is None or isinstance(x, (*_SCALARS, bytes, complex)):
+        digest.update(repr(x).encode())
+        return
+    if isinstance(x, (Tensor, np.ndarray, np.generic)):
+        digest.update(fingerprint_of(x).encode())
+        return
+    if id(x) in within or len(within) > _DEPTH:
+        return
+    parts: list[Any]
+    if isinstance(x, Mapping):
+        parts = [part for item in x.items() for part in item]
+    elif isinstance(x, (set, frozenset)):
+        parts = sorted(map(repr, x))  # their order differs between processes
+    elif isinstance(x, (list, tuple)):
+        parts = list(x)
+    elif isinstance(x, (ModuleType, type)) or _of_torch(x):
+        parts = [getattr(x, "__qualname__", x.__name__)]
+    elif isinstance(x, CodeType):
+        parts = [x.co_code, x.co_names, *x.co_consts]
+    elif isinstance(x, FunctionType):
+        parts = [x.__code__, x.__defaults__, x.__kwdefaults__, _closed_over(x), _globals(x)]
+    elif isinstance(x, MethodType):
+        parts = [x.__func__, x.__self__]
+    elif isinstance(x, partial):
+        parts = [x.func, x.args, x.keywords]
+    else:
+        own = getattr(x, "__dict__", {})
+        parts = [(key, own[key]) for key in sorted(own)
+                 if key not in without and not key.endswith("_hooks")]  # fmt: skip
+        parts += [f for f in vars(type(x)).values() if isinstance(f, FunctionType)]
+    for part in parts:
+        _update(digest, part, [*within, id(x)])
+
+
+def _closed_over(function: FunctionType) -> list[Any]:
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:  # not yet bound
+            cells.append(None)
+    return cells
+
+
+def _globals(function: FunctionType) -> dict[str, Any]:
+    """Return the numbers, tensors and functions of its own module that a function names."""
+    names: set[str] = set()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        names |= set(code.co_names)
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    there = function.__globals__
+    found = {name: there[name] for name in sorted(names) if name in there}
+    return {
+        name: x
+        for name, x in found.items()
+        if isinstance(x, (*_SCALARS, tuple, Tensor, np.ndarray))
+        or (isinstance(x, FunctionType) and x.__module__ == function.__module__)
+    }
 
 
 def _bytes(value: Tensor) -> bytes:

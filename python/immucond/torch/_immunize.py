@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,22 +11,32 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .._errors import DivergenceError
+from .._errors import DivergenceError, ImmunityWarning
 from .._validate import FloatArray, as_count, check_real
 from ._activations import batches_of, task_of
 from ._batches import Batches, refuse_arrays, refuse_few, running_on
 from ._checkpoint import Checkpoint
 from ._closed_form import closed_form
 from ._descent import RECORD, Run, Steps, finite, outcomes
-from ._fingerprint import fingerprint, name_of
+from ._fingerprint import fingerprint, name_of, settings_of
 from ._loaders import left_as_found
-from ._objectives import Loss, Method, Objective, Pair, objective_of, weighting
+from ._objectives import (
+    Loss,
+    Method,
+    Objective,
+    Pair,
+    asked_by,
+    objective_of,
+    refuse_idle,
+    weighting,
+)
 from ._reached import let_gradients_through
 from ._report import DeepReport, Measurement, warn_if_easier
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
+from ._warn import _warn
 from ._wrapped import refuse_compiled
 
 # Those of the published results.
@@ -48,14 +59,15 @@ class DeepImmunization:
         the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
         the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
         ``grad_ill``. Empty for the closed form, which takes no steps.
-    report : DeepReport
-        (i), (ii), RIR and what linear probes get of the harmful task, before and after.
+    report : DeepReport or None
+        (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
+        it could not be measured, such as where the features collapsed to zero; a warning says why.
     """
 
     model: nn.Module = field(repr=False)
     split: str
     history: dict[str, FloatArray] = field(repr=False)
-    report: DeepReport
+    report: DeepReport | None
 
 
 @torch.random.fork_rng(devices=[])
@@ -112,7 +124,8 @@ def immunize(
         the primary logits stay as they are.
     terms : (float, float), optional
         How large the weighted terms of the primary and of the harmful features are at the start,
-        on the mean over eight pairs of batches; that sets the weights, once. By default (1, 10)
+        on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
+        method does not have. By default (1, 10)
         for "algorithm1", (0, 3) for "r_ill" and "imma", (1, 0.03) for "opt_kappa", and an
         `Objective` has its own: so the published results were made.
     lambdas : (float, float) or "balance", optional
@@ -148,8 +161,10 @@ def immunize(
     checkpoint : path, optional
         A file that keeps the run's state. Where it is there already, of the same network, data,
         loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
-        are told apart by their length and first batch. Loaders whose order follows from more than
-        a generator (samplers, iterables of one's own) are read again from the first epoch on.
+        are told apart by their length and first batch; a loss and an objective by their code and
+        all that they hold, an optimizer by its type and its groups' settings. Loaders
+        whose order follows from more than a generator (samplers, iterables of one's own) are read
+        again from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
@@ -187,7 +202,8 @@ def immunize(
     -----
     ImmunityWarning
         Where the harmful task got easier: (i) of the report is below 1, or a probe got better than
-        chance explains.
+        chance explains. Where a rank changed, so that (i) or (ii) compares different spectra, and
+        where the network could not be measured.
 
     The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
     at random, batches of different shapes, tied weights).
@@ -231,15 +247,17 @@ def immunize(
         refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
-    _inspect(splitted, primary, harmful, where, objective, loss)
+    rule = None if objective is None else weighting(lambdas, terms, objective)
+    found = _inspect(splitted, primary, harmful, where, objective, loss)
+    refuse_idle(rule, found, asked_by(lambdas, terms))
     unseen = _held_out(held_out, where)
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
-        measurement = Measurement(splitted, (whole["primary"], whole["harmful"]), unseen)
+        immunized_on = whole["primary"], whole["harmful"]
+        measurement = Measurement(splitted, immunized_on, unseen, computed_in)
         done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
-        report = measurement.report(SplitModel(model, done))
-        warn_if_easier(report)
+        report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = _parameters(splitted, blocks)
@@ -256,11 +274,11 @@ def immunize(
     steps = Steps(
         splitted,
         objective,
-        weighting(lambdas, terms, objective),
+        rule,
         loss,
-        optimizer(parameters)
-        if optimizer is not None
-        else torch.optim.SGD(parameters, lr=rate, momentum=inertia),
+        torch.optim.SGD(parameters, lr=rate, momentum=inertia)
+        if optimizer is None
+        else _made(optimizer, parameters),
     )
     kept = None
     if checkpoint is not None:
@@ -270,19 +288,19 @@ def immunize(
             "harmful": H.fingerprint(),
             "split": split,
             "trainable": None if trainable is None else names_of(trainable),
-            "method": method if isinstance(method, str) else name_of(method),
+            "method": method if isinstance(method, str) else name_of(method, without=("state",)),
             "lambdas": lambdas,
             "terms": steps.terms,
             "computed_in": computed_in,
             "loss": name_of(loss),
-            "optimizer": [rate, inertia] if optimizer is None else name_of(optimizer),
+            "optimizer": [rate, inertia] if optimizer is None else settings_of(steps.optimizer),
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
         kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
-        measurement = Measurement(splitted, (P, H), unseen)
+        measurement = Measurement(splitted, (P, H), unseen, computed_in)
         if steps.terms is not None:
             steps.weigh(outcomes(splitted, P, H))
 
@@ -290,17 +308,47 @@ def immunize(
         for parameter, required in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(required)
         history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
-        return DeepImmunization(model, split, history, measurement.report(splitted))
+        return DeepImmunization(model, split, history, _reported(measurement, splitted))
 
     try:
         with left_as_found(primary, harmful):
             run.to(as_count(1 if epochs is None else epochs, "epochs", least=0), callback)
     except DivergenceError as error:
-        error.result = finished()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the divergence is what counts
+            error.result = finished()
         raise
-    result = finished()
-    warn_if_easier(result.report)
-    return result
+    return finished()
+
+
+def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
+    """Measure, and warn; what cannot be measured is said, and costs nobody the network."""
+    try:
+        report = measurement.report(model)
+    except Exception as error:
+        _warn(
+            "the network is immunized, and could not be measured, so that its report is None: "
+            f"{type(error).__name__}: {error}",
+            ImmunityWarning,
+        )
+        return None
+    warn_if_easier(report)
+    return report
+
+
+def _made(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    wanted = (
+        "optimizer must make one of a list of parameters, such as "
+        "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+    )
+    if not callable(make):
+        raise TypeError(f"{wanted}, and is a {type(make).__name__}")
+    made = make(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{wanted}, and makes a {type(made).__name__}")
+    return made
 
 
 def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
@@ -344,8 +392,8 @@ def _inspect(
     device: torch.device,
     objective: Objective | None,
     loss: Loss,
-) -> None:
-    """Refuse, before any training, what would fail in the midst of it."""
+) -> tuple[Tensor | None, Tensor | None]:
+    """Refuse, before any training, what would fail in the midst of it; return first terms."""
     seen = []
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
         task = task_of(loader, device, name)
@@ -366,10 +414,10 @@ def _inspect(
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
         seen.append(found)
     if objective is None:
-        return
+        return None, None
     try:
         finite(loss(seen[0].logits, seen[0].labels))
-        copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
+        return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"loss and terms cannot be computed on a first batch of each task: {error}"

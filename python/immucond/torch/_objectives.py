@@ -176,6 +176,30 @@ def weighting(
     return Terms(*_pair(terms, "terms", ("terms[0]", "terms[1]"), "(primary, harmful)"))
 
 
+def refuse_idle(
+    rule: tuple[float, float] | Terms | None,
+    found: tuple[Tensor | None, Tensor | None],
+    asked: str,
+) -> None:
+    """Refuse a weight of the user's for a term that the objective does not have.
+
+    `asked` is the name of the argument, empty where nothing was given.
+    """
+    if rule is None or not asked:
+        return
+    for number, name, term in zip(rule, ("primary", "harmful"), found, strict=True):
+        if term is None and number > 0.0:
+            raise ValueError(
+                f"{asked} must be 0 for a term that the method does not have, and is {number:g} "
+                f"for the {name} one"
+            )
+
+
+def asked_by(lambdas: Pair | str | None, terms: Pair | None) -> str:
+    """Return the name of the argument that weights the terms, empty for none."""
+    return "terms" if terms is not None else "lambdas" if lambdas is not None else ""
+
+
 def lambdas_of(lambdas: Pair | str) -> tuple[float, float] | None:
     """Return fixed weights, or None for balanced ones."""
     if isinstance(lambdas, str):

@@ -79,6 +79,13 @@ def linear_probes(
         By attacker: "lr", and by epoch from 0 on the arrays "accuracy" (on the test features) and
         "loss" (on the training features).
 
+    Raises
+    ------
+    ValueError, TypeError
+        For what are no features with their classes: NumPy arrays, shapes or widths that do not
+        match, no rows, entries that are not finite, zeros alone, labels that are no whole numbers
+        from 0 on; and for unknown attackers.
+
     Examples
     --------
     >>> import torch
@@ -90,10 +97,19 @@ def linear_probes(
     >>> bool(found["sgd"]["accuracy"][-1] > 0.9)
     True
     """
+    if isinstance(attackers, str):
+        raise TypeError(f"attackers must be a sequence of names, and is {attackers!r}")
     for name in attackers:
         check_choice(name, "attackers", tuple(ATTACKERS))
     passes, drawn = as_count(epochs, "epochs", least=0), as_count(seed, "seed", least=0)
-    parts = [(Z.detach().cpu().double(), y.cpu().long()) for Z, y in (train, test)]
+    parts = [_checked(pair, name) for pair, name in ((train, "train"), (test, "test"))]
+    widths = [Z.shape[1] for Z, _ in parts]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"train and test must have features of one width, and have {widths[0]} and {widths[1]}"
+        )
+    if not bool(parts[0][0].any()):
+        raise ValueError("the features of train must not all be zero, and are")
     count = max(int(y.max()) for _, y in parts) + 1
     if classes is not None:
         count = as_count(classes, "classes", least=count)
@@ -107,11 +123,33 @@ def linear_probes(
         unit = float(Z.square().mean().sqrt())
         if name != "adam":
             unit = float(torch.linalg.matrix_norm(Z, 2) ** 2) / len(Z)
-        steps = torch.tensor([length / unit for length in lengths])
+        steps = torch.tensor([length / unit for length in lengths], dtype=torch.float32)
         found[name] = _run(
             (Z.float(), labels), (Z_test.float(), labels_test), count, update, steps, passes, drawn
         )
     return found
+
+
+def _checked(pair: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """Return features in float64 and classes, on the CPU, or refuse what is neither."""
+    wanted = f"{name} must be a pair of tensors, features (N, m) and classes (N,)"
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{wanted}, and is a {type(pair).__name__}")
+    Z, y = pair
+    for x in (Z, y):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{wanted}, and holds a {type(x).__name__}")
+    if Z.ndim != 2 or Z.numel() == 0 or y.shape != Z.shape[:1]:
+        raise ValueError(f"{wanted}, and has shapes {tuple(Z.shape)} and {tuple(y.shape)}")
+    if Z.is_complex():
+        raise TypeError(f"the features of {name} must be real, and have dtype {Z.dtype}")
+    if y.is_floating_point() or y.is_complex():
+        raise TypeError(f"the classes of {name} must be whole numbers, and have dtype {y.dtype}")
+    if not bool(Z.isfinite().all()):
+        raise ValueError(f"the features of {name} must be finite, and are not")
+    if int(y.min()) < 0:
+        raise ValueError(f"the classes of {name} must be counted from 0, and hold {int(y.min())}")
+    return Z.detach().cpu().double(), y.cpu().long()
 
 
 def _run(
@@ -124,7 +162,7 @@ def _run(
     seed: int,
 ) -> dict[str, Any]:
     (Z, y), generator = train, torch.Generator().manual_seed(seed)
-    heads = torch.zeros(len(steps), Z.shape[1], classes)
+    heads = torch.zeros(len(steps), Z.shape[1], classes, dtype=Z.dtype)
     state: dict[str, Tensor] = {}
     rows = [_measured(heads, train, test)]
     taken = 0

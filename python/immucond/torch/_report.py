@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ImmunityWarning
+from .._harmful import OF_NETWORKS, easier, not_harder
+from .._rank import epsilon
 from ._activations import task_of
 from ._batches import Batches, Outcome
-from ._features import gathered, kappa
+from ._features import gathered, kappa_and_rank
 from ._probes import linear_probes
-from ._split import SplitModel
+from ._split import SplitModel, heads_named
 from ._warn import _warn
 
 ROWS = 4096
@@ -36,13 +38,19 @@ class DeepReport:
         Condition numbers of the primary and of the harmful Hessian after.
     reference_kappa_P, reference_kappa_H : float
         The same before.
+    rank_P, rank_H, reference_rank_P, reference_rank_H : int
+        How many eigenvalues they are taken over. Where a rank changed, (i) or (ii) compares
+        different spectra, and says little.
     accuracy : (float, float) or None
-        Of the network on the primary rows, before and after; None without classes.
+        Of the network on the primary rows, before and after; None without classes, which are whole
+        numbers below the number of logits. Of one logit they are 0 and 1, and 1 is predicted where
+        it is positive.
     probes : dict of str to (float, float)
         Accuracy that a linear probe reaches on the harmful task in 20 epochs (`linear_probes`),
         before and after, by attacker: "sgd", and the stronger "adam". Of held-out rows the probe
         is trained on those that were immunized on; else on every second one, and tested on the
-        others. Empty without classes.
+        others. Empty without classes: labels that are no whole numbers, are all the same, or are
+        more than half as many as the rows.
     """
 
     rows: str
@@ -51,6 +59,10 @@ class DeepReport:
     kappa_H: float
     reference_kappa_P: float
     reference_kappa_H: float
+    rank_P: int
+    rank_H: int
+    reference_rank_P: int
+    reference_rank_H: int
     accuracy: tuple[float, float] | None = None
     probes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -73,9 +85,16 @@ class DeepReport:
         shares = {f"{name} probe": pair for name, pair in self.probes.items()}
         if self.accuracy is not None:
             shares["primary"] = self.accuracy
-        told = [f"(i) {self.i:.3g}", f"(ii) {self.ii:.3g}", f"rir {self.rir:.3g}"]
+        eased = not_harder(self.i, self.rir, OF_NETWORKS) if not self._rank_change("H") else ""
+        rir = f"rir {self.rir:.3g}{f' ({eased})' if eased else ''}"
+        told = [f"(i) {self.i:.3g}", f"(ii) {self.ii:.3g}", rir]
+        told += [f"rank_{task} {found}" for task in "PH" if (found := self._rank_change(task))]
         told += [f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items()]
         return f"DeepReport({', '.join(told)}; {self.rows}, {sum(self.counts)} rows)"
+
+    def _rank_change(self, task: str) -> str:
+        before, after = (getattr(self, f"{of}rank_{task}") for of in ("reference_", ""))
+        return f"{before} -> {after}" if before != after else ""
 
 
 class Measurement:
@@ -86,7 +105,9 @@ class Measurement:
         model: SplitModel,
         immunized_on: tuple[Batches, Batches],
         held_out: tuple[Batches, Batches] | None,
+        computed_in: Any = None,
     ) -> None:
+        self._computed_in = computed_in
         self._train = immunized_on[1]
         self._tasks = held_out or immunized_on
         self._held_out = held_out is not None
@@ -111,33 +132,47 @@ class Measurement:
 
     def _compared(self, after: tuple[Outcome, Outcome, Outcome | None]) -> DeepReport:
         before = self._before
-        kappa_P, kappa_H, start_P, start_H = (
-            kappa(task.features) for found in (after, before) for task in (found[0], found[1])
+        now_P, now_H, start_P, start_H = (
+            kappa_and_rank(task.features, self._computed_in)
+            for found in (after, before)
+            for task in (found[0], found[1])
         )
         probed = [_probed(*found[1:]) for found in (before, after)]
         accuracy = [_accuracy(found[0]) for found in (before, after)]
         return DeepReport(
             "held-out" if self._held_out else "immunized on",
             (len(after[0].features), len(after[1].features)),
-            kappa_P,
-            kappa_H,
-            start_P,
-            start_H,
+            kappa_P=now_P[0],
+            kappa_H=now_H[0],
+            reference_kappa_P=start_P[0],
+            reference_kappa_H=start_H[0],
+            rank_P=now_P[1],
+            rank_H=now_H[1],
+            reference_rank_P=start_P[1],
+            reference_rank_H=start_H[1],
             accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
         )
 
 
 def _accuracy(found: Outcome) -> float | None:
-    if found.labels is None or found.logits.ndim != 2:
+    """Return None unless the labels are classes of these logits."""
+    logits, labels = found.logits, found.labels
+    if labels is None or logits.ndim != 2 or int(labels.max()) >= max(2, logits.shape[1]):
         return None
-    return float((found.logits.argmax(1) == found.labels).double().mean())
+    guessed = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
+    return float((guessed == labels).double().mean())
 
 
 def _probed(test: Outcome, train: Outcome | None) -> dict[str, float]:
     """Accuracy of each attacker's probe in the end."""
     labels = test.labels if train is None else train.labels
-    if labels is None or test.labels is None or int(labels.max()) == int(labels.min()):
+    if labels is None or test.labels is None:
+        return {}
+    # Numbers of their own: labels are names, and the largest may be any.
+    named, numbers = torch.unique(torch.cat([labels, test.labels]), return_inverse=True)
+    labels, of_test = numbers[: len(labels)], numbers[len(labels) :]
+    if bool((labels == labels[0]).all()) or 2 * len(named) > len(labels):
         return {}
     seen: tuple[Tensor, Tensor]
     if train is None:
@@ -145,15 +180,28 @@ def _probed(test: Outcome, train: Outcome | None) -> dict[str, float]:
         mine, others = order[::2], order[1::2]
         seen, unseen = ((test.features[at], labels[at]) for at in (mine, others))
     else:
-        seen, unseen = (train.features, labels), (test.features, test.labels)
+        seen, unseen = (train.features, labels), (test.features, of_test)
     found = linear_probes(seen, unseen, attackers=_ATTACKERS)
     return {name: float(curve["accuracy"][-1]) for name, curve in found.items()}
 
 
 def warn_if_easier(report: DeepReport) -> None:
-    """Say where the harmful task got easier: by (i), or by a probe, beyond chance."""
+    """Say where the harmful task got easier: by (i), or by a probe, beyond chance.
+
+    And where a rank changed, so that (i) or (ii) does not tell.
+    """
+    for name, figure, had, has in (
+        ("primary", "(ii)", report.reference_rank_P, report.rank_P),
+        ("harmful", "(i)", report.reference_rank_H, report.rank_H),
+    ):
+        if had != has:
+            _warn(
+                f"the {name} features have rank {has} and had rank {had}, on the rows "
+                f"{report.rows}: {figure} compares different spectra, and does not tell",
+                ImmunityWarning,
+            )
     told = []
-    if report.i < 1.0 - 1e-3:
+    if report.rank_H == report.reference_rank_H and easier(report.i, OF_NETWORKS):
         told.append(f"its condition number is {report.i:.3g} times what it was, (i)")
     tested = report.counts[1] if report.rows == "held-out" else report.counts[1] // 2
     for name, (before, after) in report.probes.items():
@@ -176,6 +224,7 @@ def immunity_report(
     *,
     split: str | tuple[str, str],
     harmful_train: Any = None,
+    computed_in: Any = None,
     device: Any = None,
 ) -> DeepReport:
     """Compare any network with another, such as one read back from a file with the original.
@@ -191,6 +240,8 @@ def immunity_report(
         of a closed form ``"head.1"`` sees the map, and ``"head.0"`` is before it.
     harmful_train : DataLoader, or iterable of batches, optional
         What probes are trained on; by default every second row of `harmful`.
+    computed_in : dtype_like, optional
+        The precision in which the features are computed, as in `immunize`.
     device : torch.device, optional
         By default that of each model.
 
@@ -201,7 +252,7 @@ def immunity_report(
     Warns
     -----
     ImmunityWarning
-        Where the harmful task got easier.
+        Where the harmful task got easier, or a rank changed.
 
     Examples
     --------
@@ -217,9 +268,9 @@ def immunity_report(
     True
     False
     """
-    names = (split, split) if isinstance(split, str) else tuple(split)
-    if len(names) != 2:
-        raise ValueError(f"split must be one name or that of each network, and is {split!r}")
+    names = heads_named(split)
+    if computed_in is not None:
+        epsilon(computed_in)  # refuses what is no dtype
 
     def tasks(where: torch.device) -> tuple[Any, Any]:
         P, H = task_of(primary, where, "primary"), task_of(harmful, where, "harmful")
@@ -233,7 +284,7 @@ def immunity_report(
         where, training = torch.device(device) if device is not None else first, network.training
         try:
             head = SplitModel(network.to(where).eval(), name)
-            found.append(Measurement(head, *tasks(where)))
+            found.append(Measurement(head, *tasks(where), computed_in))
         finally:
             network.to(first).train(training)
     report = found[0].compared(found[1])

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from .._condition import condition_number
+from .._harmful import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
 from ._features import all_features, array
-from ._split import SplitModel
+from ._split import SplitModel, heads_named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeepImmunity:
     """What an immunized network did to the condition numbers, group by group of samples.
 
@@ -65,7 +66,12 @@ class DeepImmunity:
     def __str__(self) -> str:
         parts = (f"{x.mean():.4g} ± {x.std():.2g}" for x in (self.i, self.ii, self.rir))
         i, ii, rir = parts
-        return f"(i) {i}, (ii) {ii}, RIR_theta0 {rir} ({self.convention})"
+        eased = not_harder(float(self.i.mean()), self.mean, OF_NETWORKS)
+        told = f" ({eased})" if eased else ""
+        return f"(i) {i}, (ii) {ii}, RIR_theta0 {rir}{told} ({self.convention})"
+
+    def __repr__(self) -> str:
+        return f"DeepImmunity({self})"
 
 
 @torch.random.fork_rng(devices=[])
@@ -137,9 +143,7 @@ def rir(
     >>> found.mean > 2
     True
     """
-    names = (split, split) if isinstance(split, str) else tuple(split)
-    if len(names) != 2:
-        raise ValueError(f"split must be one name or that of each network, and is {split!r}")
+    names = heads_named(split)
     P, H = (
         tuple(
             _features(network, head, loader, name, device)

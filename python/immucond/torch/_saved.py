@@ -48,8 +48,14 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     >>> torch.equal(again(primary[0]), done.model(primary[0]))
     True
     """
+    if not isinstance(done, DeepImmunization):
+        raise TypeError(
+            "done must be what immunize returned, a DeepImmunization, and is a "
+            f"{type(done).__name__}"
+        )
     head = done.split.rpartition(".")[0] if _folded(done) else done.split
-    about = {"split": head, "folded": _folded(done), "report": asdict(done.report)}
+    report = None if done.report is None else asdict(done.report)
+    about = {"split": head, "folded": _folded(done), "report": report}
     with whole(Path(folder) / WEIGHTS) as file:
         torch.save({name: x.detach().cpu() for name, x in done.model.state_dict().items()}, file)
     with whole(Path(folder) / ABOUT) as file:
@@ -108,6 +114,18 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
         state = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is no network saved by immucond: {error}") from error
+    if not isinstance(split, str) or not isinstance(folded, bool):
+        raise ValueError(
+            f"{path / ABOUT} must hold the name of the head, split, and whether it is folded, and "
+            f"has split={split!r}, folded={folded!r}"
+        )
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in state.items()
+    ):
+        raise ValueError(
+            f"{path / WEIGHTS} must hold tensors by their names, and holds a {type(state).__name__}"
+            " of something else"
+        )
     found = copied(model, next(model.parameters()).device)
     head = SplitModel(found, split).head
     if folded:

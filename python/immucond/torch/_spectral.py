@@ -174,12 +174,18 @@ def _value(
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     if p not in (None, "rank"):
         raise ValueError(f"p must be None or 'rank', and is {p!r}")
-    if group is not None:
-        dtype = wide(X.dtype)
-        X, options = spread(X, options, group)
+    result: Tensor
+    if group is None:
+        wanted = X.requires_grad and torch.is_grad_enabled()
+        result = spectral(X, name, *options, p == "rank", wanted)[0]
+        return result
+    dtype = wide(X.dtype)
+    X, options, rule = spread(X, options, group)
     wanted = X.requires_grad and torch.is_grad_enabled()
-    result: Tensor = spectral(X, name, *options, p == "rank", wanted)[0]
-    return result if group is None else result.to(dtype)
+    inner = rule if not options[0] else rule._replace(rounded=0.0)  # features tell by themselves
+    with explaining(inner):
+        result = spectral(X, name, *options, p == "rank", wanted)[0]
+    return result.to(dtype)
 
 
 def r_well(
@@ -318,7 +324,7 @@ def condition_number(
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     dtype, definite = wide(X.dtype), None
     if group is not None:
-        X, options = spread(X, options, group)
+        X, options, _ = spread(X, options, group)
     elif features is None:
         definite = _definite(X, options[3] or X.dtype)
     of_features, rank, _, precision = options

@@ -33,6 +33,15 @@ def blocks_named(model: nn.Module, trainable: str | Sequence[str]) -> list[nn.Mo
     return [module_named(model, name, "trainable") for name in names_of(trainable)]
 
 
+def heads_named(split: Any) -> tuple[str, str]:
+    """Return the names of the heads of two networks, from one of both or one of each."""
+    names = (split, split) if isinstance(split, str) else split
+    listed = isinstance(names, (tuple, list)) and all(isinstance(x, str) for x in names)
+    if not listed or len(names) != 2:
+        raise ValueError(f"split must be one name or that of each network, and is {split!r}")
+    return names[0], names[1]
+
+
 def parse_batch(batch: Any) -> tuple[Any, Any]:
     """Return the inputs of a batch and its labels: of a pair, or of a mapping with "labels"."""
     if isinstance(batch, Mapping):

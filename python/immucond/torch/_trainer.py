@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sized
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .._files import whole
+from .._validate import plain
 from ._activations import task_of
-from ._batches import Outcome, outcome, refuse_few
+from ._batches import Outcome, outcome, refuse_arrays, refuse_few
 from ._evaluated import evaluating
+from ._fingerprint import name_of
 from ._objectives import (
     Method,
     Objective,
     Pair,
     Terms,
+    asked_by,
     balanced,
     gradient_by,
     norm_of,
     objective_of,
     refuse_frozen,
+    refuse_idle,
     weighting,
     weights,
 )
 from ._ranks import Ranks, harmful_by_rank
 from ._split import SplitModel, parse_batch
 from ._wrapped import refuse_compiled
+
+SETTINGS = "immunization.json"
+"""In each checkpoint's folder: what the run is immunized by, and its first weights."""
 
 
 class TrainerMixin:
@@ -43,7 +53,9 @@ class TrainerMixin:
     -----
     The loss is the mean over a batch, and gradients that are accumulated over several batches are
     averaged. Harmful batches go through the network in evaluation mode, so that no statistics are
-    taken of them. A run that the trainer resumes reads them from the start, and keeps its weights.
+    taken of them. A run that the trainer resumes reads them from the start, and keeps its weights:
+    they stand in each checkpoint's folder, in ``immunization.json``, with the method, the terms and
+    the split, and other ones are refused.
     Where an extractor is frozen (no feature requires a gradient) a term with a weight is a
     ValueError.
 
@@ -66,6 +78,9 @@ class TrainerMixin:
     _harmful: Iterator[Any]
     _ranks: Ranks
     _first: tuple[float, float] | None  # the weights of the first step
+    _settings: dict[str, Any]  # what a resumed run must agree in
+    _asked: str  # which argument weights the terms
+    _immunized: bool  # whether the step at hand is
     _sums: dict[str, float]  # of the batches since the last log
     _weights: dict[str, float]
     current_gradient_accumulation_steps: int  # the trainer's own
@@ -113,13 +128,23 @@ class TrainerMixin:
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
         if task.least is not None:
             refuse_few(task.least, "harmful")
-        if objective.needs_harmful_labels:
-            batch = next(iter(task.in_order()), None)
-            if batch is not None and parse_batch(batch)[1] is None:
-                raise ValueError(
-                    f"harmful must have labels for {method!r}: batches (inputs, labels)"
-                )
-        self._immunization = (split, objective, weighting(lambdas, terms, objective))
+        batch = next(iter(task.in_order()), None)
+        if batch is None:
+            raise ValueError("harmful has no batches")
+        refuse_arrays(batch, "harmful")
+        if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
+            raise ValueError(f"harmful must have labels for {method!r}: batches (inputs, labels)")
+        rule = weighting(lambdas, terms, objective)
+        self._immunization, self._asked = (split, objective, rule), asked_by(lambdas, terms)
+        named = method if isinstance(method, str) else name_of(method, without=("state",))
+        weighted = "balance" if rule is None else None if isinstance(rule, Terms) else rule
+        self._settings = plain({
+            "split": split,
+            "method": named,
+            "terms": rule if isinstance(rule, Terms) else None,
+            "lambdas": weighted,
+            "computed_in": computed_in,
+        })  # fmt: skip
         self._harmful = harmful_by_rank(harmful, ranks)
         self._ranks, self._first, self._sums, self._weights = ranks, None, {}, {}
         self.loss_is_scaled_for_ga = False  # the trainer is to average; newer versions ask
@@ -134,8 +159,65 @@ class TrainerMixin:
                 f"trainer.immunize_against(harmful_loader, split={head!r})"
             )
         self._refuse_a_last_batch_of_one()
+        resumed = arguments[0] if arguments else keywords.get("resume_from_checkpoint")
+        self._first = self._weights_in(self._last_checkpoint() if resumed is True else resumed)
         above: Any = super()
         return above.train(*arguments, **keywords)
+
+    def _last_checkpoint(self) -> str | None:
+        from transformers.trainer_utils import get_last_checkpoint  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        found: str | None = get_last_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
+        return found
+
+    def _weights_in(self, folder: Any) -> tuple[float, float] | None:
+        """Return the first weights of the run that is resumed; refuse to resume another."""
+        if not folder or not (Path(folder) / SETTINGS).is_file():
+            return None
+        path = Path(folder) / SETTINGS
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            first, second = there.pop("weights")
+            weights = float(first), float(second)
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        differing = [
+            f"{name} is {there.get(name)!r} there and {here!r} here"
+            for name, here in self._settings.items()
+            if there.get(name) != here
+        ]
+        if differing:
+            raise ValueError(
+                f"checkpoint {folder} is that of another run: {'; '.join(differing)}. Give "
+                "immunize_against what it was given then, or train anew"
+            )
+        return weights
+
+    def _save_checkpoint(self, model: Any, trial: Any, *rest: Any, **keywords: Any) -> None:
+        """Keep what the run is immunized by beside what the trainer writes."""
+        above: Any = super()
+        above._save_checkpoint(model, trial, *rest, **keywords)
+        if self._immunization is not None and self._first is not None and self.args.should_save:  # type: ignore[attr-defined]
+            folder = Path(above._get_output_dir(trial=trial))
+            folder /= f"checkpoint-{self.state.global_step}"  # type: ignore[attr-defined]
+            if folder.is_dir():  # the trainer may keep a few alone
+                with whole(folder / SETTINGS) as file:
+                    told = self._settings | {"weights": list(self._first)}
+                    file.write((json.dumps(told, indent=1) + "\n").encode())
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        """Train on a batch, as the trainer does; refuse a ``compute_loss`` that hides this one."""
+        self._immunized = False
+        above: Any = super()
+        loss = above.training_step(*arguments, **keywords)
+        if self._immunization is not None and not self._immunized:
+            classes = type(self).__mro__[: type(self).__mro__.index(TrainerMixin)]
+            named = [c.__name__ for c in classes if "compute_loss" in vars(c)]
+            raise TypeError(
+                f"compute_loss of {named[0] if named else type(self).__name__} does not call "
+                "super().compute_loss, which adds the terms of immunization: nothing is immunized"
+            )
+        return loss
 
     def _refuse_a_last_batch_of_one(self) -> None:
         options, data = getattr(self, "args", None), getattr(self, "train_dataset", None)
@@ -157,6 +239,7 @@ class TrainerMixin:
         above: Any = super()
         if self._immunization is None or not torch.is_grad_enabled():
             return above.compute_loss(model, inputs, return_outputs=return_outputs, **keywords)
+        self._immunized = True
         split, objective, rule = self._immunization
         network = SplitModel(self.model, split)
         if rule is None:
@@ -210,9 +293,11 @@ class TrainerMixin:
     ) -> Tensor:
         if self._first is None:
             self._first = self._logged()
+        asked = rule
         if isinstance(rule, Terms):
             rule = self._first or self._by_size(objective, rule, primary, harmful)
         terms = objective.terms(primary, harmful)
+        refuse_idle(asked, terms, self._asked)
         sides = (primary.features, harmful.features)
         if rule is None:
             norms = [
