@@ -75,6 +75,7 @@ def test_a_report_says_where_the_harmful_task_got_easier():
     assert "harder" not in repr(identity)
 
 
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")
 def test_a_result_is_short():
     rng = np.random.default_rng(0)
     X_P, X_H = rng.normal(size=(300, 60)), rng.normal(size=(300, 60))
