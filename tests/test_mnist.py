@@ -189,6 +189,7 @@ def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
     )
 
 
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")
 def test_numbers_are_those_of_the_library(folder, outcome):
     numbers = json.loads((outcome / "results.json").read_text(), parse_constant=pytest.fail)
     data = mnist.load(folder)

@@ -16,6 +16,7 @@ nn = torch.nn
 pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
     pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),
 ]
 
 RECOMPUTED = pytest.mark.parametrize("reentrant", [False, True], ids=["saved", "reentrant"])
