@@ -147,9 +147,9 @@ def test_more_steps_go_on_from_fewer(tmp_path):
     ("changed", "data", "message"),
     [
         ({"lr": 0.02}, 0, "lr is 0.01 there and 0.02 here"),
-        ({"preconditioner": None}, 0, "preconditioner is right there and None here"),
-        ({"theta": 2 * np.eye(5)}, 0, "theta is None there and array of shape"),
-        ({}, 1, "X_H is array.*; X_P is array"),
+        ({"preconditioner": None}, 0, "preconditioner is 'right' there and None here"),
+        ({"theta": 2 * np.eye(5)}, 0, "theta is None there and 'array of shape"),
+        ({}, 1, "X_P is 'array.*; X_H is 'array"),
         ({"seed": 4}, 0, "seed is 0 there and 4 here"),
     ],
 )
@@ -159,7 +159,7 @@ def test_the_checkpoint_of_another_run_is_refused(changed, data, message, tmp_pa
     before = path.read_bytes()
     with pytest.raises(ValueError, match=f"run.npz is that of another run.*{message}"):
         ic.immunize.algorithm1(*tasks(data), checkpoint=path, **ALGORITHM_1 | changed)
-    with pytest.raises(ValueError, match="method is algorithm1 there and r_ill_only here"):
+    with pytest.raises(ValueError, match="method is 'algorithm1' there and 'r_ill_only' here"):
         ic.immunize.r_ill_only(*tasks(), checkpoint=path, **STEP)
     assert path.read_bytes() == before
 

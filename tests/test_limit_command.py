@@ -172,7 +172,7 @@ def test_labels_of_ticks_do_not_overlap(kappa, high):
     exact, line = ic.linear.immunity_limit(*K), ic.linear.frontier(*K, points=5)
     noise = ic.linear.noise_curve(*K, rows=(3, 3))
     drawn = limit.figure(limit.Result(settings, (task, task), exact, line, noise, ()))
-    assert drawn.axes[0].get_legend().get_texts()[-1].get_text() == "before (identity)"
+    assert drawn.axes[0].get_legend().get_texts()[-1].get_text() == "before"
     FigureCanvasAgg(drawn).draw()
     for ax in drawn.axes:
         for axis in (ax.xaxis, ax.yaxis):

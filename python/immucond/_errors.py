@@ -41,4 +41,4 @@ class AccuracyWarning(UserWarning):
 
 
 class ImmunityWarning(UserWarning):
-    """What was to be immunized is not: the harmful task got easier, or the map is not in a file."""
+    """What was to be immunized is not, the harmful task got easier; or it could not be measured."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from . import _core
 from ._errors import AccuracyWarning, DegenerateSpectrumError, DegenerateSpectrumWarning
 from ._matrix_free import is_operator, matrix_free_pairs
-from ._rank import Given, Rule, half_told, rank_rule
+from ._rank import Given, Rule, cut_off, half_told, rank_rule
 from ._shapes import Count, Flag, Name, Real, by_shape
 from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
 
@@ -226,13 +226,8 @@ def warn_accuracy(name: str, stacklevel: int) -> None:
 
 def warn_half(name: str, rank: Any, size: int, rule: Rule, stacklevel: int) -> None:
     """Say how many singular values the rounding of half precision has left, if not all."""
-    least = int(np.min(rank))
-    if rule.rounded > 0.0 and least < size:
-        warnings.warn(
-            f"the rank of {name} is {least} of {size}: {half_told(rule)}",
-            AccuracyWarning,
-            stacklevel=stacklevel + 1,
-        )
+    if told := cut_off(name, int(np.min(rank)), size, rule):
+        warnings.warn(told, AccuracyWarning, stacklevel=stacklevel + 1)
 
 
 @contextmanager

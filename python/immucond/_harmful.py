@@ -1,7 +1,19 @@
 """Whether the harmful task became harder: an RIR above 1 alone does not say so."""
 
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from ._errors import ImmunityWarning
+
+if TYPE_CHECKING:
+    from .linear import ImmunityReport
+
 # Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
 SLACK = 1e-8
+# Two routes to an extractor of the same condition number agree to about this.
+OF_EXTRACTORS = 1e-6
 # Rows in single precision, run through a network twice, agree to about this.
 OF_NETWORKS = 1e-3
 MARK = " !"
@@ -27,3 +39,14 @@ def not_harder(i: float, rir: float, slack: float = SLACK) -> str:
 def marked(told: str, i: float, rir: float) -> str:
     """Text of an RIR, marked where the harmful task got no harder; ``NOTE`` decodes the mark."""
     return told + MARK if not_harder(i, rir) else told
+
+
+def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
+    """Warn where an extractor made the harmful task easier."""
+    if easier(report.i, OF_EXTRACTORS):
+        warnings.warn(
+            f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
+            f"was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
+            ImmunityWarning,
+            stacklevel=stacklevel + 1,
+        )

@@ -175,6 +175,13 @@ def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
     return rule.rank or int(np.count_nonzero(sigma > tolerance_at(sigma, rule) * sigma[0]))
 
 
+def cut_off(name: str, rank: int, size: int, rule: Rule) -> str:
+    """Return what the rounding of half precision has left of a rank; empty if all of it."""
+    if rule.rounded == 0.0 or rank == size:
+        return ""
+    return f"the rank of {name} is {rank} of {size}: {half_told(rule)}"
+
+
 def half_told(rule: Rule) -> str:
     """Return how the rank of entries in half precision was decided, and what to do about it."""
     name = next(name for name in _HALF if _EPS[name] * _ONCE == rule.precision)

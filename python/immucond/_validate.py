@@ -159,6 +159,22 @@ def plain(value: Any) -> Any:
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value).removeprefix("torch.")
 
 
+def refuse_other(there: Mapping[str, Any], here: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuse what is of other settings, and say which: "NAME is ... there and ... here"."""
+    differing = [
+        f"{name} is {_brief(there.get(name))} there and {_brief(here.get(name))} here"
+        for name in dict.fromkeys((*here, *there))
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise ValueError(f"{what} is that of another run: {'; '.join(differing)}. {remedy}")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
 def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
     """Check an extractor against the number of input features."""
     A = as_float64(theta, name)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from . import immunize
 from ._errors import ImmunityWarning
 from ._extras import extra
+from ._harmful import warn_if_easier
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
-from .immunize._result import warn_if_easier
 from .linear import ImmunityReport, blind_extractor
 from .linear._extractor import sufficient_delta
 from .linear._root import roots
@@ -307,7 +307,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             warnings.simplefilter("ignore", ImmunityWarning)  # once, and for every method
             result = method(X, targets, harmful, **keywords)
         remedy = "kappa_P" if self.method == "closed_form" else "lambda_H"
-        warn_if_easier(result.report, f"A larger {remedy} makes it harder", stacklevel=4)
+        warn_if_easier(result.report, f"A larger {remedy} makes it harder", stacklevel=3)
         self.theta_, self.report_, self.history_ = result.theta, result.report, result.history
         self.bias_ = result.bias
         self.omega_ = result.omega if trains_head else None

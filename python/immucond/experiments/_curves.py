@@ -31,8 +31,8 @@ CUT_OFF = (0.01, 1e-8)
 
 
 def before_or(label: str, name: str = "") -> str:
-    """Label of a method in a figure: what nothing was done to is called so, with its name."""
-    return f"before ({label})" if "identity" in (label, name) else label
+    """Label of a method in a figure: "before" of what nothing was done to."""
+    return "before" if "identity" in (label, name) else label
 
 
 def curves(

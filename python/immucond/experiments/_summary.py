@@ -39,6 +39,15 @@ def rir_cell(results: Sequence[Values], *path: str) -> str:
     return marked(cell(results, *path, "rir"), i, rir)
 
 
+def immunity_cells(results: Sequence[Values], key: str) -> list[str]:
+    """Cells of (i), (ii) and RIR in the ridge and in the exact convention."""
+    cells = []
+    for convention in ("ridge", "exact"):
+        cells += [cell(results, key, convention, figure) for figure in ("i", "ii")]
+        cells.append(rir_cell(results, key, convention))
+    return cells
+
+
 def decoded(note: str, rows: Sequence[Sequence[str]]) -> str:
     """Return the note of a table, with what the mark means where a row has one."""
     return f"{note}\n{NOTE}" if any(MARK in text for row in rows for text in row) else note

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._extreme import ExtremePairs
-from .._validate import plain
+from .._validate import plain, refuse_other
 from ._archive import read_archive, write_archive
 from ._movers import State
 
@@ -67,7 +67,8 @@ class Checkpoint:
         if not Path(self.path).is_file():
             raise ValueError(f"checkpoint {os.fspath(self.path)} must be a regular file")
         description, arrays = read_archive(self.path, "checkpoint")
-        self._check(description["run"])
+        what, remedy = f"checkpoint {os.fspath(self.path)}", "Give another path, or remove it"
+        refuse_other(description["run"], plain(self.run), what, remedy)
         step = int(description["step"])
         history = {
             name.removeprefix("history/"): values
@@ -89,19 +90,6 @@ class Checkpoint:
         )
         return state, records
 
-    def _check(self, other: dict[str, Any]) -> None:
-        mine = plain(self.run)
-        differing = [
-            f"{name} is {_short(other.get(name))} there and {_short(mine.get(name))} here"
-            for name in sorted(mine.keys() | other.keys())
-            if mine.get(name) != other.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"checkpoint {os.fspath(self.path)} is that of another run: "
-                f"{'; '.join(differing)}. Give another path, or remove it"
-            )
-
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
     found: dict[str, Any] = {
@@ -110,8 +98,3 @@ def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | N
         if name.startswith(prefix)
     }
     return ExtremePairs(**found) if found else None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._harmful import warn_if_easier
 from .._validate import (
     FloatArray,
     as_delta,
@@ -22,7 +23,7 @@ from ..linear._nearest import nearest_of
 from ..linear._report import report_of
 from ..linear._root import Ranks, roots, warn_if_lost
 from ._problem import described
-from ._result import ImmunizationResult, warn_if_easier
+from ._result import ImmunizationResult
 
 
 @underflow_is_zero
@@ -121,7 +122,7 @@ def closed_form(
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
     report = report_of(P, H, theta)
-    warn_if_easier(report, "A larger kappa_P raises both condition numbers", stacklevel=4)
+    warn_if_easier(report, "A larger kappa_P raises both condition numbers", stacklevel=3)
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,

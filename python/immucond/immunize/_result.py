@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import ImmunityWarning
-from .._harmful import easier, not_harder
+from .._harmful import not_harder
 from .._validate import FloatArray, as_float64
 from ..linear import ImmunityLimit, ImmunityReport
 from ..linear._report import report_of
@@ -172,14 +170,3 @@ def measured(
 def with_ones(X: FloatArray) -> FloatArray:
     """Return the rows with an input of ones at the end, whose row of theta is a bias."""
     return np.hstack([X, np.ones((X.shape[0], 1))])
-
-
-def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
-    """Say where the harmful task got easier."""
-    if easier(report.i, 1e-6):  # what rounding leaves of 1 is none
-        warnings.warn(
-            f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
-            f"was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
-            ImmunityWarning,
-            stacklevel=stacklevel,
-        )

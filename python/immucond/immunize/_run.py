@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from .._errors import DivergenceError, ImmucondError
+from .._harmful import warn_if_easier
 from .._validate import as_count, check_choice, plain
 from ..linear._root import warn_if_lost
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Evaluation, Objective
 from ._problem import Problem, described
-from ._result import ImmunizationResult, warn_if_easier
+from ._result import ImmunizationResult
 from ._terms import Conditioning, Term
 
 Callback = Callable[[int, Mapping[str, float]], object]
@@ -134,7 +135,7 @@ def run(
         warnings.warn(message, category, stacklevel=4)
     warn_if_lost(problem.P, problem.H, stacklevel=4)
     done = result(state)
-    warn_if_easier(done.report, "A larger lambda_H makes it harder", stacklevel=5)
+    warn_if_easier(done.report, "A larger lambda_H makes it harder", stacklevel=4)
     return done
 
 

@@ -15,7 +15,7 @@ import scipy.linalg
 from .._condensed import triangular
 from .._errors import AccuracyWarning
 from .._extreme import psd_ends, warn_accuracy
-from .._rank import Rule, default_rtol, epsilon, half_told, numerical_rank, rank_rule, tolerance_at
+from .._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
 from .._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
@@ -227,7 +227,7 @@ def root_of_inputs(
         name=name,
         noise=0.0,
         decompose=lambda: (sigma, vt.T),
-        cut=_cut_off(name, found, min(given.shape), rule),
+        cut=cut_off(name, found, min(given.shape), rule),
     )
 
 
@@ -283,14 +283,8 @@ def root_of_gram(
         noise=max(rounding, tolerance, 0.0 if determined else ratio),
         decompose=decompose,
         factor=factor,
-        cut=_cut_off(name, found, size, rule),
+        cut=cut_off(name, found, size, rule),
     )
-
-
-def _cut_off(name: str, rank: int, size: int, rule: Rule) -> str:
-    if rule.rounded == 0.0 or rank == size:
-        return ""
-    return f"the rank of {name} is {rank} of {size}: {half_told(rule)}"
 
 
 def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:

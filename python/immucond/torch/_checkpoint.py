@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from .._files import whole
-from .._validate import plain
+from .._validate import plain, refuse_other
 
 
 class Checkpoint:
@@ -64,16 +64,8 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint {self.path} is not one of immunize; name another ({reason})"
             ) from error
-        differing = [
-            f"{name} is {there.get(name)!r} there and {self.settings.get(name)!r} here"
-            for name in dict.fromkeys((*self.settings, *there))
-            if there.get(name) != self.settings.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"checkpoint {self.path} is that of another run: {'; '.join(differing)}. Give "
-                "another path, or remove it"
-            )
+        what = f"checkpoint {self.path}"
+        refuse_other(there, self.settings, what, "Give another path, or remove it")
         return state
 
 

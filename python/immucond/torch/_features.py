@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._condition import condition_number
+from .._errors import DegenerateSpectrumWarning
 from .._extreme import feature_extreme_pairs
 from .._validate import FloatArray
 from ._batches import Batches, Outcome, refuse_arrays, refuse_few, running_on
@@ -71,15 +71,13 @@ def _classes(labels: Any, count: int) -> bool:
     return whole and bool((labels >= 0).all())
 
 
-def kappa(Z: Tensor) -> float:
-    """Return the condition number of the Hessian of features, exact for their dtype."""
-    return condition_number(features=array(Z), computed_in=Z.dtype)
+def kappa_and_rank(Z: Tensor, computed_in: Any = None) -> tuple[float, int]:
+    """Return the condition number of the Hessian of features, and the rank that it is taken over.
 
-
-def kappa_and_rank(Z: Tensor, computed_in: Any) -> tuple[float, int]:
-    """Return it with the rank that it is taken over; the precision is that of the dtype if None."""
+    The precision in which they were computed is by default that of their dtype.
+    """
     precision = Z.dtype if computed_in is None else computed_in
-    with warnings.catch_warnings():  # the condition number warns of what it depends on
-        warnings.simplefilter("ignore")
-        rank = feature_extreme_pairs(array(Z), computed_in=precision).rank
-    return condition_number(features=array(Z), computed_in=precision), int(rank)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateSpectrumWarning)  # vectors are not asked for
+        pairs = feature_extreme_pairs(array(Z), computed_in=precision)
+    return pairs.condition_number, pairs.rank

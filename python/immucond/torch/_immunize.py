@@ -36,7 +36,7 @@ from ._reached import let_gradients_through
 from ._report import DeepReport, Measurement, warn_if_easier
 from ._split import SplitModel, blocks_named, names_of
 from ._ties import copied
-from ._warn import _warn
+from ._warn import warn
 from ._wrapped import refuse_compiled
 
 # Those of the published results.
@@ -125,9 +125,9 @@ def immunize(
     terms : (float, float), optional
         How large the weighted terms of the primary and of the harmful features are at the start,
         on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
-        method does not have. By default (1, 10)
-        for "algorithm1", (0, 3) for "r_ill" and "imma", (1, 0.03) for "opt_kappa", and an
-        `Objective` has its own: so the published results were made.
+        method does not have. By default (1, 10) for "algorithm1", (0, 3) for "r_ill" and "imma",
+        (1, 0.03) for "opt_kappa", and an `Objective` has its own: so the published results were
+        made.
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
@@ -254,8 +254,7 @@ def immunize(
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
-        immunized_on = whole["primary"], whole["harmful"]
-        measurement = Measurement(splitted, immunized_on, unseen, computed_in)
+        measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
         done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
         report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report)
@@ -300,7 +299,7 @@ def immunize(
         kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
-        measurement = Measurement(splitted, (P, H), unseen, computed_in)
+        measurement = _measured(splitted, P, H, unseen, computed_in)
         if steps.terms is not None:
             steps.weigh(outcomes(splitted, P, H))
 
@@ -321,12 +320,25 @@ def immunize(
     return finished()
 
 
+def _measured(
+    model: SplitModel,
+    P: Batches,
+    H: Batches,
+    unseen: tuple[Batches, Batches] | None,
+    computed_in: Any,
+) -> Measurement:
+    """Measure the network that is to be immunized, on rows that it is not, where there are any."""
+    if unseen is None:
+        return Measurement(model, (P, H), None, "immunized on", computed_in)
+    return Measurement(model, unseen, H, "held-out", computed_in)
+
+
 def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
     """Measure, and warn; what cannot be measured is said, and costs nobody the network."""
     try:
         report = measurement.report(model)
     except Exception as error:
-        _warn(
+        warn(
             "the network is immunized, and could not be measured, so that its report is None: "
             f"{type(error).__name__}: {error}",
             ImmunityWarning,

@@ -130,20 +130,19 @@ def objective_of(
     method: Method | Objective, computed_in: Any = None, group: Any = None
 ) -> Objective | None:
     """Return a method's objective; None for the closed form, which has none."""
-    named = not isinstance(method, Objective)
     if computed_in is not None:
         epsilon(computed_in)  # refuses what is no dtype
-        if not named or method == "imma":
+        if isinstance(method, Objective) or method == "imma":
             raise ValueError(
                 "computed_in is for methods of the library that decide a rank: IMMA has none, and "
                 "an Objective of one's own gives it to the regularizers itself"
             )
-    if not named:
-        return method  # type: ignore[return-value]
-    check_choice(method, "method", (*OBJECTIVES, "closed_form"))  # type: ignore[arg-type]
+    if isinstance(method, Objective):
+        return method
+    check_choice(method, "method", (*OBJECTIVES, "closed_form"))
     if method == "closed_form":
         return None
-    objective = OBJECTIVES[method]()  # type: ignore[index]
+    objective = OBJECTIVES[method]()
     if method != "imma":
         options = {"computed_in": computed_in, "group": group}
         objective.options = {name: value for name, value in options.items() if value is not None}

@@ -15,8 +15,9 @@ from ._activations import task_of
 from ._batches import Batches, Outcome
 from ._features import gathered, kappa_and_rank
 from ._probes import linear_probes
+from ._ratios import Ratios
 from ._split import SplitModel, heads_named
-from ._warn import _warn
+from ._warn import warn
 
 ROWS = 4096
 """Rows of each task that are measured, at most."""
@@ -25,13 +26,14 @@ _ATTACKERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True, repr=False)
-class DeepReport:
+class DeepReport(Ratios[float]):
     """Both tasks before and after, in the exact convention: kappa over the nonzero eigenvalues.
 
     Attributes
     ----------
     rows : str
-        "held-out", or "immunized on": then a share of them is a matter of fitting.
+        "held-out"; "immunized on", a share of which is a matter of fitting; or "given", which
+        `immunity_report` says of any.
     counts : (int, int)
         Rows of the primary and of the harmful task that were measured, at most 4096 of each.
     kappa_P, kappa_H : float
@@ -41,6 +43,8 @@ class DeepReport:
     rank_P, rank_H, reference_rank_P, reference_rank_H : int
         How many eigenvalues they are taken over. Where a rank changed, (i) or (ii) compares
         different spectra, and says little.
+    tested : int
+        Rows of the harmful task that probes are tested on.
     accuracy : (float, float) or None
         Of the network on the primary rows, before and after; None without classes, which are whole
         numbers below the number of logits. Of one logit they are 0 and 1, and 1 is predicted where
@@ -63,23 +67,9 @@ class DeepReport:
     rank_H: int
     reference_rank_P: int
     reference_rank_H: int
+    tested: int
     accuracy: tuple[float, float] | None = None
     probes: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def i(self) -> float:
-        """``kappa_H`` over that before: immunity wants it large."""
-        return self.kappa_H / self.reference_kappa_H
-
-    @property
-    def ii(self) -> float:
-        """``kappa_P`` over that before: at most 1 is wanted."""
-        return self.kappa_P / self.reference_kappa_P
-
-    @property
-    def rir(self) -> float:
-        """The ratio (i) / (ii)."""
-        return self.i / self.ii
 
     def __repr__(self) -> str:
         shares = {f"{name} probe": pair for name, pair in self.probes.items()}
@@ -103,23 +93,23 @@ class Measurement:
     def __init__(
         self,
         model: SplitModel,
-        immunized_on: tuple[Batches, Batches],
-        held_out: tuple[Batches, Batches] | None,
+        tasks: tuple[Batches, Batches],
+        train: Batches | None,
+        rows: str,
         computed_in: Any = None,
     ) -> None:
+        self._tasks, self._train, self._rows = tasks, train, rows
         self._computed_in = computed_in
-        self._train = immunized_on[1]
-        self._tasks = held_out or immunized_on
-        self._held_out = held_out is not None
         self._before = self._seen(model)
 
     def _seen(self, model: SplitModel) -> tuple[Outcome, Outcome, Outcome | None]:
-        of = "held_out " if self._held_out else ""
+        of = "held_out " if self._rows == "held-out" else ""
         P, H = (
             gathered(model, task, of + name, ROWS)
             for task, name in zip(self._tasks, ("primary", "harmful"), strict=True)
         )
-        train = gathered(model, self._train, "harmful", ROWS) if self._held_out else None
+        name = "harmful_train" if self._rows == "given" else "harmful"
+        train = None if self._train is None else gathered(model, self._train, name, ROWS)
         return P, H, train
 
     def report(self, model: SplitModel) -> DeepReport:
@@ -140,8 +130,8 @@ class Measurement:
         probed = [_probed(*found[1:]) for found in (before, after)]
         accuracy = [_accuracy(found[0]) for found in (before, after)]
         return DeepReport(
-            "held-out" if self._held_out else "immunized on",
-            (len(after[0].features), len(after[1].features)),
+            self._rows,
+            (len(after[0].features), count := len(after[1].features)),
             kappa_P=now_P[0],
             kappa_H=now_H[0],
             reference_kappa_P=start_P[0],
@@ -150,6 +140,7 @@ class Measurement:
             rank_H=now_H[1],
             reference_rank_P=start_P[1],
             reference_rank_H=start_H[1],
+            tested=count // 2 if self._train is None else count,
             accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
         )
@@ -195,7 +186,7 @@ def warn_if_easier(report: DeepReport) -> None:
         ("harmful", "(i)", report.reference_rank_H, report.rank_H),
     ):
         if had != has:
-            _warn(
+            warn(
                 f"the {name} features have rank {has} and had rank {had}, on the rows "
                 f"{report.rows}: {figure} compares different spectra, and does not tell",
                 ImmunityWarning,
@@ -203,13 +194,12 @@ def warn_if_easier(report: DeepReport) -> None:
     told = []
     if report.rank_H == report.reference_rank_H and easier(report.i, OF_NETWORKS):
         told.append(f"its condition number is {report.i:.3g} times what it was, (i)")
-    tested = report.counts[1] if report.rows == "held-out" else report.counts[1] // 2
     for name, (before, after) in report.probes.items():
         share = (before + after) / 2.0
-        if after - before > 2.0 * (2.0 * share * (1.0 - share) / tested) ** 0.5:
+        if after - before > 2.0 * (2.0 * share * (1.0 - share) / report.tested) ** 0.5:
             told.append(f"a linear probe by {name} gets {after:.1%}, and got {before:.1%}")
     if told:
-        _warn(
+        warn(
             f"the harmful task got easier, on the rows {report.rows}: {'; '.join(told)}",
             ImmunityWarning,
         )
@@ -234,7 +224,7 @@ def immunity_report(
     model, reference : nn.Module
         The immunized network, and the one that it was made from.
     primary, harmful : DataLoader, or iterable of batches
-        Held-out rows, as in `immunize`; at most 4096 of each are read.
+        Rows to measure on, best such as neither network has seen; at most 4096 of each are read.
     split : str or (str, str)
         The name of the head of both, or of each. The input of this head is what an attacker sees:
         of a closed form ``"head.1"`` sees the map, and ``"head.0"`` is before it.
@@ -249,10 +239,20 @@ def immunity_report(
     -------
     DeepReport
 
+    Raises
+    ------
+    ValueError, TypeError
+        As `immunize`: for heads that are not there, and tasks that are no batches, have fewer than
+        two rows, or features that are not finite.
+
     Warns
     -----
     ImmunityWarning
         Where the harmful task got easier, or a rank changed.
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Definition 3.1.
 
     Examples
     --------
@@ -272,19 +272,16 @@ def immunity_report(
     if computed_in is not None:
         epsilon(computed_in)  # refuses what is no dtype
 
-    def tasks(where: torch.device) -> tuple[Any, Any]:
-        P, H = task_of(primary, where, "primary"), task_of(harmful, where, "harmful")
-        if harmful_train is None:
-            return (P, H), None
-        return (P, task_of(harmful_train, where, "harmful_train")), (P, H)
-
     found: list[Measurement] = []
     for network, name in ((reference, names[1]), (model, names[0])):
         first = next(network.parameters()).device
         where, training = torch.device(device) if device is not None else first, network.training
         try:
             head = SplitModel(network.to(where).eval(), name)
-            found.append(Measurement(head, *tasks(where), computed_in))
+            tasks = task_of(primary, where, "primary"), task_of(harmful, where, "harmful")
+            given = harmful_train is not None
+            train = task_of(harmful_train, where, "harmful_train") if given else None
+            found.append(Measurement(head, tasks, train, "given", computed_in))
         finally:
             network.to(first).train(training)
     report = found[0].compared(found[1])

@@ -15,11 +15,12 @@ from .._harmful import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
 from ._features import all_features, array
+from ._ratios import Ratios
 from ._split import SplitModel, heads_named
 
 
 @dataclass(frozen=True, repr=False)
-class DeepImmunity:
+class DeepImmunity(Ratios[FloatArray]):
     """What an immunized network did to the condition numbers, group by group of samples.
 
     Attributes
@@ -37,21 +38,6 @@ class DeepImmunity:
     reference_kappa_P: FloatArray = field(repr=False)
     reference_kappa_H: FloatArray = field(repr=False)
     convention: str
-
-    @property
-    def i(self) -> FloatArray:
-        """``kappa(H_H) / kappa(H_H of the reference)`` of each group: immunity wants it large."""
-        return self.kappa_H / self.reference_kappa_H
-
-    @property
-    def ii(self) -> FloatArray:
-        """``kappa(H_P) / kappa(H_P of the reference)`` of each group: at most 1 is wanted."""
-        return self.kappa_P / self.reference_kappa_P
-
-    @property
-    def rir(self) -> FloatArray:
-        """The ratio (i) / (ii) of each group."""
-        return self.i / self.ii
 
     @property
     def mean(self) -> float:

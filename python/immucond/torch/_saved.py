@@ -34,6 +34,13 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     folder : path
         Gets ``weights.pt`` and ``immucond.json``, each whole or not at all.
 
+    Raises
+    ------
+    TypeError
+        For what is no result of `immunize`.
+    OSError
+        Where the folder cannot be written to.
+
     Examples
     --------
     >>> import tempfile, torch

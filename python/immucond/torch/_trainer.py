@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._files import whole
-from .._validate import plain
+from .._validate import plain, refuse_other
 from ._activations import task_of
 from ._batches import Outcome, outcome, refuse_arrays, refuse_few
 from ._evaluated import evaluating
@@ -45,9 +45,9 @@ class TrainerMixin:
 
     Call `immunize_against` before training. The learning rate, what is trainable (by
     ``requires_grad``), checkpoints and logs are the trainer's. Beside its ``loss``, which is the
-    total, stand ``primary_loss`` and the unweighted terms ``well`` and ``ill`` (also as
-    ``primary_term`` and ``harmful_term``), means over the batches since the last log as the loss
-    is, and the weights ``lambda_P`` and ``lambda_H``. Evaluation is left as it is.
+    total, stand ``primary_loss`` and the unweighted terms ``well`` and ``ill``, means over the
+    batches since the last log as the loss is, and the weights ``lambda_P`` and ``lambda_H``.
+    Evaluation is left as it is.
 
     Notes
     -----
@@ -181,16 +181,8 @@ class TrainerMixin:
             weights = float(first), float(second)
         except Exception as error:
             raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-        differing = [
-            f"{name} is {there.get(name)!r} there and {here!r} here"
-            for name, here in self._settings.items()
-            if there.get(name) != here
-        ]
-        if differing:
-            raise ValueError(
-                f"checkpoint {folder} is that of another run: {'; '.join(differing)}. Give "
-                "immunize_against what it was given then, or train anew"
-            )
+        remedy = "Give immunize_against what it was given then, or train anew"
+        refuse_other(there, self._settings, f"checkpoint {folder}", remedy)
         return weights
 
     def _save_checkpoint(self, model: Any, trial: Any, *rest: Any, **keywords: Any) -> None:
@@ -278,9 +270,7 @@ class TrainerMixin:
             count = self._sums.pop("batches")
             means = {name: x / count for name, x in self._sums.items()}
             means["primary_loss"] = self._ranks.mean(means["primary_loss"])
-            names = {"well": "primary_term", "ill": "harmful_term"}
-            again = {names[name]: x for name, x in means.items() if name in names}
-            logs, self._sums = logs | means | again | self._weights, {}
+            logs, self._sums = logs | means | self._weights, {}
         above.log(logs, *rest, **keywords)
 
     def _total(
@@ -291,8 +281,6 @@ class TrainerMixin:
         primary: Outcome,
         harmful: Outcome,
     ) -> Tensor:
-        if self._first is None:
-            self._first = self._logged()
         asked = rule
         if isinstance(rule, Terms):
             rule = self._first or self._by_size(objective, rule, primary, harmful)
@@ -326,14 +314,6 @@ class TrainerMixin:
 
     def _add(self, name: str, value: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def _logged(self) -> tuple[float, float] | None:
-        """Return the first weights of a run that is resumed, from the trainer's logs."""
-        state = getattr(self, "state", None)
-        if state is None or not state.global_step:
-            return None
-        pairs = ((e.get("lambda_P"), e.get("lambda_H")) for e in state.log_history)
-        return next((pair for pair in pairs if None not in pair), None)
 
     def _by_size(
         self, objective: Objective, terms: Terms, primary: Outcome, harmful: Outcome

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .._errors import AccuracyWarning, DegenerateSpectrumWarning
-from .._rank import Rule, half_told
+from .._rank import Rule, cut_off
 
 _OURS = (
     *(str(Path(file).parent) + "/" for file in (__file__, torch.__file__)),
@@ -18,7 +18,8 @@ _OURS = (
 )
 
 
-def _warn(message: str, category: type[Warning]) -> None:
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's program."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         level, frame = level + 1, frame.f_back
@@ -27,7 +28,7 @@ def _warn(message: str, category: type[Warning]) -> None:
 
 def warn_tied(name: str, what: str) -> None:
     """Say that a gradient is a subgradient."""
-    _warn(
+    warn(
         f"an extreme singular value of {name} that {what} uses is not simple to rounding: the "
         "gradient takes the mean over the tied group",
         DegenerateSpectrumWarning,
@@ -36,7 +37,7 @@ def warn_tied(name: str, what: str) -> None:
 
 def warn_not_simple(name: str) -> None:
     """Say that vectors are one choice among many."""
-    _warn(
+    warn(
         f"an extreme singular value of {name} is not simple to rounding: its vectors are one "
         "choice among many",
         DegenerateSpectrumWarning,
@@ -45,7 +46,7 @@ def warn_not_simple(name: str) -> None:
 
 def warn_accuracy(name: str) -> None:
     """Say that sigma_min is noise."""
-    _warn(
+    warn(
         f"the smallest nonzero singular value of {name} is not determined: rounding is as large as "
         "itself. Give the rank where it is known, a larger rtol, or the features instead of their "
         "Gram matrix",
@@ -55,13 +56,13 @@ def warn_accuracy(name: str) -> None:
 
 def warn_half(name: str, rank: int, size: int, rule: Rule) -> None:
     """Say how many singular values the rounding of half precision has left, if not all."""
-    if rule.rounded > 0.0 and rank < size:
-        _warn(f"the rank of {name} is {rank} of {size}: {half_told(rule)}", AccuracyWarning)
+    if told := cut_off(name, rank, size, rule):
+        warn(told, AccuracyWarning)
 
 
 def warn_second() -> None:
     """Say that derivatives of singular vectors are mostly noise."""
-    _warn(
+    warn(
         "derivatives of singular vectors, and second derivatives of the regularizers, have lost "
         "all but three digits or fewer: an extreme singular value lies too close to a neighbour or "
         "to zero, by the measure of sigma_max",

@@ -16,22 +16,21 @@ from .._units import Values
 with extra("deep"):
     import torch
 
-from ...torch import DeepImmunity, linear_probes
-from ...torch._features import array, kappa
+from ...torch import DeepImmunity, DeepImmunization, linear_probes
+from ...torch._features import array, kappa_and_rank
 from ...torch._rir import immunity_of
 from ._backbone import load_saved
-from ._immunized import Immunized
 from ._prepare import Prepared, of_tasks
 
 SPECTRUM = 100  # points of a spectrum that are kept
 
 
-def measured(here: Prepared, done: Immunized, unit: Mapping[str, Any]) -> Values:
+def measured(here: Prepared, done: DeepImmunization, unit: Mapping[str, Any]) -> Values:
     after = of_tasks(done.model, done.split, here.kept)
     before = here.before
     P, H = (after["P"].Z, before["P"].Z), (after["H"].Z, before["H"].Z)
     groups, size = unit["groups"]
-    kappas = {name: [kappa(Z) for Z in pair] for name, pair in (("P", P), ("H", H))}
+    kappas = {name: [kappa_and_rank(Z)[0] for Z in pair] for name, pair in (("P", P), ("H", H))}
     i, ii = (pair[0] / pair[1] for pair in (kappas["H"], kappas["P"]))
     predicted = [found["P"].logits.argmax(1) for found in (after, before)]
     values: Values = {
@@ -61,7 +60,7 @@ def measured(here: Prepared, done: Immunized, unit: Mapping[str, Any]) -> Values
     return values
 
 
-def reloaded(here: Prepared, done: Immunized, folder: Path) -> Values:
+def reloaded(here: Prepared, done: DeepImmunization, folder: Path) -> Values:
     """Measure what the files hold, the network that `load_saved` makes of them, on test samples.
 
     "i" is that of the features that enter its last layer, "i_before_the_map" that of the ones which
@@ -72,14 +71,16 @@ def reloaded(here: Prepared, done: Immunized, folder: Path) -> Values:
     wanted = of_tasks(done.model, done.split, here.kept)
     outer = here.backbone.split if done.split == here.backbone.split else f"{here.backbone.split}.0"
     before_the_map = of_tasks(model, outer, here.kept)["H"].Z
-    start = kappa(here.before["H"].Z)
+    after, start, outside = (
+        kappa_and_rank(Z)[0] for Z in (found["H"].Z, here.before["H"].Z, before_the_map)
+    )
     return {
         "accuracy": found["P"].accuracy,
         "changed_predictions": int(
             (found["P"].logits.argmax(1) != wanted["P"].logits.argmax(1)).sum()
         ),
-        "i": kappa(found["H"].Z) / start,
-        "i_before_the_map": kappa(before_the_map) / start,
+        "i": after / start,
+        "i_before_the_map": outside / start,
     }
 
 

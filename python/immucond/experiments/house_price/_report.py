@@ -9,7 +9,7 @@ from ...linear import ImmunityLimit
 from .._common_tables import LIMIT_SYMBOLS, attackers, norm_ratios, parameters
 from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, decoded, finished, remarks, rir_cell
+from .._summary import cell, decoded, finished, immunity_cells, remarks
 from .._table import Table
 from ._run import Result
 
@@ -48,10 +48,7 @@ def _immunity(result: Result) -> Table:
             if not finished(results):
                 rows.append([method.label, "failed"])
                 continue
-            cells = []
-            for convention in ("ridge", "exact"):
-                cells += [cell(results, key, convention, figure) for figure in ("i", "ii")]
-                cells.append(rir_cell(results, key, convention))
+            cells = immunity_cells(results, key)
             paper = [number(v) for v in method.paper or ()] if key == "training" else []
             rows.append([method.label, *cells, *(paper or [""] * 3)])
     count, runs = result.counts, result.settings.seeds

@@ -14,7 +14,7 @@ from ..._harmful import MARK, not_harder
 from .._common_tables import attackers, norm_ratios, parameters
 from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
+from .._summary import cell, decoded, finished, immunity_cells, over_seeds, remarks
 from .._table import Table
 from ._run import Pair, Result
 
@@ -161,10 +161,7 @@ def _pairs(result: Result) -> Table:
                 if not results:
                     rows.append([method.label, "failed"])
                     continue
-                cells = []
-                for convention in ("ridge", "exact"):
-                    cells += [cell(results, key, convention, figure) for figure in ("i", "ii")]
-                    cells.append(rir_cell(results, key, convention))
+                cells = immunity_cells(results, key)
                 rows.append([method.label, *cells, cell(results, "seconds") + " s"])
     return Table(
         "MNIST: pair by pair",
