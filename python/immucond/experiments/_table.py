@@ -49,9 +49,12 @@ class Table:
             console.print(self.note + "\n", markup=False)
 
     def _parts(self, width: int) -> list[tuple[list[int], str]]:
-        """Columns that fit side by side, with what they show: whole groups where one fits."""
+        """Columns that fit side by side, with what they show: whole groups where one fits.
+
+        Only a group of its own may need its cells wrapped for that.
+        """
         told = self._told()
-        if self._width(told) <= width:
+        if self._width(told, wrapped=False) <= width:
             return [(told, "")]
         parts: list[tuple[list[int], list[str]]] = []
         at = 1
@@ -60,7 +63,7 @@ class Table:
             at += count
             if not columns:
                 continue
-            if parts and self._width([*parts[-1][0], *columns]) <= width:
+            if parts and self._width([*parts[-1][0], *columns], wrapped=False) <= width:
                 parts[-1] = ([*parts[-1][0], *columns], [*parts[-1][1], name])
             elif self._width(columns) <= width:
                 parts.append((columns, [name]))
@@ -90,11 +93,11 @@ class Table:
         """Whether the cells hold no spaces at which they may be wrapped; rich would cut them."""
         return column == 0 or not any(" " in cell for cell in self._cells(column))
 
-    def _width(self, columns: Sequence[int]) -> int:
+    def _width(self, columns: Sequence[int], wrapped: bool = True) -> int:
         needed = 0
         for column in (0, *columns):
             texts = [*self.headings[column].split("\n"), *self._cells(column)]
-            if not self._whole(column):
+            if wrapped and not self._whole(column):
                 texts = [part for text in texts for part in text.split()]
             needed += max((len(line) for text in texts for line in text.split("\n")), default=0)
         return needed + _GAP * (1 + len(columns)) + 1
