@@ -112,6 +112,7 @@ def products(data):
 STEP = {"immucond, two steps and the report": steps, FLOOR: products}
 
 
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")  # two steps, random tasks
 @pytest.mark.parametrize("name", STEP)
 @pytest.mark.parametrize("n", [*SIZES, *LARGE_SIZES])
 def test_steps_beside_their_products(contest, size, n, name):

@@ -467,3 +467,11 @@ def test_an_iteration_that_made_the_harmful_task_easier_says_so(method):
         easier = getattr(ic.immunize, method)(X_P, X_P @ np.ones(5), X_H, **options)
     assert easier.report.i < 0.1
     assert [each.filename for each in told] == [__file__]
+
+
+def test_a_task_that_got_a_little_easier_is_not_told_to_be_once_what_it_was():
+    X_P = np.random.default_rng(0).normal(size=(40, 8))
+    with pytest.warns(ic.ImmunityWarning, match=r"is 1 - \d\.\de-\d+ times what it was"):
+        ic.immunize.algorithm1(
+            X_P, X_P @ np.ones(8), X_P, lambda_P=1e-2, lambda_H=0.0, lr=1e-3, steps=1
+        )

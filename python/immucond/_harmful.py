@@ -41,12 +41,17 @@ def marked(told: str, i: float, rir: float) -> str:
     return told + MARK if not_harder(i, rir) else told
 
 
+def times(i: float) -> str:
+    """Text of (i) that does not round what is below 1 to 1."""
+    return f"{i:.3g}" if abs(1.0 - i) >= 5e-3 else f"1 - {1.0 - i:.1e}"
+
+
 def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
     """Warn where an extractor made the harmful task easier."""
     if easier(report.i, OF_EXTRACTORS):
         warnings.warn(
-            f"the harmful task got easier: its condition number is {report.i:.3g} times what it "
-            f"was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
+            f"the harmful task got easier: its condition number is {times(report.i)} times "
+            f"what it was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
             ImmunityWarning,
             stacklevel=stacklevel + 1,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ImmunityWarning
-from .._harmful import OF_NETWORKS, easier, not_harder
+from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
 from ._activations import task_of
 from ._batches import Batches, Outcome
@@ -193,7 +193,7 @@ def warn_if_easier(report: DeepReport) -> None:
             )
     told = []
     if report.rank_H == report.reference_rank_H and easier(report.i, OF_NETWORKS):
-        told.append(f"its condition number is {report.i:.3g} times what it was, (i)")
+        told.append(f"its condition number is {times(report.i)} times what it was, (i)")
     for name, (before, after) in report.probes.items():
         share = (before + after) / 2.0
         if after - before > 2.0 * (2.0 * share * (1.0 - share) / report.tested) ** 0.5:
