@@ -22,7 +22,8 @@ def _load() -> tuple[Any, str]:
         if error.name == "immucond._cuda":
             return (
                 None,
-                "not built: that takes nvcc and pip install -Ccmake.define.IMMUCOND_CUDA=ON",
+                "not built: that takes nvcc and "
+                "pip install --config-settings=cmake.define.IMMUCOND_CUDA=ON",
             )
         return None, f"not loaded: {error}"
     return module, ""
