@@ -15,7 +15,7 @@ MEASURE = """
 import sys
 import matplotlib.figure, matplotlib.backends.backend_agg, rich.console, rich.progress
 from immucond._cli import main
-from immucond.experiments import limit
+from immucond import limit
 
 def mib(key):
     with open("/proc/self/status") as status:

@@ -39,7 +39,7 @@ def by_eigh(K_P, K_H):
     return V * np.sqrt(K_P.trace() / len(K_P))
 
 
-# Frobenius norms agree whatever the rotation; tests/test_linear_limit.py checks the rest.
+# Frobenius norms agree whatever the rotation; tests/linear/test_linear_limit.py checks the rest.
 EXTRACTOR = {
     "immucond optimal_extractor": lambda K_P, K_H: np.linalg.norm(
         ic.linear.optimal_extractor(K_P, K_H)

@@ -20,8 +20,8 @@ from statistics import mean
 from typing import Any
 
 from immucond._cli import main as immucond
+from immucond._format import number
 from immucond._harmful import MARK, NOTE, marked, not_harder
-from immucond.experiments._format import number
 from immucond.experiments._search import Grid
 from immucond.experiments.house_price._methods import GRIDS as HOUSE_PRICE_GRIDS
 from immucond.experiments.mnist._methods import GRIDS as MNIST_GRIDS

@@ -2,7 +2,8 @@
 
 Low-level kernels live here; `immucond.linear` holds the closed-form analysis, `immucond.immunize`
 the algorithms, `immucond.probing` the dynamics of linear probing, `immucond.theorems` the theory
-as objects that check themselves and `immucond.torch` the operators for PyTorch.
+as objects that check themselves, `immucond.torch` the operators for PyTorch and `immucond.deep`
+what takes a whole network.
 """
 
 from . import _interrupt as _interrupt  # first, before anything that takes time
@@ -30,6 +31,7 @@ from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 
 if _TYPE_CHECKING:
     from . import cuda as cuda
+    from . import deep as deep
     from . import immunize, linear, probing, theorems
     from . import sklearn as sklearn
     from . import torch as torch
@@ -69,7 +71,7 @@ __all__ = [
 ]
 
 # Shown by dir(); those of an extra are not for `import *`, which would need the extra.
-_LAZY = ("cuda", "immunize", "linear", "probing", "sklearn", "theorems", "torch")
+_LAZY = ("cuda", "deep", "immunize", "linear", "probing", "sklearn", "theorems", "torch")
 
 if not _TYPE_CHECKING:  # a type checker reads the imports above, and finds misspelt names
 

@@ -15,11 +15,11 @@ from . import immunize
 from ._errors import ImmunityWarning
 from ._extras import extra
 from ._harmful import warn_if_easier
+from ._task import roots
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
 from .linear import ImmunityReport, blind_extractor
 from .linear._extractor import sufficient_delta
-from .linear._root import roots
 
 with extra("sklearn"):
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

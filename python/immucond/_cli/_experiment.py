@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._extras import extra
 from .._files import exclusive
-from ..experiments._output import staged
-from ..experiments._table import Table
+from .._output import staged
+from .._table import Table
 from ._arguments import Whole, add_quiet
 from ._progress import progress
 from ._versions import versions

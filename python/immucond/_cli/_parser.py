@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..experiments._format import brief
+from .._format import brief
 
 _EMPTY = "something is needed, got an empty text"
 

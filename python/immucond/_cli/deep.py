@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._extras import extra
-from ..experiments._output import staged
+from .._output import staged
 from ..experiments.deep._methods import METHODS
 from ..experiments.deep._presets import PRESETS
 from ._arguments import Number, Whole, add_quiet

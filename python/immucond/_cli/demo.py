@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from .._extras import extra
-from ..experiments._output import staged
+from .._output import staged
 from ._arguments import Number, Whole, add_quiet
 from ._progress import progress
 from ._versions import versions

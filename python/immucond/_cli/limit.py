@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from .._extras import extra
-from ..experiments._output import staged
+from .._output import staged
 from ._arguments import Number, Whole, add_quiet
 from ._progress import progress
 from ._versions import versions
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         args.parser.error(f"--delta takes one or two numbers, got {len(args.delta)}")
     with extra("experiments"):
         from rich.console import Console
-    from ..experiments import limit
+    from .. import limit
 
     settings = limit.Settings(
         primary=args.primary,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .._format import brief, listed, number
+from .._table import Table
 from ..probing import LABELS
-from ._format import brief, listed, number
 from ._methods import Method
-from ._table import Table
 
 LIMIT_SYMBOLS = (
     "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "

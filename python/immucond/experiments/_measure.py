@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import linear, probing
+from .._format import brief
+from .._task import Ranks
 from .._validate import FloatArray
 from ..linear import ImmunityReport
-from ..linear._root import Ranks
-from ._format import brief
 from ._methods import Fit
 from ._style import thin
 

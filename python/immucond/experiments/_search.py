@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._format import brief, number, plain
+from .._format import brief, number, plain
+from .._table import Table
 from ._measure import conventions, size
 from ._methods import FailedFitError, Method, Tasks, fit
-from ._table import Table
 from ._units import Values
 
 # That convention depends on the scale of theta: beyond this factor RIRs do not compare.

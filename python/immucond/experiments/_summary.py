@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .._format import number, reworded
 from .._harmful import MARK, NOTE, marked
-from ._format import number, reworded
 from ._units import Values
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ._format import plain
-from ._output import write_whole
+from .._format import plain
+from .._output import write_whole
 
 Progress = Callable[[str, int, int], object]
 Values = dict[str, Any]

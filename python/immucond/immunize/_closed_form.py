@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._harmful import warn_if_easier
+from .._task import Ranks, roots, warn_if_lost
 from .._validate import (
     FloatArray,
     as_delta,
@@ -21,7 +22,6 @@ from .._validate import (
 from ..linear._extractor import extractor_of
 from ..linear._nearest import nearest_of
 from ..linear._report import report_of
-from ..linear._root import Ranks, roots, warn_if_lost
 from ._problem import described
 from ._result import ImmunizationResult
 

@@ -20,8 +20,8 @@ import scipy.linalg
 from .._extreme import ExtremePairs, feature_extreme_pairs, psd_extreme_pairs
 from .._gram import gram, hessian
 from .._regularizers import SpectralRegularizer, r_well
+from .._task import Root
 from .._validate import FloatArray
-from ..linear._root import Root
 from ._low_rank import LowRank, Step
 
 Preconditioner = Literal["right", "projected", "ridge"]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import Ranks
 from .._validate import as_count, check_real
-from ..linear._root import Ranks
 from ._losses import LossName
 from ._movers import Optimizer, mover_of
 from ._problem import Problem, problem_of

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._regularizers import kappa
+from .._task import Ranks
 from .._validate import check_real
-from ..linear._root import Ranks
 from ._hessians import Preconditioner
 from ._losses import LossName
 from ._movers import Optimizer, mover_of

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._task import Ranks, Root, roots, span_of
 from .._validate import (
     FloatArray,
     as_count,
@@ -22,7 +23,6 @@ from .._validate import (
     plain,
 )
 from ..linear._report import ImmunityReport, report_of
-from ..linear._root import Ranks, Root, roots, span_of
 from ._batches import Batches
 from ._hessians import (
     PRECONDITIONERS,

@@ -13,9 +13,9 @@ from .._errors import DegenerateSpectrumError
 from .._extreme import feature_extreme_pairs
 from .._floating import underflow_is_zero
 from .._regularizers import SpectralRegularizer
+from .._task import roots
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ..linear._report import ImmunityReport, report_of
-from ..linear._root import roots
 from ._batches import Batches
 from ._hessians import BatchHessian, well_of
 from ._losses import task_loss

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._rank import default_rtol
+from .._task import Root
 from .._validate import FloatArray
-from ..linear._root import Root
 
 # Units of rounding within which a direction of null(K_P) counts as one of null(K_H) too.
 _ROUNDING = 16.0

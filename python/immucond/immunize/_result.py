@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._harmful import not_harder
+from .._task import Ranks, roots
 from .._validate import FloatArray, as_float64
 from ..linear import ImmunityLimit, ImmunityReport
 from ..linear._report import report_of
-from ..linear._root import Ranks, roots
 from ._archive import read_archive, write_archive
 
 _HISTORY = "history/"

@@ -14,8 +14,8 @@ import numpy as np
 
 from .._errors import DivergenceError, ImmucondError
 from .._harmful import warn_if_easier
+from .._task import warn_if_lost
 from .._validate import as_count, check_choice, plain
-from ..linear._root import warn_if_lost
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Evaluation, Objective

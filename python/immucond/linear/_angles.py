@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import root_of_gram
 from .._validate import FloatArray, as_theta
-from ._root import root_of_gram
 
 
 @underflow_is_zero

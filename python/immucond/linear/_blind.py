@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import root_of, warn_if_lost
 from .._validate import FloatArray, check_real
-from ._root import root_of, warn_if_lost
 
 
 @underflow_is_zero

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import Ranks, Root, roots, warn_if_lost
 from .._validate import FloatArray, as_delta, check_real
 from ._limit import Pencil, deficit_of, features_of, pencil
-from ._root import Ranks, Root, roots, warn_if_lost
 from ._rotation import level
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import Ranks, Root, roots, warn_if_lost
 from .._validate import FloatArray, as_count, as_delta, as_float64
 from ._limit import ImmunityLimit, limit_of
-from ._root import Ranks, Root, roots, warn_if_lost
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import scipy.special
 
 from .._condition import condition_number
 from .._floating import underflow_is_zero
+from .._task import Root, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
 from ._limit import kappa_of_pencil
-from ._root import Root, root_of, warn_if_lost
 
 # Smoothed extremes, ever sharper; each stage starts where the last one ended.
 _SHARPNESS = (4.0, 32.0, 256.0)

@@ -12,8 +12,8 @@ from .._extreme import psd_ends
 from .._floating import underflow_is_zero
 from .._gram import gram
 from .._rank import epsilon, rank_rule
+from .._task import Ranks, Root, roots, squared_ratio, warn_if_lost
 from .._validate import FloatArray, as_count, as_delta
-from ._root import Ranks, Root, roots, squared_ratio, warn_if_lost
 
 # Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
 # Gram matrices were given; inputs keep their digits.

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._rank import default_rtol
+from .._task import root_of_gram, span_of
 from .._validate import FloatArray, as_theta
 from ._angles import rayleigh_spectrum
-from ._root import root_of_gram, span_of
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import scipy.optimize
 
 from .._floating import underflow_is_zero
+from .._task import Ranks, Root, roots, warn_if_lost
 from .._validate import FloatArray, as_delta, as_theta
 from ._extractor import kappa_within, refuse_unbounded
 from ._limit import pencil
-from ._root import Ranks, Root, roots, warn_if_lost
 
 _ROUNDS = 500
 _SETTLED = 1e-12

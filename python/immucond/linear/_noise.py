@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import LOST, Ranks, Root, roots
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
-from ._root import LOST, Ranks, Root, roots
 
 
 @dataclass(frozen=True)

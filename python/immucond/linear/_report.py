@@ -11,9 +11,9 @@ import numpy.typing as npt
 from .._condition import condition_number
 from .._floating import underflow_is_zero
 from .._harmful import SLACK, not_harder
+from .._task import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
 from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of
-from ._root import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
 
 Convention = Literal["exact", "ridge"]
 

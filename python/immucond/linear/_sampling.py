@@ -8,9 +8,9 @@ from typing import Any, SupportsIndex
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
+from .._task import Ranks, roots, warn_if_lost
 from .._validate import as_count, check_real
 from ._limit import deficit_of, kappa_of_pencil
-from ._root import Ranks, roots, warn_if_lost
 
 
 @underflow_is_zero

@@ -12,8 +12,8 @@ from .._errors import DegenerateSpectrumError
 from .._floating import underflow_is_zero
 from .._rank import numerical_rank, rank_rule
 from .._regularizers import SpectralRegularizer, r_ill, r_well
+from .._task import Root, root_of_gram, span_of, warn_if_lost
 from .._validate import FloatArray, as_float64, as_matrix, as_theta
-from ._root import Root, root_of_gram, span_of, warn_if_lost
 
 
 @underflow_is_zero

@@ -3,24 +3,57 @@
 They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from .._extras import extra
 
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
-from ._activations import keep_activations
 from ._distributed import gram
-from ._immunize import DeepImmunization, immunize
 from ._modules import ImmunizationLoss, RIll, RWell
-from ._objectives import Objective
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
-from ._probes import linear_probes
-from ._report import DeepReport, immunity_report
-from ._rir import DeepImmunity, rir
-from ._saved import load_saved, save
 from ._spectral import condition_number, log_kappa, r_ill, r_well
-from ._trainer import TrainerMixin
+
+if _TYPE_CHECKING:
+    from ..deep import (
+        DeepImmunity as DeepImmunity,
+    )
+    from ..deep import (
+        DeepImmunization as DeepImmunization,
+    )
+    from ..deep import (
+        DeepReport as DeepReport,
+    )
+    from ..deep import (
+        Objective as Objective,
+    )
+    from ..deep import (
+        TrainerMixin as TrainerMixin,
+    )
+    from ..deep import (
+        immunity_report as immunity_report,
+    )
+    from ..deep import (
+        immunize as immunize,
+    )
+    from ..deep import (
+        keep_activations as keep_activations,
+    )
+    from ..deep import (
+        linear_probes as linear_probes,
+    )
+    from ..deep import (
+        load_saved as load_saved,
+    )
+    from ..deep import (
+        rir as rir,
+    )
+    from ..deep import (
+        save as save,
+    )
 
 __all__ = [
     "DeepImmunity",
@@ -47,3 +80,15 @@ __all__ = [
     "rir",
     "save",
 ]
+
+if not _TYPE_CHECKING:  # a type checker reads the imports above, and finds misspelt names
+
+    def __getattr__(name: str) -> object:
+        # What takes a whole network lives in `immucond.deep`, which is made of these operators.
+        if name in __all__:
+            return getattr(_import_module("immucond.deep"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

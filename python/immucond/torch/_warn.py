@@ -1,29 +1,10 @@
-"""Warnings that point at the line of the user's program, whatever of PyTorch lies between."""
+"""What the operators warn of."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import warnings
-from pathlib import Path
-
-import torch
-
 from .._errors import AccuracyWarning, DegenerateSpectrumWarning
 from .._rank import Rule, cut_off
-
-_OURS = (
-    *(str(Path(file).parent) + "/" for file in (__file__, torch.__file__)),
-    contextlib.__file__,  # of torch.random.fork_rng
-)
-
-
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line of the user's program."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+from .._warn import warn
 
 
 def warn_tied(name: str, what: str) -> None:

@@ -17,9 +17,9 @@ with extra("deep"):
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset
 
+from ...deep._activations import Kept
+from ...deep._split import SplitModel
 from ...torch import keep_activations
-from ...torch._activations import Kept
-from ...torch._split import SplitModel
 
 
 class Samples(Dataset[Any]):

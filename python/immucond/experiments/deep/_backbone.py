@@ -22,9 +22,9 @@ with extra("deep"):
     import transformers
     from torch import Tensor, nn
 
-from ...torch._fingerprint import fingerprint
-from ...torch._fold import FoldedHead, refuse_saving, replace_module
-from ...torch._split import module_named
+from ...deep._fingerprint import fingerprint
+from ...deep._fold import FoldedHead, refuse_saving, replace_module
+from ...deep._split import module_named
 
 HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
 INNER = "before-the-map"  # of a closed form

@@ -12,8 +12,8 @@ from ..._extras import extra
 with extra("deep"):
     from torch import nn
 
+from ...deep._features import kappa_and_rank
 from ...torch import DeepImmunization, immunize
-from ...torch._features import kappa_and_rank
 from ._activations import features
 from ._prepare import Prepared
 

@@ -16,9 +16,9 @@ from .._units import Values
 with extra("deep"):
     import torch
 
+from ...deep._features import array, kappa_and_rank
+from ...deep._rir import immunity_of
 from ...torch import DeepImmunity, DeepImmunization, linear_probes
-from ...torch._features import array, kappa_and_rank
-from ...torch._rir import immunity_of
 from ._backbone import load_saved
 from ._prepare import Prepared, of_tasks
 

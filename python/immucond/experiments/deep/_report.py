@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..._format import brief, number, plain
 from ..._harmful import marked
-from ...torch._probes import ATTACKERS, drop
+from ..._table import Table
+from ...deep._probes import ATTACKERS, drop
 from .._common_tables import attackers, parameters
-from .._format import brief, number, plain
 from .._measure import RIDGE
 from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
-from .._table import Table
 from .._units import Values
 from ._run import Result
 

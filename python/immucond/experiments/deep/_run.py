@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..._errors import ImmucondError
+from ..._output import staged
 from .._methods import Method
-from .._output import staged
 from .._units import Progress, Unit, Values, run_units
 from . import _backbone
 from ._immunized import immunized

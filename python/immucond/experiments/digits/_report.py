@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._extras import extra
+from ..._format import brief, plain
+from ..._format import number as _n
 from ..._harmful import NOTE, marked, not_harder
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
-from .._format import brief, plain
-from .._format import number as _n
 from .._measure import report_as_dict
 from .._style import thin
 from ._run import RIDGE, TOLERANCE, Result, Settings

@@ -12,7 +12,7 @@ from ... import immunize, linear, probing
 from ..._errors import ImmunityWarning
 from ..._gram import gram
 from ..._regularizers import r_ill, r_well
-from ...linear._root import root_of_inputs
+from ..._task import root_of_inputs
 from ._data import ROUNDING_VARIANCE, Digits, FloatArray, load
 
 RIDGE = 1e-6

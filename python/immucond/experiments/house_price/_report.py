@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ..._format import brief, number, plain
+from ..._table import Table
 from ...linear import ImmunityLimit
 from .._common_tables import LIMIT_SYMBOLS, attackers, norm_ratios, parameters
-from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, decoded, finished, immunity_cells, remarks
-from .._table import Table
 from ._run import Result
 
 _ROWS = (("held_out", "held-out rows"), ("training", "training rows"))

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..._format import brief, number, plain
 from ..._harmful import MARK, not_harder
+from ..._table import Table
 from .._common_tables import attackers, norm_ratios, parameters
-from .._format import brief, number, plain
 from .._measure import CONVENTIONS, RIDGE
 from .._summary import cell, decoded, finished, immunity_cells, over_seeds, remarks
-from .._table import Table
 from ._run import Pair, Result
 
 _ROWS = (("held_out", "held-out images"), ("training", "training images"))

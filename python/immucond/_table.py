@@ -1,0 +1,143 @@
+"""Tables that look the same on a terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ._extras import extra
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_GAP = 2  # characters between columns
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes
+    ----------
+    title : str
+        What the table tells.
+    headings : sequence of str
+        Of the columns, the first of which names the rows. Lines within one are separated by a
+        line feed.
+    rows : sequence of sequences of str
+        A row of one cell is the heading of a section; where the last cells are missing they are
+        empty. Columns without a cell that tells anything are not shown.
+    note : str
+        What one has to know to read it: what its symbols mean.
+    groups : sequence of (str, int)
+        Columns after the first that are read together, from the left: what they show, and how
+        many. A table too wide for the terminal is shown group by group, each under its own title.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    groups: Sequence[tuple[str, int]] = ()
+
+    def show(self, console: Console) -> None:
+        """Print to a terminal, a table too wide for it in parts."""
+        for columns, name in self._parts(console.width):
+            self._show(console, columns, f"{self.title} ({name})" if name else self.title)
+        if self.note:
+            console.print(self.note + "\n", markup=False)
+
+    def _parts(self, width: int) -> list[tuple[list[int], str]]:
+        """Columns that fit side by side, with what they show: whole groups where one fits.
+
+        Only a group of its own may need its cells wrapped for that.
+        """
+        told = self._told()
+        if self._width(told, wrapped=False) <= width:
+            return [(told, "")]
+        parts: list[tuple[list[int], list[str]]] = []
+        at = 1
+        for name, count in self.groups or [("", len(self.headings) - 1)]:
+            columns = [column for column in told if at <= column < at + count]
+            at += count
+            if not columns:
+                continue
+            if parts and self._width([*parts[-1][0], *columns], wrapped=False) <= width:
+                parts[-1] = ([*parts[-1][0], *columns], [*parts[-1][1], name])
+            elif self._width(columns) <= width:
+                parts.append((columns, [name]))
+            else:
+                some: list[int] = []
+                for column in columns:
+                    if some and self._width([*some, column]) > width:
+                        parts.append((some, [self._span(some, name)]))
+                        some = []
+                    some.append(column)
+                parts.append((some, [self._span(some, name)]))
+        return [(columns, _listed(names)) for columns, names in parts]
+
+    def _told(self) -> list[int]:
+        """Columns after the first that tell something; all where none does."""
+        everything = list(range(1, len(self.headings)))
+        return [c for c in everything if any(map(str.strip, self._cells(c)))] or everything
+
+    def _span(self, columns: Sequence[int], name: str) -> str:
+        first, last = (" ".join(self.headings[c].split()) for c in (columns[0], columns[-1]))
+        return f"{name} {first if first == last else f'{first} to {last}'}".strip()
+
+    def _cells(self, column: int) -> list[str]:
+        return [row[column] for row in self.rows if len(row) > column]
+
+    def _whole(self, column: int) -> bool:
+        """Whether the cells hold no spaces at which they may be wrapped; rich would cut them."""
+        return column == 0 or not any(" " in cell for cell in self._cells(column))
+
+    def _width(self, columns: Sequence[int], wrapped: bool = True) -> int:
+        needed = 0
+        for column in (0, *columns):
+            texts = [*self.headings[column].split("\n"), *self._cells(column)]
+            if wrapped and not self._whole(column):
+                texts = [part for text in texts for part in text.split()]
+            needed += max((len(line) for text in texts for line in text.split("\n")), default=0)
+        return needed + _GAP * (1 + len(columns)) + 1
+
+    def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
+        with extra("experiments"):
+            from rich import box
+            from rich.table import Table as RichTable
+            from rich.text import Text
+        table = RichTable(
+            title=Text(title), title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for number in (0, *columns):
+            justify: Literal["left", "right"] = "right" if number else "left"
+            heading = Text(self.headings[number])
+            whole = self._whole(number)
+            table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
+        for row in self.rows:
+            section = len(row) == 1
+            shown = [row[number] for number in (0, *columns) if number < len(row)]
+            table.add_row(*map(Text, shown), style="italic" if section else "")
+        console.print(table)
+
+    def markdown(self) -> str:
+        """As GitHub and MyST read it."""
+        shown = [0, *self._told()]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = [cells[c] if c < len(cells) else "" for c in shown]
+            return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in padded) + " |"
+
+        lines = [f"**{self.title}**", "", line(self.headings)]
+        lines.append("|---" + "|--:" * (len(shown) - 1) + "|")
+        lines += [line([f"*{row[0]}*"] if len(row) == 1 else row) for row in self.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,33 @@
+"""Networks: immunized against a harmful task, and measured before and after.
+
+They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
+"""
+
+from .._extras import extra
+
+with extra("torch"):
+    import torch as _torch  # noqa: F401
+
+from ._activations import keep_activations
+from ._immunize import DeepImmunization, immunize
+from ._objectives import Objective
+from ._probes import linear_probes
+from ._report import DeepReport, immunity_report
+from ._rir import DeepImmunity, rir
+from ._saved import load_saved, save
+from ._trainer import TrainerMixin
+
+__all__ = [
+    "DeepImmunity",
+    "DeepImmunization",
+    "DeepReport",
+    "Objective",
+    "TrainerMixin",
+    "immunity_report",
+    "immunize",
+    "keep_activations",
+    "linear_probes",
+    "load_saved",
+    "rir",
+    "save",
+]

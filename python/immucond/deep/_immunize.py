@@ -1,0 +1,436 @@
+"""Deep immunization: the last blocks of a pre-trained network, moved against a harmful task."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import DivergenceError, ImmunityWarning
+from .._validate import FloatArray, as_count, check_real
+from .._warn import warn
+from ._activations import batches_of, task_of
+from ._batches import Batches, refuse_arrays, refuse_few, running_on
+from ._checkpoint import Checkpoint
+from ._closed_form import closed_form
+from ._descent import RECORD, Run, Steps, finite, outcomes
+from ._fingerprint import fingerprint, name_of, settings_of
+from ._loaders import left_as_found
+from ._objectives import (
+    Loss,
+    Method,
+    Objective,
+    Pair,
+    asked_by,
+    objective_of,
+    refuse_idle,
+    weighting,
+)
+from ._reached import let_gradients_through
+from ._report import DeepReport, Measurement, warn_if_easier
+from ._split import SplitModel, blocks_named, names_of
+from ._ties import copied
+from ._wrapped import refuse_compiled
+
+# Those of the published results.
+_LR, _MOMENTUM = 3e-3, 0.9
+
+
+@dataclass(frozen=True)
+class DeepImmunization:
+    """An immunized network, and how it came about.
+
+    Attributes
+    ----------
+    model : nn.Module
+        A copy of the model that was given, immunized, in evaluation mode.
+    split : str
+        The name of the linear layer whose input are its features; for the closed form the folded
+        head's last layer.
+    history : dict of str to (steps,) array
+        Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
+        the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
+        the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
+        ``grad_ill``. Empty for the closed form, which takes no steps.
+    report : DeepReport or None
+        (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
+        it could not be measured, such as where the features collapsed to zero; a warning says why.
+    """
+
+    model: nn.Module = field(repr=False)
+    split: str
+    history: dict[str, FloatArray] = field(repr=False)
+    report: DeepReport | None
+
+
+@torch.random.fork_rng(devices=[])
+def immunize(
+    model: nn.Module,
+    *,
+    split: str,
+    primary: Any,
+    harmful: Any,
+    method: Method | Objective = "algorithm1",
+    terms: Pair | None = None,
+    lambdas: Pair | Literal["balance"] | None = None,
+    trainable: str | Sequence[str] | None = None,
+    epochs: SupportsIndex | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    loss: Loss | None = None,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    kappa_P: float | None = None,
+    delta: float | tuple[float, float] | None = None,
+    held_out: tuple[Any, Any] | None = None,
+    computed_in: Any = None,
+    seed: SupportsIndex = 0,
+    device: Any = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: SupportsIndex | None = None,
+    cache: str | Path | None = None,
+    deterministic: bool | None = None,
+    callback: Callable[[int, Mapping[str, float]], object] | None = None,
+) -> DeepImmunization:
+    r"""Immunize a network: harmful features badly conditioned, the primary task as good as before.
+
+    The features Z are what enters the head. On each pair of batches the trainable blocks descend on
+
+    .. math:: L(Z_P) + \lambda_P R_{well}(Z_P) + \lambda_H R_{ill}(Z_H),
+
+    the head on the primary loss L. The model stays in evaluation mode, as it will be served. What
+    lies before the trainable blocks runs once, and its output is kept, where that changes nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Pre-trained; it is copied, not changed.
+    split : str
+        The name of its head, a linear layer.
+    primary, harmful : DataLoader, iterable of batches, or what `keep_activations` returned
+        Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
+        are needed (harmful ones are for ``"imma"`` only). Inputs are one tensor, a tuple of
+        positional or a mapping of keyword arguments. The harmful ones start anew as often as
+        needed.
+    method : str or Objective
+        "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; or "closed_form", which puts
+        the optimal linear map after the features and its inverse into the head: no training, and
+        the primary logits stay as they are.
+    terms : (float, float), optional
+        How large the weighted terms of the primary and of the harmful features are at the start,
+        on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
+        method does not have. By default (1, 10) for "algorithm1", (0, 3) for "r_ill" and "imma",
+        (1, 0.03) for "opt_kappa", and an `Objective` has its own: so the published results were
+        made.
+    lambdas : (float, float) or "balance", optional
+        The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
+        makes each term's gradient by the features in every step as large as that of the primary
+        loss, by a weight of at most ten times what it was in the first step.
+    trainable : str or sequence of str, optional
+        The names of the blocks to train, the last ones of the network; by default all of it. A
+        layer whose weight is that of one of them, or of the head, moves with it.
+    epochs : int, default 1
+        Passes over the primary loader.
+    lr, momentum : float, default 3e-3 and 0.9
+        Of stochastic gradient descent.
+    loss : callable, optional
+        From logits and labels; by default the cross-entropy.
+    optimizer : callable, optional
+        From a list of parameters to an optimizer, instead of `lr` and `momentum`.
+    kappa_P, delta : float, optional
+        For the closed form, as in `immucond.linear.optimal_extractor`; by default the primary
+        condition number stays as it is, and delta is 0.
+    held_out : (loader, loader), optional
+        Primary and harmful rows that are not trained on, for the report. Without them it is of
+        the rows immunized on.
+    computed_in : dtype_like, optional
+        The precision in which the features are computed, which decides their rank; by default that
+        of their dtype, where half precision counts as computed in float32 and rounded once.
+    seed : int
+        Of the order of the samples, and of what the loaders and the network draw: generators of
+        PyTorch, NumPy and Python, global ones and such as a loader holds, are seeded from it, and
+        left as they were, as samplers are. A sampler's ``set_epoch`` is called with 0, 1, ...
+    device : torch.device, optional
+        By default that of the model.
+    checkpoint : path, optional
+        A file that keeps the run's state. Where it is there already, of the same network, data,
+        loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
+        are told apart by their length and first batch; a loss and an objective by their code and
+        all that they hold, an optimizer by its type and its groups' settings. Loaders
+        whose order follows from more than a generator (samplers, iterables of one's own) are read
+        again from the first epoch on.
+    checkpoint_every : int, default 100
+        Steps from one writing of it to the next; it is written at the end too.
+    cache : path, optional
+        A folder for kept activations beyond one GiB, which are mapped into memory from there; by
+        default they stay in memory.
+    deterministic : bool, optional
+        Whether both loaders give a sample alike each time it is asked for, which cannot be known of
+        a data set or a ``collate_fn`` of one's own: only then are activations kept of them. It is
+        known of tensors and numbers in memory (`TensorDataset`, lists, subsets of them) that are
+        stacked by default.
+    callback : callable, optional
+        Called as ``callback(step, record)`` after each step with what `history` gets; a true return
+        value stops.
+
+    Returns
+    -------
+    DeepImmunization
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any training: for names that the model does not have (the message lists those that it
+        has), a head that is not linear, batches with fewer than two samples, features that are
+        constant, not finite, or of another width than the head's input, labels that the loss does
+        not take, a model that is compiled (``torch.compile``), arguments that the method does not
+        have.
+    ImmucondError
+        Where the loss or a gradient is not finite at the start, or a weight would be zero or not
+        finite.
+    DivergenceError
+        Where that is so later: its ``result`` is a `DeepImmunization` of the last network at which
+        all was finite, with the history up to it.
+
+    Warns
+    -----
+    ImmunityWarning
+        Where the harmful task got easier: (i) of the report is below 1, or a probe got better than
+        chance explains. Where a rank changed, so that (i) or (ii) compares different spectra, and
+        where the network could not be measured.
+
+    The logger ``immucond`` tells where activations are not kept, and why (samples that may be drawn
+    at random, batches of different shapes, tied weights).
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Sec. 5.3. The rank rule follows the dtype in which the features are
+    computed, and a batch with fewer samples than features takes p = k in R_well.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> X, y = torch.randn(64, 6), torch.arange(64) % 3
+    >>> primary, harmful = [(X[:32], y[:32]), (X[32:], y[32:])], [(X.flip(1), y)]
+    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, epochs=3)
+    >>> done.history["loss"].shape
+    (6,)
+    """
+    of_training = {
+        "terms": terms, "lambdas": lambdas, "trainable": trainable, "epochs": epochs, "lr": lr,
+        "momentum": momentum, "loss": loss, "optimizer": optimizer, "checkpoint": checkpoint,
+        "checkpoint_every": checkpoint_every, "cache": cache, "deterministic": deterministic,
+        "callback": callback,
+    }  # fmt: skip
+    objective = objective_of(method, computed_in)
+    if objective is None:
+        _refuse_given("the closed form does not train, and has no", of_training)
+    else:
+        _refuse_given("only the closed form has", {"kappa_P": kappa_P, "delta": delta})
+    if optimizer is not None:
+        _refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
+    where = torch.device(device) if device is not None else next(model.parameters()).device
+    drawn = as_count(seed, "seed", least=0)
+    torch.manual_seed(drawn)
+    model = copied(model, where).eval()
+    splitted = SplitModel(model, split)
+    if objective is not None:
+        refuse_compiled(model)
+    blocks = None if trainable is None else blocks_named(model, trainable)
+    loss = loss or nn.functional.cross_entropy
+    rule = None if objective is None else weighting(lambdas, terms, objective)
+    found = _inspect(splitted, primary, harmful, where, objective, loss)
+    refuse_idle(rule, found, asked_by(lambdas, terms))
+    unseen = _held_out(held_out, where)
+    tasks = {"primary": primary, "harmful": harmful}
+    if objective is None:
+        whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
+        measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
+        done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
+        report = _reported(measurement, SplitModel(model, done))
+        return DeepImmunization(model, done, {}, report)
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    parameters = _parameters(splitted, blocks)
+    generator = torch.Generator().manual_seed(drawn)
+    folder = None if cache is None else Path(cache)
+    P, H = (
+        batches_of(splitted, blocks, loader, where, folder, name, bool(deterministic))
+        for name, loader in tasks.items()
+    )
+    first = next(iter(P.in_order()))
+    let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
+    rate = check_real(_LR if lr is None else lr, "lr", low=0.0)
+    inertia = check_real(_MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
+    steps = Steps(
+        splitted,
+        objective,
+        rule,
+        loss,
+        torch.optim.SGD(parameters, lr=rate, momentum=inertia)
+        if optimizer is None
+        else _made(optimizer, parameters),
+    )
+    kept = None
+    if checkpoint is not None:
+        settings = {
+            "model": fingerprint(model),
+            "primary": P.fingerprint(),
+            "harmful": H.fingerprint(),
+            "split": split,
+            "trainable": None if trainable is None else names_of(trainable),
+            "method": method if isinstance(method, str) else name_of(method, without=("state",)),
+            "lambdas": lambdas,
+            "terms": steps.terms,
+            "computed_in": computed_in,
+            "loss": name_of(loss),
+            "optimizer": [rate, inertia] if optimizer is None else settings_of(steps.optimizer),
+            "seed": drawn,
+        }
+        every = 100 if checkpoint_every is None else checkpoint_every
+        kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
+    run = Run(steps, P, H, generator, kept)
+    with torch.random.fork_rng(devices=[]):
+        measurement = _measured(splitted, P, H, unseen, computed_in)
+        if steps.terms is not None:
+            steps.weigh(outcomes(splitted, P, H))
+
+    def finished() -> DeepImmunization:
+        for parameter, required in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(required)
+        history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
+        return DeepImmunization(model, split, history, _reported(measurement, splitted))
+
+    try:
+        with left_as_found(primary, harmful):
+            run.to(as_count(1 if epochs is None else epochs, "epochs", least=0), callback)
+    except DivergenceError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the divergence is what counts
+            error.result = finished()
+        raise
+    return finished()
+
+
+def _measured(
+    model: SplitModel,
+    P: Batches,
+    H: Batches,
+    unseen: tuple[Batches, Batches] | None,
+    computed_in: Any,
+) -> Measurement:
+    """Measure the network that is to be immunized, on rows that it is not, where there are any."""
+    if unseen is None:
+        return Measurement(model, (P, H), None, "immunized on", computed_in)
+    return Measurement(model, unseen, H, "held-out", computed_in)
+
+
+def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
+    """Measure, and warn; what cannot be measured is said, and costs nobody the network."""
+    try:
+        report = measurement.report(model)
+    except Exception as error:
+        warn(
+            "the network is immunized, and could not be measured, so that its report is None: "
+            f"{type(error).__name__}: {error}",
+            ImmunityWarning,
+        )
+        return None
+    warn_if_easier(report)
+    return report
+
+
+def _made(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    wanted = (
+        "optimizer must make one of a list of parameters, such as "
+        "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+    )
+    if not callable(make):
+        raise TypeError(f"{wanted}, and is a {type(make).__name__}")
+    made = make(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{wanted}, and makes a {type(made).__name__}")
+    return made
+
+
+def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f"{why} {', '.join(given)}")
+
+
+def _held_out(held_out: Any, where: torch.device) -> tuple[Batches, Batches] | None:
+    if held_out is None:
+        return None
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise ValueError("held_out must be two loaders, (primary, harmful), of rows to measure on")
+    return (
+        task_of(held_out[0], where, "held_out primary"),
+        task_of(held_out[1], where, "held_out harmful"),
+    )
+
+
+def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
+    """Leave only what is trained with a gradient."""
+    if blocks is not None:
+        model.model.requires_grad_(False)
+        for block in (*blocks, model.head):
+            block.requires_grad_()
+    head = {id(module) for module in model.head.modules()}
+    modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
+    if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
+        frozen = "the trainable blocks" if blocks is not None else "what comes before the head"
+        raise ValueError(
+            f"no parameter of {frozen} requires a gradient, so that the features cannot move: name "
+            "blocks with parameters as trainable, or call requires_grad_() on them"
+        )
+    return [p for p in model.model.parameters() if p.requires_grad]
+
+
+def _inspect(
+    model: SplitModel,
+    primary: Any,
+    harmful: Any,
+    device: torch.device,
+    objective: Objective | None,
+    loss: Loss,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Refuse, before any training, what would fail in the midst of it; return first terms."""
+    seen = []
+    for loader, name in ((primary, "primary"), (harmful, "harmful")):
+        task = task_of(loader, device, name)
+        batch = next(iter(task.in_order()), None)
+        if batch is None:
+            raise ValueError(f"{name} has no batches")
+        refuse_arrays(batch, name)
+        with running_on(name), torch.no_grad():
+            found = task.run(model, batch)
+        features = found.features
+        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"the features of {name} must be finite, and are not")
+        if bool((features == features[0]).all()):
+            raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
+        needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
+        if needs and objective is not None and found.labels is None:
+            raise ValueError(f"{name} must have labels: batches (inputs, labels)")
+        seen.append(found)
+    if objective is None:
+        return None, None
+    try:
+        finite(loss(seen[0].logits, seen[0].labels))
+        return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"loss and terms cannot be computed on a first batch of each task: {error}"
+        ) from error

@@ -1,0 +1,289 @@
+"""What immunization did to a network, on rows of both tasks: condition numbers and probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import ImmunityWarning
+from .._harmful import OF_NETWORKS, easier, not_harder, times
+from .._rank import epsilon
+from .._warn import warn
+from ._activations import task_of
+from ._batches import Batches, Outcome
+from ._features import gathered, kappa_and_rank
+from ._probes import linear_probes
+from ._ratios import Ratios
+from ._split import SplitModel, heads_named
+
+ROWS = 4096
+"""Rows of each task that are measured, at most."""
+
+_ATTACKERS = ("sgd", "adam")
+
+
+@dataclass(frozen=True, repr=False)
+class DeepReport(Ratios[float]):
+    """Both tasks before and after, in the exact convention: kappa over the nonzero eigenvalues.
+
+    Attributes
+    ----------
+    rows : str
+        "held-out"; "immunized on", a share of which is a matter of fitting; or "given", which
+        `immunity_report` says of any.
+    counts : (int, int)
+        Rows of the primary and of the harmful task that were measured, at most 4096 of each.
+    kappa_P, kappa_H : float
+        Condition numbers of the primary and of the harmful Hessian after.
+    reference_kappa_P, reference_kappa_H : float
+        The same before.
+    rank_P, rank_H, reference_rank_P, reference_rank_H : int
+        How many eigenvalues they are taken over. Where a rank changed, (i) or (ii) compares
+        different spectra, and says little.
+    tested : int
+        Rows of the harmful task that probes are tested on.
+    accuracy : (float, float) or None
+        Of the network on the primary rows, before and after; None without classes, which are whole
+        numbers below the number of logits. Of one logit they are 0 and 1, and 1 is predicted where
+        it is positive.
+    probes : dict of str to (float, float)
+        Accuracy that a linear probe reaches on the harmful task in 20 epochs (`linear_probes`),
+        before and after, by attacker: "sgd", and the stronger "adam". Of held-out rows the probe
+        is trained on those that were immunized on; else on every second one, and tested on the
+        others. Empty without classes: labels that are no whole numbers, are all the same, or are
+        more than half as many as the rows.
+    """
+
+    rows: str
+    counts: tuple[int, int]
+    kappa_P: float
+    kappa_H: float
+    reference_kappa_P: float
+    reference_kappa_H: float
+    rank_P: int
+    rank_H: int
+    reference_rank_P: int
+    reference_rank_H: int
+    tested: int
+    accuracy: tuple[float, float] | None = None
+    probes: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shares = {f"{name} probe": pair for name, pair in self.probes.items()}
+        if self.accuracy is not None:
+            shares["primary"] = self.accuracy
+        eased = not_harder(self.i, self.rir, OF_NETWORKS) if not self._rank_change("H") else ""
+        rir = f"rir {self.rir:.3g}{f' ({eased})' if eased else ''}"
+        told = [f"(i) {self.i:.3g}", f"(ii) {self.ii:.3g}", rir]
+        told += [f"rank_{task} {found}" for task in "PH" if (found := self._rank_change(task))]
+        told += [f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items()]
+        return f"DeepReport({', '.join(told)}; {self.rows}, {sum(self.counts)} rows)"
+
+    def _rank_change(self, task: str) -> str:
+        before, after = (getattr(self, f"{of}rank_{task}") for of in ("reference_", ""))
+        return f"{before} -> {after}" if before != after else ""
+
+
+class Measurement:
+    """Rows of both tasks, and what a network makes of them before it is immunized."""
+
+    def __init__(
+        self,
+        model: SplitModel,
+        tasks: tuple[Batches, Batches],
+        train: Batches | None,
+        rows: str,
+        computed_in: Any = None,
+    ) -> None:
+        self._tasks, self._train, self._rows = tasks, train, rows
+        self._computed_in = computed_in
+        self._before = self._seen(model)
+
+    def _seen(self, model: SplitModel) -> tuple[Outcome, Outcome, Outcome | None]:
+        of = "held_out " if self._rows == "held-out" else ""
+        P, H = (
+            gathered(model, task, of + name, ROWS)
+            for task, name in zip(self._tasks, ("primary", "harmful"), strict=True)
+        )
+        name = "harmful_train" if self._rows == "given" else "harmful"
+        train = None if self._train is None else gathered(model, self._train, name, ROWS)
+        return P, H, train
+
+    def report(self, model: SplitModel) -> DeepReport:
+        """Compare a network with the one before."""
+        return self._compared(self._seen(model))
+
+    def compared(self, other: Measurement) -> DeepReport:
+        """Compare another network, measured on the same rows, with this one."""
+        return self._compared(other._before)
+
+    def _compared(self, after: tuple[Outcome, Outcome, Outcome | None]) -> DeepReport:
+        before = self._before
+        now_P, now_H, start_P, start_H = (
+            kappa_and_rank(task.features, self._computed_in)
+            for found in (after, before)
+            for task in (found[0], found[1])
+        )
+        probed = [_probed(*found[1:]) for found in (before, after)]
+        accuracy = [_accuracy(found[0]) for found in (before, after)]
+        return DeepReport(
+            self._rows,
+            (len(after[0].features), count := len(after[1].features)),
+            kappa_P=now_P[0],
+            kappa_H=now_H[0],
+            reference_kappa_P=start_P[0],
+            reference_kappa_H=start_H[0],
+            rank_P=now_P[1],
+            rank_H=now_H[1],
+            reference_rank_P=start_P[1],
+            reference_rank_H=start_H[1],
+            tested=count // 2 if self._train is None else count,
+            accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
+            probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
+        )
+
+
+def _accuracy(found: Outcome) -> float | None:
+    """Return None unless the labels are classes of these logits."""
+    logits, labels = found.logits, found.labels
+    if labels is None or logits.ndim != 2 or int(labels.max()) >= max(2, logits.shape[1]):
+        return None
+    guessed = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
+    return float((guessed == labels).double().mean())
+
+
+def _probed(test: Outcome, train: Outcome | None) -> dict[str, float]:
+    """Accuracy of each attacker's probe in the end."""
+    labels = test.labels if train is None else train.labels
+    if labels is None or test.labels is None:
+        return {}
+    # Numbers of their own: labels are names, and the largest may be any.
+    named, numbers = torch.unique(torch.cat([labels, test.labels]), return_inverse=True)
+    labels, of_test = numbers[: len(labels)], numbers[len(labels) :]
+    if bool((labels == labels[0]).all()) or 2 * len(named) > len(labels):
+        return {}
+    seen: tuple[Tensor, Tensor]
+    if train is None:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        mine, others = order[::2], order[1::2]
+        seen, unseen = ((test.features[at], labels[at]) for at in (mine, others))
+    else:
+        seen, unseen = (train.features, labels), (test.features, of_test)
+    found = linear_probes(seen, unseen, attackers=_ATTACKERS)
+    return {name: float(curve["accuracy"][-1]) for name, curve in found.items()}
+
+
+def warn_if_easier(report: DeepReport) -> None:
+    """Say where the harmful task got easier: by (i), or by a probe, beyond chance.
+
+    And where a rank changed, so that (i) or (ii) does not tell.
+    """
+    for name, figure, had, has in (
+        ("primary", "(ii)", report.reference_rank_P, report.rank_P),
+        ("harmful", "(i)", report.reference_rank_H, report.rank_H),
+    ):
+        if had != has:
+            warn(
+                f"the {name} features have rank {has} and had rank {had}, on the rows "
+                f"{report.rows}: {figure} compares different spectra, and does not tell",
+                ImmunityWarning,
+            )
+    told = []
+    if report.rank_H == report.reference_rank_H and easier(report.i, OF_NETWORKS):
+        told.append(f"its condition number is {times(report.i)} times what it was, (i)")
+    for name, (before, after) in report.probes.items():
+        share = (before + after) / 2.0
+        if after - before > 2.0 * (2.0 * share * (1.0 - share) / report.tested) ** 0.5:
+            told.append(f"a linear probe by {name} gets {after:.1%}, and got {before:.1%}")
+    if told:
+        warn(
+            f"the harmful task got easier, on the rows {report.rows}: {'; '.join(told)}",
+            ImmunityWarning,
+        )
+
+
+@torch.random.fork_rng(devices=[])
+def immunity_report(
+    model: nn.Module,
+    reference: nn.Module,
+    primary: Any,
+    harmful: Any,
+    *,
+    split: str | tuple[str, str],
+    harmful_train: Any = None,
+    computed_in: Any = None,
+    device: Any = None,
+) -> DeepReport:
+    """Compare any network with another, such as one read back from a file with the original.
+
+    Parameters
+    ----------
+    model, reference : nn.Module
+        The immunized network, and the one that it was made from.
+    primary, harmful : DataLoader, or iterable of batches
+        Rows to measure on, best such as neither network has seen; at most 4096 of each are read.
+    split : str or (str, str)
+        The name of the head of both, or of each. The input of this head is what an attacker sees:
+        of a closed form ``"head.1"`` sees the map, and ``"head.0"`` is before it.
+    harmful_train : DataLoader, or iterable of batches, optional
+        What probes are trained on; by default every second row of `harmful`.
+    computed_in : dtype_like, optional
+        The precision in which the features are computed, as in `immunize`.
+    device : torch.device, optional
+        By default that of each model.
+
+    Returns
+    -------
+    DeepReport
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `immunize`: for heads that are not there, and tasks that are no batches, have fewer than
+        two rows, or features that are not finite.
+
+    Warns
+    -----
+    ImmunityWarning
+        Where the harmful task got easier, or a rank changed.
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Definition 3.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
+    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> for seen in (done.split, "2.0"):  # behind the map, and before it
+    ...     found = ict.immunity_report(done.model, net, primary, harmful, split=(seen, "2"))
+    ...     print(found.i > 2)
+    True
+    False
+    """
+    names = heads_named(split)
+    if computed_in is not None:
+        epsilon(computed_in)  # refuses what is no dtype
+
+    found: list[Measurement] = []
+    for network, name in ((reference, names[1]), (model, names[0])):
+        first = next(network.parameters()).device
+        where, training = torch.device(device) if device is not None else first, network.training
+        try:
+            head = SplitModel(network.to(where).eval(), name)
+            tasks = task_of(primary, where, "primary"), task_of(harmful, where, "harmful")
+            given = harmful_train is not None
+            train = task_of(harmful_train, where, "harmful_train") if given else None
+            found.append(Measurement(head, tasks, train, "given", computed_in))
+        finally:
+            network.to(first).train(training)
+    report = found[0].compared(found[1])
+    warn_if_easier(report)
+    return report

@@ -1,0 +1,230 @@
+"""The limit of two files as a table, as JSON and as a figure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._extras import extra
+from .._format import brief, number, plain
+from .._harmful import NOTE, marked, not_harder
+from ..experiments._common_tables import LIMIT_SYMBOLS
+from ..experiments._curves import before_or
+from ..experiments._style import print_style
+from ._run import Result, Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.console import Console
+    from rich.table import Table
+
+_SHOWN = 7  # rows of a curve that a terminal has room for
+CASES = {
+    "definite": "both tasks use every feature",
+    "singular harmful": "the harmful task uses fewer directions than the primary one",
+    "restricted": "both count on the directions that the primary task uses",
+    "rank-one harmful": "kappa_H is 1 whatever theta is",
+    "single feature": "both condition numbers are 1",
+}
+
+
+def print_tables(result: Result, console: Console) -> None:
+    """Print the two tasks, their limit, the frontier and the noise floor."""
+    limit, line, noise = result.frontier.limit, result.frontier, result.noise
+    table = _table("Tasks", "file", "rows", "columns", "rank", "kappa")
+    for name, task, rank, kappa in (
+        ("primary", result.tasks[0], result.exact.rank_P, result.exact.kappa_P),
+        ("harmful", result.tasks[1], result.exact.rank_H, result.exact.kappa_H),
+    ):
+        table.add_row(
+            name, task.file, f"{task.rows:,}", f"{task.columns:,}", f"{rank:,}", number(kappa)
+        )
+    console.print(table)
+    console.print(_convention(result) + "\n")
+
+    table = _table("Limit", "RIR*", "kappa(M)", "kappa_P", "kappa_H", "case")
+    pairs = [("exact", result.exact)]
+    if result.settings.delta != (0.0, 0.0):
+        pairs.append(("with delta", limit))
+    for name, shown in pairs:
+        table.add_row(
+            name, number(shown.rir), number(shown.kappa_M), number(shown.kappa_P),
+            number(shown.kappa_H), shown.case,
+        )  # fmt: skip
+    console.print(table)
+    console.print(LIMIT_SYMBOLS)
+    for why in dict.fromkeys(_why(shown) for _, shown in pairs):
+        console.print(why)
+    if result.settings.delta != (0.0, 0.0):
+        P, H = (brief(delta, 3) for delta in result.settings.delta)
+        console.print(f"delta = {P} (P), {H} (H)")
+
+    if limit.attained:
+        table = _table("Frontier: the largest kappa_H for each kappa_P", "kappa_H", "(i)", "(ii)")
+        for t in _spread(line.kappa_P.size if line.kappa_P[-1] > 1.0 else 1):
+            i, ii = line.i[t], line.ii[t]
+            table.add_row(number(line.kappa_P[t]), number(line.kappa_H[t]),
+                          marked(number(i), i, i / ii), number(ii))  # fmt: skip
+        console.print()
+        console.print(table)
+        console.print(
+            "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii)."
+        )
+        if any(not_harder(i, i / ii) for i, ii in zip(line.i, line.ii, strict=True)):
+            console.print(NOTE)
+
+    table = _table("Noise floor: RIR* with noise in every feature", "RIR*", "kappa(M)", "kappa_P",
+                   "kappa_H")  # fmt: skip
+    for t in _spread(noise.variance.size):
+        curves = (noise.rir, noise.kappa_M, noise.kappa_P, noise.kappa_H)
+        mark = "" if noise.determined[t] else " ?"
+        table.add_row(number(noise.variance[t]), number(curves[0][t]) + mark,
+                      *(number(curve[t]) for curve in curves[1:]))  # fmt: skip
+    console.print()
+    console.print(table)
+    console.print(
+        "First column: variance of the noise, in squared units of the data; rows times it is added "
+        "to the diagonals."
+    )
+    if not noise.determined.all():
+        console.print("?: rounding in a Gram matrix is as large as half its smallest eigenvalue.")
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+    if result.settings.through == "gram" and (result.notes or not noise.determined.all()):
+        console.print("--through qr keeps twice the digits.")
+
+
+def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Every number as plain Python values; an infinite one is the string "inf"."""
+    line, noise = result.frontier, result.noise
+    numbers: dict[str, Any] = plain(
+        {
+            "command": command,
+            "versions": versions,
+            "settings": asdict(result.settings),
+            "convention": _convention(result),
+            "tasks": {
+                name: {
+                    "file": task.file,
+                    "rows": task.rows,
+                    "columns": task.columns,
+                    "computed_in": task.computed_in,
+                }
+                for name, task in zip(("primary", "harmful"), result.tasks, strict=True)
+            },
+            "exact": asdict(result.exact),
+            "limit": asdict(line.limit),  # with delta
+            "frontier": {
+                "kappa_P": line.kappa_P, "kappa_H": line.kappa_H, "i": line.i, "ii": line.ii,
+            },
+            "noise_floor": {
+                "variance": noise.variance, "delta": noise.delta, "kappa_M": noise.kappa_M,
+                "kappa_P": noise.kappa_P, "kappa_H": noise.kappa_H, "rir": noise.rir,
+                "determined": noise.determined,
+            },
+            "notes": result.notes,
+        }
+    )  # fmt: skip
+    return numbers
+
+
+def figure(result: Result) -> Figure:
+    """Draw the frontier and the noise floor side by side, ready for ``savefig``."""
+    with print_style():
+        from matplotlib.figure import Figure
+
+        drawn = Figure(figsize=(9.0, 3.8), layout="constrained")
+        left, right = drawn.subplots(1, 2)
+        _draw_frontier(left, result)
+        _draw_noise(right, result)
+        return drawn
+
+
+def _draw_frontier(ax: Axes, result: Result) -> None:
+    line, limit = result.frontier, result.frontier.limit
+    if limit.attained:
+        ax.plot(line.kappa_P, line.kappa_H, color="#D55E00", label="frontier")
+    else:
+        ax.set_title("no frontier: the limit is infinite", fontsize=10)
+    ax.plot(
+        limit.kappa_P, limit.kappa_H, "o", color="#000000", linestyle="none",
+        label=before_or("identity"),
+    )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    _label_ticks(ax)
+    ax.set_xlabel(r"$\kappa(H_P)$, primary task")
+    ax.set_ylabel(r"largest $\kappa(H_H)$, harmful task")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+
+
+def _label_ticks(ax: Axes) -> None:
+    """Label an axis of less than a decade at a few plain numbers, not at each ninth of it."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    for axis, (low, high), widen in (
+        (ax.xaxis, ax.get_xlim(), ax.set_xlim), (ax.yaxis, ax.get_ylim(), ax.set_ylim),
+    ):  # fmt: skip
+        if high < low * (1.0 + 1e-6):  # one value, but for rounding
+            low, high = widen(low / 2.0, 2.0 * high)
+        if high < 10.0 * low:
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value, 9)))
+
+
+def _draw_noise(ax: Axes, result: Result) -> None:
+    noise = result.noise
+    shown = noise.determined
+    ax.plot(noise.variance[shown], noise.rir[shown], color="#0072B2", label="with noise")
+    if np.isfinite(noise.exact.rir):
+        ax.axhline(noise.exact.rir, color="0.45", linewidth=1.0, linestyle="--", label="without")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    _label_ticks(ax)
+    ax.set_xlabel("variance of the noise in each feature")
+    ax.set_ylabel("RIR*")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+
+
+def _table(title: str, *headings: str) -> Table:
+    with extra("experiments"):
+        from rich import box
+        from rich.table import Table
+    table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    first = {"Tasks": "", "Limit": ""}.get(title, "kappa_P" if "Frontier" in title else "variance")
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        text = heading in ("file", "case")
+        table.add_column(
+            heading, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+        )
+    return table
+
+
+def _spread(size: int) -> list[int]:
+    return sorted({round(t) for t in np.linspace(0, size - 1, min(size, _SHOWN))})
+
+
+def _convention(result: Result) -> str:
+    def decided(task: Task) -> str:
+        return f"computed in {task.computed_in}"
+
+    kinds = dict.fromkeys(map(decided, result.tasks))
+    through = "Gram matrices" if result.settings.through == "gram" else "R factors of the rows"
+    return (
+        f"kappa over the nonzero eigenvalues, ranks from {through} of numbers "
+        f"{' and '.join(kinds)}; not centred, not standardized"
+    )
+
+
+def _why(limit: Any) -> str:
+    if limit.case != "unbounded":
+        return f"RIR* = kappa(M) kappa_P / kappa_H: {CASES[limit.case]}."
+    return (
+        f"No limit: K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) has energy in "
+        f"{limit.deficit} directions that no primary row uses. Give --delta for a finite one."
+    )

@@ -1,0 +1,344 @@
+"""Rows of numbers from .npy, .npz, .csv and .parquet files, block by block."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .._extras import extra
+from .._validate import Array
+
+BLOCK_BYTES = 2**23
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+
+# A block of rows, and what share of the file has been read with it.
+Block = tuple[Array, float]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of numbers in a file.
+
+    Attributes
+    ----------
+    name : str
+        The file, as it was given.
+    columns : int
+        Number of columns.
+    dtype : numpy.dtype
+        Of the numbers as they stand in the file.
+    labels : sequence of str, or None
+        Names of the columns.
+    first_line : int
+        Line of the file on which row 1 stands; 0 where a file has no lines.
+    """
+
+    name: str
+    columns: int
+    dtype: np.dtype[Any]
+    labels: tuple[str, ...] | None
+    first_line: int
+    read: Callable[[], Iterator[Block]]
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks of finite numbers, none larger than a few megabytes.
+
+        A block may live in memory that the next one overwrites.
+
+        Raises
+        ------
+        ValueError
+            At the first number that is missing, not finite or not a number, with its row and
+            column; for a file without rows, or one that ends early.
+        """
+        seen = 0
+        for block, done in self.read():
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
+                row, column = (int(i) for i in np.argwhere(~np.isfinite(block))[0])
+                raise ValueError(f"{self.place(seen + row, column)} holds {block[row, column]}")
+            seen += block.shape[0]
+            yield block, done
+        if not seen:
+            raise ValueError(f"{self.name} has no rows")
+
+    def place(self, row: int, column: int) -> str:
+        """Name an entry by 0-based indices, as people count: from 1."""
+        line = f" (line {self.first_line + row})" if self.first_line else ""
+        label = f" ({self.labels[column]!r})" if self.labels else ""
+        return f"{self.name}: row {row + 1}{line}, column {column + 1}{label}"
+
+
+def open_rows(name: str) -> Rows:
+    """Open a data file by its suffix; ``FILE.npz:KEY`` chooses among several arrays.
+
+    Raises
+    ------
+    ValueError
+        For another suffix, or a file that is not what its suffix says.
+    OSError
+        Where it cannot be read.
+    ImportError
+        For .parquet, where pyarrow is not installed.
+    """
+    path, key = name, None
+    head, separator, tail = name.rpartition(":")
+    if separator and head.endswith(".npz"):
+        path, key = head, tail
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        return _npy(path)
+    if suffix == ".npz":
+        return _npz(path, name, key)
+    if suffix == ".csv":
+        return _csv(path)
+    if suffix == ".parquet":
+        return _parquet(path)
+    raise ValueError(f"{name} must be a file of type {', '.join(SUFFIXES)}, and is of {suffix!r}")
+
+
+# ---- .npy and .npz ----
+
+
+def _header(stream: BinaryIO, name: str) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype of a 2-dimensional array of numbers."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read(stream)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name} is not an array as numpy.save writes it: {error}") from error
+    if not (dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)):
+        raise ValueError(
+            f"{name} must hold float16, float32, float64, integers or bools, and has dtype {dtype}"
+        )
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(f"{name} must hold a matrix, one row a sample, and has shape {shape}")
+    return shape, fortran, dtype
+
+
+def _npy(path: str) -> Rows:
+    with open(path, "rb") as stream:
+        shape, fortran, dtype = _header(stream, path)
+        start = stream.tell()
+    rows, columns = shape
+    missing = start + rows * columns * dtype.itemsize - Path(path).stat().st_size
+    if missing > 0:
+        raise ValueError(f"{path} ends early: {missing} bytes of its {rows} rows are missing")
+
+    def read() -> Iterator[Block]:
+        with open(path, "rb", buffering=0) as stream:
+            stream.seek(start)
+            if not fortran:
+                yield from _c_order(stream, path, shape, dtype)
+                return
+            height = _height(columns, dtype)
+            for first in range(0, rows, height):
+                block = np.empty((min(height, rows - first), columns), dtype, order="F")
+                for j in range(columns):
+                    stream.seek(start + (j * rows + first) * dtype.itemsize)
+                    _fill(stream, block[:, j], path)
+                yield block, (first + block.shape[0]) / rows
+
+    return Rows(path, columns, dtype, None, 0, read)
+
+
+def _npz(path: str, name: str, key: str | None) -> Rows:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is not an archive as numpy.savez writes it: {error}") from error
+    with archive:
+        keys = [entry.removesuffix(".npy") for entry in archive.namelist()]
+        if key is None and len(keys) != 1:
+            raise ValueError(
+                f"{path} holds {len(keys)} arrays ({', '.join(keys)}): choose one as {path}:NAME"
+            )
+        chosen = keys[0] if key is None else key
+        if chosen not in keys:
+            raise ValueError(f"{path} holds no array {chosen!r}, but {', '.join(keys)}")
+        with archive.open(chosen + ".npy") as stream:
+            shape, fortran, dtype = _header(stream, name)  # type: ignore[arg-type]
+
+    def read() -> Iterator[Block]:
+        with zipfile.ZipFile(path) as archive, archive.open(chosen + ".npy") as stream:
+            try:
+                if fortran:  # its rows are spread over a stream that only runs forwards
+                    whole = np.lib.format.read_array(stream, allow_pickle=False)
+                    height = _height(shape[1], dtype)
+                    for first in range(0, shape[0], height):
+                        block = whole[first : first + height]
+                        yield block, (first + block.shape[0]) / shape[0]
+                    return
+                _header(stream, name)  # type: ignore[arg-type]
+                yield from _c_order(stream, name, shape, dtype)  # type: ignore[arg-type]
+            except (zipfile.BadZipFile, EOFError) as error:
+                raise ValueError(f"{name} is damaged: {error}") from error
+
+    return Rows(name, shape[1], dtype, None, 0, read)
+
+
+def _c_order(
+    stream: BinaryIO, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
+) -> Iterator[Block]:
+    rows, columns = shape
+    buffer = np.empty((min(rows, _height(columns, dtype)), columns), dtype)
+    for first in range(0, rows, max(1, len(buffer))):
+        block = buffer[: rows - first]
+        _fill(stream, block, name)
+        yield block, (first + len(block)) / rows
+
+
+def _fill(stream: BinaryIO, block: Array, name: str) -> None:
+    """Read exactly the bytes of a contiguous block."""
+    view = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    while view:
+        got = stream.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise ValueError(f"{name} ends early: {len(view)} bytes of a block are missing")
+        view = view[got:]
+
+
+def _height(columns: int, dtype: np.dtype[Any]) -> int:
+    return max(1, BLOCK_BYTES // (columns * dtype.itemsize))
+
+
+# ---- .csv ----
+
+
+def _csv(path: str) -> Rows:
+    size = Path(path).stat().st_size
+    with open(path, "rb") as stream:
+        first, blank = b"", 0
+        for first in stream:
+            if first.strip():
+                break
+            blank += 1
+    if not first.strip():
+        raise ValueError(f"{path} is empty")
+    text = _decoded([first], path, blank + 1)[0]
+    delimiter = max(",;\t", key=text.count)
+    cells = next(csv.reader([text], delimiter=delimiter))
+    labels = None if any(map(_is_number, cells)) else tuple(cell.strip() for cell in cells)
+    start = blank + (1 if labels is None else 2)  # the line of row 1
+    columns = len(cells)
+
+    def read() -> Iterator[Block]:
+        with open(path, "rb") as stream:
+            for _ in range(start - 1):
+                stream.readline()
+            line, ended = start, False
+            while raw := stream.readlines(BLOCK_BYTES // 8):
+                lines = _decoded(raw, path, line)
+                while lines and not lines[-1].strip():  # blank lines may follow the last row
+                    lines.pop()
+                if lines and (ended or not all(text.strip() for text in lines)):
+                    blank = next((i for i, text in enumerate(lines) if not text.strip()), 0)
+                    raise ValueError(
+                        f"{path}: blank line between rows, at or before line {line + blank}"
+                    )
+                ended = len(lines) < len(raw)
+                if lines:
+                    yield _parsed(lines, rows, line, delimiter), stream.tell() / size
+                line += len(raw)
+
+    rows = Rows(path, columns, np.dtype(np.float64), labels, start, read)
+    return rows
+
+
+def _decoded(raw: list[bytes], path: str, line: int) -> list[str]:
+    try:
+        return [text.decode("utf-8-sig" if line == 1 else "utf-8") for text in raw]
+    except UnicodeDecodeError as error:
+        bad = next(i for i, text in enumerate(raw) if error.object == text)
+        raise ValueError(f"{path}: line {line + bad} is not text in UTF-8: {error}") from error
+
+
+def _parsed(lines: list[str], rows: Rows, line: int, delimiter: str) -> npt.NDArray[np.float64]:
+    """Parse lines at the speed of NumPy; only where that fails, find the cell."""
+    try:
+        block: npt.NDArray[np.float64] = np.loadtxt(
+            lines, delimiter=delimiter, comments=None, quotechar='"', ndmin=2
+        )
+    except ValueError as error:
+        _find_bad_cell(lines, rows, line, delimiter)
+        raise ValueError(f"{rows.name}: after line {line}: {error}") from error
+    if block.shape[1] != rows.columns:
+        _find_bad_cell(lines, rows, line, delimiter)
+    return block
+
+
+def _find_bad_cell(lines: list[str], rows: Rows, line: int, delimiter: str) -> None:
+    for offset, text in enumerate(lines):
+        cells = next(csv.reader([text], delimiter=delimiter))
+        row = line + offset - rows.first_line
+        if len(cells) != rows.columns:
+            raise ValueError(
+                f"{rows.name}: row {row + 1} (line {line + offset}) has {len(cells)} columns, and "
+                f"the first line {rows.columns}"
+            )
+        for column, cell in enumerate(cells):
+            if not _is_number(cell):
+                told = f"holds {cell.strip()!r}, not a number" if cell.strip() else "is empty"
+                hint = "; a header must hold no numbers" if row == 0 and not rows.labels else ""
+                raise ValueError(f"{rows.place(row, column)} {told}{hint}")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+# ---- .parquet ----
+
+
+def _parquet(path: str) -> Rows:
+    with extra("experiments"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    try:
+        with pq.ParquetFile(path) as table:
+            schema, count = table.schema_arrow, table.metadata.num_rows
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    labels = tuple(schema.names)
+    dtypes: list[np.dtype[Any]] = []
+    for field in schema:
+        kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        if not any(kind(field.type) for kind in kinds):
+            raise ValueError(
+                f"{path}: column {len(dtypes) + 1} ({field.name!r}) must hold floats, integers or "
+                f"bools, and holds {field.type}"
+            )
+        dtypes.append(np.dtype(field.type.to_pandas_dtype()))
+    if not labels:
+        raise ValueError(f"{path} has no columns")
+    dtype = np.result_type(*dtypes)
+
+    def read() -> Iterator[Block]:
+        seen = 0
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=_height(len(labels), np.dtype(np.float64))):
+                for column in range(batch.num_columns):
+                    if batch.column(column).null_count:
+                        row = batch.column(column).is_null().to_numpy(zero_copy_only=False).argmax()
+                        raise ValueError(f"{rows.place(seen + int(row), column)} is empty")
+                arrays = [array.to_numpy(zero_copy_only=False) for array in batch.columns]
+                seen += batch.num_rows
+                if batch.num_rows:
+                    yield np.column_stack(arrays), seen / max(count, 1)
+
+    rows = Rows(path, len(labels), dtype, labels, 0, read)
+    return rows
