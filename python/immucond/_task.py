@@ -194,6 +194,11 @@ def span_of(theta: FloatArray) -> FloatArray | None:
     return None if rank == theta.shape[0] else np.linalg.svd(theta)[0][:, :rank]
 
 
+def with_ones(X: FloatArray) -> FloatArray:
+    """Return the rows with an input of ones at the end, whose row of theta is a bias."""
+    return np.hstack([X, np.ones((X.shape[0], 1))])
+
+
 def root_of_inputs(
     X: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
 ) -> Root:

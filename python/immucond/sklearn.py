@@ -19,7 +19,7 @@ from ._task import roots
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
 from .linear import ImmunityReport, blind_extractor
-from .linear._extractor import sufficient_delta
+from .linear.of_roots import sufficient_delta
 
 with extra("sklearn"):
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

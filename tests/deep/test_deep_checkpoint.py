@@ -302,7 +302,8 @@ def test_names_are_the_same_in_every_process():
     found = {
         subprocess.run(
             [sys.executable, "-c", NAMES],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": str(at)},
+            env=os.environ
+            | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": str(at)},
             check=True,
             capture_output=True,
         ).stdout

@@ -11,9 +11,8 @@ import numpy as np
 from .. import immunize, linear
 from .._condensed import condensed, triangular
 from .._errors import ImmucondError
-from .._task import Ranks, root_of_inputs
+from .._task import Ranks, root_of_inputs, with_ones
 from .._validate import FloatArray
-from ..immunize._result import with_ones
 
 Parameters = Mapping[str, Any]
 Source = Literal["none", "published", "searched", "by hand", "closed form"]

@@ -19,9 +19,7 @@ from .._validate import (
     check_real,
     plain,
 )
-from ..linear._extractor import extractor_of
-from ..linear._nearest import nearest_of
-from ..linear._report import report_of
+from ..linear.of_roots import extractor_of, nearest_of, report_of
 from ._problem import described
 from ._result import ImmunizationResult
 

@@ -12,7 +12,7 @@ import numpy as np
 from .._errors import ImmucondError
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, check_choice
-from ..linear._steps import interval_by_theta
+from ..linear.of_roots import interval_by_theta
 from ._hessians import FullHessian
 from ._low_rank import Weighted, combined
 from ._objective import Evaluation

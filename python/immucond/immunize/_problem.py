@@ -22,7 +22,8 @@ from .._validate import (
     check_real,
     plain,
 )
-from ..linear._report import ImmunityReport, report_of
+from ..linear import ImmunityReport
+from ..linear.of_roots import report_of
 from ._batches import Batches
 from ._hessians import (
     PRECONDITIONERS,

@@ -13,16 +13,17 @@ from .._errors import DegenerateSpectrumError
 from .._extreme import feature_extreme_pairs
 from .._floating import underflow_is_zero
 from .._regularizers import SpectralRegularizer
-from .._task import roots
+from .._task import roots, with_ones
 from .._validate import FloatArray, as_count, as_float64, check_real
-from ..linear._report import ImmunityReport, report_of
+from ..linear import ImmunityReport
+from ..linear.of_roots import report_of
 from ._batches import Batches
 from ._hessians import BatchHessian, well_of
 from ._losses import task_loss
 from ._low_rank import LowRank
 from ._movers import Adam
 from ._problem import Problem, Rows, entropy
-from ._result import ImmunizationResult, with_ones
+from ._result import ImmunizationResult
 from ._run import CHECKPOINT_EVERY, Callback, Path, run
 from ._terms import Conditioning, PrimaryLoss
 

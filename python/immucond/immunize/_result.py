@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._harmful import not_harder
-from .._task import Ranks, roots
+from .._task import Ranks, roots, with_ones
 from .._validate import FloatArray, as_float64
 from ..linear import ImmunityLimit, ImmunityReport
-from ..linear._report import report_of
+from ..linear.of_roots import report_of
 from ._archive import read_archive, write_archive
 
 _HISTORY = "history/"
@@ -165,8 +165,3 @@ def measured(
     P, H = roots(with_ones(X_P), with_ones(X_H), None, None, computed_in=computed_in)
     reference = np.eye(X_P.shape[1] + 1, X_P.shape[1])
     return report_of(P, H, np.vstack([theta, bias]), reference, ridge)
-
-
-def with_ones(X: FloatArray) -> FloatArray:
-    """Return the rows with an input of ones at the end, whose row of theta is a bias."""
-    return np.hstack([X, np.ones((X.shape[0], 1))])

@@ -15,9 +15,7 @@ from .._gram import GramAccumulator
 from .._rank import default_rtol
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
-from ..linear._frontier import frontier_of
-from ..linear._limit import limit_of
-from ..linear._noise import noise_curve_of, usual_variances
+from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows
 
 Through = Literal["gram", "qr"]

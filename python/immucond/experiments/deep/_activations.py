@@ -17,8 +17,7 @@ with extra("deep"):
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset
 
-from ...deep._activations import Kept
-from ...deep._split import SplitModel
+from ...deep.parts import Kept, SplitModel
 from ...torch import keep_activations
 
 

@@ -22,9 +22,7 @@ with extra("deep"):
     import transformers
     from torch import Tensor, nn
 
-from ...deep._fingerprint import fingerprint
-from ...deep._fold import FoldedHead, refuse_saving, replace_module
-from ...deep._split import module_named
+from ...deep.parts import FoldedHead, fingerprint, module_named, refuse_saving, replace_module
 
 HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
 INNER = "before-the-map"  # of a closed form

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...deep._probes import ATTACKERS
+from ...deep.parts import ATTACKERS
 from .._curves import STYLES, before_or
 from .._style import print_style
 from .._summary import finished

@@ -12,7 +12,7 @@ from ..._extras import extra
 with extra("deep"):
     from torch import nn
 
-from ...deep._features import kappa_and_rank
+from ...deep.parts import kappa_and_rank
 from ...torch import DeepImmunization, immunize
 from ._activations import features
 from ._prepare import Prepared

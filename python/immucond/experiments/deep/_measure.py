@@ -16,8 +16,7 @@ from .._units import Values
 with extra("deep"):
     import torch
 
-from ...deep._features import array, kappa_and_rank
-from ...deep._rir import immunity_of
+from ...deep.parts import array, immunity_of, kappa_and_rank
 from ...torch import DeepImmunity, DeepImmunization, linear_probes
 from ._backbone import load_saved
 from ._prepare import Prepared, of_tasks

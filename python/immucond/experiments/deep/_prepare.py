@@ -15,7 +15,7 @@ with extra("deep"):
     import transformers
     from torch import nn
 
-from ...deep._activations import Kept
+from ...deep.parts import Kept
 from . import _backbone
 from ._activations import Features, features, kept
 from ._head import fit_head

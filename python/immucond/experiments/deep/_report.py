@@ -9,7 +9,7 @@ from typing import Any
 from ..._format import brief, number, plain
 from ..._harmful import marked
 from ..._table import Table
-from ...deep._probes import ATTACKERS, drop
+from ...deep.parts import ATTACKERS, drop
 from .._common_tables import attackers, parameters
 from .._measure import RIDGE
 from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell

@@ -14,9 +14,8 @@ import numpy as np
 
 from ... import probing
 from ..._condition import condition_number
-from ..._task import Root, root_of_inputs, span_of
-from ...immunize._result import with_ones
-from ...linear._limit import limit_of
+from ..._task import Root, root_of_inputs, span_of, with_ones
+from ...linear.of_roots import limit_of
 from .._measure import RIDGE, descent, size
 from .._methods import FailedFitError, Fit, Method, Tasks, fit
 from .._units import Progress, Unit, Values, run_units
