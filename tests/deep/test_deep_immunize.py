@@ -12,7 +12,7 @@ from torch_nets import Net, data, loaders, net
 import immucond as ic
 import immucond.torch as ict
 from immucond.deep._activations import Kept, Loaded, batches_of
-from immucond.deep._split import SplitModel
+from immucond.deep._network import SplitModel
 
 nn = torch.nn
 

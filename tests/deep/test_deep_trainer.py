@@ -4,7 +4,7 @@ import pytest
 from torch_cases import torch
 
 import immucond.torch as ict
-from immucond.deep._split import SplitModel
+from immucond.deep._network import SplitModel
 
 import transformers  # isort: skip  # after torch, which may be absent
 

@@ -175,3 +175,16 @@ class SplitModel:
             yield seen
         finally:
             handle.remove()
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a network whose features are computed in one graph with its logits.
+
+    The gradient of the loss by the features is not to be had from such a graph.
+    """
+    if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+        raise TypeError(
+            "the model is compiled (torch.compile), which hides the features from autograd: give "
+            "the module that was compiled (the attribute _orig_mod, or one on which compile() was "
+            "not called), and compile what comes of it"
+        )
