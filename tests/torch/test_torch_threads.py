@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_threads import lets_another_thread_run
+from gil import lets_another_thread_run
 from torch_cases import tensor, torch
 
 import immucond as ic

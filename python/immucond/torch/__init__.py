@@ -15,7 +15,7 @@ from ._distributed import gram
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
-from ._spectral import condition_number, log_kappa, r_ill, r_well
+from ._regularizers import condition_number, evaluate, log_kappa, r_ill, r_well
 
 if _TYPE_CHECKING:
     from ..deep import (
@@ -44,6 +44,7 @@ __all__ = [
     "RWell",
     "TrainerMixin",
     "condition_number",
+    "evaluate",
     "extreme_pairs",
     "gram",
     "immunity_report",

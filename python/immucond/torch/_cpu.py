@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, Value, pairs_from
+from .._extreme import Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from .._validate import Array
+from ._fallback import Evaluated, Pairs
 from ._threads import torch_threads
 
 _SEARCH = Search()
@@ -33,12 +34,8 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, bool, bool, int]:
-    """Return value, float64 gradient, whether an end it uses is tied, and is determined, and rank.
-
-    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined,
-    and the smallest rank.
-    """
+) -> Evaluated:
+    """As `Kernels.evaluate`."""
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
         value, grad, _, tied, determined, rank = kernel(
@@ -53,11 +50,12 @@ def evaluate(
         )
     if X.ndim > 2:
         tied, determined, rank = tied.any(), determined.all(), rank.min()
-    return value, None if grad is None else torch.from_numpy(grad), tied, determined, int(rank)
+    by_X = None if grad is None else torch.from_numpy(grad)
+    return Evaluated(value, by_X, bool(tied), bool(determined), int(rank))
 
 
-def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
-    """Return the pairs of a matrix, or of each in a stack (b, rows, columns)."""
+def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
+    """As `Kernels.pairs`."""
     with torch_threads():
         found: dict[str, Any] = (
             _core.feature_extreme_pairs(_array(X), rule, _SEARCH)
@@ -65,10 +63,12 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
             else _core.extreme_pairs(_array(X), rule, _SEARCH)
         )
     determined = found["determined"]  # whatever float64 makes of the value
-    return replace(pairs_from(found, "Z^T Z" if features else "S"), determined_min=determined)
+    told = pairs_from(found, "Z^T Z" if features else "S")
+    fields = [np.asarray(getattr(told, name)) for name in Pairs._fields[:-1]]
+    return Pairs._make(map(torch.from_numpy, [*fields, np.asarray(determined)]))
 
 
 def gram(X: Tensor) -> Tensor:
-    """Return ``X^T X`` in float64."""
+    """As `Kernels.gram`."""
     with torch_threads():
         return torch.from_numpy(_core.gram(_array(X)))

@@ -12,8 +12,8 @@ from ..cuda._evaluate import evaluate as evaluate_stack
 from ..cuda._evaluate import pairs as pairs_of_stack
 from ..cuda._gram import gram_of
 from ..cuda._module import available as available
-from . import _device
-from ._device import Pairs
+from . import _fallback
+from ._fallback import Evaluated, Pairs
 
 
 def _where(X: Tensor) -> DeviceArray:
@@ -30,8 +30,17 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Tensor, Tensor | None, bool, bool, int]:
-    """As the function of this name for CPU tensors; values stay on the device."""
+) -> Evaluated:
+    """As `Kernels.evaluate`; values stay on the device."""
+    if not isinstance(regularizer._coefficients, str):  # the kernels know the built-in ones alone
+        return _fallback.evaluate(
+            regularizer,
+            X,
+            features=features,
+            rule=rule,
+            p_is_rank=p_is_rank,
+            gradient=gradient,
+        )
     X = torch_library().adopt(X)
     stack = X if X.ndim == 3 else X[None]
     found = evaluate_stack(
@@ -47,14 +56,14 @@ def evaluate(
     value, by_X = found.value, found.gradient
     if X.ndim == 2:
         value, by_X = value[0], by_X[0] if gradient else None
-    return value, by_X, found.tied, found.determined, found.rank
+    return Evaluated(value, by_X, found.tied, found.determined, found.rank)
 
 
 def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.pairs`."""
     rows, columns = X.shape[-2:]
     if not features and rows != columns:
-        return _device.pairs(X, features=features, rule=rule)
+        return _fallback.pairs(X, features=features, rule=rule)
     X = torch_library().adopt(X)
     stack = X if X.ndim == 3 else X[None]
     found = pairs_of_stack(stack, _where(stack), torch_library(), features=features, rule=rule)
@@ -71,7 +80,7 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
 
 
 def gram(X: Tensor) -> Tensor:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.gram`."""
     X = torch_library().adopt(X)
     result: Tensor = gram_of(_where(X), torch_library())
     return result

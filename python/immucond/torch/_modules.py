@@ -7,7 +7,7 @@ from typing import Any, Literal, SupportsIndex
 from torch import Tensor, nn
 
 from .._validate import check_choice, check_real
-from ._spectral import r_ill, r_well
+from ._regularizers import r_ill, r_well
 
 Input = Literal["features", "matrix"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._rank import rank_rule
-from ._arguments import Given, given
+from ._arguments import given
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
 from ._resolvent import apply, halves, outer, resolvent
@@ -224,20 +224,19 @@ def _kernel(
     warn: bool,
 ) -> tuple[Tensor, ...]:
     shape = tuple(X.shape)
-    what: Given = "features" if features else "matrix"
     rule = rank_rule(
         shape[-2:],
         X.dtype,  # type: ignore[arg-type]
         rank=rank,
         rtol=rtol,
         computed_in=computed_in,
-        given=what,
+        given="features" if features else "matrix",
     )
     stack = X if X.ndim == 2 else X.reshape(-1, *shape[-2:])
     found = kernels_for(X).pairs(stack, features=features, rule=rule)
 
-    def tensor(value: Any, dtype: torch.dtype) -> Tensor:
-        field = torch.as_tensor(value, dtype=dtype, device=X.device)
+    def tensor(field: Tensor, dtype: torch.dtype) -> Tensor:
+        field = field.to(X.device, dtype)
         return field.reshape(shape[:-2] + field.shape[stack.ndim - 2 :]).clone()
 
     simple = [tensor(x, torch.bool) for x in (found.simple_max, found.simple_min)]
@@ -248,9 +247,8 @@ def _kernel(
             warn_accuracy(name)
         if not (simple[0].all() and simple[1].all()):
             warn_not_simple(name)
-    fields = (getattr(found, name) for name in ExtremePairs._fields[:6])
     return (
-        *(tensor(field, torch.float64) for field in fields),
+        *(tensor(field, torch.float64) for field in found[:6]),
         tensor(found.rank, torch.int64),
         *simple,
     )

@@ -17,14 +17,23 @@ from torch import Tensor
 from .._extreme import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
+from ._scale import shifted
 
 _EPS = 2.0**-52
 
 
-def times_power(X: Tensor, exponent: int) -> Tensor:
-    """Return ``2^exponent X``; in two factors, since one alone may leave the range of float64."""
-    half = exponent // 2
-    return X * 2.0**half * 2.0 ** (exponent - half)
+class Evaluated(NamedTuple):
+    """A regularizer at a matrix, or at each of a stack.
+
+    Whether an end that it uses is tied, whether all of those are determined, and the rank, of a
+    stack the smallest.
+    """
+
+    value: Value | Tensor
+    gradient: Tensor | None
+    tied: bool
+    determined: bool
+    rank: int
 
 
 class Pairs(NamedTuple):
@@ -78,7 +87,7 @@ class _Decomposition:
                 "and no extreme pairs"
             )
         exponent = math.frexp(largest)[1]
-        self.unit = times_power(X, -exponent)
+        self.unit = shifted(X, -exponent)
         self.features = features
         rows, columns = X.shape
         if features:
@@ -136,14 +145,14 @@ def evaluate(
     rule: Rule,
     p_is_rank: bool,
     gradient: bool,
-) -> tuple[Value, Tensor | None, bool, bool, int]:
-    """As the function of this name for CPU tensors."""
+) -> Evaluated:
+    """As `Kernels.evaluate`."""
     if X.ndim == 3:
         options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
         one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
         values, gradients, ties, determinations, ranks = zip(*one_by_one, strict=True)
         stacked = torch.stack(gradients) if gradient else None
-        return np.array(values), stacked, any(ties), all(determinations), min(ranks)
+        return Evaluated(np.array(values), stacked, any(ties), all(determinations), min(ranks))
     found = _Decomposition(X, features=features, rule=rule)
     ends, degree = found.ends, regularizer._degree
     if p_is_rank:
@@ -157,7 +166,7 @@ def evaluate(
     tied = tied and not ends.all_tied
     scaled = _ldexp(value, degree * ends.exponent, "the value")
     if not gradient:
-        return scaled, None, tied, determined, ends.rank
+        return Evaluated(scaled, None, tied, determined, ends.rank)
     S = found.unit.mT @ found.unit if features else found.unit
     if ends.all_tied:
         grad = (gamma + (alpha + beta) / ends.sigma_max / ends.rank) * S
@@ -170,10 +179,10 @@ def evaluate(
     power = ends.exponent * (degree - 1)
     if features:
         grad, power = 2.0 * found.unit @ grad, power + ends.exponent // 2
-    grad = times_power(grad, power)
+    grad = shifted(grad, power)
     if not grad.isfinite().all():
         raise OverflowError("the gradient is not representable in float64")
-    return scaled, grad, tied, determined, ends.rank
+    return Evaluated(scaled, grad, tied, determined, ends.rank)
 
 
 def _ldexp(value: float, exponent: int, what: str) -> float:
@@ -186,7 +195,7 @@ def _ldexp(value: float, exponent: int, what: str) -> float:
 
 
 def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.pairs`."""
     if X.ndim == 3:
         one_by_one = [pairs(x, features=features, rule=rule) for x in X]
         return Pairs(*(torch.stack(field) for field in zip(*one_by_one, strict=True)))
@@ -213,6 +222,6 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
 
 
 def gram(X: Tensor) -> Tensor:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.gram`."""
     precise = X.detach().double()
     return precise.mT @ precise
