@@ -46,14 +46,14 @@ def test_terms_are_so_large_at_the_start(method, default):
 
 
 def test_the_defaults_are_those_of_the_published_results():
-    from immucond.deep import _immunize
+    from immucond.deep._checks import LR
     from immucond.deep._objectives import OBJECTIVES
     from immucond.experiments.deep import METHODS
 
     for method in METHODS.values():
         if method.fit in OBJECTIVES:
             assert method.parameters["terms"] == OBJECTIVES[method.fit].sizes
-            assert method.parameters["lr"] == _immunize._LR
+            assert method.parameters["lr"] == LR
 
 
 def test_a_mean_of_batches_sets_the_weights():

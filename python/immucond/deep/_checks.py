@@ -9,17 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._validate import check_real
 from ._activations import task_of
 from ._batches import Batches, first_of, refuse_few, running_on
 from ._descent import finite
+from ._fingerprint import settings_of
 from ._network import SplitModel
 from ._objectives import Loss, Objective
 
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
-def made_by(
-    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Return what the user's function makes of the parameters, if that is an optimizer."""
+LR, MOMENTUM = 3e-3, 0.9  # of the published results
+
+
+def optimizer_of(
+    make: MakeOptimizer | None,
+    parameters: list[nn.Parameter],
+    lr: float | None,
+    momentum: float | None,
+) -> tuple[torch.optim.Optimizer, list[Any]]:
+    """Return the optimizer, and the settings by which another run has the same."""
+    rate = check_real(LR if lr is None else lr, "lr", low=0.0)
+    inertia = check_real(MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
+    if make is None:
+        return torch.optim.SGD(parameters, lr=rate, momentum=inertia), [rate, inertia]
+    made = _made_by(make, parameters)
+    return made, settings_of(made)
+
+
+def _made_by(make: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     wanted = (
         "optimizer must make one of a list of parameters, such as "
         "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"

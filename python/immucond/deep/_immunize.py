@@ -13,15 +13,22 @@ import torch
 from torch import nn
 
 from .._errors import DivergenceError, ImmunityWarning
-from .._validate import FloatArray, as_count, check_real
+from .._validate import FloatArray, as_count
 from .._warn import warn
 from ._activations import batches_of, task_of
 from ._batches import Batches
-from ._checks import first_terms, held_out_tasks, made_by, refuse_given, trained_parameters
+from ._checks import (
+    MakeOptimizer,
+    first_terms,
+    held_out_tasks,
+    optimizer_of,
+    refuse_given,
+    trained_parameters,
+)
 from ._closed_form import closed_form
 from ._copies import copied
 from ._descent import RECORD, NetworkCheckpoint, Run, Steps, outcomes
-from ._fingerprint import fingerprint, name_of, settings_of
+from ._fingerprint import fingerprint, name_of
 from ._frozen import let_gradients_through
 from ._loaders import left_as_found
 from ._network import SplitModel, blocks_named, names_of, refuse_compiled
@@ -36,9 +43,6 @@ from ._objectives import (
     weighting,
 )
 from ._report import DeepReport, Measurement, warn_if_easier
-
-# Those of the published results.
-_LR, _MOMENTUM = 3e-3, 0.9
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def immunize(
     lr: float | None = None,
     momentum: float | None = None,
     loss: Loss | None = None,
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    optimizer: MakeOptimizer | None = None,
     kappa_P: float | None = None,
     delta: float | tuple[float, float] | None = None,
     held_out: tuple[Any, Any] | None = None,
@@ -266,17 +270,8 @@ def immunize(
     )
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
-    rate = check_real(_LR if lr is None else lr, "lr", low=0.0)
-    inertia = check_real(_MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
-    steps = Steps(
-        splitted,
-        objective,
-        rule,
-        loss,
-        torch.optim.SGD(parameters, lr=rate, momentum=inertia)
-        if optimizer is None
-        else made_by(optimizer, parameters),
-    )
+    descending, optimizer_settings = optimizer_of(optimizer, parameters, lr, momentum)
+    steps = Steps(splitted, objective, rule, loss, descending)
     kept = None
     if checkpoint is not None:
         settings = {
@@ -290,7 +285,7 @@ def immunize(
             "terms": steps.terms,
             "computed_in": computed_in,
             "loss": name_of(loss),
-            "optimizer": [rate, inertia] if optimizer is None else settings_of(steps.optimizer),
+            "optimizer": optimizer_settings,
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
