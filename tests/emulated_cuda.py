@@ -58,7 +58,7 @@ class EmulatedCuda:
     def small_workspace_bytes(self, kind: str, *sizes: int) -> int:
         return _emulation.small_workspace_bytes(getattr(_emulation.Kind, kind), *sizes)
 
-    def small_problems(self, *, stack, kind, rule, regularizer, p, p_is_rank, **where):
+    def small_problems(self, *, stack, kind, rule, regularizer, p, **where):
         self.calls.append(f"small {kind}")
         address, dtype, shape, strides = stack
         found = _emulation.small_problems(
@@ -67,7 +67,6 @@ class EmulatedCuda:
             rule,
             getattr(_emulation.Regularizer, regularizer),
             p=p,
-            p_is_rank=p_is_rank,
             gradient=where["gradient"] != 0,
             pairs=where["vectors"] != 0,
         )

@@ -12,7 +12,7 @@ import immucond as ic
 import immucond.cuda as icc
 from immucond.cuda import _arrays, _evaluate, _gram, _large, _module
 from immucond.cuda._module import runs_on
-from immucond.cuda._spectrum import Ends, clearly_simple
+from immucond.cuda._spectrum import clearly_simple, ends_of
 from immucond.torch import _cuda
 
 NAMES = pytest.mark.parametrize("name", ["r_well", "r_ill", "kappa", "log_kappa"])
@@ -288,7 +288,7 @@ def test_excesses_cancel_nothing():
     from fractions import Fraction
 
     squares = sum((Fraction(s) ** 2 for s in sigma.tolist()), Fraction(0))
-    ends = Ends(3, 3, sigma[0], sigma[2], squares)
+    ends = ends_of(3, 3, sigma[0], sigma[2], squares)
     exact = float(sum(Fraction(sigma[0]) ** 2 - Fraction(s) ** 2 for s in sigma.tolist()))
     assert ends.below_max == exact
     assert ends.above_min > 0.0

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, pairs_from
+from .._pairs import ExtremePairs, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
+from .._search import Search
 from ._arrays import DeviceArray, Library, float64_by_rows
 from ._gram import gram_of, times
 from ._large import large_ends
@@ -38,7 +39,7 @@ def evaluate(
     *,
     features: bool,
     rule: Rule,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
 ) -> Evaluated:
     """Return a regularizer of each matrix of the stack X, which `stack` describes.
@@ -47,7 +48,7 @@ def evaluate(
     the host, which knows what to say of them; while a graph is captured they stay NaN.
     """
     kind: Kind = "features" if features else "matrix"
-    options: dict[str, Any] = {"rule": rule, "p_is_rank": p_is_rank}
+    options: dict[str, Any] = {"rule": rule, "p": p}
     if is_small(kind, stack.shape, stack.device):
         small = small_problems(
             stack, library, kind=kind, regularizer=regularizer.name, gradient=gradient, **options
@@ -75,14 +76,14 @@ def evaluate(
     kernel = _core.evaluate_features if features else _core.evaluate
     for i in left:
         found = kernel(
-            regularizer._coefficients,
-            regularizer._degree,
             library.to_numpy(X[i]),
-            rule,
-            Search(),
-            p_is_rank,
-            gradient,
-            False,
+            coefficients=regularizer.coefficients,
+            degree=regularizer.degree,
+            rule=rule,
+            search=Search(),
+            p=p,
+            gradient=gradient,
+            pairs=False,
         )
         library.assign(value, i, found[0])
         if gradient:
@@ -144,19 +145,18 @@ def _evaluate_one(
     *,
     features: bool,
     rule: Rule,
-    p_is_rank: bool,
+    p: int,
 ) -> bool:
     """Put value and gradient to place i, its rank to `ranks`; False: that is for others to do."""
     formed = _formed(X[i], stack.matrix(i), library, features)
     if formed is None:
         return False
-    gradient, p = by_X is not None, stack.shape[2]
+    gradient, p = by_X is not None, p or stack.shape[2]
     small = features and formed.small(
         library,
         rule=rule,
         regularizer=regularizer.name,
         p=p,
-        p_is_rank=p_is_rank,
         gradient=gradient,
     )
     if small:
@@ -170,9 +170,9 @@ def _evaluate_one(
         )
         if large is None:
             return False
-        if p_is_rank:
-            large.ends.p = large.ends.rank
-        found = regularizer._at(large.ends)
+        if 0 < p < large.ends.rank:
+            return False
+        found = regularizer.coefficients(large.ends)
         if not np.isfinite(found).all():
             return False
         library.assign(value, i, found[0])
@@ -252,7 +252,7 @@ def pairs(
     on_host = {}
     kernel = _core.feature_extreme_pairs if features else _core.extreme_pairs
     for i in left:
-        found = kernel(library.to_numpy(X[i]), rule, Search())
+        found = kernel(library.to_numpy(X[i]), rule=rule, search=Search())
         on_host[i] = one = pairs_from(found, "Z^T Z" if features else "S")
         library.assign(sigma, i, np.array([one.sigma_max, one.sigma_min]))
         library.assign(vectors, i, np.stack([one.v_max, one.v_min]))

@@ -12,21 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._rank import Rule
+from .._core import Spectrum, reduction_noise
+from .._rank import Rule, largest_negative
 from .._validate import FloatArray
 from ._arrays import Library
 from ._lanczos import MOST, WIDTH, End, largest, start
 from ._libraries import bound_module
-from ._spectrum import (
-    Ends,
-    carried,
-    clearly_simple,
-    cut,
-    floor_of,
-    numerical_rank,
-    rounding,
-    tie_width,
-)
+from ._spectrum import carried, clearly_simple, cut, ends_of, floor_of, rank_of, tie_width
 
 _IN_RANGE = 2.0**200  # beyond this, or below its inverse, H is left to others: R_ill takes D^2
 
@@ -34,7 +26,7 @@ _IN_RANGE = 2.0**200  # beyond this, or below its inverse, H is left to others: 
 class Large(NamedTuple):
     """Simple ends, and their vectors (2, n) on the device."""
 
-    ends: Ends
+    ends: Spectrum
     vectors: Any
 
 
@@ -116,7 +108,7 @@ def large_ends(
     rank, sigma_max, sigma_min, vectors = found
     if not carried(sigma_max, sigma_min, rank, n, rule, formed, floor):
         return None
-    return Large(Ends(p, rank, sigma_max, sigma_min, squares), vectors)
+    return Large(ends_of(p, rank, sigma_max, sigma_min, squares), vectors)
 
 
 _Found = tuple[int, float, float, Any]
@@ -143,7 +135,7 @@ def _measure(x: Any, count: int, library: Library, device: int) -> tuple[Fractio
 def _iterate(
     H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool, floor: float
 ) -> _Found | None:
-    tolerance = rounding(n)
+    tolerance = reduction_noise(n)
     top = largest(DeviceSteps(H, n, library, device), tolerance)
     if top is None:
         return None
@@ -214,10 +206,10 @@ def _direct(
     values = library.to_numpy(w)[::-1]
     # Of a matrix that is given, negative eigenvalues are singular values where they count.
     counted = max(0.0, values[rule.rank - 1]) if rule.rank else max(rule.rtol * values[0], floor)
-    allowed = 10 * rounding(n) * values[0] if formed else counted
+    allowed = largest_negative(n, "float64") * values[0] if formed else counted
     if not values[0] > 0.0 or values[-1] < -allowed:
         return None
-    k = numerical_rank(values, rule, formed, floor)
+    k = rank_of(values, rule, formed, floor)
     if k == 1:  # all nonzero eigenvalues are equal: others know what to do
         return None
     top, bottom = float(values[0]), abs(float(values[k - 1]))

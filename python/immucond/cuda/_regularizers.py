@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex
 
 from .._errors import DegenerateSpectrumWarning
-from .._extreme import explaining, warn_accuracy, warn_half
+from .._pairs import explaining, warn_half
 from .._rank import Given, rank_rule
-from .._regularizers import SpectralRegularizer
+from .._regularizers import Counted, SpectralRegularizer, counted
+from .._warn import warn, warn_accuracy
 from ._arrays import ingest
 from ._evaluate import NAMES, evaluate
 
@@ -20,7 +20,7 @@ def value_and_grad(
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
-    p: Literal["rank"] | None = None,
+    p: Counted = None,
 ) -> tuple[Any, Any]:
     """Return value and gradient at a symmetric positive semidefinite matrix, or a stack of them.
 
@@ -71,7 +71,7 @@ def value_and_grad_features(
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
-    p: Literal["rank"] | None = None,
+    p: Counted = None,
 ) -> tuple[Any, Any]:
     """Return value at ``H = Z^T Z`` and gradient by Z, for features (N, m) or a stack of groups.
 
@@ -99,11 +99,11 @@ def _value_and_grad(
     rank: SupportsIndex | None,
     rtol: float | None,
     computed_in: Any,
-    p: Literal["rank"] | None,
+    p: Counted,
 ) -> tuple[Any, Any]:
     if getattr(regularizer, "name", None) not in NAMES:
         raise ValueError(f"regularizer must be one of {', '.join(NAMES)}, and is {regularizer!r}")
-    p_is_rank = regularizer._p_is_rank(p)
+    values = counted(p, regularizer)
     library, x, array = ingest(x, name)
     if len(array.shape) not in (2, 3) or 0 in array.shape:
         raise ValueError(
@@ -127,18 +127,17 @@ def _value_and_grad(
             library,
             features=given == "features",
             rule=rule,
-            p_is_rank=p_is_rank,
+            p=values,
             gradient=True,
         )
     what = "Z^T Z" if given == "features" else "S"
-    warn_half(what, found.rank, min(array.shape[-2:]), rule, stacklevel=3)
+    warn_half(what, found.rank, min(array.shape[-2:]), rule)
     if not found.determined:
-        warn_accuracy(what, stacklevel=3)
+        warn_accuracy(what)
     if found.tied:
-        warnings.warn(
+        warn(
             f"an extreme singular value of {what} that {regularizer.name} uses is not simple to "
             "rounding: the gradient takes the mean over the tied group",
             DegenerateSpectrumWarning,
-            stacklevel=3,
         )
     return (found.value[0], found.gradient[0]) if single else (found.value, found.gradient)

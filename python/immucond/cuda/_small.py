@@ -42,11 +42,10 @@ def small_problems(
     rule: Rule,
     regularizer: str = "none",
     p: int = 0,
-    p_is_rank: bool = False,
     gradient: bool = False,
     pairs: bool = False,
 ) -> Small:
-    """Launch them on the library's current stream; nothing is waited for."""
+    """Launch them on the library's current stream; nothing is waited for. `p` is `counted`."""
     cuda, device = module(), stack.device
     count, rows, cols = stack.shape
 
@@ -73,7 +72,6 @@ def small_problems(
         rule=tuple(rule),
         regularizer=regularizer,
         p=p,
-        p_is_rank=p_is_rank,
         **addresses,
         device=device,
         stream=library.stream(device),

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, Value, pairs_from
+from .._pairs import ExtremePairs, Value, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
+from .._search import Search
 from .._validate import Array
 from ._threads import torch_threads
 
@@ -42,14 +43,14 @@ def evaluate(
     kernel = _core.evaluate_features if features else _core.evaluate
     with torch_threads():
         value, grad, _, tied, determined, rank = kernel(
-            regularizer._coefficients,
-            regularizer._degree,
             _array(X),
-            rule,
-            _SEARCH,
-            p_is_rank,
-            gradient,
-            False,
+            coefficients=regularizer.coefficients,
+            degree=regularizer.degree,
+            rule=rule,
+            search=_SEARCH,
+            p=_core.NONZERO_VALUES if p_is_rank else _core.ALL_VALUES,
+            gradient=gradient,
+            pairs=False,
         )
     if X.ndim > 2:
         tied, determined, rank = tied.any(), determined.all(), rank.min()
@@ -60,9 +61,9 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
     """Return the pairs of a matrix, or of each in a stack (b, rows, columns)."""
     with torch_threads():
         found: dict[str, Any] = (
-            _core.feature_extreme_pairs(_array(X), rule, _SEARCH)
+            _core.feature_extreme_pairs(_array(X), rule=rule, search=_SEARCH)
             if features
-            else _core.extreme_pairs(_array(X), rule, _SEARCH)
+            else _core.extreme_pairs(_array(X), rule=rule, search=_SEARCH)
         )
     determined = found["determined"]  # whatever float64 makes of the value
     return replace(pairs_from(found, "Z^T Z" if features else "S"), determined_min=determined)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _core
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from ..cuda._arrays import DeviceArray, torch_library
@@ -41,7 +42,7 @@ def evaluate(
         torch_library(),
         features=features,
         rule=rule,
-        p_is_rank=p_is_rank,
+        p=_core.NONZERO_VALUES if p_is_rank else _core.ALL_VALUES,
         gradient=gradient,
     )
     value, by_X = found.value, found.gradient

@@ -65,7 +65,7 @@ def hessian_product(X: Tensor, W: Tensor, name: str, options: Options, p_is_rank
         if features:
             c, dc = 2.0 * s * c, 2.0 * (s * dc + m.sigma * c)
         product = product + _times(dc, outer(u, v)) + _times(c, outer(m.u, v) + outer(u, m.v))
-    degree = member.regularizer._degree * (2 if features else 1)
+    degree = member.regularizer.degree * (2 if features else 1)
     result: Tensor = times_power(product, (degree - 2) * of_X + of_W, single)
     return result
 

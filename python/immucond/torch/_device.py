@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._extreme import Value
+from .._core import Spectrum, reduction_noise
+from .._pairs import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
-
-_EPS = 2.0**-52
 
 
 def times_power(X: Tensor, exponent: int) -> Tensor:
@@ -101,7 +100,7 @@ class _Decomposition:
 
 def _ends(s: np.ndarray, p: int, exponent: int, rule: Rule, features: bool) -> Ends:
     k = numerical_rank(s, rule)
-    method = 4.0 * _EPS * math.sqrt(max(len(s), 16))
+    method = reduction_noise(len(s))
     width = (4.0 * rule.precision + method) * s[0]
     tied_max = min(k, int(np.count_nonzero(s >= s[0] - width)))
     tied_min = min(k, int(np.count_nonzero(s[:k] <= s[k - 1] + width)))
@@ -145,11 +144,20 @@ def evaluate(
         stacked = torch.stack(gradients) if gradient else None
         return np.array(values), stacked, any(ties), all(determinations), min(ranks)
     found = _Decomposition(X, features=features, rule=rule)
-    ends, degree = found.ends, regularizer._degree
+    ends, degree = found.ends, regularizer.degree
     if p_is_rank:
         ends.below_max -= (ends.p - ends.rank) * ends.sigma_max**2
         ends.p = ends.rank
-    value, alpha, beta, gamma = regularizer._at(ends)
+    spectrum = Spectrum(
+        p=ends.p,
+        rank=ends.rank,
+        sigma_max=ends.sigma_max,
+        sigma_min=ends.sigma_min,
+        below_max=ends.below_max,
+        above_min=ends.above_min,
+        all_tied=ends.all_tied,
+    )
+    value, alpha, beta, gamma = regularizer.coefficients(spectrum)
     if not math.isfinite(value):
         raise OverflowError("the value is not representable in float64")
     tied = (alpha != 0.0 and ends.tied_max > 1) or (beta != 0.0 and ends.tied_min > 1)

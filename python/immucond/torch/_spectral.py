@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, SupportsIndex
 import torch
 from torch import Tensor
 
-from .._extreme import explaining
+from .._pairs import explaining
 from .._rank import largest_negative, largest_skew, rank_rule
 from .._validate import check_real
 from ._arguments import Given, given
