@@ -200,7 +200,7 @@ def test_a_scale_of_a_power_of_two_is_one_of_the_product(name, shape, given, dty
         (gradient,) = torch.autograd.grad(value, Z, create_graph=True)
         return value, gradient, torch.autograd.grad((gradient * W).sum(), Z)[0]
 
-    degree = getattr(ic, name)._degree * (1 if given == "S" else 2)
+    degree = getattr(ic, name).degree * (1 if given == "S" else 2)
     at_one = found(Z0)
     top, tiny = np.log2(torch.finfo(dtype).max), torch.finfo(dtype).smallest_normal
     errors = 0

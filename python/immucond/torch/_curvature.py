@@ -12,6 +12,7 @@ import torch
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
+from .. import _core
 from .._regularizers import SpectralRegularizer
 from ._pairs import End, ExtremePairs, end_of, pairs_operator
 from ._resolvent import outer
@@ -143,12 +144,12 @@ _BUILT_IN: dict[str, Callable[[Spectrum], tuple[Any, Any, Any]]] = {
 
 def _coefficients(regularizer: SpectralRegularizer, spectrum: Spectrum) -> list[Any]:
     """Return alpha, beta and gamma; the number 0 for one that is zero for every spectrum."""
-    if isinstance(regularizer._coefficients, str):
-        return list(_BUILT_IN[regularizer._coefficients](spectrum))
+    if isinstance(regularizer.coefficients, _core.BuiltIn):
+        return list(_BUILT_IN[regularizer.coefficients.name](spectrum))
     shape = spectrum.sigma_max.value.shape
     try:
         each: list[Any] = spectrum.each()  # one by one: coefficients may branch
-        found = [regularizer._coefficients(one)[1:] for one in each]
+        found = [regularizer.coefficients(one)[1:] for one in each]
     except TypeError as error:
         raise TypeError(
             f"the coefficients of {regularizer.name} cannot be differentiated: {error}"
@@ -166,7 +167,7 @@ def _coefficients(regularizer: SpectralRegularizer, spectrum: Spectrum) -> list[
 
 
 def hessian_product(
-    X: Tensor, W: Tensor, regularizer: SpectralRegularizer, options: Options, p_is_rank: bool
+    X: Tensor, W: Tensor, regularizer: SpectralRegularizer, options: Options, p: int
 ) -> Tensor:
     """Return the derivative of the gradient at `X` along `W`, in float64 or float32, as `W`.
 
@@ -190,8 +191,12 @@ def hessian_product(
         third, by_third = X, W
         squares = Dual(_dot(X, X), 2.0 * _dot(X, W))
     rank = pairs.rank.double()
-    p = rank if p_is_rank else X.new_tensor(X.shape[-1] if features else min(X.shape[-2:]))
-    spectrum = Spectrum(Dual(pairs.sigma_max), Dual(pairs.sigma_min), squares, Dual(p), Dual(rank))
+    if p == _core.ALL_VALUES:
+        p = X.shape[-1] if features else min(X.shape[-2:])
+    counted = rank if p == _core.NONZERO_VALUES else X.new_tensor(p)
+    spectrum = Spectrum(
+        Dual(pairs.sigma_max), Dual(pairs.sigma_min), squares, Dual(counted), Dual(rank)
+    )
     ends = (
         End(pairs.sigma_max, pairs.u_max, pairs.v_max, pairs.simple_max),
         End(pairs.sigma_min, pairs.u_min, pairs.v_min, pairs.simple_min),
@@ -218,7 +223,7 @@ def hessian_product(
         if features:
             c, dc = 2.0 * s * c, 2.0 * (s * dc + m.sigma * c)
         product = product + _times(dc, outer(u, v)) + _times(c, outer(m.u, v) + outer(u, m.v))
-    degree = regularizer._degree * (2 if features else 1)
+    degree = regularizer.degree * (2 if features else 1)
     result: Tensor = times_power(product, (degree - 2) * of_X + of_W, single)
     return result
 

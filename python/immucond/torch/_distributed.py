@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._pairs import warn_half
 from .._rank import Rule, default_rtol, rank_rule
 from ._arguments import DTYPES, check_tensor
 from ._kernels import kernels_for
-from ._warn import warn_half
 
 Options = tuple[bool, int | None, float | None, str | None]
 

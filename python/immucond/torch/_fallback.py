@@ -7,19 +7,18 @@ so that nothing is squared.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._extreme import Value
+from .. import _core
+from .._pairs import Value
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
+from .._validate import FloatArray
 from ._scale import shifted
-
-_EPS = 2.0**-52
 
 
 class Evaluated(NamedTuple):
@@ -51,29 +50,11 @@ class Pairs(NamedTuple):
     determined_min: Tensor
 
 
-@dataclass
-class Ends:
-    """The ends of a spectrum in units of ``2^exponent``, as the regularizers see it."""
-
-    p: int
-    rank: int
-    sigma_max: float
-    sigma_min: float
-    below_max: float
-    above_min: float
-    tied_max: int
-    tied_min: int
-    determined_min: bool
-    exponent: int
-
-    @property
-    def all_tied(self) -> bool:
-        """Whether all nonzero singular values agree."""
-        return self.tied_max >= self.rank
-
-
 class _Decomposition:
-    """``X = 2^e U diag(s) V^T`` with s descending, and the ends of its spectrum."""
+    """``X = 2^e U diag(s) V^T`` with s descending, and the ends of its spectrum by the rules.
+
+    The spectrum is that of S, or of ``Z^T Z`` with the squares of s, in units of ``2^exponent``.
+    """
 
     def __init__(self, X: Tensor, *, features: bool, rule: Rule) -> None:
         name = "Z" if features else "S"
@@ -88,7 +69,7 @@ class _Decomposition:
             )
         exponent = math.frexp(largest)[1]
         self.unit = shifted(X, -exponent)
-        self.features = features
+        self.exponent = 2 * exponent if features else exponent
         rows, columns = X.shape
         if features:
             R = torch.linalg.qr(self.unit, mode="r").R if rows > columns else self.unit
@@ -96,9 +77,43 @@ class _Decomposition:
             self.u = self.vh.mT
         else:
             self.u, s, self.vh = torch.linalg.svd(self.unit, full_matrices=False)
-        p = columns if features else len(s)
-        self.ends = _ends(
-            s.cpu().numpy(), p, 2 * exponent if features else exponent, rule, features
+        self.size = columns if features else len(s)
+        self._count(s.cpu().numpy(), features, rule)
+
+    def _count(self, s: FloatArray, features: bool, rule: Rule) -> None:
+        """Find the rank, and what is tied to either end."""
+        first, noise = float(s[0]), _core.reduction_noise(len(s)) * float(s[0])
+        self.rank = k = numerical_rank(s, rule)
+        width = _core.tie_width(
+            sigma=first, sigma_max=first, noise=noise, precision=rule.precision, features=False
+        )
+        self.tied_max = min(k, int(np.count_nonzero(s >= first - width)))
+        self.tied_min = min(k, int(np.count_nonzero(s[:k] <= s[k - 1] + width)))
+        self.determined_min = bool(noise < s[k - 1] / 2)
+        self.sigma = s**2 if features else s
+        self.sigma_max, self.sigma_min = float(self.sigma[0]), float(self.sigma[k - 1])
+        if self.sigma_min == 0.0:
+            raise ValueError(f"rank = {k} was given, and that many singular values are not nonzero")
+        self.all_tied = self.tied_max >= k
+        if self.all_tied:  # what differs is rounding
+            self.sigma_min, self.tied_min = self.sigma_max, k
+
+    def spectrum(self, p: int) -> _core.Spectrum:
+        """Return it as the regularizers see it; `p` counts as in the core."""
+        sigma, k, first, last = self.sigma, self.rank, self.sigma_max, self.sigma_min
+        p = {_core.ALL_VALUES: self.size, _core.NONZERO_VALUES: k}.get(p, p)
+        if p < k:
+            raise ValueError(f"p must be at least the rank, {k}, and is {p}")
+        below = float(np.sum((first - sigma) * (first + sigma))) + (p - len(sigma)) * first**2
+        above = float(np.sum((sigma[:k] - last) * (sigma[:k] + last)))
+        return _core.Spectrum(
+            p=p,
+            rank=k,
+            sigma_max=first,
+            sigma_min=last,
+            below_max=max(0.0, below),
+            above_min=max(0.0, above),
+            all_tied=self.all_tied,
         )
 
     def mean(self, first: int, count: int) -> Tensor:
@@ -108,81 +123,48 @@ class _Decomposition:
         return mean
 
 
-def _ends(s: np.ndarray, p: int, exponent: int, rule: Rule, features: bool) -> Ends:
-    k = numerical_rank(s, rule)
-    method = 4.0 * _EPS * math.sqrt(max(len(s), 16))
-    width = (4.0 * rule.precision + method) * s[0]
-    tied_max = min(k, int(np.count_nonzero(s >= s[0] - width)))
-    tied_min = min(k, int(np.count_nonzero(s[:k] <= s[k - 1] + width)))
-    sigma = s**2 if features else s
-    first, last = float(sigma[0]), float(sigma[k - 1])
-    if last == 0.0:
-        raise ValueError(f"rank = {k} was given, and that many singular values are not nonzero")
-    below = float(np.sum((first - sigma) * (first + sigma))) + (p - len(s)) * first**2
-    above = float(np.sum((sigma[:k] - last) * (sigma[:k] + last)))
-    ends = Ends(
-        p=p,
-        rank=k,
-        sigma_max=first,
-        sigma_min=last,
-        below_max=below,
-        above_min=above,
-        tied_max=tied_max,
-        tied_min=tied_min,
-        determined_min=bool(method * s[0] < s[k - 1] / 2),
-        exponent=exponent,
-    )
-    if ends.all_tied:
-        ends.sigma_min, ends.tied_min = first, k  # what differs is rounding
-    return ends
-
-
 def evaluate(
     regularizer: SpectralRegularizer,
     X: Tensor,
     *,
     features: bool,
     rule: Rule,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
 ) -> Evaluated:
     """As `Kernels.evaluate`."""
     if X.ndim == 3:
-        options: dict[str, Any] = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
+        options: dict[str, Any] = {"features": features, "rule": rule, "p": p}
         one_by_one = (evaluate(regularizer, x, gradient=gradient, **options) for x in X)
         values, gradients, ties, determinations, ranks = zip(*one_by_one, strict=True)
         stacked = torch.stack(gradients) if gradient else None
         return Evaluated(np.array(values), stacked, any(ties), all(determinations), min(ranks))
     found = _Decomposition(X, features=features, rule=rule)
-    ends, degree = found.ends, regularizer._degree
-    if p_is_rank:
-        ends.below_max -= (ends.p - ends.rank) * ends.sigma_max**2
-        ends.p = ends.rank
-    value, alpha, beta, gamma = regularizer._at(ends)
+    spectrum, degree = found.spectrum(p), regularizer.degree
+    value, alpha, beta, gamma = regularizer.coefficients(spectrum)
     if not math.isfinite(value):
         raise OverflowError("the value is not representable in float64")
-    tied = (alpha != 0.0 and ends.tied_max > 1) or (beta != 0.0 and ends.tied_min > 1)
-    determined = beta == 0.0 or ends.determined_min
-    tied = tied and not ends.all_tied
-    scaled = _ldexp(value, degree * ends.exponent, "the value")
+    tied = (alpha != 0.0 and found.tied_max > 1) or (beta != 0.0 and found.tied_min > 1)
+    tied, determined = tied and not found.all_tied, beta == 0.0 or found.determined_min
+    scaled = _ldexp(value, degree * found.exponent, "the value")
     if not gradient:
-        return Evaluated(scaled, None, tied, determined, ends.rank)
+        return Evaluated(scaled, None, tied, determined, found.rank)
     S = found.unit.mT @ found.unit if features else found.unit
-    if ends.all_tied:
-        grad = (gamma + (alpha + beta) / ends.sigma_max / ends.rank) * S
+    if found.all_tied:
+        grad = (gamma + (alpha + beta) / found.sigma_max / found.rank) * S
     else:
         grad = gamma * S
         if alpha != 0.0:
-            grad = grad + alpha * found.mean(0, ends.tied_max)
+            grad = grad + alpha * found.mean(0, found.tied_max)
         if beta != 0.0:
-            grad = grad + beta * found.mean(ends.rank - ends.tied_min, ends.tied_min)
-    power = ends.exponent * (degree - 1)
+            grad = grad + beta * found.mean(found.rank - found.tied_min, found.tied_min)
+    power = found.exponent * (degree - 1)
     if features:
-        grad, power = 2.0 * found.unit @ grad, power + ends.exponent // 2
+        grad, power = 2.0 * found.unit @ grad, power + found.exponent // 2
     grad = shifted(grad, power)
     if not grad.isfinite().all():
         raise OverflowError("the gradient is not representable in float64")
-    return Evaluated(scaled, grad, tied, determined, ends.rank)
+    return Evaluated(scaled, grad, tied, determined, found.rank)
 
 
 def _ldexp(value: float, exponent: int, what: str) -> float:
@@ -200,7 +182,6 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
         one_by_one = [pairs(x, features=features, rule=rule) for x in X]
         return Pairs(*(torch.stack(field) for field in zip(*one_by_one, strict=True)))
     found = _Decomposition(X, features=features, rule=rule)
-    ends = found.ends
 
     def tensor(value: float | bool) -> Tensor:
         return torch.tensor(value, device=X.device)
@@ -208,16 +189,16 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
     def end(sigma: float, at: int) -> tuple[Tensor, Tensor, Tensor]:
         u, v = found.u[:, at], found.vh[at]
         sign = torch.where(v[v.abs().argmax()] < 0, -1.0, 1.0)
-        scaled = _ldexp(sigma, ends.exponent, "a singular value")
+        scaled = _ldexp(sigma, found.exponent, "a singular value")
         return torch.tensor(scaled, dtype=torch.float64, device=X.device), sign * u, sign * v
 
     return Pairs(
-        *end(ends.sigma_max, 0),
-        *end(ends.sigma_min, ends.rank - 1),
-        tensor(ends.rank),
-        tensor(ends.tied_max == 1),
-        tensor(ends.tied_min == 1),
-        tensor(ends.determined_min),
+        *end(found.sigma_max, 0),
+        *end(found.sigma_min, found.rank - 1),
+        tensor(found.rank),
+        tensor(found.tied_max == 1),
+        tensor(found.tied_min == 1),
+        tensor(found.determined_min),
     )
 
 

@@ -13,9 +13,9 @@ from ._fallback import Evaluated, Pairs
 
 
 class Kernels(Protocol):
-    """What a device's module does for a finite or infinite matrix, or a stack (b, rows, columns).
+    """What the module of a device does, for a matrix or for a stack (b, rows, columns).
 
-    The rule decides the rank; features Z stand for ``Z^T Z``. Nothing is differentiated here.
+    The rule decides the rank; features Z stand for ``Z^T Z``. Nothing here is differentiated.
     """
 
     def evaluate(
@@ -25,13 +25,16 @@ class Kernels(Protocol):
         *,
         features: bool,
         rule: Rule,
-        p_is_rank: bool,
+        p: int,
         gradient: bool,
     ) -> Evaluated:
-        """Return a regularizer's values, and with `gradient` those, in at least float32."""
+        """Return a regularizer's value, its gradient if that is asked for, and what to warn of.
+
+        `p` is how many singular values count: all (0), the nonzero ones (-1), or so many.
+        """
 
     def pairs(self, X: Tensor, *, features: bool, rule: Rule) -> Pairs:
-        """Return the extreme pairs."""
+        """Return the extreme pairs of each matrix."""
 
     def gram(self, X: Tensor) -> Tensor:
         """Return ``X^T X`` of one matrix in float64."""

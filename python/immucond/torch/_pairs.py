@@ -8,13 +8,15 @@ from typing import Any, ClassVar, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
+from .._errors import DegenerateSpectrumWarning
+from .._pairs import warn_half
 from .._rank import rank_rule
+from .._warn import warn, warn_accuracy
 from ._arguments import given
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
 from ._resolvent import apply, halves, outer, resolvent
 from ._scale import exponent_of, shifted, times_power
-from ._warn import warn_accuracy, warn_half, warn_not_simple
 
 _LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
@@ -221,7 +223,7 @@ def _kernel(
     rank: int | None,
     rtol: float | None,
     computed_in: str | None,
-    warn: bool,
+    telling: bool,
 ) -> tuple[Tensor, ...]:
     shape = tuple(X.shape)
     rule = rank_rule(
@@ -240,13 +242,17 @@ def _kernel(
         return field.reshape(shape[:-2] + field.shape[stack.ndim - 2 :]).clone()
 
     simple = [tensor(x, torch.bool) for x in (found.simple_max, found.simple_min)]
-    if warn:
+    if telling:
         name = "Z^T Z" if features else "S"
         warn_half(name, int(tensor(found.rank, torch.int64).min()), min(shape[-2:]), rule)
         if not tensor(found.determined_min, torch.bool).all():
             warn_accuracy(name)
         if not (simple[0].all() and simple[1].all()):
-            warn_not_simple(name)
+            warn(
+                f"an extreme singular value of {name} is not simple to rounding: its vectors are "
+                "one choice among many",
+                DegenerateSpectrumWarning,
+            )
     return (
         *(tensor(field, torch.float64) for field in found[:6]),
         tensor(found.rank, torch.int64),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from .. import _regularizers as built_in
-from .._extreme import explaining
+from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
-from .._regularizers import SpectralRegularizer
+from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
 from ._arguments import given
 from ._distributed import spread
@@ -26,24 +26,22 @@ def _value(
     rank: SupportsIndex | None,
     rtol: float | None,
     computed_in: Any,
-    p: Literal["rank"] | None,
+    p: Counted,
     group: Any,
 ) -> Tensor:
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
-    if p not in (None, "rank"):
-        raise ValueError(f"p must be None or 'rank', and is {p!r}")
-    name = name_of(regularizer)
+    name, number = name_of(regularizer), counted(p, regularizer)
     result: Tensor
     if group is None:
         wanted = X.requires_grad and torch.is_grad_enabled()
-        result = spectral(X, name, *options, p == "rank", wanted)[0]
+        result = spectral(X, name, *options, number, wanted)[0]
         return result
     dtype = wide(X.dtype)
     X, options, rule = spread(X, options, group)
     wanted = X.requires_grad and torch.is_grad_enabled()
     inner = rule if not options[0] else rule._replace(rounded=0.0)  # features tell by themselves
     with explaining(inner):
-        result = spectral(X, name, *options, p == "rank", wanted)[0]
+        result = spectral(X, name, *options, number, wanted)[0]
     return result.to(dtype)
 
 
@@ -54,7 +52,7 @@ def r_well(
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
-    p: Literal["rank"] | None = None,
+    p: Counted = None,
     group: Any = None,
 ) -> Tensor:
     """Return ``sigma_1^2 / 2 - F / (2 p)``, which descent lowers together with kappa.
@@ -72,9 +70,9 @@ def r_well(
     rank, rtol, computed_in
         As in `immucond.extreme_pairs` and `immucond.feature_extreme_pairs`: the default `rtol`
         follows `computed_in`, and that the dtype of the tensor.
-    p : None or "rank"
-        Count all singular values (default), or the k nonzero ones, which batches with fewer
-        samples than features want.
+    p : None, "rank" or int
+        Count all singular values (default), the k nonzero ones, which batches with fewer samples
+        than features want, or so many.
     group : torch.distributed.ProcessGroup, optional
         The ranks that hold rows of `features`; each gets the value at all rows, and the gradient
         by its own. For ``torch.distributed.group.WORLD`` that is every rank.
@@ -248,7 +246,7 @@ def evaluate(
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
-    p: Literal["rank"] | None = None,
+    p: Counted = None,
     group: Any = None,
 ) -> Tensor:
     """Return any regularizer, such as one of one's own, at a matrix or at features.

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._extreme import explaining
+from .._pairs import explaining, warn_half
 from .._rank import rank_rule
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
+from .._warn import warn_accuracy, warn_tied
 from ._curvature import hessian_product
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
-from ._warn import warn_accuracy, warn_half, warn_tied
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
 # graph that was compiled may run again at any time.
@@ -52,7 +52,7 @@ class _Spectral(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        X, ctx.name, *options, ctx.p_is_rank, ctx.gradient = inputs
+        X, ctx.name, *options, ctx.p, ctx.gradient = inputs
         ctx.options = tuple(options)
         ctx.save_for_backward(X, output[1])
         ctx.save_for_forward(X, output[1])
@@ -61,14 +61,14 @@ class _Spectral(Function):
     @staticmethod
     def _gradient(ctx: Any, X: Tensor, gradient: Tensor) -> Tensor:
         if not ctx.gradient:
-            gradient = spectral(X, ctx.name, *ctx.options, ctx.p_is_rank, True)[1]
+            gradient = spectral(X, ctx.name, *ctx.options, ctx.p, True)[1]
         result: Tensor = gradient
         return result
 
     @staticmethod
     def _moved(ctx: Any, X: Tensor, along: Tensor) -> Tensor:
         """Return the derivative of the gradient along a direction."""
-        return hessian_product(X, along, _REGULARIZERS[ctx.name], ctx.options, ctx.p_is_rank)
+        return hessian_product(X, along, _REGULARIZERS[ctx.name], ctx.options, ctx.p)
 
     @staticmethod
     def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:
@@ -109,7 +109,7 @@ def is_plain(X: Tensor) -> bool:
 
 _SCHEMA = (
     "spectral(Tensor X, str name, bool features, int? rank, float? rtol, str? computed_in, "
-    "bool p_is_rank, bool gradient) -> (Tensor, Tensor)"
+    "int p, bool gradient) -> (Tensor, Tensor)"
 )
 
 
@@ -120,7 +120,7 @@ def _kernel(
     rank: int | None,
     rtol: float | None,
     computed_in: str | None,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     regularizer, shape, dtype = _REGULARIZERS[name], X.shape, wide(X.dtype)
@@ -139,7 +139,7 @@ def _kernel(
             X.reshape(-1, *shape[-2:]) if stacked else X,
             features=features,
             rule=rule,
-            p_is_rank=p_is_rank,
+            p=p,
             gradient=gradient,
         )
     what = "Z^T Z" if features else "S"

@@ -9,21 +9,22 @@
 #include <tuple>
 #include <vector>
 
-#include "../emulation/fiber_team.hpp"
-#include "../gram_plan.hpp"
-#include "../lanczos_step.hpp"
-#include "../launch.hpp"
+#include "fiber_team.hpp"
+#include "gram_plan.hpp"
+#include "lanczos_step.hpp"
+#include "launch.hpp"
 
 namespace py = pybind11;
+using namespace immucond;
 using namespace immucond::cuda;
 
 namespace {
 
-using Choice = std::tuple<int, double, double, double>;  // as `Rule`
+using Choice = std::tuple<Index, double, double, double>;  // as `Rule`
 
 template <class T>
-py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regularizer regularizer,
-               int p, bool p_is_rank, bool gradient, bool pairs, int threads, unsigned seed) {
+py::dict solve(const py::array& stack, Kind kind, const Choice& choice, BuiltIn regularizer,
+               Index p, bool gradient, bool pairs, int threads, unsigned seed) {
   using Real = typename SmallProblems<T>::Real;
   const auto count = stack.shape(0);
   const int rows = static_cast<int>(stack.shape(1)), cols = static_cast<int>(stack.shape(2));
@@ -49,7 +50,6 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, Regulari
       choice;
   problems.regularizer = regularizer;
   problems.p = p;
-  problems.p_is_rank = p_is_rank;
   problems.value = value.mutable_data();
   problems.gradient = gradient ? by_input.mutable_data() : nullptr;
   problems.sigma = pairs ? sigma.mutable_data() : nullptr;
@@ -174,28 +174,29 @@ PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
       .value("matrix", Kind::matrix)
       .value("features", Kind::features)
       .value("gram", Kind::gram);
-  py::enum_<Regularizer>(m, "Regularizer")
-      .value("none", Regularizer::none)
-      .value("r_well", Regularizer::r_well)
-      .value("r_ill", Regularizer::r_ill)
-      .value("kappa", Regularizer::kappa)
-      .value("log_kappa", Regularizer::log_kappa);
+  py::enum_<BuiltIn>(m, "Regularizer", py::module_local())
+      .value("none", BuiltIn::none)
+      .value("r_well", BuiltIn::r_well)
+      .value("r_ill", BuiltIn::r_ill)
+      .value("kappa", BuiltIn::kappa)
+      .value("log_kappa", BuiltIn::log_kappa);
   m.attr("LARGEST_ORDER") = kLargestOrder;
-  m.attr("STATUS") = py::dict(
-      py::arg("not_finite") = int{kNotFinite}, py::arg("rank_zero") = int{kRankZero},
-      py::arg("not_psd") = int{kNotPsd}, py::arg("digits_lost") = int{kDigitsLost},
-      py::arg("tied") = int{kTied}, py::arg("degenerate") = int{kDegenerate},
-      py::arg("unrepresentable") = int{kUnrepresentable}, py::arg("unresolved") = int{kUnresolved});
+  m.attr("STATUS") =
+      py::dict(py::arg("not_finite") = int{kNotFinite}, py::arg("rank_zero") = int{kRankZero},
+               py::arg("not_psd") = int{kNotPsd}, py::arg("digits_lost") = int{kDigitsLost},
+               py::arg("tied") = int{kTied}, py::arg("degenerate") = int{kDegenerate},
+               py::arg("unrepresentable") = int{kUnrepresentable},
+               py::arg("unresolved") = int{kUnresolved}, py::arg("too_few") = int{kTooFew});
 
   m.def(
       "small_problems",
-      [](const py::array& stack, Kind kind, const Choice& choice, Regularizer regularizer, int p,
-         bool p_is_rank, bool gradient, bool pairs, int threads, unsigned seed) {
+      [](const py::array& stack, Kind kind, const Choice& choice, BuiltIn regularizer, Index p,
+         bool gradient, bool pairs, int threads, unsigned seed) {
         if (stack.ndim() != 3) throw py::value_error("a stack of matrices is needed");
         const py::dtype dtype = stack.dtype();
         const auto run = [&](auto entry) {
-          return solve<decltype(entry)>(stack, kind, choice, regularizer, p, p_is_rank, gradient,
-                                        pairs, threads, seed);
+          return solve<decltype(entry)>(stack, kind, choice, regularizer, p, gradient, pairs,
+                                        threads, seed);
         };
         if (dtype.kind() == 'u' && dtype.itemsize() == 2) return run(BFloat16{});
         if (dtype.kind() != 'f') throw py::type_error("no dtype of features");
@@ -203,10 +204,9 @@ PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
                : dtype.itemsize() == 4 ? run(float{})
                                        : run(Half{});
       },
-      py::arg("stack"), py::arg("kind"), py::arg("rule"),
-      py::arg("regularizer") = Regularizer::none, py::arg("p") = 0, py::arg("p_is_rank") = false,
-      py::arg("gradient") = false, py::arg("pairs") = false, py::arg("threads") = 0,
-      py::arg("seed") = 0u);
+      py::arg("stack"), py::arg("kind"), py::arg("rule"), py::arg("regularizer") = BuiltIn::none,
+      py::arg("p") = kAllValues, py::arg("gradient") = false, py::arg("pairs") = false,
+      py::arg("threads") = 0, py::arg("seed") = 0u);
 
   m.def("small_launch", [](Kind kind, std::int64_t count, int rows, int cols) {
     const Launch launch = small_launch(kind, count, rows, cols);

@@ -6,19 +6,20 @@
 #include <tuple>
 #include <vector>
 
-#include "../device.hpp"
-#include "../gram.hpp"
-#include "../lanczos.hpp"
-#include "../libraries.hpp"
-#include "../small_batch.hpp"
+#include "device.hpp"
+#include "gram.hpp"
+#include "lanczos.hpp"
+#include "libraries.hpp"
+#include "small_batch.hpp"
 
 namespace py = pybind11;
+using namespace immucond;
 using namespace immucond::cuda;
 
 namespace {
 
 using Address = std::uintptr_t;
-using Choice = std::tuple<int, double, double, double>;  // as `Rule`
+using Choice = std::tuple<Index, double, double, double>;  // as `Rule`
 /// Address, dtype, shape and strides, in entries.
 using Array =
     std::tuple<Address, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
@@ -47,12 +48,12 @@ Kind kind_of(const std::string& name) {
       name, {{"matrix", Kind::matrix}, {"features", Kind::features}, {"gram", Kind::gram}});
 }
 
-Regularizer regularizer_of(const std::string& name) {
-  return named<Regularizer>(name, {{"none", Regularizer::none},
-                                   {"r_well", Regularizer::r_well},
-                                   {"r_ill", Regularizer::r_ill},
-                                   {"kappa", Regularizer::kappa},
-                                   {"log_kappa", Regularizer::log_kappa}});
+BuiltIn regularizer_of(const std::string& name) {
+  return named<BuiltIn>(name, {{"none", BuiltIn::none},
+                               {"r_well", BuiltIn::r_well},
+                               {"r_ill", BuiltIn::r_ill},
+                               {"kappa", BuiltIn::kappa},
+                               {"log_kappa", BuiltIn::log_kappa}});
 }
 
 DeviceMatrix matrix_of(const Array& array) {
@@ -67,8 +68,8 @@ struct Outputs {
 };
 
 template <class T>
-void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regularizer, int p,
-           bool p_is_rank, const Outputs& out, void* stream) {
+void solve(const Array& array, Kind kind, const Choice& rule, BuiltIn regularizer, Index p,
+           const Outputs& out, void* stream) {
   const auto& [address, dtype, shape, strides] = array;
   SmallProblems<T> problems;
   problems.input = {
@@ -79,7 +80,6 @@ void solve(const Array& array, Kind kind, const Choice& rule, Regularizer regula
       rule;
   problems.regularizer = regularizer;
   problems.p = p;
-  problems.p_is_rank = p_is_rank;
   problems.value = pointer<double>(out.value);
   problems.gradient = pointer<typename SmallProblems<T>::Real>(out.gradient);
   problems.sigma = pointer<double>(out.sigma);
@@ -140,9 +140,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def(
       "small_problems",
       [](const Array& stack, const std::string& kind, const Choice& rule,
-         const std::string& regularizer, int p, bool p_is_rank, Address value, Address gradient,
-         Address sigma, Address vectors, Address rank, Address status, Address gram, int device,
-         Address stream) {
+         const std::string& regularizer, Index p, Address value, Address gradient, Address sigma,
+         Address vectors, Address rank, Address status, Address gram, int device, Address stream) {
         const auto& [address, dtype, shape, strides] = stack;
         if (shape.size() != 3 || strides.size() != 3)
           throw py::value_error("a stack of matrices is needed");
@@ -151,8 +150,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
           throw py::value_error("not a small problem");
         const Outputs out{value, gradient, sigma, vectors, rank, status, gram};
         const auto run = [&](auto entry) {
-          solve<decltype(entry)>(stack, kind_of(kind), rule, regularizer_of(regularizer), p,
-                                 p_is_rank, out, pointer<void>(stream));
+          solve<decltype(entry)>(stack, kind_of(kind), rule, regularizer_of(regularizer), p, out,
+                                 pointer<void>(stream));
         };
         const Dtype entries = dtype_of(dtype);
         const py::gil_scoped_release release;
@@ -169,9 +168,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
         }
       },
       py::kw_only(), py::arg("stack"), py::arg("kind"), py::arg("rule"), py::arg("regularizer"),
-      py::arg("p"), py::arg("p_is_rank"), py::arg("value"), py::arg("gradient"), py::arg("sigma"),
-      py::arg("vectors"), py::arg("rank"), py::arg("status"), py::arg("gram"), py::arg("device"),
-      py::arg("stream"));
+      py::arg("p"), py::arg("value"), py::arg("gradient"), py::arg("sigma"), py::arg("vectors"),
+      py::arg("rank"), py::arg("status"), py::arg("gram"), py::arg("device"), py::arg("stream"));
 
   m.def("gram_workspace_bytes",
         [](const Array& X) { return plan_gram(matrix_of(X), false).workspace_bytes; });

@@ -3,7 +3,7 @@
 #include <functional>
 #include <memory>
 
-#include "../team.hpp"
+#include "team.hpp"
 
 namespace immucond::cuda {
 
