@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import immucond.deep as icd
 import immucond.torch as ict
 
 SAME_LOOP = "the same loop, squares for regularizers"
@@ -21,7 +22,7 @@ LAMBDAS = (1e-5, 1e-1)
 LR = 1e-4
 
 
-class Squares(ict.Objective):
+class Squares(icd.Objective):
     """Terms that cost next to nothing."""
 
     def terms(self, primary, harmful):
@@ -91,7 +92,7 @@ def problem(name, samples):
     x = torch.randn(2, samples, *shape)
     data = [torch.utils.data.TensorDataset(inputs, torch.arange(samples) % 10) for inputs in x]
     kept = [
-        ict.keep_activations(
+        icd.keep_activations(
             model, torch.utils.data.DataLoader(each, BATCH), split="3", trainable="1"
         )
         for each in data
@@ -101,7 +102,7 @@ def problem(name, samples):
 
 def immunized(name, samples, method="algorithm1", lambdas=LAMBDAS):
     model, _, (primary, harmful) = problem(name, samples)
-    done = ict.immunize(
+    done = icd.immunize(
         model,
         split="3",
         trainable="1",

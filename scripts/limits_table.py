@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import immucond.torch as ict
+import immucond.deep as icd
 from immucond.experiments.deep import Backbone, Part, load_network
 from immucond.experiments.deep import load as load_task
 
@@ -64,7 +64,7 @@ def probe(kind: str) -> Callable[[Labelled, Labelled, int], float]:
     """One of the library's own: the best of its step lengths by training loss."""
 
     def accuracy(train: Labelled, test: Labelled, seed: int) -> float:
-        found = ict.linear_probes(
+        found = icd.linear_probes(
             train, test, attackers=[kind], classes=10, epochs=PROBE_EPOCHS, seed=seed
         )
         return float(found[kind]["accuracy"][-1])
@@ -186,14 +186,14 @@ def table(args: argparse.Namespace) -> Iterator[str]:
     )
     P, H = ({n: images(backbone, getattr(t, n)) for n in ("train", "test")} for t in tasks)
     kept = {
-        name: ict.keep_activations(
+        name: icd.keep_activations(
             backbone.model, loader(data["train"]), split=backbone.split, trainable=TRAINED
         )
         for name, data in (("primary", P), ("harmful", H))
     }
     options: dict[str, Any] = {"split": backbone.split, **kept}
-    closed = ict.immunize(backbone.model, method="closed_form", **options)
-    trained = ict.immunize(
+    closed = icd.immunize(backbone.model, method="closed_form", **options)
+    trained = icd.immunize(
         backbone.model, trainable=TRAINED, terms=(1.0, 10.0), epochs=args.epochs, lr=3e-3,
         momentum=0.9, seed=seed, **options,
     )  # fmt: skip

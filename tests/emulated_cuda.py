@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from immucond import _emulation
-from immucond.cuda import _evaluate, _gram, _large, _libraries, _module, _small
+from immucond.cuda import _arrays, _module
 from immucond.cuda._arrays import DeviceArray, _Torch
-from immucond.torch import _cuda
 
 STORED = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 STORED["bfloat16"] = np.uint16  # what the emulation takes for it
@@ -58,7 +57,7 @@ class EmulatedCuda:
     def small_workspace_bytes(self, kind: str, *sizes: int) -> int:
         return _emulation.small_workspace_bytes(getattr(_emulation.Kind, kind), *sizes)
 
-    def small_problems(self, *, stack, kind, rule, regularizer, p, p_is_rank, **where):
+    def small_problems(self, *, stack, kind, rule, regularizer, p, **where):
         self.calls.append(f"small {kind}")
         address, dtype, shape, strides = stack
         found = _emulation.small_problems(
@@ -67,7 +66,6 @@ class EmulatedCuda:
             rule,
             getattr(_emulation.Regularizer, regularizer),
             p=p,
-            p_is_rank=p_is_rank,
             gradient=where["gradient"] != 0,
             pairs=where["vectors"] != 0,
         )
@@ -183,9 +181,7 @@ class HostTorch(_Torch):
 def install(monkeypatch: Any, cuda: EmulatedCuda) -> HostTorch:
     """Put it in the place of the compiled module, for CPU tensors."""
     library = HostTorch()
-    for module in (_module, _small, _libraries):
-        monkeypatch.setattr(module, "module", lambda: cuda)
-    for module in (_gram, _large, _evaluate):
-        monkeypatch.setattr(module, "bound_module", lambda: cuda)
-    monkeypatch.setattr(_cuda, "torch_library", lambda: library)
+    for name in ("module", "bound_module"):
+        monkeypatch.setattr(_module, name, lambda: cuda)
+    monkeypatch.setitem(_arrays._LIBRARIES, "torch", lambda: library)
     return library

@@ -16,8 +16,8 @@ from immucond.cuda import _module as _cuda_module  # noqa: E402
 from immucond.torch import (  # noqa: E402
     _cpu,
     _cuda,
-    _device,
     _distributed,
+    _fallback,
     _pairs,
     _spectral,
 )
@@ -72,8 +72,9 @@ class OnDevice:
 
     @staticmethod
     def evaluate(regularizer: Any, X: Any, **options: Any) -> Any:
-        value, gradient, *flags = _cuda.evaluate(regularizer, X.cuda(), **options)
-        return (value.cpu(), None if gradient is None else gradient.cpu(), *flags)
+        found = _cuda.evaluate(regularizer, X.cuda(), **options)
+        gradient = None if found.gradient is None else found.gradient.cpu()
+        return found._replace(value=found.value.cpu(), gradient=gradient)
 
     @staticmethod
     def pairs(X: Any, **options: Any) -> Any:
@@ -102,6 +103,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         from emulated_cuda import EmulatedCuda, install
 
         install(monkeypatch, EmulatedCuda())
-    chosen: Any = {"core": _cpu, "pure torch": _device, "emulated": _cuda, "cuda": OnDevice}
+    chosen: Any = {"core": _cpu, "pure torch": _fallback, "emulated": _cuda, "cuda": OnDevice}
     for module in (_spectral, _pairs, _distributed):
         monkeypatch.setattr(module, "kernels_for", lambda X: chosen[request.param])

@@ -8,6 +8,7 @@ import transformers
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+import immucond.deep as icd
 import immucond.torch as ict
 
 ROWS, BATCH, STEPS = 32, 8, 3
@@ -37,7 +38,7 @@ def batches(data, size):
     return [torch.utils.data.default_collate(data[i : i + size]) for i in range(0, len(data), size)]
 
 
-class Immunizing(ict.TrainerMixin, transformers.Trainer):
+class Immunizing(icd.TrainerMixin, transformers.Trainer):
     pass
 
 

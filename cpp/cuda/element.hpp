@@ -15,18 +15,18 @@ struct BFloat16 {
   std::uint16_t bits;
 };
 
-IMMUCOND_BOTH float as_float(std::uint32_t bits) {
+IMMUCOND_EVERYWHERE float as_float(std::uint32_t bits) {
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-IMMUCOND_BOTH double widen(double x) { return x; }
-IMMUCOND_BOTH double widen(float x) { return static_cast<double>(x); }
-IMMUCOND_BOTH double widen(BFloat16 x) {
+IMMUCOND_EVERYWHERE double widen(double x) { return x; }
+IMMUCOND_EVERYWHERE double widen(float x) { return static_cast<double>(x); }
+IMMUCOND_EVERYWHERE double widen(BFloat16 x) {
   return static_cast<double>(as_float(static_cast<std::uint32_t>(x.bits) << 16));
 }
-IMMUCOND_BOTH double widen(Half x) {
+IMMUCOND_EVERYWHERE double widen(Half x) {
   const std::uint32_t bits = x.bits, sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
   // As float32 with the exponent's bias 112 too small; all ones is infinity or NaN in both.
   if ((bits & 0x7c00u) == 0x7c00u) return static_cast<double>(as_float(sign | 0x7f800000u | rest));
@@ -50,7 +50,7 @@ struct Stack {
   std::int64_t stack_stride = 0, row_stride = 0, col_stride = 0;
   int rows = 0, cols = 0;
 
-  IMMUCOND_BOTH double at(int index, int row, int col) const {
+  IMMUCOND_EVERYWHERE double at(int index, int row, int col) const {
     return widen(data[index * stack_stride + row * row_stride + col * col_stride]);
   }
 };

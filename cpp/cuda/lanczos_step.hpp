@@ -1,6 +1,5 @@
 #pragma once
 
-#include "double_double.hpp"
 #include "team.hpp"
 
 namespace immucond::cuda {
@@ -99,7 +98,7 @@ struct Measure {
     const std::int64_t step = std::int64_t{blocks} * team.threads();
     for (std::int64_t i = std::int64_t{block} * team.threads() + team.thread(); i < count;
          i += step) {
-      sum = add(sum, two_product(x[i], x[i]));
+      sum = sum + two_product(x[i], x[i]);
       largest = fmax(largest, isfinite(x[i]) ? fabs(x[i]) : static_cast<double>(INFINITY));
     }
     sum = warp_sum(team, sum);
@@ -109,7 +108,8 @@ struct Measure {
     }
     team.sync();
     sum = {};
-    for (int w = 0; w < team.warps(); ++w) sum = add(sum, {scratch[2 * w], scratch[2 * w + 1]});
+    for (int w = 0; w < team.warps(); ++w)
+      sum = sum + DoubleDouble{scratch[2 * w], scratch[2 * w + 1]};
     team.sync();
     largest = team_max(team, largest, scratch);
     if (team.thread() != 0) return;

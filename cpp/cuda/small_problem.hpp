@@ -1,6 +1,7 @@
 #pragma once
 
 #include "element.hpp"
+#include "immucond/spectrum.hpp"
 #include "product.hpp"
 #include "tridiagonal.hpp"
 
@@ -10,16 +11,6 @@ enum class Kind : int {
   matrix,    // symmetric positive semidefinite S: r at S
   features,  // Z (N x m): r at H = Z^T Z, by the smaller of Z^T Z and Z Z^T
   gram,      // H = Z^T Z, formed before: rank and ties as for features
-};
-
-enum class Regularizer : int { none, r_well, r_ill, kappa, log_kappa };
-
-/// As _rank.py decides it: the known rank or 0, the relative tolerance on singular values of what
-/// was given, the spacing of numbers at 1 in the precision of the entries, and the relative
-/// rounding of entries that were computed in more digits.
-struct Rule {
-  int rank = 0;
-  double rtol = 0.0, precision = 0x1p-52, rounded = 0.0;
 };
 
 /// Why a matrix was not done. Its results are NaN then, and it goes on to a direct method, which
@@ -34,6 +25,7 @@ enum Status : int {
   kDegenerate = 32,  // R_ill where all nonzero singular values are equal
   kUnrepresentable = 64,
   kUnresolved = 128,  // an eigenvector did not converge
+  kTooFew = 256,      // p counts fewer singular values than are nonzero
 };
 
 /// A stack of small problems. Null outputs are not computed.
@@ -43,9 +35,8 @@ struct SmallProblems {
   Stack<T> input;
   Kind kind = Kind::features;
   Rule rule;
-  Regularizer regularizer = Regularizer::none;
-  int p = 0;                  // singular values that R_well counts; 0: as many as columns
-  bool p_is_rank = false;     // or the nonzero ones
+  BuiltIn regularizer = BuiltIn::none;
+  Index p = kAllValues;       // singular values that R_well counts, of as many as columns
   double* value = nullptr;    // (b)
   Real* gradient = nullptr;   // (b, rows, cols), by what was given
   double* sigma = nullptr;    // (b, 2): the largest and the smallest nonzero
@@ -60,7 +51,7 @@ struct Layout {
   int n, ld, d, e, squares, tau, pending, vectors, work, scratch, size;
 };
 
-IMMUCOND_BOTH Layout layout_of(int n, int warps) {
+IMMUCOND_EVERYWHERE Layout layout_of(int n, int warps) {
   Layout at{};
   at.n = n;
   // Rows apart by an odd multiple of four: neither rows nor 4 x 8 fragments meet in a bank.
@@ -82,47 +73,6 @@ IMMUCOND_BOTH Layout layout_of(int n, int warps) {
   at.scratch = take(2 * warps);
   at.size = next;
   return at;
-}
-
-/// The ends of a spectrum, in the units in which it was computed.
-struct Ends {
-  int p, rank;
-  double max, min;
-  DoubleDouble squares;  // F
-  bool all_tied;
-};
-
-struct Coefficients {
-  double value, alpha, beta, gamma;
-  int degree;  // r(c S) = c^degree r(S)
-};
-
-IMMUCOND_DEVICE bool uses_max(Regularizer r) {
-  return r == Regularizer::r_well || r == Regularizer::kappa || r == Regularizer::log_kappa;
-}
-IMMUCOND_DEVICE bool uses_min(Regularizer r) {
-  return r == Regularizer::r_ill || r == Regularizer::kappa || r == Regularizer::log_kappa;
-}
-
-/// grad r = alpha u_1 v_1^T + beta u_k v_k^T + gamma S; as in spectrum_coefficients.hpp. R_ill at
-/// equal singular values is infinite.
-IMMUCOND_DEVICE Coefficients coefficients(Regularizer r, const Ends& s) {
-  const double k = s.rank, p = s.p;
-  switch (r) {
-    case Regularizer::r_well:
-      return {fmax(0.0, excess(s.max, s.p, s.squares)) / (2 * p), s.max, 0.0, -1.0 / p, 2};
-    case Regularizer::r_ill: {
-      const double D = fmax(0.0, -excess(s.min, s.rank, s.squares)) / (2 * k);
-      return {1.0 / D, 0.0, s.min / (D * D), -1.0 / (k * (D * D)), -2};
-    }
-    case Regularizer::kappa:
-      return {s.max / s.min, 1.0 / s.min, -(s.max / s.min) / s.min, 0.0, 0};
-    case Regularizer::log_kappa:
-      return {log1p((s.max - s.min) / s.min), 1.0 / s.max, -1.0 / s.min, 0.0, 0};
-    case Regularizer::none:
-      break;
-  }
-  return {0.0, 0.0, 0.0, 0.0, 0};
 }
 
 /// 2^exponent x, by one product where that is safe.
@@ -224,79 +174,73 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   DoubleDouble squares;
   for (int i = team.lane(); i < n; i += kWarp) {
     const DoubleDouble off = i + 1 < n ? two_product(e[i], e[i]) : DoubleDouble{};
-    squares = add(squares, add(two_product(d[i], d[i]), add(off, off)));
+    squares = squares + (two_product(d[i], d[i]) + (off + off));
   }
   squares = warp_sum(team, squares);
 
-  // ---- ends, rank and ties (decomposition.cpp: read_ends, tie_width, gram_carries) ----
-  const double rounding = 4 * 0x1p-52 * sqrt(static_cast<double>(n > 16 ? n : 16));
+  // ---- ends, rank and ties, as on the host (ends.hpp: read_ends) ----
+  const Rule& rule = given.rule;
+  const int known = static_cast<int>(rule.rank);
+  const double rounding = reduction_noise(n);
   const bool formed = given.kind != Kind::matrix;
-  const double rtol = formed ? fmax(given.rule.rtol * given.rule.rtol, rounding) : given.rule.rtol;
-  Two found = eigenvalues(team, tridiagonal, 1, given.rule.rank > 0 ? given.rule.rank : n, scratch);
-  Ends ends{given.p > 0 ? given.p : cols,
-            given.rule.rank > 0 ? given.rule.rank : n,
-            found.first,
-            fabs(found.second),
-            squares,
-            false};
-  const double noise = rounding * ends.max;
-  // The norm of what rounding each entry once may have added (decomposition.cpp: with_floor).
+  const double rtol = formed ? gram_rtol(rule, rounding) : rule.rtol;
+  Two found = eigenvalues(team, tridiagonal, 1, known > 0 ? known : n, scratch);
+  const double sigma_max = found.first, noise = rounding * sigma_max;
+  double sigma_min = fabs(found.second);
   double trace = 0.0;
   for (int i = team.lane(); i < n; i += kWarp) trace += d[i];
   trace = warp_sum(team, trace);
-  const double rounded = given.rule.rounded;
-  const double floor = formed ? rounded * rounded * trace : rounded * sqrt(squares.hi);
-  const double cut = fmax(rtol * ends.max, floor);
-  const auto tie_width = [&](double sigma) {
-    const double r = 4 * given.rule.precision, step = r * ends.max;
-    return noise + (formed ? 2 * sqrt(sigma) * r * sqrt(ends.max) + r * step : step);
+  const double floor = formed ? gram_floor(rule, trace) : matrix_floor(rule, squares.hi);
+  const double least_counted = cut(rtol, sigma_max, floor);
+  const auto width = [&](double sigma) {
+    return tie_width(sigma, sigma_max, noise, rule.precision, formed);
   };
   // Of a matrix that is given, negative eigenvalues are singular values where they count.
-  const double least = formed                ? -10 * rounding * tridiagonal.radius
-                       : given.rule.rank > 0 ? -fmax(found.second, 0.0)
-                                             : -cut;
-  const double shift = team.lane() == 0   ? ends.max - tie_width(ends.max)
-                       : team.lane() == 1 ? ends.min + tie_width(ends.min)
-                       : team.lane() == 2 ? cut
+  const double least = formed      ? -largest_negative(n, kEps) * tridiagonal.radius
+                       : known > 0 ? -fmax(found.second, 0.0)
+                                   : -least_counted;
+  const double shift = team.lane() == 0   ? sigma_max - width(sigma_max)
+                       : team.lane() == 1 ? sigma_min + width(sigma_min)
+                       : team.lane() == 2 ? least_counted
                                           : least;
-  const double counted = count_above(tridiagonal, shift);
+  const double above = count_above(tridiagonal, shift);
   const auto clamp = [](int x, int high) { return x < 1 ? 1 : x > high ? high : x; };
-  const int near_max = static_cast<int>(team.broadcast(counted, 0));
-  int above_min = static_cast<int>(team.broadcast(counted, 1));
-  const int rank = clamp(static_cast<int>(team.broadcast(counted, 2)), n);
-  const int not_negative = static_cast<int>(team.broadcast(counted, 3));
-  if (given.rule.rank == 0 && rank < n) {
-    ends.rank = rank;
-    found = eigenvalues(team, tridiagonal, 1, rank, scratch);
-    ends.min = fabs(found.second);
-    above_min = count_above(tridiagonal, ends.min + tie_width(ends.min));
+  const int near_max = static_cast<int>(team.broadcast(above, 0));
+  int above_min = static_cast<int>(team.broadcast(above, 1));
+  const int rank = clamp(static_cast<int>(team.broadcast(above, 2)), n);
+  const int not_negative = static_cast<int>(team.broadcast(above, 3));
+  int k = known > 0 ? known : n;
+  if (known == 0 && rank < n) {
+    k = rank;
+    found = eigenvalues(team, tridiagonal, 1, k, scratch);
+    sigma_min = fabs(found.second);
+    above_min = count_above(tridiagonal, sigma_min + width(sigma_min));
   }
-  const int k = ends.rank, tied_max = clamp(near_max, k);
-  const int tied_min = clamp(k - above_min, k);
-  ends.all_tied = tied_max >= k;
+  const int tied_max = clamp(near_max, k), tied_min = clamp(k - above_min, k);
   int status = kDone;
-  const bool rank_seen = given.rule.rank > 0 || k == n ||
-                         given.rule.rtol * given.rule.rtol >= rounding || floor >= noise;
-  const bool carried = formed ? rank_seen && noise < 1e-6 * ends.min : noise < ends.min / 2;
+  const bool carried = formed ? gram_carries(rule, sigma_max, sigma_min, k, n, rounding, floor)
+                              : noise < sigma_min / 2;
   if (!carried) status |= kDigitsLost;
-  if (not_negative < n || !(ends.max > 0.0)) status |= kNotPsd;
-  if (ends.all_tied) ends.min = ends.max;  // what differs is rounding
-  if (given.p_is_rank) ends.p = k;
+  if (not_negative < n || !(sigma_max > 0.0)) status |= kNotPsd;
+  if (given.p > 0 && given.p < k) status |= kTooFew;
   if (status != kDone) return finish(status, k, 0.0, 0.0, 0.0);
+  const Spectrum ends = spectrum_of(counted(given.p, cols, k), k, sigma_max, sigma_min, squares,
+                                    /*all_tied=*/tied_max >= k);
 
   // ---- value and coefficients ----
   const int doubled = features ? 2 * exponent : exponent;  // that of the spectrum
-  const double max = ldexp(ends.max, doubled), min = ldexp(ends.min, doubled);
+  const double max = ldexp(ends.sigma_max, doubled), min = ldexp(ends.sigma_min, doubled);
   Coefficients c = coefficients(given.regularizer, ends);
-  const double value = ldexp(c.value, c.degree * doubled);
-  if (given.regularizer == Regularizer::r_ill && (ends.all_tied || isinf(c.value)))
+  const int degree = degree_of(given.regularizer);
+  const double value = ldexp(c.value, degree * doubled);
+  if (given.regularizer == BuiltIn::r_ill && (ends.all_tied || isinf(c.value)))
     status |= kDegenerate;
   else if (!isfinite(value) || !isfinite(c.alpha + c.beta + c.gamma))
     status |= kUnrepresentable;
   if (given.sigma && !(isfinite(max) && isfinite(min))) status |= kUnrepresentable;
   const bool by_vectors = gradient && !ends.all_tied;
-  const bool wants_max = given.vectors || (by_vectors && uses_max(given.regularizer));
-  const bool wants_min = given.vectors || (by_vectors && uses_min(given.regularizer));
+  const bool wants_max = given.vectors || (by_vectors && c.alpha != 0.0);
+  const bool wants_min = given.vectors || (by_vectors && c.beta != 0.0);
   if ((wants_max && tied_max > 1) || (wants_min && tied_min > 1)) status |= kTied;
   if (status != kDone) return finish(status, k, 0.0, 0.0, 0.0);
 
@@ -305,8 +249,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
     if (team.warp() < 2) {
       const int end = team.warp();
       double* x = vectors + end * n;
-      const double residual =
-          eigenvector(team, tridiagonal, end == 0 ? ends.max : found.second, work + 5 * n * end, x);
+      const double residual = eigenvector(
+          team, tridiagonal, end == 0 ? ends.sigma_max : found.second, work + 5 * n * end, x);
       back_transform(team, n, a, ld, tau, x);
       if (team.lane() == 0) scratch[end] = residual <= 4 * noise ? 0.0 : 1.0;
     }
@@ -345,7 +289,7 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   double overflow = 0.0;
   if (gradient) {
     if (ends.all_tied) {
-      c.gamma += (c.alpha + c.beta) / ends.max / static_cast<double>(k);
+      c.gamma += (c.alpha + c.beta) / ends.sigma_max / static_cast<double>(k);
       c.alpha = c.beta = 0.0;
     }
     const auto G = [&](int i, int j, double entry) {
@@ -353,7 +297,7 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
       const double bottom = c.beta != 0.0 ? c.beta * (vectors[n + i] * vectors[n + j]) : 0.0;
       return top + bottom + c.gamma * entry;
     };
-    const int power = doubled * (c.degree - 1) + (features ? exponent + 1 : 0);
+    const int power = doubled * (degree - 1) + (features ? exponent + 1 : 0);
     const PowerOfTwo scale(power);
     const auto store = [&](int at, double x) {
       const Real stored = static_cast<Real>(scale * x);

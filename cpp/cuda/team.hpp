@@ -2,7 +2,7 @@
 
 // The device algorithms are templates over a team: the threads of one block, in warps of 32, that
 // share memory. Compiled by nvcc the team is a CUDA block (block_team.cuh); compiled for the host
-// it is a block of fibers (emulation/fiber_team.hpp), which is how the algorithms are tested where
+// it is a block of fibers (tests/emulation), which is how the algorithms are tested where
 // there is no card. A team offers
 //
 //     thread(), threads(), lane(), warp(), warps()    who am I
@@ -17,15 +17,15 @@
 
 #include <cstdint>
 
+#include "immucond/double_double.hpp"
+
 #if defined(__CUDACC__)
 #define IMMUCOND_DEVICE __device__ inline
-#define IMMUCOND_BOTH __host__ __device__ inline
 #define IMMUCOND_UNROLL _Pragma("unroll")
 #define IMMUCOND_PRAGMA(text) _Pragma(#text)
 #define IMMUCOND_UNROLL_BY(count) IMMUCOND_PRAGMA(unroll count)
 #else
 #define IMMUCOND_DEVICE inline
-#define IMMUCOND_BOTH inline
 #define IMMUCOND_UNROLL
 #define IMMUCOND_UNROLL_BY(count)
 #endif
@@ -45,6 +45,13 @@ struct Accumulator {
 template <class Team>
 IMMUCOND_DEVICE double warp_sum(const Team& team, double x) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) x += team.exchange(x, mask);
+  return x;
+}
+
+template <class Team>
+IMMUCOND_DEVICE DoubleDouble warp_sum(const Team& team, DoubleDouble x) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2)
+    x = x + DoubleDouble{team.exchange(x.hi, mask), team.exchange(x.lo, mask)};
   return x;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "double_double.hpp"
 #include "team.hpp"
 
 namespace immucond::cuda {

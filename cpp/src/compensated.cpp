@@ -88,8 +88,8 @@ DoubleDoubleVector accurate_product(const MatrixView& A, const double* x) {
   DoubleDoubleVector y(A.rows);
   for_each_row(matrix, [&](Index i, const double* row) {
     const DoubleDouble value = dot2(row, x, A.cols);
-    y.hi[static_cast<std::size_t>(i)] = value.hi;
-    y.lo[static_cast<std::size_t>(i)] = value.lo;
+    y.hi[size(i)] = value.hi;
+    y.lo[size(i)] = value.lo;
   });
   multiply(y, scale);
   return y;

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "immucond/compensated.hpp"
+#include "immucond/qr.hpp"
 #include "immucond/refinement.hpp"
 
 namespace immucond {
@@ -14,9 +16,9 @@ namespace {
 
 /// How far the other eigenvalues of the symmetric operator are from an end, for certain: the
 /// neighbour, and for the last nonzero one also what lies below it.
-double certain_gap(const Spectrum& s, End end, std::optional<double> below) {
-  const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
-  const double noise = end == End::max ? s.noise_max : s.noise_min;
+double certain_gap(const Ends& s, End end, std::optional<double> below) {
+  const double sigma = s.sigma(end);
+  const double noise = s.noise(end);
   double gap = std::numeric_limits<double>::infinity();
   if (s.rank >= 2) gap = end == End::max ? sigma - s.next_max : s.next_min - sigma;
   if (below && (end == End::min || s.rank == 1)) gap = std::min(gap, sigma - *below);
@@ -36,20 +38,18 @@ Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
   DoubleDouble xy;
   for (Index i = 0; i < n; ++i) xy = xy + y[i] * x[i];
   const DoubleDouble xx = sum_of_squares(x, n);
-  // One Newton step makes the quotient good to twice the working precision.
-  const double first = xy.hi / xx.hi;
-  const DoubleDouble quotient = two_sum(first, (xy + -(xx * first)).value() / xx.hi);
+  const DoubleDouble rayleigh = quotient(xy, xx);
   std::vector<double> r(size(n));
-  for (Index i = 0; i < n; ++i) r[size(i)] = (y[i] + -(quotient * x[i])).value();
+  for (Index i = 0; i < n; ++i) r[size(i)] = (y[i] + -(rayleigh * x[i])).value();
   const double lost = 8 * static_cast<double>(n) * std::numeric_limits<double>::denorm_min();
-  return {quotient.value(), norm(r.data(), n) / std::sqrt(xx.hi) * (1.0 + 1e-8) + lost};
+  return {rayleigh.value(), norm(r.data(), n) / std::sqrt(xx.hi) * (1.0 + 1e-8) + lost};
 }
 
 /// The pair at one end of a psd operator given by its accurate product, certified.
 template <class Product>
 Certificate certified_end(const Decomposition& decomposition, End end, Product product,
                           const std::vector<double>& vector) {
-  const Spectrum& s = decomposition.spectrum();
+  const Ends& s = decomposition.ends();
   const Index n = static_cast<Index>(vector.size());
   const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
   return certify(s, end, r.rayleigh, r.norm, s.below_min);
@@ -63,7 +63,7 @@ struct Triplet {
 /// The triplet at one end of a general matrix, certified: [0 S; S^T 0] has the eigenvector
 /// (u, v) / sqrt(2) at sigma.
 Triplet certified_triplet(const MatrixView& S, const Decomposition& decomposition, End end) {
-  const Spectrum& s = decomposition.spectrum();
+  const Ends& s = decomposition.ends();
   Vectors vectors = decomposition.vectors(end, /*one=*/true);
   Triplet triplet;
   triplet.v = std::move(vectors.right);
@@ -76,11 +76,11 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
   joint.insert(joint.end(), triplet.v.begin(), triplet.v.end());
   const Residual r = eigen_residual(joint.data(), product, static_cast<Index>(joint.size()));
   // Beside +-sigma_i the operator has zeros where S is not square.
-  const double sigma = end == End::max ? s.sigma_max : s.sigma_min;
+  const double sigma = s.sigma(end);
   const double below = s.below_min.value_or(S.rows != S.cols ? 0.0 : -sigma);
   triplet.certificate = certify(s, end, r.rayleigh, r.norm, below);
   // A residual sees no digits below rounding of the norm; a method that keeps them knows better.
-  const double noise = 2 * (end == End::max ? s.noise_max : s.noise_min);
+  const double noise = 2 * (s.noise(end));
   if (s.relative && noise < triplet.certificate.bound) triplet.certificate = {sigma, noise};
   return triplet;
 }
@@ -106,7 +106,7 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
       rayleigh > 0.0 ? rayleigh : sigma * sigma,
       squared + std::fabs(rayleigh - sigma * sigma) + kEps * std::fabs(rayleigh)};
   if (end == End::max) return by_triangle;
-  const Spectrum& s = triangle.decomposition->spectrum();
+  const Ends& s = triangle.decomposition->ends();
   const double next = std::max(0.0, s.next_min - s.noise_min - s.next_error_min - triangle.noise);
   if (s.rank < 2 || s.tied_min > 1) return by_triangle;
   const auto refined = refine_smallest(A, unit, triangle, v, next * next);
@@ -141,7 +141,7 @@ std::vector<double> any_orthogonal(const std::vector<double>& v) {
       v.begin(), v.end(), [](double x, double y) { return std::fabs(x) < std::fabs(y); });
   std::vector<double> x(v.size());
   for (std::size_t i = 0; i < v.size(); ++i) x[i] = -*smallest * v[i];
-  x[static_cast<std::size_t>(smallest - v.begin())] += 1.0;
+  x[size(smallest - v.begin())] += 1.0;
   normalize(x.data(), static_cast<Index>(x.size()));
   return x;
 }
@@ -157,16 +157,16 @@ void stand_for(const FeatureProblem& problem, double unit, const std::vector<dou
       squares.value() * unit / sum_of_squares(v.data(), static_cast<Index>(v.size())).value();
   const double rounding = reduction_noise(static_cast<Index>(v.size()));
   const double off = std::fabs(rayleigh - certificate.sigma) + kEps * rayleigh -
-                     rounding * rounding * problem.decomposition->spectrum().sigma_max;
+                     rounding * rounding * problem.decomposition->ends().sigma_max;
   certificate.bound = std::max(certificate.bound, off);
 }
 
 }  // namespace
 
-Certificate certify(const Spectrum& s, End end, double rayleigh, double residual,
+Certificate certify(const Ends& s, End end, double rayleigh, double residual,
                     std::optional<double> below) {
-  const double computed = end == End::max ? s.sigma_max : s.sigma_min;
-  const double noise = end == End::max ? s.noise_max : s.noise_min;
+  const double computed = s.sigma(end);
+  const double noise = s.noise(end);
   // An eigenvalue within the residual of a positive quotient, and clear of all others, is the end.
   const double gap = certain_gap(s, end, below) - std::fabs(rayleigh - computed);
   if (residual < gap && rayleigh > 0.0) {
@@ -180,7 +180,7 @@ Certificate certify(const Spectrum& s, End end, double rayleigh, double residual
 
 ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
                       const Certificate& bottom, int exponent) {
-  const Spectrum& s = decomposition.spectrum();
+  const Ends& s = decomposition.ends();
   ExtremePairs pairs;
   pairs.exponent = exponent;
   pairs.unit_max = top.sigma;
@@ -223,7 +223,7 @@ ExtremePairs certified_psd(const MatrixView& unit, int exponent,
 }
 
 ExtremePairs certified_general(const MatrixView& S, const Decomposition& decomposition) {
-  const int exponent = decomposition.spectrum().exponent;
+  const int exponent = decomposition.ends().exponent;
   const MatrixView unit = scaled(S, exponent);
   Triplet top = certified_triplet(unit, decomposition, End::max);
   Triplet bottom = certified_triplet(unit, decomposition, End::min);
@@ -237,7 +237,7 @@ ExtremePairs certified_general(const MatrixView& S, const Decomposition& decompo
 
 ExtremePairs certified_features(const FeatureProblem& problem) {
   const Decomposition& decomposition = *problem.decomposition;
-  const int exponent = decomposition.spectrum().exponent;
+  const int exponent = decomposition.ends().exponent;
   const double unit = std::ldexp(1.0, -exponent);
   const auto product = [&](const double* x) {
     // H = 2^-exponent A^T A in the decomposition's units.
@@ -277,14 +277,14 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
 }
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given) {
-  SymmetricMatrix matrix = read_symmetric(H, given.precision);
+  SymmetricMatrix matrix = read_symmetric(H, given.rule.precision);
   // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
   const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
   const int exponent = matrix.exponent;
   const MatrixView unit = matrix.exact ? scaled(H, exponent) : part.view();
   std::string why;
   const Given mine = with_floor(given, matrix.data.data(), matrix.n * matrix.n);
-  const auto decomposition = decompose_psd(std::move(matrix), mine, given.rtol, why);
+  const auto decomposition = decompose_psd(std::move(matrix), mine, given.rule.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why);
   return certified_psd(unit, exponent, *decomposition);
 }

@@ -6,7 +6,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "immucond/errors.hpp"
+#include "immucond/blas_threads.hpp"
+#include "immucond/compensated.hpp"
 
 namespace immucond {
 namespace {
@@ -26,14 +27,13 @@ Quotient finish(const MatrixView& A, const MatrixView& B, const std::vector<doub
   const DoubleDoubleVector ax = accurate_product(A, x.data()), bx = accurate_product(B, x.data());
   DoubleDouble top, bottom;
   for (Index i = 0; i < n; ++i) {
-    const double entry = x[static_cast<std::size_t>(i)];
+    const double entry = x[size(i)];
     top = top + ax[i] * entry;
     bottom = bottom + bx[i] * entry;
   }
-  const double first = top.hi / bottom.hi;
-  const DoubleDouble value = two_sum(first, (top + -(bottom * first)).value() / bottom.hi);
+  const DoubleDouble value = quotient(top, bottom);
   std::vector<double> t(x.size());
-  for (Index i = 0; i < n; ++i) t[static_cast<std::size_t>(i)] = (ax[i] + -(value * bx[i])).value();
+  for (Index i = 0; i < n; ++i) t[size(i)] = (ax[i] + -(value * bx[i])).value();
   lapack::trsv('T', n, r.data(), n, t.data());
   return {value.value(), norm(t.data(), n) / std::sqrt(bottom.hi)};
 }
@@ -55,7 +55,8 @@ double condition_bound(const SymmetricMatrix& B, std::vector<double> r) {
 
 ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
                                        const Given& given) {
-  SymmetricMatrix a = read_symmetric(A, given.precision), b = read_symmetric(B, given.precision);
+  SymmetricMatrix a = read_symmetric(A, given.rule.precision),
+                  b = read_symmetric(B, given.rule.precision);
   const Index n = a.n;
   if (b.n != n)
     throw std::invalid_argument(std::string(A.name) + " and " + B.name +
@@ -63,7 +64,7 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
                                 " and " + std::to_string(b.n) + " rows");
   const int exponent = a.exponent - b.exponent;
   const SymmetricMatrix a_unit = a, b_unit = b;
-  const lapack::Phase phase(lapack::Work::product, 3.0 * static_cast<double>(n * n * n));
+  const blas::Phase phase(blas::Work::product, 3.0 * static_cast<double>(n * n * n));
   std::vector<double>& r = b.data;
   const auto indefinite = [&](const std::string& why) {
     return std::invalid_argument(std::string(B.name) + " must be positive definite" + why +
@@ -78,8 +79,8 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
   lapack::trsm('L', 'T', n, n, r.data(), n, a.data.data(), n);
   for (Index j = 0; j < n; ++j)
     for (Index i = 0; i < j; ++i) {
-      double& upper = a.data[static_cast<std::size_t>(i + j * n)];
-      upper = 0.5 * (upper + a.data[static_cast<std::size_t>(j + i * n)]);
+      double& upper = a.data[size(i + j * n)];
+      upper = 0.5 * (upper + a.data[size(j + i * n)]);
     }
   mirror_upper(a.data.data(), n);
   const int unit = scale_exponent(a.view());
@@ -89,9 +90,9 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
   Given of_m = given;
   of_m.forming = noise;
   std::string why;
-  const auto decomposition =
-      decompose_psd(std::move(a), of_m,
-                    std::max({given.rtol, of_m.forming, noise * given.precision / kEps}), why);
+  const auto decomposition = decompose_psd(
+      std::move(a), of_m,
+      std::max({given.rule.rtol, of_m.forming, noise * given.rule.precision / kEps}), why);
   if (!decomposition) throw std::invalid_argument(std::string(A.name) + why);
   auto [max, min] = decomposition->both();
   const auto certified = [&](End end, std::vector<double>& x) {
@@ -99,7 +100,7 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
     q.value = std::ldexp(q.value, -unit);
     // R's own rounding changes norms by a factor near one.
     q.residual = std::ldexp(2 * q.residual, -unit);
-    const Spectrum& s = decomposition->spectrum();
+    const Ends& s = decomposition->ends();
     return certify(s, end, q.value, q.residual, s.below_min);
   };
   const Certificate top = certified(End::max, max.right), bottom = certified(End::min, min.right);

@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "immucond/blas_threads.hpp"
 #include "immucond/compensated.hpp"
-#include "immucond/numeric.hpp"
+#include "immucond/spectrum.hpp"
 #include "immucond/symmetric.hpp"
 
 namespace immucond {
@@ -16,10 +17,6 @@ namespace {
 
 constexpr Index kFeatureBlockDoubles = Index{1} << 20;  // 8 MiB of features at a time
 constexpr Index kColumnPanel = 128;
-
-/// Rows that are summed in one go: few, so that equal rows, whose rounding has one sign, leave
-/// little; many against the columns, so that adding the sums up costs little.
-Index summed_rows(Index columns) { return std::max<Index>(1024, 8 * columns); }
 
 /// K's rounding reaches h_jj with a weight of at most (sum_i |theta_ij| sqrt(k_ii))^2; where h_jj
 /// is at least this share of it, nine digits of h_jj are left in the worst case.
@@ -84,7 +81,7 @@ void through_features(const MatrixView& X, const Dense& theta, double* H) {
 }
 
 void through_gram(const Dense& K, const Dense& theta, double* H) {
-  std::vector<double> product(static_cast<std::size_t>(theta.rows * theta.cols));
+  std::vector<double> product(size(theta.rows * theta.cols));
   multiply(1.0, K, theta, 0.0, product.data(), theta.rows);
   symmetric_product(theta, product.data(), H);
 }
@@ -109,17 +106,13 @@ bool safe_through_gram(const double* K, const Dense& theta, const double* H) {
 }  // namespace
 
 void gram(const MatrixView& X, double* out) {
-  const lapack::Phase phase(
-      lapack::Work::product,
+  const blas::Phase phase(
+      blas::Work::product,
       static_cast<double>(X.rows) * static_cast<double>(X.cols) * static_cast<double>(X.cols));
   RowBlocks blocks(X, summed_rows(X.cols));
   GramSum sum(out, X.cols);
   for (Dense block{}; blocks.next(block);) sum.add(block);
   sum.finish();
-}
-
-double summation_noise(Index rows, Index columns) {
-  return reduction_noise(std::min(rows, summed_rows(columns)));
 }
 
 void symmetric_product(const Dense& a, const double* b, double* out) {
@@ -134,7 +127,7 @@ void symmetric_product(const Dense& a, const double* b, double* out) {
 
 void hessian(const MatrixView& theta, const MatrixView& K, double* H) {
   const double d = static_cast<double>(theta.rows), m = static_cast<double>(theta.cols);
-  const lapack::Phase phase(lapack::Work::product, 2 * d * d * m + d * m * m);
+  const blas::Phase phase(blas::Work::product, 2 * d * d * m + d * m * m);
   const SymmetricMatrix k = read_symmetric(K);
   // theta is read where it lies unless its scale could take a product out of range.
   int exponent = scale_exponent(theta);
@@ -150,7 +143,7 @@ void feature_hessian_in_range(const MatrixView& X, const MatrixView& theta, Feat
   std::vector<double> storage;
   const Dense map = whole(theta, storage);
   if (route == FeatureRoute::features) return through_features(X, map, H);
-  std::vector<double> K(static_cast<std::size_t>(X.cols * X.cols));
+  std::vector<double> K(size(X.cols * X.cols));
   gram(X, K.data());
   through_gram({K.data(), X.cols, X.cols, X.cols, 'N'}, map, H);
   if (route == FeatureRoute::automatic && !safe_through_gram(K.data(), map, H))
@@ -163,7 +156,7 @@ void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute 
                m = static_cast<double>(theta.cols);
   const double by_features = 2 * rows * d * m + rows * m * m;
   const double by_gram = rows * d * d + 2 * d * d * m + d * m * m;
-  const lapack::Phase phase(lapack::Work::product, std::min(by_features, by_gram));
+  const blas::Phase phase(blas::Work::product, std::min(by_features, by_gram));
   if (route == FeatureRoute::automatic && by_features <= by_gram) route = FeatureRoute::features;
   feature_hessian_in_range(X, theta, route, H);
   if (in_range(largest_diagonal(H, theta.cols))) return;

@@ -7,44 +7,14 @@
 #include <optional>
 #include <utility>
 
-#include "immucond/lanczos.hpp"
+#include "immucond/compensated.hpp"
+#include "immucond/shift_invert.hpp"
 
 namespace immucond {
 namespace {
 
-/// Products after which an iteration is given up: by then a reduction is cheaper.
-constexpr Index kMostProducts = 400;
-/// Solves that cost as much as another factorization, nearer to the end.
-constexpr Index kProductsAShift = 40;
-constexpr int kMostShifts = 3;
 /// Order from which a factorization costs more than a search for the top by products with H.
 constexpr Index kFactorTop = 2048;
-
-/// Neighbours closer than so many times what rounding may move them are left to a reduction, which
-/// counts eigenvalues.
-constexpr double kClear = 32.0;
-
-/// The eigenvalue at one end, its neighbour, and the vectors of both (n x 2).
-struct Ends {
-  double value = 0.0, next = 0.0, next_error = 0.0;
-  std::vector<double> vectors;
-};
-
-Ends ends_of(RitzPairs pairs) {
-  return {pairs.values[0], pairs.values[1], pairs.residuals[1], std::move(pairs.vectors)};
-}
-
-/// Ritz pairs of sign (A - shift I)^-1 as those of A: an error rho of theta is one of
-/// rho / (theta (theta - rho)) in shift + sign / theta.
-RitzPairs unshifted(RitzPairs pairs, double shift, double sign) {
-  for (std::size_t i = 0; i < pairs.values.size(); ++i) {
-    const double theta = pairs.values[i], rho = pairs.residuals[i];
-    pairs.values[i] = shift + sign / theta;
-    pairs.residuals[i] =
-        rho < theta ? rho / (theta * (theta - rho)) : std::numeric_limits<double>::infinity();
-  }
-  return pairs;
-}
 
 /// Relative residual of the outermost.
 double uncertainty(const RitzPairs& pairs) {
@@ -61,97 +31,11 @@ RitzPairs rayleigh_ritz(const Operator& A, const std::vector<double>& vectors, E
   return end == End::max ? space.largest(count) : space.smallest(count);
 }
 
-/// Cholesky factors of shifted matrices, made in the upper triangle of a symmetric matrix
-/// (column-major), whose lower triangle stays.
-class ShiftedFactor {
- public:
-  ShiftedFactor(double* a, Index n) : a_(a), n_(n), diagonal_(size(n)) {
-    for (Index i = 0; i < n; ++i) diagonal_[size(i)] = a[i * (n + 1)];
-  }
-
-  /// sign (A - shift I) = R^T R; false where that is not definite.
-  bool factor(double shift, double sign) { return factor(shift, sign, 0.0, nullptr); }
-
-  /// Whether all eigenvalues but one lie beyond the middle between an end and its neighbour, which
-  /// is returned: where sign (A - middle I) + weight v v^T, v the end's vector, has a Cholesky
-  /// factor. For by interlacing the second eigenvalue from an end of A is no further out than the
-  /// first one of A plus a semidefinite matrix of rank one. It does not matter where v comes from.
-  std::optional<double> isolated(const Ends& end, double sign) {
-    const double middle = end.value + (end.next - end.value) / 2;
-    const double weight = 3 * std::fabs(end.value - middle);
-    if (!factor(middle, sign, weight, end.vectors.data())) return std::nullopt;
-    return middle;
-  }
-
-  void restore() {
-    if (!used_) return;
-    mirror_lower(a_, n_);
-    for (Index i = 0; i < n_; ++i) a_[i * (n_ + 1)] = diagonal_[size(i)];
-    used_ = false;
-  }
-
-  InverseGramOperator inverse() const { return {a_, n_}; }
-
- private:
-  bool factor(double shift, double sign, double weight, const double* v) {
-    restore();
-    used_ = true;
-    for (Index j = 0; j < n_; ++j) {
-      double* column = a_ + j * n_;
-      column[j] -= shift;
-      if (sign < 0.0)
-        for (Index i = 0; i <= j; ++i) column[i] = -column[i];
-      if (v != nullptr)
-        for (Index i = 0; i <= j; ++i) column[i] += weight * v[j] * v[i];
-    }
-    return lapack::potrf(n_, a_, n_);
-  }
-
-  double* a_;
-  Index n_;
-  std::vector<double> diagonal_;
-  bool used_ = false;
-};
-
-/// Takes what a factorization proved for what is known of the neighbour: it lies no further out
-/// than `middle`. False where the rounding of the proof reaches the end.
-bool keep_proof(Ends& end, double middle, double noise) {
-  end.next_error = std::max(end.next_error, std::fabs(middle - end.next) + noise);
-  return std::fabs(end.value - middle) > kClear * noise;
-}
-
-/// One end of A by inverses shifted to just outside of where it is seen, nearer each time. An end
-/// further out, which the factorization then meets, proves that what was seen is not the end: at
-/// the bottom the search begins anew, from zero and from random vectors.
-std::optional<Ends> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index random,
-                               double tolerance) {
-  const double sign = end == End::max ? -1.0 : 1.0;
-  for (int attempt = 1; attempt <= kMostShifts; ++attempt) {
-    const double value = near.values[0], margin = 2 * near.residuals[0];
-    double shift = value - sign * (margin + 16 * tolerance * std::fabs(value));
-    // Half-way to zero is no gain over zero, which tells whether a matrix is definite.
-    if (end == End::min && shift < value / 2) shift = 0.0;
-    if (!A.factor(shift, sign)) {
-      if (end == End::max || shift == 0.0 || !A.factor(shift = 0.0, sign)) return std::nullopt;
-      near.vectors.clear();
-      random = 2;
-    }
-    const InverseGramOperator inverse = A.inverse();
-    Lanczos lanczos(inverse, near.vectors, random);
-    const bool last = attempt == kMostShifts;
-    const bool done = lanczos.converge(tolerance, last ? kMostProducts : kProductsAShift);
-    if (done && !lanczos.separated(tolerance)) return std::nullopt;
-    near = unshifted(lanczos.largest(2), shift, sign);
-    if (done) return ends_of(std::move(near));
-  }
-  return std::nullopt;
-}
-
 /// The spectrum of full rank n with these ends; nothing where one of them is not simple for
 /// certain.
-std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n, double noise,
-                                    const Given& given) {
-  Spectrum s;
+std::optional<Ends> ends_of_full_rank(const EndFound& top, const EndFound& bottom, Index n,
+                                      double noise, const Given& given) {
+  Ends s;
   s.p = s.rank = n;
   s.sigma_max = top.value;
   s.next_max = top.next;
@@ -161,19 +45,20 @@ std::optional<Spectrum> spectrum_of(const Ends& top, const Ends& bottom, Index n
   s.next_error_min = bottom.next_error;
   s.noise_max = s.noise_min = noise;
   const bool simple =
-      top.value - top.next > kClear * tie_width(s, given, End::max) + top.next_error &&
-      bottom.next - bottom.value > kClear * tie_width(s, given, End::min) + bottom.next_error;
+      clearly_simple(top.value - top.next, s.tie_width(End::max, given), top.next_error) &&
+      clearly_simple(bottom.next - bottom.value, s.tie_width(End::min, given), bottom.next_error);
   const bool positive = bottom.value > 4 * std::numeric_limits<double>::min();
-  const bool full = given.rank == n || (given.rank == 0 && bottom.value > given.cut(top.value));
+  const bool full =
+      given.rule.rank == n || (given.rule.rank == 0 && bottom.value > given.cut(top.value));
   if (!simple || !positive || !full) return std::nullopt;
   return s;
 }
 
-/// Ends that are simple, with their vectors and their neighbours'.
+/// EndFound that are simple, with their vectors and their neighbours'.
 class IterativeDecomposition final : public Decomposition {
  public:
-  IterativeDecomposition(const Spectrum& spectrum, Ends top, Ends bottom) {
-    spectrum_ = spectrum;
+  IterativeDecomposition(const Ends& ends, EndFound top, EndFound bottom) {
+    ends_ = ends;
     method_ = "lanczos";
     for (const End end : {End::max, End::min}) {
       std::vector<double> columns = std::move((end == End::max ? top : bottom).vectors);
@@ -205,7 +90,7 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
   const SymmetricOperator A(H.data.data(), n);
   const DoubleDouble squares = sum_of_squares(H.data.data(), n * n);
   ShiftedFactor shifted(H.data.data(), n);
-  std::optional<Ends> top, bottom;
+  std::optional<EndFound> top, bottom;
   RitzPairs near_top, near_bottom;
   Index random = 0;
   bool warm = given.start != nullptr;
@@ -223,7 +108,7 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
     Lanczos lanczos(A, {}, 2);
     if (!lanczos.converge(tolerance, kMostProducts) || !lanczos.separated(tolerance))
       return nullptr;
-    top = ends_of(lanczos.largest(2));
+    top = end_of(lanczos.largest(2));
     RitzPairs seen = lanczos.smallest(2);
     if (!warm || uncertainty(seen) < uncertainty(near_bottom)) {
       near_bottom = std::move(seen);
@@ -236,30 +121,30 @@ std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, con
     near_bottom.residuals[0] = uncertainty(near_top) * near_bottom.values[0];
   }
   bottom = invert_end(shifted, End::min, std::move(near_bottom), random, tolerance);
-  std::optional<Spectrum> spectrum;
+  std::optional<Ends> ends;
   const double rounding = reduction_noise(n) * top->value;
   // Random vectors may miss an eigenvector, and an adversary sees to it that they do.
-  const auto proved = [&](Ends& end, double sign) {
+  const auto proved = [&](EndFound& end, double sign) {
     const auto middle = shifted.isolated(end, sign);
     return middle && keep_proof(end, *middle, rounding);
   };
   if (bottom && proved(*top, -1.0) && proved(*bottom, 1.0))
-    spectrum = spectrum_of(*top, *bottom, n,
-                           std::max(rounding, given.summing * top->value) + given.forming, given);
-  if (!spectrum) {
+    ends = ends_of_full_rank(*top, *bottom, n,
+                             std::max(rounding, given.summing * top->value) + given.forming, given);
+  if (!ends) {
     shifted.restore();
     return nullptr;
   }
-  spectrum->squares = squares;
-  spectrum->exponent = H.exponent;
-  return std::make_unique<IterativeDecomposition>(*spectrum, std::move(*top), std::move(*bottom));
+  ends->squares = squares;
+  ends->exponent = H.exponent;
+  return std::make_unique<IterativeDecomposition>(*ends, std::move(*top), std::move(*bottom));
 }
 
 /// Proves both ends of R's singular values, as `ShiftedFactor::isolated` does, on R R^T and on
 /// (R^T R)^-1, which are formed: what that rounds costs the bottom no more than the solves did.
-bool prove_ends(const std::vector<double>& r, Index n, Ends& top, Ends& bottom) {
+bool prove_ends(const std::vector<double>& r, Index n, EndFound& top, EndFound& bottom) {
   const double noise = reduction_noise(n), kappa = top.value / bottom.value;
-  const auto isolated = [&](std::vector<double> factor, Ends end, double rounding) {
+  const auto isolated = [&](std::vector<double> factor, EndFound end, double rounding) {
     lapack::lauum(n, factor.data(), n);
     mirror_upper(factor.data(), n);
     const auto middle = ShiftedFactor(factor.data(), n).isolated(end, -1.0);
@@ -287,7 +172,7 @@ bool prove_ends(const std::vector<double>& r, Index n, Ends& top, Ends& bottom) 
 }
 
 /// The ends of R^T R as singular values of R.
-Ends singular(Ends ends) {
+EndFound singular(EndFound ends) {
   ends.value = std::sqrt(ends.value);
   ends.next = std::sqrt(ends.next);
   ends.next_error /= ends.next;
@@ -297,7 +182,7 @@ Ends singular(Ends ends) {
 }  // namespace
 
 std::unique_ptr<Decomposition> iterate_psd(SymmetricMatrix& H, const Given& given) {
-  if (H.n < 4 || (given.rank != 0 && given.rank < H.n)) return nullptr;
+  if (H.n < 4 || (given.rule.rank != 0 && given.rule.rank < H.n)) return nullptr;
   // A feature that never varies shows without a factorization.
   double smallest = std::numeric_limits<double>::infinity(), largest = 0.0;
   for (Index i = 0; i < H.n; ++i) {
@@ -319,10 +204,9 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
     trace += h;
     largest = std::max(largest, h);
   }
-  const double tolerance =
-      std::numeric_limits<double>::epsilon() * static_cast<double>(n) * largest;
+  const double tolerance = kEps * static_cast<double>(n) * largest;
   const Index k = lapack::pstrf(n, r.data(), n, tolerance, pivots);
-  if (k < 4 || k == n || (given.rank != 0 && given.rank != k)) return nullptr;
+  if (k < 4 || k == n || (given.rule.rank != 0 && given.rule.rank != k)) return nullptr;
   // R (k x n) as the first rows, zeros below its diagonal; B = R R^T.
   SymmetricMatrix B;
   B.n = k;
@@ -333,14 +217,14 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   lapack::syrk('U', 'N', k, n, 1.0, r.data(), n, 0.0, B.data.data(), k);
   mirror_upper(B.data.data(), k);
   Given of_b = given;
-  of_b.rank = k;
+  of_b.rule.rank = k;
   of_b.start = nullptr;
   of_b.forming += reduction_noise(n) * trace;
   auto found = iterate_definite(B, of_b);
   if (!found) return nullptr;
   // Weyl: no eigenvalue of H is further from one of R^T R than the norm of P^T H P - R^T R, which
   // says so of an indefinite H too.
-  Spectrum s = found->spectrum();
+  Ends s = found->ends();
   std::vector<double> left(size(n * n));
   for (Index j = 0; j < n; ++j)
     for (Index i = 0; i <= j; ++i)
@@ -353,10 +237,11 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
   s.noise_max += rest;
   s.noise_min += rest;
   s.squares = sum_of_squares(H.data.data(), n * n);
-  const bool clear = given.rank == k || (rest <= given.cut(s.sigma_max) &&
-                                         s.sigma_min - s.noise_min > given.cut(s.sigma_max));
+  const bool clear = given.rule.rank == k || (rest <= given.cut(s.sigma_max) &&
+                                              s.sigma_min - s.noise_min > given.cut(s.sigma_max));
   const bool psd =
-      !given.psd || rest <= std::max(given.rtol, largest_negative(n, given)) * s.sigma_max;
+      !given.psd ||
+      rest <= std::max(given.rule.rtol, largest_negative(n, given.rule.precision)) * s.sigma_max;
   if (!clear || !psd || s.sigma_min <= 4 * s.noise_min) return nullptr;
   // w of R R^T gives P R^T w of H.
   const auto carried = [&](const std::vector<double>& w) {
@@ -366,19 +251,20 @@ std::unique_ptr<Decomposition> iterate_semidefinite(const SymmetricMatrix& H, co
     normalize(v.data(), n);
     return v;
   };
-  Ends ends[2];
+  EndFound columns_of[2];
   for (const End end : {End::max, End::min}) {
-    std::vector<double>& columns = ends[end == End::max ? 0 : 1].vectors;
+    std::vector<double>& columns = columns_of[end == End::max ? 0 : 1].vectors;
     columns = carried(found->at(end).right);
     const std::vector<double> next = carried(found->at(end).next);
     columns.insert(columns.end(), next.begin(), next.end());
   }
-  return std::make_unique<IterativeDecomposition>(s, std::move(ends[0]), std::move(ends[1]));
+  return std::make_unique<IterativeDecomposition>(s, std::move(columns_of[0]),
+                                                  std::move(columns_of[1]));
 }
 
 std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, Index n,
                                                 const Given& given) {
-  if (n < 4 || (given.rank != 0 && given.rank < n)) return nullptr;
+  if (n < 4 || (given.rule.rank != 0 && given.rule.rank < n)) return nullptr;
   for (Index i = 0; i < n; ++i)
     if (r[size(i * (n + 1))] == 0.0) return nullptr;
   const double tolerance = std::max(reduction_noise(n), given.tol);
@@ -392,15 +278,14 @@ std::unique_ptr<Decomposition> iterate_triangle(const std::vector<double>& r, In
   Lanczos from_bottom(inverse, {}, 2);
   if (!from_bottom.converge(tolerance, kMostProducts) || !from_bottom.separated(tolerance))
     return nullptr;
-  Ends top = singular(ends_of(from_top.largest(2)));
-  Ends bottom = singular(ends_of(unshifted(from_bottom.largest(2), 0.0, 1.0)));
+  EndFound top = singular(end_of(from_top.largest(2)));
+  EndFound bottom = singular(end_of(unshifted(from_bottom.largest(2), 0.0, 1.0)));
   const double noise = reduction_noise(n) * top.value;
   if (!(bottom.value > noise) || !prove_ends(r, n, top, bottom)) return nullptr;
-  auto spectrum = spectrum_of(top, bottom, n, noise, given);
-  if (!spectrum) return nullptr;
-  spectrum->squares = sum_of_squares(r.data(), n * n);
-  auto found =
-      std::make_unique<IterativeDecomposition>(*spectrum, std::move(top), std::move(bottom));
+  auto ends = ends_of_full_rank(top, bottom, n, noise, given);
+  if (!ends) return nullptr;
+  ends->squares = sum_of_squares(r.data(), n * n);
+  auto found = std::make_unique<IterativeDecomposition>(*ends, std::move(top), std::move(bottom));
   // u = R v / sigma at the top, u = sigma R^-T v at the bottom: each where it keeps the digits.
   std::vector<double> u = found->at(End::max).right;
   lapack::trmv('N', n, r.data(), n, u.data());

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "immucond/errors.hpp"
 #include "immucond/numeric.hpp"
 #include "immucond/tridiagonal.hpp"
 

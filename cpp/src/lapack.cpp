@@ -1,19 +1,13 @@
 #include "immucond/lapack.hpp"
 
-#include <dlfcn.h>
-#include <pthread.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <limits>
-#include <mutex>
-#include <new>
 #include <type_traits>
 
-#include "immucond/errors.hpp"
+#include "immucond/blas_threads.hpp"
 
 namespace immucond::lapack {
 namespace {
@@ -34,8 +28,6 @@ constexpr std::array<const char*, kCount> kSignatures{
 struct Table {
   std::array<void*, kCount> address{};
   int integer_bits = 0;
-  void (*set_threads)(int) = nullptr;
-  int (*get_threads)() = nullptr;
 };
 
 Table table;
@@ -96,107 +88,6 @@ std::string expected_text(const char* letters) {
     text += *p == 'c' ? "char *" : *p == 'i' ? "int *" : "double *";
   }
   return text + ")";
-}
-
-/// The BLAS library stands behind SciPy's wrapper module: a look-up in that module's handle
-/// searches the libraries it was linked to as well.
-void find_thread_control(Table& found) {
-  Dl_info where{};
-  if (dladdr(found.address[static_cast<std::size_t>(Routine::dgemm)], &where) == 0) return;
-  void* handle = dlopen(where.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-  if (handle == nullptr) return;
-  constexpr std::array<std::array<const char*, 2>, 5> names{{
-      {"scipy_openblas_set_num_threads", "scipy_openblas_get_num_threads"},
-      {"scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"},
-      {"openblas_set_num_threads", "openblas_get_num_threads"},
-      {"openblas_set_num_threads64_", "openblas_get_num_threads64_"},
-      {"MKL_Set_Num_Threads", "MKL_Get_Max_Threads"},
-  }};
-  for (const auto& [set, get] : names) {
-    void* setter = dlsym(handle, set);
-    void* getter = dlsym(handle, get);
-    if (setter != nullptr && getter != nullptr) {
-      found.set_threads = reinterpret_cast<void (*)(int)>(setter);
-      found.get_threads = reinterpret_cast<int (*)()>(getter);
-      break;
-    }
-  }
-  dlclose(handle);
-}
-
-std::mutex phase_mutex;
-std::condition_variable phase_ended;
-int small_phases = 0, large_phases = 0, single_calls = 0;
-int threads_before = 0;
-enum class Kind { none, small, large };
-thread_local Kind current = Kind::none;
-
-void enter(Kind kind) {
-  std::unique_lock lock(phase_mutex);
-  if (kind == Kind::small) {
-    phase_ended.wait(lock, [] { return large_phases == 0; });
-    if (small_phases++ == 0) {
-      threads_before = table.get_threads();
-      if (threads_before != 1) table.set_threads(1);
-    }
-  } else {
-    phase_ended.wait(lock, [] { return small_phases == 0; });
-    ++large_phases;
-  }
-  current = kind;
-}
-
-void leave() {
-  {
-    const std::lock_guard lock(phase_mutex);
-    if (current == Kind::large) {
-      --large_phases;
-    } else if (--small_phases == 0 && threads_before != 1) {
-      table.set_threads(threads_before);
-    }
-  }
-  current = Kind::none;
-  phase_ended.notify_all();
-}
-
-/// Around a call outside any phase: a fork waits for it too, since the BLAS may hold a lock of its
-/// own that nobody would release in the child.
-class SingleCall {
- public:
-  SingleCall() : single_(current == Kind::none) {
-    if (!single_) return;
-    const std::lock_guard lock(phase_mutex);
-    ++single_calls;
-  }
-  ~SingleCall() {
-    if (!single_) return;
-    {
-      const std::lock_guard lock(phase_mutex);
-      --single_calls;
-    }
-    phase_ended.notify_all();
-  }
-  SingleCall(const SingleCall&) = delete;
-  SingleCall& operator=(const SingleCall&) = delete;
-
- private:
-  bool single_;
-};
-
-// A fork in the middle of another thread's phase would leave the BLAS, and these counts, in a state
-// that never ends in the child: it waits for the phases to end, and no new one starts before it is
-// done. (Handlers run before those of the BLAS, which was loaded earlier.)
-void before_fork() {
-  std::unique_lock lock(phase_mutex);
-  phase_ended.wait(lock, [] { return small_phases + large_phases + single_calls == 0; });
-  lock.release();
-}
-void after_fork() { phase_mutex.unlock(); }
-// Threads that waited for a phase are gone, and a condition that still counts them may wait for
-// them.
-void after_fork_in_child() {
-  new (&phase_ended) std::condition_variable;
-  phase_mutex.unlock();
 }
 
 // ---- calling convention: every argument by address, integers in the table's width ----
@@ -274,7 +165,7 @@ template <Routine routine, class... Args>
 void call(Args... args) {
   constexpr auto at = static_cast<std::size_t>(routine);
   calls[at].fetch_add(1, std::memory_order_relaxed);
-  const SingleCall single;
+  const blas::SingleCall single;
   if (table.integer_bits == 32)
     call_with<std::int32_t>(table.address[at], args...);
   else
@@ -326,9 +217,7 @@ void bind(const std::vector<Capsule>& capsules) {
     found.integer_bits = bits;
     found.address[r] = capsule->address;
   }
-  find_thread_control(found);
-  static const int registered = pthread_atfork(before_fork, after_fork, after_fork_in_child);
-  static_cast<void>(registered);
+  blas::find_thread_control(found.address[static_cast<std::size_t>(Routine::dgemm)]);
   table = found;
 }
 
@@ -338,27 +227,6 @@ std::vector<std::pair<std::string, std::uint64_t>> call_counts() {
   std::vector<std::pair<std::string, std::uint64_t>> counts;
   for (std::size_t r = 0; r < kCount; ++r) counts.emplace_back(kNames[r], calls[r].load());
   return counts;
-}
-
-int threads() { return table.get_threads == nullptr ? 0 : table.get_threads(); }
-
-Phase::Phase(Work work, double flops) {
-  if (current != Kind::none || table.set_threads == nullptr) return;
-  const bool small = flops < (work == Work::product ? kProductFlops : kReductionFlops);
-  enter(small ? Kind::small : Kind::large);
-  entered_ = true;
-}
-
-Phase::~Phase() {
-  if (entered_) leave();
-}
-
-Intermission::Intermission() : small_(current == Kind::small), large_(current == Kind::large) {
-  if (small_ || large_) leave();
-}
-
-Intermission::~Intermission() {
-  if (small_ || large_) enter(small_ ? Kind::small : Kind::large);
 }
 
 void gemm(char transa, char transb, Index m, Index n, Index k, double alpha, const double* a,

@@ -209,7 +209,7 @@ RowBlocks::RowBlocks(const MatrixView& view, Index max_rows, bool row_major) : v
   }
   if (max_rows > 0) fitting = std::min(fitting, max_rows);
   block_rows_ = std::min({fitting, view.rows, kMaxBlasSize});
-  if (!direct_) buffer_.resize(static_cast<std::size_t>(block_rows_ * view.cols));
+  if (!direct_) buffer_.resize(size(block_rows_ * view.cols));
 }
 
 bool RowBlocks::next(Dense& block) {
@@ -236,7 +236,7 @@ bool RowBlocks::next(Dense& block) {
 
 Dense whole(const MatrixView& view, std::vector<double>& storage) {
   if (const auto block = direct(view)) return *block;
-  storage.resize(static_cast<std::size_t>(view.rows * view.cols));
+  storage.resize(size(view.rows * view.cols));
   copy_to(view, storage.data());
   return {storage.data(), view.rows, view.cols, view.rows, 'N'};
 }

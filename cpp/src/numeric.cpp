@@ -1,5 +1,8 @@
 #include "immucond/numeric.hpp"
 
+#include <algorithm>
+#include <cmath>
+
 namespace immucond {
 
 double norm(const double* x, Index n, Index stride) {

@@ -6,20 +6,22 @@
 #include <thread>
 #include <vector>
 
+#include "immucond/blas_threads.hpp"
+
 namespace immucond {
 
 void parallel_for(Index count, const std::function<void(Index)>& work) {
-  std::vector<std::exception_ptr> thrown(static_cast<std::size_t>(count));
+  std::vector<std::exception_ptr> thrown(size(count));
   std::atomic<Index> next{0};
   // Without control of the BLAS's threads (0) it may use them all: then one problem at a time.
-  const Index threads = std::clamp<Index>(lapack::threads(), 1, count);
+  const Index threads = std::clamp<Index>(blas::threads(), 1, count);
   const auto worker = [&] {
-    const lapack::Phase small(lapack::Work::product, 0.0);
+    const blas::Phase small(blas::Work::product, 0.0);
     for (Index i = next++; i < count; i = next++) {
       try {
         work(i);
       } catch (...) {
-        thrown[static_cast<std::size_t>(i)] = std::current_exception();
+        thrown[size(i)] = std::current_exception();
       }
     }
   };

@@ -1,9 +1,15 @@
 #include "immucond/qr.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <utility>
 
-#include "immucond/numeric.hpp"
+#include "immucond/blas_threads.hpp"
+#include "immucond/compensated.hpp"
 
 namespace immucond {
 namespace {
@@ -14,12 +20,62 @@ Index leaf_rows(Index columns) { return std::max<Index>(128, 4 * columns); }
 
 constexpr Index kNone = -1;
 
+/// The decomposition of R, told as that of H = R^T R.
+class QrDecomposition final : public Decomposition {
+ public:
+  QrDecomposition(TallQr qr, std::unique_ptr<Decomposition> factor, const SymmetricMatrix& gram,
+                  const char* name)
+      : qr_(std::move(qr)), factor_(std::move(factor)) {
+    constexpr Index step = sizeof(double);
+    const Ends& r = factor_->ends();
+    const double noise = reduction_noise(gram.n) * r.sigma_max;
+    triangle_ = {{qr_.r().data(), Dtype::f64, gram.n, gram.n, step, gram.n * step, name},
+                 factor_.get(),
+                 noise,
+                 &qr_};
+    ends_ = r;
+    ends_.sigma_max = r.sigma_max * r.sigma_max;
+    ends_.sigma_min = r.sigma_min * r.sigma_min;
+    ends_.next_max = r.next_max * r.next_max;
+    ends_.next_min = r.next_min * r.next_min;
+    if (r.below_min) ends_.below_min = *r.below_min * *r.below_min;
+    ends_.noise_max = (2 * r.sigma_max + noise) * noise;
+    ends_.noise_min = (2 * r.sigma_min + noise) * noise;
+    if (ends_.sigma_min < std::numeric_limits<double>::min())
+      throw std::overflow_error("the condition number of the Gram matrix of " + std::string(name) +
+                                " is not representable in float64: that of " + name + " is " +
+                                format(r.sigma_max / r.sigma_min));
+    // F = ||A^T A||_F^2, brought from the Gram matrix's units to R's.
+    ends_.exponent = 2 * qr_.exponent();
+    const double unit = std::ldexp(1.0, gram.exponent - ends_.exponent);
+    ends_.squares =
+        sum_of_squares(gram.data.data(), static_cast<Index>(gram.data.size())) * unit * unit;
+    const std::string_view inner = factor_->method();
+    method_ = inner == "direct" ? "qr" : inner == "jacobi" ? "qr-jacobi" : "qr-lanczos";
+  }
+
+  std::vector<double> neighbour(End end) const override { return factor_->neighbour(end); }
+
+  Vectors vectors(End end, bool one) const override {
+    Vectors result = factor_->vectors(end, one);
+    result.left.clear();
+    return result;
+  }
+
+  const Triangle* triangle() const override { return &triangle_; }
+
+ private:
+  TallQr qr_;
+  std::unique_ptr<Decomposition> factor_;
+  Triangle triangle_{};
+};
+
 }  // namespace
 
 TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols), keep_q_(keep_q) {
   const Index m = cols_, most = leaf_rows(m), leaves = (rows_ + most - 1) / most;
   const double flops = 2.0 * static_cast<double>(rows_) * static_cast<double>(m * m);
-  const lapack::Phase phase(lapack::Work::reduction, flops / static_cast<double>(leaves));
+  const blas::Phase phase(blas::Work::reduction, flops / static_cast<double>(leaves));
   // Triangles that wait for their like: as in a binary counter, so that equal counts are joined.
   struct Waiting {
     std::vector<double> r;
@@ -93,6 +149,11 @@ void triangle(const MatrixView& A, double* out) {
   for (Index j = 0; j < m; ++j)
     for (Index i = 0; i < m; ++i) out[i * m + j] = qr.r()[size(i + j * m)];
   scale_by_power(out, m * m, qr.exponent(), "the triangular factor");
+}
+
+std::unique_ptr<Decomposition> square_of_triangle(TallQr qr, std::unique_ptr<Decomposition> factor,
+                                                  const SymmetricMatrix& gram, const char* name) {
+  return std::make_unique<QrDecomposition>(std::move(qr), std::move(factor), gram, name);
 }
 
 }  // namespace immucond

@@ -23,9 +23,9 @@ DoubleDouble dot(const DoubleDoubleVector& x, const DoubleDoubleVector& y) {
 
 std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, const Triangle& R,
                                            const std::vector<double>& vector, double next) {
-  const Spectrum& spectrum = R.decomposition->spectrum();
+  const Ends& ends = R.decomposition->ends();
   const Index n = static_cast<Index>(vector.size());
-  if (spectrum.rank < n || R.noise > kTrustedFactor * spectrum.sigma_min) return std::nullopt;
+  if (ends.rank < n || R.noise > kTrustedFactor * ends.sigma_min) return std::nullopt;
   const auto* factor = static_cast<const double*>(R.unit.data);
   DoubleDoubleVector v(n);
   v.hi = vector;
@@ -36,16 +36,14 @@ std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, con
     for (double& hi : y.hi) hi *= unit;
     for (double& lo : y.lo) lo *= unit;
     const DoubleDouble vv = dot(v, v), vy = dot(v, y);
-    const double first = vy.hi / vv.hi;
-    const DoubleDouble lambda = two_sum(first, (vy + -(vv * first)).value() / vv.hi);
+    const DoubleDouble lambda = quotient(vy, vv);
     std::vector<double> t(vector.size());
-    for (Index i = 0; i < n; ++i)
-      t[static_cast<std::size_t>(i)] = (y[i] + -(lambda * v[i])).value();
+    for (Index i = 0; i < n; ++i) t[size(i)] = (y[i] + -(lambda * v[i])).value();
     lapack::trsv('T', n, factor, n, t.data());
     const double computed = norm(t.data(), n) / std::sqrt(lambda.hi * vv.hi);
     // What double-double leaves of r, which R^-T magnifies by kappa(H) at most.
     const double floor = 8 * kEps * kEps * std::sqrt(static_cast<double>(A.rows + A.cols)) *
-                         spectrum.sigma_max * spectrum.sigma_max / lambda.hi;
+                         ends.sigma_max * ends.sigma_max / lambda.hi;
     const double rho = 2 * computed + floor;
     const double isolated = 1 - lambda.hi / next;
     const double relative = isolated > rho ? std::min(rho, rho * (rho / isolated)) : rho;
@@ -56,7 +54,7 @@ std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, con
     last = computed;
     lapack::trsv('N', n, factor, n, t.data());
     for (Index i = 0; i < n; ++i) {
-      const auto at = static_cast<std::size_t>(i);
+      const auto at = size(i);
       const DoubleDouble moved = v[i] + DoubleDouble{-t[at], 0.0};
       v.hi[at] = moved.hi;
       v.lo[at] = moved.lo;

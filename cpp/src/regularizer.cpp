@@ -7,8 +7,9 @@
 #include <stdexcept>
 #include <utility>
 
-#include "immucond/errors.hpp"
+#include "immucond/blas_threads.hpp"
 #include "immucond/gram.hpp"
+#include "immucond/numeric.hpp"
 
 namespace immucond {
 namespace {
@@ -28,7 +29,7 @@ struct Gradient {
 };
 
 Gradient gradient_parts(const Decomposition& decomposition, const Coefficients& c) {
-  const Spectrum& s = decomposition.spectrum();
+  const Ends& s = decomposition.ends();
   Gradient gradient;
   gradient.gamma = c.gamma;
   if (s.all_tied()) {
@@ -76,7 +77,7 @@ void apply_symmetric(const Gradient& gradient, Index n, double* h) {
 }
 
 /// The regularizer's value in the caller's units; `exponent` is that of the true spectrum.
-Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int exponent) {
+Evaluation evaluation(const Ends& s, const Coefficients& c, int degree, int exponent) {
   const bool uses_max = c.alpha != 0.0, uses_min = c.beta != 0.0;
   const bool tied = (uses_max && s.tied_max > 1) || (uses_min && s.tied_min > 1);
   const double value = std::ldexp(c.value, degree * exponent);
@@ -87,27 +88,27 @@ Evaluation evaluation(const Spectrum& s, const Coefficients& c, int degree, int 
 }
 
 /// What every form does first: let the regularizer see the spectrum.
-Coefficients coefficients_at(const Regularizer& r, const Spectrum& spectrum, bool p_is_rank) {
-  Spectrum seen = spectrum;
-  if (p_is_rank) seen.p = seen.rank;
-  if (seen.all_tied()) seen.sigma_min = seen.sigma_max;  // what differs is rounding
-  const Coefficients c = r(seen);
+Coefficients coefficients_at(const Regularizer& r, const Ends& ends, Index p) {
+  if (p > 0 && p < ends.rank)
+    throw std::invalid_argument("p must be at least the rank, " + std::to_string(ends.rank) +
+                                ", and is " + std::to_string(p));
+  const Coefficients c = r(ends.spectrum(p));
   if (!std::isfinite(c.value + c.alpha + c.beta + c.gamma))
     throw std::overflow_error(
         "the value or the gradient is not representable in float64: sigma_min "
         "is " +
-        format(spectrum.sigma_min / spectrum.sigma_max) + " of sigma_max");
+        format(ends.sigma_min / ends.sigma_max) + " of sigma_max");
   return c;
 }
 
 /// Estimates of the rounding of h_jj in a computed theta^T K theta: 4 eps sum_i theta_ij^2 k_ii.
 /// Their sum estimates that of H in norm.
 std::vector<double> forming_noise(const std::vector<double>& theta, const SymmetricMatrix& K) {
-  std::vector<double> noise(theta.size() / static_cast<std::size_t>(K.n));
+  std::vector<double> noise(theta.size() / size(K.n));
   for (std::size_t j = 0; j < noise.size(); ++j)
     for (Index i = 0; i < K.n; ++i) {
-      const double entry = theta[j * static_cast<std::size_t>(K.n) + static_cast<std::size_t>(i)];
-      noise[j] += 4.0 * kEps * entry * entry * K.data[static_cast<std::size_t>(i * (K.n + 1))];
+      const double entry = theta[j * size(K.n) + size(i)];
+      noise[j] += 4.0 * kEps * entry * entry * K.data[size(i * (K.n + 1))];
     }
   return noise;
 }
@@ -117,19 +118,17 @@ Index rank_at_unit_diagonal(SymmetricMatrix H, const std::vector<double>& noise,
   const Index n = H.n;
   std::vector<double> scale(noise.size());
   for (Index j = 0; j < n; ++j) {
-    const double square = H.data[static_cast<std::size_t>(j * (n + 1))];
-    const auto at = static_cast<std::size_t>(j);
+    const double square = H.data[size(j * (n + 1))];
+    const auto at = size(j);
     scale[at] = square > 2 * noise[at] ? 1.0 / std::sqrt(square) : 0.0;
-    given.rtol += noise[at] * scale[at] * scale[at];
+    given.rule.rtol += noise[at] * scale[at] * scale[at];
   }
   if (std::all_of(scale.begin(), scale.end(), [](double x) { return x == 0.0; })) return 0;
   for (Index j = 0; j < n; ++j)
-    for (Index i = 0; i < n; ++i)
-      H.data[static_cast<std::size_t>(i + j * n)] *=
-          scale[static_cast<std::size_t>(i)] * scale[static_cast<std::size_t>(j)];
+    for (Index i = 0; i < n; ++i) H.data[size(i + j * n)] *= scale[size(i)] * scale[size(j)];
   std::string why;
-  const auto decomposition = decompose_psd(std::move(H), given, given.rtol, why);
-  return decomposition ? decomposition->spectrum().rank : 0;
+  const auto decomposition = decompose_psd(std::move(H), given, given.rule.rtol, why);
+  return decomposition ? decomposition->ends().rank : 0;
 }
 
 /// A power of two that is folded into a product's factor, where no entry can overflow by it; any
@@ -145,48 +144,51 @@ void finish(double* gradient, Index count, int exponent, const Coefficients& c) 
 }  // namespace
 
 BuiltIn built_in(const std::string& name) {
-  for (const auto& [known, regularizer] : {std::pair{"r_well", BuiltIn::r_well},
-                                           {"r_ill", BuiltIn::r_ill},
-                                           {"kappa", BuiltIn::kappa},
-                                           {"log_kappa", BuiltIn::log_kappa}})
-    if (name == known) return regularizer;
+  for (const BuiltIn regularizer :
+       {BuiltIn::r_well, BuiltIn::r_ill, BuiltIn::kappa, BuiltIn::log_kappa})
+    if (name == name_of(regularizer)) return regularizer;
   throw std::invalid_argument(
       "coefficients must be a function, or name r_well, r_ill, kappa or log_kappa, and is " + name);
 }
 
-Coefficients checked_coefficients(BuiltIn regularizer, const SpectrumEnds& ends, bool all_tied) {
-  if (regularizer == BuiltIn::r_ill && (all_tied || ends.above_min / (2 * ends.rank) == 0.0))
-    throw DegenerateSpectrum(
-        "r_ill is infinite where all nonzero singular values are equal (here " +
-        std::to_string(static_cast<Index>(ends.rank)) +
-        ", to rounding), and has no gradient there; move the matrix off that point first");
-  return coefficients(regularizer, ends);
+const char* name_of(BuiltIn regularizer) {
+  switch (regularizer) {
+    case BuiltIn::r_well:
+      return "r_well";
+    case BuiltIn::r_ill:
+      return "r_ill";
+    case BuiltIn::kappa:
+      return "kappa";
+    case BuiltIn::log_kappa:
+      return "log_kappa";
+    case BuiltIn::none:
+      break;
+  }
+  return "none";
 }
 
-Regularizer regularizer_of(BuiltIn regularizer) {
-  return [regularizer](const Spectrum& s) {
-    const SpectrumEnds ends{static_cast<double>(s.p),
-                            static_cast<double>(s.rank),
-                            s.sigma_max,
-                            s.sigma_min,
-                            s.below_max(),
-                            s.above_min()};
-    return checked_coefficients(regularizer, ends, s.all_tied());
-  };
+Coefficients checked_coefficients(BuiltIn regularizer, const Spectrum& s) {
+  const double k = static_cast<double>(s.rank);
+  if (regularizer == BuiltIn::r_ill && (s.all_tied || s.above_min / (2 * k) == 0.0))
+    throw DegenerateSpectrum(
+        "r_ill is infinite where all nonzero singular values are equal (here " +
+        std::to_string(s.rank) +
+        ", to rounding), and has no gradient there; move the matrix off that point first");
+  return coefficients(regularizer, s);
 }
 
 Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request) {
   const auto decomposition = decompose(S, request.given);
-  const Spectrum& s = decomposition->spectrum();
-  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
+  const Ends& s = decomposition->ends();
+  const Coefficients c = coefficients_at(r, s, request.p);
   const Evaluation result = evaluation(s, c, request.degree, s.exponent);
   if (request.pairs != nullptr) *request.pairs = certified_general(S, *decomposition);
   if (request.gradient == nullptr) return result;
   copy_to(scaled(S, s.exponent).transposed(), request.gradient);
   const Gradient parts = gradient_parts(*decomposition, c);
   {
-    const lapack::Phase phase(lapack::Work::product,
-                              4.0 * static_cast<double>(S.rows) * static_cast<double>(S.cols));
+    const blas::Phase phase(blas::Work::product,
+                            4.0 * static_cast<double>(S.rows) * static_cast<double>(S.cols));
     apply(parts, S.cols, S.rows, request.gradient);
   }
   scale_by_power(request.gradient, S.rows * S.cols, s.exponent * (request.degree - 1),
@@ -198,16 +200,16 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
                           const Request& request) {
   const Index d = theta.rows, m = theta.cols;
   const double flops = static_cast<double>(d) * static_cast<double>(m) * static_cast<double>(d + m);
-  const SymmetricMatrix gram = read_symmetric(K, request.given.precision);
+  const SymmetricMatrix gram = read_symmetric(K, request.given.rule.precision);
   const int theta_exponent = scale_exponent(theta);
-  std::vector<double> map(static_cast<std::size_t>(d * m)), product(map.size());
+  std::vector<double> map(size(d * m)), product(map.size());
   copy_to(scaled(theta, theta_exponent), map.data());
   SymmetricMatrix H;
   H.n = m;
   H.name = "theta^T gram theta";
-  H.data.resize(static_cast<std::size_t>(m * m));
+  H.data.resize(size(m * m));
   {
-    const lapack::Phase phase(lapack::Work::product, 2 * flops);
+    const blas::Phase phase(blas::Work::product, 2 * flops);
     multiply(1.0, {gram.data.data(), d, d, d, 'N'}, {map.data(), d, m, d, 'N'}, 0.0, product.data(),
              d);
     symmetric_product({map.data(), d, m, d, 'N'}, product.data(), H.data.data());
@@ -223,18 +225,18 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   given.forming = std::accumulate(noise.begin(), noise.end(), 0.0);
   // Negative eigenvalues may also be the rounding of K's entries, which reaches H likewise.
   const double tolerance =
-      std::max(given.rtol, given.forming * std::max(1.0, given.precision / kEps));
+      std::max(given.rule.rtol, given.forming * std::max(1.0, given.rule.precision / kEps));
   std::string why;
   auto decomposition = decompose_psd(H, given, tolerance, why);
   if (!decomposition) throw std::invalid_argument(H.name + why + "; gram must be psd");
-  const Index seen = decomposition->spectrum().rank;
-  if (given.rank == 0 && seen < std::min(d, m)) {
-    given.rank =
-        rank_at_unit_diagonal(H, noise, {.rtol = given.rtol, .precision = given.precision});
-    if (given.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
+  const Index seen = decomposition->ends().rank;
+  if (given.rule.rank == 0 && seen < std::min(d, m)) {
+    given.rule.rank = rank_at_unit_diagonal(
+        H, noise, {.rule = {.rtol = given.rule.rtol, .precision = given.rule.precision}});
+    if (given.rule.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
   }
-  const Spectrum& s = decomposition->spectrum();
-  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
+  const Ends& s = decomposition->ends();
+  const Coefficients c = coefficients_at(r, s, request.p);
   const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
@@ -246,7 +248,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   }
   if (request.gradient == nullptr) return result;
   const Gradient parts = gradient_parts(*decomposition, c);
-  const lapack::Phase phase(lapack::Work::product, 2 * flops);
+  const blas::Phase phase(blas::Work::product, 2 * flops);
   apply_symmetric(parts, m, H.data.data());
   // Row-major (d x m) is column-major (m x d): (2 K theta G)^T = 2 G (K theta)^T.
   const int left = theta_exponent + (request.preconditioned ? 0 : gram.exponent);
@@ -261,8 +263,8 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
 Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Request& request) {
   FeatureProblem problem = decompose_features(Z, request.given);
   const Index n = problem.gram.n, m = Z.cols;
-  const Spectrum& s = problem.decomposition->spectrum();
-  const Coefficients c = coefficients_at(r, s, request.p_is_rank);
+  const Ends& s = problem.decomposition->ends();
+  const Coefficients c = coefficients_at(r, s, request.p);
   const int exponent = s.exponent + 2 * problem.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) *request.pairs = certified_features(problem);
@@ -271,7 +273,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   const double flops =
       static_cast<double>(Z.rows) * static_cast<double>(m) * static_cast<double>(n);
   const Gradient parts = gradient_parts(*problem.decomposition, c);
-  const lapack::Phase phase(lapack::Work::product, 2 * flops);
+  const blas::Phase phase(blas::Work::product, 2 * flops);
   double* G = problem.gram.data.data();
   rescale(G, n * n, problem.gram.exponent - s.exponent);
   apply_symmetric(parts, n, G);

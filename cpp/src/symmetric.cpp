@@ -5,18 +5,14 @@
 #include <stdexcept>
 #include <string>
 
-#include "immucond/errors.hpp"
-#include "immucond/numeric.hpp"
+#include "immucond/spectrum.hpp"
 
 namespace immucond {
 namespace {
 
 double epsilon_of(Dtype dtype) {
-  return dtype == Dtype::f16 ? 0x1p-10 : dtype == Dtype::f32 ? 0x1p-23 : kEps;
+  return dtype == Dtype::f16 ? 0x1p-10 : dtype == Dtype::f32 ? kSingleEps : kEps;
 }
-
-/// A skew beyond this share of the largest entry is no rounding, at any precision.
-constexpr double kLargestSkew = 0x1p-6;
 
 }  // namespace
 
@@ -34,14 +30,14 @@ SymmetricMatrix read_symmetric(const MatrixView& view, double precision) {
   matrix.n = view.rows;
   matrix.exponent = scale_exponent(view);
   const MatrixView unit = scaled(view, matrix.exponent);
-  matrix.data.resize(static_cast<std::size_t>(matrix.n * matrix.n));
+  matrix.data.resize(size(matrix.n * matrix.n));
   // Read along the rows or columns as they lie: the symmetric part is the same.
   const bool by_rows = std::abs(view.col_stride) < std::abs(view.row_stride);
   copy_to(by_rows ? unit.transposed() : unit, matrix.data.data());
   const double skew = asymmetry(matrix.data.data(), matrix.n);
   if (skew > 0.0) {
     const double eps = precision > 0.0 ? precision : epsilon_of(view.dtype);
-    const double allowed = std::min(kLargestSkew, reduction_noise(matrix.n, eps));
+    const double allowed = largest_skew(matrix.n, eps);
     if (skew > allowed)
       throw std::invalid_argument(
           std::string(view.name) + " must be symmetric, and max|A - A^T| is " +

@@ -97,7 +97,7 @@ std::vector<double> Tridiagonal::eigenvalues(const std::vector<Index>& from_top)
       return static_cast<std::int64_t>(static_cast<std::uint64_t>(low) + offset);
     }
   };
-  const double slack = 4 * std::numeric_limits<double>::epsilon() * radius_ + 2 * pivot_min_;
+  const double slack = 4 * kEps * radius_ + 2 * pivot_min_;
   const std::int64_t outside = ordinal(radius_ + slack);
   std::vector<Bracket> brackets(from_top.size(), {-outside, outside});
   const std::size_t targets = from_top.size();

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._extreme import Search, condition_of, warn_accuracy, warn_half
+from ._pairs import condition_of, warn_half
 from ._rank import default_rtol, epsilon, rank_rule
+from ._search import Search
 from ._validate import as_matrix, check_real
+from ._warn import warn_accuracy
 
 
 def condition_number(
@@ -88,7 +90,7 @@ def condition_number(
             given="features",
         )
         try:
-            fields = _core.feature_extreme_pairs(array, rule, Search(), "features")
+            fields = _core.feature_extreme_pairs(array, rule=rule, search=Search(), name="features")
         except OverflowError:
             if shift == 0.0:
                 raise
@@ -96,9 +98,9 @@ def condition_number(
             # makes of it: zero.
             fields = _core.feature_extreme_pairs(
                 array,
-                rule._replace(rtol=default_rtol(array.shape, np.float64)),
-                Search(method="gram"),
-                "features",
+                rule=rule._replace(rtol=default_rtol(array.shape, np.float64)),
+                search=Search(method="gram"),
+                name="features",
             )
         size = array.shape[1]
     else:
@@ -108,14 +110,14 @@ def condition_number(
             array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in
         )
         kernel = _core.psd_extreme_pairs if shift > 0.0 else _core.extreme_pairs
-        fields = kernel(array, rule, Search(), "S")
+        fields = kernel(array, rule=rule, search=Search(), name="S")
         size = min(array.shape)
     name = "S" if features is None else "Z^T Z"
     largest, smallest = fields["unit_max"], fields["unit_min"]
     if shift == 0.0:
-        warn_half(name, fields["rank"], min(array.shape), rule, stacklevel=2)
+        warn_half(name, fields["rank"], min(array.shape), rule)
         if not fields["determined"]:
-            warn_accuracy(name, stacklevel=2)
+            warn_accuracy(name)
         return float(condition_of(largest, smallest, name))
     least, noise = fields["sigma_min"], fields["bound_min"]
     if fields["rank"] < size:
@@ -131,5 +133,5 @@ def condition_number(
     if math.isinf(kappa):
         raise OverflowError(f"the condition number of {name} + {shift:g} I passes 1.8e308")
     if noise > (least + shift) / 2:
-        warn_accuracy(f"{name} + {shift:g} I", stacklevel=2)
+        warn_accuracy(f"{name} + {shift:g} I")
     return kappa

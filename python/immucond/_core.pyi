@@ -6,21 +6,41 @@ import numpy.typing as npt
 
 _Array: TypeAlias = npt.NDArray[Any]
 _Float64: TypeAlias = npt.NDArray[np.float64]
-# the name of a built-in regularizer, or a function of a spectrum
-_Coefficients: TypeAlias = str | Callable[[Spectrum], tuple[float, float, float, float]]
+_Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float]]
 
-# known rank or 0, rtol, eps of the entries
+# known rank or 0, rtol, precision of the entries, their rounding once
 _Rule: TypeAlias = tuple[int, float, float, float]
 
 # method, tol, vectors to start from at the largest and at the smallest end
 _Search: TypeAlias = tuple[str, float, _Float64, _Float64, float]
 
-# value, gradient, pairs, tied, determined; for a stack arrays, with its axis first
+# value, gradient, pairs, tied, determined, rank; for a stack arrays, with its axis first
 _Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any, Any]
 
 @final
 class Spectrum:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def __init__(
+        self,
+        *,
+        p: int,
+        rank: int,
+        sigma_max: float,
+        sigma_min: float,
+        below_max: float,
+        above_min: float,
+        all_tied: bool = False,
+    ) -> None: ...
+    @staticmethod
+    def of_squares(
+        *,
+        p: int,
+        rank: int,
+        sigma_max: float,
+        sigma_min: float,
+        squares: float,
+        rest: float = 0.0,
+        all_tied: bool = False,
+    ) -> Spectrum: ...
     @property
     def p(self) -> int: ...
     @property
@@ -36,70 +56,107 @@ class Spectrum:
     @property
     def all_tied(self) -> bool: ...
 
+@final
+class BuiltIn:
+    def __init__(self, name: str) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def degree(self) -> int: ...
+    def __call__(self, spectrum: Spectrum) -> tuple[float, float, float, float]: ...
+
+ROUNDED_ONCE: float
+ALL_VALUES: int
+NONZERO_VALUES: int
+
 def bind_lapack(blas: dict[str, Any], lapack: dict[str, Any]) -> None: ...
 def build_info() -> dict[str, Any]: ...
 def lapack_calls() -> dict[str, int]: ...
+def blas_threads() -> int: ...
+def set_blas_threads(count: int) -> None: ...
+def rank_rule(
+    *, rows: int, columns: int, eps: float, given: str, rank: int, rtol: float
+) -> _Rule: ...
+def default_rtol(*, rows: int, columns: int, eps: float, given: str) -> float: ...
+def half_rounding(*, rows: int, columns: int, eps: float, given: str) -> float: ...
+def reduction_noise(n: int, eps: float = ...) -> float: ...
+def largest_skew(n: int, eps: float) -> float: ...
+def largest_negative(n: int, eps: float) -> float: ...
+def cut(*, rtol: float, sigma_max: float, floor: float) -> float: ...
+def matrix_floor(*, rule: _Rule, squares: float) -> float: ...
+def gram_floor(*, rule: _Rule, trace: float) -> float: ...
+def gram_rtol(*, rule: _Rule, noise: float) -> float: ...
+def gram_carries(
+    *,
+    rule: _Rule,
+    sigma_max: float,
+    sigma_min: float,
+    rank: int,
+    n: int,
+    noise: float,
+    floor: float,
+) -> bool: ...
+def tie_width(
+    *, sigma: float, sigma_max: float, noise: float, precision: float, features: bool
+) -> float: ...
+def clearly_simple(*, distance: float, width: float, error: float) -> bool: ...
 def gram(X: _Array) -> _Float64: ...
 def triangle(X: _Array) -> _Float64: ...
 def hessian(theta: _Array, gram: _Array) -> _Float64: ...
-def feature_hessian(X: _Array, theta: _Array, method: str) -> _Float64: ...
+def feature_hessian(X: _Array, theta: _Array, *, method: str) -> _Float64: ...
 def psd_extreme_pairs(
-    H: _Array, rule: _Rule, search: _Search, name: str = "H"
+    H: _Array, *, rule: _Rule, search: _Search, name: str = "H"
 ) -> dict[str, Any]: ...
-def extreme_pairs(S: _Array, rule: _Rule, search: _Search, name: str = "S") -> dict[str, Any]: ...
+def extreme_pairs(
+    S: _Array, *, rule: _Rule, search: _Search, name: str = "S"
+) -> dict[str, Any]: ...
 def feature_extreme_pairs(
-    Z: _Array, rule: _Rule, search: _Search, name: str = "Z"
+    Z: _Array, *, rule: _Rule, search: _Search, name: str = "Z"
 ) -> dict[str, Any]: ...
 def generalized_extreme_pairs(
-    A: _Array, B: _Array, rule: _Rule, search: _Search
+    A: _Array, B: _Array, *, rule: _Rule, search: _Search
 ) -> dict[str, Any]: ...
 def largest_pair(
     product: Callable[[_Float64], _Float64],
+    *,
     n: int,
     tol: float,
     start: _Float64,
     error: float,
     seed: int,
 ) -> tuple[float, float, float, _Float64, _Float64]: ...
-def coefficients(
-    name: str,
-    p: float,
-    rank: float,
-    sigma_max: float,
-    sigma_min: float,
-    below_max: float,
-    above_min: float,
-    all_tied: bool,
-) -> tuple[float, float, float, float]: ...
 def evaluate(
+    S: _Array,
+    *,
     coefficients: _Coefficients,
     degree: int,
-    S: _Array,
     rule: _Rule,
     search: _Search,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
     pairs: bool,
 ) -> _Evaluated: ...
 def evaluate_theta(
-    coefficients: _Coefficients,
-    degree: int,
     theta: _Array,
     gram: _Array,
+    *,
+    coefficients: _Coefficients,
+    degree: int,
     rule: _Rule,
     search: _Search,
-    p_is_rank: bool,
+    p: int,
     preconditioned: bool,
     gradient: bool,
     pairs: bool,
 ) -> _Evaluated: ...
 def evaluate_features(
+    Z: _Array,
+    *,
     coefficients: _Coefficients,
     degree: int,
-    Z: _Array,
     rule: _Rule,
     search: _Search,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
     pairs: bool,
 ) -> _Evaluated: ...

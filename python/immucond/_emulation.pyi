@@ -23,10 +23,9 @@ STATUS: dict[str, int]
 def small_problems(
     stack: npt.NDArray[Any],
     kind: Kind,
-    rule: tuple[int, float, float],
+    rule: tuple[int, float, float, float],
     regularizer: Regularizer = ...,
-    p: int = 0,
-    p_is_rank: bool = False,
+    p: int = ...,
     gradient: bool = False,
     pairs: bool = False,
     threads: int = 0,

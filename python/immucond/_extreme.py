@@ -1,315 +1,19 @@
-"""Extreme singular pairs, each with a certified error bound."""
+"""Extreme singular pairs of matrices, stacks of them, features and operators."""
 
 from __future__ import annotations
 
-import operator
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, Generic, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
-import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._errors import AccuracyWarning, DegenerateSpectrumError, DegenerateSpectrumWarning
-from ._matrix_free import is_operator, matrix_free_pairs
-from ._rank import Given, Rule, cut_off, half_told, rank_rule
-from ._shapes import Count, Flag, Name, Real, by_shape
-from ._validate import Array, FloatArray, as_count, as_matrices, check_choice, check_real
-
-# A float (int, bool, str), or an array of them for a stack.
-Value = Any
-
-METHODS_PSD = ("auto", "direct", "lanczos")
-METHODS = (*METHODS_PSD, "jacobi")
-METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ExtremePairs(Generic[Real, Count, Flag, Name]):
-    """The largest and the smallest nonzero singular triplet of a matrix, or of each in a stack.
-
-    For a stack of b matrices every attribute is an array with b as its first axis (`method` a
-    list), ``len`` gives b, and ``pairs[i]`` the pairs of one.
-
-    Attributes
-    ----------
-    sigma_max, sigma_min : float
-        The largest and the smallest *nonzero* singular value.
-    u_max, v_max, u_min, v_min : ndarray
-        Their left and right singular vectors, of unit length; ``u`` equals ``v`` for a symmetric
-        positive semidefinite matrix. The largest component of each ``v`` is positive.
-    rank : int
-        Number of singular values that count as nonzero.
-    frobenius : float
-        The Frobenius norm.
-    condition_number : float
-        ``sigma_max / sigma_min``, also where one of them leaves the range of float64.
-    gap_max, gap_min : float
-        Distance to the neighbouring nonzero singular value, relative to the extreme one; infinite
-        for rank 1.
-    simple_max, simple_min : bool
-        False where neighbours agree to rounding: the vectors are then one choice among many.
-    bound_max, bound_min : float
-        Certified bounds on ``|sigma - true sigma|``, from residuals in double-double. Of an
-        operator: on the distance to a singular value (`seed` of `extreme_pairs`).
-    determined_min : bool
-        ``bound_min < sigma_min / 2``.
-    method : str
-        What ran: "direct" or "lanczos"; for features "gram" or "qr", with "-lanczos" where an
-        iteration took the place of a reduction.
-    neighbour_max, neighbour_min : ndarray
-        Right singular vectors of the singular values next to the ends, where the method has them
-        (else empty): with the pairs themselves they are what a warm start starts from.
-    """
-
-    sigma_max: Real
-    u_max: FloatArray
-    v_max: FloatArray
-    sigma_min: Real
-    u_min: FloatArray
-    v_min: FloatArray
-    rank: Count
-    frobenius: Real
-    gap_max: Real
-    gap_min: Real
-    simple_max: Flag
-    simple_min: Flag
-    bound_max: Real
-    bound_min: Real
-    determined_min: Flag
-    method: Name
-    condition_number: Real
-    neighbour_max: FloatArray
-    neighbour_min: FloatArray
-
-    def __len__(self) -> int:
-        if self.v_max.ndim == 1:
-            raise TypeError("these are the pairs of one matrix, not of a stack")
-        return int(self.v_max.shape[0])
-
-    def __getitem__(self, index: SupportsIndex) -> ExtremePairs:
-        count, at = len(self), operator.index(index)
-        if not -count <= at < count:
-            raise IndexError(f"index {at} is out of range for a stack of {count}")
-        values = {field.name: getattr(self, field.name)[at] for field in fields(self)}
-        return ExtremePairs(
-            **{k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-        )
-
-    def __repr__(self) -> str:
-        if self.sigma_min is None:
-            return f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g})"
-        if self.v_max.ndim == 2:
-            worst: float = np.max(np.asarray(self.condition_number))
-            return f"ExtremePairs(of {len(self)} matrices, condition_number up to {worst:.6g})"
-        return (
-            f"ExtremePairs(sigma_max={self.sigma_max:.6g} +- {self.bound_max:.1g}, "
-            f"sigma_min={self.sigma_min:.6g} +- {self.bound_min:.1g}, rank={self.rank}, "
-            f"condition_number={self.condition_number:.6g}, method={self.method!r})"
-        )
-
-
-def pairs_of_operator(
-    op: Any,
-    inverse: Any,
-    *,
-    name: str,
-    psd: bool,
-    tol: float | None,
-    method: str,
-    start: ExtremePairs | None,
-    seed: SupportsIndex,
-    of_arrays: dict[str, Any],
-) -> ExtremePairs:
-    """Return the pairs of an operator, which has products but no entries to decide a rank from."""
-    for keyword, value in of_arrays.items():
-        if value is not None:
-            raise ValueError(f"{keyword} must be None for a LinearOperator, and is {value!r}")
-    search = search_from(
-        tuple(op.shape), method=method, methods=("auto", "lanczos"), tol=tol, start=start
-    )
-    found = matrix_free_pairs(
-        op,
-        inverse,
-        name=name,
-        psd=psd,
-        tol=search.tol,
-        start=(search.max, search.min),
-        seed=as_count(seed, "seed", least=0),
-    )
-    return ExtremePairs(**found)
-
-
-def refuse_inverse(inverse: Any, name: str) -> None:
-    """Refuse a solver where the entries are there."""
-    if inverse is not None:
-        raise TypeError(f"inverse goes with a LinearOperator {name}, and {name} is an array")
-
-
-class Search(NamedTuple):
-    """How the kernels look for pairs: method, tolerance, what to start from.
-
-    That is vectors of either end, and sigma_min / sigma_max of the matrix that had them, or 0.
-    """
-
-    method: str = "auto"
-    tol: float = 0.0
-    max: FloatArray = np.empty((0, 0))
-    min: FloatArray = np.empty((0, 0))
-    ratio: float = 0.0
-
-
-def search_from(
-    shape: tuple[int, ...],
-    *,
-    method: str = "auto",
-    methods: tuple[str, ...] = ("auto",),
-    tol: float | None = None,
-    start: ExtremePairs | None = None,
-    given: Given = "matrix",
-) -> Search:
-    """Check the keywords that steer iterations, for a matrix or for features of this shape."""
-    check_choice(method, "method", methods)
-    relative = 0.0 if tol is None else check_real(tol, "tol", low=0.0)
-    if start is None:
-        return Search(method, relative)
-    if not isinstance(start, ExtremePairs):
-        raise TypeError(f"start must be an ExtremePairs or None, and is {type(start).__name__}")
-    if len(shape) == 3:
-        raise ValueError("start must be None for a stack, and is an ExtremePairs")
-    # Iterations work with right vectors, of a wide matrix with those of its transpose.
-    left = given == "matrix" and shape[0] < shape[1]
-    size = shape[0] if left else shape[1]
-    ends = []
-    for vector, neighbour in (
-        (start.u_max if left else start.v_max, start.neighbour_max),
-        (start.u_min if left else start.v_min, start.neighbour_min),
-    ):
-        if vector is None:  # pairs of an operator without an inverse
-            ends.append(np.empty((0, 0)))
-            continue
-        if vector.shape != (size,):
-            raise ValueError(
-                f"start must be the pairs of one matrix with vectors of length {size}, and has "
-                f"vectors of shape {vector.shape}"
-            )
-        both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
-        ends.append(_directions(np.column_stack(both)))
-    ratio = 1.0 / start.condition_number if ends[1].size else 0.0
-    return Search(method, relative, ends[0], ends[1], ratio)
-
-
-def _directions(columns: Array) -> FloatArray:
-    # Their squares must not leave the range of float64; zeros stay, and start nothing.
-    if columns.dtype.kind != "f" or not np.isfinite(columns).all():
-        raise ValueError(
-            "start must hold finite real vectors, and holds NaN, infinity or another dtype"
-        )
-    largest = np.abs(columns).max(axis=0)
-    scaled: FloatArray = np.ldexp(columns, -np.frexp(largest)[1])
-    return scaled
-
-
-def warn_accuracy(name: str, stacklevel: int) -> None:
-    """Say that sigma_min is noise."""
-    warnings.warn(
-        f"the smallest nonzero singular value of {name} is not determined: rounding is as large as "
-        "itself. Give the rank where it is known, a larger rtol, or the features instead of their "
-        "Gram matrix",
-        AccuracyWarning,
-        stacklevel=stacklevel + 1,
-    )
-
-
-def warn_half(name: str, rank: Any, size: int, rule: Rule, stacklevel: int) -> None:
-    """Say how many singular values the rounding of half precision has left, if not all."""
-    if told := cut_off(name, int(np.min(rank)), size, rule):
-        warnings.warn(told, AccuracyWarning, stacklevel=stacklevel + 1)
-
-
-@contextmanager
-def explaining(rule: Rule) -> Iterator[None]:
-    """Say of a degenerate spectrum that half precision may be what made it so."""
-    try:
-        yield
-    except DegenerateSpectrumError as error:
-        if rule.rounded == 0.0:
-            raise
-        raise DegenerateSpectrumError(f"{error}. Here {half_told(rule)}") from None
-
-
-def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
-    """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
-    found = _core.psd_extreme_pairs(array, rule, Search(), name)
-    return found["rank"], found["unit_min"] / found["unit_max"], found["determined"]
-
-
-def condition_of(largest: Value, smallest: Value, name: str) -> Value:
-    """Return sigma_max / sigma_min, of one matrix or of a stack."""
-    with np.errstate(over="ignore"):
-        kappa = np.maximum(1.0, np.divide(largest, smallest))
-    if np.isinf(kappa).any():
-        raise OverflowError(
-            f"the condition number of {name}{where_not(np.isfinite(kappa))} passes 1.8e308"
-        )
-    return kappa if np.ndim(kappa) else float(kappa)
-
-
-def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
-    """Wrap what a kernel returned, of one matrix or of a stack."""
-    largest, smallest = found.pop("unit_max"), found.pop("unit_min")
-    exponent = found.pop("exponent")
-    found.pop("determined")
-    lost = np.flatnonzero(np.isinf(found["frobenius"]))
-    if lost.size:
-        first = int(lost[0])
-        stack = np.ndim(largest) > 0
-        raise OverflowError(
-            f"the singular values of {name}{f'[{first}]' if stack else ''} are not representable "
-            f"in float64: the largest is {np.ravel(largest)[first]:.6g} * "
-            f"2^{np.ravel(exponent)[first]}"
-        )
-    kappa = condition_of(largest, smallest, name)
-    if np.ndim(kappa) > 0:
-        none = np.empty((len(largest), 0))
-        return ExtremePairs(condition_number=kappa, neighbour_max=none, neighbour_min=none, **found)
-    neighbours = {f"neighbour_{end}": found.pop(f"next_{end}") for end in ("max", "min")}
-    return ExtremePairs(condition_number=kappa, **found, **neighbours)
-
-
-def pairs_with_warnings(
-    found: dict[str, Any], name: str, stacklevel: int, rule: Rule, shape: tuple[int, ...]
-) -> ExtremePairs:
-    """`pairs_from`, with the warnings that the pairs call for."""
-    warn_half(name, found["rank"], min(shape[-2:]), rule, stacklevel + 1)
-    determined = found["determined"]  # whatever float64 makes of the value
-    pairs = pairs_from(found, name)
-    if not np.all(determined):
-        warn_accuracy(name + where_not(determined), stacklevel + 1)
-    ends = [
-        f"{e}{where_not(simple)}"
-        for e, simple in (("largest", pairs.simple_max), ("smallest", pairs.simple_min))
-        if not np.all(simple)
-    ]
-    if ends:
-        warnings.warn(
-            f"the {' and the '.join(ends)} singular value of {name} is not simple to rounding: its "
-            "vectors are one choice among many",
-            DegenerateSpectrumWarning,
-            stacklevel=stacklevel + 1,
-        )
-    return pairs
-
-
-def where_not(holds: Value) -> str:
-    """Return which matrices of a stack a warning is about: those for which this does not hold."""
-    if np.ndim(holds) == 0:
-        return ""
-    at = np.flatnonzero(~np.asarray(holds))
-    return f" (at {at[0]}{f' and {at.size - 1} others' if at.size > 1 else ''} in the stack)"
+from ._matrix_free import is_operator, pairs_of_operator
+from ._pairs import ExtremePairs as ExtremePairs
+from ._pairs import pairs_with_warnings
+from ._rank import Rule, rank_rule
+from ._search import METHODS, METHODS_OF_FEATURES, METHODS_PSD, Search, search_from
+from ._shapes import by_shape
+from ._validate import Array, as_matrices
 
 
 @by_shape
@@ -388,24 +92,7 @@ def extreme_pairs(
     >>> round(pairs.sigma_max, 12), round(pairs.sigma_min, 12), pairs.rank
     (4.0, 3.0, 2)
     """
-    if is_operator(S):
-        return pairs_of_operator(
-            S,
-            inverse,
-            name="S",
-            psd=False,
-            tol=tol,
-            method=method,
-            start=start,
-            seed=seed,
-            of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
-        )
-    refuse_inverse(inverse, "S")
-    array = as_matrices(S, "S")
-    search = search_from(array.shape, method=method, methods=METHODS, tol=tol, start=start)
-    rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    found = _core.extreme_pairs(array, rule, search)
-    return pairs_with_warnings(found, "S", 2, rule, array.shape)
+    return _pairs_of(S, "S", rank, rtol, computed_in, tol, method, start, inverse, seed, psd=False)
 
 
 @by_shape
@@ -455,24 +142,38 @@ def psd_extreme_pairs(
     >>> round(pairs.condition_number, 12)
     3.0
     """
-    if is_operator(H):
+    return _pairs_of(H, "H", rank, rtol, computed_in, tol, method, start, inverse, seed, psd=True)
+
+
+def _pairs_of(
+    S: Any,
+    name: str,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    tol: float | None,
+    method: str,
+    start: ExtremePairs | None,
+    inverse: Any,
+    seed: SupportsIndex,
+    *,
+    psd: bool,
+) -> ExtremePairs:
+    """Return the pairs of a matrix, of a stack, or of an operator."""
+    if is_operator(S):
+        of_entries = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
         return pairs_of_operator(
-            H,
-            inverse,
-            name="H",
-            psd=True,
-            tol=tol,
-            method=method,
-            start=start,
-            seed=seed,
-            of_arrays={"rank": rank, "rtol": rtol, "computed_in": computed_in},
+            S, inverse, name, of_entries, psd=psd, tol=tol, method=method, start=start, seed=seed
         )
-    refuse_inverse(inverse, "H")
-    array = as_matrices(H, "H")
-    search = search_from(array.shape, method=method, methods=METHODS_PSD, tol=tol, start=start)
+    if inverse is not None:
+        raise TypeError(f"inverse goes with a LinearOperator {name}, and {name} is an array")
+    array = as_matrices(S, name)
+    methods = METHODS_PSD if psd else METHODS
+    search = search_from(array.shape, method=method, methods=methods, tol=tol, start=start)
     rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
-    found = _core.psd_extreme_pairs(array, rule, search)
-    return pairs_with_warnings(found, "H", 2, rule, array.shape)
+    kernel = _core.psd_extreme_pairs if psd else _core.extreme_pairs
+    found = kernel(array, rule=rule, search=search)
+    return pairs_with_warnings(found, name, rule, array.shape)
 
 
 @by_shape
@@ -548,5 +249,11 @@ def feature_extreme_pairs(
         computed_in=computed_in,
         given="features",
     )
-    fields = _core.feature_extreme_pairs(array, rule, search)
-    return pairs_with_warnings(fields, "Z^T Z", 2, rule, array.shape)
+    found = _core.feature_extreme_pairs(array, rule=rule, search=search)
+    return pairs_with_warnings(found, "Z^T Z", rule, array.shape)
+
+
+def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
+    """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
+    found = _core.psd_extreme_pairs(array, rule=rule, search=Search(), name=name)
+    return found["rank"], found["unit_min"] / found["unit_max"], found["determined"]

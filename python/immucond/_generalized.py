@@ -7,8 +7,9 @@ from typing import Any, Literal, SupportsIndex
 import numpy.typing as npt
 
 from . import _core
-from ._extreme import METHODS_PSD, ExtremePairs, pairs_with_warnings, search_from
+from ._pairs import ExtremePairs, pairs_with_warnings
 from ._rank import epsilon, rank_rule
+from ._search import METHODS_PSD, search_from
 from ._validate import as_matrix
 
 
@@ -66,5 +67,5 @@ def generalized_extreme_pairs(
     rule = rank_rule(
         first.shape, coarser, rank=rank, rtol=rtol, computed_in=computed_in, given="product"
     )
-    found = _core.generalized_extreme_pairs(first, second, rule, search)
-    return pairs_with_warnings(found, "the pencil (A, B)", 2, rule, first.shape)
+    found = _core.generalized_extreme_pairs(first, second, rule=rule, search=search)
+    return pairs_with_warnings(found, "the pencil (A, B)", rule, first.shape)

@@ -121,7 +121,7 @@ def feature_hessian(
     array([[5.]])
     """
     check_choice(method, "method", ("auto", "features", "gram"))
-    return _core.feature_hessian(as_matrix(X, "X"), as_matrix(theta, "theta"), method)
+    return _core.feature_hessian(as_matrix(X, "X"), as_matrix(theta, "theta"), method=method)
 
 
 class GramAccumulator:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
 from . import _core
-from ._validate import FloatArray
+from ._pairs import ExtremePairs
+from ._search import Search, search_from
+from ._validate import FloatArray, as_count
 
 
 class Pair(NamedTuple):
@@ -39,22 +41,41 @@ def check_operator(op: Any, name: str, *, size: int | None = None) -> tuple[int,
     return int(shape[0]), int(shape[1])
 
 
-def matrix_free_pairs(
+def pairs_of_operator(
     op: Any,
     inverse: Any,
-    *,
     name: str,
+    of_entries: dict[str, Any],
+    *,
     psd: bool,
-    tol: float,
-    start: tuple[FloatArray, FloatArray],
-    seed: int,
-) -> dict[str, Any]:
-    """Return the fields of `ExtremePairs`, those of the smallest pair None without an inverse.
+    tol: float | None,
+    method: str,
+    start: ExtremePairs | None,
+    seed: SupportsIndex,
+) -> ExtremePairs:
+    """Return the pairs of an operator, those of the smallest end None without an inverse.
 
     Lanczos on H itself, or on ``S^T S`` (or ``S S^T``, the smaller); the smallest pair from the
     same iteration on the inverse. Bounds hold where products are right to the rounding of the
     operator's dtype, or of the results' where that is worse: `_Products.error`.
+
+    `of_entries` are the keywords that decide the rank of an array; an operator has no entries to
+    decide it from, and they must be None.
     """
+    for keyword, value in of_entries.items():
+        if value is not None:
+            raise ValueError(f"{keyword} must be None for a LinearOperator, and is {value!r}")
+    search = search_from(
+        tuple(op.shape), method=method, methods=("auto", "lanczos"), tol=tol, start=start
+    )
+    seed = as_count(seed, "seed", least=0)
+    fields = _fields(op, inverse, search, name=name, psd=psd, seed=seed)
+    return ExtremePairs(**fields)
+
+
+def _fields(
+    op: Any, inverse: Any, search: Search, *, name: str, psd: bool, seed: int
+) -> dict[str, Any]:
     rows, cols = check_operator(op, name)
     if psd and rows != cols:
         raise ValueError(f"{name} must be square, and has shape {(rows, cols)}")
@@ -65,7 +86,7 @@ def matrix_free_pairs(
         apply, transposed = transposed, apply
     square = apply if psd else lambda x: transposed(apply(x))
     size = min(rows, cols)
-    top = _largest(square, products, size, tol, start[0], seed, times=1 if psd else 2)
+    top = _largest(square, products, size, search.tol, search.max, seed, times=1 if psd else 2)
     if top.value <= 0.0:
         raise ValueError(f"{name} has rank 0 (its largest singular value is zero)")
     root = float if psd else math.sqrt
@@ -96,7 +117,9 @@ def matrix_free_pairs(
     solutions = _Products(inverse, "inverse")
     solve, solve_t = solutions.of(inverse.matvec), solutions.of(inverse.rmatvec)
     inverse_square = solve if psd else lambda x: solve(solve_t(x))
-    low = _largest(inverse_square, solutions, size, tol, start[1], seed, times=1 if psd else 2)
+    low = _largest(
+        inverse_square, solutions, size, search.tol, search.min, seed, times=1 if psd else 2
+    )
     if low.bound >= low.value:
         raise ValueError(
             f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
@@ -176,7 +199,9 @@ def _largest(
     square(np.full(size, 1.0 / math.sqrt(size)))  # shows the dtype of what is returned
     while True:
         error = times * products.error
-        pair = Pair(*_core.largest_pair(square, size, tol, start, error, seed))
+        pair = Pair(
+            *_core.largest_pair(square, n=size, tol=tol, start=start, error=error, seed=seed)
+        )
         if times * products.error == error:
             return pair
 

@@ -1,4 +1,4 @@
-"""Numerical rank: the one place that decides it.
+"""Numerical rank: how many singular values count as nonzero.
 
 The rank is the number of singular values *of what was given* above ``rtol`` times the largest. The
 tolerance follows the precision in which the data were computed, not the one they are stored in:
@@ -10,25 +10,24 @@ features compute them in float32 (products accumulate there) and round each entr
 ``|E_ij| <= u |Z_ij|`` with the unit roundoff u = eps / 2, so ``||E|| <= u ||Z||_F``, and by Weyl no
 singular value that was zero before is larger. Only what stands above that norm counts; it follows
 the data, and for features with a large mean it is far below ``u sqrt(m)`` of the largest.
+
+The numbers themselves are those of the C++ core (spectrum.hpp), which the kernels use.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
+from . import _core
 from ._validate import as_integer, check_real
 
 Given = Literal["matrix", "features", "gram", "product"]
 
-_SUMMED_ROWS = 1024  # that `gram` sums in one go
-
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _HALF = ("float16", "bfloat16")
-_ONCE = 2.0**-3  # 4 eps of what sums leave, and eps / 2 of rounding once
 
 
 def epsilon(computed_in: Any) -> float:
@@ -57,16 +56,6 @@ def precision_named(computed_in: Any) -> str:
     return name
 
 
-def half_rounding(shape: tuple[int, ...], computed_in: Any, given: Given) -> float:
-    """Return r with ``||E|| <= r ||Z||_F`` for entries in half precision; 0 for any other.
-
-    Each entry was rounded once, of what float32 had accumulated.
-    """
-    if given == "product" or precision_named(computed_in) not in _HALF:
-        return 0.0
-    return epsilon(computed_in) / 2 + default_rtol(shape, np.float32, given)
-
-
 def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matrix") -> float:
     """Return the relative tolerance on singular values that decides rank.
 
@@ -82,7 +71,7 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
         leaves of a column that depends on others, ``4 sqrt(max(m, 16)) eps(float64)``; for the Gram
         matrix of such features, summed in float64 by `immucond.gram`, its square, and no less than
         what a block of that sum leaves. In half precision, where each entry was rounded once, the
-        most that `half_rounding` can come to, with ``||Z||_F <= sqrt(min(shape)) sigma_1``; but
+        most that this comes to, with ``||Z||_F <= sqrt(min(shape)) sigma_1``; but
         ``max(shape) eps`` for a "product", a matrix made of such a one.
 
     Examples
@@ -91,35 +80,27 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     >>> default_rtol((15000, 384), np.float32, "features") < 1e-5
     True
     """
-    eps = epsilon(computed_in)
-    if given == "gram":
-        m = shape[1]
-        summed = 4.0 * math.sqrt(max(_SUMMED_ROWS, 8 * m)) * epsilon(np.float64)
-        return max(default_rtol(shape, computed_in, "features") ** 2, summed)
-    if rounded := half_rounding(shape, computed_in, given):
-        return math.sqrt(min(shape)) * rounded
-    if given in ("matrix", "product"):
-        return max(shape) * eps
-    by_qr = 4.0 * math.sqrt(max(shape[1], 16)) * epsilon(np.float64)
-    return max(4.0 * math.sqrt(shape[1]) * eps, by_qr)
+    return _core.default_rtol(
+        rows=shape[0], columns=shape[1], eps=epsilon(computed_in), given=given
+    )
 
 
 def largest_skew(n: int, computed_in: Any) -> float:
-    """Return the skew, relative to the largest entry, that rounding explains (symmetric.cpp)."""
-    return min(2.0**-6, 4.0 * math.sqrt(max(n, 16)) * epsilon(computed_in))
+    """Return the skew, relative to the largest entry, that rounding explains."""
+    return _core.largest_skew(n, epsilon(computed_in))
 
 
 def largest_negative(n: int, computed_in: Any) -> float:
     """Return how far below zero, relative to the largest, rounding moves an eigenvalue."""
-    return min(0.25, 10.0 * 4.0 * math.sqrt(max(n, 16)) * epsilon(computed_in))
+    return _core.largest_negative(n, epsilon(computed_in))
 
 
 class Rule(NamedTuple):
     """What the kernels are told of the data.
 
     The known rank or 0, rtol, a quarter of what the entries' rounding comes to in norm, relative to
-    the largest singular value (eps; where each entry was rounded once eps / 8), and what
-    `half_rounding` says of it: singular values must also exceed ``rounded ||Z||_F``.
+    the largest singular value (eps; where each entry was rounded once eps / 8), and the relative
+    norm of that rounding once: singular values must also exceed ``rounded ||Z||_F``.
     """
 
     rank: int
@@ -142,32 +123,27 @@ def rank_rule(
 
     `shape` and `dtype` are those of what was given; the other arguments are the user's.
     """
-    source = dtype if computed_in is None else computed_in
-    rounded, precision = half_rounding(shape, source, given), epsilon(source)
-    if rounded > 0.0:
-        precision *= _ONCE
-        rounded = rounded if rtol is None and rank is None else 0.0
-    # A default beyond 1 (of a matrix with millions of columns) would leave nothing.
-    tolerance = (
-        min(0.5, default_rtol(shape, np.float32 if rounded else source, given))
-        if rtol is None
-        else check_real(rtol, "rtol", low=0.0, high=1.0)
-    )
-    if rank is None:
-        return Rule(0, tolerance, precision, rounded)
-    known = as_integer(rank, rank_name)
-    if not 1 <= known <= min(shape):
+    tolerance = -1.0 if rtol is None else check_real(rtol, "rtol", low=0.0, high=1.0)
+    known = 0 if rank is None else as_integer(rank, rank_name)
+    if rank is not None and not 1 <= known <= min(shape):
         raise ValueError(
             f"{rank_name} must be between 1 and {min(shape)} for shape {shape}, and is {known}"
         )
-    return Rule(known, tolerance, precision)
+    eps = epsilon(dtype if computed_in is None else computed_in)
+    rows, columns = shape
+    return Rule(
+        *_core.rank_rule(
+            rows=rows, columns=columns, eps=eps, given=given, rank=known, rtol=tolerance
+        )
+    )
 
 
 def tolerance_at(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> float:
     """Return the relative tolerance that the rule comes to at all these singular values."""
     if rule.rounded == 0.0:
         return rule.rtol
-    return max(rule.rtol, rule.rounded * float(np.linalg.norm(sigma / sigma[0])))
+    floor = rule.rounded * float(np.linalg.norm(sigma / sigma[0]))
+    return _core.cut(rtol=rule.rtol, sigma_max=1.0, floor=floor)
 
 
 def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
@@ -184,7 +160,7 @@ def cut_off(name: str, rank: int, size: int, rule: Rule) -> str:
 
 def half_told(rule: Rule) -> str:
     """Return how the rank of entries in half precision was decided, and what to do about it."""
-    name = next(name for name in _HALF if _EPS[name] * _ONCE == rule.precision)
+    name = next(name for name in _HALF if _EPS[name] * _core.ROUNDED_ONCE == rule.precision)
     return (
         f"entries in {name} were rounded by up to {_EPS[name] / 2:.1g} of their size, and "
         "singular values up to that share of the Frobenius norm count as zero. Give the rank "

@@ -9,7 +9,6 @@ one kernel does the rest, by S, by theta or by features.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex
 
@@ -18,25 +17,16 @@ import numpy.typing as npt
 
 from . import _core
 from ._core import Spectrum
-from ._errors import DegenerateSpectrumWarning
-from ._extreme import (
-    ExtremePairs,
-    Search,
-    Value,
-    explaining,
-    pairs_from,
-    search_from,
-    warn_accuracy,
-    warn_half,
-    where_not,
-)
+from ._pairs import ExtremePairs, explaining, pairs_from, warn_half, where_not
 from ._rank import Rule, rank_rule
-from ._validate import Array, FloatArray, as_matrices, as_matrix
+from ._search import search_from
+from ._validate import FloatArray, as_integer, as_matrices, as_matrix
+from ._warn import warn_accuracy, warn_tied
 
 Coefficients = tuple[float, float, float, float]
 
-# What a kernel returns: value, gradient, pairs, tied, determined, rank.
-Evaluated = tuple[Value, FloatArray | None, dict[str, Any] | None, Value, Value, Value]
+# How many singular values p counts: all of them, the nonzero ones, or a number of them.
+Counted = Literal["rank"] | SupportsIndex | None
 
 
 class SpectralRegularizer:
@@ -59,7 +49,15 @@ class SpectralRegularizer:
         cancellation, and ``all_tied``) to ``(value, alpha, beta, gamma)``. Or the name of
         a built-in regularizer, whose coefficients the kernels know without Python.
     takes_p : bool
-        Whether ``p="rank"`` has a meaning.
+        Whether the number p of singular values has a meaning, and may be chosen.
+
+    Attributes
+    ----------
+    name : str
+    degree : int
+    coefficients : callable
+        From a spectrum to ``(value, alpha, beta, gamma)``, of a built-in regularizer too.
+    takes_p : bool
 
     Notes
     -----
@@ -88,9 +86,11 @@ class SpectralRegularizer:
         takes_p: bool = False,
     ) -> None:
         self.name = name
-        self._degree = degree
-        self._coefficients = coefficients
-        self._takes_p = takes_p
+        self.degree = degree
+        self.coefficients: Callable[[Spectrum], Coefficients] = (
+            _core.BuiltIn(coefficients) if isinstance(coefficients, str) else coefficients
+        )
+        self.takes_p = takes_p
 
     def __repr__(self) -> str:
         return f"<spectral regularizer {self.name}>"
@@ -104,7 +104,7 @@ class SpectralRegularizer:
         computed_in: Any = None,
         start: ExtremePairs | None = None,
         return_pairs: bool = False,
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
     ) -> Any:
         """Return the value at a matrix.
 
@@ -120,22 +120,8 @@ class SpectralRegularizer:
         float, or (b,) array
             With ``return_pairs=True`` a pair of this and the `ExtremePairs`.
         """
-        array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
-        value, _, *pairs = self._finish(
-            _core.evaluate,
-            (
-                self._coefficients,
-                self._degree,
-                array,
-                rule,
-                search,
-                self._p_is_rank(p),
-                False,
-                return_pairs,
-            ),
-            "S",
-            rule,
-            min(array.shape[-2:]),
+        value, _, *pairs = self._evaluate(
+            "S", S, rank, rtol, computed_in, start, return_pairs, p, gradient=False
         )
         return (value, *pairs) if pairs else value
 
@@ -148,7 +134,7 @@ class SpectralRegularizer:
         computed_in: Any = None,
         start: ExtremePairs | None = None,
         return_pairs: bool = False,
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
     ) -> tuple[Any, ...]:
         """Return the value and its gradient at a matrix.
 
@@ -160,8 +146,9 @@ class SpectralRegularizer:
             As in `extreme_pairs`. The rank is fixed while differentiating.
         return_pairs : bool
             Return the `ExtremePairs` as a third item.
-        p : None or "rank"
-            For `r_well` only: count all p singular values (default) or the k nonzero ones.
+        p : None, "rank" or int
+            For `r_well` only: count all singular values (default), the k nonzero ones, or so many,
+            at least k: those of `S` with rows or columns of zeros left out or added.
 
         Returns
         -------
@@ -185,23 +172,7 @@ class SpectralRegularizer:
         AccuracyWarning
             Where it uses a smallest singular value that is not determined.
         """
-        array, rule, search = self._matrix(S, rank, rtol, computed_in, start)
-        return self._finish(
-            _core.evaluate,
-            (
-                self._coefficients,
-                self._degree,
-                array,
-                rule,
-                search,
-                self._p_is_rank(p),
-                True,
-                return_pairs,
-            ),
-            "S",
-            rule,
-            min(array.shape[-2:]),
-        )
+        return self._evaluate("S", S, rank, rtol, computed_in, start, return_pairs, p)
 
     def value_and_grad_theta(
         self,
@@ -214,7 +185,7 @@ class SpectralRegularizer:
         computed_in: Any = None,
         start: ExtremePairs | None = None,
         return_pairs: bool = False,
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
     ) -> tuple[Any, ...]:
         """Return the value at ``H(theta) = theta^T K theta`` and the gradient by theta.
 
@@ -248,24 +219,20 @@ class SpectralRegularizer:
             computed_in=computed_in,
             given="product",
         )
-        return self._finish(
-            _core.evaluate_theta,
-            (
-                self._coefficients,
-                self._degree,
+        with explaining(rule):
+            found = _core.evaluate_theta(
                 map_,
                 matrix,
-                rule,
-                search,
-                self._p_is_rank(p),
-                preconditioned,
-                True,
-                return_pairs,
-            ),
-            "theta^T gram theta",
-            rule,
-            size,
-        )
+                coefficients=self.coefficients,
+                degree=self.degree,
+                rule=rule,
+                search=search,
+                p=counted(p, self),
+                preconditioned=preconditioned,
+                gradient=True,
+                pairs=return_pairs,
+            )
+        return self._told(found, "theta^T gram theta", rule, size)
 
     def value_and_grad_features(
         self,
@@ -276,7 +243,7 @@ class SpectralRegularizer:
         computed_in: Any = None,
         start: ExtremePairs | None = None,
         return_pairs: bool = False,
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
     ) -> tuple[Any, ...]:
         """Return the value at ``H = Z^T Z`` and the gradient by Z, ``2 Z G``.
 
@@ -296,90 +263,77 @@ class SpectralRegularizer:
         value : float, or (b,) array
         gradient : ndarray, shape of `Z`
         """
-        array = as_matrices(Z, "Z")
-        search = search_from(array.shape, start=start, given="features")
+        return self._evaluate("Z", Z, rank, rtol, computed_in, start, return_pairs, p)
+
+    def _evaluate(
+        self,
+        name: Literal["S", "Z"],
+        X: npt.ArrayLike,
+        rank: SupportsIndex | None,
+        rtol: float | None,
+        computed_in: Any,
+        start: ExtremePairs | None,
+        return_pairs: bool,
+        p: Counted,
+        *,
+        gradient: bool = True,
+    ) -> tuple[Any, ...]:
+        """Return value, gradient and perhaps pairs at a matrix S or at features Z, or a stack."""
+        array = as_matrices(X, name)
+        given: Literal["features", "matrix"] = "features" if name == "Z" else "matrix"
+        search = search_from(array.shape, start=start, given=given)
         rule = rank_rule(
             array.shape[-2:],
             array.dtype,
             rank=rank,
             rtol=rtol,
             computed_in=computed_in,
-            given="features",
+            given=given,
         )
-        return self._finish(
-            _core.evaluate_features,
-            (
-                self._coefficients,
-                self._degree,
-                array,
-                rule,
-                search,
-                self._p_is_rank(p),
-                True,
-                return_pairs,
-            ),
-            "Z^T Z",
-            rule,
-            min(array.shape[-2:]),
-        )
-
-    def _matrix(
-        self,
-        S: npt.ArrayLike,
-        rank: SupportsIndex | None,
-        rtol: float | None,
-        computed_in: Any,
-        start: ExtremePairs | None,
-    ) -> tuple[Array, Rule, Search]:
-        array = as_matrices(S, "S")
-        search = search_from(array.shape, start=start)
-        rule = rank_rule(
-            array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in
-        )
-        return array, rule, search
-
-    def _at(self, spectrum: Any) -> Coefficients:
-        # Of ends that another device found; the attributes are those of a `Spectrum`.
-        if callable(self._coefficients):
-            return self._coefficients(spectrum)
-        return _core.coefficients(
-            self._coefficients,
-            spectrum.p,
-            spectrum.rank,
-            spectrum.sigma_max,
-            spectrum.sigma_min,
-            spectrum.below_max,
-            spectrum.above_min,
-            spectrum.all_tied,
-        )
-
-    def _p_is_rank(self, p: Literal["rank"] | None) -> bool:
-        if p is not None and not self._takes_p:
-            raise TypeError(f"{self.name} does not depend on p; r_well takes p='rank'")
-        if p not in (None, "rank"):
-            raise ValueError(f"p must be None or 'rank', and is {p!r}")
-        return p == "rank"
-
-    def _finish(
-        self, kernel: Callable[..., Evaluated], arguments: tuple[Any, ...], name: str, rule: Rule,
-        size: int,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        # Warnings point at the caller of the public method, which is the frame below this one.
+        kernel = _core.evaluate_features if name == "Z" else _core.evaluate
         with explaining(rule):
-            value, gradient, pairs, tied, determined, rank = kernel(*arguments)
-        warn_half(name, rank, size, rule, stacklevel=3)
-        if not np.all(determined):
-            warn_accuracy(name + where_not(determined), stacklevel=3)
-        if np.any(tied) and gradient is not None:
-            simple = where_not(np.logical_not(tied))
-            warnings.warn(
-                f"an extreme singular value of {name}{simple} that {self.name} uses is not simple "
-                "to rounding: the gradient takes the mean over the tied group",
-                DegenerateSpectrumWarning,
-                stacklevel=3,
+            found = kernel(
+                array,
+                coefficients=self.coefficients,
+                degree=self.degree,
+                rule=rule,
+                search=search,
+                p=counted(p, self),
+                gradient=gradient,
+                pairs=return_pairs,
             )
+        return self._told(found, "Z^T Z" if name == "Z" else "S", rule, min(array.shape[-2:]))
+
+    def _told(
+        self,
+        found: tuple[Any, FloatArray | None, dict[str, Any] | None, Any, Any, Any],
+        name: str,
+        rule: Rule,
+        size: int,
+    ) -> tuple[Any, ...]:
+        """Return what a kernel found, with the warnings that it calls for."""
+        value, gradient, pairs, tied, determined, rank = found
+        warn_half(name, rank, size, rule)
+        if not np.all(determined):
+            warn_accuracy(name + where_not(determined))
+        if np.any(tied) and gradient is not None:
+            warn_tied(name + where_not(np.logical_not(tied)), self.name)
         result = (value, gradient)
         return result if pairs is None else (*result, pairs_from(pairs, name))
+
+
+def counted(p: Counted, regularizer: SpectralRegularizer) -> int:
+    """Return p as the kernels take it: 0 for all singular values, -1 for the nonzero ones."""
+    if p is None:
+        return _core.ALL_VALUES
+    if not regularizer.takes_p:
+        raise TypeError(f"{regularizer.name} does not depend on p; r_well takes p='rank'")
+    if isinstance(p, str):
+        if p == "rank":
+            return _core.NONZERO_VALUES
+    elif not isinstance(p, bool | float) and (number := as_integer(p, "p")) > 0:
+        return number
+    raise ValueError(f"p must be None, 'rank' or a positive integer, and is {p!r}")
 
 
 r_well = SpectralRegularizer("r_well", 2, "r_well", takes_p=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # of any Python: with defaults, those of one matrix
 
-    from ._extreme import ExtremePairs
+    from ._pairs import ExtremePairs
 
     Real = TypeVar("Real", default=float)
     Count = TypeVar("Count", default=int)

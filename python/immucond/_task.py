@@ -14,9 +14,10 @@ import scipy.linalg
 
 from ._condensed import triangular
 from ._errors import AccuracyWarning
-from ._extreme import psd_ends, warn_accuracy
+from ._extreme import psd_ends
 from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
 from ._validate import FloatArray, as_float64, as_matrix
+from ._warn import warn_accuracy
 
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
@@ -380,4 +381,4 @@ def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
         if root.cut:
             warnings.warn(root.cut, AccuracyWarning, stacklevel=stacklevel + 1)
         if root.noise * root.kappa > LOST:
-            warn_accuracy(root.name, stacklevel + 1)
+            warn_accuracy(root.name)

@@ -373,9 +373,12 @@ def test_p_is_for_r_well(r):
 
 
 def test_p_of_r_well():
-    for p in ("m", 3, "RANK"):
-        with pytest.raises(ValueError, match="p must be None or 'rank', and is "):
+    for p in ("m", "RANK", 0, -1, 2.5, True):
+        told = "p must be None, 'rank' or a positive integer, and is "
+        with pytest.raises(ValueError, match=told):
             ic.r_well(EYE, p=p)
+    with pytest.raises(ValueError, match="p must be at least the rank, 3, and is 2"):
+        ic.r_well(EYE, p=2)
 
 
 def test_unknown_keywords_of_regularizers():

@@ -14,8 +14,7 @@ import immucond as ic
 import immucond.cuda as icc
 import immucond.torch as ict
 from immucond._rank import default_rtol, epsilon, rank_rule
-from immucond.cuda import _arrays
-from immucond.torch import _cpu, _device
+from immucond.torch import _cpu, _fallback
 
 HALF = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
@@ -136,12 +135,11 @@ def test_one_rule_on_every_way(monkeypatch, half, shape, k):
     }
     ranks["torch"] = quiet(ict.extreme_pairs, features=Z).rank
     rule = rank_rule(shape, half, rank=None, rtol=None, computed_in=None, given="features")
-    for module in (_cpu, _device):
+    for module in (_cpu, _fallback):
         ranks[module.__name__] = module.pairs(Z, features=True, rule=rule).rank
     for most in (np.inf, 40, 0):
         cuda = EmulatedCuda()
-        library = install(monkeypatch, cuda)
-        monkeypatch.setitem(_arrays._LIBRARIES, "torch", lambda library=library: library)
+        install(monkeypatch, cuda)
         cuda.most = most
         ranks["emulated", most] = quiet(icc.feature_extreme_pairs, Z).rank
         gram = (Z.double().T @ Z.double()) if shape[0] >= shape[1] else Z.double() @ Z.double().T

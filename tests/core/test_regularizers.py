@@ -27,6 +27,7 @@ from matrices import (
 from truth import DIGITS, true_singular_values
 
 import immucond as ic
+from immucond._core import Spectrum
 
 ALL = [ic.r_well, ic.r_ill, ic.kappa, ic.log_kappa]
 REGULARIZERS = pytest.mark.parametrize("r", ALL, ids=lambda r: r.name)
@@ -751,11 +752,8 @@ def test_warnings_point_at_the_caller():
     assert warned(lambda: ic.r_well.value_and_grad(np.diag([2.0, 1.0, 1e-17]), rank=3)) == []
 
 
-def test_built_in_coefficients_of_ends_that_another_device_found():
-    from immucond.cuda._spectrum import Ends
-
-    sigma = [Fraction(3), Fraction(2), Fraction(1)]
-    ends = Ends(4, 3, 3.0, 1.0, sum((s * s for s in sigma), Fraction(0)))
+def test_built_in_coefficients_of_a_spectrum_that_another_device_found():
+    ends = Spectrum(p=4, rank=3, sigma_max=3.0, sigma_min=1.0, below_max=22.0, above_min=11.0)
     well, D = Fraction(4 * 9 - 14, 8), Fraction(14 - 3, 6)
     for r, expected in (
         (ic.r_well, (well, 3, 0, Fraction(-1, 4))),
@@ -763,7 +761,7 @@ def test_built_in_coefficients_of_ends_that_another_device_found():
         (ic.kappa, (3, 1, -3, 0)),
         (ic.log_kappa, (math.log(3), Fraction(1, 3), -1, 0)),
     ):
-        assert r._at(ends) == pytest.approx([float(x) for x in expected], rel=1e-15)
+        assert r.coefficients(ends) == pytest.approx([float(x) for x in expected], rel=1e-15)
         assert pickle.loads(pickle.dumps(r))(np.diag([3.0, 2.0, 1.0])) == r(
             np.diag([3.0, 2.0, 1.0])
         )

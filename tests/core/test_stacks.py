@@ -9,8 +9,8 @@ from threadpoolctl import threadpool_limits
 
 import immucond as ic
 from immucond import _core
-from immucond._extreme import Search
 from immucond._rank import Rule
+from immucond._search import Search
 
 RULE = Rule(0, 1e-12, 2.0**-52)
 RNG = np.random.default_rng(20)
@@ -151,7 +151,14 @@ def test_regularizers_of_an_empty_stack():
         ic.r_well(np.empty((0, 3, 3)))
     with pytest.raises(ValueError, match=r"at least one entry, and has shape \(0, 3, 3\)"):
         _core.evaluate(
-            ic.r_well._coefficients, 2, np.empty((0, 3, 3)), RULE, Search(), False, True, False
+            np.empty((0, 3, 3)),
+            coefficients=ic.r_well.coefficients,
+            degree=ic.r_well.degree,
+            rule=RULE,
+            search=Search(),
+            p=0,
+            gradient=True,
+            pairs=False,
         )
 
 

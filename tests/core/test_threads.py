@@ -1,10 +1,10 @@
 """Same input, same bits: wherever it lies in memory, and however many threads call at once."""
 
-import sys
 import threading
 
 import numpy as np
 import pytest
+from gil import lets_another_thread_run
 from threadpoolctl import threadpool_limits
 
 import immucond as ic
@@ -65,30 +65,6 @@ def test_the_place_in_memory_changes_no_bit():
             gradient = ic.kappa.value_and_grad_features(moved)[1]
             results.append([ic.gram(moved).tobytes(), gradient.tobytes(), repr(pairs)])
         assert results == results[:1] * 9
-
-
-def lets_another_thread_run(call):
-    """Python does not switch threads by itself here: the other one only runs if we let go."""
-    go, ran = threading.Event(), []
-
-    def other():
-        go.wait()
-        ran.append(True)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1000.0)
-    try:
-        go.set()
-        for _ in range(200):  # the other thread may be slow to wake on a busy machine
-            call()
-            if ran:
-                return True
-        return False
-    finally:
-        sys.setswitchinterval(interval)
-        thread.join()
 
 
 @pytest.mark.parametrize("name", kernels([(200, 100)]))

@@ -125,7 +125,7 @@ def test_derivatives(name, given):
 
 def test_opcheck_and_compile():
     Z = features(6, 9).requires_grad_()
-    options = ("r_ill", True, None, None, None, False, True)
+    options = ("r_ill", True, None, None, None, 0, True)
     torch.library.opcheck(torch.ops.immucond.spectral.default, (Z, *options))
     compiled = torch.compile(lambda Z: ict.r_ill(features=Z), backend="aot_eager")
     assert_close(compiled(Z).detach().cpu(), ict.r_ill(features=Z).detach().cpu(), 1e-14)

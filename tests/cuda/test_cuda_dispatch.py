@@ -1,6 +1,7 @@
 """immucond.cuda on the host, kernels emulated: which way a matrix goes, and what comes back."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from torch_cases import assert_close, torch
 
 import immucond as ic
 import immucond.cuda as icc
-from immucond.cuda import _arrays, _evaluate, _gram, _large, _module
-from immucond.cuda._module import runs_on
-from immucond.cuda._spectrum import Ends, clearly_simple
+from immucond import _core
+from immucond._rank import Rule
+from immucond.cuda import _module
+from immucond.cuda._large import LargeMatrix
+from immucond.cuda._module import candidates, runs_on
 from immucond.torch import _cuda
 
+BOUND_MODULE = _module.bound_module
 NAMES = pytest.mark.parametrize("name", ["r_well", "r_ill", "kappa", "log_kappa"])
 
 
@@ -23,7 +27,6 @@ def cuda(monkeypatch):
     """Emulated kernels; `cuda.library` is PyTorch on the host."""
     emulated = EmulatedCuda()
     emulated.library = install(monkeypatch, emulated)
-    monkeypatch.setitem(_arrays._LIBRARIES, "torch", lambda: emulated.library)
     return emulated
 
 
@@ -269,9 +272,9 @@ def test_while_a_graph_is_captured_nothing_comes_back(cuda, monkeypatch):
 
 def test_the_torch_bridge_takes_them(cuda):
     Z = features(5, 8).requires_grad_()
-    rule = _evaluate.Rule(0, 1e-12, 2.0**-52)
+    rule = Rule(0, 1e-12, 2.0**-52)
     value, gradient, tied, determined, rank = _cuda.evaluate(
-        ic.r_ill, Z, features=True, rule=rule, p_is_rank=False, gradient=True
+        ic.r_ill, Z, features=True, rule=rule, p=0, gradient=True
     )
     expected = ic.r_ill.value_and_grad_features(Z.detach().numpy())
     assert_close(value, expected[0])
@@ -285,20 +288,26 @@ def test_the_torch_bridge_takes_them(cuda):
 
 def test_excesses_cancel_nothing():
     sigma = 1.0 + np.array([3e-9, 2e-9, 1e-9])
-    from fractions import Fraction
-
     squares = sum((Fraction(s) ** 2 for s in sigma.tolist()), Fraction(0))
-    ends = Ends(3, 3, sigma[0], sigma[2], squares)
+    ends = _core.Spectrum.of_squares(
+        p=3,
+        rank=3,
+        sigma_max=sigma[0],
+        sigma_min=sigma[2],
+        squares=float(squares),
+        rest=float(squares - Fraction(float(squares))),
+    )
     exact = float(sum(Fraction(sigma[0]) ** 2 - Fraction(s) ** 2 for s in sigma.tolist()))
-    assert ends.below_max == exact
+    assert ends.below_max == pytest.approx(exact, rel=1e-15)
     assert ends.above_min > 0.0
 
 
 def test_neighbours_within_rounding_are_not_clearly_simple():
-    rule = _evaluate.Rule(0, 1e-13, 2.0**-52)
-    assert clearly_simple(1.0, 0.9, 0.0, 1.0, 200, rule, False)
-    assert not clearly_simple(1.0, 1.0 - 1e-14, 0.0, 1.0, 200, rule, False)
-    assert not clearly_simple(1.0, 0.9, 0.2, 1.0, 200, rule, False)  # not known so well
+    rule = Rule(0, 1e-13, 2.0**-52)
+    simple = LargeMatrix(None, 200, None, 0, rule=rule, formed=False)._simple
+    assert simple(1.0, 0.9, 0.0, 1.0)
+    assert not simple(1.0, 1.0 - 1e-14, 0.0, 1.0)
+    assert not simple(1.0, 0.9, 0.2, 1.0)  # not known so well
 
 
 # ---- without a device ----
@@ -325,8 +334,6 @@ def asked_anew():
 
 @pytest.mark.usefixtures("asked_anew")
 def test_an_unavailable_module_says_why(monkeypatch):
-    from immucond.cuda import _libraries
-
     monkeypatch.setattr(_module, "_devices", lambda: ((), "not built: no CUDA compiler was found"))
     assert not icc.available()
     assert not icc.available(0)
@@ -335,7 +342,7 @@ def test_an_unavailable_module_says_why(monkeypatch):
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, ic.ImmucondError)
     with pytest.raises(icc.CudaUnavailableError):
-        _libraries.bound_module()
+        _module.bound_module()
 
 
 ARCHITECTURES = "80-real, 90-real, 90-virtual"
@@ -378,8 +385,6 @@ def test_a_device_that_runs_nothing_of_it_is_left_to_pytorch(monkeypatch):
 
 
 def test_without_cublas_one_error_says_so(cuda, monkeypatch):
-    from immucond.cuda import _libraries
-
     class MissingLibraryError(ImportError):
         pass
 
@@ -391,8 +396,7 @@ def test_without_cublas_one_error_says_so(cuda, monkeypatch):
     monkeypatch.setattr(cuda, "libraries_bound", lambda: False, raising=False)
     monkeypatch.setattr(cuda, "bind_libraries", bind_libraries, raising=False)
     monkeypatch.setattr(cuda, "MissingLibrary", MissingLibraryError, raising=False)
-    for module in (_gram, _large):
-        monkeypatch.setattr(module, "bound_module", _libraries.bound_module.__wrapped__)
+    monkeypatch.setattr(_module, "bound_module", BOUND_MODULE.__wrapped__)
     for call in (icc.gram, icc.psd_extreme_pairs):
         with pytest.raises(
             icc.CudaUnavailableError, match=r"^cuBLAS was not found: install PyTorch"
@@ -413,8 +417,6 @@ def test_info_tells_of_cuda(capsys):
 
 
 def test_libraries_are_sought_where_pytorch_puts_them(tmp_path):
-    from immucond.cuda._libraries import candidates
-
     for name in ("nvidia/cu13/lib/libcublas.so.13", "torch/lib/libcublas.so.12"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)

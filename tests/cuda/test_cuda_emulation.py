@@ -49,10 +49,11 @@ def test_values_and_gradients_by_features_are_those_of_the_core(name, shape):
     if name == "r_ill" and min(shape) == 1:
         assert run(Z, name, gradient=True)["status"] == STATUS["degenerate"]
         return
-    for p_is_rank in (False, True) if name == "r_well" else (False,):
-        found = run(Z, name, gradient=True, p_is_rank=p_is_rank)
-        p = {"p": "rank"} if p_is_rank else {}
-        value, gradient = getattr(ic, name).value_and_grad_features(Z, **p)
+    more = max(shape) + 1
+    counts = {None: 0, "rank": -1, more: more} if name == "r_well" else {None: 0}
+    for p, count in counts.items():
+        found = run(Z, name, gradient=True, p=count)
+        value, gradient = getattr(ic, name).value_and_grad_features(Z, p=p)
         assert found["status"] == 0
         assert np.isclose(found["value"], value, rtol=1e-12, atol=1e-14)
         assert np.abs(found["gradient"] - gradient).max() <= 1e-11 * max(

@@ -7,7 +7,7 @@ import pytest
 from matrices import with_eigenvalues
 
 from immucond._emulation import Lanczos, measure
-from immucond.cuda._lanczos import MOST, WIDTH, largest, start
+from immucond.cuda._large import MOST, WIDTH, largest, start
 
 N = 60
 

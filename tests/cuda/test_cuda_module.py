@@ -49,7 +49,6 @@ def test_bad_names_and_shapes_are_refused(cuda):
         "rule": (0, 1e-12, 2.0**-52, 0.0),
         "regularizer": "kappa",
         "p": 0,
-        "p_is_rank": False,
         **dict.fromkeys(("value", "gradient", "sigma", "vectors", "rank", "status", "gram"), 0),
         "device": 0,
         "stream": 0,

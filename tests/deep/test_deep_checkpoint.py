@@ -12,6 +12,7 @@ import pytest
 from torch_cases import torch
 from torch_nets import Net, data, loaders, net, states_equal
 
+import immucond.deep as icd
 import immucond.torch as ict
 
 nn = torch.nn
@@ -88,13 +89,13 @@ def same(one, other):
 def test_an_interrupted_run_ends_at_the_same_bits(case, every, tmp_path):
     model, tasks, changes = RUNS[case]
     options = SETTINGS | changes | {"epochs": 4}
-    straight = ict.immunize(model(), **tasks(), **options)
+    straight = icd.immunize(model(), **tasks(), **options)
     options |= {"checkpoint": tmp_path / "run.pt", "checkpoint_every": every}
     steps = []
     for at in (5, 6):  # the second one goes on from the first
         with pytest.raises(KeyboardInterrupt):
-            ict.immunize(model(), **tasks(), callback=interrupt(at), **options)
-    resumed = ict.immunize(
+            icd.immunize(model(), **tasks(), callback=interrupt(at), **options)
+    resumed = icd.immunize(
         model(), **tasks(), callback=lambda step, _: steps.append(step), **options
     )
     same(straight, resumed)
@@ -106,6 +107,7 @@ SCRIPT = """
 import os, signal, sys
 import torch
 from torch_nets import loaders, net
+import immucond.deep as icd
 import immucond.torch as ict
 
 def kill(step, record):
@@ -121,7 +123,7 @@ def callback(step, record):
     if step == 5:
         torch.save = kill_writing
 
-ict.immunize(
+icd.immunize(
     net(), **loaders(), split="head", trainable="block2", lr=1e-2, epochs=4, checkpoint_every=2,
     checkpoint=sys.argv[1], callback=kill if sys.argv[2] == "step" else callback,
 )
@@ -138,7 +140,7 @@ def test_a_killed_run_ends_at_the_same_bits(during, tmp_path):
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    resumed = ict.immunize(
+    resumed = icd.immunize(
         net(),
         **loaders(),
         **SETTINGS,
@@ -147,27 +149,27 @@ def test_a_killed_run_ends_at_the_same_bits(during, tmp_path):
         callback=lambda step, _: steps.append(step),
     )
     assert steps == [5, 6, 7, 8]
-    same(ict.immunize(net(), **loaders(), **SETTINGS, epochs=4), resumed)
+    same(icd.immunize(net(), **loaders(), **SETTINGS, epochs=4), resumed)
 
 
 def test_more_epochs_go_on_from_fewer(tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
-    ict.immunize(net(), **loaders(), epochs=2, **options)
-    longer = ict.immunize(net(), **loaders(), epochs=4, **options)
-    same(longer, ict.immunize(net(), **loaders(), epochs=4, **SETTINGS))
-    again = ict.immunize(net(), **loaders(), epochs=4, callback=interrupt(9), **options)
+    icd.immunize(net(), **loaders(), epochs=2, **options)
+    longer = icd.immunize(net(), **loaders(), epochs=4, **options)
+    same(longer, icd.immunize(net(), **loaders(), epochs=4, **SETTINGS))
+    again = icd.immunize(net(), **loaders(), epochs=4, callback=interrupt(9), **options)
     same(longer, again)
     with pytest.raises(ValueError, match=r"epochs must be at least 4.*and is 3"):
-        ict.immunize(net(), **loaders(), epochs=3, **options)
+        icd.immunize(net(), **loaders(), epochs=3, **options)
 
 
 def test_a_stopped_run_goes_on(tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "epochs": 4}
-    ict.immunize(net(), **loaders(), callback=lambda step, _: step == 4, **options)
+    icd.immunize(net(), **loaders(), callback=lambda step, _: step == 4, **options)
     steps = []
-    done = ict.immunize(net(), **loaders(), callback=lambda step, _: steps.append(step), **options)
+    done = icd.immunize(net(), **loaders(), callback=lambda step, _: steps.append(step), **options)
     assert steps == [5, 6, 7, 8]
-    same(done, ict.immunize(net(), **loaders(), epochs=4, **SETTINGS))
+    same(done, icd.immunize(net(), **loaders(), epochs=4, **SETTINGS))
 
 
 @pytest.mark.parametrize(
@@ -195,13 +197,13 @@ def test_a_stopped_run_goes_on(tmp_path):
 )
 def test_checkpoints_of_other_runs_are_refused(change, message, tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
-    ict.immunize(net(), **loaders(), **options)
+    icd.immunize(net(), **loaders(), **options)
     before = options["checkpoint"].read_bytes()
     if isinstance(change.get("loss"), torch.nn.MSELoss):
         loss = change["loss"]  # of the logits, as a loss that takes labels does
         loss.forward = lambda logits, labels: logits.square().mean() + 0.0 * labels.sum()
     with pytest.raises(ValueError, match=f"that of another run: .*{message}"):
-        ict.immunize(net(), **loaders() | options | change)
+        icd.immunize(net(), **loaders() | options | change)
     assert options["checkpoint"].read_bytes() == before
 
 
@@ -224,7 +226,7 @@ class Scaled:
         return torch.as_tensor(self.by).sum() * nn.functional.cross_entropy(logits, labels)
 
 
-class Weighted(ict.Objective):
+class Weighted(icd.Objective):
     def __init__(self, by):
         self.by = by
 
@@ -279,16 +281,16 @@ OTHERS = {
 @pytest.mark.parametrize("case", OTHERS)
 def test_what_a_loss_an_optimizer_or_an_objective_holds_makes_another_run(case, tmp_path):
     options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
-    done = ict.immunize(net(), **loaders(), **options, **OTHERS[case](1.0))
-    same(done, ict.immunize(net(), **loaders(), **options, **OTHERS[case](1.0)))
+    done = icd.immunize(net(), **loaders(), **options, **OTHERS[case](1.0))
+    same(done, icd.immunize(net(), **loaders(), **options, **OTHERS[case](1.0)))
     with pytest.raises(ValueError, match=r"that of another run: (loss|optimizer|method) is"):
-        ict.immunize(net(), **loaders(), **options, **OTHERS[case](5.0))
+        icd.immunize(net(), **loaders(), **options, **OTHERS[case](5.0))
 
 
 def test_an_objective_may_be_given_again_to_its_own_run(tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "method": Weighted(torch.ones(1))}
-    ict.immunize(net(), **loaders(), **options)
-    ict.immunize(net(), **loaders(), **options, epochs=2)
+    icd.immunize(net(), **loaders(), **options)
+    icd.immunize(net(), **loaders(), **options, epochs=2)
 
 
 NAMES = """
@@ -322,13 +324,13 @@ def test_other_files_are_refused_and_left(content, tmp_path):
     before = path.read_bytes()
     reason = "it has no settings of a run" if content is None else r"\w+Error: "
     with pytest.raises(ValueError, match=rf"model.pt is not one of immunize; .*\({reason}"):
-        ict.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
+        icd.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
     assert path.read_bytes() == before
 
 
 def test_bad_numbers(tmp_path):
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, and is 0"):
-        ict.immunize(
+        icd.immunize(
             net(), **loaders(), checkpoint=tmp_path / "run.pt", checkpoint_every=0, **SETTINGS
         )
 
@@ -348,23 +350,23 @@ def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
     options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
     given = {"lr": number(2.0**-10), "momentum": number(0.5), "lambdas": (number(0.5), number(2.0))}
     counts = {"seed": np.int64(3), "epochs": np.int32(2), "checkpoint_every": np.uint8(1)}
-    found = ict.immunize(net(), **loaders(), **options, **given, **counts)
+    found = icd.immunize(net(), **loaders(), **options, **given, **counts)
     plain = {"lr": 2.0**-10, "momentum": 0.5, "lambdas": [0.5, 2.0], "seed": 3, "epochs": 2}
-    same(found, ict.immunize(net(), **loaders(), **options, **plain))
+    same(found, icd.immunize(net(), **loaders(), **options, **plain))
     del options["checkpoint"]
-    same(found, ict.immunize(net(), **loaders(), **options, **plain))
+    same(found, icd.immunize(net(), **loaders(), **options, **plain))
 
 
 def test_a_numpy_number_in_an_optimizer_can_be_read_again(tmp_path):
     options = {"split": "head", "trainable": "block2", "checkpoint": tmp_path / "run.pt"}
     options["optimizer"] = partial(torch.optim.Adam, lr=np.float64(1e-3))
     for epochs in (1, 2):
-        found = ict.immunize(net(), **loaders(), **options, epochs=epochs)
+        found = icd.immunize(net(), **loaders(), **options, epochs=epochs)
     del options["checkpoint"]
-    same(found, ict.immunize(net(), **loaders(), **options, epochs=2))
+    same(found, icd.immunize(net(), **loaders(), **options, epochs=2))
 
 
-class Keeping(ict.Objective):
+class Keeping(icd.Objective):
     """An objective whose state no checkpoint can hold."""
 
     def terms(self, primary, harmful):
@@ -375,7 +377,7 @@ class Keeping(ict.Objective):
 def test_a_state_that_could_not_be_read_again_is_told_at_once(tmp_path):
     path = tmp_path / "run.pt"
     with pytest.raises(TypeError, match=r"run.pt could not be read again: the state of"):
-        ict.immunize(net(), **loaders(), **SETTINGS, method=Keeping(), checkpoint=path)
+        icd.immunize(net(), **loaders(), **SETTINGS, method=Keeping(), checkpoint=path)
     assert not path.exists()
 
 
@@ -391,31 +393,31 @@ def test_samples_that_differ_each_time_are_told_by_their_shapes(tmp_path):
         seeds = iter(range(10**6))
 
     options = {"split": "head", "harmful": loaders()["harmful"], "checkpoint": tmp_path / "run.pt"}
-    ict.immunize(net(), primary=Fresh(), **options)
-    longer = ict.immunize(net(), primary=Fresh(), epochs=2, **options)
+    icd.immunize(net(), primary=Fresh(), **options)
+    longer = icd.immunize(net(), primary=Fresh(), epochs=2, **options)
     assert len(longer.history["loss"]) == 6
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt"}
-    ict.immunize(net(), **loaders(), **options)
+    icd.immunize(net(), **loaders(), **options)
     other = net()
     with torch.no_grad():
         other.stem.bias += 1.0
     with pytest.raises(ValueError, match=r"another run: model is '\w+' there and '\w+' here"):
-        ict.immunize(other, **loaders(), **options)
+        icd.immunize(other, **loaders(), **options)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda model: ict.immunize(model, **loaders(), split="head"),
-        lambda model: ict.immunize(model, **loaders(), split="head", trainable="block2"),
-        lambda model: ict.immunity_report(model, model, *loaders().values(), split="head"),
-        lambda model: ict.immunize(model, **loaders(), split="head", method="closed_form"),
-        lambda model: ict.immunize(model, **augmented(), split="head", trainable="block2"),
-        lambda model: ict.rir(model, model, **loaders(), split="head", groups=2, size=20),
-        lambda model: ict.keep_activations(
+        lambda model: icd.immunize(model, **loaders(), split="head"),
+        lambda model: icd.immunize(model, **loaders(), split="head", trainable="block2"),
+        lambda model: icd.immunity_report(model, model, *loaders().values(), split="head"),
+        lambda model: icd.immunize(model, **loaders(), split="head", method="closed_form"),
+        lambda model: icd.immunize(model, **augmented(), split="head", trainable="block2"),
+        lambda model: icd.rir(model, model, **loaders(), split="head", groups=2, size=20),
+        lambda model: icd.keep_activations(
             model, loaders()["primary"], split="head", trainable="block2"
         ),
     ],
@@ -433,7 +435,7 @@ def test_what_the_network_draws_follows_the_seed():
     model, found = net(Dropped), []
     for state in (1, 2):
         torch.manual_seed(state)
-        found.append(ict.immunize(model, **loaders(), **SETTINGS))
+        found.append(icd.immunize(model, **loaders(), **SETTINGS))
     same(*found)
-    other = ict.immunize(model, **loaders(), **SETTINGS, seed=1)
+    other = icd.immunize(model, **loaders(), **SETTINGS, seed=1)
     assert not states_equal(found[0].model, other.model)

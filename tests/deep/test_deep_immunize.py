@@ -10,9 +10,10 @@ from torch_cases import torch
 from torch_nets import Net, data, loaders, net
 
 import immucond as ic
+import immucond.deep as icd
 import immucond.torch as ict
 from immucond.deep._activations import Kept, Loaded, batches_of
-from immucond.deep._split import SplitModel
+from immucond.deep._network import SplitModel
 
 nn = torch.nn
 
@@ -79,7 +80,7 @@ def ratio(model, split="head"):
 def test_methods_raise_the_ratio(method):
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    done = ict.immunize(
+    done = icd.immunize(
         model,
         split="head",
         **loaders(),
@@ -105,7 +106,7 @@ def test_methods_raise_the_ratio(method):
 def test_imma_raises_the_loss_of_an_adapted_head():
     options = {"split": "head", **loaders(), "method": "imma", "trainable": "block2"}
     without, done = (
-        ict.immunize(net(), lambdas=lambdas, epochs=30, lr=0.02, **options).history
+        icd.immunize(net(), lambdas=lambdas, epochs=30, lr=0.02, **options).history
         for lambdas in ((0.0, 0.0), (0.0, 1.0))
     )
     assert done["ill"][-2:].mean() < without["ill"][-2:].mean() - 0.01  # minus the adapted loss
@@ -114,10 +115,10 @@ def test_imma_raises_the_loss_of_an_adapted_head():
 
 def test_fixed_weights_and_balanced_ones():
     options = {"split": "head", **loaders(), "trainable": "block2", "epochs": 2, "lr": 1e-3}
-    fixed = ict.immunize(net(), lambdas=(0.5, 7.0), **options).history
+    fixed = icd.immunize(net(), lambdas=(0.5, 7.0), **options).history
     assert set(fixed["lambda_P"]) == {0.5}
     assert set(fixed["lambda_H"]) == {7.0}
-    balanced = ict.immunize(net(), lambdas="balance", **options).history
+    balanced = icd.immunize(net(), lambdas="balance", **options).history
     for term, weight in (("well", "lambda_P"), ("ill", "lambda_H")):
         weighted = balanced[weight] * balanced[f"grad_{term}"]
         assert np.allclose(weighted, balanced["grad_loss"], rtol=1e-5)
@@ -164,7 +165,7 @@ def test_balance_is_that_of_float64_at_any_precision_and_scale(dtype, autocast, 
             model = Scaled(scale, how).to(kind)
             options = {"split": "head", "primary": batch, "harmful": harmful, "lr": 0.0}
             options["lambdas"] = "balance"
-            histories.append(ict.immunize(model, method=objective, **options).history)
+            histories.append(icd.immunize(model, method=objective, **options).history)
         exact, found = histories
         precision = torch.finfo(autocast or dtype).eps
         for name in ("lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill"):
@@ -183,7 +184,7 @@ def test_gradients_beyond_float16_are_those_of_float64(lambdas, lr):
         model = Scaled(100.0).to(dtype)
         model.requires_grad_(False).body[3].requires_grad_()  # others would leave the range
         options = {"split": "head", "primary": [(x, y)], "harmful": [(data(64, 2)[:][0], y)]}
-        done = ict.immunize(model, lambdas=lambdas, lr=lr, momentum=0.0, **options)
+        done = icd.immunize(model, lambdas=lambdas, lr=lr, momentum=0.0, **options)
         before = Scaled(100.0).body[3].weight
         moved.append((done.model.body[3].weight.double() - before.to(dtype).double()).detach())
     assert (moved[0] - moved[1]).norm() <= 0.05 * moved[0].norm()
@@ -203,7 +204,7 @@ def test_a_weight_that_would_be_none_is_refused():
         options = {"primary": [(x, y)], "harmful": harmful, "loss": loss, "method": method}
         options["lambdas"] = "balance"
         with pytest.raises(ic.ImmucondError, match=f"'balance' gives no {name}: .* (norm|has) 0"):
-            ict.immunize(Scaled(scale), split="head", **options)
+            icd.immunize(Scaled(scale), split="head", **options)
 
 
 @pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
@@ -221,7 +222,7 @@ def test_weight_norm_of_old_is_that_of_now(place, method):
         options = {"split": "head", "method": method}
         if method != "closed_form":
             options |= {"trainable": ["block1", "block2"], "lr": 0.05}
-        done = ict.immunize(model, **options, **loaders())
+        done = icd.immunize(model, **options, **loaders())
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         found.append(SplitModel(done.model, done.split)(data(64, 2)[:][0])[0].detach())
     assert (found[0] - found[1]).norm() <= 1e-5 * found[1].norm()
@@ -233,9 +234,9 @@ def test_a_compiled_network_is_told():
     compiled = torch.compile(model, backend="aot_eager")
     compiled(data(8, 1)[:][0])
     with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\).*_orig_mod"):
-        ict.immunize(compiled, split="_orig_mod.head", **loaders())
-    done = ict.immunize(compiled._orig_mod, split="head", trainable="block2", **loaders())
-    plain = ict.immunize(net(), split="head", trainable="block2", **loaders())
+        icd.immunize(compiled, split="_orig_mod.head", **loaders())
+    done = icd.immunize(compiled._orig_mod, split="head", trainable="block2", **loaders())
+    plain = icd.immunize(net(), split="head", trainable="block2", **loaders())
     assert states_equal(done.model, plain.model)
 
 
@@ -291,7 +292,7 @@ def test_random_flips_are_noticed(seed):
     model, loader = net(), torch.utils.data.DataLoader(Flipped(), batch_size=32)
     torch.manual_seed(seed)
     with pytest.raises(ValueError, match="drawn at random anew"):
-        ict.keep_activations(model, loader, split="head", trainable="block2")
+        icd.keep_activations(model, loader, split="head", trainable="block2")
 
 
 def by_sampler(sampler):
@@ -322,7 +323,7 @@ def test_what_cannot_be_kept_runs_whole_and_says_so(kind, loader, why, caplog):
         )
     assert isinstance(task, Loaded)
     assert why in caplog.text
-    done = ict.immunize(
+    done = icd.immunize(
         model, split="head", primary=loader, harmful=loaders()["harmful"], trainable="block2"
     )
     assert np.isfinite(done.history["loss"]).all()
@@ -363,7 +364,7 @@ def test_mappings_as_batches():
         SplitModel(model, "classifier"), [model.layers[1]], loader, torch.device("cpu"), None, "P"
     )
     assert isinstance(task, Kept)
-    done = ict.immunize(
+    done = icd.immunize(
         model, split="classifier", primary=loader, harmful=loader, trainable="layers.1", epochs=2
     )
     assert len(done.history["loss"]) == 6
@@ -371,7 +372,7 @@ def test_mappings_as_batches():
 
 def test_the_closed_form_attains_the_limit_at_the_same_logits():
     model = net()
-    done = ict.immunize(model, split="head", **loaders(200, 50), method="closed_form")
+    done = icd.immunize(model, split="head", **loaders(200, 50), method="closed_form")
     x, _ = data(50, 3)[:]
     with torch.no_grad():
         assert torch.allclose(done.model(x), model(x), atol=1e-4)
@@ -391,15 +392,15 @@ def test_activations_that_there_is_no_room_for(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     options = {"split": "head", "trainable": "block2"}
     with pytest.raises(ValueError, match=r"cannot be kept: they take .* GiB, and .* has "):
-        ict.keep_activations(net(), loaders()["primary"], cache=tmp_path, **options)
+        icd.keep_activations(net(), loaders()["primary"], cache=tmp_path, **options)
     with caplog.at_level(logging.WARNING, logger="immucond"):
-        done = ict.immunize(net(), **loaders(), cache=tmp_path, **options)
+        done = icd.immunize(net(), **loaders(), cache=tmp_path, **options)
     assert "primary runs through the whole model in every epoch: they take" in caplog.text
     assert len(done.history["loss"]) == 2
 
 
 def test_a_callback_stops():
-    done = ict.immunize(
+    done = icd.immunize(
         net(), split="head", **loaders(), epochs=9, callback=lambda step, record: step == 3
     )
     assert len(done.history["loss"]) == 3
@@ -411,16 +412,16 @@ def test_bfloat16():
     for name, seed in (("primary", 1), ("harmful", 2)):
         x, y = data(40, seed)[:]
         tasks[name] = [(x.bfloat16(), y)]
-    done = ict.immunize(model, split="head", **tasks, trainable="block2", epochs=2)
+    done = icd.immunize(model, split="head", **tasks, trainable="block2", epochs=2)
     assert np.isfinite(done.history["ill"]).all()
 
 
 def test_a_short_last_batch_is_refused_before_training():
     refused(ValueError, "primary must have at least two samples", **loaders(65))
-    kept = ict.keep_activations(net(), loaders(65)["harmful"], split="head", trainable="block2")
+    kept = icd.keep_activations(net(), loaders(65)["harmful"], split="head", trainable="block2")
     refused(ValueError, "harmful must have at least two", harmful=kept, trainable="block2")
     with_drop = loaders(65, drop_last=True)
-    assert len(ict.immunize(net(), split="head", **with_drop).history["loss"]) == 2
+    assert len(icd.immunize(net(), split="head", **with_drop).history["loss"]) == 2
 
 
 # ---- in somebody else's loop ----
@@ -439,7 +440,7 @@ class Trainer:
         return (loss, outputs) if return_outputs else loss
 
 
-class ImmunizingTrainer(ict.TrainerMixin, Trainer):
+class ImmunizingTrainer(icd.TrainerMixin, Trainer):
     pass
 
 
@@ -502,9 +503,9 @@ def test_the_mixin_refuses():
 def test_rir_is_that_of_the_groups():
     model = net()
     tasks = {name: [data(300, seed)[:]] for name, seed in (("primary", 1), ("harmful", 2))}
-    done = ict.immunize(model, split="head", **tasks, method="closed_form")
+    done = icd.immunize(model, split="head", **tasks, method="closed_form")
     for ridge in (0.0, 1e-6):
-        found = ict.rir(
+        found = icd.rir(
             done.model, model, **tasks, split=(done.split, "head"), groups=6, size=50, ridge=ridge
         )
         assert found.rir.shape == (6,)
@@ -512,7 +513,7 @@ def test_rir_is_that_of_the_groups():
         assert np.isclose(found.mean, found.rir.mean())
         assert ("ridge 1e-06" in str(found)) == (ridge > 0)
         # The whole task as one group: what the closed form is measured by.
-        whole = ict.rir(
+        whole = icd.rir(
             done.model, model, **tasks, split=(done.split, "head"), groups=1, size=300, ridge=ridge
         )
         Z = [features_of(m, s) for m, s in ((done.model, done.split), (model, "head"))]
@@ -524,7 +525,7 @@ def test_rir_is_that_of_the_groups():
         assert np.isclose(whole.mean, i / ii, rtol=1e-9)
         assert whole.std == 0.0
     assert not model.training
-    same = ict.rir(model, model, **tasks, split="head", groups=3, size=60)
+    same = icd.rir(model, model, **tasks, split="head", groups=3, size=60)
     assert np.array_equal(same.rir, np.ones(3))
 
 
@@ -537,11 +538,11 @@ def features_of(model, split):
 
 def test_rir_refuses():
     with pytest.raises(ValueError, match="primary must have at least 100 samples, and has 64"):
-        ict.rir(net(), net(), **loaders(), split="head")
+        icd.rir(net(), net(), **loaders(), split="head")
     with pytest.raises(ValueError, match="size must be at least 2"):
-        ict.rir(net(), net(), **loaders(), split="head", size=1)
+        icd.rir(net(), net(), **loaders(), split="head", size=1)
     with pytest.raises(ValueError, match="split must be one name or that of each network"):
-        ict.rir(net(), net(), **loaders(), split=("head", "head", "head"))
+        icd.rir(net(), net(), **loaders(), split=("head", "head", "head"))
     x = torch.randn(8, 1, 6, 6)
     for harmful, message in (
         ([torch.randn(8, 1, 7, 6)], "does not run on a batch of harmful: mat1 and mat2"),
@@ -549,7 +550,7 @@ def test_rir_refuses():
         (iter([x]), "harmful must be iterable any number of times"),
     ):
         with pytest.raises(ValueError, match=message):
-            ict.rir(net(), net(), [x], harmful, split="head", size=4)
+            icd.rir(net(), net(), [x], harmful, split="head", size=4)
 
 
 # ---- refused before any training ----
@@ -558,7 +559,7 @@ def test_rir_refuses():
 def refused(error, message, model=None, **changes):
     options = {"split": "head", **loaders(), "epochs": 1} | changes
     with pytest.raises(error, match=message):
-        ict.immunize(net() if model is None else model, **options)
+        icd.immunize(net() if model is None else model, **options)
 
 
 def test_names():
@@ -622,7 +623,7 @@ def test_a_short_batch_is_named():
     assert steps == [1]
 
 
-class Spoiled(ict.Objective):
+class Spoiled(icd.Objective):
     """A term whose value is finite, and whose gradient is not."""
 
     def terms(self, primary, harmful):
@@ -638,7 +639,7 @@ def test_a_gradient_that_is_not_finite(lambdas):
 def test_what_requires_a_gradient_stays_as_it_was():
     model = net()
     model.stem.requires_grad_(False)
-    done = ict.immunize(model, split="head", **loaders(), trainable="block2")
+    done = icd.immunize(model, split="head", **loaders(), trainable="block2")
     for given, got in zip(model.parameters(), done.model.parameters(), strict=True):
         assert got.requires_grad == given.requires_grad
 
@@ -683,7 +684,7 @@ def test_nothing_to_train():
     refused(ValueError, told, model=model)
     refused(ValueError, told, model=net().requires_grad_(False).apply(only_the_head))
     model.block2.requires_grad_()  # the head stays as it is
-    done = ict.immunize(model, split="head", **loaders())
+    done = icd.immunize(model, split="head", **loaders())
     assert torch.equal(done.model.head.weight, model.head.weight)
     assert not torch.equal(done.model.block2[0].weight, model.block2[0].weight)
 
@@ -704,13 +705,13 @@ def test_activations_kept_once_serve_many_runs():
     model = net()
     tasks = loaders()
     kept = {
-        name: ict.keep_activations(model, loader, split="head", trainable="block2")
+        name: icd.keep_activations(model, loader, split="head", trainable="block2")
         for name, loader in tasks.items()
     }
     options = {"split": "head", "trainable": "block2", "epochs": 2, "lr": 0.02}
     for seed in (0, 1):
         fresh, again = (
-            ict.immunize(model, **options, **given, seed=seed).model for given in (tasks, kept)
+            icd.immunize(model, **options, **given, seed=seed).model for given in (tasks, kept)
         )
         assert states_equal(fresh, again)
     straight = {
@@ -718,7 +719,7 @@ def test_activations_kept_once_serve_many_runs():
         for name, loader in tasks.items()
     }
     found, wanted = (
-        ict.rir(again, model, **given, split="head", groups=3, size=40)
+        icd.rir(again, model, **given, split="head", groups=3, size=40)
         for given in (kept, straight)
     )
     np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
@@ -726,10 +727,10 @@ def test_activations_kept_once_serve_many_runs():
 
 @pytest.mark.parametrize("trainable", [None, "block1", ["block1", "block2"]])
 def test_activations_behind_what_is_to_be_trained_are_refused(trainable):
-    kept = ict.keep_activations(net(), loaders()["harmful"], split="head", trainable="block2")
+    kept = icd.keep_activations(net(), loaders()["harmful"], split="head", trainable="block2")
     refused(ValueError, "is to be trained, and what was kept", harmful=kept, trainable=trainable)
 
 
 def test_activations_that_cannot_be_kept_are_refused():
     with pytest.raises(ValueError, match="reaches past them"):
-        ict.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")
+        icd.keep_activations(net(Residual), loaders()["primary"], split="head", trainable="block2")

@@ -10,9 +10,9 @@ import pytest
 from torch_cases import torch
 from torch_nets import Net, data, loaders, net, states_equal
 
-import immucond.torch as ict
+import immucond.deep as icd
 from immucond.deep._activations import Kept, Loaded, batches_of
-from immucond.deep._split import SplitModel
+from immucond.deep._network import SplitModel
 
 # Settings here are for what is tested, and do not immunize.
 pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
@@ -49,10 +49,10 @@ def test_batches_are_as_small_as_the_sampler_makes_them(rows, options, steps, tr
     tasks = loaders() | {"primary": DataLoader(data(rows, 1), **options)}
     if steps is None:
         with pytest.raises(ValueError, match="primary must have at least two samples"):
-            ict.immunize(net(), **tasks, **settings)
+            icd.immunize(net(), **tasks, **settings)
         assert taken == []
     else:
-        ict.immunize(net(), **tasks, **settings)
+        icd.immunize(net(), **tasks, **settings)
         assert len(taken) == steps
 
 
@@ -65,7 +65,7 @@ def test_an_iterable_data_set_may_say_any_length():
             return iter([data(64, 1)[i] for i in range(64)])
 
     tasks = loaders() | {"primary": DataLoader(Stream(), batch_size=32)}
-    assert len(ict.immunize(net(), **tasks, **OPTIONS).history["loss"]) == 2
+    assert len(icd.immunize(net(), **tasks, **OPTIONS).history["loss"]) == 2
 
 
 # ---- what is drawn and counted ----
@@ -224,7 +224,7 @@ def same(one, other):
 def immunized(task, harmful=None, trainable=None, **changes):
     harmful = loaders()["harmful"] if harmful is None else harmful
     options = OPTIONS | {"epochs": 3, "trainable": trainable} | changes
-    return ict.immunize(net(), primary=task, harmful=harmful, **options)
+    return icd.immunize(net(), primary=task, harmful=harmful, **options)
 
 
 def interrupt(step, _, at):
@@ -273,7 +273,7 @@ def test_the_users_loader_is_left_as_it_was(kind):
     np.random.seed(1)  # noqa: NPY002
     immunized(task)
     immunized(task, trainable="block2")
-    ict.rir(net(), net(), task, task, split="head", groups=1, size=20)
+    icd.rir(net(), net(), task, task, split="head", groups=1, size=20)
     if isinstance(getattr(task, "sampler", None), Told):
         assert task.sampler.epoch == 0
     torch.manual_seed(2)
@@ -417,7 +417,7 @@ def test_what_is_constant_in_one_batch_and_not_in_the_next_is_not_kept(caplog):
     torch.manual_seed(0)
     task = DataLoader(data(64, 1), batch_size=16, collate_fn=collate)
     with caplog.at_level(logging.WARNING, logger="immucond"):
-        ict.immunize(Scaled(), split="net.head", primary=task, harmful=task, trainable="net.block2")
+        icd.immunize(Scaled(), split="net.head", primary=task, harmful=task, trainable="net.block2")
     assert "primary runs through the whole model in every epoch" in caplog.text
 
 
@@ -472,16 +472,16 @@ def test_samples_that_may_be_random_are_drawn_anew_in_every_epoch(kind, seed, ca
     assert len(set(losses)) > 2
     assert caplog.text.count("primary runs through the whole model in every epoch") == 1
     with pytest.raises(ValueError, match="activations cannot be kept"):
-        ict.keep_activations(net(), task, split="head", trainable="block2")
+        icd.keep_activations(net(), task, split="head", trainable="block2")
 
 
 def test_what_is_plainly_random_is_not_taken_for_deterministic():
     for draws in (DataLoader(data(64, 1), 64, collate_fn=mixup), DataLoader(Rare(0.5), 64)):
         with pytest.raises(ValueError, match="drawn at random anew each time"):
-            ict.keep_activations(net(), draws, split="head", trainable="block2", deterministic=True)
+            icd.keep_activations(net(), draws, split="head", trainable="block2", deterministic=True)
     mixed = DataLoader(data(64, 1), 32, collate_fn=rolled)
     with pytest.raises(ValueError, match="a sample depends on the others in its batch"):
-        ict.keep_activations(net(), mixed, split="head", trainable="block2", deterministic=True)
+        icd.keep_activations(net(), mixed, split="head", trainable="block2", deterministic=True)
 
 
 def own_collate(samples):
@@ -544,5 +544,5 @@ def test_missing_values_that_the_network_takes_are_no_reason(caplog):
     x[::7, :, 2] = torch.nan
     task = DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32)
     with caplog.at_level(logging.WARNING, logger="immucond"):
-        ict.immunize(net(Filled), split="head", primary=task, harmful=task, trainable="block2")
+        icd.immunize(net(Filled), split="head", primary=task, harmful=task, trainable="block2")
     assert caplog.text == ""

@@ -6,6 +6,7 @@ from torch_cases import torch
 from torch_nets import data, loaders, net
 
 import immucond as ic
+import immucond.deep as icd
 import immucond.torch as ict
 
 nn = torch.nn
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
 
 
 def immunize(model=None, **changes):
-    return ict.immunize(
+    return icd.immunize(
         net() if model is None else model, **{"split": "head", **loaders(), **changes}
     )
 
@@ -45,14 +46,14 @@ def test_terms_are_so_large_at_the_start(method, default):
 
 
 def test_the_defaults_are_those_of_the_published_results():
-    from immucond.deep import _immunize
+    from immucond.deep._checks import LR
     from immucond.deep._objectives import OBJECTIVES
     from immucond.experiments.deep import METHODS
 
     for method in METHODS.values():
         if method.fit in OBJECTIVES:
             assert method.parameters["terms"] == OBJECTIVES[method.fit].sizes
-            assert method.parameters["lr"] == _immunize._LR
+            assert method.parameters["lr"] == LR
 
 
 def test_a_mean_of_batches_sets_the_weights():
@@ -63,7 +64,7 @@ def test_a_mean_of_batches_sets_the_weights():
 
 
 def test_a_term_that_is_zero_has_no_size():
-    class Nothing(ict.Objective):
+    class Nothing(icd.Objective):
         def terms(self, primary, harmful):
             return 0.0 * primary.features.sum(), harmful.features.square().sum()
 

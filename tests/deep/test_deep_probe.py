@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from deep_cases import torch
 
+from immucond.deep import linear_probes
 from immucond.deep._probes import ATTACKERS, drop
 from immucond.experiments.deep._head import WEIGHT_DECAY, fit_head
-from immucond.torch import linear_probes
 
 CLASSES = 3
 

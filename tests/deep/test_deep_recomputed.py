@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from torch_cases import torch
 from torch_nets import data, loaders
 
-import immucond.torch as ict
+import immucond.deep as icd
 
 nn = torch.nn
 
@@ -101,7 +101,7 @@ class Trainer:
         return (loss, outputs) if return_outputs else loss
 
 
-class ImmunizingTrainer(ict.TrainerMixin, Trainer):
+class ImmunizingTrainer(icd.TrainerMixin, Trainer):
     pass
 
 
@@ -150,7 +150,7 @@ def test_hooks_of_the_user_see_harmful_batches_too():
 def immunized(model, trainable):
     """Whole tasks as batches: in what order the samples come makes no difference."""
     options = {"split": "head", "epochs": 4, "lr": 0.05, "momentum": 0.0}
-    return ict.immunize(model, **loaders(size=64), trainable=trainable, **options).model
+    return icd.immunize(model, **loaders(size=64), trainable=trainable, **options).model
 
 
 @RECOMPUTED
@@ -175,7 +175,7 @@ def test_steps_are_those_without_checkpoints(kind, trainable, reentrant):
 def test_activations_that_are_gone_by_the_backward_pass_are_not_kept(reentrant, caplog):
     model = build(Net, reentrant)
     with pytest.raises(ValueError, match=r"activations cannot be kept: .*backward"):
-        ict.keep_activations(model, loaders()["primary"], split="head", trainable="block2")
+        icd.keep_activations(model, loaders()["primary"], split="head", trainable="block2")
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     with caplog.at_level(logging.WARNING, logger="immucond"):
         immunized(model, "block2")

@@ -9,7 +9,7 @@ from torch_cases import torch
 from torch_nets import data, loaders, net
 
 import immucond as ic
-import immucond.torch as ict
+import immucond.deep as icd
 
 nn = torch.nn
 
@@ -61,7 +61,7 @@ def exact(batches, A):
 @pytest.mark.parametrize("unseen", [False, True])
 def test_the_report_is_that_of_numpy(unseen):
     given = {"held_out": held_out()} if unseen else {}
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form", **given)
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form", **given)
     measured = held_out() if unseen else tuple(tasks().values())
     A = done.model.head[0].weight.detach().double().numpy().T
     found = done.report
@@ -81,27 +81,27 @@ def test_the_report_is_that_of_numpy(unseen):
 
 
 def test_the_probes_are_such_as_a_user_would_train():
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form", held_out=held_out())
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form", held_out=held_out())
     (x, y), (x_test, y_test) = tasks()["harmful"][0], held_out()[1][0]
     assert set(done.report.probes) == {"sgd", "adam"}
     A = done.model.head[0].weight.detach().T
     for name, (before, after) in done.report.probes.items():
         for accuracy, map_ in ((before, torch.eye(6)), (after, A)):
             given = (x @ map_, y), (x_test @ map_, y_test)
-            found = ict.linear_probes(*given, attackers=[name])
+            found = icd.linear_probes(*given, attackers=[name])
             assert found[name]["accuracy"][-1] == pytest.approx(accuracy, abs=0.01)
     # Where it is given the steps, it ends where scikit-learn does.
     best = LogisticRegression(C=1e6, max_iter=10_000, fit_intercept=False).fit(x, y)
-    found = ict.linear_probes((x, y), (x_test, y_test), attackers=["adam"], epochs=300)
+    found = icd.linear_probes((x, y), (x_test, y_test), attackers=["adam"], epochs=300)
     assert found["adam"]["accuracy"][-1] == pytest.approx(best.score(x_test, y_test), abs=0.05)
 
 
 def test_the_default_of_the_closed_form_leaves_kappa_p_and_raises_kappa_h():
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")
     assert done.report.ii == pytest.approx(1.0, rel=1e-3)
     assert done.report.i > 2.0
     with pytest.warns(ic.ImmunityWarning, match=r"condition number is 0\.\d+ times.*\(i\)"):
-        easier = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form", kappa_P=1.0)
+        easier = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form", kappa_P=1.0)
     assert easier.report.i < 0.5
     assert easier.report.rir > 2.0  # which says nothing of it
 
@@ -114,7 +114,7 @@ def test_a_probe_that_got_better_is_told():
         model.body.weight.copy_(torch.diag(scale / STRETCH))
     harmful = rows(2, STRETCH)
     with pytest.warns(ic.ImmunityWarning, match=r"linear probe by sgd gets \d+\.\d%, and got"):
-        found = ict.immunity_report(
+        found = icd.immunity_report(
             model, Blobs(), rows(1, STRETCH), rows(4, STRETCH), split="head", harmful_train=harmful
         )
     assert found.i > 1.0
@@ -126,15 +126,15 @@ def test_without_classes_there_are_no_probes():
     x = tasks()["harmful"][0][0]
     for harmful in ([x], [(x, x[:, 0])], [(x, torch.zeros(len(x)).long())]):
         given = tasks() | {"harmful": harmful}
-        done = ict.immunize(Blobs(), split="head", **given, method="closed_form")
+        done = icd.immunize(Blobs(), split="head", **given, method="closed_form")
         assert done.report.probes == {}
         assert done.report.accuracy is not None
     with pytest.raises(ValueError, match=r"held_out must be two loaders, \(primary, harmful\)"):
-        ict.immunize(Blobs(), split="head", **tasks(), held_out=[tasks()])
+        icd.immunize(Blobs(), split="head", **tasks(), held_out=[tasks()])
 
 
 def test_a_report_and_a_result_are_a_line():
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")
     text = repr(done)
     assert text.startswith("DeepImmunization(split='head.1', report=DeepReport((i) ")
     assert len(text) < 240
@@ -147,7 +147,7 @@ def test_measuring_leaves_the_training_as_it_is(method):
     """The same bits with rows held out and without."""
     found = []
     for given in ({}, {"held_out": held_out()}):
-        done = ict.immunize(Blobs(), split="head", **tasks(), method=method, **given)
+        done = icd.immunize(Blobs(), split="head", **tasks(), method=method, **given)
         found.append(done.model.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -169,7 +169,7 @@ def test_the_report_does_not_depend_on_the_default_dtype():
     given = {name: [(x.float(), y) for x, y in task] for name, task in tasks().items()}
     for default in (torch.float32, torch.float64):
         torch.set_default_dtype(default)
-        found.append(ict.immunize(model, split="head", **given, lambdas=(0, 0), lr=0.0).report)
+        found.append(icd.immunize(model, split="head", **given, lambdas=(0, 0), lr=0.0).report)
     assert found[0].probes == found[1].probes
     assert len(found[0].probes) == 2
 
@@ -189,11 +189,11 @@ def test_what_cannot_be_measured_costs_nobody_the_network(tmp_path):
         return parameters[1]  # the bias before the ReLU: all features are zero
 
     with pytest.warns(ic.ImmunityWarning, match="could not be measured, so that its report is No"):
-        done = ict.immunize(model, split="2", **tasks(), lambdas=(0, 0), optimizer=dying)
+        done = icd.immunize(model, split="2", **tasks(), lambdas=(0, 0), optimizer=dying)
     assert done.report is None
     assert len(done.history["loss"]) == 1
-    ict.save(done, tmp_path)
-    assert torch.equal(ict.load_saved(tmp_path, model)[0].bias, torch.full((5,), -1e6))
+    icd.save(done, tmp_path)
+    assert torch.equal(icd.load_saved(tmp_path, model)[0].bias, torch.full((5,), -1e6))
 
 
 def test_whole_numbers_that_are_no_classes_get_neither_accuracy_nor_probes():
@@ -201,12 +201,12 @@ def test_whole_numbers_that_are_no_classes_get_neither_accuracy_nor_probes():
     many = torch.arange(len(x)) * 10**9  # columns that no memory holds
     settings = {"split": "head", "lambdas": (0, 0), "lr": 0.0}
     squared = {"loss": lambda logits, y: (logits[:, 0] - y / 1e12).square().mean()}
-    done = ict.immunize(Blobs(), primary=[(x, many)], harmful=[(x_H, many)], **settings, **squared)
+    done = icd.immunize(Blobs(), primary=[(x, many)], harmful=[(x_H, many)], **settings, **squared)
     assert (done.report.accuracy, done.report.probes) == (None, {})
     # Classes by any names are classes.
-    plain = ict.immunize(Blobs(), primary=[(x, y_H)], harmful=[(x_H, y_H)], **settings)
+    plain = icd.immunize(Blobs(), primary=[(x, y_H)], harmful=[(x_H, y_H)], **settings)
     names = [(x_H, 10**9 * (y_H + 1))]
-    named = ict.immunize(Blobs(), primary=[(x, y_H)], harmful=names, **settings)
+    named = icd.immunize(Blobs(), primary=[(x, y_H)], harmful=names, **settings)
     assert plain.report.probes == named.report.probes
     assert len(plain.report.probes) == 2
 
@@ -216,7 +216,7 @@ def test_one_logit_predicts_by_its_sign():
     model.head = nn.Linear(6, 1)
     (x, y), harmful = tasks()["primary"][0], tasks()["harmful"]
     y = (y > 0).long()
-    done = ict.immunize(
+    done = icd.immunize(
         model, split="head", primary=[(x, y)], harmful=harmful, lambdas=(0, 0), lr=0.0,
         loss=lambda a, b: nn.functional.binary_cross_entropy_with_logits(a[:, 0], b.float()),
     )  # fmt: skip
@@ -236,7 +236,7 @@ def test_a_rank_that_changed_is_told_and_nothing_is_concluded_from_other_spectra
     before, after = with_weights(1, 1, 1, 1, 1, 0.01), with_weights(1, 1, 1, 1, 1, 1e-9)
     x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
     with pytest.warns(ic.ImmunityWarning) as told:
-        found = ict.immunity_report(after, before, [x], [x.flip(1)], split="head")
+        found = icd.immunity_report(after, before, [x], [x.flip(1)], split="head")
     assert (found.reference_rank_H, found.rank_H) == (6, 5)
     assert (found.reference_rank_P, found.rank_P) == (6, 5)
     assert found.i < 0.1
@@ -252,12 +252,12 @@ def test_what_got_easier_is_marked_where_it_is_printed():
     x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
     models = with_weights(1, 1, 1, 1, 1, 0.5), with_weights(1, 1, 1, 1, 1, 0.01)
     with pytest.warns(ic.ImmunityWarning, match="the harmful task got easier"):
-        found = ict.immunity_report(*models, [x], [x], split="head")
+        found = icd.immunity_report(*models, [x], [x], split="head")
     assert "(the harmful task got easier)" in repr(found)
-    ratio = ict.rir(*models, [x], [x], split="head", groups=2, size=50)
+    ratio = icd.rir(*models, [x], [x], split="head", groups=2, size=50)
     assert "(the harmful task got easier)" in str(ratio)
     assert "(the harmful task got easier)" in repr(ratio)
-    harder = ict.immunity_report(*models[::-1], [x], [x], split="head")
+    harder = icd.immunity_report(*models[::-1], [x], [x], split="head")
     assert "harmful task" not in repr(harder)
 
 
@@ -269,7 +269,7 @@ def test_the_report_is_in_the_precision_that_was_given():
     model, y = Blobs().double(), torch.arange(100) % 3
     kept = {"split": "head", "lambdas": (0, 0), "lr": 0.0}
     found = {
-        name: ict.immunize(
+        name: icd.immunize(
             model, primary=[(x, y)], harmful=[(full, y)], computed_in=name, **kept
         ).report
         for name in ("float32", "float64")
@@ -278,7 +278,7 @@ def test_the_report_is_in_the_precision_that_was_given():
     assert (found["float32"].rank_P, found["float64"].rank_P) == (2, 6)
     assert found["float32"].kappa_P == pytest.approx((sigma[0] / sigma[1]) ** 2)
     assert found["float64"].kappa_P == pytest.approx((sigma[0] / sigma[5]) ** 2, rel=1e-5)
-    again = ict.immunity_report(model, model, [x], [full], split="head", computed_in=torch.float32)
+    again = icd.immunity_report(model, model, [x], [full], split="head", computed_in=torch.float32)
     assert again.kappa_P == found["float32"].kappa_P
 
 
@@ -304,11 +304,11 @@ def test_rows_to_measure_on_are_inspected_as_those_to_immunize_on(case, which):
     name = ("primary", "harmful")[which]
     steps = []
     with pytest.raises(error, match=message.format(f"held_out {name}")):
-        ict.immunize(Blobs(), split="head", **tasks(), held_out=pair,
+        icd.immunize(Blobs(), split="head", **tasks(), held_out=pair,
                      callback=lambda step, _: steps.append(step))  # fmt: skip
     assert steps == []
     with pytest.raises(error, match=message.format(name)):
-        ict.immunity_report(Blobs(), Blobs(), *pair, split="head")
+        icd.immunity_report(Blobs(), Blobs(), *pair, split="head")
 
 
 def test_a_table_in_the_place_of_a_loader_is_refused():
@@ -318,14 +318,14 @@ def test_a_table_in_the_place_of_a_loader_is_refused():
 
     table = DataFrame("abc")
     for call in (
-        lambda: ict.immunize(Blobs(), split="head", primary=table, harmful=table),
-        lambda: ict.immunity_report(Blobs(), Blobs(), table, table, split="head"),
+        lambda: icd.immunize(Blobs(), split="head", primary=table, harmful=table),
+        lambda: icd.immunity_report(Blobs(), Blobs(), table, table, split="head"),
     ):
         with pytest.raises(TypeError, match=r"primary must be a loader .* is a DataFrame"):
             call()
 
 
-@pytest.mark.parametrize("measure", [ict.immunity_report, ict.rir])
+@pytest.mark.parametrize("measure", [icd.immunity_report, icd.rir])
 @pytest.mark.parametrize("split", [3, None, ("head",), ("head", 3)])
 def test_names_of_heads_are_names(measure, split):
     with pytest.raises(ValueError, match="split must be one name or that of each network"):
@@ -337,15 +337,15 @@ def test_names_of_heads_are_names(measure, split):
 
 @pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
 def test_saved_networks_are_read_back_to_the_bit(method, tmp_path):
-    done = ict.immunize(net(), split="head", **loaders(), method=method)
-    ict.save(done, tmp_path / "release")
-    again = ict.load_saved(tmp_path / "release", net())
+    done = icd.immunize(net(), split="head", **loaders(), method=method)
+    icd.save(done, tmp_path / "release")
+    again = icd.load_saved(tmp_path / "release", net())
     x = data(20, 5)[:][0]
     assert torch.equal(again(x), done.model(x))
     assert not again.training
     report = json.loads((tmp_path / "release" / "immucond.json").read_text())["report"]
     assert report["kappa_H"] == done.report.kappa_H
-    found = ict.immunity_report(again, net(), *loaders().values(), split=(done.split, "head"))
+    found = icd.immunity_report(again, net(), *loaders().values(), split=(done.split, "head"))
     assert (found.i, found.ii) == (done.report.i, done.report.ii)
     # Nothing for Hugging Face to take for a network.
     assert {p.name for p in (tmp_path / "release").iterdir()} == {"weights.pt", "immucond.json"}
@@ -353,23 +353,23 @@ def test_saved_networks_are_read_back_to_the_bit(method, tmp_path):
 
 def test_what_is_no_saved_network_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no immucond\.json"):
-        ict.load_saved(tmp_path, net())
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
-    ict.save(done, tmp_path)
+        icd.load_saved(tmp_path, net())
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    icd.save(done, tmp_path)
     with pytest.raises(ValueError, match="is of another architecture"):
-        ict.load_saved(tmp_path, Blobs(width=5))
+        icd.load_saved(tmp_path, Blobs(width=5))
     (tmp_path / "weights.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="is no network saved by immucond"):
-        ict.load_saved(tmp_path, Blobs())
+        icd.load_saved(tmp_path, Blobs())
 
 
 @pytest.mark.parametrize("state", [[1], {1: 2}, {"name": 3}, 5])
 def test_weights_that_are_none_are_refused_by_the_name_of_their_file(state, tmp_path):
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
-    ict.save(done, tmp_path)
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    icd.save(done, tmp_path)
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt must hold tensors by their names"):
-        ict.load_saved(tmp_path, Blobs())
+        icd.load_saved(tmp_path, Blobs())
 
 
 @pytest.mark.parametrize(
@@ -382,16 +382,16 @@ def test_weights_that_are_none_are_refused_by_the_name_of_their_file(state, tmp_
     ],
 )
 def test_a_description_that_is_none_is_refused(text, message, tmp_path):
-    done = ict.immunize(Blobs(), split="head", **tasks(), method="closed_form")
-    ict.save(done, tmp_path)
+    done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")
+    icd.save(done, tmp_path)
     (tmp_path / "immucond.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        ict.load_saved(tmp_path, Blobs())
+        icd.load_saved(tmp_path, Blobs())
 
 
 def test_what_is_saved_is_a_result(tmp_path):
     with pytest.raises(TypeError, match=r"must be what immunize returned.* and is a Blobs"):
-        ict.save(Blobs(), tmp_path)
+        icd.save(Blobs(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -404,13 +404,13 @@ class Pretrained(Blobs):
 
 def test_a_folded_network_does_not_write_itself_for_others(tmp_path):
     model = Pretrained()
-    done = ict.immunize(model, split="head", **tasks(), method="closed_form")
+    done = icd.immunize(model, split="head", **tasks(), method="closed_form")
     with pytest.raises(TypeError, match=r"does not know the closed form's map.*torch\.save writes"):
         done.model.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
     model.save_pretrained(tmp_path)  # the original is as it was
-    trained = ict.immunize(model, split="head", **tasks(), lambdas=(0, 0), lr=0.0)
+    trained = icd.immunize(model, split="head", **tasks(), lambdas=(0, 0), lr=0.0)
     trained.model.save_pretrained(tmp_path)
-    ict.save(done, tmp_path / "release")
+    icd.save(done, tmp_path / "release")
     with pytest.raises(TypeError, match="does not know"):
-        ict.load_saved(tmp_path / "release", model).save_pretrained(tmp_path)
+        icd.load_saved(tmp_path / "release", model).save_pretrained(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from torch_cases import torch
 from torch_nets import data, states_equal
 
+import immucond.deep as icd
 import immucond.torch as ict
 
 # Settings here are for what is tested, and do not immunize.
@@ -186,7 +187,7 @@ def shares_memory(model):
 def test_steps_are_those_of_autograd(kind, trainable, method):
     model = KINDS[kind]()
     before = copy.deepcopy(model.state_dict())
-    done = ict.immunize(
+    done = icd.immunize(
         model,
         split="head",
         **tasks(),
@@ -211,10 +212,10 @@ def test_activations_that_depend_on_what_is_trained_are_not_kept(kind, caplog):
     with pytest.raises(
         ValueError, match=r"has a weight of what is trained|changes with their w|reaches past them"
     ):
-        ict.keep_activations(model, tasks()["primary"], split="head", trainable="block")
+        icd.keep_activations(model, tasks()["primary"], split="head", trainable="block")
     assert states_equal(model, _with(model, before))
     with caplog.at_level(logging.WARNING, logger="immucond"):
-        ict.immunize(model, split="head", **tasks(), trainable="block")
+        icd.immunize(model, split="head", **tasks(), trainable="block")
     assert "primary runs through the whole model in every epoch" in caplog.text
 
 
@@ -227,25 +228,25 @@ def _with(model, state):
 @pytest.mark.parametrize("kind", ["none", "parameter of the block", "memory of the block"])
 def test_activations_before_a_tie_are_kept(kind, caplog):
     with caplog.at_level(logging.WARNING, logger="immucond"):
-        ict.immunize(KINDS[kind](), split="head", **tasks(), trainable="block")
+        icd.immunize(KINDS[kind](), split="head", **tasks(), trainable="block")
     assert caplog.text == ""
 
 
 def test_a_graph_that_is_alive_survives_the_check():
     model = build()
     loss = model(data(8, 1)[:][0]).square().sum()
-    ict.keep_activations(model, tasks()["primary"], split="head", trainable="block")
+    icd.keep_activations(model, tasks()["primary"], split="head", trainable="block")
     loss.backward()
     assert model.stem.weight.grad.isfinite().all()
 
 
 def test_memory_that_is_shared_stays_shared_in_the_copy():
     model = build(tie=memory_of("front"))
-    done = ict.immunize(model, split="head", **tasks()).model
+    done = icd.immunize(model, split="head", **tasks()).model
     assert done.front.weight.data_ptr() == done.head.weight.data_ptr()
     assert done.front.weight.data_ptr() != model.front.weight.data_ptr()
     with pytest.raises(ValueError, match=r"'front.weight' and 'head.weight' share memory"):
-        ict.immunize(model, split="head", **tasks(), device="meta")
+        icd.immunize(model, split="head", **tasks(), device="meta")
 
 
 class Twice(Tower):
@@ -262,10 +263,10 @@ class Twice(Tower):
 
 def test_the_closed_form_replaces_a_head_under_all_its_names():
     model = build(Twice)
-    done = ict.immunize(model, split="head", **tasks(), method="closed_form")
+    done = icd.immunize(model, split="head", **tasks(), method="closed_form")
     assert done.model.output is done.model.head
     assert done.model.output is not model.head
-    found = ict.rir(done.model, model, **tasks(), split=(done.split, "head"), groups=1, size=64)
+    found = icd.rir(done.model, model, **tasks(), split=(done.split, "head"), groups=1, size=64)
     assert found.mean > 2
 
 
@@ -275,9 +276,9 @@ def test_the_closed_form_keeps_the_logits_or_says_why_not(kind):
     options = {"split": "head", **tasks(), "method": "closed_form"}
     if kind in {"functional", "detached"}:
         with pytest.raises(ValueError, match=r"'head'.* it reads the head elsewhere too"):
-            ict.immunize(model, **options)
+            icd.immunize(model, **options)
         return
-    done = ict.immunize(model, **options)
+    done = icd.immunize(model, **options)
     x, _ = data(50, 3)[:]
     with torch.no_grad():
         assert torch.allclose(done.model(x), model(x), atol=1e-4)
@@ -286,7 +287,7 @@ def test_the_closed_form_keeps_the_logits_or_says_why_not(kind):
 def test_a_block_that_is_tied_to_the_head_is_something_to_train():
     model = build(tie=parameter_of("block"))
     model.block.bias = model.head.bias
-    done = ict.immunize(model, split="head", **tasks(), trainable="block")
+    done = icd.immunize(model, split="head", **tasks(), trainable="block")
     assert not torch.equal(done.model.block.weight, model.block.weight)
     with pytest.raises(ValueError, match="no parameter of the trainable blocks"):
-        ict.immunize(model, split="head", **tasks(), trainable="head")
+        icd.immunize(model, split="head", **tasks(), trainable="head")

@@ -3,13 +3,14 @@
 import pytest
 from torch_cases import torch
 
+import immucond.deep as icd
 import immucond.torch as ict
-from immucond.deep._split import SplitModel
+from immucond.deep._network import SplitModel
 
 import transformers  # isort: skip  # after torch, which may be absent
 
 
-class ImmunizingTrainer(ict.TrainerMixin, transformers.Trainer):
+class ImmunizingTrainer(icd.TrainerMixin, transformers.Trainer):
     pass
 
 
@@ -162,7 +163,7 @@ class _Newer(_Older):  # transformers 5.19
 @pytest.mark.parametrize("loss", [None, cross_entropy])
 @pytest.mark.parametrize("items", [None, 32])
 def test_accumulated_losses_are_divided_once_by_every_rule(rule, accepts, loss, items):
-    class Ours(ict.TrainerMixin, rule):
+    class Ours(icd.TrainerMixin, rule):
         pass
 
     torch.manual_seed(0)
@@ -354,7 +355,7 @@ def test_a_run_is_not_resumed_by_other_terms(tmp_path, change, message):
 
 
 def test_a_loss_of_ones_own_that_hides_immunization_is_refused_before_a_step(tmp_path):
-    class Own(ict.TrainerMixin, transformers.Trainer):
+    class Own(icd.TrainerMixin, transformers.Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **keywords):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -401,10 +402,10 @@ def test_the_wrong_order_of_bases_is_refused():
         TypeError, match=r"must come before Trainer.*class T\(TrainerMixin, Trainer\)"
     ):
 
-        class T(transformers.Trainer, ict.TrainerMixin):
+        class T(transformers.Trainer, icd.TrainerMixin):
             pass
 
-    class Own(ict.TrainerMixin, transformers.Trainer):
+    class Own(icd.TrainerMixin, transformers.Trainer):
         def compute_loss(self, *arguments, **keywords):
             return super().compute_loss(*arguments, **keywords)
 

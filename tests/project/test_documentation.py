@@ -15,7 +15,7 @@ import immucond
 from immucond._cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBPACKAGES = ("cuda", "linear", "immunize", "probing", "theorems", "torch")
+SUBPACKAGES = ("cuda", "deep", "linear", "immunize", "probing", "theorems", "torch")
 PACKAGES = ["immucond", *(f"immucond.{p}" for p in SUBPACKAGES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -60,7 +60,7 @@ def test_snippets_run(page: Path) -> None:
 
 def test_the_readme_immunizes_what_it_trains() -> None:
     pytest.importorskip("torch", reason="the extra torch is not installed")
-    (training,) = (text for text in snippets(PAGES[0]) if "ict.immunize" in text)
+    (training,) = (text for text in snippets(PAGES[0]) if "icd.immunize" in text)
     shared: dict[str, Any] = {}
     exec(compile(training, "README.md", "exec"), shared)
     report = shared["found"]

@@ -147,7 +147,7 @@ def test_wrong_arguments_are_named(name, arguments, keywords, error, message):
 
 
 def test_p():
-    with pytest.raises(ValueError, match="p must be None or 'rank'"):
+    with pytest.raises(ValueError, match="p must be None, 'rank' or a positive integer"):
         ict.r_well(torch.eye(2), p="all")
 
 

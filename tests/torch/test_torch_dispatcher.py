@@ -33,8 +33,8 @@ def test_opcheck(kind, features):
         tests.append("test_aot_dispatch_dynamic")
     X = leaf(kind)
     for op, arguments in (
-        (OPS.spectral, ("r_ill", features, None, None, None, False, True)),
-        (OPS.spectral, ("r_well", features, 3, 1e-9, "float32", True, False)),
+        (OPS.spectral, ("r_ill", features, None, None, None, 0, True)),
+        (OPS.spectral, ("r_well", features, 3, 1e-9, "float32", -1, False)),
         (OPS.extreme_pairs, (features, None, None, None, True)),
     ):
         opcheck(op.default, (X, *arguments), test_utils=tests)

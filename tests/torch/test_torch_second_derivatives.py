@@ -200,7 +200,7 @@ def test_a_scale_of_a_power_of_two_is_one_of_the_product(name, shape, given, dty
         (gradient,) = torch.autograd.grad(value, Z, create_graph=True)
         return value, gradient, torch.autograd.grad((gradient * W).sum(), Z)[0]
 
-    degree = getattr(ic, name)._degree * (1 if given == "S" else 2)
+    degree = getattr(ic, name).degree * (1 if given == "S" else 2)
     at_one = found(Z0)
     top, tiny = np.log2(torch.finfo(dtype).max), torch.finfo(dtype).smallest_normal
     errors = 0
@@ -263,3 +263,15 @@ def test_derivatives_of_pairs_at_any_scale(shape, given, dtype):
             np.testing.assert_allclose(
                 x.numpy(), np.ldexp(one.numpy(), power * k), rtol=2e-5, atol=tiny
             )
+
+
+def test_a_count_of_the_nonzero_ones_keeps_its_digits():
+    Z = torch.from_numpy(features((3, 5), 100.0))
+    found = torch.func.hessian(lambda Z: ict.r_well(features=Z, p="rank"))(Z)
+
+    def by_svd(Z):
+        sigma = torch.linalg.svdvals(Z) ** 2
+        return sigma[0] ** 2 / 2 - sigma.square().sum() / 6
+
+    expected = torch.func.hessian(by_svd)(Z)
+    assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()

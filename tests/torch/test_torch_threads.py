@@ -4,13 +4,12 @@ import threading
 
 import numpy as np
 import pytest
-from test_threads import lets_another_thread_run
+from gil import lets_another_thread_run
 from torch_cases import tensor, torch
 
 import immucond as ic
 import immucond.torch as ict
 from immucond import _core
-from immucond.torch import _threads
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
@@ -22,11 +21,11 @@ def test_no_copy(monkeypatch, dtype, strided):
     kernels = {
         name: getattr(_core, name) for name in ("evaluate_features", "feature_extreme_pairs")
     }
-    for name, at in (("evaluate_features", 2), ("feature_extreme_pairs", 0)):
+    for name in kernels:
 
-        def recording(*args, name=name, at=at):
-            places.append((args[at].ctypes.data, args[at].strides))
-            return kernels[name](*args)
+        def recording(Z, *, name=name, **options):
+            places.append((Z.ctypes.data, Z.strides))
+            return kernels[name](Z, **options)
 
         monkeypatch.setattr(_core, name, recording)
     ict.r_ill(features=Z)
@@ -36,11 +35,13 @@ def test_no_copy(monkeypatch, dtype, strided):
 
 
 def test_threads_of_the_blas_follow_pytorch(monkeypatch):
-    get, set_ = _threads._control()
+    get, set_ = _core.blas_threads, _core.set_blas_threads
     before, torch_before = get(), torch.get_num_threads()
     kernel, seen = _core.evaluate_features, []
     monkeypatch.setattr(
-        _core, "evaluate_features", lambda *args: seen.append(get()) or kernel(*args)
+        _core,
+        "evaluate_features",
+        lambda Z, **rest: seen.append(get()) or kernel(Z, **rest),
     )
     try:
         for blas, allowed in ((2, 1), (2, 2), (1, 2)):

@@ -62,7 +62,7 @@ def test_below_full_rank(kernels, name, given, k):
 )
 def test_the_pure_torch_kernel_is_the_core_at_every_scale(rng, shape, exponent):
     from immucond._rank import rank_rule
-    from immucond.torch import _cpu, _device
+    from immucond.torch import _cpu, _fallback
 
     k = int(rng.integers(2, 4))
     X = torch.from_numpy(with_singular_values(rng, *shape, rng.random(k) + 0.1) * 2.0**exponent)
@@ -70,13 +70,13 @@ def test_the_pure_torch_kernel_is_the_core_at_every_scale(rng, shape, exponent):
         given = "features" if features else "matrix"
         rule = rank_rule(shape, X.dtype, rank=None, rtol=None, computed_in=None, given=given)
         for r in (ic.r_well, ic.r_ill, ic.kappa, ic.log_kappa):
-            for p_is_rank in (False, True):
-                options = {"features": features, "rule": rule, "p_is_rank": p_is_rank}
-                a, b = (m.evaluate(r, X, gradient=True, **options) for m in (_cpu, _device))
+            for p in (0, -1, 9):
+                options = {"features": features, "rule": rule, "p": p}
+                a, b = (m.evaluate(r, X, gradient=True, **options) for m in (_cpu, _fallback))
                 assert np.isclose(a[0], b[0], rtol=1e-7)
                 assert_close(a[1], b[1], 1e-7)
                 assert a[2:] == b[2:]
-        a, b = (m.pairs(X, features=features, rule=rule) for m in (_cpu, _device))
+        a, b = (m.pairs(X, features=features, rule=rule) for m in (_cpu, _fallback))
         for field in ("sigma_max", "u_max", "v_max", "sigma_min", "rank"):
             assert_close(getattr(b, field), getattr(a, field), 1e-7)
 
@@ -269,3 +269,21 @@ def test_a_ridge_takes_rounding_for_what_it_is():
     half[0, 1] = 0.5
     with pytest.raises(ValueError, match="S must be symmetric"):
         ict.condition_number(half, ridge=0.1)
+
+
+@INPUTS
+def test_so_many_singular_values_may_count(kernels, given):
+    X = tensor((4, 3)).requires_grad_()
+    value, expected = ict.r_well(**{given: X}, p=9), by_svd("r_well", given, X, p=9)
+    assert_close(value, expected)
+    assert_close(*(torch.autograd.grad(y, X)[0] for y in (value, expected)))
+    hessians = (
+        torch.func.hessian(f)(X.detach())
+        for f in (
+            lambda X: ict.r_well(**{given: X}, p=9),
+            lambda X: by_svd("r_well", given, X, p=9),
+        )
+    )
+    assert_close(*hessians)
+    with pytest.raises(ValueError, match="p must be at least the rank, 3, and is 2"):
+        ict.r_well(**{given: X}, p=2)

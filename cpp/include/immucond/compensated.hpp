@@ -1,47 +1,11 @@
 #pragma once
 
-#include <cmath>
 #include <vector>
 
+#include "immucond/double_double.hpp"
 #include "immucond/matrix_view.hpp"
 
 namespace immucond {
-
-/// An unevaluated sum hi + lo, |lo| <= ulp(hi) / 2: about 106 bits.
-struct DoubleDouble {
-  double hi = 0.0, lo = 0.0;
-  double value() const { return hi + lo; }
-};
-
-/// a + b exactly (Knuth).
-inline DoubleDouble two_sum(double a, double b) {
-  const double sum = a + b, b_part = sum - a;
-  return {sum, (a - (sum - b_part)) + (b - b_part)};
-}
-
-/// a b exactly.
-inline DoubleDouble two_product(double a, double b) {
-  const double product = a * b;
-  return {product, std::fma(a, b, -product)};
-}
-
-inline DoubleDouble operator+(DoubleDouble x, DoubleDouble y) {
-  DoubleDouble sum = two_sum(x.hi, y.hi);
-  const double lo = sum.lo + (x.lo + y.lo);
-  return two_sum(sum.hi, lo);
-}
-
-inline DoubleDouble operator-(DoubleDouble x) { return {-x.hi, -x.lo}; }
-
-inline DoubleDouble operator*(DoubleDouble x, double y) {
-  const DoubleDouble product = two_product(x.hi, y);
-  return two_sum(product.hi, product.lo + x.lo * y);
-}
-
-inline DoubleDouble operator*(DoubleDouble x, DoubleDouble y) {
-  const DoubleDouble product = two_product(x.hi, y.hi);
-  return two_sum(product.hi, product.lo + (x.hi * y.lo + x.lo * y.hi));
-}
 
 /// sum of a_i^2 in twice the working precision.
 DoubleDouble sum_of_squares(const double* a, Index n);

@@ -1,8 +1,9 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
-#include "immucond/decomposition.hpp"
+#include "immucond/choose.hpp"
 
 namespace immucond {
 
@@ -33,7 +34,7 @@ struct Certificate {
 
 /// From an approximate eigenvector's Rayleigh quotient and residual norm; `below`: what may lie
 /// below the last nonzero singular value.
-Certificate certify(const Spectrum& s, End end, double rayleigh, double residual,
+Certificate certify(const Ends& s, End end, double rayleigh, double residual,
                     std::optional<double> below);
 
 /// Everything but the vectors, from certificates in units of 2^exponent.

@@ -9,9 +9,6 @@ namespace immucond {
 /// rounding is that of a block of rows and does not grow with N.
 void gram(const MatrixView& X, double* out);
 
-/// What the sums of `gram` leave in each eigenvalue, relative to the largest.
-double summation_noise(Index rows, Index columns);
-
 /// gram, and what its diagonal tells of the input: std::invalid_argument naming the place of a NaN
 /// or infinity in X, std::overflow_error where the squares are too large.
 void checked_gram(const MatrixView& X, double* out);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "immucond/decomposition.hpp"
+#include "immucond/symmetric.hpp"
 
 namespace immucond {
 

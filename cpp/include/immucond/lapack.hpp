@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-namespace immucond {
+#include "immucond/numeric.hpp"
 
-using Index = std::ptrdiff_t;
+namespace immucond {
 
 /// BLAS and LAPACK as one table of function pointers, taken at run time from SciPy's capsules:
 /// nothing to link, and one BLAS for everything in the process that uses SciPy's.
@@ -62,43 +62,6 @@ int integer_bits();
 
 /// How often each routine was called since the module was loaded.
 std::vector<std::pair<std::string, std::uint64_t>> call_counts();
-
-/// The BLAS's own thread count, or 0 where the BLAS offers no control of it.
-int threads();
-
-/// Below so many flops (a few milliseconds) a phase runs on one thread: waking a pool costs more
-/// than the work, and many times more where another library's idle threads still spin on the cores.
-/// Reductions, half of whose work is bound by memory, gain later than products. Measured:
-/// docs/numerics.md.
-enum class Work { product, reduction };
-inline constexpr double kProductFlops = 2e8, kReductionFlops = 5e8;
-
-/// Around a phase of BLAS calls. The BLAS's thread count is per process; so that a large phase in
-/// one thread never sees it change (and its bits with it), small and large phases of different
-/// threads wait for each other. A phase inside another of the same thread does nothing.
-class Phase {
- public:
-  Phase(Work work, double flops);
-  ~Phase();
-  Phase(const Phase&) = delete;
-  Phase& operator=(const Phase&) = delete;
-
- private:
-  bool entered_ = false;
-};
-
-/// Leaves this thread's phase for as long as it lives. So must whatever waits for another thread,
-/// and so for the GIL: a fork holds it, and waits for all phases to end.
-class Intermission {
- public:
-  Intermission();
-  ~Intermission();
-  Intermission(const Intermission&) = delete;
-  Intermission& operator=(const Intermission&) = delete;
-
- private:
-  bool small_, large_;
-};
 
 // The routines, by value and with 64-bit sizes whatever the table's width. A size that does not
 // fit the table's integers is a std::length_error, a non-zero `info` a LapackError.

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <memory>
 #include <vector>
 
-#include "immucond/matrix_view.hpp"
+#include "immucond/decomposition.hpp"
+#include "immucond/symmetric.hpp"
 
 namespace immucond {
 
@@ -40,5 +42,11 @@ class TallQr {
 /// out (m x m, row-major) = R of A (N x m), N >= m. std::overflow_error where an entry is too
 /// large.
 void triangle(const MatrixView& A, double* out);
+
+/// The decomposition of R in A = Q R, told as that of A^T A = R^T R (n x n), which `gram` holds for
+/// its Frobenius norm: the singular values of R are not squared before they are found. Vectors are
+/// the right ones. std::overflow_error, naming `name`, where the smallest square underflows.
+std::unique_ptr<Decomposition> square_of_triangle(TallQr qr, std::unique_ptr<Decomposition> factor,
+                                                  const SymmetricMatrix& gram, const char* name);
 
 }  // namespace immucond

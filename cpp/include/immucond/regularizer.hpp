@@ -4,7 +4,7 @@
 #include <string>
 
 #include "immucond/extreme.hpp"
-#include "immucond/spectrum_coefficients.hpp"
+#include "immucond/spectrum.hpp"
 
 namespace immucond {
 
@@ -12,17 +12,17 @@ namespace immucond {
 /// r(c S) = c^degree r(S).
 using Regularizer = std::function<Coefficients(const Spectrum&)>;
 
-/// One of the library's own, by its name, and as a regularizer.
+/// One of the library's own by its name, and the name.
 BuiltIn built_in(const std::string& name);
-Regularizer regularizer_of(BuiltIn regularizer);
+const char* name_of(BuiltIn regularizer);
 
 /// `coefficients`, or DegenerateSpectrum where R_ill is infinite.
-Coefficients checked_coefficients(BuiltIn regularizer, const SpectrumEnds& ends, bool all_tied);
+Coefficients checked_coefficients(BuiltIn regularizer, const Spectrum& spectrum);
 
 struct Request {
   Given given;
   int degree = 0;
-  bool p_is_rank = false;       // R_well over the k nonzero singular values instead of all p
+  Index p = kAllValues;         // how many singular values R_well counts, as `counted` reads it
   bool preconditioned = false;  // by theta: 2 theta G instead of 2 K theta G
   double* gradient =
       nullptr;  // row-major, shaped as the argument differentiated by; null: value only

@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from .. import __version__, _core
-from ..cuda._module import facts as cuda_facts
+from ..cuda import facts as cuda_facts
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:

@@ -4,10 +4,17 @@ The functions have the names of `immucond`'s own. `immucond.torch` finds them by
 operators run on them for tensors on a CUDA device.
 """
 
-from ._gram import feature_hessian, gram
+from ._functions import (
+    Pairs,
+    feature_extreme_pairs,
+    feature_hessian,
+    gram,
+    psd_extreme_pairs,
+    value_and_grad,
+    value_and_grad_features,
+)
 from ._module import CudaUnavailableError, available
-from ._pairs import Pairs, feature_extreme_pairs, psd_extreme_pairs
-from ._regularizers import value_and_grad, value_and_grad_features
+from ._module import facts as facts
 
 __all__ = [
     "CudaUnavailableError",

@@ -1,4 +1,4 @@
-"""Both ends of a large symmetric positive semidefinite matrix.
+"""Both ends of a large symmetric positive semidefinite matrix on the device.
 
 Lanczos for the top, Lanczos on the inverse (by Cholesky) for the bottom; cuSOLVER's direct method
 where that does not converge, an end is not clearly simple, or the rank is not full.
@@ -7,35 +7,99 @@ where that does not converge, an end is not clearly simple, or the rank is not f
 from __future__ import annotations
 
 import math
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.linalg
 
+from .. import _core
 from .._rank import Rule
 from .._validate import FloatArray
+from . import _module
 from ._arrays import Library
-from ._lanczos import MOST, WIDTH, End, largest, start
-from ._libraries import bound_module
-from ._spectrum import (
-    Ends,
-    carried,
-    clearly_simple,
-    cut,
-    floor_of,
-    numerical_rank,
-    rounding,
-    tie_width,
-)
 
+WIDTH = 2  # starting vectors: two see a double eigenvalue, where one takes it for simple
+MOST = 384  # products, after which a direct method is the cheaper way
+ROUND, GROWTH = 16, 1.25  # products between two looks at the projection: so many, or by that more
+_SEPARATED = 1e4  # times the tolerance: closer, more values may hide than there are vectors
 _IN_RANGE = 2.0**200  # beyond this, or below its inverse, H is left to others: R_ill takes D^2
 
 
-class Large(NamedTuple):
-    """Simple ends, and their vectors (2, n) on the device."""
+# ---- band Lanczos: what multiplies, and where, is the steps' affair ----
 
-    ends: Ends
+
+class Steps(Protocol):
+    """``A V_k = V_{k + WIDTH} T_k`` on some device."""
+
+    n: int
+
+    def advance(self, first: int, last: int) -> None:
+        """Do so many more steps."""
+
+    def projection(self, k: int) -> FloatArray:
+        """Return T_k, (k + WIDTH) x k; this waits for the device."""
+
+    def combine(self, coefficients: FloatArray) -> Any:
+        """Return ``V_k`` times the coefficients (k x count)."""
+
+
+class End(NamedTuple):
+    """The largest eigenvalue, the next one with the norm of its residual, and both vectors."""
+
+    value: float
+    next: float
+    next_error: float
     vectors: Any
+
+    def inverted(self) -> tuple[float, float, float]:
+        """Return this end of the inverse as that of the matrix: value, neighbour and its error."""
+        error = self.next_error
+        moved = error / (self.next * (self.next - error)) if error < self.next else math.inf
+        return 1.0 / self.value, 1.0 / self.next if self.next > 0.0 else math.inf, moved
+
+
+def largest(steps: Steps, tolerance: float) -> End | None:
+    """Return the top end, or None where it does not converge or is not clearly simple."""
+    done, most = 0, min(MOST, steps.n - WIDTH)
+    if most < WIDTH:
+        return None
+    while done < most:
+        k = min(max(done + ROUND, int(GROWTH * done)), most)
+        steps.advance(done, k)
+        done = k
+        T = steps.projection(k)
+        if not np.isfinite(T).all():
+            return None
+        values, vectors = _top_two(T[:k])
+        if len(values) < 2 or not values[1] > 0.0:  # LAPACK gives none where very many agree
+            return None
+        following, value = values
+        next_error, residual = map(float, np.linalg.norm(T[k:] @ vectors, axis=0))
+        known = next_error <= max(0.1 * (value - following), tolerance * value)
+        if residual <= tolerance * value and known:
+            if value - following <= _SEPARATED * tolerance * value:
+                return None
+            return End(value, following, next_error, steps.combine(vectors[:, ::-1]))
+    return None
+
+
+def _top_two(T: FloatArray) -> tuple[list[float], FloatArray]:
+    """Return the two largest eigenpairs, ascending: T is symmetric and banded, to rounding."""
+    k = len(T)
+    band = np.zeros((WIDTH + 1, k))
+    for below in range(WIDTH + 1):
+        band[below, : k - below] = (np.diag(T, -below) + np.diag(T, below)) / 2
+    values, vectors = scipy.linalg.eig_banded(
+        band, lower=True, select="i", select_range=(k - 2, k - 1), check_finite=False
+    )
+    return values.tolist(), vectors
+
+
+def start(n: int) -> FloatArray:
+    """Return orthonormal starting vectors (n x WIDTH), the same ones each time."""
+    random = np.random.default_rng(20260101).normal(size=(n, WIDTH))
+    basis: FloatArray = np.linalg.qr(random)[0]
+    return basis
 
 
 class DeviceSteps:
@@ -43,7 +107,7 @@ class DeviceSteps:
 
     def __init__(self, A: Any, n: int, library: Library, device: int) -> None:
         self.n, self._A, self._library, self._device = n, A, library, device
-        self._cuda = bound_module()
+        self._cuda = _module.bound_module()
         self._most = min(MOST, n - WIDTH)
         self._rows = self._most + WIDTH
         self._V = self._empty(self._rows, n)  # by rows here: columns there
@@ -91,140 +155,169 @@ class DeviceSteps:
         return out
 
 
-def large_ends(
-    H: Any, n: int, library: Library, device: int, *, rule: Rule, formed: bool, p: int
-) -> Large | None:
-    """Return both ends of H (n x n, float64), or None where they are not for these methods.
+# ---- large matrices ----
 
-    `formed`: H is a Gram matrix of ours, and `rule` that of its features. This waits for the
-    device at every look at the projection.
+
+class Large(NamedTuple):
+    """Simple ends, and their vectors (2, n) on the device."""
+
+    spectrum: _core.Spectrum
+    vectors: Any
+
+
+_Found = tuple[int, float, float, Any]  # rank, both ends, and their vectors
+
+
+class LargeMatrix:
+    """A symmetric positive semidefinite matrix H (n x n, float64) whose ends are wanted.
+
+    `formed`: H is a Gram matrix of ours, and `rule` that of its features.
     """
-    squares, top_entry = _measure(H, n * n, library, device)
-    if not 1.0 / _IN_RANGE < top_entry < _IN_RANGE:
-        return None
-    floor = 0.0
-    if rule.rounded > 0.0:
-        trace = float(H.trace())
-        floor = floor_of(trace, float(squares), rule, formed)
-    found = None
-    if rule.rank in (0, n):
-        found = _iterate(H, n, library, device, rule, formed, floor)
-    if found is None:
-        found = _direct(H, n, library, device, rule, formed, floor)
-    if found is None:
-        return None
-    rank, sigma_max, sigma_min, vectors = found
-    if not carried(sigma_max, sigma_min, rank, n, rule, formed, floor):
-        return None
-    return Large(Ends(p, rank, sigma_max, sigma_min, squares), vectors)
 
+    def __init__(
+        self, H: Any, n: int, library: Library, device: int, *, rule: Rule, formed: bool
+    ) -> None:
+        self.H, self.n, self.library, self.device = H, n, library, device
+        self.rule, self.formed, self.noise = rule, formed, _core.reduction_noise(n)
+        self.floor = 0.0
 
-_Found = tuple[int, float, float, Any]
+    def ends(self, p: int) -> Large | None:
+        """Return both ends, or None where they are not for these methods.
 
+        `p` counts as in the core. This waits for the device at every look at the projection.
+        """
+        squares, rest, top_entry = self._measured()
+        if not 1.0 / _IN_RANGE < top_entry < _IN_RANGE:
+            return None
+        if self.rule.rounded > 0.0:
+            self.floor = (
+                _core.gram_floor(rule=self.rule, trace=float(self.H.trace()))
+                if self.formed
+                else _core.matrix_floor(rule=self.rule, squares=squares)
+            )
+        found = self._iterated() if self.rule.rank in (0, self.n) else None
+        if found is None:
+            found = self._direct()
+        if found is None or not self._carries(*found[:3]):
+            return None
+        rank, sigma_max, sigma_min, vectors = found
+        spectrum = _core.Spectrum.of_squares(
+            p={_core.ALL_VALUES: self.n, _core.NONZERO_VALUES: rank}.get(p, p),
+            rank=rank,
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            squares=squares,
+            rest=rest,
+        )
+        return Large(spectrum, vectors)
 
-def _measure(x: Any, count: int, library: Library, device: int) -> tuple[Fraction, float]:
-    """Return the sum of squares, and the largest magnitude (infinite for NaN)."""
-    cuda = bound_module()
-    out = library.empty((cuda.PARTS, 3), "float64", device)
-    cuda.measure(
-        count=count,
-        x=library.address(x),
-        out=library.address(out),
-        device=device,
-        stream=library.stream(device),
-    )
-    parts = library.to_numpy(out)
-    top = float(parts[:, 2].max())
-    if not np.isfinite(parts).all():
-        return Fraction(0), math.inf
-    return sum((Fraction(x) for x in parts[:, :2].ravel().tolist()), Fraction(0)), top
+    # ---- the rules of spectrum.hpp for this matrix ----
 
+    def _cut(self, sigma_max: float) -> float:
+        rtol = _core.gram_rtol(rule=self.rule, noise=self.noise) if self.formed else self.rule.rtol
+        return _core.cut(rtol=rtol, sigma_max=sigma_max, floor=self.floor)
 
-def _iterate(
-    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool, floor: float
-) -> _Found | None:
-    tolerance = rounding(n)
-    top = largest(DeviceSteps(H, n, library, device), tolerance)
-    if top is None:
-        return None
-    inverse = _inverse(H, n, library, device)
-    if inverse is None:
-        return None
-    below = largest(DeviceSteps(inverse, n, library, device), tolerance)
-    if below is None:
-        return None
-    bottom, following, error = inverted(below)
-    simple = clearly_simple(
-        top.value, top.next, top.next_error, top.value, n, rule, formed
-    ) and clearly_simple(bottom, following, error, top.value, n, rule, formed)
-    if not simple or (rule.rank == 0 and bottom <= cut(top.value, n, rule, formed, floor)):
-        return None
-    vectors = library.empty((2, n), "float64", device)
-    vectors[0], vectors[1] = top.vectors[0], below.vectors[0]
-    return n, top.value, bottom, vectors
+    def _width(self, sigma: float, sigma_max: float) -> float:
+        return _core.tie_width(
+            sigma=sigma,
+            sigma_max=sigma_max,
+            noise=self.noise * sigma_max,
+            precision=self.rule.precision,
+            features=self.formed,
+        )
 
+    def _simple(self, value: float, following: float, error: float, sigma_max: float) -> bool:
+        return _core.clearly_simple(
+            distance=abs(value - following), width=self._width(value, sigma_max), error=error
+        )
 
-def inverted(end: End) -> tuple[float, float, float]:
-    """Return an end of the inverse as that of the matrix: value, neighbour and its error."""
-    error = end.next_error
-    moved = error / (end.next * (end.next - error)) if error < end.next else math.inf
-    return 1.0 / end.value, 1.0 / end.next if end.next > 0.0 else math.inf, moved
+    def _carries(self, rank: int, sigma_max: float, sigma_min: float) -> bool:
+        """Return whether the matrix shows the rank, and carries the digits of sigma_min."""
+        if not self.formed:
+            return self.noise * sigma_max < sigma_min / 2
+        return _core.gram_carries(
+            rule=self.rule,
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            rank=rank,
+            n=self.n,
+            noise=self.noise,
+            floor=self.floor,
+        )
 
+    # ---- the methods ----
 
-def _inverse(H: Any, n: int, library: Library, device: int) -> Any:
-    """Return the inverse (in its lower triangle), or None where H is not definite."""
-    cuda, at = bound_module(), library.address
-    A = library.empty((n, n), "float64", device)
-    A[:] = H
-    size = cuda.inverse_workspace(n, at(A), device)
-    work = library.empty((size,), "float64", device)
-    info = library.empty((2,), "int32", device)
-    cuda.inverse(
-        n=n,
-        a=at(A),
-        work=at(work),
-        size=size,
-        info=at(info),
-        device=device,
-        stream=library.stream(device),
-    )
-    return A if not library.to_numpy(info).any() else None
+    def _where(self) -> dict[str, int]:
+        return {"device": self.device, "stream": self.library.stream(self.device)}
 
+    def _empty(self, *shape: int, dtype: str = "float64") -> Any:
+        return self.library.empty(shape, dtype, self.device)
 
-def _direct(
-    H: Any, n: int, library: Library, device: int, rule: Rule, formed: bool, floor: float
-) -> _Found | None:
-    cuda, at = bound_module(), library.address
-    A, w = library.empty((n, n), "float64", device), library.empty((n,), "float64", device)
-    A[:] = H
-    size = cuda.syevd_workspace(n, at(A), at(w), device)
-    work, info = library.empty((size,), "float64", device), library.empty((1,), "int32", device)
-    cuda.syevd(
-        n=n,
-        a=at(A),
-        w=at(w),
-        work=at(work),
-        size=size,
-        info=at(info),
-        device=device,
-        stream=library.stream(device),
-    )
-    if library.to_numpy(info).any():
-        return None
-    values = library.to_numpy(w)[::-1]
-    # Of a matrix that is given, negative eigenvalues are singular values where they count.
-    counted = max(0.0, values[rule.rank - 1]) if rule.rank else max(rule.rtol * values[0], floor)
-    allowed = 10 * rounding(n) * values[0] if formed else counted
-    if not values[0] > 0.0 or values[-1] < -allowed:
-        return None
-    k = numerical_rank(values, rule, formed, floor)
-    if k == 1:  # all nonzero eigenvalues are equal: others know what to do
-        return None
-    top, bottom = float(values[0]), abs(float(values[k - 1]))
-    at_top = np.count_nonzero(values[:k] > top - tie_width(top, top, n, rule, formed))
-    at_bottom = np.count_nonzero(values[:k] <= bottom + tie_width(bottom, top, n, rule, formed))
-    if at_top > 1 or at_bottom > 1:
-        return None
-    vectors = library.empty((2, n), "float64", device)
-    vectors[0], vectors[1] = A[n - 1], A[n - k]  # columns there: rows here
-    return k, top, bottom, vectors
+    def _measured(self) -> tuple[float, float, float]:
+        """Return the sum of squares in two parts, and the largest magnitude, infinite for NaN."""
+        cuda, at = _module.bound_module(), self.library.address
+        out = self._empty(cuda.PARTS, 3)
+        cuda.measure(count=self.n**2, x=at(self.H), out=at(out), **self._where())
+        parts = self.library.to_numpy(out)
+        if not np.isfinite(parts).all():
+            return 0.0, 0.0, math.inf
+        sums = parts[:, :2].ravel().tolist()
+        squares = math.fsum(sums)
+        return squares, math.fsum([*sums, -squares]), float(parts[:, 2].max())
+
+    def _iterated(self) -> _Found | None:
+        top = largest(DeviceSteps(self.H, self.n, self.library, self.device), self.noise)
+        inverse = None if top is None else self._inverse()
+        if top is None or inverse is None:
+            return None
+        below = largest(DeviceSteps(inverse, self.n, self.library, self.device), self.noise)
+        if below is None:
+            return None
+        bottom, following, error = below.inverted()
+        simple = self._simple(top.value, top.next, top.next_error, top.value) and self._simple(
+            bottom, following, error, top.value
+        )
+        if not simple or (self.rule.rank == 0 and bottom <= self._cut(top.value)):
+            return None
+        vectors = self._empty(2, self.n)
+        vectors[0], vectors[1] = top.vectors[0], below.vectors[0]
+        return self.n, top.value, bottom, vectors
+
+    def _inverse(self) -> Any:
+        """Return the inverse (in its lower triangle), or None where H is not definite."""
+        cuda, at = _module.bound_module(), self.library.address
+        A = self._empty(self.n, self.n)
+        A[:] = self.H
+        size = cuda.inverse_workspace(self.n, at(A), self.device)
+        work, info = self._empty(size), self._empty(2, dtype="int32")
+        cuda.inverse(n=self.n, a=at(A), work=at(work), size=size, info=at(info), **self._where())
+        return A if not self.library.to_numpy(info).any() else None
+
+    def _direct(self) -> _Found | None:
+        cuda, at, n = _module.bound_module(), self.library.address, self.n
+        A, w = self._empty(n, n), self._empty(n)
+        A[:] = self.H
+        size = cuda.syevd_workspace(n, at(A), at(w), self.device)
+        work, info = self._empty(size), self._empty(1, dtype="int32")
+        cuda.syevd(n=n, a=at(A), w=at(w), work=at(work), size=size, info=at(info), **self._where())
+        if self.library.to_numpy(info).any():
+            return None
+        values = self.library.to_numpy(w)[::-1]
+        top, known = float(values[0]), self.rule.rank
+        if self.formed:
+            allowed = _core.largest_negative(n, 0.0) * top
+        else:  # negative eigenvalues are singular values where they count
+            allowed = max(0.0, values[known - 1]) if known else self._cut(top)
+        if not top > 0.0 or values[-1] < -allowed:
+            return None
+        k = known or max(1, int(np.count_nonzero(values > self._cut(top))))
+        if k == 1:  # all nonzero eigenvalues are equal: others know what to do
+            return None
+        bottom = abs(float(values[k - 1]))
+        at_top = np.count_nonzero(values[:k] > top - self._width(top, top))
+        at_bottom = np.count_nonzero(values[:k] <= bottom + self._width(bottom, top))
+        if at_top > 1 or at_bottom > 1:
+            return None
+        vectors = self._empty(2, n)
+        vectors[0], vectors[1] = A[n - 1], A[n - k]  # columns there: rows here
+        return k, top, bottom, vectors

@@ -23,12 +23,21 @@ from torch.utils.data import DataLoader
 
 from ._batches import Batches, Loaded, Outcome, refuse_rows
 from ._fingerprint import fingerprint_of
-from ._frozen import CannotKeepError, equal, refuse_dependent, replaced, rows_of, traced
+from ._frozen import (
+    CannotKeepError,
+    equal,
+    gradients_agree,
+    refuse_dependent,
+    replaced,
+    requiring_alone,
+    rows_of,
+    run_without_a_graph,
+    tied_to,
+    traced,
+)
 from ._loaders import least_batch, left_as_found
-from ._reached import gradients_agree, requiring_alone, run_without_a_graph
+from ._network import SplitModel, blocks_named, moved, parse_batch
 from ._samples import indexed, plain, refuse_mixed, refuse_random
-from ._split import SplitModel, blocks_named, moved, parse_batch
-from ._ties import tied_to
 
 _log = logging.getLogger("immucond")
 
@@ -267,12 +276,12 @@ def keep_activations(
     Examples
     --------
     >>> import torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.arange(64) % 3)
     >>> loader = torch.utils.data.DataLoader(data, batch_size=32)
-    >>> kept = ict.keep_activations(net, loader, split="2", trainable="0")
-    >>> done = ict.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
+    >>> kept = icd.keep_activations(net, loader, split="2", trainable="0")
+    >>> done = icd.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     blocks = blocks_named(model, trainable)

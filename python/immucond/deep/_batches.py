@@ -1,7 +1,8 @@
-"""Batches of a task, as its loader yields them, through the whole model."""
+"""Batches of a task through the whole model, and the features of its samples."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from .._errors import DegenerateSpectrumWarning
+from .._extreme import feature_extreme_pairs
+from .._validate import FloatArray
 from ._fingerprint import fingerprint_of
 from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
-from ._split import SplitModel, moved, parse_batch
+from ._network import SplitModel, moved, parse_batch
 
 
 class Outcome(NamedTuple):
@@ -117,6 +121,15 @@ def refuse_few(count: int, name: str) -> None:
         )
 
 
+def first_of(task: Batches, name: str) -> Any:
+    """Return a task's first batch; refuse a task that has none, and a batch of NumPy arrays."""
+    batch = next(iter(task.in_order()), None)
+    if batch is None:
+        raise ValueError(f"{name} has no batches")
+    refuse_arrays(batch, name)
+    return batch
+
+
 def refuse_arrays(batch: Any, name: str) -> None:
     """Refuse a batch with NumPy arrays among its inputs or labels."""
     if any(isinstance(leaf, np.ndarray) for leaf in tree_flatten(batch)[0]):
@@ -151,3 +164,70 @@ def running_on(name: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the model does not run on a batch of {name}: {error}") from error
+
+
+def all_features(model: SplitModel, batches: Batches, name: str) -> Tensor:
+    """Return the features of a task's samples, on the CPU."""
+    with running_on(name), torch.no_grad():
+        rows = [batches.run(model, batch).features.cpu() for batch in batches.in_order()]
+    if not rows:
+        raise ValueError(f"{name} has no batches")
+    return torch.cat(rows)
+
+
+def array(Z: Tensor) -> FloatArray:
+    """Return features as a float64 array."""
+    found: FloatArray = Z.detach().double().cpu().numpy()
+    return found
+
+
+def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outcome:
+    """Return features, logits and labels of a task's first samples, on the CPU.
+
+    Labels are None where they are no classes, one whole number a sample.
+    """
+    rows: list[Outcome] = []
+    count = 0
+    with torch.no_grad(), closing(batches.in_order()) as epoch:
+        for batch in epoch:
+            refuse_arrays(batch, name)
+            with running_on(name):
+                found = batches.run(model, batch)
+            labels = found.labels if _classes(found.labels, len(found.features)) else None
+            rows.append(
+                Outcome(
+                    found.features.detach().cpu(),
+                    found.logits.detach().cpu(),
+                    None if labels is None else labels.cpu(),
+                )
+            )
+            count += len(found.features)
+            if count >= most:
+                break
+    if not rows:
+        raise ValueError(f"{name} has no batches")
+    refuse_few(count, name)
+    features, logits = (torch.cat([row[at] for row in rows])[:most] for at in (0, 1))
+    if not bool(features.isfinite().all()):
+        raise ValueError(f"the features of {name} must be finite, and are not")
+    known = [row.labels for row in rows if row.labels is not None]
+    return Outcome(features, logits, torch.cat(known)[:most] if len(known) == len(rows) else None)
+
+
+def _classes(labels: Any, count: int) -> bool:
+    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.dtype == torch.bool:
+        return False
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    return whole and bool((labels >= 0).all())
+
+
+def kappa_and_rank(Z: Tensor, computed_in: Any = None) -> tuple[float, int]:
+    """Return the condition number of the Hessian of features, and the rank that it is taken over.
+
+    The precision in which they were computed is by default that of their dtype.
+    """
+    precision = Z.dtype if computed_in is None else computed_in
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateSpectrumWarning)  # vectors are not asked for
+        pairs = feature_extreme_pairs(array(Z), computed_in=precision)
+    return pairs.condition_number, pairs.rank

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
+from .._validate import FloatArray
 from ..linear import optimal_extractor
-from ._batches import Batches
-from ._features import all_features, array
-from ._fold import FoldedHead, refuse_saving, replace_module
-from ._split import SplitModel
+from ._batches import Batches, all_features, array
+from ._network import SplitModel
 
 
 def closed_form(
@@ -42,3 +43,49 @@ def closed_form(
         ) from error
     refuse_saving(model.model)
     return done
+
+
+class FoldedHead(nn.Sequential):
+    """``features -> features A -> logits``, with the logits of the head that it replaces."""
+
+    def __init__(self, head: nn.Linear, A: FloatArray) -> None:
+        like = head.weight
+        mapping = nn.Linear(A.shape[0], A.shape[1], bias=False).to(like)
+        folded = nn.Linear(A.shape[1], head.out_features, bias=head.bias is not None).to(like)
+        inverse = np.linalg.solve(A, head.weight.detach().double().cpu().numpy().T)
+        with torch.no_grad():
+            mapping.weight.copy_(torch.from_numpy(A.T.copy()))
+            folded.weight.copy_(torch.from_numpy(inverse.T.copy()))
+            if head.bias is not None:
+                folded.bias.copy_(head.bias)
+        super().__init__(mapping, folded)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one with this dotted name, under all its names."""
+    old = model.get_submodule(name)
+    for each, found in list(model.named_modules(remove_duplicate=False)):
+        if found is old:
+            parent, _, last = each.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)
+
+
+def refuse_saving(model: nn.Module) -> None:
+    """Let no network that holds a folded head write itself for Hugging Face's classes.
+
+    They know of one layer in its place: they would read all but the head, and give it random
+    weights.
+    """
+    for module in model.modules():
+        folded = any(isinstance(part, FoldedHead) for part in module.modules())
+        if folded and hasattr(module, "save_pretrained"):
+            vars(module)["save_pretrained"] = _refuse
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise TypeError(
+        "save_pretrained does not know the closed form's map: whoever loads the files gets the "
+        "unprotected features and a random head. immucond.torch.save writes the network, "
+        "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
+        "hidden states, and the network without its head, are the unprotected ones"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +11,16 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from .._checkpoint import Checkpoint
 from .._errors import DivergenceError, ImmucondError
+from .._files import whole
 from ._batches import Batches, Outcome, endless, refuse_few
-from ._checkpoint import Checkpoint
+from ._network import SplitModel
 from ._objectives import (
     START_BATCHES,
     Loss,
@@ -26,7 +31,6 @@ from ._objectives import (
     norm_of,
     weights,
 )
-from ._split import SplitModel
 
 RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
 
@@ -140,6 +144,47 @@ class Steps:
             raise ImmucondError("a weight is not finite after the last step")
 
 
+class NetworkCheckpoint(Checkpoint[dict[str, Any]]):
+    """A run's state in a file of ``torch.save``, which ``torch.load(weights_only=True)`` reads."""
+
+    _readable = False
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state, whole or not at all; the first time, see that it can be read."""
+        # NumPy's numbers, such as a learning rate in an optimizer's state, would not load.
+        state = tree_map_only(np.generic, lambda x: x.item(), state | {"settings": self.settings})
+        if not self._readable:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            buffer.seek(0)
+            try:
+                torch.load(buffer, weights_only=True)
+            except Exception as error:
+                raise TypeError(
+                    f"checkpoint {self.path} could not be read again: the state of the optimizer "
+                    f"or of the objective holds more than tensors and numbers ({_brief(error)})"
+                ) from error
+            self._readable = True
+        with whole(self.path) as file:
+            torch.save(state, file)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return settings and state, on the CPU."""
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            return state["settings"], state
+        except Exception as error:
+            reason = "it has no settings of a run" if isinstance(error, KeyError) else _brief(error)
+            raise ValueError(
+                f"checkpoint {self.path} is not one of immunize; name another ({reason})"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    """Return the beginning of PyTorch's long messages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
 class Run:
     """Steps on pairs of batches, epoch after epoch, with checkpoints between them."""
 
@@ -149,7 +194,7 @@ class Run:
         P: Batches,
         H: Batches,
         generator: torch.Generator,
-        checkpoint: Checkpoint | None,
+        checkpoint: NetworkCheckpoint | None,
     ) -> None:
         self._steps, self._P, self._H = steps, P, H
         self._generator, self._checkpoint = generator, checkpoint
@@ -214,7 +259,7 @@ class Run:
         if self._checkpoint is None:
             return
         model = self._steps.model.model
-        state = self._checkpoint.load(next(model.parameters()).device)
+        state = self._checkpoint.load()
         if state is None:
             return
         if not (self._P.alike and self._H.alike):
@@ -223,8 +268,10 @@ class Run:
                 deque(zip(self._P.epoch(self._generator), harmful, strict=False), maxlen=0)
         model.load_state_dict(state["model"])
         self._steps.optimizer.load_state_dict(state["optimizer"])
-        self._steps.objective.state = state["objective"]
-        self._start, self._random = state["start"].cpu(), state["random"].cpu()
+        self._steps.objective.state = tree_map_only(
+            Tensor, lambda x: x.to(next(model.parameters()).device), state["objective"]
+        )
+        self._start, self._random = state["start"], state["random"]
         self._generator.set_state(self._start)
         torch.set_rng_state(self._random)
         self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +10,28 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._errors import DivergenceError, ImmunityWarning
-from .._validate import FloatArray, as_count, check_real
+from .._validate import FloatArray, as_count
 from .._warn import warn
 from ._activations import batches_of, task_of
-from ._batches import Batches, refuse_arrays, refuse_few, running_on
-from ._checkpoint import Checkpoint
+from ._batches import Batches
+from ._checks import (
+    MakeOptimizer,
+    first_terms,
+    held_out_tasks,
+    optimizer_of,
+    refuse_given,
+    trained_parameters,
+)
 from ._closed_form import closed_form
-from ._descent import RECORD, Run, Steps, finite, outcomes
-from ._fingerprint import fingerprint, name_of, settings_of
+from ._copies import copied
+from ._descent import RECORD, NetworkCheckpoint, Run, Steps, outcomes
+from ._fingerprint import fingerprint, name_of
+from ._frozen import let_gradients_through
 from ._loaders import left_as_found
+from ._network import SplitModel, blocks_named, names_of, refuse_compiled
 from ._objectives import (
     Loss,
     Method,
@@ -33,14 +42,7 @@ from ._objectives import (
     refuse_idle,
     weighting,
 )
-from ._reached import let_gradients_through
 from ._report import DeepReport, Measurement, warn_if_easier
-from ._split import SplitModel, blocks_named, names_of
-from ._ties import copied
-from ._wrapped import refuse_compiled
-
-# Those of the published results.
-_LR, _MOMENTUM = 3e-3, 0.9
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def immunize(
     lr: float | None = None,
     momentum: float | None = None,
     loss: Loss | None = None,
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    optimizer: MakeOptimizer | None = None,
     kappa_P: float | None = None,
     delta: float | tuple[float, float] | None = None,
     held_out: tuple[Any, Any] | None = None,
@@ -216,12 +218,12 @@ def immunize(
     Examples
     --------
     >>> import torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> X, y = torch.randn(64, 6), torch.arange(64) % 3
     >>> primary, harmful = [(X[:32], y[:32]), (X[32:], y[32:])], [(X.flip(1), y)]
-    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, epochs=3)
+    >>> done = icd.immunize(net, split="2", primary=primary, harmful=harmful, epochs=3)
     >>> done.history["loss"].shape
     (6,)
     """
@@ -233,11 +235,11 @@ def immunize(
     }  # fmt: skip
     objective = objective_of(method, computed_in)
     if objective is None:
-        _refuse_given("the closed form does not train, and has no", of_training)
+        refuse_given("the closed form does not train, and has no", of_training)
     else:
-        _refuse_given("only the closed form has", {"kappa_P": kappa_P, "delta": delta})
+        refuse_given("only the closed form has", {"kappa_P": kappa_P, "delta": delta})
     if optimizer is not None:
-        _refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
+        refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
     where = torch.device(device) if device is not None else next(model.parameters()).device
     drawn = as_count(seed, "seed", least=0)
     torch.manual_seed(drawn)
@@ -248,9 +250,9 @@ def immunize(
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
     rule = None if objective is None else weighting(lambdas, terms, objective)
-    found = _inspect(splitted, primary, harmful, where, objective, loss)
+    found = first_terms(splitted, primary, harmful, where, objective, loss)
     refuse_idle(rule, found, asked_by(lambdas, terms))
-    unseen = _held_out(held_out, where)
+    unseen = held_out_tasks(held_out, where)
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
@@ -259,7 +261,7 @@ def immunize(
         report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
-    parameters = _parameters(splitted, blocks)
+    parameters = trained_parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(drawn)
     folder = None if cache is None else Path(cache)
     P, H = (
@@ -268,17 +270,8 @@ def immunize(
     )
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
-    rate = check_real(_LR if lr is None else lr, "lr", low=0.0)
-    inertia = check_real(_MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
-    steps = Steps(
-        splitted,
-        objective,
-        rule,
-        loss,
-        torch.optim.SGD(parameters, lr=rate, momentum=inertia)
-        if optimizer is None
-        else _made(optimizer, parameters),
-    )
+    descending, optimizer_settings = optimizer_of(optimizer, parameters, lr, momentum)
+    steps = Steps(splitted, objective, rule, loss, descending)
     kept = None
     if checkpoint is not None:
         settings = {
@@ -292,11 +285,12 @@ def immunize(
             "terms": steps.terms,
             "computed_in": computed_in,
             "loss": name_of(loss),
-            "optimizer": [rate, inertia] if optimizer is None else settings_of(steps.optimizer),
+            "optimizer": optimizer_settings,
             "seed": drawn,
         }
         every = 100 if checkpoint_every is None else checkpoint_every
-        kept = Checkpoint(Path(checkpoint), as_count(every, "checkpoint_every", least=1), settings)
+        count = as_count(every, "checkpoint_every", least=1)
+        kept = NetworkCheckpoint(checkpoint, count, settings)
     run = Run(steps, P, H, generator, kept)
     with torch.random.fork_rng(devices=[]):
         measurement = _measured(splitted, P, H, unseen, computed_in)
@@ -346,91 +340,3 @@ def _reported(measurement: Measurement, model: SplitModel) -> DeepReport | None:
         return None
     warn_if_easier(report)
     return report
-
-
-def _made(
-    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    wanted = (
-        "optimizer must make one of a list of parameters, such as "
-        "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
-    )
-    if not callable(make):
-        raise TypeError(f"{wanted}, and is a {type(make).__name__}")
-    made = make(parameters)
-    if not isinstance(made, torch.optim.Optimizer):
-        raise TypeError(f"{wanted}, and makes a {type(made).__name__}")
-    return made
-
-
-def _refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
-    given = [name for name, value in arguments.items() if value is not None]
-    if given:
-        raise ValueError(f"{why} {', '.join(given)}")
-
-
-def _held_out(held_out: Any, where: torch.device) -> tuple[Batches, Batches] | None:
-    if held_out is None:
-        return None
-    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
-        raise ValueError("held_out must be two loaders, (primary, harmful), of rows to measure on")
-    return (
-        task_of(held_out[0], where, "held_out primary"),
-        task_of(held_out[1], where, "held_out harmful"),
-    )
-
-
-def _parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
-    """Leave only what is trained with a gradient."""
-    if blocks is not None:
-        model.model.requires_grad_(False)
-        for block in (*blocks, model.head):
-            block.requires_grad_()
-    head = {id(module) for module in model.head.modules()}
-    modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
-    if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
-        frozen = "the trainable blocks" if blocks is not None else "what comes before the head"
-        raise ValueError(
-            f"no parameter of {frozen} requires a gradient, so that the features cannot move: name "
-            "blocks with parameters as trainable, or call requires_grad_() on them"
-        )
-    return [p for p in model.model.parameters() if p.requires_grad]
-
-
-def _inspect(
-    model: SplitModel,
-    primary: Any,
-    harmful: Any,
-    device: torch.device,
-    objective: Objective | None,
-    loss: Loss,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Refuse, before any training, what would fail in the midst of it; return first terms."""
-    seen = []
-    for loader, name in ((primary, "primary"), (harmful, "harmful")):
-        task = task_of(loader, device, name)
-        batch = next(iter(task.in_order()), None)
-        if batch is None:
-            raise ValueError(f"{name} has no batches")
-        refuse_arrays(batch, name)
-        with running_on(name), torch.no_grad():
-            found = task.run(model, batch)
-        features = found.features
-        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
-        if not bool(features.isfinite().all()):
-            raise ValueError(f"the features of {name} must be finite, and are not")
-        if bool((features == features[0]).all()):
-            raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
-        needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
-        if needs and objective is not None and found.labels is None:
-            raise ValueError(f"{name} must have labels: batches (inputs, labels)")
-        seen.append(found)
-    if objective is None:
-        return None, None
-    try:
-        finite(loss(seen[0].logits, seen[0].labels))
-        return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"loss and terms cannot be computed on a first batch of each task: {error}"
-        ) from error

@@ -89,11 +89,11 @@ def linear_probes(
     Examples
     --------
     >>> import torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
     >>> labels = torch.arange(200) % 2
     >>> Z = torch.randn(200, 5) + 3.0 * (2 * labels[:, None] - 1)
-    >>> found = ict.linear_probes((Z[:100], labels[:100]), (Z[100:], labels[100:]))
+    >>> found = icd.linear_probes((Z[:100], labels[:100]), (Z[100:], labels[100:]))
     >>> bool(found["sgd"]["accuracy"][-1] > 0.9)
     True
     """

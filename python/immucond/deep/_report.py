@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,47 @@ from torch import Tensor, nn
 from .._errors import ImmunityWarning
 from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
+from .._validate import FloatArray
 from .._warn import warn
 from ._activations import task_of
-from ._batches import Batches, Outcome
-from ._features import gathered, kappa_and_rank
+from ._batches import Batches, Outcome, gathered, kappa_and_rank
+from ._copies import served
+from ._network import SplitModel, heads_named
 from ._probes import linear_probes
-from ._ratios import Ratios
-from ._split import SplitModel, heads_named
 
 ROWS = 4096
 """Rows of each task that are measured, at most."""
 
 _ATTACKERS = ("sgd", "adam")
+
+Kappa = TypeVar("Kappa", float, FloatArray)
+
+
+class Ratios(Generic[Kappa]):
+    """What four condition numbers say of immunity: Zheng et al. (2025), Definition 3.1."""
+
+    kappa_P: Kappa
+    kappa_H: Kappa
+    reference_kappa_P: Kappa
+    reference_kappa_H: Kappa
+
+    @property
+    def i(self) -> Kappa:
+        """How many times worse the harmful task is conditioned than by the reference.
+
+        ``kappa_H / reference_kappa_H``: immunity wants it large.
+        """
+        return self.kappa_H / self.reference_kappa_H
+
+    @property
+    def ii(self) -> Kappa:
+        """``kappa_P / reference_kappa_P``: immunity wants it at most 1."""
+        return self.kappa_P / self.reference_kappa_P
+
+    @property
+    def rir(self) -> Kappa:
+        """The relative immunity ratio, (i) / (ii)."""
+        return self.i / self.ii
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,13 +286,13 @@ def immunity_report(
     Examples
     --------
     >>> import torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
-    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> done = icd.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
     >>> for seen in (done.split, "2.0"):  # behind the map, and before it
-    ...     found = ict.immunity_report(done.model, net, primary, harmful, split=(seen, "2"))
+    ...     found = icd.immunity_report(done.model, net, primary, harmful, split=(seen, "2"))
     ...     print(found.i > 2)
     True
     False
@@ -274,16 +303,11 @@ def immunity_report(
 
     found: list[Measurement] = []
     for network, name in ((reference, names[1]), (model, names[0])):
-        first = next(network.parameters()).device
-        where, training = torch.device(device) if device is not None else first, network.training
-        try:
-            head = SplitModel(network.to(where).eval(), name)
+        with served(network, device) as (ready, where):
             tasks = task_of(primary, where, "primary"), task_of(harmful, where, "harmful")
             given = harmful_train is not None
             train = task_of(harmful_train, where, "harmful_train") if given else None
-            found.append(Measurement(head, tasks, train, "given", computed_in))
-        finally:
-            network.to(first).train(training)
+            found.append(Measurement(SplitModel(ready, name), tasks, train, "given", computed_in))
     report = found[0].compared(found[1])
     warn_if_easier(report)
     return report

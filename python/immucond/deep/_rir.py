@@ -14,9 +14,10 @@ from .._condition import condition_number
 from .._harmful import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
-from ._features import all_features, array
-from ._ratios import Ratios
-from ._split import SplitModel, heads_named
+from ._batches import all_features, array
+from ._copies import served
+from ._network import SplitModel, heads_named
+from ._report import Ratios
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,12 +121,12 @@ def rir(
     Examples
     --------
     >>> import torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
-    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
-    >>> found = ict.rir(done.model, net, primary, harmful, split=(done.split, "2"))
+    >>> done = icd.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> found = icd.rir(done.model, net, primary, harmful, split=(done.split, "2"))
     >>> found.mean > 2
     True
     """
@@ -180,13 +181,8 @@ def immunity_of(
 
 
 def _features(network: nn.Module, head: str, loader: Any, name: str, device: Any) -> torch.Tensor:
-    where = torch.device(device) if device is not None else next(network.parameters()).device
-    before, training = next(network.parameters()).device, network.training
-    try:
-        model = SplitModel(network.to(where).eval(), head)
-        return all_features(model, task_of(loader, where, name), name)
-    finally:
-        network.to(before).train(training)
+    with served(network, device) as (model, where):
+        return all_features(SplitModel(model, head), task_of(loader, where, name), name)
 
 
 def _kappas(

@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from ._frozen import CannotKeepError, equal
-from ._split import moved, parse_batch
+from ._network import moved, parse_batch
 
 _TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from .._files import whole
 from .._validate import plain
-from ._fold import FoldedHead, refuse_saving, replace_module
+from ._closed_form import FoldedHead, refuse_saving, replace_module
+from ._copies import copied
 from ._immunize import DeepImmunization
-from ._split import SplitModel
-from ._ties import copied
+from ._network import SplitModel
 
 WEIGHTS, ABOUT = "weights.pt", "immucond.json"
 
@@ -43,17 +43,16 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
 
     Examples
     --------
-    >>> import tempfile, torch
-    >>> import immucond.torch as ict
-    >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
-    >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
-    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> import os, tempfile, torch
+    >>> import immucond.deep as icd
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+    >>> rows = torch.randn(50, 3)
+    >>> tasks = {"primary": [rows], "harmful": [rows * torch.arange(1.0, 4.0)]}
+    >>> done = icd.immunize(net, split="1", method="closed_form", **tasks)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ict.save(done, folder)
-    ...     again = ict.load_saved(folder, net)
-    >>> torch.equal(again(primary[0]), done.model(primary[0]))
-    True
+    ...     icd.save(done, folder)
+    ...     sorted(os.listdir(folder))
+    ['immucond.json', 'weights.pt']
     """
     if not isinstance(done, DeepImmunization):
         raise TypeError(
@@ -99,15 +98,15 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
     Examples
     --------
     >>> import tempfile, torch
-    >>> import immucond.torch as ict
+    >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     >>> primary, harmful = [torch.randn(200, 6)], [torch.randn(200, 6) * torch.arange(1.0, 7.0)]
-    >>> done = ict.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
+    >>> done = icd.immunize(net, split="2", primary=primary, harmful=harmful, method="closed_form")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ict.save(done, folder)
-    ...     again = ict.load_saved(folder, net)
-    >>> found = ict.immunity_report(again, net, primary, harmful, split=(done.split, "2"))
+    ...     icd.save(done, folder)
+    ...     again = icd.load_saved(folder, net)
+    >>> found = icd.immunity_report(again, net, primary, harmful, split=(done.split, "2"))
     >>> found.i == done.report.i
     True
     """

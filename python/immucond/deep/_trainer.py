@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Sized
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from .._files import whole
 from .._validate import plain, refuse_other
 from ._activations import task_of
-from ._batches import Outcome, outcome, refuse_arrays, refuse_few
-from ._evaluated import evaluating
+from ._batches import Outcome, endless, first_of, outcome, refuse_few
+from ._copies import evaluating
 from ._fingerprint import name_of
+from ._network import SplitModel, parse_batch, refuse_compiled
 from ._objectives import (
     Method,
     Objective,
@@ -32,9 +37,6 @@ from ._objectives import (
     weighting,
     weights,
 )
-from ._ranks import Ranks, harmful_by_rank
-from ._split import SplitModel, parse_batch
-from ._wrapped import refuse_compiled
 
 SETTINGS = "immunization.json"
 """In each checkpoint's folder: what the run is immunized by, and its first weights."""
@@ -66,7 +68,7 @@ class TrainerMixin:
     --------
     With ``transformers``::
 
-        class ImmunizingTrainer(ict.TrainerMixin, transformers.Trainer): ...
+        class ImmunizingTrainer(icd.TrainerMixin, transformers.Trainer): ...
 
         trainer = ImmunizingTrainer(model, arguments, train_dataset=primary)
         trainer.immunize_against(harmful_loader, split="classifier")
@@ -128,10 +130,7 @@ class TrainerMixin:
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
         if task.least is not None:
             refuse_few(task.least, "harmful")
-        batch = next(iter(task.in_order()), None)
-        if batch is None:
-            raise ValueError("harmful has no batches")
-        refuse_arrays(batch, "harmful")
+        batch = first_of(task, "harmful")
         if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
             raise ValueError(f"harmful must have labels for {method!r}: batches (inputs, labels)")
         rule = weighting(lambdas, terms, objective)
@@ -325,3 +324,51 @@ class TrainerMixin:
             for term in objective.terms(primary, harmful)
         ]
         return balanced(terms, [(found[0], found[1])])
+
+
+class Ranks:
+    """A process group, or one process alone."""
+
+    def __init__(self, group: Any = None) -> None:
+        if group is None and dist.is_available() and dist.is_initialized():
+            group = dist.group.WORLD if dist.get_world_size() > 1 else None
+        self.group = group
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+
+    def _all(self, value: float) -> list[float]:
+        """Return every process's value."""
+        if self.size == 1:
+            return [value]
+        where = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        mine = torch.tensor([value], dtype=torch.float64, device=where)
+        all_ = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(all_, mine, group=self.group)
+        return [float(x) for x in all_]
+
+    def mean(self, value: float) -> float:
+        """Return the mean over the processes."""
+        return math.fsum(self._all(value)) / self.size
+
+    def norm(self, value: float) -> float:
+        """Return the norm of what all processes have parts of, from the norm of one's own."""
+        return math.hypot(*self._all(value))
+
+
+def harmful_by_rank(loader: Any, ranks: Ranks) -> Iterator[Any]:
+    """Yield this process's batches, epoch after epoch: of each round of batches its own.
+
+    A loader whose sampler knows the processes has parted the samples already.
+    """
+    sampler, epochs = getattr(loader, "sampler", None), count()
+
+    def epoch() -> Iterator[Any]:
+        number = next(epochs)
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(number)
+        return iter(loader)
+
+    batches = endless(epoch, "harmful")
+    if isinstance(sampler, DistributedSampler):
+        return batches
+    return islice(batches, ranks.rank, None, ranks.size)

@@ -15,44 +15,22 @@ from ._distributed import gram
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
-from ._spectral import condition_number, log_kappa, r_ill, r_well
+from ._regularizers import condition_number, evaluate, log_kappa, r_ill, r_well
 
 if _TYPE_CHECKING:
     from ..deep import (
-        DeepImmunity as DeepImmunity,
-    )
-    from ..deep import (
-        DeepImmunization as DeepImmunization,
-    )
-    from ..deep import (
-        DeepReport as DeepReport,
-    )
-    from ..deep import (
-        Objective as Objective,
-    )
-    from ..deep import (
-        TrainerMixin as TrainerMixin,
-    )
-    from ..deep import (
-        immunity_report as immunity_report,
-    )
-    from ..deep import (
-        immunize as immunize,
-    )
-    from ..deep import (
-        keep_activations as keep_activations,
-    )
-    from ..deep import (
-        linear_probes as linear_probes,
-    )
-    from ..deep import (
-        load_saved as load_saved,
-    )
-    from ..deep import (
-        rir as rir,
-    )
-    from ..deep import (
-        save as save,
+        DeepImmunity,
+        DeepImmunization,
+        DeepReport,
+        Objective,
+        TrainerMixin,
+        immunity_report,
+        immunize,
+        keep_activations,
+        linear_probes,
+        load_saved,
+        rir,
+        save,
     )
 
 __all__ = [
@@ -66,6 +44,7 @@ __all__ = [
     "RWell",
     "TrainerMixin",
     "condition_number",
+    "evaluate",
     "extreme_pairs",
     "gram",
     "immunity_report",

@@ -13,7 +13,7 @@ from .._validate import as_integer, check_real
 
 Given = Literal["matrix", "features"]
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def given(
@@ -53,7 +53,7 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
             f"{name} must be a plain tensor, and is a DTensor: give {name}.full_tensor(), or "
             f"{name}.to_local(), where that is this rank's rows, with group="
         )
-    if X.dtype not in _DTYPES:
+    if X.dtype not in DTYPES:
         raise TypeError(
             f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"
         )

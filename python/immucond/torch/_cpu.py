@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core
-from .._extreme import ExtremePairs, Search, Value, pairs_from
+from .._pairs import pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
+from .._search import Search
 from .._validate import Array
-from ._threads import torch_threads
+from ._fallback import Evaluated, Pairs
 
 _SEARCH = Search()
+
+
+@contextmanager
+def _torch_threads() -> Iterator[None]:
+    """Hold SciPy's BLAS to ``torch.get_num_threads()`` threads, where it would take more."""
+    before, allowed = _core.blas_threads(), torch.get_num_threads()
+    if before <= allowed:
+        yield
+        return
+    _core.set_blas_threads(allowed)
+    try:
+        yield
+    finally:
+        _core.set_blas_threads(before)
 
 
 def _array(X: Tensor) -> Array:
@@ -31,44 +47,40 @@ def evaluate(
     *,
     features: bool,
     rule: Rule,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
-) -> tuple[Value, Tensor | None, bool, bool, int]:
-    """Return value, float64 gradient, whether an end it uses is tied, and is determined, and rank.
-
-    Of a matrix, or of each in a stack (b, rows, columns): whether any is tied, and all determined,
-    and the smallest rank.
-    """
+) -> Evaluated:
+    """As `Kernels.evaluate`."""
     kernel = _core.evaluate_features if features else _core.evaluate
-    with torch_threads():
+    with _torch_threads():
         value, grad, _, tied, determined, rank = kernel(
-            regularizer._coefficients,
-            regularizer._degree,
             _array(X),
-            rule,
-            _SEARCH,
-            p_is_rank,
-            gradient,
-            False,
+            coefficients=regularizer.coefficients,
+            degree=regularizer.degree,
+            rule=rule,
+            search=_SEARCH,
+            p=p,
+            gradient=gradient,
+            pairs=False,
         )
     if X.ndim > 2:
         tied, determined, rank = tied.any(), determined.all(), rank.min()
-    return value, None if grad is None else torch.from_numpy(grad), tied, determined, int(rank)
+    by_X = None if grad is None else torch.from_numpy(grad)
+    return Evaluated(value, by_X, bool(tied), bool(determined), int(rank))
 
 
-def pairs(X: Tensor, *, features: bool, rule: Rule) -> ExtremePairs:
-    """Return the pairs of a matrix, or of each in a stack (b, rows, columns)."""
-    with torch_threads():
-        found: dict[str, Any] = (
-            _core.feature_extreme_pairs(_array(X), rule, _SEARCH)
-            if features
-            else _core.extreme_pairs(_array(X), rule, _SEARCH)
-        )
+def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
+    """As `Kernels.pairs`."""
+    kernel = _core.feature_extreme_pairs if features else _core.extreme_pairs
+    with _torch_threads():
+        found = kernel(_array(X), rule=rule, search=_SEARCH)
     determined = found["determined"]  # whatever float64 makes of the value
-    return replace(pairs_from(found, "Z^T Z" if features else "S"), determined_min=determined)
+    told = pairs_from(found, "Z^T Z" if features else "S")
+    fields = [np.asarray(getattr(told, name)) for name in Pairs._fields[:-1]]
+    return Pairs._make(map(torch.from_numpy, [*fields, np.asarray(determined)]))
 
 
 def gram(X: Tensor) -> Tensor:
-    """Return ``X^T X`` in float64."""
-    with torch_threads():
+    """As `Kernels.gram`."""
+    with _torch_threads():
         return torch.from_numpy(_core.gram(_array(X)))

@@ -7,19 +7,17 @@ from torch import Tensor
 
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
-from ..cuda._arrays import DeviceArray, torch_library
-from ..cuda._evaluate import evaluate as evaluate_stack
-from ..cuda._evaluate import pairs as pairs_of_stack
-from ..cuda._gram import gram_of
-from ..cuda._module import available as available
-from . import _device
-from ._device import Pairs
+from ..cuda import available as available
+from ..cuda.stacks import Stack, built_in, gram_of, torch_library, where_on_device
+from . import _fallback
+from ._fallback import Evaluated, Pairs
 
 
-def _where(X: Tensor) -> DeviceArray:
-    found = torch_library().where(X)
-    assert found is not None  # kernels_for sends CUDA tensors only
-    return found
+def _stack(X: Tensor, features: bool, rule: Rule) -> Stack:
+    X = torch_library().adopt(X)
+    stacked = X if X.ndim == 3 else X[None]
+    where = where_on_device(stacked)
+    return Stack(stacked, where, torch_library(), features=features, rule=rule)
 
 
 def evaluate(
@@ -28,38 +26,29 @@ def evaluate(
     *,
     features: bool,
     rule: Rule,
-    p_is_rank: bool,
+    p: int,
     gradient: bool,
-) -> tuple[Tensor, Tensor | None, bool, bool, int]:
-    """As the function of this name for CPU tensors; values stay on the device."""
-    X = torch_library().adopt(X)
-    stack = X if X.ndim == 3 else X[None]
-    found = evaluate_stack(
-        regularizer,
-        stack,
-        _where(stack),
-        torch_library(),
-        features=features,
-        rule=rule,
-        p_is_rank=p_is_rank,
-        gradient=gradient,
-    )
+) -> Evaluated:
+    """As `Kernels.evaluate`; values stay on the device."""
+    if built_in(regularizer) is None:
+        return _fallback.evaluate(
+            regularizer, X, features=features, rule=rule, p=p, gradient=gradient
+        )
+    found = _stack(X, features, rule).evaluate(regularizer, p=p, gradient=gradient)
     value, by_X = found.value, found.gradient
     if X.ndim == 2:
         value, by_X = value[0], by_X[0] if gradient else None
-    return value, by_X, found.tied, found.determined, found.rank
+    return Evaluated(value, by_X, found.tied, found.determined, found.rank)
 
 
 def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.pairs`."""
     rows, columns = X.shape[-2:]
     if not features and rows != columns:
-        return _device.pairs(X, features=features, rule=rule)
-    X = torch_library().adopt(X)
-    stack = X if X.ndim == 3 else X[None]
-    found = pairs_of_stack(stack, _where(stack), torch_library(), features=features, rule=rule)
+        return _fallback.pairs(X, features=features, rule=rule)
+    found = _stack(X, features, rule).pairs()
     u_max, u_min = found.v_max.clone(), found.v_min.clone()
-    flags = torch.ones(3, len(stack), dtype=torch.bool)
+    flags = torch.ones(3, len(u_max), dtype=torch.bool)
     for i, one in found.left.items():
         u_max[i] = torch.from_numpy(one.u_max)
         u_min[i] = torch.from_numpy(one.u_min)
@@ -71,7 +60,7 @@ def pairs(X: Tensor, *, features: bool, rule: Rule) -> Pairs:
 
 
 def gram(X: Tensor) -> Tensor:
-    """As the function of this name for CPU tensors."""
+    """As `Kernels.gram`."""
     X = torch_library().adopt(X)
-    result: Tensor = gram_of(_where(X), torch_library())
+    result: Tensor = gram_of(where_on_device(X), torch_library())
     return result

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._pairs import warn_half
 from .._rank import Rule, default_rtol, rank_rule
-from ._arguments import check_tensor
+from ._arguments import DTYPES, check_tensor
 from ._kernels import kernels_for
-from ._warn import warn_half
 
 Options = tuple[bool, int | None, float | None, str | None]
 
@@ -69,13 +69,12 @@ def _counts(Z: Tensor, group: Any) -> list[int]:
             "group= cannot be part of a compiled graph: call the regularizer outside the function "
             "that torch.compile compiles, or in one under torch.compiler.disable"
         )
-    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    mine = torch.tensor([len(Z), Z.shape[1], dtypes.index(Z.dtype)], device=Z.device)
+    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype)], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(all_, mine, group=group)
     shapes = [tuple(int(x) for x in t) for t in all_]
     if len({shape[1:] for shape in shapes}) > 1:
-        seen = "; ".join(f"{m} columns of {dtypes[d]}" for _, m, d in shapes)
+        seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d in shapes)
         raise ValueError(f"features must have one width and dtype on all ranks, and have {seen}")
     return [shape[0] for shape in shapes]
 

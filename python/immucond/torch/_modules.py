@@ -6,8 +6,9 @@ from typing import Any, Literal, SupportsIndex
 
 from torch import Tensor, nn
 
+from .._regularizers import Counted
 from .._validate import check_choice, check_real
-from ._spectral import r_ill, r_well
+from ._regularizers import r_ill, r_well
 
 Input = Literal["features", "matrix"]
 
@@ -57,7 +58,7 @@ class RWell(_Regularizer):
         rank: SupportsIndex | None = None,
         rtol: float | None = None,
         computed_in: Any = None,
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
         group: Any = None,
     ) -> None:
         super().__init__(input, rank=rank, rtol=rtol, computed_in=computed_in, p=p, group=group)
@@ -111,7 +112,7 @@ class ImmunizationLoss(nn.Module):
         inverse, with sigma_1 the largest eigenvalue of ``Z^T Z``.
     input : {"features", "matrix"}
         Whether calls get features (the default) or matrices.
-    p : None or "rank"
+    p : None, "rank" or int
         Of R_well: "rank" for mini-batches with fewer samples than features.
     rtol, computed_in, group
         As in `immucond.torch.r_well`.
@@ -132,7 +133,7 @@ class ImmunizationLoss(nn.Module):
         lambda_H: float,
         *,
         input: Input = "features",  # noqa: A002
-        p: Literal["rank"] | None = None,
+        p: Counted = None,
         rtol: float | None = None,
         computed_in: Any = None,
         group: Any = None,

@@ -8,13 +8,15 @@ from typing import Any, ClassVar, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
+from .._errors import DegenerateSpectrumWarning
+from .._pairs import warn_half
 from .._rank import rank_rule
-from ._arguments import Given, given
+from .._warn import warn, warn_accuracy
+from ._arguments import given
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide
 from ._resolvent import apply, halves, outer, resolvent
 from ._scale import exponent_of, shifted, times_power
-from ._warn import warn_accuracy, warn_half, warn_not_simple
 
 _LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
@@ -221,36 +223,38 @@ def _kernel(
     rank: int | None,
     rtol: float | None,
     computed_in: str | None,
-    warn: bool,
+    telling: bool,
 ) -> tuple[Tensor, ...]:
     shape = tuple(X.shape)
-    what: Given = "features" if features else "matrix"
     rule = rank_rule(
         shape[-2:],
         X.dtype,  # type: ignore[arg-type]
         rank=rank,
         rtol=rtol,
         computed_in=computed_in,
-        given=what,
+        given="features" if features else "matrix",
     )
     stack = X if X.ndim == 2 else X.reshape(-1, *shape[-2:])
     found = kernels_for(X).pairs(stack, features=features, rule=rule)
 
-    def tensor(value: Any, dtype: torch.dtype) -> Tensor:
-        field = torch.as_tensor(value, dtype=dtype, device=X.device)
+    def tensor(field: Tensor, dtype: torch.dtype) -> Tensor:
+        field = field.to(X.device, dtype)
         return field.reshape(shape[:-2] + field.shape[stack.ndim - 2 :]).clone()
 
     simple = [tensor(x, torch.bool) for x in (found.simple_max, found.simple_min)]
-    if warn:
+    if telling:
         name = "Z^T Z" if features else "S"
         warn_half(name, int(tensor(found.rank, torch.int64).min()), min(shape[-2:]), rule)
         if not tensor(found.determined_min, torch.bool).all():
             warn_accuracy(name)
         if not (simple[0].all() and simple[1].all()):
-            warn_not_simple(name)
-    fields = (getattr(found, name) for name in ExtremePairs._fields[:6])
+            warn(
+                f"an extreme singular value of {name} is not simple to rounding: its vectors are "
+                "one choice among many",
+                DegenerateSpectrumWarning,
+            )
     return (
-        *(tensor(field, torch.float64) for field in fields),
+        *(tensor(field, torch.float64) for field in found[:6]),
         tensor(found.rank, torch.int64),
         *simple,
     )

@@ -40,15 +40,10 @@ def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
     return kept[1:]  # type: ignore[no-any-return]
 
 
-class _Solve(Function):
-    """``(K + ridge I)^-1 g``; without a ridge and for singular K its pseudo-inverse."""
+class _BySolving(Function):
+    """A function of (X, K, ridge) whose backward is a solve with K."""
 
     tensors: ClassVar[int] = 2
-
-    @staticmethod
-    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:
-        result: Tensor = solve.entry(g, K, ridge)
-        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
@@ -60,6 +55,15 @@ class _Solve(Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         (K,) = ctx.saved_tensors
         return solve(upstream, K, ctx.ridge), None, None
+
+
+class _Solve(_BySolving):
+    """``(K + ridge I)^-1 g``; without a ridge and for singular K its pseudo-inverse."""
+
+    @staticmethod
+    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:
+        result: Tensor = solve.entry(g, K, ridge)
+        return result
 
     @staticmethod
     @nestable
@@ -81,25 +85,13 @@ def _solve(g: Tensor, K: Tensor, ridge: float) -> Tensor:
     return result.to(g.dtype).contiguous()
 
 
-class _Precondition(Function):
+class _Precondition(_BySolving):
     """``immucond::precondition``: theta itself, with a gradient that is `gram_solve`'s."""
-
-    tensors: ClassVar[int] = 2
 
     @staticmethod
     def forward(theta: Tensor, K: Tensor, ridge: float) -> Tensor:
         result: Tensor = precondition_operator.entry(theta, K, ridge)
         return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
-        _, K, ctx.ridge = inputs
-        ctx.save_for_backward(K)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        (K,) = ctx.saved_tensors
-        return solve(upstream, K, ctx.ridge), None, None
 
 
 def _like_first(first: Tensor, *_: Any) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._errors import DegenerateSpectrumError
+from .._errors import AccuracyWarning, DegenerateSpectrumError
+from .._warn import warn
 from ._operator import Function, Operator, nestable
-from ._warn import warn_second
 
 _EPS = 2.0**-52
 _DIGITS_LEFT = 1e-3  # of a derivative: a larger relative error is told
@@ -157,7 +157,12 @@ def _tell_lost_digits(LU: Tensor, pivots: Tensor) -> None:
         x = torch.linalg.lu_solve(LU, pivots, x[..., None])[..., 0]
         growth = torch.linalg.vector_norm(x, dim=-1)
     if bool((_EPS * math.sqrt(n) * growth > _DIGITS_LEFT).any()):
-        warn_second()
+        warn(
+            "derivatives of singular vectors, and second derivatives of the regularizers, have "
+            "lost all but three digits or fewer: an extreme singular value lies too close to a "
+            "neighbour or to zero, by the measure of sigma_max",
+            AccuracyWarning,
+        )
 
 
 resolvent = Operator(

@@ -46,8 +46,9 @@ def exponent_of(X: Tensor) -> Tensor:
         return torch.where(usable, torch.floor(torch.log2(largest)), 0.0)
 
 
-def shifted(X: Tensor, exponent: Tensor) -> Tensor:
+def shifted(X: Tensor, exponent: Tensor | float) -> Tensor:
     """Return ``2^e X``: in three factors, since one alone may leave the range."""
+    exponent = torch.as_tensor(exponent, dtype=X.dtype, device=X.device)
     third = torch.floor(exponent.clamp(-3000.0, 3000.0) / 3.0)
     rest = exponent.clamp(-3000.0, 3000.0) - 2.0 * third
     power, last = torch.exp2(third)[..., None, None], torch.exp2(rest)[..., None, None]

@@ -1,0 +1,287 @@
+"""The spectral regularizers as functions that PyTorch differentiates."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor
+
+from .. import _regularizers as built_in
+from .._pairs import explaining
+from .._rank import largest_negative, largest_skew
+from .._regularizers import Counted, SpectralRegularizer, counted
+from .._validate import check_real
+from ._arguments import given
+from ._distributed import spread
+from ._operator import wide
+from ._pairs import ExtremePairs, pairs_operator
+from ._spectral import is_plain, name_of, spectral
+
+
+def _value(
+    regularizer: SpectralRegularizer,
+    S: Tensor | None,
+    features: Tensor | None,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    p: Counted,
+    group: Any,
+) -> Tensor:
+    X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
+    name, number = name_of(regularizer), counted(p, regularizer)
+    result: Tensor
+    if group is None:
+        wanted = X.requires_grad and torch.is_grad_enabled()
+        result = spectral(X, name, *options, number, wanted)[0]
+        return result
+    dtype = wide(X.dtype)
+    X, options, rule = spread(X, options, group)
+    wanted = X.requires_grad and torch.is_grad_enabled()
+    inner = rule if not options[0] else rule._replace(rounded=0.0)  # features tell by themselves
+    with explaining(inner):
+        result = spectral(X, name, *options, number, wanted)[0]
+    return result.to(dtype)
+
+
+def r_well(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    p: Counted = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``sigma_1^2 / 2 - F / (2 p)``, which descent lowers together with kappa.
+
+    Nenov, Haider, Balazs (2024); Zheng et al. (2025), Eq. 11. The value and the gradient of
+    `immucond.r_well`, for any program that PyTorch differentiates.
+
+    Parameters
+    ----------
+    S : Tensor, shape (..., p_r, p_c), optional
+        Any finite real matrix, or a stack. Give either `S` or `features`.
+    features : Tensor, shape (..., N, m), optional
+        Features Z, one row a sample: r at ``H = Z^T Z``. The cost is that of the smaller of
+        ``Z^T Z`` and ``Z Z^T``.
+    rank, rtol, computed_in
+        As in `immucond.extreme_pairs` and `immucond.feature_extreme_pairs`: the default `rtol`
+        follows `computed_in`, and that the dtype of the tensor.
+    p : None, "rank" or int
+        Count all singular values (default), the k nonzero ones, which batches with fewer samples
+        than features want, or so many.
+    group : torch.distributed.ProcessGroup, optional
+        The ranks that hold rows of `features`; each gets the value at all rows, and the gradient
+        by its own. For ``torch.distributed.group.WORLD`` that is every rank.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Computed in float64; of the dtype of the input, at least float32.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError
+        As in `immucond.SpectralRegularizer.value_and_grad`.
+    DegenerateSpectrumError
+        In second derivatives, where an extreme singular value that they use is not simple.
+
+    Warns
+    -----
+    DegenerateSpectrumWarning
+        Where such an end is not simple: the gradient takes the mean over the tied group, a valid
+        subgradient.
+    AccuracyWarning
+        Where a smallest singular value that it uses is not determined; in second derivatives, where
+        near neighbours leave them fewer than three digits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> Z = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    >>> value = ict.r_well(features=Z)
+    >>> value.backward()
+    >>> round(value.item(), 6), Z.grad.diagonal().tolist()
+    (3.75, [8.0, -1.0])
+    """
+    return _value(built_in.r_well, S, features, rank, rtol, computed_in, p, group)
+
+
+def r_ill(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``1 / (F / (2 k) - sigma_k^2 / 2)``, which descent lowers while it raises kappa.
+
+    Zheng et al. (2025), Theorem 4.1. See `r_well` for the parameters.
+
+    Raises
+    ------
+    DegenerateSpectrumError
+        Where all nonzero singular values are equal: the value is infinite there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.r_ill(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    tensor(1.3333)
+    """
+    return _value(built_in.r_ill, S, features, rank, rtol, computed_in, None, group)
+
+
+def condition_number(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    ridge: float = 0.0,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``sigma_1 / sigma_k`` over the nonzero singular values.
+
+    Zheng et al. (2025), Eq. 1. See `r_well` for the parameters.
+
+    Parameters
+    ----------
+    ridge : float
+        Of ``S + ridge I`` (or ``H + ridge I``), for symmetric positive semidefinite `S`: the
+        convention of the published tables. With a ridge above zero every eigenvalue counts, and
+        none is too small to be told.
+
+    Raises
+    ------
+    ValueError
+        Where there is a ridge and `S` is not symmetric positive semidefinite; traced programs do
+        not look.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.condition_number(features=torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    tensor(9.)
+    >>> ict.condition_number(features=torch.tensor([[2.0, 0.0]]), ridge=1.0)
+    tensor(5.)
+    """
+    shift = check_real(ridge, "ridge", low=0.0)
+    if shift == 0.0:
+        return _value(built_in.kappa, S, features, rank, rtol, computed_in, None, group)
+    X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
+    dtype, definite = wide(X.dtype), None
+    if group is not None:
+        X, options, _ = spread(X, options, group)
+    elif features is None:
+        definite = _definite(X, options[3] or X.dtype)
+    of_features, rank, _, precision = options
+    precision = precision or str(X.dtype).removeprefix("torch.")
+    pairs = ExtremePairs(
+        *pairs_operator(X.double(), of_features, rank, rtol or 0.0, precision, False)
+    )
+    size = X.shape[-1] if of_features else min(X.shape[-2:])
+    singular = pairs.rank < size
+    if definite is not None:  # what rounding moved below zero is zero
+        singular = singular | ~definite
+    smallest = torch.where(singular, 0.0, pairs.sigma_min)
+    return ((pairs.sigma_max + shift) / (smallest + shift)).to(dtype)
+
+
+def _definite(S: Tensor, computed_in: Any) -> Tensor | None:
+    """Return which matrices are positive definite; refuse what is not semidefinite to rounding."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or not is_plain(S):
+        return None
+    H = S.detach().double()
+    size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    n = S.shape[-1]
+    skew, noise = largest_skew(n, computed_in), largest_negative(n, computed_in)
+    if S.shape[-2] == n and bool(((H - H.mT).abs() <= skew * size).all()):
+        H = (H + H.mT) / (2 * size)
+        shifted = H + noise * torch.eye(n, dtype=H.dtype, device=H.device)
+        if not bool(torch.linalg.cholesky_ex(shifted).info.any()):
+            definite: Tensor = torch.linalg.cholesky_ex(H).info == 0
+            return definite
+    raise ValueError("S must be symmetric positive semidefinite where there is a ridge")
+
+
+def log_kappa(
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    group: Any = None,
+) -> Tensor:
+    """Return ``log sigma_1 - log sigma_k`` over the nonzero singular values.
+
+    See `r_well` for the parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.log_kappa(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    tensor(0.)
+    """
+    return _value(built_in.log_kappa, S, features, rank, rtol, computed_in, None, group)
+
+
+def evaluate(
+    regularizer: SpectralRegularizer,
+    S: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    p: Counted = None,
+    group: Any = None,
+) -> Tensor:
+    """Return any regularizer, such as one of one's own, at a matrix or at features.
+
+    Parameters
+    ----------
+    regularizer : SpectralRegularizer
+        For second derivatives its coefficients must be arithmetic, NumPy's functions (``np.log``,
+        not ``math.log``) and branches; they are differentiated as they stand.
+    S, features, rank, rtol, computed_in, p, group
+        As in `r_well`.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        As in `r_well`.
+
+    Raises
+    ------
+    TypeError
+        For what is no regularizer; in second derivatives, for coefficients that take a float.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond as ic
+    >>> import immucond.torch as ict
+    >>> norm = ic.SpectralRegularizer("norm", 1, lambda s: (s.sigma_max, 1.0, 0.0, 0.0))
+    >>> S = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    >>> ict.evaluate(norm, S).backward()
+    >>> S.grad.diagonal()
+    tensor([1., 0.])
+    """
+    if not isinstance(regularizer, SpectralRegularizer):
+        raise TypeError(
+            f"regularizer must be a SpectralRegularizer, and is a {type(regularizer).__name__}"
+        )
+    return _value(regularizer, S, features, rank, rtol, computed_in, p, group)
