@@ -16,6 +16,7 @@ from .._errors import DivergenceError, ImmucondError
 from .._harmful import warn_if_easier
 from .._task import warn_if_lost
 from .._validate import as_count, check_choice, plain
+from .._warn import warn
 from ._checkpoint import Checkpoint, Records
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Evaluation, Objective
@@ -132,10 +133,10 @@ def run(
     if kept is not None:
         kept.save(state, records)
     for category, message in warned.items():
-        warnings.warn(message, category, stacklevel=4)
-    warn_if_lost(problem.P, problem.H, stacklevel=4)
+        warn(message, category)
+    warn_if_lost(problem.P, problem.H)
     done = result(state)
-    warn_if_easier(done.report, "A larger lambda_H makes it harder", stacklevel=4)
+    warn_if_easier(done.report, "A larger lambda_H makes it harder")
     return done
 
 

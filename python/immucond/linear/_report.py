@@ -166,7 +166,7 @@ def immunity(
     """
     ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    warn_if_lost(P, H, stacklevel=3)
+    warn_if_lost(P, H)
     compared = None if reference is None else as_theta(reference, P.dim, "reference")
     return report_of(P, H, as_theta(theta, P.dim), compared, ridge)
 
