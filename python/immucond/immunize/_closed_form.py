@@ -20,8 +20,8 @@ from .._validate import (
     plain,
 )
 from ..linear.of_roots import extractor_of, nearest_of, report_of
-from ._problem import described
 from ._result import ImmunizationResult
+from ._setup import described
 
 
 @underflow_is_zero

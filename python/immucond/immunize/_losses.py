@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,6 @@ import scipy.special
 
 from .._triangle import condensed
 from .._validate import FloatArray, as_targets, check_choice
-
-LossName = Literal["squared", "logistic", "softmax"]
 
 
 @dataclass(frozen=True)
