@@ -120,10 +120,10 @@ def opt_kappa(
     ----------
     X_P, y_P, X_H, loss, lr, steps, batch_size, hessian, ridge, optimizer, theta, omega, seed
         As in :func:`algorithm1`.
-    lambda_P, lambda_H : float, default 1
-        Weights of the two condition numbers.
     preconditioner : {None, "right", "projected", "ridge"}
         Plain gradient by default; the others as in :func:`algorithm1`.
+    lambda_P, lambda_H : float, default 1
+        Weights of the two condition numbers.
     balance, ranks, computed_in, checkpoint, checkpoint_every, callback
         As in :func:`algorithm1`.
 
