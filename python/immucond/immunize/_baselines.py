@@ -139,7 +139,8 @@ def opt_kappa(
 
     Notes
     -----
-    Source: arXiv 2505.23760, the baseline "Opt kappa".
+    Source: arXiv 2505.23760, the baseline "Opt kappa". Both condition numbers are over the nonzero
+    eigenvalues, of which theta keeps as many as there are.
 
     Examples
     --------
