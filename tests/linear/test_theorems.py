@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 import immucond as ic
 from immucond import theorems as th
-from immucond.theorems import THEOREMS, _gradients, _limit, _probing, _singular, _spectrum, _steps
+from immucond.theorems import (
+    THEOREMS,
+    _gradients,
+    _intervals,
+    _limit,
+    _optima,
+    _probing,
+    _singular,
+    _spectrum,
+    _steps,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -219,12 +229,12 @@ def test_beyond_the_sharp_end_the_claim_fails(kind, by_theta, step):
     # The library's own end, a tenth of a percent further, where no second interval is so near.
     end = _steps._library_end(kind, by_theta, step)
     sigma = step.exact
-    _, restart = _steps.interval(kind, by_theta, sigma, step.p)
+    _, restart = _intervals.interval(kind, by_theta, sigma, step.p)
     eta = Fraction(1.001) * Fraction(end) if math.isfinite(end) else None
     if eta is None or (restart is not None and eta >= restart):
         return
-    before = _steps.ratio(sigma)
-    then = _steps.ratio(_steps.after(kind, by_theta, sigma, step.p, eta))
+    before = _intervals.ratio(sigma)
+    then = _intervals.ratio(_intervals.after(kind, by_theta, sigma, step.p, eta))
     assert then >= before if kind == "r_well" else then <= before
 
 
@@ -236,7 +246,9 @@ def test_steps_of_the_library_are_those_of_the_proofs():
     step = th.Step(sigma, 4, 0.5)
     for kind, r in (("r_well", ic.r_well), ("r_ill", ic.r_ill)):
         for by_theta in (False, True):
-            eta = 0.3 * float(_steps.vanishing(by_theta, step.exact) if kind == "r_ill" else 0.1)
+            eta = 0.3 * float(
+                _intervals.vanishing(by_theta, step.exact) if kind == "r_ill" else 0.1
+            )
             if by_theta:
                 theta = U @ np.diag(np.sqrt(sigma)) @ V
                 _, G = r.value_and_grad_theta(theta, np.eye(4), preconditioned=True)
@@ -245,7 +257,7 @@ def test_steps_of_the_library_are_those_of_the_proofs():
                 S = U @ np.diag(sigma) @ V
                 _, G = r.value_and_grad(S)
                 after = np.linalg.svd(S - eta * G, compute_uv=False)
-            expected = _steps.after(kind, by_theta, step.exact, 4, Fraction(eta))
+            expected = _intervals.after(kind, by_theta, step.exact, 4, Fraction(eta))
             np.testing.assert_allclose(after, sorted(map(float, expected))[::-1], rtol=1e-9)
 
 
@@ -317,8 +329,8 @@ MUTATIONS = [
     ("limit", _limit, "immunity_limit", lambda f: off_by(0.99)(f, "rir")),
     ("limit", _limit, "pencil", lambda f: lambda P, H: (f(P, H)[0], f(P, H)[1] ** 0.9)),
     ("frontier", _limit, "optimal_extractor", lambda f: lambda **k: np.tril(f(**k))),
-    ("blind-optimum", _limit, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
-    ("rotation", _limit, "optimal_extractor", lambda f: lambda **k: f(**(k | {"rotate": False}))),
+    ("blind-optimum", _optima, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
+    ("rotation", _optima, "optimal_extractor", lambda f: lambda **k: f(**(k | {"rotate": False}))),
     ("singular-limit", _singular, "immunity_limit", lambda f: off_by(1.01)(f, "kappa_M")),
     ("equation-2", _probing, "probe", lambda f: lambda *a, **k: dataclasses.replace(
         f(*a, **k), norm_ratio=f(*a, **k).norm_ratio ** 0.4)),
