@@ -158,12 +158,8 @@ def test_proposition_3_2_is_right_where_h_is_diagonal_in_its_basis():
 
 
 def test_formula_overstates_kappa_of_a_singular_hessian():
-    b = np.array([1.0, 0.01])
-    K, theta = np.outer(b, b), np.diag([1.0 + 1e-9, 1.0])
-    q = ic.linear.rayleigh_spectrum(theta, K)
-    assert q[0] / q[1] == pytest.approx(1e4, rel=1e-6)
-    assert ic.condition_number(features=b[None, :] @ theta) == pytest.approx(1.0)
-    case = th.Extraction(b[None, :], theta)
+    b = np.array([1.0, 0.01])  # by a factor of 1e4: test_linear_bounds has the numbers
+    case = th.Extraction(b[None, :], np.diag([1.0 + 1e-9, 1.0]))
     assert THEOREMS["rayleigh-majorization"].check(case).holds
     assert not THEOREMS["proposition-3.2"].check(case).holds
 
@@ -203,19 +199,6 @@ def test_theorem_4_3_fails_at_sigma_10_1_half(name, share, kappa):
     assert corrected.witness["end"] == pytest.approx(0.06945, abs=5e-6)
     # With the gradient's factor 2 dropped, the sharp end doubles and is still inside the printed.
     assert 2 * corrected.witness["end"] < 0.15
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 2**32 - 1))
-def test_sampling_bound_of_gaussian_rows(seed):
-    rng = np.random.default_rng(seed)
-    d, N, M = 60, 600, 400
-    A = np.diag(np.geomspace(1, 1e3, d))  # any covariance
-    X, Y = rng.normal(size=(N, d)) @ A, rng.normal(size=(M, d)) @ A
-    y, z = d / N, d / M
-    h = math.sqrt(y + z - y * z)
-    s = np.linalg.svd(Y @ np.linalg.inv(np.linalg.qr(X, mode="r")), compute_uv=False)
-    assert (s[0] / s[-1]) ** 2 == pytest.approx(((1 + h) / (1 - h)) ** 2, rel=0.3)
 
 
 # Sharpness
