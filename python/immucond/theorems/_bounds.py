@@ -47,11 +47,7 @@ class Matrix:
 
 
 def _matrix(
-    gaps: Sequence[float],
-    zeros: int,
-    scale: float,
-    left: Sequence[float],
-    right: Sequence[float],
+    gaps: Sequence[float], zeros: int, scale: float, left: Sequence[float], right: Sequence[float]
 ) -> Matrix:
     k = len(gaps) + 1
     p = k + zeros

@@ -36,11 +36,7 @@ class Net:
 
 
 def _net(
-    seed: int,
-    features: int,
-    gaps: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
+    seed: int, features: int, gaps: Sequence[float], left: Sequence[float], right: Sequence[float]
 ) -> Net:
     """Two-layer ReLU net with Gaussian weights, on Gaussian inputs of two tasks."""
     hidden, inputs, rows = 16, 8, 24

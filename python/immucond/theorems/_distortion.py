@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..linear import immunity_limit
-from ._instances import Tasks, extractor, kappa, pencil, rir, root, rounding, singular_values
+from ._instances import (
+    Tasks,
+    extractor,
+    inputs,
+    kappa,
+    pencil,
+    rir,
+    root,
+    rounding,
+    singular_values,
+)
 from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Reals
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most
 
 
 def _tasks(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-    decades: float = 12.0,
-) -> Tasks:
-    d = len(primary) + 1
-    return Tasks(
-        root(primary, basis, d, decades),
-        root(harmful, other, d, decades),
-        extractor(theta, left, right, d, d, d),
-    )
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float], *,
+    decades: float = 12.0, **pair: Sequence[float],
+) -> Tasks:  # fmt: skip
+    d = len(pair["primary"]) + 1
+    found = extractor(theta, left, right, d, d, d)
+    return Tasks(*inputs(**pair, decades=(decades, decades)), found)
 
 
 def _distortion(case: Tasks) -> Verdict:
@@ -69,21 +70,12 @@ class Samples:
 
 
 def _samples(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-    primary_change: Sequence[float],
-    harmful_change: Sequence[float],
-    turn: Sequence[float],
-) -> Samples:
+    primary_change: Sequence[float], harmful_change: Sequence[float], turn: Sequence[float],
+    **drawn: Sequence[float],
+) -> Samples:  # fmt: skip
     """Second sample: X' = A X with A well conditioned, so that K' is spectrally close to K."""
-    first = _tasks(primary, harmful, basis, other, theta, left, right, 6.0)
-    d = first.dim
-    A, B = (root(change, turn, d, 2.0) for change in (primary_change, harmful_change))
+    first = _tasks(**drawn, decades=6.0)
+    A, B = (root(change, turn, first.dim, 2.0) for change in (primary_change, harmful_change))
     return Samples(first, Tasks(A @ first.X_P, B @ first.X_H, first.theta))
 
 

@@ -79,12 +79,10 @@ class Extractor:
 
 
 def slope(
-    gaps: Sequence[float],
-    extra_rows: int,
-    left: Sequence[float],
-    right: Sequence[float],
+    gaps: Sequence[float], extra_rows: int, left: Sequence[float], right: Sequence[float],
     direction: int,
-) -> Slope:
+) -> Slope:  # fmt: skip
+    """Build S from gaps between its singular values."""
     k = len(gaps) + 1
     d = k + extra_rows
     return Slope(
@@ -96,14 +94,10 @@ def slope(
 
 
 def extractor(
-    gaps: Sequence[float],
-    null: int,
-    inputs: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-    direction: int,
-) -> Extractor:
-    """H with the given spectrum: theta = Q_K K^-1/2 sqrt(spectrum) Q, identity on null(K)."""
+    gaps: Sequence[float], null: int, inputs: Sequence[float],
+    left: Sequence[float], right: Sequence[float], direction: int,
+) -> Extractor:  # fmt: skip
+    """Build H with the given spectrum: theta = Q_K K^-1/2 sqrt(spectrum) Q, identity on null(K)."""
     k = len(gaps) + 1
     d = k + null
     basis, gamma = rotation(left, d), spectrum(inputs, k, 3.0)

@@ -44,6 +44,15 @@ def root(gaps: Sequence[float], angles: Sequence[float], d: int, decades: float)
     return np.sqrt(spectrum(gaps, d, decades))[:, None] * rotation(angles, d).T
 
 
+def inputs(
+    primary: Sequence[float], harmful: Sequence[float], basis: Sequence[float],
+    other: Sequence[float], decades: Sequence[float] = (6.0, 6.0),
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Build inputs of a primary and of a harmful task, of as many features as `primary` says."""
+    d = len(primary) + 1
+    return root(primary, basis, d, decades[0]), root(harmful, other, d, decades[1])
+
+
 def extractor(
     gaps: Sequence[float], left: Sequence[float], right: Sequence[float], d: int, m: int, rank: int
 ) -> FloatArray:

@@ -10,31 +10,21 @@ import numpy as np
 
 from .._validate import FloatArray, as_float64, check_real
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import Tasks, extractor, kappa, pencil, root, rotation, rounding
+from ._instances import Tasks, extractor, inputs, kappa, pencil, rotation, rounding
 from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most, equal
 
 
 def tasks(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-    columns: int,
-    lost: int,
-) -> Tasks:
-    d = len(primary) + 1
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float], columns: int, lost: int,
+    **pair: Sequence[float],
+) -> Tasks:  # fmt: skip
+    """Two tasks, and an extractor of any shape and rank."""
+    d = len(pair["primary"]) + 1
     rank = max(1, min(d, columns) - lost)
-    return Tasks(
-        root(primary, basis, d, 12.0),
-        root(harmful, other, d, 8.0),
-        extractor(theta, left, right, d, columns, rank),
-        rank,
-    )
+    found = extractor(theta, left, right, d, columns, rank)
+    return Tasks(*inputs(**pair, decades=(12.0, 8.0)), found, rank)
 
 
 PAIR: Parameters = {"primary": GAPS, "harmful": MORE_GAPS, "basis": ANGLES, "other": ANGLES}
@@ -101,17 +91,8 @@ class Frontier:
         return Tasks(self.X_P, self.X_H, np.eye(self.X_P.shape[1]))
 
 
-def _frontier_case(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    decades: float,
-    more: int,
-) -> Frontier:
-    d = len(primary) + 1
-    X_P, X_H = root(primary, basis, d, 6.0), root(harmful, other, d, 6.0)
-    return Frontier(X_P, X_H, 10.0**decades, more)
+def _frontier_case(decades: float, more: int, **pair: Sequence[float]) -> Frontier:
+    return Frontier(*inputs(**pair), 10.0**decades, more)
 
 
 def _frontier(case: Frontier) -> Verdict:
@@ -140,6 +121,13 @@ def _frontier(case: Frontier) -> Verdict:
         kappa_M=kappa_M,
         tau=tau,
     )
+
+
+def _invertible(
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float], **pair: Sequence[float]
+) -> Tasks:
+    d = len(pair["primary"]) + 1
+    return Tasks(*inputs(**pair), extractor(theta, left, right, d, d, d))
 
 
 def _optima(case: Tasks) -> Verdict:
@@ -193,26 +181,15 @@ class Optimum:
 
 
 def _optimum_case(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    decades: float,
-    shares: Sequence[float],
-    middle: Sequence[float],
-    right: Sequence[float],
-) -> Optimum:
-    d = len(primary) + 1
+    decades: float, shares: Sequence[float], middle: Sequence[float], right: Sequence[float],
+    **pair: Sequence[float],
+) -> Optimum:  # fmt: skip
+    d = len(pair["primary"]) + 1
     inner = np.zeros(d - 2)
     given = list(shares)[: d - 2]
     inner[: len(given)] = given
-    return Optimum(
-        root(primary, basis, d, 6.0),
-        root(harmful, other, d, 6.0),
-        10.0 ** (decades * np.concatenate([[1.0], inner, [0.0]])),
-        rotation(middle, d - 2),
-        rotation(right, d),
-    )
+    weights = 10.0 ** (decades * np.concatenate([[1.0], inner, [0.0]]))
+    return Optimum(*inputs(**pair), weights, rotation(middle, d - 2), rotation(right, d))
 
 
 def _optimum(case: Optimum) -> Verdict:
@@ -291,11 +268,7 @@ LIMIT = (
         "lambda_{d-1} > lambda_d",
         section="theory-limit#all-optima",
         parameters=SPREAD | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
-        build=lambda primary, harmful, basis, other, theta, left, right: Tasks(
-            root(primary, basis, len(primary) + 1, 6.0),
-            root(harmful, other, len(primary) + 1, 6.0),
-            extractor(theta, left, right, *[len(primary) + 1] * 3),
-        ),
+        build=_invertible,
         verify=_optima,
     ),
 )

@@ -10,7 +10,18 @@ import numpy as np
 
 from .._validate import FloatArray
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import EPS, Tasks, extractor, kappa, pencil, rir, root, rounding, singular_values
+from ._instances import (
+    EPS,
+    Tasks,
+    extractor,
+    inputs,
+    kappa,
+    pencil,
+    rir,
+    root,
+    rounding,
+    singular_values,
+)
 from ._limit import DEFINITE, EXTRACTOR, PAIR, SPREAD, tasks
 from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem
@@ -81,20 +92,12 @@ class SeveralTasks:
 
 
 def _several_case(
-    primary: Sequence[float],
-    second: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-) -> SeveralTasks:
+    primary: Sequence[float], second: Sequence[float], harmful: Sequence[float],
+    basis: Sequence[float], other: Sequence[float], theta: Sequence[float], left: Sequence[float],
+) -> SeveralTasks:  # fmt: skip
     d = len(primary) + 1
-    return SeveralTasks(
-        (root(primary, [], d, 8.0), root(second, basis, d, 8.0)),
-        root(harmful, other, d, 8.0),
-        extractor(theta, left, [], d, d, d),
-    )
+    both = root(primary, [], d, 8.0), root(second, basis, d, 8.0)
+    return SeveralTasks(both, root(harmful, other, d, 8.0), extractor(theta, left, [], d, d, d))
 
 
 def _several(case: SeveralTasks) -> Verdict:
@@ -134,20 +137,11 @@ class Rescaled:
     factors: FloatArray
 
 
-def _rescaled_case(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    decades: float,
-    factors: Sequence[float],
-) -> Rescaled:
-    d = len(primary) + 1
+def _rescaled_case(decades: float, factors: Sequence[float], **pair: Sequence[float]) -> Rescaled:
+    d = len(pair["primary"]) + 1
     logs = np.zeros(d)
     logs[: len(factors)] = list(factors)[:d]
-    return Rescaled(
-        root(primary, basis, d, 6.0), root(harmful, other, d, 6.0), 10.0**decades, 10.0**logs
-    )
+    return Rescaled(*inputs(**pair), 10.0**decades, 10.0**logs)
 
 
 def _rotation(case: Rescaled) -> Verdict:

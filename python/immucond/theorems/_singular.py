@@ -59,16 +59,10 @@ class SingularTasks:
 
 
 def _restricted(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    null_P: int,
-    null_H: int,
-    basis: Sequence[float],
-    inner: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-) -> SingularTasks:
+    primary: Sequence[float], harmful: Sequence[float], null_P: int, null_H: int,
+    basis: Sequence[float], inner: Sequence[float],
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float],
+) -> SingularTasks:  # fmt: skip
     """Build range(K_H) within range(K_P), which is all but null_P directions."""
     k = len(primary) + 1
     d = k + null_P
@@ -102,6 +96,18 @@ def _bounded(case: SingularTasks) -> Verdict:
         kappa_P=kappa_P,
         kappa_H=kappa_H,
     )
+
+
+def _of_rank_one(
+    primary: Sequence[float], harmful: Sequence[float], null_P: int,
+    basis: Sequence[float], inner: Sequence[float],
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float],
+) -> SingularTasks:  # fmt: skip
+    k = len(primary) + 1
+    d = k + null_P
+    X_P = np.sqrt(spectrum(primary, k, 6.0))[:, None] * rotation(basis, d)[:, :k].T
+    X_H = spectrum(harmful, 2, 6.0)[:1, None] * rotation(inner, d)[:, :1].T
+    return SingularTasks(X_P, X_H, extractor(theta, left, right, d, d, d))
 
 
 def _rank_one(case: SingularTasks) -> Verdict:
@@ -142,14 +148,9 @@ class Stretched:
 
 
 def _stretched_case(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    null_P: int,
-    basis: Sequence[float],
-    other: Sequence[float],
-    null_H: int,
-    decades: float,
-) -> Stretched:
+    primary: Sequence[float], harmful: Sequence[float], null_P: int,
+    basis: Sequence[float], other: Sequence[float], null_H: int, decades: float,
+) -> Stretched:  # fmt: skip
     k = len(primary) + 1
     d = k + null_P
     r = max(2, d - null_H)
@@ -201,13 +202,9 @@ class Narrow:
 
 
 def _narrow_case(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    null_H: int,
-    basis: Sequence[float],
-    other: Sequence[float],
-    decades: float,
-) -> Narrow:
+    primary: Sequence[float], harmful: Sequence[float], null_H: int,
+    basis: Sequence[float], other: Sequence[float], decades: float,
+) -> Narrow:  # fmt: skip
     d = len(primary) + 1
     r = max(2, d - null_H)
     return Narrow(
@@ -276,13 +273,7 @@ SINGULAR = (
         hypotheses="rank(K_H) = 1, theta invertible, any K_P",
         parameters={name: kind for name, kind in _TASKS.items() if name != "null_H"}
         | {"null_P": Whole(0, 2)},
-        build=lambda primary, harmful, null_P, basis, inner, theta, left, right: SingularTasks(
-            np.sqrt(spectrum(primary, len(primary) + 1, 6.0))[:, None]
-            * rotation(basis, len(primary) + 1 + null_P)[:, : len(primary) + 1].T,
-            spectrum(harmful, 2, 6.0)[:1, None]
-            * rotation(inner, len(primary) + 1 + null_P)[:, :1].T,
-            extractor(theta, left, right, *[len(primary) + 1 + null_P] * 3),
-        ),
+        build=_of_rank_one,
         verify=_rank_one,
     ),
     _theorem(
