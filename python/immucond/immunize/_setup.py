@@ -59,8 +59,9 @@ class Setup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", check_real(self.lr, "lr", low=0.0))
-        as_count(self.steps, "steps", least=0)
-        as_count(self.checkpoint_every, "checkpoint_every", least=1)
+        object.__setattr__(self, "steps", as_count(self.steps, "steps", least=0))
+        every = as_count(self.checkpoint_every, "checkpoint_every", least=1)
+        object.__setattr__(self, "checkpoint_every", every)
         check_choice(self.hessian, "hessian", ("full", "batch"))
         if self.preconditioner is not None:
             choices = ("right", "projected", "ridge")
