@@ -7,6 +7,7 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matrices import orthonormal
 
 import immucond as ic
 from immucond import theorems as th
@@ -100,13 +101,10 @@ def singular_tasks(seed: int, d: int, rank_P: int, rank_H: int, contained: bool)
     """Inputs of given ranks; range(K_H) within range(K_P) or in general position."""
     rng = np.random.default_rng(seed)
 
-    def orthonormal(rows: int, columns: int) -> np.ndarray:
-        return np.linalg.qr(rng.normal(size=(rows, columns)))[0]
-
-    basis = orthonormal(d, rank_P)
-    X_P = orthonormal(d + 2, rank_P) * rng.uniform(1, 10, size=rank_P) @ basis.T
-    other = basis @ orthonormal(rank_P, rank_H) if contained else orthonormal(d, rank_H)
-    X_H = orthonormal(d + 3, rank_H) * rng.uniform(1, 10, size=rank_H) @ other.T
+    basis = orthonormal(rng, d, rank_P)
+    X_P = orthonormal(rng, d + 2, rank_P) * rng.uniform(1, 10, size=rank_P) @ basis.T
+    other = basis @ orthonormal(rng, rank_P, rank_H) if contained else orthonormal(rng, d, rank_H)
+    X_H = orthonormal(rng, d + 3, rank_H) * rng.uniform(1, 10, size=rank_H) @ other.T
     return X_P, X_H
 
 

@@ -109,41 +109,53 @@ class Problem:
     ----------
     P, H : Root
         Of the inputs as they were given.
-    loss, harmful_loss : Loss
-        On all rows; the harmful one only where a method takes the harmful targets.
+    loss : Loss
+        Primary loss on all rows.
     inputs_H : (N_H, d) array
         Harmful inputs; the primary ones are the loss's.
     theta, omega : (d, m) and (m, c) arrays
         Start.
-    span : array or None
-        What theta's columns span, None for everything.
-    reduced : Reduction or None
-        What took the given inputs to these coordinates.
     seed : int
         Of the batches.
     batch_size : int or None
         None for all rows.
+    full_hessians : bool
+        Hessians of all rows, batches or not.
+    ridge : (float, float)
+        Of both tasks' preconditioners.
+    computed_in : (dtype, dtype)
+        Precision of both tasks' inputs.
+    single : bool
+        One head, given and returned without its axis.
     given : dict of str to array
         The data, in the coordinates in which they were given.
+    harmful_loss : Loss or None
+        Where a method takes the harmful targets.
+    span : array or None
+        What theta's columns span, None for everything.
+    reduced : Reduction or None
+        What took the given inputs to these coordinates.
+    preconditioner
+        Which step of a regularizer, see `_hessians`.
     """
 
     P: Root
     H: Root
     loss: Loss
-    harmful_loss: Loss | None
     inputs_H: FloatArray
     theta: FloatArray
     omega: FloatArray
-    span: FloatArray | None
-    reduced: Reduction | None
     seed: int
     batch_size: int | None
     full_hessians: bool
-    preconditioner: Preconditioner | None
     ridge: tuple[float, float]
     computed_in: tuple[Any, Any]
-    single: bool  # one head, given and returned without its axis
+    single: bool
     given: dict[str, FloatArray]
+    harmful_loss: Loss | None = None
+    span: FloatArray | None = None
+    reduced: Reduction | None = None
+    preconditioner: Preconditioner | None = None
 
     def rows(self, step: int) -> Rows:
         """Rows of a step."""

@@ -7,29 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..linear import immunity_limit
-from ._instances import (
-    Tasks,
-    extractor,
-    inputs,
-    kappa,
-    pencil,
-    rir,
-    root,
-    rounding,
-    singular_values,
-)
+from ._instances import Tasks, invertible, kappa, pencil, rir, root, rounding, singular_values
 from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Reals
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most
-
-
-def _tasks(
-    theta: Sequence[float], left: Sequence[float], right: Sequence[float], *,
-    decades: float = 12.0, **pair: Sequence[float],
-) -> Tasks:  # fmt: skip
-    d = len(pair["primary"]) + 1
-    found = extractor(theta, left, right, d, d, d)
-    return Tasks(*inputs(**pair, decades=(decades, decades)), found)
 
 
 def _distortion(case: Tasks) -> Verdict:
@@ -74,7 +55,7 @@ def _samples(
     **drawn: Sequence[float],
 ) -> Samples:  # fmt: skip
     """Second sample: X' = A X with A well conditioned, so that K' is spectrally close to K."""
-    first = _tasks(**drawn, decades=6.0)
+    first = invertible(**drawn)
     A, B = (root(change, turn, first.dim, 2.0) for change in (primary_change, harmful_change))
     return Samples(first, Tasks(A @ first.X_P, B @ first.X_H, first.theta))
 
@@ -127,7 +108,7 @@ DISTORTION = (
         hypotheses="theta square and invertible",
         section="theory-limit#distortion",
         parameters=_PARAMETERS,
-        build=_tasks,
+        build=partial(invertible, decades=(12.0, 12.0)),
         verify=_distortion,
     ),
     _theorem(

@@ -152,3 +152,12 @@ class Tasks:
     def kappa_theta(self) -> float:
         """Condition number of theta."""
         return math.sqrt(kappa(self.theta, self.rank))
+
+
+def invertible(
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float], *,
+    decades: Sequence[float] = (6.0, 6.0), **pair: Sequence[float],
+) -> Tasks:  # fmt: skip
+    """Build two tasks and an invertible extractor."""
+    d = len(pair["primary"]) + 1
+    return Tasks(*inputs(**pair, decades=decades), extractor(theta, left, right, d, d, d))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._validate import FloatArray, as_float64, check_real
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import Tasks, extractor, inputs, kappa, pencil, rotation, rounding
+from ._instances import Tasks, extractor, inputs, invertible, kappa, pencil, rotation, rounding
 from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most, equal
@@ -121,13 +121,6 @@ def _frontier(case: Frontier) -> Verdict:
         kappa_M=kappa_M,
         tau=tau,
     )
-
-
-def _invertible(
-    theta: Sequence[float], left: Sequence[float], right: Sequence[float], **pair: Sequence[float]
-) -> Tasks:
-    d = len(pair["primary"]) + 1
-    return Tasks(*inputs(**pair), extractor(theta, left, right, d, d, d))
 
 
 def _optima(case: Tasks) -> Verdict:
@@ -268,7 +261,7 @@ LIMIT = (
         "lambda_{d-1} > lambda_d",
         section="theory-limit#all-optima",
         parameters=SPREAD | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
-        build=_invertible,
+        build=invertible,
         verify=_optima,
     ),
 )
