@@ -26,6 +26,8 @@ from ._warn import warn, warn_accuracy
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
 Given = npt.ArrayLike | None
+Names = tuple[str, str, str, str]
+NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
 # Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
 _LOST = 0.5
@@ -251,13 +253,9 @@ def root_of_inputs(
 
 
 def root_of_gram(
-    K: npt.ArrayLike,
-    name: str,
-    *,
-    rank: SupportsIndex | None = None,
-    rtol: float | None = None,
-    computed_in: Any = None,
-) -> Root:
+    K: npt.ArrayLike, name: str, *,
+    rank: SupportsIndex | None = None, rtol: float | None = None, computed_in: Any = None,
+) -> Root:  # fmt: skip
     """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
     rule = rank_rule(
@@ -320,10 +318,23 @@ def _to_unit(A: FloatArray, name: str) -> tuple[FloatArray, float]:
     return A / scale, scale
 
 
+def by_inputs(given: tuple[Any, Any, Any, Any], names: Names = NAMES) -> bool:
+    """Whether two tasks are given by their inputs, and not by their Gram matrices."""
+    there = tuple(value is not None for value in given)
+    if there not in ((True, True, False, False), (False, False, True, True)):
+        seen = ", ".join(name for name, is_there in zip(names, there, strict=True) if is_there)
+        raise TypeError(
+            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got "
+            f"{seen or 'nothing'}; the first are inputs, one row a sample, the others their Gram "
+            "matrices"
+        )
+    return there[0]
+
+
 def roots(
     X_P: Given, X_H: Given, K_P: Given, K_H: Given, *,
     ranks: Ranks | None = None, computed_in: Any = None,
-    names: tuple[str, str, str, str] = ("X_P", "X_H", "K_P", "K_H"),
+    names: Names = NAMES,
 ) -> tuple[Root, Root]:  # fmt: skip
     """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
     if ranks is None:
@@ -332,20 +343,12 @@ def roots(
         raise ValueError(
             f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
         )
-    by_inputs = X_P is not None and X_H is not None and K_P is None and K_H is None
-    by_grams = K_P is not None and K_H is not None and X_P is None and X_H is None
-    if not (by_inputs or by_grams):
-        pairs = zip(names, (X_P, X_H, K_P, K_H), strict=True)
-        seen = ", ".join(name for name, value in pairs if value is not None) or "nothing"
-        raise TypeError(
-            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got {seen}; the "
-            "first are inputs, one row a sample, the others their Gram matrices"
-        )
-    one, other = names[:2] if by_inputs else names[2:]
+    inputs = by_inputs((X_P, X_H, K_P, K_H), names)
+    one, other = names[:2] if inputs else names[2:]
     P = root_of(X_P, K_P, names[0], names[2], rank=ranks[0], computed_in=computed_in)
     H = root_of(X_H, K_H, names[1], names[3], rank=ranks[1], computed_in=computed_in)
     if P.dim != H.dim:
-        needed = "have as many columns" if by_inputs else "be of one size"
+        needed = "have as many columns" if inputs else "be of one size"
         raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")
     return P, H
 

@@ -14,7 +14,7 @@ import scipy.special
 
 from .._condition import condition_number
 from .._floating import underflow_is_zero
-from .._task import Root, root_of, warn_if_lost
+from .._task import Root, by_inputs, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
 from ._pencil import kappa_of_pencil
@@ -137,17 +137,15 @@ def joint_extractor(
     (1.0, 278, 2.0)
     """
     delta_P, delta_H = as_delta(delta)
-    by_gram = K_P is not None and K_H is not None and X_P is None and X_H is None
-    by_inputs = X_P is not None and X_H is not None and K_P is None and K_H is None
-    if not (by_gram or by_inputs):
-        raise TypeError("give either X_P and X_H or K_P and K_H")
-    given = list(K_P if K_P is not None else X_P or ())
-    name = "K_P" if by_gram else "X_P"
+    inputs = by_inputs((X_P, X_H, K_P, K_H))
+    primary = X_P if inputs else K_P
+    assert primary is not None
+    given = list(primary)
     if not given:
-        raise ValueError(f"{name} must hold at least one primary task")
+        raise ValueError(f"{'X_P' if inputs else 'K_P'} must hold at least one primary task")
     P = [
         root_of(
-            None if by_gram else task, task if by_gram else None, f"X_P[{i}]", f"K_P[{i}]",
+            task if inputs else None, None if inputs else task, f"X_P[{i}]", f"K_P[{i}]",
             computed_in=computed_in,
         ).plus(delta_P)
         for i, task in enumerate(given)
