@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matrices import orthonormal
 
 import immucond as ic
 
 seeds = st.integers(0, 2**32 - 1)
 taus = st.sampled_from([1.0, 3.0, 50.0])
-
-
-def orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    return np.linalg.qr(rng.normal(size=(rows, columns)))[0]
 
 
 def inputs(rng: np.random.Generator, basis: np.ndarray) -> np.ndarray:

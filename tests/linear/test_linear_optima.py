@@ -326,6 +326,14 @@ def test_joint_extractor_says_when_caps_are_out_of_reach():
     assert max(reached.kappa_P) <= 10.011
 
 
+def test_joint_extractor_takes_a_stack_of_inputs():
+    X_P, X_H = np.stack([np.diag([9.0, 1.0]), np.diag([4.0, 1.0])]), np.diag([1.0, 2.0])
+    stack, several = (
+        ic.linear.joint_extractor(X_P=given, X_H=X_H, iterations=5) for given in (X_P, list(X_P))
+    )
+    np.testing.assert_array_equal(stack.theta, several.theta)
+
+
 def test_joint_extractor_takes_gram_matrices_and_delta():
     rng = np.random.default_rng(2)
     *primary, X_H = tasks(rng, 3, 3)

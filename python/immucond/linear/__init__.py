@@ -4,14 +4,12 @@ Everything here works on ``H(theta) = theta^T K theta``, the Hessian of linear p
 squared loss, for a primary task P (to keep easy) and a harmful task H (to make hard).
 """
 
-from ._angles import rayleigh_spectrum, relative_angles
-from ._blind import blind_extractor
+from ._angles import Majorization, majorization, rayleigh_spectrum, relative_angles
 from ._distortion import Distortion, distortion
-from ._extractor import optimal_extractor
+from ._extractor import blind_extractor, optimal_extractor
 from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
 from ._limit import ImmunityLimit, immunity_limit
-from ._majorization import Majorization, majorization
 from ._nearest import nearest_extractor
 from ._noise import NoiseCurve, noise_curve
 from ._report import ImmunityReport, immunity

@@ -9,14 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
-from ._parameters import Reals
 
 EPS = float(np.finfo(np.float64).eps)
-
-# Exponents of the relative gaps between neighbours: from nearly degenerate to steeply graded.
-GAPS = Reals(-8.0, 6.0, 1, 5)
-MORE_GAPS = Reals(-8.0, 6.0, 0, 5)
-ANGLES = Reals(-3.2, 3.2, 0, 15)
 
 
 def spectrum(gaps: Sequence[float], k: int, decades: float = 12.0) -> FloatArray:
@@ -50,6 +44,15 @@ def root(gaps: Sequence[float], angles: Sequence[float], d: int, decades: float)
     return np.sqrt(spectrum(gaps, d, decades))[:, None] * rotation(angles, d).T
 
 
+def inputs(
+    primary: Sequence[float], harmful: Sequence[float], basis: Sequence[float],
+    other: Sequence[float], decades: Sequence[float] = (6.0, 6.0),
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Build inputs of a primary and of a harmful task, of as many features as `primary` says."""
+    d = len(primary) + 1
+    return root(primary, basis, d, decades[0]), root(harmful, other, d, decades[1])
+
+
 def extractor(
     gaps: Sequence[float], left: Sequence[float], right: Sequence[float], d: int, m: int, rank: int
 ) -> FloatArray:
@@ -74,6 +77,12 @@ def kappa(Z: FloatArray, rank: int | None = None) -> float:
     s = singular_values(Z)
     last = s[(rank or s.size) - 1]
     return float(s[0] / last) ** 2 if last > 0.0 else math.inf
+
+
+def rir(X_P: FloatArray, X_H: FloatArray, theta: FloatArray) -> float:
+    """Relative immunization ratio of theta, all tasks of full column rank."""
+    i, ii = (kappa(X @ theta) / kappa(X) for X in (X_H, X_P))
+    return i / ii
 
 
 def rounding(size: int, *conditions: float) -> float:
@@ -134,7 +143,21 @@ class Tasks:
         """Product of the condition numbers of the inputs: digits that the pencil loses."""
         return math.sqrt(kappa(self.X_P) * kappa(self.X_H))
 
+    def lost(self, spread: float) -> float:
+        """Bound rounding in a kappa by the pencil plus that in one under such an extractor."""
+        own = max(kappa(self.X_P), kappa(self.X_H)) ** 0.5
+        return rounding(self.dim, self.condition) + rounding(self.dim, own, spread)
+
     @property
     def kappa_theta(self) -> float:
         """Condition number of theta."""
         return math.sqrt(kappa(self.theta, self.rank))
+
+
+def invertible(
+    theta: Sequence[float], left: Sequence[float], right: Sequence[float], *,
+    decades: Sequence[float] = (6.0, 6.0), **pair: Sequence[float],
+) -> Tasks:  # fmt: skip
+    """Build two tasks and an invertible extractor."""
+    d = len(pair["primary"]) + 1
+    return Tasks(*inputs(**pair, decades=decades), extractor(theta, left, right, d, d, d))

@@ -11,17 +11,8 @@ import numpy as np
 from .._condition import condition_number
 from .._validate import FloatArray, as_float64, as_targets
 from ..probing import probe
-from ._instances import (
-    ANGLES,
-    EPS,
-    GAPS,
-    kappa,
-    rotation,
-    rounding,
-    singular_values,
-    spectrum,
-)
-from ._parameters import Parameters, Real, Reals, Whole
+from ._instances import EPS, kappa, rotation, rounding, singular_values, spectrum
+from ._parameters import ANGLES, GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, PAPER, Theorem
 from ._verdict import Verdict, at_most, equal
 
@@ -53,14 +44,9 @@ class Probe:
 
 
 def _probe(
-    gaps: Sequence[float],
-    rows: int,
-    left: Sequence[float],
-    right: Sequence[float],
-    head: Sequence[float],
-    residual: Sequence[float],
-    decades: float = 8.0,
-) -> Probe:
+    gaps: Sequence[float], rows: int, left: Sequence[float], right: Sequence[float],
+    head: Sequence[float], residual: Sequence[float], decades: float = 8.0,
+) -> Probe:  # fmt: skip
     """Build features with a Hessian spectrum, and targets of some size in each direction."""
     k = len(gaps) + 1
     N = k + rows
@@ -79,12 +65,9 @@ def _powers(exponents: Sequence[float], size: int) -> FloatArray:
 
 
 def _two_heads(
-    gaps: Sequence[float],
-    left: Sequence[float],
-    right: Sequence[float],
-    first: Sequence[float],
-    second: Sequence[float],
-) -> Probe:
+    gaps: Sequence[float], left: Sequence[float], right: Sequence[float],
+    first: Sequence[float], second: Sequence[float],
+) -> Probe:  # fmt: skip
     one, two = (_probe(gaps, 0, left, right, head, []) for head in (first, second))
     return Probe(one.Z, np.hstack([one.y, two.y]))
 
@@ -198,13 +181,9 @@ def _loss_curve(case: Probe) -> Verdict:
 
 
 def _decayed(
-    gaps: Sequence[float],
-    rows: int,
-    left: Sequence[float],
-    right: Sequence[float],
-    missing: int,
-    decades: float,
-) -> Probe:
+    gaps: Sequence[float], rows: int, left: Sequence[float], right: Sequence[float],
+    missing: int, decades: float,
+) -> Probe:  # fmt: skip
     case = _probe(gaps, rows, left, right, [], [], 12.0)
     Z = np.hstack([case.Z, np.zeros((case.Z.shape[0], missing))])
     return Probe(Z, case.y, 10.0**decades)
