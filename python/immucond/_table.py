@@ -10,7 +10,15 @@ from ._extras import extra
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
+    from .linear import ImmunityLimit
+
+LIMIT_SYMBOLS = (
+    "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
+    "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
+)
 _GAP = 2  # characters between columns
 
 
@@ -104,12 +112,8 @@ class Table:
 
     def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
         with extra("experiments"):
-            from rich import box
-            from rich.table import Table as RichTable
             from rich.text import Text
-        table = RichTable(
-            title=Text(title), title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
+        table = empty_table(Text(title))
         for number in (0, *columns):
             justify: Literal["left", "right"] = "right" if number else "left"
             heading = Text(self.headings[number])
@@ -135,6 +139,22 @@ class Table:
         if self.note:
             lines += ["", self.note]
         return "\n".join(lines) + "\n"
+
+
+def why_unbounded(limit: ImmunityLimit) -> str:
+    """Say why a limit is infinite."""
+    return (
+        f"K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) has energy in "
+        f"{limit.deficit} directions that no primary row uses."
+    )
+
+
+def empty_table(title: str | Text) -> RichTable:
+    """Return a table of rich's without columns, in the look that all tables have."""
+    with extra("experiments"):
+        from rich import box
+        from rich.table import Table as RichTable
+    return RichTable(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _listed(names: Sequence[str]) -> str:

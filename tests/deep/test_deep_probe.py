@@ -5,7 +5,7 @@ import pytest
 from deep_cases import torch
 
 from immucond.deep._probes import ATTACKERS, drop
-from immucond.experiments.deep._head import WEIGHT_DECAY, fit_head
+from immucond.experiments.deep._backbone import WEIGHT_DECAY, fit_head
 from immucond.torch import linear_probes
 
 CLASSES = 3
