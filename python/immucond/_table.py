@@ -41,6 +41,8 @@ class Table:
     groups : sequence of (str, int)
         Columns after the first that are read together, from the left: what they show, and how
         many. A table too wide for the terminal is shown group by group, each under its own title.
+    strong : sequence of str
+        Names of rows that stand in bold on a terminal and end their section.
     """
 
     title: str
@@ -48,6 +50,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     groups: Sequence[tuple[str, int]] = ()
+    strong: Sequence[str] = ()
 
     def show(self, console: Console) -> None:
         """Print to a terminal, a table too wide for it in parts."""
@@ -120,9 +123,10 @@ class Table:
             whole = self._whole(number)
             table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for row in self.rows:
-            section = len(row) == 1
+            strong = row[0] in self.strong
+            style = "italic" if len(row) == 1 else "bold" if strong else ""
             shown = [row[number] for number in (0, *columns) if number < len(row)]
-            table.add_row(*map(Text, shown), style="italic" if section else "")
+            table.add_row(*map(Text, shown), style=style, end_section=strong)
         console.print(table)
 
     def markdown(self) -> str:

@@ -297,23 +297,6 @@ def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     assert all(c["score"] == "-inf" for c in failed)
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--methods", "magic"], "argument --methods: invalid choice: 'magic'"),
-        (["--seeds", "0"], "argument --seeds: a whole number of at least 1"),
-        (["--jobs", "x"], "argument --jobs: a whole number of at least 1"),
-        (["--rows", "1"], "argument --rows: a whole number of at least 2"),
-        (["--delta", "0"], "argument --delta: a finite number above 0"),
-    ],
-)
-def test_wrong_options(capsys, options, told):
-    with pytest.raises(SystemExit) as left:
-        main(["house-price", *options])
-    assert left.value.code == 2
-    assert told in capsys.readouterr().err
-
-
 def test_missing_extra_is_named(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["house-price", "--data-dir", str(folder), "--out", str(tmp_path / "o")]) == 2

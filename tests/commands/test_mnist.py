@@ -284,24 +284,6 @@ def test_searched_values_are_on_the_grid(protocol):
                 assert mnist.METHODS[protocol][name].parameters[key] in tried, (name, key)
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--pairs", "0"], "argument --pairs: two digits such as 0-5 are needed, got '0'"),
-        (["--pairs", "3-3"], "argument --pairs: two different digits are needed, got '3-3'"),
-        (["--pairs", "a-3"], "argument --pairs: two digits"),
-        (["--pairs", "-3"], "--pairs"),
-        (["--protocol", "online"], "argument --protocol: invalid choice: 'online'"),
-        (["--noise", "0"], "argument --noise: a finite number above 0"),
-    ],
-)
-def test_wrong_options(capsys, options, told):
-    with pytest.raises(SystemExit) as left:
-        main(["mnist", *options])
-    assert left.value.code == 2
-    assert told in capsys.readouterr().err
-
-
 # ---- the real data ----
 
 

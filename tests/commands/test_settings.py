@@ -87,3 +87,30 @@ def test_without_data_and_download_the_message_says_what_to_give(
     for word in ("--data-dir", "IMMUCOND_DATA", file, "no network"):
         assert word in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "told"),
+    [
+        ("house-price", ["--methods", "magic"], "argument --methods: invalid choice: 'magic'"),
+        ("house-price", ["--seeds", "0"], "argument --seeds: a whole number of at least 1"),
+        ("house-price", ["--jobs", "x"], "argument --jobs: a whole number of at least 1"),
+        ("house-price", ["--rows", "1"], "argument --rows: a whole number of at least 2"),
+        ("house-price", ["--delta", "0"], "argument --delta: a finite number above 0"),
+        ("mnist", ["--pairs", "0"], "argument --pairs: two digits such as 0-5 are needed, got '0'"),
+        (
+            "mnist",
+            ["--pairs", "3-3"],
+            "argument --pairs: two different digits are needed, got '3-3'",
+        ),
+        ("mnist", ["--pairs", "a-3"], "argument --pairs: two digits"),
+        ("mnist", ["--pairs", "-3"], "--pairs"),
+        ("mnist", ["--protocol", "online"], "argument --protocol: invalid choice: 'online'"),
+        ("mnist", ["--noise", "0"], "argument --noise: a finite number above 0"),
+    ],
+)
+def test_wrong_options(capsys, command, options, told):
+    with pytest.raises(SystemExit) as left:
+        main([command, *options])
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err

@@ -68,5 +68,5 @@ def run(args: argparse.Namespace) -> None:
     digits.print_tables(result, console)
     if not args.quiet:
         did = "Replaced" if old else "Wrote"
-        console.print(f"\n{did} {', '.join(names)} in {args.out}", style="bold", markup=False)
-    console.print("\n" + digits.closing(result))
+        console.print(f"{did} {', '.join(names)} in {args.out}\n", style="bold", markup=False)
+    console.print(digits.closing(result))

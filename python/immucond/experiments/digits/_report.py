@@ -9,20 +9,19 @@ import numpy as np
 
 from ..._format import brief, plain
 from ..._format import number as _n
-from ..._harmful import NOTE, marked, not_harder
+from ..._harmful import marked, not_harder
 from ..._style import BLACK, BLUE, VERMILION, before_or, legend_below, print_style, thin
-from ..._table import empty_table, why_unbounded
+from ..._table import Table, why_unbounded
 from ..._validate import FloatArray
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
 from .._measure import RIDGE, report_as_dict
-from .._report import symbols
-from ._run import TOLERANCE, Result, Settings
+from .._report import decoded, symbols
+from ._run import TOLERANCE, Measured, Result, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
-    from rich.table import Table
 
 _ROWS = (("held_out", "held-out"), ("training", "training"))
 _ATTACKERS = {
@@ -89,68 +88,65 @@ def _taken(trace: ProbeTrace) -> str:
 
 def print_tables(result: Result, console: Console) -> None:
     """Print what was immunized, how far, at what cost, and what it is worth."""
-    s, first = result.settings, next(iter(result.methods.values()))
-    limits = {key: getattr(first, key).noisy.limit for key, _ in _ROWS}
-    exact = {key: getattr(first, key).exact.limit for key, _ in _ROWS}
+    for table in (_immunity(result), _losses(result), _attackers(result)):
+        table.show(console)
 
-    table = _table(f"Immunity: primary digit {s.primary}, harmful digit {s.harmful}")
-    for heading in ("(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge",
-                    "(ii)\nridge", "RIR\nridge"):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
+
+def _immunity(result: Result) -> Table:
+    first = next(iter(result.methods.values()))
+    rows: list[list[str]] = []
     for key, label in _ROWS:
-        table.add_row(f"{label} rows", style="italic")
+        rows.append([f"{label} rows"])
         for name, method in result.methods.items():
-            m = getattr(method, key)
-            table.add_row(
-                name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
-                _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge),
+            m: Measured = getattr(method, key)
+            rows.append(
+                [name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
+                 _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge)]
             )  # fmt: skip
-        table.add_row(
-            "limit", "", "", _n(exact[key].rir), _n(limits[key].rir), style="bold",
-            end_section=True,
-        )  # fmt: skip
-    console.print(table)
-    reports = [
-        getattr(getattr(method, key), convention)
-        for method in result.methods.values()
-        for key, _ in _ROWS
-        for convention in ("exact", "noisy", "ridge")
-    ]
-    if any(not_harder(report.i, report.rir) for report in reports):
-        console.print(NOTE)
-    console.print(
+        m = getattr(first, key)
+        rows.append(["limit", "", "", _n(m.exact.limit.rir), _n(m.noisy.limit.rir)])
+    note = (
         f"{symbols()} Limit: the most any theta can reach.\n"
         f"exact: over the nonzero eigenvalues. delta: exact, with feature noise, {_delta(result)}. "
         f"ridge: of H + {brief(RIDGE)} I, as in the published code; the limit does not bound it.\n"
-        f"{_why(exact['training'])}\n"
+        f"{_why(first.training.exact.limit)}"
     )
+    return Table(
+        f"Immunity: primary digit {result.settings.primary}, harmful digit "
+        f"{result.settings.harmful}",
+        ("", "(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge", "(ii)\nridge",
+         "RIR\nridge"),
+        rows,
+        decoded(note, rows),
+        (("exact convention", 4), ("ridge convention", 3)),
+        strong=("limit",),
+    )  # fmt: skip
 
-    table = _table("Primary loss (mean squared error)")
-    for label in ("held-out", "training"):
-        table.add_column(f"{label}\nown head", justify="right")
-        table.add_column(f"{label}\nbest head", justify="right")
-    for name, method in result.methods.items():
-        table.add_row(
-            name, *(_n(v) for loss in (method.loss_held_out, method.loss)
-                    for v in (loss.own, loss.best)),
-        )  # fmt: skip
-    console.print(table)
-    console.print(
+
+def _losses(result: Result) -> Table:
+    return Table(
+        "Primary loss (mean squared error)",
+        ("", *(f"{rows}\n{head} head" for _, rows in _ROWS for head in ("own", "best"))),
+        [
+            [name, *(_n(v) for loss in (m.loss_held_out, m.loss) for v in (loss.own, loss.best))]
+            for name, m in result.methods.items()
+        ],
         "best head: least squares on the features; own head: what the method serves, for "
-        f"Algorithm 1 the one it trained along in {s.steps:,} steps.\n"
+        f"Algorithm 1 the one it trained along in {result.settings.steps:,} steps.",
     )
 
-    table = _table(
-        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss"
-    )
-    for name in result.methods:
-        table.add_column(f"{name}\n{'before' if name == 'identity' else 'after'}", justify="right")
-    for attacker, label in _ATTACKERS.items():
-        traces = [method.probes["harmful", attacker] for method in result.methods.values()]
-        table.add_row(label, *(_steps(trace) for trace in traces))
-    console.print(table)
-    console.print(
-        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve."
+
+def _attackers(result: Result) -> Table:
+    methods = result.methods
+    when = {name: "before" if name == "identity" else "after" for name in methods}
+    return Table(
+        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss",
+        ("", *(f"{name}\n{told}" for name, told in when.items())),
+        [
+            [label, *(_steps(method.probes["harmful", attacker]) for method in methods.values())]
+            for attacker, label in _ATTACKERS.items()
+        ],
+        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve.",
     )
 
 
@@ -175,12 +171,6 @@ def _why(limit: ImmunityLimit) -> str:
     if limit.case != "unbounded":
         return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
     return f"The exact limit is infinite: {why_unbounded(limit)}"
-
-
-def _table(title: str) -> Table:
-    table = empty_table(title)
-    table.add_column("", no_wrap=True)
-    return table
 
 
 # ---- figures ----
