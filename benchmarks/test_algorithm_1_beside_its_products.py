@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import immucond as ic
-from immucond.experiments.house_price._data import load
+from immucond.experiments.house_price import load
 
 AUTOGRAD = "torch autograd through eigvalsh, and a solve"
 FLOOR = "numpy, the products of two steps"

@@ -22,10 +22,9 @@ from typing import Any
 from immucond._cli import main as immucond
 from immucond._format import number
 from immucond._harmful import MARK, NOTE, marked, not_harder
-from immucond.experiments._search import Grid
-from immucond.experiments.house_price._methods import GRIDS as HOUSE_PRICE_GRIDS
-from immucond.experiments.mnist._methods import GRIDS as MNIST_GRIDS
-from immucond.experiments.mnist._methods import SEARCH_PAIRS
+from immucond.experiments.house_price import GRIDS as HOUSE_PRICE_GRIDS
+from immucond.experiments.mnist import GRIDS as MNIST_GRIDS
+from immucond.experiments.mnist import SEARCH_PAIRS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Folder of each run under the work folder, with its command.
@@ -53,6 +52,7 @@ WHY = {
     "seeds 1 to 3, run on a machine of ours",
 }
 CONVENTIONS = ("ridge", "exact")
+Grid = Mapping[str, Sequence[float]]
 
 
 def load(path: Path) -> dict[str, Any]:

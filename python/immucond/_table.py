@@ -10,7 +10,15 @@ from ._extras import extra
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
+    from .linear import ImmunityLimit
+
+LIMIT_SYMBOLS = (
+    "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
+    "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
+)
 _GAP = 2  # characters between columns
 
 
@@ -33,6 +41,8 @@ class Table:
     groups : sequence of (str, int)
         Columns after the first that are read together, from the left: what they show, and how
         many. A table too wide for the terminal is shown group by group, each under its own title.
+    strong : sequence of str
+        Names of rows that stand in bold on a terminal and end their section.
     """
 
     title: str
@@ -40,6 +50,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     groups: Sequence[tuple[str, int]] = ()
+    strong: Sequence[str] = ()
 
     def show(self, console: Console) -> None:
         """Print to a terminal, a table too wide for it in parts."""
@@ -104,21 +115,18 @@ class Table:
 
     def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
         with extra("experiments"):
-            from rich import box
-            from rich.table import Table as RichTable
             from rich.text import Text
-        table = RichTable(
-            title=Text(title), title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
+        table = empty_table(Text(title))
         for number in (0, *columns):
             justify: Literal["left", "right"] = "right" if number else "left"
             heading = Text(self.headings[number])
             whole = self._whole(number)
             table.add_column(heading, justify=justify, no_wrap=whole, overflow="fold")
         for row in self.rows:
-            section = len(row) == 1
+            strong = row[0] in self.strong
+            style = "italic" if len(row) == 1 else "bold" if strong else ""
             shown = [row[number] for number in (0, *columns) if number < len(row)]
-            table.add_row(*map(Text, shown), style="italic" if section else "")
+            table.add_row(*map(Text, shown), style=style, end_section=strong)
         console.print(table)
 
     def markdown(self) -> str:
@@ -135,6 +143,22 @@ class Table:
         if self.note:
             lines += ["", self.note]
         return "\n".join(lines) + "\n"
+
+
+def why_unbounded(limit: ImmunityLimit) -> str:
+    """Say why a limit is infinite."""
+    return (
+        f"K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) has energy in "
+        f"{limit.deficit} directions that no primary row uses."
+    )
+
+
+def empty_table(title: str | Text) -> RichTable:
+    """Return a table of rich's without columns, in the look that all tables have."""
+    with extra("experiments"):
+        from rich import box
+        from rich.table import Table as RichTable
+    return RichTable(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from deep_cases import (
 
 from immucond._cli import main
 from immucond.experiments import deep
-from immucond.experiments.deep import _run
+from immucond.experiments.deep import _experiment
 
 QUICK = [
     "--batch-size", "16", "--group-size", "12", "--groups", "3", "--probe-epochs", "2",
@@ -165,14 +165,14 @@ def never(*_, **__):
 
 def test_a_finished_run_computes_nothing_again(text, done, monkeypatch):
     before = (done / "results.json").read_text()
-    monkeypatch.setattr(_run, "compute", never)
+    monkeypatch.setattr(_experiment, "compute", never)
     assert main(command(text, "--out", str(done))) == 0
     kept, again = json.loads(before), json.loads((done / "results.json").read_text())
     assert kept["methods"] == again["methods"]
 
 
 def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
-    compute, seen = _run.compute, []
+    compute, seen = _experiment.compute, []
 
     def interrupted(settings, folder, unit, **options):
         if seen:
@@ -181,11 +181,11 @@ def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
         return compute(settings, folder, unit, **options)
 
     line = command(text, "--out", str(tmp_path), "--method", "identity", "r-ill-only")
-    monkeypatch.setattr(_run, "compute", interrupted)
+    monkeypatch.setattr(_experiment, "compute", interrupted)
     assert main(line) == 130
     assert len(list((tmp_path / "units").glob("identity-*.json"))) == 1
     assert not (tmp_path / "results.json").exists()
-    monkeypatch.setattr(_run, "compute", compute)
+    monkeypatch.setattr(_experiment, "compute", compute)
     assert main(line) == 0
     assert (tmp_path / "results.json").exists()
 
@@ -193,9 +193,9 @@ def test_an_interrupted_run_goes_on(text, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from immucond._cli import main
-from immucond.experiments.deep import _run
+from immucond.experiments.deep import _experiment
 
-compute, left = _run.compute, [2]
+compute, left = _experiment.compute, [2]
 
 def killed(*arguments, **options):
     left[0] -= 1
@@ -203,7 +203,7 @@ def killed(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(*arguments, **options)
 
-_run.compute = killed
+_experiment.compute = killed
 main(sys.argv[1:])
 """
 
@@ -346,7 +346,7 @@ def test_a_backbone_that_does_not_load_is_named(text, tmp_path, capsys, file):
 
 
 def test_results_that_can_go_nowhere_are_told_before_any_work(text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_run, "compute", never)
+    monkeypatch.setattr(_experiment, "compute", never)
     (tmp_path / "file").write_text("")
     assert main(command(text, "--out", str(tmp_path / "file"))) == 2
     told = f"--out {tmp_path / 'file'}: a folder is needed, and this is a file"

@@ -78,7 +78,8 @@ def test_every_last_block_of_a_resnet_is_found(data_dir, models_dir):
         data_dir=data_dir, train_size=64, test_size=100, trainable=("resnet.encoder.stages.3",),
         image_size=64, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
     )  # fmt: skip
-    backbone, primary, _ = _prepare.loaded(settings)
+    found = _prepare.loaded(settings)
+    backbone, primary = found.backbone, found.primary
     assert backbone.split == "classifier.1"
     assert backbone.fitted
     assert primary.classes == tuple(sorted(backbone.model.config.label2id))

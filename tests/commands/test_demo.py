@@ -15,9 +15,9 @@ import pytest
 import immucond as ic
 from immucond._cli import main
 from immucond._extras import extra
-from immucond._output import staged
+from immucond._files import staged
+from immucond._style import thin
 from immucond.experiments import digits
-from immucond.experiments._style import thin
 
 FILES = ["loss.png", "norm_ratio.png", "results.json"]
 QUICK = ["--steps", "40", "--probe-steps", "300"]

@@ -9,7 +9,7 @@ import pytest
 from test_eased_tasks import METHODS, UNITS, of_pairs, values
 
 from immucond.experiments import deep, digits, house_price, mnist
-from immucond.experiments._curves import curves
+from immucond.experiments._figures import curves
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import scaling_plot
@@ -43,11 +43,8 @@ def no_legend_inside(figure):
 
 
 def test_curves_name_what_cannot_be_seen_and_what_failed():
-    drawn = {
-        "identity": ("identity", both(SLOW, SLOW)),
-        "closed-form": ("closed form", both(FAST, SLOW)),
-    }
-    figure = curves(drawn, TITLES, ["Algorithm 1"])
+    drawn = {"identity": both(SLOW, SLOW), "closed-form": both(FAST, SLOW)}
+    figure = curves(METHODS, drawn, TITLES)
     upper_left, upper_right, lower_left, lower_right = figure.axes
     assert texts(upper_left) == ["below 0.01 throughout: closed form"]
     assert texts(lower_left) == ["below 1e-8 throughout: closed form"]

@@ -14,8 +14,7 @@ import pytest
 
 import immucond as ic
 from immucond._cli import main
-from immucond._files import destination, exclusive, whole
-from immucond._output import staged, write_whole
+from immucond._files import destination, exclusive, staged, whole, write_whole
 from immucond.experiments._units import Unit, run_units
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
@@ -242,8 +241,7 @@ def test_errors_name_the_file_and_not_a_draft(tmp_path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from immucond._files import whole
-from immucond._output import staged
+from immucond._files import staged, whole
 out = Path(sys.argv[1])
 with staged(out) as folder, whole(out.parent / "file") as file:
     (folder / "part").write_text("half")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from immucond._format import brief, listed, number, reworded
-from immucond.experiments._summary import cell, remarks
+from immucond.experiments._report import cell, remarks
 
 
 @pytest.mark.parametrize(

@@ -123,20 +123,6 @@ def test_download_gives_the_same_as_the_files(folder, monkeypatch):
     assert data.source == "OpenML"
 
 
-def test_without_data_and_download_the_message_says_what_to_give(tmp_path, monkeypatch, capsys):
-    def fetch(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.delenv("IMMUCOND_DATA", raising=False)
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
-    assert main(["house-price", "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    for word in ("--data-dir", "IMMUCOND_DATA", "D_P.csv", "no network"):
-        assert word in error
-    assert not (tmp_path / "out").exists()
-
-
 BAD = {
     "absent column": (lambda f: f.drop(columns="Alley"), r"D_P\.csv has no column 'Alley'"),
     "absent target": (lambda f: f.drop(columns="LotArea"), r"D_P\.csv has no column 'LotArea'"),
@@ -258,7 +244,8 @@ def test_numbers_are_those_of_the_library(folder, outcome):
 def test_second_run_computes_nothing_and_other_settings_do(folder, outcome, monkeypatch, capsys):
     words = ["house-price", "--data-dir", str(folder), "--out", str(outcome)]
     before = json.loads((outcome / "results.json").read_text())
-    monkeypatch.setattr(house_price._run, "fit", lambda *_: pytest.fail("computed again"))
+    never = lambda *_: pytest.fail("computed again")  # noqa: E731
+    monkeypatch.setattr(house_price.HousePriceExperiment, "measure", never)
     assert main([*words, *QUICK, "--jobs", "2"]) == 0
     after = json.loads((outcome / "results.json").read_text())
     assert before.pop("command") != after.pop("command")
@@ -295,7 +282,7 @@ def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsy
 
 def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e3, 1e5)}
-    monkeypatch.setattr(house_price._search, "GRIDS", {"algorithm1": grid})
+    monkeypatch.setattr(house_price._experiment, "GRIDS", {"algorithm1": grid})
     out = tmp_path / "out"
     words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK, "--search"]
     assert main(words) == 0
@@ -308,23 +295,6 @@ def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     failed = [c for c in candidates if "failure" in c["outcomes"][0]]
     assert {c["parameters"]["lambda_P"] for c in failed} == {1e9}
     assert all(c["score"] == "-inf" for c in failed)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--methods", "magic"], "argument --methods: invalid choice: 'magic'"),
-        (["--seeds", "0"], "argument --seeds: a whole number of at least 1"),
-        (["--jobs", "x"], "argument --jobs: a whole number of at least 1"),
-        (["--rows", "1"], "argument --rows: a whole number of at least 2"),
-        (["--delta", "0"], "argument --delta: a finite number above 0"),
-    ],
-)
-def test_wrong_options(capsys, options, told):
-    with pytest.raises(SystemExit) as left:
-        main(["house-price", *options])
-    assert left.value.code == 2
-    assert told in capsys.readouterr().err
 
 
 def test_missing_extra_is_named(folder, tmp_path, monkeypatch, capsys):

@@ -13,9 +13,9 @@ import sklearn.datasets
 
 import immucond as ic
 from immucond._cli import main
-from immucond.experiments import mnist
+from immucond.experiments import _images, mnist
+from immucond.experiments._images import FILES, MEAN, STD
 from immucond.experiments._search import ranked
-from immucond.experiments.mnist._data import FILES, MEAN, STD
 
 QUICK = ["--probe-steps", "30", "--pairs", "0-1", "1-0", "4-9"]
 
@@ -82,7 +82,7 @@ def bunch():
 
 def test_download_gives_the_same_as_the_files(folder, monkeypatch):
     monkeypatch.delenv("IMMUCOND_DATA", raising=False)
-    monkeypatch.setattr(mnist._data, "_TRAIN", 400)
+    monkeypatch.setattr(_images, "_TRAIN", 400)
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: bunch())
     downloaded, read = mnist.load(), mnist.load(folder)
     for name in ("pixels", "digits", "pixels_held_out", "digits_held_out"):
@@ -93,20 +93,6 @@ def test_download_gives_the_same_as_the_files(folder, monkeypatch):
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: wrong)
     with pytest.raises(ValueError, match="mnist_784: row 4, column 5 holds nan, not a grey level"):
         mnist.load()
-
-
-def test_without_data_and_download_the_message_says_what_to_give(tmp_path, monkeypatch, capsys):
-    def fetch(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.delenv("IMMUCOND_DATA", raising=False)
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
-    assert main(["mnist", "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    for word in ("--data-dir", "IMMUCOND_DATA", "train-images-idx3-ubyte", "no network"):
-        assert word in error
-    assert not (tmp_path / "out").exists()
 
 
 LABELS, IMAGES = FILES[1], FILES[0]
@@ -237,11 +223,11 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
 def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
     words = ["mnist", "--data-dir", str(folder), "--out", str(outcome), "--probe-steps", "30"]
     computed = []
-    compute = mnist._run.compute
+    measure = mnist.MnistExperiment.measure
     monkeypatch.setattr(
-        mnist._run,
-        "compute",
-        lambda folder, unit: computed.append(unit) or compute(folder, unit),
+        mnist.MnistExperiment,
+        "measure",
+        lambda self, data, unit: computed.append(unit) or measure(self, data, unit),
     )
     assert main([*words, "--pairs", "0-1", "1-0", "4-9", "7-2"]) == 0
     assert {tuple(unit["pair"]) for unit in computed} == {(7, 2)}
@@ -250,7 +236,7 @@ def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
 
 def test_search_looks_at_the_worst_pair(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e5, 1e6)}
-    monkeypatch.setattr(mnist._search, "GRIDS", {"full-batch": {"algorithm1": grid}})
+    monkeypatch.setattr(mnist._experiment, "GRIDS", {"full-batch": {"algorithm1": grid}})
     out = tmp_path / "out"
     assert main(["mnist", "--data-dir", str(folder), "--out", str(out), "--search"]) == 0
     assert "candidates immunize" in capsys.readouterr().out
@@ -288,7 +274,7 @@ def test_search_ranks_size_then_immunity_then_the_least_ratio():
 
 @pytest.mark.parametrize("protocol", mnist.METHODS)
 def test_searched_values_are_on_the_grid(protocol):
-    grids = mnist._methods.GRIDS[protocol]
+    grids = mnist.GRIDS[protocol]
     searched = {k for k, m in mnist.METHODS[protocol].items() if m.source == "searched"}
     assert "algorithm1" in searched
     assert searched <= set(grids)
@@ -296,24 +282,6 @@ def test_searched_values_are_on_the_grid(protocol):
         for key, tried in grids[name].items():
             if len(tried) > 1:
                 assert mnist.METHODS[protocol][name].parameters[key] in tried, (name, key)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--pairs", "0"], "argument --pairs: two digits such as 0-5 are needed, got '0'"),
-        (["--pairs", "3-3"], "argument --pairs: two different digits are needed, got '3-3'"),
-        (["--pairs", "a-3"], "argument --pairs: two digits"),
-        (["--pairs", "-3"], "--pairs"),
-        (["--protocol", "online"], "argument --protocol: invalid choice: 'online'"),
-        (["--noise", "0"], "argument --noise: a finite number above 0"),
-    ],
-)
-def test_wrong_options(capsys, options, told):
-    with pytest.raises(SystemExit) as left:
-        main(["mnist", *options])
-    assert left.value.code == 2
-    assert told in capsys.readouterr().err
 
 
 # ---- the real data ----

@@ -13,7 +13,7 @@ import immucond as ic
 from immucond import probing
 from immucond._table import Table
 from immucond.experiments import deep, house_price, mnist
-from immucond.experiments._common_tables import norm_ratios
+from immucond.experiments._report import norm_ratios
 
 FIGURES = ("(i)", "(ii)", "RIR")
 CONVENTIONS = ("ridge", "exact", "paper")

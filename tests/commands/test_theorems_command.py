@@ -12,8 +12,8 @@ import pytest
 import immucond as ic
 from immucond import theorems as th
 from immucond._cli import main
+from immucond._files import write_whole
 from immucond._format import plain
-from immucond._output import write_whole
 from immucond.theorems import THEOREMS
 
 

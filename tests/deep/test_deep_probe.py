@@ -6,7 +6,7 @@ from deep_cases import torch
 
 from immucond.deep import linear_probes
 from immucond.deep._probes import ATTACKERS, drop
-from immucond.experiments.deep._head import WEIGHT_DECAY, fit_head
+from immucond.experiments.deep._backbone import WEIGHT_DECAY, fit_head
 
 CLASSES = 3
 

@@ -1,30 +1,37 @@
-"""What the commands that rerun the paper's experiments share."""
+"""What the commands that run experiments by units share."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._extras import extra
-from .._files import exclusive
-from .._output import staged
-from .._table import Table
-from ._arguments import Whole, add_quiet
+from .._files import exclusive, staged
+from ._arguments import Whole, add_number, add_quiet
 from ._progress import progress
-from ._versions import versions
+from ._results import file_names, show, versions, write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNITS = "units"  # subfolder of --out that keeps what is finished
+SEEDS = "runs of each method that depends on a seed: 0 to N - 1"
+
+
+def add_folder(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add where results go."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), metavar="FOLDER",
+        help=f"where results go; its subfolder {UNITS} keeps what is finished, and an interrupted "
+        "run goes on from there",
+    )  # fmt: skip
 
 
 def add_common_arguments(
-    parser: argparse.ArgumentParser, out: str, methods: Sequence[str], seeds: int
+    parser: argparse.ArgumentParser, out: str, methods: Sequence[str], settings: type
 ) -> None:
     """Add where data come from, where results go, and what is run."""
     parser.add_argument(
@@ -32,19 +39,12 @@ def add_common_arguments(
         help="where the data lie; by default the folder that IMMUCOND_DATA names, and without it "
         "a download from OpenML",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, default=Path(out), metavar="FOLDER",
-        help=f"where results go; its subfolder {UNITS} keeps what is finished, and an interrupted "
-        "run goes on from there",
-    )  # fmt: skip
+    add_folder(parser, out)
     parser.add_argument(
         "--methods", nargs="+", choices=tuple(methods), default=None, metavar="NAME",
         help=f"methods to run, of {', '.join(methods)}; all by default",
     )  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=Whole(1), default=seeds, metavar="N",
-        help="runs of each method that depends on a seed: 0 to N - 1",
-    )  # fmt: skip
+    add_number(parser, settings, "seeds", Whole(1), SEEDS)
     parser.add_argument(
         "--jobs", type=Whole(1), default=1, metavar="N",
         help="processes at a time; each gets its share of the processors",
@@ -56,63 +56,47 @@ def add_common_arguments(
     add_quiet(parser)
 
 
-def file_names(figures: Sequence[str] = ()) -> list[str]:
-    """Names of what `write_results` writes."""
-    drawn = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
-    return ["results.json", "tables.md", *drawn]
-
-
 def run_experiment(
-    args: argparse.Namespace, experiment: Any, settings: Any, figure_names: Sequence[str]
+    args: argparse.Namespace,
+    experiment: Any,
+    settings: Any,
+    figure_names: Sequence[str],
+    others: Mapping[str, str] | None = None,
 ) -> None:
-    """Run an experiment, or its search for hyper-parameters, and show what came out."""
+    """Run an experiment, or its search for hyper-parameters, and show what came out.
+
+    Parameters
+    ----------
+    args : Namespace
+        With ``out``, ``jobs``, ``quiet``, and ``search`` where there is one.
+    experiment
+        A package of :mod:`immucond.experiments`.
+    settings
+        Its settings.
+    figure_names : sequence of str
+        Of the figures that a run draws.
+    others : mapping, optional
+        Further versions for the record.
+    """
     with extra("experiments"):
         import rich.console  # noqa: F401  (missing, it is to be told now)
-    kept = args.out / UNITS
+    searching = getattr(args, "search", False)
+    find = experiment.search if searching else experiment.run
     figures: Mapping[str, Figure] = {}
     with ExitStack() as writing:
         out = args.out
-        if args.search:
+        if searching:
             writing.enter_context(exclusive(args.out))
             out, figure_names = args.out / "search", ()
         folder = writing.enter_context(staged(out, file_names(figure_names)))
-        find = experiment.search if args.search else experiment.run
         with progress(args.quiet) as report:
-            found = find(settings, kept, jobs=args.jobs, progress=report)
-        if args.search:
-            numbers = experiment.search_as_json(found, args.command_line, versions())
+            found = find(settings, args.out / UNITS, jobs=args.jobs, progress=report)
+        record = args.command_line, {**versions(), **(others or {})}
+        if searching:
+            numbers = experiment.search_as_json(found, *record)
             tables = [experiment.search_table(searched) for searched in found]
         else:
-            numbers = experiment.as_json(found, args.command_line, versions())
+            numbers = experiment.as_json(found, *record)
             tables, figures = experiment.tables(found), experiment.figures(found)
         written = write_results(folder, tables, figures, numbers)
     show(tables, written, out, args.quiet)
-
-
-def write_results(
-    folder: Path, tables: Sequence[Table], figures: Mapping[str, Figure], numbers: Any
-) -> list[str]:
-    """Write results.json, tables.md and the figures; return their names."""
-    text = json.dumps(numbers, indent=1, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "tables.md").write_text(
-        f"`{numbers['command']}`, immucond {numbers['versions']['immucond']}\n\n"
-        + "\n".join(table.markdown() for table in tables),
-        encoding="utf-8",
-        errors="backslashreplace",  # a command may name files in any bytes
-    )
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=200)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return ["results.json", "tables.md", *(f"{n}.png, {n}.svg" for n in figures)]
-
-
-def show(tables: Sequence[Table], written: Sequence[str], out: Path, quiet: bool) -> None:
-    """Print tables, and where the files are."""
-    with extra("experiments"):
-        from rich.console import Console
-    console = Console(highlight=False)
-    for table in tables:
-        table.show(console)
-    if not quiet:
-        console.print(f"Wrote {', '.join(written)} to {out}", style="bold", markup=False)

@@ -15,13 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .._extras import extra
-from .._output import staged
-from ..experiments.deep._methods import METHODS
-from ..experiments.deep._presets import PRESETS
-from ._arguments import Number, Whole, add_quiet
-from ._experiment import UNITS, file_names, show, write_results
-from ._progress import progress
-from ._versions import versions
+from ..experiments import deep
+from ._arguments import Number, Whole, add_number, add_quiet, settings_of
+from ._experiment import SEEDS, UNITS, add_folder, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,54 +29,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--primary", default=None, metavar="DATA", help="the task that stays easy")
     parser.add_argument("--harmful", default=None, metavar="DATA", help="the task that gets hard")
     parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default=None, metavar="NAME",
+        "--preset", choices=tuple(deep.PRESETS), default=None, metavar="NAME",
         help="the paper's settings (ImageNet against Stanford Cars or Country211), where the data "
-        f"and the weights are there: one of {', '.join(PRESETS)}",
+        f"and the weights are there: one of {', '.join(deep.PRESETS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--trainable", nargs="+", default=["1"], metavar="BLOCK",
+        "--trainable", nargs="+", default=deep.Settings.trainable, metavar="BLOCK",
         help="names of the blocks to train, or one number: so many of the last ones",
     )  # fmt: skip
     parser.add_argument(
-        "--method", nargs="+", choices=tuple(METHODS), default=None, metavar="NAME",
-        help=f"methods to run, of {', '.join(METHODS)}; all by default",
+        "--method", dest="methods", nargs="+", choices=tuple(deep.METHODS), default=None,
+        metavar="NAME",
+        help=f"methods to run, of {', '.join(deep.METHODS)}; all by default",
     )  # fmt: skip
     parser.add_argument(
         "--data-dir", type=Path, default=None, metavar="FOLDER",
         help="where data sets lie; by default the folder that IMMUCOND_DATA names",
     )  # fmt: skip
+    add_folder(parser, "immucond-deep")
     parser.add_argument(
-        "--out", type=Path, default=Path("immucond-deep"), metavar="FOLDER",
-        help=f"where results go; its subfolder {UNITS} keeps what is finished, and an interrupted "
-        "run goes on from there",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save", nargs="+", choices=tuple(METHODS), default=["algorithm1", "closed-form"],
+        "--save", nargs="+", choices=tuple(deep.METHODS), default=["algorithm1", "closed-form"],
         metavar="NAME",
         help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
     )  # fmt: skip
-    for name, what in (
-        ("--seeds", "runs of each method that depends on a seed: 0 to N - 1"),
-        ("--jobs", "processes at a time"),
-        ("--batch-size", "samples of each task in a step"),
-        ("--max-length", "tokens of a text"),
-        ("--probe-epochs", "epochs of the harmful linear probes"),
-        ("--probe-steps", "most steps of an attacker under the squared loss"),
-        ("--groups", "groups of test samples for the RIR"),
-        ("--group-size", "test samples in a group"),
+    add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
+    parser.add_argument("--jobs", type=Whole(1), default=1, metavar="N", help="processes at a time")
+    for name, least, what in (
+        ("batch_size", 2, "samples of each task in a step"),
+        ("max_length", 1, "tokens of a text"),
+        ("probe_epochs", 1, "epochs of the harmful linear probes"),
+        ("probe_steps", 1, "most steps of an attacker under the squared loss"),
+        ("groups", 2, "groups of test samples for the RIR"),
+        ("group_size", 2, "test samples in a group"),
+        ("train_size", 1, "most training samples of each task, drawn at random; all by default"),
+        ("test_size", 1, "most test samples of each task, drawn at random; all by default"),
     ):
-        default = {"--seeds": 3, "--jobs": 1, "--batch-size": 64, "--max-length": 32,
-                   "--probe-epochs": 20, "--probe-steps": 2000, "--groups": 20,
-                   "--group-size": 100}[name]  # fmt: skip
-        least = 2 if name in ("--batch-size", "--group-size", "--groups") else 1
-        parser.add_argument(name, type=Whole(least), default=default, metavar="N", help=what)
-    for name, what in (
-        ("--train-size", "most training samples of each task, drawn at random; all by default"),
-        ("--test-size", "most test samples of each task, drawn at random; all by default"),
-        ("--epochs", "passes over the primary task, for all methods that train"),
-        ("--image-size", "side of the images; by default that of preprocessor_config.json"),
-    ):
-        parser.add_argument(name, type=Whole(1), default=None, metavar="N", help=what)
+        add_number(parser, deep.Settings, name, Whole(least), what)
+    parser.add_argument(
+        "--epochs", type=Whole(1), default=None, metavar="N",
+        help="passes over the primary task, for all methods that train",
+    )  # fmt: skip
+    add_number(
+        parser, deep.Settings, "image_size", Whole(1),
+        "side of the images; by default that of preprocessor_config.json",
+    )  # fmt: skip
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}", type=Number(0.0, above=name == "std"), nargs=3, default=None,
@@ -117,41 +109,17 @@ def run(args: argparse.Namespace) -> None:
     with extra("deep"):
         import torch
         import transformers
-    from ..experiments import deep
 
-    chosen = None if args.method is None else tuple(args.method)
-    settings = deep.Settings(
-        backbone=args.backbone,
-        primary=args.primary,
-        harmful=args.harmful,
-        data_dir=args.data_dir,
-        trainable=tuple(args.trainable),
-        max_length=args.max_length,
-        image_size=args.image_size,
-        mean=args.mean and tuple(args.mean),
-        std=args.std and tuple(args.std),
-        methods=chosen,
+    settings = settings_of(
+        args,
+        deep.Settings,
         parameters=_parameters(args),
-        seeds=args.seeds,
-        batch_size=args.batch_size,
-        train_size=args.train_size,
-        test_size=args.test_size,
-        probe_epochs=args.probe_epochs,
-        probe_steps=args.probe_steps,
-        groups=args.groups,
-        group_size=args.group_size,
-        save=tuple(name for name in args.save if chosen is None or name in chosen),
+        save=tuple(name for name in args.save if name in (args.methods or deep.METHODS)),
     )
     if args.preset is not None:
         settings = deep.preset_settings(args.preset, settings)
-    with staged(args.out, file_names(("probe", "spectra"))) as folder:
-        with progress(args.quiet) as report:
-            result = deep.run(settings, args.out / UNITS, jobs=args.jobs, progress=report)
-        found = {**versions(), "torch": torch.__version__, "transformers": transformers.__version__}
-        numbers = deep.as_json(result, args.command_line, found)
-        tables = deep.tables(result)
-        written = write_results(folder, tables, deep.figures(result), numbers)
-    show(tables, written, args.out, args.quiet)
+    ran = {"torch": torch.__version__, "transformers": transformers.__version__}
+    run_experiment(args, deep, settings, ("probe", "spectra"), ran)
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 from pathlib import Path
 
+from .. import limit
 from .._extras import extra
-from .._output import staged
-from ._arguments import Number, Whole, add_quiet
+from .._files import staged
+from ._arguments import Number, Whole, add_number, add_quiet, settings_of
 from ._progress import progress
-from ._versions import versions
+from ._results import versions, write_json
 
 FILES = ("limit.json", "limit.png")
 
@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where limit.json and limit.png go, once the whole run has succeeded",
     )  # fmt: skip
     parser.add_argument(
-        "--delta", type=Number(0.0), nargs="+", default=[0.0], metavar="X",
+        "--delta", type=Number(0.0), nargs="+", default=[limit.Settings.delta[0]], metavar="X",
         help="added to the diagonals of both Gram matrices, or two numbers, one for each",
     )  # fmt: skip
     parser.add_argument(
-        "--through", choices=("gram", "qr"), default="gram",
+        "--through", choices=("gram", "qr"), default=limit.Settings.through,
         help="sum Gram matrices, or merge QR factors: twice the digits, several times the work",
     )  # fmt: skip
     parser.add_argument(
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--rank-{task}", type=Whole(1), default=None, metavar="K",
             help=f"known rank of the {task} task; decided from the numbers by default",
         )  # fmt: skip
-    parser.add_argument(
-        "--points", type=Whole(2), default=41, metavar="N",
-        help="points of the frontier and of the noise-floor curve",
+    add_number(
+        parser, limit.Settings, "points", Whole(2),
+        "points of the frontier and of the noise-floor curve",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite", action="store_true",
@@ -67,16 +67,12 @@ def run(args: argparse.Namespace) -> None:
         args.parser.error(f"--delta takes one or two numbers, got {len(args.delta)}")
     with extra("experiments"):
         from rich.console import Console
-    from .. import limit
 
-    settings = limit.Settings(
-        primary=args.primary,
-        harmful=args.harmful,
-        through=args.through,
+    settings = settings_of(
+        args,
+        limit.Settings,
         delta=(args.delta[0], args.delta[-1]),
         ranks=(args.rank_primary, args.rank_harmful),
-        computed_in=args.computed_in,
-        points=args.points,
     )
     with staged(args.out, FILES) as folder:
         old = [name for name in FILES if os.path.lexists(args.out / name)]
@@ -87,8 +83,7 @@ def run(args: argparse.Namespace) -> None:
             result = limit.run(settings, report)
         limit.figure(result).savefig(folder / "limit.png", dpi=200)
         numbers = limit.as_json(result, args.command_line, versions())
-        text = json.dumps(numbers, indent=1, allow_nan=False)
-        (folder / "limit.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "limit.json", numbers)
     limit.print_tables(result, console := Console(highlight=False))
     if not args.quiet:
         console.print(f"\nWrote {' and '.join(FILES)} to {args.out}", style="bold", markup=False)

@@ -10,53 +10,39 @@ from __future__ import annotations
 
 import argparse
 
-from ..experiments.mnist._data import ROUNDING_VARIANCE
-from ..experiments.mnist._methods import METHODS, NAMES
-from ..experiments.mnist._run import ALL_PAIRS, Pair
-from ._arguments import Number, Whole
+from ..experiments import mnist
+from ._arguments import Number, Whole, add_number, settings_of
 from ._experiment import add_common_arguments, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_common_arguments(parser, "immucond-mnist", NAMES, seeds=1)
+    settings = mnist.Settings
+    add_common_arguments(parser, "immucond-mnist", mnist.NAMES, settings)
     parser.add_argument(
         "--pairs", nargs="+", type=_pair, default=None, metavar="P-H",
         help="pairs of digits, primary and harmful, such as 0-5; all 90 by default",
     )  # fmt: skip
     parser.add_argument(
-        "--protocol", choices=tuple(METHODS), default="full-batch",
+        "--protocol", choices=tuple(mnist.METHODS), default=settings.protocol,
         help="30 steps on all images, or 30 epochs of batches of 64 as in the published code",
     )  # fmt: skip
-    parser.add_argument(
-        "--noise", type=Number(0.0, above=True), default=ROUNDING_VARIANCE, metavar="X",
-        help="variance of the noise in a normalized pixel, for the closed form and its limit; the "
+    add_number(
+        parser, settings, "noise", Number(0.0, above=True),
+        "variance of the noise in a normalized pixel, for the closed form and its limit; the "
         "default is that of rounding to 256 grey levels",
     )  # fmt: skip
-    parser.add_argument(
-        "--probe-steps", type=Whole(1), default=1000, metavar="N",
-        help="most steps a linear probe may take",
-    )  # fmt: skip
+    add_number(parser, settings, "probe_steps", Whole(1), "most steps a linear probe may take")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the experiment, or the search."""
-    from ..experiments import mnist
-
-    settings = mnist.Settings(
-        data_dir=args.data_dir,
-        methods=args.methods and tuple(args.methods),
-        pairs=ALL_PAIRS if args.pairs is None else tuple(dict.fromkeys(args.pairs)),
-        seeds=args.seeds,
-        protocol=args.protocol,
-        noise=args.noise,
-        probe_steps=args.probe_steps,
-    )
-    grids = [f"grid-{name}" for name in settings.methods or METHODS[settings.protocol]]
+    settings = settings_of(args, mnist.Settings, pairs=args.pairs and [*dict.fromkeys(args.pairs)])
+    grids = [f"grid-{name}" for name in settings.methods or mnist.METHODS[settings.protocol]]
     run_experiment(args, mnist, settings, ["curves", *grids])
 
 
-def _pair(text: str) -> Pair:
+def _pair(text: str) -> mnist.Pair:
     primary, _, harmful = text.partition("-")
     if not (primary in tuple("0123456789") and harmful in tuple("0123456789")):
         raise argparse.ArgumentTypeError(f"two digits such as 0-5 are needed, got {text!r}")

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
 from .._extras import extra
-from .._files import writable
+from .._files import writable, write_whole
 from .._format import brief, plain
-from .._output import write_whole
 from ._arguments import Whole, add_quiet
 from ._parser import nearest
 from ._progress import progress

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from .. import linear, probing
 from .._format import brief
+from .._style import thin
 from .._task import Ranks
 from .._validate import FloatArray
 from ..linear import ImmunityReport
-from ._methods import Fit
-from ._style import thin
+from ._methods import Fit, Tasks
+from ._units import Values
 
 RIDGE = 1e-6
 CONVENTIONS = {
@@ -69,6 +70,24 @@ def descent(Z: FloatArray, y: npt.ArrayLike, steps: int, rank: int) -> dict[str,
         "loss": loss / start,
         "norm_ratio": trace.norm_ratio[t],
     }
+
+
+def descents(tasks: Tasks, found: Fit, steps: int, ranks: tuple[int, int]) -> Values:
+    """:func:`descent` of the heads of both tasks on the features of their training rows."""
+    return {
+        "primary": descent(found.features(tasks.X_P), tasks.y_P, steps, ranks[0]),
+        "harmful": descent(found.features(tasks.X_H), tasks.y_H, steps, ranks[1]),
+    }
+
+
+def attacked(tasks: Tasks, found: Fit, y_H: FloatArray, steps: int) -> Values:
+    """Let every attacker learn the harmful targets, before and after."""
+    return probing.compare(tasks.X_H, found.features(tasks.X_H), y_H, steps=steps).as_dict()
+
+
+def mean_squared_error(predicted: FloatArray, y: FloatArray | float) -> float:
+    """Mean squared error of a head's predictions."""
+    return float(np.mean((predicted - y) ** 2))
 
 
 def size(theta: FloatArray) -> float:

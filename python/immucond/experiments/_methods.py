@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -56,6 +56,29 @@ class Method:
     source: Source
     paper: tuple[float, float, float] | None = None
     seeded: bool = True
+
+    def seeds(self, count: int) -> range:
+        """Seeds that it runs with, where an experiment has so many."""
+        return range(count if self.seeded else 1)
+
+
+def chosen(
+    known: Mapping[str, Method],
+    names: Sequence[str] | None,
+    told: str = "methods must be of {known}, and name {unknown}",
+) -> dict[str, Method]:
+    """Return the known methods of these names, in the order of the known ones; all by default.
+
+    Raises
+    ------
+    ValueError
+        For other names; `told` is the message.
+    """
+    wanted = tuple(known) if names is None else names
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(told.format(known=", ".join(known), unknown=", ".join(unknown)))
+    return {name: method for name, method in known.items() if name in wanted}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 
 from .._format import brief, number, plain
 from .._table import Table
-from ._measure import conventions, size
-from ._methods import FailedFitError, Method, Tasks, fit
+from ._methods import Method
 from ._units import Values
 
 # That convention depends on the scale of theta: beyond this factor RIRs do not compare.
@@ -101,20 +100,6 @@ def ranked(
     made = [Candidate(p, o) for p, o in zip(tried, outcomes, strict=True)]
     made.sort(key=lambda c: (not c.comparable, not c.immunizes, -c.score))
     return Search(method, grid, made, tasks)
-
-
-def outcome(method: str, tasks: Tasks, parameters: Mapping[str, Any], seed: int) -> Values:
-    """Measure a candidate on training rows, or tell how it failed."""
-    try:
-        found = fit(method, tasks, parameters, seed)
-        reports = conventions(found, tasks.X_P, tasks.X_H, tasks.ranks)
-    except FailedFitError as error:
-        return {"failure": str(error)}
-    kept = ("i", "ii", "rir")
-    return {
-        "size": size(found.theta),
-        **{name: {key: report[key] for key in kept} for name, report in reports.items()},
-    }
 
 
 def table(search: Search) -> Table:

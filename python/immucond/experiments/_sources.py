@@ -1,15 +1,24 @@
-"""Where real data lie: a folder of the user's, or a download."""
+"""Where data and networks lie: a folder of the user's, an import path, or a download."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._extras import extra
 
-VARIABLE = "IMMUCOND_DATA"
+VARIABLE, MODELS = "IMMUCOND_DATA", "IMMUCOND_MODELS"
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def named_folder(data_dir: Path | None) -> Path | None:
+    """Folder of data that was given, or that the environment names; None for neither."""
+    named = os.environ.get(VARIABLE)
+    return data_dir or (Path(named) if named else None)
 
 
 def data_folder(data_dir: Path | None, name: str, files: Sequence[str]) -> Path | None:
@@ -29,12 +38,10 @@ def data_folder(data_dir: Path | None, name: str, files: Sequence[str]) -> Path 
     FileNotFoundError
         If a folder was named and files are missing from it.
     """
+    origin = "" if data_dir else f" (from {VARIABLE})"
+    data_dir = named_folder(data_dir)
     if data_dir is None:
-        if not os.environ.get(VARIABLE):
-            return None
-        data_dir, origin = Path(os.environ[VARIABLE]), f" (from {VARIABLE})"
-    else:
-        origin = ""
+        return None
     if not data_dir.is_dir():
         raise FileNotFoundError(f"the data folder {data_dir}{origin} does not exist")
     for folder in (data_dir / name, data_dir):
@@ -78,3 +85,42 @@ def openml(name: str, version: int, read: Callable[[Any], Any], wanted: str) -> 
             f"the download of {name} from OpenML failed ({error})"
         ) from error
     return read(bunch)
+
+
+def is_import_path(text: str) -> bool:
+    """Whether it reads like ``package.module:name``."""
+    return _IMPORT_PATH.fullmatch(text) is not None
+
+
+def imported(path: str) -> Any:
+    """Return the object at a path; a function is called, without arguments.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such module, or no such name in it.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{path}: there is no module {error.name}") from error
+    except AttributeError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return found() if callable(found) else found
+
+
+def located(spec: str) -> str:
+    """Return the folder or the id of a network that is to be loaded.
+
+    A folder as it stands or within the one that ``IMMUCOND_MODELS`` names, an import path
+    ``package.module:name`` of a folder or an id, or an id.
+    """
+    if Path(spec).exists():
+        return spec
+    if is_import_path(spec):
+        return str(imported(spec))
+    among = Path(os.environ.get(MODELS, ".")) / spec
+    return str(among) if among.is_dir() else spec

@@ -19,11 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .._files import write_whole
 from .._format import plain
-from .._output import write_whole
 
 Progress = Callable[[str, int, int], object]
 Values = dict[str, Any]
+
+
+def silent(*_: Any) -> None:
+    """Report no progress."""
+
 
 # What the common BLAS libraries read when they are loaded.
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -60,7 +65,7 @@ def run_units(
     *,
     jobs: int = 1,
     stage: str = "units",
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> list[Values]:
     """Compute the units that the folder does not hold yet, and return all results in order.
 

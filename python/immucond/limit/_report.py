@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._extras import extra
 from .._format import brief, number, plain
 from .._harmful import NOTE, marked, not_harder
-from ..experiments._common_tables import LIMIT_SYMBOLS
-from ..experiments._curves import before_or
-from ..experiments._style import print_style
+from .._style import BLACK, BLUE, VERMILION, before_or, print_style
+from .._table import LIMIT_SYMBOLS, empty_table, why_unbounded
+from ..linear import ImmunityLimit
 from ._run import Result, Task
 
 if TYPE_CHECKING:
@@ -146,11 +145,11 @@ def figure(result: Result) -> Figure:
 def _draw_frontier(ax: Axes, result: Result) -> None:
     line, limit = result.frontier, result.frontier.limit
     if limit.attained:
-        ax.plot(line.kappa_P, line.kappa_H, color="#D55E00", label="frontier")
+        ax.plot(line.kappa_P, line.kappa_H, color=VERMILION, label="frontier")
     else:
         ax.set_title("no frontier: the limit is infinite", fontsize=10)
     ax.plot(
-        limit.kappa_P, limit.kappa_H, "o", color="#000000", linestyle="none",
+        limit.kappa_P, limit.kappa_H, "o", color=BLACK, linestyle="none",
         label=before_or("identity"),
     )  # fmt: skip
     ax.set_xscale("log")
@@ -179,7 +178,7 @@ def _label_ticks(ax: Axes) -> None:
 def _draw_noise(ax: Axes, result: Result) -> None:
     noise = result.noise
     shown = noise.determined
-    ax.plot(noise.variance[shown], noise.rir[shown], color="#0072B2", label="with noise")
+    ax.plot(noise.variance[shown], noise.rir[shown], color=BLUE, label="with noise")
     if np.isfinite(noise.exact.rir):
         ax.axhline(noise.exact.rir, color="0.45", linewidth=1.0, linestyle="--", label="without")
     ax.set_xscale("log")
@@ -191,10 +190,7 @@ def _draw_noise(ax: Axes, result: Result) -> None:
 
 
 def _table(title: str, *headings: str) -> Table:
-    with extra("experiments"):
-        from rich import box
-        from rich.table import Table
-    table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = empty_table(title)
     first = {"Tasks": "", "Limit": ""}.get(title, "kappa_P" if "Frontier" in title else "variance")
     table.add_column(first, no_wrap=True)
     for heading in headings:
@@ -221,10 +217,7 @@ def _convention(result: Result) -> str:
     )
 
 
-def _why(limit: Any) -> str:
+def _why(limit: ImmunityLimit) -> str:
     if limit.case != "unbounded":
         return f"RIR* = kappa(M) kappa_P / kappa_H: {CASES[limit.case]}."
-    return (
-        f"No limit: K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) has energy in "
-        f"{limit.deficit} directions that no primary row uses. Give --delta for a finite one."
-    )
+    return f"No limit: {why_unbounded(limit)} Give --delta for a finite one."

@@ -4,24 +4,26 @@ What needs PyTorch and transformers is imported when it is first asked for.
 """
 
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 _HOMES = {
     "Backbone": "_backbone",
-    "METHODS": "_methods",
-    "PRESETS": "_presets",
+    "DeepExperiment": "_experiment",
+    "METHODS": "_settings",
+    "PRESETS": "_settings",
     "ImageFile": "_task",
     "Part": "_task",
-    "Result": "_run",
+    "Result": "_experiment",
     "Settings": "_settings",
     "Task": "_task",
     "as_json": "_report",
-    "figures": "_figures",
-    "load": "_sources",
+    "figures": "_report",
+    "load": "_task_files",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",
-    "preset_settings": "_presets",
-    "run": "_run",
+    "preset_settings": "_settings",
+    "run": "_experiment.DeepExperiment.run",
     "tables": "_report",
     "task": "_task",
 }
@@ -33,4 +35,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home, _, attribute = _HOMES[name].partition(".")
-    return getattr(import_module(f".{home}", __name__), attribute or name)
+    found: Any = import_module(f".{home}", __name__)
+    return attrgetter(attribute or name)(found)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..._extras import extra
+from .._sources import located
 from ._foreign import check_config, check_weights, image_preparation, loading
 from ._task import Task, pixels
-from ._weights import located
 
 with extra("deep"):
     import safetensors.torch
@@ -26,6 +26,8 @@ from ...deep.parts import FoldedHead, fingerprint, module_named, refuse_saving, 
 
 HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
 INNER = "before-the-map"  # of a closed form
+WEIGHT_DECAY = 1e-4  # of a head that is fitted
+_STEPS = 300
 
 
 class TextClassifier(nn.Module):
@@ -203,8 +205,10 @@ def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:
     if not heads:
         raise ValueError("it has no linear head")
     split = heads[-1]
+    head = model.get_submodule(split)
     places: dict[str, int] = model.config.label2id
-    if set(places) == set(primary.classes):
+    fitted = set(places) == set(primary.classes)
+    if fitted:
         if sorted(map(repr, places.values())) != sorted(map(repr, range(len(places)))):
             raise ValueError(
                 f"label2id of its config.json must number {len(places)} classes from 0, and is "
@@ -212,19 +216,15 @@ def _image_classifier(name: str, primary: Task) -> tuple[nn.Module, str, bool]:
             )
         # The head's classes, in the task's order.
         order = [places[label] for label in primary.classes]
-        head = model.get_submodule(split)
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.copy_(parameter[order].clone())
-        model.config.id2label = dict(enumerate(primary.classes))
-        model.config.label2id = {label: place for place, label in enumerate(primary.classes)}
-        return model, split, True
-    head = model.get_submodule(split)
-    replace_module(model, split, nn.Linear(head.in_features, len(primary.classes)))
-    model.config.num_labels = len(primary.classes)
+    else:
+        replace_module(model, split, nn.Linear(head.in_features, len(primary.classes)))
+        model.config.num_labels = len(primary.classes)
     model.config.id2label = dict(enumerate(primary.classes))
     model.config.label2id = {label: place for place, label in enumerate(primary.classes)}
-    return model, split, False
+    return model, split, fitted
 
 
 def _blocks(model: nn.Module, split: str, trainable: Sequence[str]) -> tuple[str, ...]:
@@ -241,6 +241,34 @@ def _blocks(model: nn.Module, split: str, trainable: Sequence[str]) -> tuple[str
     if not 1 <= count <= length:
         raise ValueError(f"trainable must be at most the {length} blocks of {name}, and is {count}")
     return tuple(f"{name}.{place}" for place in range(length - count, length))
+
+
+def fit_head(head: nn.Linear, Z: Tensor, labels: Tensor) -> None:
+    """Fit the head of a network without one to features (N, m) of a task, in place.
+
+    Minimizes the mean cross-entropy plus ``WEIGHT_DECAY / 2 ||W||^2`` by L-BFGS, on features that
+    are centred and scaled by one number, for the sake of the steps.
+    """
+    mean = Z.mean(0)
+    scale = (Z - mean).square().mean().sqrt()
+    X = (Z - mean) / scale
+    weight = torch.zeros_like(head.weight, requires_grad=True)
+    bias = torch.zeros(head.out_features, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=_STEPS, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(X @ weight.T + bias, labels)
+        loss = loss + 0.5 * WEIGHT_DECAY * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        head.weight.copy_(weight / scale)
+        head.bias.copy_(bias - head.weight @ mean)
 
 
 def _resized(image: Any, side: int) -> Any:

@@ -1,41 +1,137 @@
-"""Network and tasks, loaded, and the frozen part run over them."""
+"""Network and tasks, loaded, with the frozen part of the network run over them once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..._extras import extra
 from .._units import Progress
+from ._settings import Settings
+from ._task import Part, Task
+from ._task_files import load
 
 with extra("deep"):
     import torch
     import transformers
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, Dataset
 
-from ...deep.parts import Kept
+from ...deep import keep_activations
+from ...deep.parts import Kept, SplitModel
 from . import _backbone
-from ._activations import Features, features, kept
-from ._head import fit_head
-from ._settings import Settings
-from ._sources import load
-from ._task import Task
+
+
+class _Samples(Dataset[Any]):
+    """Samples as the network takes them, with their labels; ``tell(place)`` at each.
+
+    Attributes
+    ----------
+    broken : ValueError or None
+        What the last sample said that cannot be read.
+    """
+
+    def __init__(
+        self, backbone: _backbone.Backbone, part: Part, tell: Callable[[int], object]
+    ) -> None:
+        self._tell = tell
+        self._prepared, self._inputs = backbone.preparation, part.inputs
+        self._labels = torch.from_numpy(part.labels)
+        self.broken: ValueError | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        self._tell(index)
+        try:
+            return self._prepared(self._inputs[index]), self._labels[index]
+        except ValueError as error:
+            self.broken = error
+            raise
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network makes of all samples of a part: features and logits, with the labels."""
+
+    Z: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples that the head puts in their class."""
+        return float((self.logits.argmax(1) == self.labels).double().mean())
+
+
+def _kept(
+    backbone: _backbone.Backbone, task: Task, batch_size: int, cache: Path, progress: Progress
+) -> dict[str, Kept]:
+    """Run the frozen part over a task's parts, "train" and "test"."""
+    found = {}
+    for name, part in (("train", task.train), ("test", task.test)):
+        stage, size = f"frozen blocks, {task.name} {name}", len(part.inputs)
+
+        def tell(place: int, stage: str = stage, size: int = size) -> None:
+            progress(stage, place + 1, size)
+
+        samples = _Samples(backbone, part, tell)
+        loader: DataLoader[Any] = DataLoader(
+            samples, batch_size=batch_size, drop_last=name == "train"
+        )
+        try:
+            found[name] = keep_activations(
+                backbone.model,
+                loader,
+                split=backbone.split,
+                trainable=backbone.trainable,
+                cache=cache,
+                deterministic=True,
+            )
+        except ValueError:
+            if samples.broken is not None:  # that is the cause, whatever was made of it
+                raise samples.broken from None
+            raise
+    return found
+
+
+def features(model: nn.Module, split: str, batches: Kept) -> Features:
+    """Run the rest of a network over a part."""
+    network = SplitModel(model, split)
+    with torch.no_grad():
+        outcomes = [batches.run(network, batch) for batch in batches.in_order()]
+    return Features(*(torch.cat(columns) for columns in zip(*outcomes, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """Network, tasks and kept activations, and what the network makes of them before."""
+class Loaded:
+    """A network and two tasks that fit it."""
 
     backbone: _backbone.Backbone
     primary: Task
     harmful: Task
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of all that results depend on."""
+        return {
+            name: getattr(self, name).fingerprint for name in ("backbone", "primary", "harmful")
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Loaded):
+    """Kept activations too, by task and part, and what the network makes of them before."""
+
     kept: dict[str, dict[str, Kept]]
     before: dict[str, Features]
 
 
-def loaded(settings: Settings) -> tuple[_backbone.Backbone, Task, Task]:
+def loaded(settings: Settings) -> Loaded:
     """Load network and tasks, and see that they fit.
 
     Raises
@@ -74,7 +170,7 @@ def loaded(settings: Settings) -> tuple[_backbone.Backbone, Task, Task]:
         mean=settings.mean,
         std=settings.std,
     )
-    return backbone, primary, harmful
+    return Loaded(backbone, primary, harmful)
 
 
 @lru_cache(maxsize=1)
@@ -83,18 +179,19 @@ def prepared(settings: Settings, cache: Path, progress: Progress) -> Prepared:
 
     Activations beyond one GiB are mapped from a nameless file in the folder `cache`.
     """
-    backbone, primary, harmful = loaded(settings)
+    here = loaded(settings)
+    backbone = here.backbone
     activations = {
-        name: kept(backbone, task, settings.batch_size, cache, progress)
-        for name, task in (("P", primary), ("H", harmful))
+        name: _kept(backbone, task, settings.batch_size, cache, progress)
+        for name, task in (("P", here.primary), ("H", here.harmful))
     }
     if not backbone.fitted:
         found = features(backbone.model, backbone.split, activations["P"]["train"])
         head = backbone.model.get_submodule(backbone.split)
         assert isinstance(head, nn.Linear)
-        fit_head(head, found.Z, found.labels)
+        _backbone.fit_head(head, found.Z, found.labels)
     before = of_tasks(backbone.model, backbone.split, activations)
-    return Prepared(backbone, primary, harmful, activations, before)
+    return Prepared(backbone, here.primary, here.harmful, activations, before)
 
 
 def of_tasks(

@@ -1,20 +1,38 @@
-"""The result as tables and as JSON."""
+"""The result as tables, as figures and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..._format import brief, number, plain
+import numpy as np
+
+from ..._format import brief, number
 from ..._harmful import marked
+from ..._style import before_or, legend_below, print_style
 from ..._table import Table
 from ...deep.parts import ATTACKERS, drop
-from .._common_tables import attackers, parameters
+from .._figures import STYLES
 from .._measure import RIDGE
-from .._summary import cell, decoded, finished, over_seeds, remarks, rir_cell
+from .._report import (
+    attackers,
+    cell,
+    decoded,
+    finished,
+    first,
+    labelled,
+    over_seeds,
+    parameters,
+    record,
+    remarks,
+    rir_cell,
+    symbols,
+)
 from .._units import Values
-from ._run import Result
+from ._experiment import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H of a group's features",
@@ -28,11 +46,7 @@ def tables(result: Result) -> list[Table]:
     """All tables of a run."""
     made = [_immunity(result), _all_rows(result), _probes(result), parameters(result.methods)]
     made += _read_back(result)
-    compared = {
-        result.methods[name].label: finished(results)[0]["attackers"]
-        for name, results in result.units.items()
-        if finished(results) and "attackers" in finished(results)[0]
-    }
+    compared = labelled(result.methods, first(result.units), "attackers")
     if compared:
         made.append(attackers(compared, "One-hot targets of the harmful training samples."))
     return made
@@ -57,8 +71,7 @@ def _immunity(result: Result) -> Table:
     settings, count = result.settings, result.counts
     note = (
         f"{settings.groups} groups of {settings.group_size} test samples, drawn at random; mean ± "
-        "standard deviation over the groups, averaged over the seeds. (i): kappa_H over that of "
-        "theta_0, large is immune. (ii): the same of kappa_P, small is easy. RIR = (i) / (ii). "
+        f"standard deviation over the groups, averaged over the seeds. {symbols('theta_0')} "
         f"exact: {CONVENTIONS['exact']}; ridge: {CONVENTIONS['ridge']}. "
         f"Primary: {settings.primary}, {count['P classes']} classes, {count['P training']} "
         f"training and {count['P test']} test samples; harmful: {settings.harmful}, "
@@ -159,21 +172,73 @@ def _read_back(result: Result) -> list[Table]:
     )]  # fmt: skip
 
 
+# ---- figures ----
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name without suffix, ready for ``savefig``."""
+    drawn = {
+        name: (before_or(result.methods[name].label, name), values)
+        for name, values in first(result.units).items()
+    }
+    return {"probe": _probe(drawn), "spectra": _spectra(drawn)}
+
+
+def _probe(drawn: dict[str, tuple[str, Any]]) -> Figure:
+    """Accuracy and loss of the harmful probe by epoch, a column an attacker."""
+    with print_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11.0, 5.6), layout="constrained")
+        panels = figure.subplots(2, len(ATTACKERS), sharex=True, sharey="row")
+        for column, (attacker, (title, _, _)) in enumerate(ATTACKERS.items()):
+            for name, (label, values) in drawn.items():
+                colour, dashes = STYLES[name]
+                curve = values["probe"][attacker]
+                for row, key in enumerate(("accuracy", "loss")):
+                    panels[row, column].plot(
+                        np.asarray(curve[key], dtype=float) * (100.0 if key == "accuracy" else 1.0),
+                        color=colour, linestyle=dashes, label=label,
+                    )  # fmt: skip
+            panels[0, column].set_title(title)
+            panels[1, column].set_xlabel("epoch")
+        panels[0, 0].set_ylabel("test accuracy, %")
+        panels[1, 0].set_ylabel("training loss")
+        legend_below(panels[0, 0], 6)
+        return figure
+
+
+def _spectra(drawn: dict[str, tuple[str, Any]]) -> Figure:
+    """Eigenvalues of both Hessians over the largest one."""
+    with print_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for ax, task, title in zip(panels, "PH", ("primary", "harmful"), strict=True):
+            for name, (label, values) in drawn.items():
+                colour, dashes = STYLES[name]
+                spectrum = values["spectra"][task]
+                value = np.asarray(spectrum["value"], dtype=float)
+                ax.plot(spectrum["place"], value / value[0], color=colour, linestyle=dashes,
+                        label=label)  # fmt: skip
+            ax.set_yscale("log")
+            ax.set_title(f"{title} test features")
+            ax.set_xlabel("eigenvalue, from the largest down")
+        panels[0].set_ylim(1e-10, 2.0)
+        panels[0].set_ylabel(r"$\lambda_i(H)\,/\,\lambda_1(H)$")
+        legend_below(panels[0], 6)
+        return figure
+
+
+# ---- the record ----
+
+
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
-    numbers: dict[str, Any] = plain(
-        {
-            "command": command,
-            "versions": versions,
-            "conventions": CONVENTIONS,
-            "settings": {**asdict(result.settings), "data_dir": None},
-            "fingerprints": result.fingerprints,
-            "samples": result.counts,
-            "trainable": result.trainable,
-            "methods": {
-                name: {**asdict(method), "seeds": result.units[name]}
-                for name, method in result.methods.items()
-            },
-        }
-    )
-    return numbers
+    return record(
+        result, command, versions, CONVENTIONS, lambda name: {"seeds": result.units[name]},
+        fingerprints=result.fingerprints,
+        samples=result.counts,
+        trainable=result.trainable,
+    )  # fmt: skip

@@ -1,9 +1,7 @@
 """Immunizing scikit-learn's handwritten digits: one digit primary, another one harmful."""
 
-from ._data import Digits, load
-from ._figures import figures
-from ._report import as_json, closing, opening, print_tables
-from ._run import Method, Result, Settings, run
+from ._report import as_json, closing, figures, opening, print_tables
+from ._run import Digits, Method, Result, Settings, load, run
 
 __all__ = [
     "Digits",

@@ -1,23 +1,27 @@
-"""The result as tables for a terminal and as JSON for a program."""
+"""The result as tables for a terminal, as figures and as JSON for a program."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..._extras import extra
+import numpy as np
+
 from ..._format import brief, plain
 from ..._format import number as _n
-from ..._harmful import NOTE, marked, not_harder
+from ..._harmful import marked, not_harder
+from ..._style import BLACK, BLUE, VERMILION, before_or, legend_below, print_style, thin
+from ..._table import Table, why_unbounded
+from ..._validate import FloatArray
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
-from .._measure import report_as_dict
-from .._style import thin
-from ._run import RIDGE, TOLERANCE, Result, Settings
+from .._measure import RIDGE, report_as_dict
+from .._report import decoded, symbols
+from ._run import TOLERANCE, Measured, Result, Settings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
-    from rich.table import Table
 
 _ROWS = (("held_out", "held-out"), ("training", "training"))
 _ATTACKERS = {
@@ -32,6 +36,9 @@ CONVENTIONS = {
     "primary_loss": "mean squared error; own: the method's head, best: a least-squares head",
     "probe_loss": "squared error summed over rows",
 }
+
+
+# ---- for a terminal ----
 
 
 def opening(settings: Settings) -> str:
@@ -81,79 +88,157 @@ def _taken(trace: ProbeTrace) -> str:
 
 def print_tables(result: Result, console: Console) -> None:
     """Print what was immunized, how far, at what cost, and what it is worth."""
-    s, first = result.settings, next(iter(result.methods.values()))
-    limits = {key: getattr(first, key).noisy.limit for key, _ in _ROWS}
-    exact = {key: getattr(first, key).exact.limit for key, _ in _ROWS}
+    for table in (_immunity(result), _losses(result), _attackers(result)):
+        table.show(console)
 
-    table = _table(f"Immunity: primary digit {s.primary}, harmful digit {s.harmful}")
-    for heading in ("(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge",
-                    "(ii)\nridge", "RIR\nridge"):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
+
+def _immunity(result: Result) -> Table:
+    first = next(iter(result.methods.values()))
+    rows: list[list[str]] = []
     for key, label in _ROWS:
-        table.add_row(f"{label} rows", style="italic")
+        rows.append([f"{label} rows"])
         for name, method in result.methods.items():
-            m = getattr(method, key)
-            table.add_row(
-                name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
-                _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge),
+            m: Measured = getattr(method, key)
+            rows.append(
+                [name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
+                 _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge)]
             )  # fmt: skip
-        table.add_row(
-            "limit", "", "", _n(exact[key].rir), _n(limits[key].rir), style="bold",
-            end_section=True,
-        )  # fmt: skip
-    console.print(table)
-    reports = [
-        getattr(getattr(method, key), convention)
-        for method in result.methods.values()
-        for key, _ in _ROWS
-        for convention in ("exact", "noisy", "ridge")
-    ]
-    if any(not_harder(report.i, report.rir) for report in reports):
-        console.print(NOTE)
-    console.print(
-        "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
-        "is easy. RIR = (i) / (ii). Limit: the most any theta can reach.\n"
+        m = getattr(first, key)
+        rows.append(["limit", "", "", _n(m.exact.limit.rir), _n(m.noisy.limit.rir)])
+    note = (
+        f"{symbols()} Limit: the most any theta can reach.\n"
         f"exact: over the nonzero eigenvalues. delta: exact, with feature noise, {_delta(result)}. "
         f"ridge: of H + {brief(RIDGE)} I, as in the published code; the limit does not bound it.\n"
-        f"{_why(exact['training'])}\n"
+        f"{_why(first.training.exact.limit)}"
     )
+    return Table(
+        f"Immunity: primary digit {result.settings.primary}, harmful digit "
+        f"{result.settings.harmful}",
+        ("", "(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge", "(ii)\nridge",
+         "RIR\nridge"),
+        rows,
+        decoded(note, rows),
+        (("exact convention", 4), ("ridge convention", 3)),
+        strong=("limit",),
+    )  # fmt: skip
 
-    table = _table("Primary loss (mean squared error)")
-    for label in ("held-out", "training"):
-        table.add_column(f"{label}\nown head", justify="right")
-        table.add_column(f"{label}\nbest head", justify="right")
-    for name, method in result.methods.items():
-        table.add_row(
-            name, *(_n(v) for loss in (method.loss_held_out, method.loss)
-                    for v in (loss.own, loss.best)),
-        )  # fmt: skip
-    console.print(table)
-    console.print(
+
+def _losses(result: Result) -> Table:
+    return Table(
+        "Primary loss (mean squared error)",
+        ("", *(f"{rows}\n{head} head" for _, rows in _ROWS for head in ("own", "best"))),
+        [
+            [name, *(_n(v) for loss in (m.loss_held_out, m.loss) for v in (loss.own, loss.best))]
+            for name, m in result.methods.items()
+        ],
         "best head: least squares on the features; own head: what the method serves, for "
-        f"Algorithm 1 the one it trained along in {s.steps:,} steps.\n"
-    )
-
-    table = _table(
-        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss"
-    )
-    for name in result.methods:
-        table.add_column(f"{name}\n{'before' if name == 'identity' else 'after'}", justify="right")
-    for attacker, label in _ATTACKERS.items():
-        traces = [method.probes["harmful", attacker] for method in result.methods.values()]
-        table.add_row(label, *(_steps(trace) for trace in traces))
-    console.print(table)
-    console.print(
-        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve."
+        f"Algorithm 1 the one it trained along in {result.settings.steps:,} steps.",
     )
 
 
-def _table(title: str) -> Table:
-    with extra("experiments"):
-        from rich import box
-        from rich.table import Table
-    table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    return table
+def _attackers(result: Result) -> Table:
+    methods = result.methods
+    when = {name: "before" if name == "identity" else "after" for name in methods}
+    return Table(
+        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss",
+        ("", *(f"{name}\n{told}" for name, told in when.items())),
+        [
+            [label, *(_steps(method.probes["harmful", attacker]) for method in methods.values())]
+            for attacker, label in _ATTACKERS.items()
+        ],
+        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve.",
+    )
+
+
+def _steps(trace: ProbeTrace) -> str:
+    reached = trace.steps_to(TOLERANCE)
+    if reached is None:
+        return f"> {trace.loss.size - 1:,}\n({trace.above[-1]:.0%} above)"
+    return f"{reached:,}"
+
+
+def _rir(report: ImmunityReport) -> str:
+    return marked(_n(report.rir), report.i, report.rir)
+
+
+def _delta(result: Result) -> str:
+    P, H = result.delta
+    shown = f"delta = {brief(P, 3)}" if P == H else f"delta = {brief(P, 3)} (P), {brief(H, 3)} (H)"
+    return shown + (" (rounding of the pixels)" if result.settings.delta is None else "")
+
+
+def _why(limit: ImmunityLimit) -> str:
+    if limit.case != "unbounded":
+        return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
+    return f"The exact limit is infinite: {why_unbounded(limit)}"
+
+
+# ---- figures ----
+
+_STYLE = {
+    "identity": (BLACK, "-"),
+    "Algorithm 1": (BLUE, "--"),
+    "closed form": (VERMILION, "-."),
+}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name, ready for ``savefig``."""
+    with print_style():
+        return {"norm_ratio.png": _norm_ratio(result), "loss.png": _loss(result)}
+
+
+def _norm_ratio(result: Result) -> Figure:
+    curves = {
+        (task, name): method.probes[task, "gd"].norm_ratio
+        for name, method in result.methods.items()
+        for task in ("primary", "harmful")
+    }
+    label = r"norm ratio  $\|w_t-w^*\|^2\,/\,\|w_0-w^*\|^2$"
+    return _panels(result, curves, label)
+
+
+def _loss(result: Result) -> Figure:
+    curves = {}
+    for name, method in result.methods.items():
+        for task in ("primary", "harmful"):
+            curves[task, name] = method.probes[task, "gd"].above
+    return _panels(result, curves, "loss above the best, relative to the best", mark=TOLERANCE)
+
+
+def _panels(
+    result: Result,
+    curves: dict[tuple[str, str], FloatArray],
+    label: str,
+    mark: float | None = None,
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    digits = {"primary": result.settings.primary, "harmful": result.settings.harmful}
+    for ax, task in zip(axes, digits, strict=True):
+        for name, (colour, dashes) in _STYLE.items():
+            steps, values = thin(curves[task, name])
+            ax.plot(steps, values, color=colour, linestyle=dashes, label=before_or(name))
+        if mark is not None:
+            ax.axhline(mark, color="0.45", linewidth=1.0)
+            ax.annotate(
+                f"{mark:.0%}", (0.0, mark), xycoords=("axes fraction", "data"), xytext=(3, 3),
+                textcoords="offset points", color="0.3", fontsize=9,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("steps of gradient descent, exact line search")
+        ax.set_title(f"{task} task: digit {digits[task]}")
+    shown = np.concatenate([values[1:] for values in curves.values()])
+    axes[0].set_ylim(max(1e-8, float(shown[shown > 0].min())) / 2, 2 * float(shown.max()))
+    axes[0].set_ylabel(label)
+    legend_below(axes[0], 3)
+    return figure
+
+
+# ---- the record ----
 
 
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
@@ -214,29 +299,3 @@ def _probe(trace: ProbeTrace) -> dict[str, Any]:
         "loss": loss,
         "norm_ratio": trace.norm_ratio[steps],
     }
-
-
-def _steps(trace: ProbeTrace) -> str:
-    reached = trace.steps_to(TOLERANCE)
-    if reached is None:
-        return f"> {trace.loss.size - 1:,}\n({trace.above[-1]:.0%} above)"
-    return f"{reached:,}"
-
-
-def _rir(report: ImmunityReport) -> str:
-    return marked(_n(report.rir), report.i, report.rir)
-
-
-def _delta(result: Result) -> str:
-    P, H = result.delta
-    shown = f"delta = {brief(P, 3)}" if P == H else f"delta = {brief(P, 3)} (P), {brief(H, 3)} (H)"
-    return shown + (" (rounding of the pixels)" if result.settings.delta is None else "")
-
-
-def _why(limit: ImmunityLimit) -> str:
-    if limit.case != "unbounded":
-        return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
-    return (
-        f"The exact limit is infinite: K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) "
-        f"has energy in {limit.deficit} directions that no primary row uses."
-    )

@@ -1,21 +1,26 @@
-"""The experiment: immunize by both methods, measure both tasks, probe them."""
+"""The experiment: load two digits, immunize by both methods, measure both tasks, probe them."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ... import immunize, linear, probing
 from ..._errors import ImmunityWarning
+from ..._extras import extra
 from ..._gram import gram
 from ..._regularizers import r_ill, r_well
 from ..._task import root_of_inputs
-from ._data import ROUNDING_VARIANCE, Digits, FloatArray, load
+from ..._validate import FloatArray
+from .._measure import RIDGE, mean_squared_error
+from .._methods import Tasks, middle_of_frontier
+from .._units import Progress, silent
 
-RIDGE = 1e-6
+GREY_LEVELS = 16
+# A pixel is a grey level rounded to a whole number, so it is known up to this variance.
+ROUNDING_VARIANCE = 1.0 / (12.0 * GREY_LEVELS**2)
 TOLERANCE = 0.01
 # Chosen on training rows. At the identity, a step of R_well goes this share of its sharp interval,
 # and one of R_ill stretches the harmful task's top singular vector by this share.
@@ -35,6 +40,55 @@ class Settings:
     delta: float | None = None
     kappa_primary: float | None = None
     probe_steps: int = 200_000
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Rows of both tasks, pixels in [0, 1]; the target of every row is 1, as in the paper.
+
+    Attributes
+    ----------
+    X_P, X_H : (N, 64) arrays
+        Training rows of the primary and the harmful digit.
+    X_P_held_out, X_H_held_out : (N', 64) arrays
+        Rows that no method sees.
+    """
+
+    X_P: FloatArray
+    X_H: FloatArray
+    X_P_held_out: FloatArray
+    X_H_held_out: FloatArray
+
+
+def load(primary: int, harmful: int, seed: int = 0) -> Digits:
+    """Load scikit-learn's bundled digits (8 x 8 pixels, 16 grey levels; no download).
+
+    Parameters
+    ----------
+    primary, harmful : int
+        Two different digits, 0 to 9.
+    seed : int, default 0
+        Decides which half of each digit's images is held out.
+
+    Raises
+    ------
+    ValueError
+        If the digits are equal or out of range.
+    """
+    for name, digit in (("primary", primary), ("harmful", harmful)):
+        if digit not in range(10):
+            raise ValueError(f"{name} must be a digit from 0 to 9, got {digit}")
+    if primary == harmful:
+        raise ValueError(f"primary and harmful must be different digits, got {primary} twice")
+    with extra("experiments"):
+        from sklearn.datasets import load_digits
+    images, labels = load_digits(return_X_y=True)
+    halves = []
+    for digit in (primary, harmful):
+        rows = np.random.default_rng([seed, digit]).permutation(np.flatnonzero(labels == digit))
+        halves.append(np.array_split(images[rows] / GREY_LEVELS, 2))
+    (P, P_held_out), (H, H_held_out) = halves
+    return Digits(X_P=P, X_H=H, X_P_held_out=P_held_out, X_H_held_out=H_held_out)
 
 
 @dataclass(frozen=True)
@@ -95,9 +149,7 @@ class Result:
     methods: dict[str, Method]
 
 
-def run(
-    settings: Settings, progress: Callable[[str, int, int], object] = lambda *_: None
-) -> Result:
+def run(settings: Settings, progress: Progress = silent) -> Result:
     """Immunize, measure and probe.
 
     Parameters
@@ -129,9 +181,8 @@ def run(
     )
     kappa_primary = settings.kappa_primary
     if kappa_primary is None:
-        # The middle of the frontier: (i) = 1 / (ii) = sqrt(RIR*).
-        limit = linear.immunity_limit(X_P=data.X_P, X_H=data.X_H, delta=delta)
-        kappa_primary = max(1.0, limit.kappa_P / limit.rir**0.5) if limit.attained else 1.0
+        tasks = Tasks(data.X_P, y, data.X_H, np.ones(rows_H))
+        kappa_primary = middle_of_frontier(tasks, delta)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImmunityWarning)  # the tables mark an eased task
         closed = immunize.closed_form(data.X_P, y, data.X_H, kappa_P=kappa_primary, delta=delta)
@@ -183,10 +234,8 @@ def _measure(
         omega=omega,
         training=training,
         held_out=_conventions(theta, data.X_P_held_out, data.X_H_held_out, delta),
-        loss=Loss(own=_mse(data.X_P, theta, omega), best=_mse(data.X_P, theta, head)),
-        loss_held_out=Loss(
-            own=_mse(data.X_P_held_out, theta, omega), best=_mse(data.X_P_held_out, theta, head)
-        ),
+        loss=_loss(data.X_P @ theta, omega, head),
+        loss_held_out=_loss(data.X_P_held_out @ theta, omega, head),
         probes=probes,
         history=history,
     )
@@ -211,5 +260,5 @@ def _least_squares(Z: FloatArray, rank: int | None = None) -> FloatArray:
     return root_of_inputs(Z, "Z", rank=rank).least_squares(Z, np.ones(Z.shape[0]))
 
 
-def _mse(X: FloatArray, theta: FloatArray, omega: FloatArray) -> float:
-    return float(np.mean((X @ theta @ omega - 1.0) ** 2))
+def _loss(Z: FloatArray, own: FloatArray, best: FloatArray) -> Loss:
+    return Loss(own=mean_squared_error(Z @ own, 1.0), best=mean_squared_error(Z @ best, 1.0))

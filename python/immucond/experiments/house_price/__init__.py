@@ -1,17 +1,19 @@
 """House prices, the paper's regression experiment: ``immucond house-price``."""
 
+from .._experiment import Result
 from .._search import as_json as search_as_json
 from .._search import table as search_table
 from ._data import HousePrice, Task, load
-from ._figures import figures
-from ._methods import METHODS
-from ._report import as_json, tables
-from ._run import Result, Settings, run
-from ._search import search
+from ._experiment import GRIDS, METHODS, HousePriceExperiment, Settings
+from ._report import as_json, figures, tables
+
+run, search = HousePriceExperiment.run, HousePriceExperiment.search
 
 __all__ = [
+    "GRIDS",
     "METHODS",
     "HousePrice",
+    "HousePriceExperiment",
     "Result",
     "Settings",
     "Task",

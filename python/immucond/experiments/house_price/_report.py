@@ -1,42 +1,57 @@
-"""The result as tables and as JSON."""
+"""The result as tables, as a figure and as JSON."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..._format import brief, number, plain
-from ..._table import Table
+from ..._format import brief, number
+from ..._table import LIMIT_SYMBOLS, Table, why_unbounded
 from ...linear import ImmunityLimit
-from .._common_tables import LIMIT_SYMBOLS, attackers, norm_ratios, parameters
+from .._experiment import Result
+from .._figures import curves
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, decoded, finished, immunity_cells, remarks
-from ._run import Result
+from .._report import (
+    IMMUNITY,
+    IN_CONVENTIONS,
+    ON_SCALE,
+    attackers,
+    cell,
+    decoded,
+    finished,
+    first,
+    immunity_cells,
+    labelled,
+    norm_ratios,
+    parameters,
+    record,
+    remarks,
+    symbols,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ROWS = (("held_out", "held-out rows"), ("training", "training rows"))
 
 
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
-    probed = {result.methods[n].label: v["curves"] for n, v in _first(result).items()}
     made = [_immunity(result), _limits(result), _losses(result), parameters(result.methods)]
-    if probed:
-        made.append(norm_ratios(probed))
-    compared = {
-        result.methods[name].label: values["attackers"]
-        for name, values in _first(result).items()
-        if "attackers" in values
-    }
+    found = first(result.units)
+    if found:
+        made.append(norm_ratios(labelled(result.methods, found, "curves")))
+    compared = labelled(result.methods, found, "attackers")
     if compared:
         made.append(attackers(compared))
     return made
 
 
-def _first(result: Result) -> dict[str, dict[str, Any]]:
-    """First finished seed of each method."""
-    return {
-        name: finished(results)[0] for name, results in result.units.items() if finished(results)
-    }
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name without suffix, ready for ``savefig``."""
+    drawn = {name: values["curves"] for name, values in first(result.units).items()}
+    titles = {"primary": "primary task: LotArea", "harmful": "harmful task: SalePrice"}
+    return {"curves": curves(result.methods, drawn, titles)}
 
 
 def _immunity(result: Result) -> Table:
@@ -54,23 +69,21 @@ def _immunity(result: Result) -> Table:
     count, runs = result.counts, result.settings.seeds
     seeds = f"Mean ± standard deviation over {runs} seeds where they differ." if runs > 1 else ""
     note = (
-        "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, small "
-        f"is easy. RIR = (i) / (ii). Training rows: the first {count['P training']} of either set, "
+        f"{symbols()} Training rows: the first {count['P training']} of either set, "
         f"held-out: the other {count['P held-out']} (primary) and {count['H held-out']} (harmful). "
         f"{seeds}\n"
-        f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
-        "of theta. exact: over the nonzero eigenvalues. paper: its Table 1, ridge convention."
+        f"ridge: kappa of H + {brief(RIDGE)} I, {ON_SCALE}. exact: over the nonzero eigenvalues. "
+        "paper: its Table 1, ridge convention."
     )
     for name, results in result.units.items():
         note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
     return Table(
         "House Price: immunity",
-        ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
-         "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
+        ("", *IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
         rows,
         decoded(note, rows),
-        (("ridge convention", 3), ("exact convention", 3), ("the paper", 3)),
-    )  # fmt: skip
+        (*IN_CONVENTIONS, ("the paper", 3)),
+    )
 
 
 def _limits(result: Result) -> Table:
@@ -86,14 +99,10 @@ def _limits(result: Result) -> Table:
                  f"{limit.rank_H}", limit.case]
             )  # fmt: skip
     exact: ImmunityLimit = result.limits["training"]["exact"]
-    note = ""
+    note = LIMIT_SYMBOLS
     if exact.case == "unbounded":
-        note = (
-            f"The exact limit is infinite: K_P has rank {exact.rank_P}, and K_H (rank "
-            f"{exact.rank_H}) has energy in {exact.deficit} directions that no primary row uses. "
-            "delta is added to the diagonals of both. "
-        )
-    note += LIMIT_SYMBOLS
+        why = f"The exact limit is infinite: {why_unbounded(exact)}"
+        note = f"{why} delta is added to the diagonals of both. {note}"
     return Table(
         "Limit of the RIR, exact convention",
         ("", "RIR*", "kappa(M)", "kappa(K_P)", "kappa(K_H)", "rank P", "rank H", "case"),
@@ -126,23 +135,13 @@ def _losses(result: Result) -> Table:
 
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
-    numbers: dict[str, Any] = plain(
-        {
-            "command": command,
-            "versions": versions,
-            "conventions": CONVENTIONS,
-            "settings": {**asdict(result.settings), "data_dir": None},
-            "source": "OpenML" if result.source == "OpenML" else "files",
-            "fingerprint": result.fingerprint,
-            "rows": result.counts,
-            "limits": {
-                rows: {name: asdict(limit) for name, limit in limits.items()}
-                for rows, limits in result.limits.items()
-            },
-            "methods": {
-                name: {**asdict(method), "seeds": result.units[name]}
-                for name, method in result.methods.items()
-            },
-        }
-    )
-    return numbers
+    return record(
+        result, command, versions, CONVENTIONS, lambda name: {"seeds": result.units[name]},
+        source="OpenML" if result.source == "OpenML" else "files",
+        fingerprint=result.fingerprint,
+        rows=result.counts,
+        limits={
+            rows: {name: asdict(limit) for name, limit in limits.items()}
+            for rows, limits in result.limits.items()
+        },
+    )  # fmt: skip

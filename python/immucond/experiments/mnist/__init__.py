@@ -1,18 +1,32 @@
 """MNIST, the paper's classification experiment: ``immucond mnist``."""
 
+from .._images import Images, load
 from .._search import as_json as search_as_json
 from .._search import table as search_table
-from ._data import Images, load
-from ._figures import figures
-from ._methods import METHODS
-from ._report import as_json, log_rir, tables
-from ._run import ALL_PAIRS, Result, Settings, run
-from ._search import search
+from ._experiment import (
+    ALL_PAIRS,
+    GRIDS,
+    METHODS,
+    NAMES,
+    SEARCH_PAIRS,
+    MnistExperiment,
+    Pair,
+    Result,
+    Settings,
+)
+from ._report import as_json, figures, log_rir, tables
+
+run, search = MnistExperiment.run, MnistExperiment.search
 
 __all__ = [
     "ALL_PAIRS",
+    "GRIDS",
     "METHODS",
+    "NAMES",
+    "SEARCH_PAIRS",
     "Images",
+    "MnistExperiment",
+    "Pair",
     "Result",
     "Settings",
     "as_json",

@@ -1,22 +1,43 @@
-"""The result as tables and as JSON."""
+"""The result as tables, as figures, the 10 x 10 grids among them, and as JSON."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, number, plain
+from ..._format import brief, number
 from ..._harmful import MARK, not_harder
+from ..._style import print_style
 from ..._table import Table
-from .._common_tables import attackers, norm_ratios, parameters
+from .._figures import curves
 from .._measure import CONVENTIONS, RIDGE
-from .._summary import cell, decoded, finished, immunity_cells, over_seeds, remarks
-from ._run import Pair, Result
+from .._report import (
+    IMMUNITY,
+    IN_CONVENTIONS,
+    ON_SCALE,
+    attackers,
+    cell,
+    decoded,
+    finished,
+    immunity_cells,
+    labelled,
+    norm_ratios,
+    over_seeds,
+    parameters,
+    record,
+    remarks,
+    symbols,
+)
+from ._experiment import Pair, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _ROWS = (("held_out", "held-out images"), ("training", "training images"))
 # Smallest and largest log RIR, and pairs with a positive one, in the paper; None: not told.
@@ -48,12 +69,11 @@ def tables(result: Result) -> list[Table]:
     if len(result.settings.pairs) <= 6:
         made.append(_pairs(result))
     made.append(parameters(result.methods))
-    probed = {result.methods[name].label: values for name, values in result.probed.items()}
-    if probed:
-        made.append(norm_ratios({label: values["curves"] for label, values in probed.items()}))
+    if result.probed:
+        made.append(norm_ratios(labelled(result.methods, result.probed, "curves")))
         made.append(
             attackers(
-                {label: values["attackers"] for label, values in probed.items()},
+                labelled(result.methods, result.probed, "attackers"),
                 "Targets: signs drawn at random, which no direction favours; the labels of the "
                 "task itself are all 1, and a pixel that is never lit fits them exactly.",
             )
@@ -83,8 +103,7 @@ def _immunity(result: Result) -> Table:
         f"Over {_pairs_of(total)} of digits (primary, harmful), {result.settings.protocol}. "
         f"log: to base 10; the paper does not name its base, and signs do not depend on it.\n"
         "(i): kappa_H over that of the identity. (ii): the same of kappa_P. RIR = (i) / (ii).\n"
-        f"ridge: kappa of H + {brief(RIDGE)} I, as in the published code; it depends on the scale "
-        "of theta. exact: over the nonzero eigenvalues.\n"
+        f"ridge: kappa of H + {brief(RIDGE)} I, {ON_SCALE}. exact: over the nonzero eigenvalues.\n"
     )
     return Table(
         "MNIST: immunity",
@@ -165,17 +184,15 @@ def _pairs(result: Result) -> Table:
                 rows.append([method.label, *cells, cell(results, "seconds") + " s"])
     return Table(
         "MNIST: pair by pair",
-        ("", "(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact",
-         "time"),
+        ("", *IMMUNITY, "time"),
         rows,
         decoded(
-            "(i): kappa_H over that of the identity, large is immune. (ii): the same of kappa_P, "
-            "small is easy. RIR = (i) / (ii). "
+            f"{symbols()} "
             f"ridge: kappa of H + {brief(RIDGE)} I. exact: over the nonzero eigenvalues.",
             rows,
         ),
-        (("ridge convention", 3), ("exact convention", 3), ("time", 1)),
-    )  # fmt: skip
+        (*IN_CONVENTIONS, ("time", 1)),
+    )
 
 
 def _grids(result: Result) -> list[Table]:
@@ -209,27 +226,88 @@ def _grids(result: Result) -> list[Table]:
     return made
 
 
+# ---- figures ----
+
+_TITLES = (("ridge", "H + 1e-6 I, as published"), ("exact", "nonzero eigenvalues"))
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name without suffix, ready for ``savefig``."""
+    P, H = result.settings.pairs[0]
+    made = {f"grid-{name}": _grid(result, name) for name in result.methods if name != "identity"}
+    if result.probed:
+        drawn = {name: values["curves"] for name, values in result.probed.items()}
+        titles = {"primary": f"primary task: digit {P}", "harmful": f"harmful task: digit {H}"}
+        made["curves"] = curves(result.methods, drawn, titles)
+    return made
+
+
+def _grid(result: Result, name: str) -> Figure:
+    """Log RIR by pair in both conventions, of the digits that took part, on one scale."""
+    pairs = result.settings.pairs
+    found = {key: log_rir(result, name, "training", key) for key, _ in _TITLES}
+    largest = max((abs(v) for values in found.values() for v in values.values()), default=1.0)
+    with print_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.6, 5.1), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        marks = set()
+        for ax, (key, title) in zip(panels, _TITLES, strict=True):
+            eased = not_harder_in(result, name, "training", key)
+            picture = _draw(ax, found[key], pairs, eased, max(1.0, float(np.ceil(largest))))
+            ax.set_title(title)
+            ax.set_xlabel("harmful digit")
+            if eased:
+                marks.add("! : (i) is not above 1, the harmful task got no harder")
+            if len(found[key]) < len(pairs):
+                marks.add("x : failed")
+        panels[0].set_ylabel("primary digit")
+        figure.colorbar(picture, ax=panels, label="log$_{10}$ RIR", shrink=0.85)
+        title = f"log$_{{10}}$ RIR on training images, {result.methods[name].label}"
+        figure.suptitle("\n".join([title, "; ".join(sorted(marks))]).strip(), fontsize=11)
+        return figure
+
+
+def _draw(
+    ax: Axes, values: dict[Pair, float], pairs: tuple[Pair, ...], eased: set[Pair], bold: float
+) -> AxesImage:
+    """Blue where positive, red where not; the sign in print tells without colours."""
+    rows, columns = (sorted(set(digits)) for digits in zip(*pairs, strict=True))
+    shown = np.full((len(rows), len(columns)), np.nan)
+    for (P, H), value in values.items():
+        shown[rows.index(P), columns.index(H)] = value
+    picture = ax.imshow(shown, cmap="RdBu", vmin=-bold, vmax=bold)
+    for P, H in pairs:
+        value = values.get((P, H), np.nan)
+        colour = "white" if abs(value) > 0.6 * bold else "black"
+        # A value that rounds to 0 is told by its first digit: its sign counts.
+        told = f"{value:.1f}" if abs(value) >= 0.05 else f"{value:.0e}".replace("e-0", "e-")
+        told = "x" if np.isnan(value) else told + " !" * ((P, H) in eased)
+        ax.text(
+            columns.index(H), rows.index(P), told,
+            ha="center", va="center", fontsize=7.5, color=colour,
+        )  # fmt: skip
+    ax.set_xticks(range(len(columns)), map(str, columns))
+    ax.set_yticks(range(len(rows)), map(str, rows))
+    ax.grid(False)
+    return picture
+
+
+# ---- the record ----
+
+
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
-    numbers: dict[str, Any] = plain(
-        {
-            "command": command,
-            "versions": versions,
-            "conventions": CONVENTIONS,
-            "settings": {**asdict(result.settings), "data_dir": None},
-            "source": "OpenML" if result.source == "OpenML" else "files",
-            "fingerprint": result.fingerprint,
-            "images": {str(digit): count for digit, count in result.counts.items()},
-            "limits": {f"{P}-{H}": limit for (P, H), limit in result.limits.items()},
-            "methods": {
-                name: {
-                    **asdict(method),
-                    "pairs": {
-                        f"{P}-{H}": result.units[name, (P, H)] for P, H in result.settings.pairs
-                    },
-                }
-                for name, method in result.methods.items()
-            },
-        }
-    )
-    return numbers
+    pairs = {f"{P}-{H}": (P, H) for P, H in result.settings.pairs}
+
+    def of_pairs(name: str) -> dict[str, Any]:
+        return {"pairs": {told: result.units[name, pair] for told, pair in pairs.items()}}
+
+    return record(
+        result, command, versions, CONVENTIONS, of_pairs,
+        source="OpenML" if result.source == "OpenML" else "files",
+        fingerprint=result.fingerprint,
+        images={str(digit): count for digit, count in result.counts.items()},
+        limits={told: result.limits[pair] for told, pair in pairs.items()},
+    )  # fmt: skip

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .._extras import extra
+from ._extras import extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe-Ito colours: told apart by colour-blind readers; the dashes by those who print in grey.
 BLACK, BLUE, VERMILION = "#000000", "#0072B2", "#D55E00"
@@ -39,3 +43,14 @@ def thin(
     steps = np.unique([*spread, *(10**k for k in range(len(str(last))))])
     steps = steps[steps <= last]
     return steps, values[steps]
+
+
+def legend_below(ax: Axes, columns: int) -> None:
+    """Put what a panel's lines are called below the whole figure, beside no data."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def before_or(label: str, name: str = "") -> str:
+    """Label of a method in a figure: "before" of what nothing was done to."""
+    return "before" if "identity" in (label, name) else label

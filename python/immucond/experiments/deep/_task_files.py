@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +11,9 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from .._sources import VARIABLE
-from ..mnist._data import FILES as IDX
-from ..mnist._data import load as load_idx
-from ._import import imported, is_import_path
+from .._images import FILES as IDX
+from .._images import load as load_idx
+from .._sources import VARIABLE, imported, is_import_path, named_folder
 from ._task import ImageFile, Task, task
 
 TEXT = ("text", "sentence", "utterance")
@@ -78,7 +76,7 @@ def load(spec: str, data_dir: Path | None = None) -> Task:
 
 
 def _found(spec: str, data_dir: Path | None) -> Path:
-    named = data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    named = named_folder(data_dir)
     tried = [Path(spec), *([named / spec] if named else [])]
     for path in tried:
         if path.exists():

@@ -1,4 +1,4 @@
-"""The MNIST tasks: the images of one digit each; the label of every row is 1."""
+"""Images of handwritten digits: the IDX files of MNIST, or a download."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..._validate import FloatArray
-from .._sources import data_folder, find, openml
+from .._validate import FloatArray
+from ._sources import data_folder, find, openml
 
 FILES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, print_style
+from .._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    before_or,
+    legend_below,
+    print_style,
+)
+from ._methods import Method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,34 +42,30 @@ STYLES = {
 CUT_OFF = (0.01, 1e-8)
 
 
-def before_or(label: str, name: str = "") -> str:
-    """Label of a method in a figure: "before" of what nothing was done to."""
-    return "before" if "identity" in (label, name) else label
-
-
 def curves(
-    methods: Mapping[str, tuple[str, Any]], titles: Mapping[str, str], failed: Sequence[str] = ()
+    methods: Mapping[str, Method], drawn: Mapping[str, Any], titles: Mapping[str, str]
 ) -> Figure:
     """Draw norm ratio and loss on both tasks: 2 x 2 panels, the axes alike left and right.
 
     Parameters
     ----------
     methods : mapping
-        Label, and :func:`._measure.descent` by task, of each method by its name.
+        Every method by its name; the legend names those without a curve as failed.
+    drawn : mapping
+        :func:`._measure.descent` by task, by the method's name.
     titles : mapping
         What the tasks "primary" and "harmful" are.
-    failed : sequence of str
-        Labels of methods without a curve, which the legend names.
     """
+    failed = [method.label for name, method in methods.items() if name not in drawn]
     with print_style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 7.0), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True, sharey="row")
         for column, (task, title) in enumerate(titles.items()):
-            for name, (label, drawn) in methods.items():
+            for name, by_task in drawn.items():
                 colour, dashes = STYLES[name]
-                curve = drawn[task]
+                curve = by_task[task]
                 ratio = np.asarray(curve["norm_ratio"], dtype=float)
                 excess = np.asarray(curve["loss"], dtype=float) - curve["best_loss"]
                 for row, values in enumerate((ratio, excess)):
@@ -66,7 +74,7 @@ def curves(
                         values,
                         color=colour,
                         linestyle=dashes,
-                        label=before_or(label, name),
+                        label=before_or(methods[name].label, name),
                     )
             panels[0, column].set_title(title)
             panels[1, column].set_xlabel("steps of gradient descent, exact line search")
@@ -83,8 +91,7 @@ def curves(
         panels[1, 0].set_ylim(max(CUT_OFF[1], float(excess[excess > 0.0].min()) / 2), 8.0)
         for label in failed:
             panels[0, 0].plot([], [], linestyle="none", label=f"{label}: failed")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4 if not failed else 3)
+        legend_below(panels[0, 0], 3 if failed else 4)
         return figure
 
 
