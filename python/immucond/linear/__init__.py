@@ -4,10 +4,13 @@ Everything here works on ``H(theta) = theta^T K theta``, the Hessian of linear p
 squared loss, for a primary task P (to keep easy) and a harmful task H (to make hard).
 """
 
+from ._alignment import Alignment, alignment
+from ._alignment_limit import AlignmentLimit, alignment_limit
 from ._angles import rayleigh_spectrum, relative_angles
 from ._blind import blind_extractor
 from ._distortion import Distortion, distortion
 from ._extractor import optimal_extractor
+from ._fade import FadeMap, fade
 from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
 from ._limit import ImmunityLimit, immunity_limit
@@ -20,16 +23,22 @@ from ._sampling import expected_sampling_ratio, rows_needed, sampling_ratio
 from ._steps import step_interval
 
 __all__ = [
+    "Alignment",
+    "AlignmentLimit",
     "Distortion",
+    "FadeMap",
     "Frontier",
     "ImmunityLimit",
     "ImmunityReport",
     "JointImmunity",
     "Majorization",
     "NoiseCurve",
+    "alignment",
+    "alignment_limit",
     "blind_extractor",
     "distortion",
     "expected_sampling_ratio",
+    "fade",
     "frontier",
     "immunity",
     "immunity_limit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._task import Ranks, Root, roots, squared_ratio, warn_if_lost
 from .._validate import FloatArray, as_count, as_delta
+
+if TYPE_CHECKING:
+    from ._labels import LabelledTask
 
 # Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
 # Gram matrices were given; inputs keep their digits.
@@ -129,7 +132,7 @@ def kappa_of_pencil(P: Root, H: Root) -> float:
     return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 
-def deficit_of(P: Root, H: Root) -> int:
+def deficit_of(P: Root, H: Root | LabelledTask) -> int:
     """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
     if P.rank == P.dim:
         return 0
