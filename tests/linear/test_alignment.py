@@ -380,3 +380,63 @@ def test_labels_that_the_features_do_not_see_leave_the_identity():
     np.testing.assert_array_equal(faded.theta, np.eye(8))
     assert faded.rho == faded.rho_before == 0.0
     assert ic.linear.alignment(X_H, y).steps(0.5) == np.inf
+
+
+# ---- other rows ----
+
+MEANS = np.random.default_rng(99).normal(size=(4, 12)) * np.geomspace(3.0, 0.3, 12)
+SCALES = np.geomspace(3.0, 0.5, 12)
+
+
+def mixture(seed, rows):
+    """Features of a mixture of four Gaussians, whose labels are its components."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, size=rows)
+    return MEANS[y] + rng.normal(size=(rows, 12)) * SCALES, y
+
+
+def rho_of_population(A):
+    """Of all rows that there could be, from the moments of the mixture."""
+    middle = MEANS - MEANS.mean(0)
+    covariance = middle.T @ middle / 4 + np.diag(SCALES**2)
+    b = middle.T / 4
+    explained = np.sum(b * np.linalg.solve(covariance, b))
+    return np.sum((A.T @ b) ** 2) / (np.linalg.norm(A.T @ covariance @ A, 2) * explained)
+
+
+@pytest.mark.parametrize(("tau", "rows"), [(100, 4000), (1e4, 400), (1e4, 4000), (np.inf, 400)])
+def test_the_leak_on_other_rows_follows_its_law(tau, rows):
+    X_P = mixture(1, 3000)[0]
+    samples = [mixture(seed, rows) for seed in range(100, 160)]
+    measured = [rho_of_population(ic.linear.fade(X_P, *s, tau=tau).theta) for s in samples]
+    told = [ic.linear.leak(X_P, *s, tau=tau).expected(rows) for s in samples[:5]]
+    # Sixty squares of few independent errors scatter by a tenth, and the law is of first order.
+    assert np.mean(measured) == pytest.approx(np.mean(told), rel=0.2)
+
+
+def test_rows_needed_give_the_leak_wanted():
+    X_P = mixture(1, 3000)[0]
+    Z, y = mixture(2, 1000)
+    found = ic.linear.leak(X_P, Z, y)
+    assert found.rows_needed(found.expected(4000)) == pytest.approx(4000, abs=1)
+    with pytest.raises(ValueError, match="rho must be above"):
+        found.rows_needed(found.own / 2)
+    with pytest.raises(ValueError, match=r"folds = 5 needs 10 rows"):
+        ic.linear.leak(X_P, Z[:9], y[:9])
+    assert ic.linear.leak(X_P, Z, y) == found
+    assert ic.linear.leak(X_P, Z, y, seed=1) != found
+
+
+def test_the_interval_holds_the_reduction_on_other_rows():
+    """Ninety-five of a hundred times, or more often: it is wide on purpose."""
+    X_P = mixture(1, 3000)[0]
+    hits = 0
+    for seed in range(40):
+        Z, y = mixture(1000 + seed, 500)
+        found = ic.linear.leak(X_P, Z, y, folds=4)
+        truth = [
+            ic.linear.leak(X_P, *mixture(5000 + 40 * seed + k, 500), folds=4).reduction
+            for k in range(3)
+        ]
+        hits += found.interval[0] <= np.exp(np.mean(np.log(truth))) <= found.interval[1]
+    assert hits >= 36

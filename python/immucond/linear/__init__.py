@@ -13,6 +13,7 @@ from ._extractor import optimal_extractor
 from ._fade import FadeMap, fade
 from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
+from ._leak import Leak, leak
 from ._limit import ImmunityLimit, immunity_limit
 from ._majorization import Majorization, majorization
 from ._nearest import nearest_extractor
@@ -31,6 +32,7 @@ __all__ = [
     "ImmunityLimit",
     "ImmunityReport",
     "JointImmunity",
+    "Leak",
     "Majorization",
     "NoiseCurve",
     "alignment",
@@ -43,6 +45,7 @@ __all__ = [
     "immunity",
     "immunity_limit",
     "joint_extractor",
+    "leak",
     "leveling_rotation",
     "majorization",
     "nearest_extractor",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -282,33 +283,48 @@ def fade(
     >>> round(faded.rho_before, 12), round(faded.rho, 12)
     (1.0, 0.04)
     """
-    strength = math.inf if tau == math.inf else check_real(tau, "tau", low=1.0)
-    check_choice(form, "form", ("near", "whitened"))
-    if form == "whitened" and strength == math.inf:
-        raise ValueError('tau must be finite for form="whitened"; form="near" erases')
-    added = check_real(delta, "delta", low=0.0)
     P, tasks = given_tasks(
         X_P, X_H, Y_H, K_P, K_H, b_H, energy_H, center=center, ranks=ranks, computed_in=computed_in
     )
+    added = check_real(delta, "delta", low=0.0)
     P = P.plus(added)
+    warn_if_lost(P, stacklevel=3)
     head = primary_head(P, X_P, Y_P, b_P, center=center)
     if protect and head is None:
         raise TypeError("protect=True needs the primary labels: give Y_P, or b_P beside K_P")
-    warn_if_lost(P, stacklevel=3)
-    columns = [task.matrix.T @ task.basis_of_labels() for task in tasks]
-    b = np.hstack(
-        [c / size for c in columns if (size := float(np.linalg.norm(c))) > 0.0]
-        or [np.zeros((P.dim, 0))]
-    )
-    if not b.shape[1]:
+    faded = fade_of(P, tasks, head, tau=tau, form=form, protect=protect, delta=added)
+    if not faded.left.shape[1]:
         warnings.warn(
             "the harmful features do not see their labels, Z_H^T Y_H is 0: the map is the identity",
             ImmunityWarning,
             stacklevel=3,
         )
+    return faded
+
+
+def fade_of(
+    P: Root,
+    tasks: Sequence[LabelledTask],
+    head: FloatArray | None = None,
+    *,
+    tau: float = 1e4,
+    form: Form = "near",
+    protect: bool = False,
+    delta: float = 0.0,
+) -> FadeMap:
+    """Map from the root of the primary task (to which delta has been added) and labelled tasks."""
+    strength = math.inf if tau == math.inf else check_real(tau, "tau", low=1.0)
+    check_choice(form, "form", ("near", "whitened"))
+    if form == "whitened" and strength == math.inf:
+        raise ValueError('tau must be finite for form="whitened"; form="near" erases')
+    # Each task counts alike, whatever the units of its rows.
+    columns = [task.matrix.T @ task.basis_of_labels() for task in tasks]
+    sizes = [float(np.linalg.norm(part)) or 1.0 for part in columns]
+    b = np.hstack([part / size for part, size in zip(columns, sizes, strict=True)])
     within, free = P.whitened(b.T).T, P.null_basis.T @ b
     if protect and head is not None and b.shape[1]:
-        kept = within - (lead := orthonormal(head, head.shape)) @ (lead.T @ within)
+        lead = orthonormal(head, head.shape)
+        kept = within - lead @ (lead.T @ within)
         if np.linalg.norm(kept) <= default_rtol(b.shape, np.float64) * np.linalg.norm(within):
             raise ValueError(
                 "protect=True leaves nothing to fade: all of the harmful labels lies in the "
@@ -316,15 +332,14 @@ def fade(
             )
         within = kept
     left, right, Q = _factors(P, within, free)
-    whitening = slow_extractor(P, Q, strength) if form == "whitened" else None
     return FadeMap(
         left=left,
         right=right,
         tau=strength,
         form=form,
         protected=1.0 - slow_share(head, Q),
-        delta=added,
-        whitening=whitening,
+        delta=delta,
+        whitening=slow_extractor(P, Q, strength) if form == "whitened" else None,
         _primary=P,
         _tasks=tuple(tasks),
     )
