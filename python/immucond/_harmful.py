@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 from ._errors import ImmunityWarning
+from ._warn import warn
 
 if TYPE_CHECKING:
     from .linear import ImmunityReport
@@ -46,12 +46,11 @@ def times(i: float) -> str:
     return f"{i:.3g}" if abs(1.0 - i) >= 5e-3 else f"1 - {1.0 - i:.1e}"
 
 
-def warn_if_easier(report: ImmunityReport, remedy: str, stacklevel: int) -> None:
+def warn_if_easier(report: ImmunityReport, remedy: str) -> None:
     """Warn where an extractor made the harmful task easier."""
     if easier(report.i, OF_EXTRACTORS):
-        warnings.warn(
+        warn(
             f"the harmful task got easier: its condition number is {times(report.i)} times "
             f"what it was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
             ImmunityWarning,
-            stacklevel=stacklevel + 1,
         )

@@ -1,28 +1,34 @@
-"""A task's Gram matrix through its square root, so that small eigenvalues keep their digits."""
+"""A task's Gram matrix through its square root: the hub of all linear theory.
+
+A :class:`Root` is made here, from a task's inputs or from its Gram matrix, and read everywhere in
+`linear`, `immunize` and `limit`. Where it comes from, what its rank is and how many digits are left
+is decided once, in this file.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ._condensed import triangular
 from ._errors import AccuracyWarning
-from ._extreme import psd_ends, warn_accuracy
+from ._extreme import psd_ends
 from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
-from ._validate import FloatArray, as_float64, as_matrix
+from ._triangle import triangular
+from ._validate import FloatArray, as_delta, as_float64, as_matrix
+from ._warn import warn, warn_accuracy
 
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
+Given = npt.ArrayLike | None
 
 # Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
-LOST = 0.5
+_LOST = 0.5
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
 _SAFE = 1e6
@@ -30,37 +36,46 @@ _SAFE = 1e6
 
 @dataclass(frozen=True)
 class Root:
-    """``K = scale^2 R^T R`` with R of about unit scale, and ``R = diag(sigma) V^T`` where needed.
+    """Square root of one task's Gram matrix, ``K = scale^2 R^T R``.
+
+    ::
+
+        K = X^T X            (d x d)     of the task's N inputs X (N x d), one row a sample
+        R = diag(sigma) V^T  (rank x d)  sigma descending, V^T V = I; or upper triangular (d x d)
+
+    All of linear theory asks for condition numbers, of ``H(theta) = theta^T K theta`` and of pairs
+    of Gram matrices. Those are squared ratios of singular values of ``R theta`` and of
+    ``R_H R_P^+``: through R they keep twice the digits that an eigenproblem of K or of H would.
+    Two kinds of tasks meet here: inputs, whose rounding moves sigma, and Gram matrices, whose
+    rounding moves sigma^2.
 
     Attributes
     ----------
     dim : int
         Number of input features, d.
     scale : float
-        Unit of R.
+        Unit of R: its entries are of order 1 whatever the units of the inputs.
     kappa : float
-        Condition number of K over its nonzero eigenvalues.
+        Condition number of K over its nonzero eigenvalues, ``(sigma_1 / sigma_rank)^2``.
     rank : int
         Numerical rank of K.
     rank_from : {"X", "K", "given"}
-        What decided the rank.
-    floor : float
-        Singular values below it, relative to the largest, cannot be told from rounding.
-    blur : (float, int)
-        Rounding turns the j-th basis vector of the range towards the null space by as much as the
-        one over the power (the other) of sigma_j relative to the largest.
+        What decided the rank: the inputs, the Gram matrix, or the caller.
+    rtol : float
+        Singular values of R of up to rtol times the largest cannot be told from rounding.
+    rounding : float
+        How far rounding may have moved each ``sigma^2``, relative to the largest, where a Gram
+        matrix was given; 0 where the inputs were. Times kappa it is the relative error of the
+        smallest nonzero eigenvalue.
     name : str
         What was given, for messages.
-    noise : float
-        How far rounding may have moved each ``sigma^2`` where a Gram matrix was given; 0 where the
-        inputs were, for rounding in them moves sigma by less than what decides the rank.
     decompose : callable
-        Singular values, descending and 0 beyond the rank, and vectors of R: first a basis of
-        range(K), then one of null(K). Called once, if at all.
-    cut : str
-        What half precision has cut off from the rank, for a warning; empty for nothing.
+        Returns (d,) sigma, 0 beyond the rank, and (d, d) V, whose first columns span range(K) and
+        the rest null(K). Called once, and only where `factor` will not do.
     factor : (d, d) array or None
-        Upper triangular R, where there is one to spare the decomposition.
+        Upper triangular R, where a Cholesky factor keeps enough digits to spare the decomposition.
+    warning : str
+        What to tell the user: how much of the rank half precision has cut off; empty for nothing.
     """
 
     dim: int
@@ -68,13 +83,12 @@ class Root:
     kappa: float
     rank: int
     rank_from: RankFrom
-    floor: float
-    blur: tuple[float, int]
+    rtol: float
+    rounding: float
     name: str
-    noise: float
     decompose: Callable[[], tuple[FloatArray, FloatArray]]
     factor: FloatArray | None = None
-    cut: str = ""
+    warning: str = ""
 
     @cached_property
     def _decomposed(self) -> tuple[FloatArray, FloatArray]:
@@ -133,12 +147,14 @@ class Root:
         return self.vectors[:, self.rank :] if self.rank < self.dim else np.empty((self.dim, 0))
 
     @property
-    def angles(self) -> FloatArray:
-        """(rank,) how far rounding may have turned each basis vector of the range."""
-        noise, power = self.blur
-        sigma = self.sigma[: self.rank] / self.sigma[0]
-        turned: FloatArray = np.minimum(1.0, noise / sigma**power)
-        return turned
+    def turned(self) -> FloatArray:
+        """(rank,) sines of the angles by which rounding may have turned each range vector.
+
+        Towards null(K), by Wedin's bound; by that of Davis and Kahan for a Gram matrix, whose
+        rounding acts on the squares.
+        """
+        sines: FloatArray = np.minimum(1.0, self.rtol / (self.sigma[: self.rank] / self.sigma[0]))
+        return sines**2 if self.rounding > 0.0 else sines
 
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
@@ -161,10 +177,9 @@ class Root:
             kappa=squared_ratio(size, sigma[-1], self.name),
             rank=self.dim,
             rank_from="given",
-            floor=self.floor * share,
-            blur=(0.0, 1),
-            noise=self.noise * share**2,
-            decompose=lambda: (sigma / size, self.vectors),
+            rtol=self.rtol * share,
+            rounding=self.rounding * share**2,
+            decompose=partial(_known, sigma / size, self.vectors),
             factor=None,
         )
 
@@ -227,12 +242,11 @@ def root_of_inputs(
         kappa=squared_ratio(1.0, sigma[found - 1], name),
         rank=found,
         rank_from="given" if rule.rank else "X",
-        floor=rtol,
-        blur=(rtol, 1),  # Wedin, for noise of relative size rtol
+        rtol=rtol,
+        rounding=0.0,
         name=name,
-        noise=0.0,
-        decompose=lambda: (sigma, vt.T),
-        cut=cut_off(name, found, min(given.shape), rule),
+        decompose=partial(_known, sigma, vt.T),
+        warning=cut_off(name, found, min(given.shape), rule),
     )
 
 
@@ -262,14 +276,6 @@ def root_of_gram(
         )
     unit, scale = _to_unit(as_float64(given, name), name)
 
-    def decompose() -> tuple[FloatArray, FloatArray]:
-        values, vectors = np.linalg.eigh(unit)
-        sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
-        # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
-        sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
-        sigma[found - 1] = np.sqrt(ratio)
-        return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
-
     size = unit.shape[0]
     tolerance = max(rule.rtol, np.sqrt(size) * rule.rounded)  # ||K||_F <= sqrt(size) lambda_1
     rounding = default_rtol(unit.shape, np.float64, "gram")  # sums over rows, however many
@@ -282,14 +288,30 @@ def root_of_gram(
         kappa=1.0 / ratio,
         rank=found,
         rank_from="given" if rule.rank else "K",
-        floor=float(np.sqrt(tolerance)),
-        blur=(tolerance, 2),  # Davis-Kahan, on the eigenvalues this time
+        rtol=float(np.sqrt(tolerance)),
+        rounding=max(rounding, tolerance, 0.0 if determined else ratio),
         name=name,
-        noise=max(rounding, tolerance, 0.0 if determined else ratio),
-        decompose=decompose,
+        decompose=partial(_decompose, unit, float(ratio), found, name),
         factor=factor,
-        cut=cut_off(name, found, size, rule),
+        warning=cut_off(name, found, size, rule),
     )
+
+
+def _known(sigma: FloatArray, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Singular values and vectors that are there already (a lambda could not be pickled)."""
+    return sigma, vectors
+
+
+def _decompose(
+    unit: FloatArray, ratio: float, rank: int, name: str
+) -> tuple[FloatArray, FloatArray]:
+    """Singular values and vectors of the root of a Gram matrix."""
+    values, vectors = np.linalg.eigh(unit)
+    sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+    # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
+    sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
+    sigma[rank - 1] = np.sqrt(ratio)
+    return _cut(sigma, rank, name) * np.sqrt(values[-1]), vectors[:, ::-1]
 
 
 def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:
@@ -308,17 +330,17 @@ def _to_unit(A: FloatArray, name: str) -> tuple[FloatArray, float]:
 
 
 def roots(
-    X_P: npt.ArrayLike | None,
-    X_H: npt.ArrayLike | None,
-    K_P: npt.ArrayLike | None,
-    K_H: npt.ArrayLike | None,
-    *,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
+    X_P: Given, X_H: Given, K_P: Given, K_H: Given, *,
+    ranks: Ranks | None = None, computed_in: Any = None,
     names: tuple[str, str, str, str] = ("X_P", "X_H", "K_P", "K_H"),
-) -> tuple[Root, Root]:
+) -> tuple[Root, Root]:  # fmt: skip
     """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
-    rank_P, rank_H = _pair(ranks)
+    if ranks is None:
+        ranks = None, None
+    elif not (isinstance(ranks, tuple | list) and len(ranks) == 2):
+        raise ValueError(
+            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
+        )
     by_inputs = X_P is not None and X_H is not None and K_P is None and K_H is None
     by_grams = K_P is not None and K_H is not None and X_P is None and X_H is None
     if not (by_inputs or by_grams):
@@ -329,23 +351,30 @@ def roots(
             "first are inputs, one row a sample, the others their Gram matrices"
         )
     one, other = names[:2] if by_inputs else names[2:]
-    P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
-    H = root_of(X_H, K_H, names[1], names[3], rank=rank_H, computed_in=computed_in)
+    P = root_of(X_P, K_P, names[0], names[2], rank=ranks[0], computed_in=computed_in)
+    H = root_of(X_H, K_H, names[1], names[3], rank=ranks[1], computed_in=computed_in)
     if P.dim != H.dim:
         needed = "have as many columns" if by_inputs else "be of one size"
         raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")
     return P, H
 
 
+def roots_plus(
+    X_P: Given, X_H: Given, K_P: Given, K_H: Given, delta: float | tuple[float, float], *,
+    ranks: Ranks | None, computed_in: Any,
+) -> tuple[Root, Root, tuple[float, float]]:  # fmt: skip
+    """Roots of ``K_P + delta_P I`` and ``K_H + delta_H I``, and both deltas; warns of lost ones."""
+    deltas = as_delta(delta)
+    exact = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
+    P, H = (root.plus(added) for root, added in zip(exact, deltas, strict=True))
+    warn_if_lost(P, H)
+    return P, H, deltas
+
+
 def root_of(
-    X: npt.ArrayLike | None,
-    K: npt.ArrayLike | None,
-    X_name: str,
-    K_name: str,
-    *,
-    rank: SupportsIndex | None = None,
-    computed_in: Any = None,
-) -> Root:
+    X: Given, K: Given, X_name: str, K_name: str, *,
+    rank: SupportsIndex | None = None, computed_in: Any = None,
+) -> Root:  # fmt: skip
     """Root of one task, from its inputs or from its Gram matrix."""
     if X is not None and K is None:
         return root_of_inputs(X, X_name, rank=rank, computed_in=computed_in)
@@ -361,23 +390,15 @@ def root_of(
     raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 
 
-def _pair(ranks: Ranks | None) -> Ranks:
-    if ranks is None:
-        return None, None
-    if not (isinstance(ranks, tuple | list) and len(ranks) == 2):
-        raise ValueError(
-            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
-        )
-    return ranks[0], ranks[1]
+def lost(root: Root) -> bool:
+    """Whether rounding in a Gram matrix is as large as half its smallest eigenvalue."""
+    return root.rounding * root.kappa > _LOST
 
 
-def warn_if_lost(*tasks: Root, stacklevel: int) -> None:
-    """Warn where rounding in a Gram matrix is as large as half its smallest eigenvalue.
-
-    And where rounding to half precision has cut off what lies below it.
-    """
+def warn_if_lost(*tasks: Root) -> None:
+    """Warn where rounding hides the smallest eigenvalue, or half precision what lies below it."""
     for root in tasks:
-        if root.cut:
-            warnings.warn(root.cut, AccuracyWarning, stacklevel=stacklevel + 1)
-        if root.noise * root.kappa > LOST:
-            warn_accuracy(root.name, stacklevel + 1)
+        if root.warning:
+            warn(root.warning, AccuracyWarning)
+        if lost(root):
+            warn_accuracy(root.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from numbers import Integral
@@ -12,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import immunize
-from ._errors import ImmunityWarning
 from ._extras import extra
-from ._harmful import warn_if_easier
 from ._task import roots
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
@@ -303,11 +300,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 self._need("y", y)
             m = np.shape(keywords.get("theta", X))[1]
             keywords |= {"loss": "squared", "omega": np.zeros(m)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImmunityWarning)  # once, and for every method
-            result = method(X, targets, harmful, **keywords)
-        remedy = "kappa_P" if self.method == "closed_form" else "lambda_H"
-        warn_if_easier(result.report, f"A larger {remedy} makes it harder", stacklevel=3)
+        result = method(X, targets, harmful, **keywords)
         self.theta_, self.report_, self.history_ = result.theta, result.report, result.history
         self.bias_ = result.bias
         self.omega_ = result.omega if trains_head else None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
-from immucond.immunize._batches import Batches
+from immucond.immunize._problem import Batches
 
 # Settings here are for what is tested, and do not immunize.
 pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import immucond as ic
 from immucond._task import root_of_inputs
-from immucond.immunize._batches import Batches
 from immucond.immunize._hessians import BatchHessian, FullHessian
+from immucond.immunize._problem import Batches
 
 # Settings here are for what is tested, and do not immunize.
 pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")

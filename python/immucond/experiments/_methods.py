@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import immunize, linear
-from .._condensed import condensed, triangular
 from .._errors import ImmucondError
 from .._task import Ranks, root_of_inputs, with_ones
+from .._triangle import condensed, triangular
 from .._validate import FloatArray
 
 Parameters = Mapping[str, Any]

@@ -4,11 +4,9 @@ All return the same :class:`ImmunizationResult`.
 """
 
 from ._algorithm1 import algorithm1
+from ._baselines import imma, opt_kappa, r_ill_only
 from ._closed_form import closed_form
-from ._imma import imma
-from ._opt_kappa import opt_kappa
 from ._published import published
-from ._r_ill_only import r_ill_only
 from ._result import ImmunizationResult
 
 __all__ = [

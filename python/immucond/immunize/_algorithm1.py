@@ -10,42 +10,26 @@ from .._floating import underflow_is_zero
 from .._regularizers import r_ill, r_well
 from .._task import Ranks
 from .._validate import check_real
-from ._hessians import FullHessian, Preconditioner
-from ._losses import LossName
-from ._movers import Monotone, Optimizer, mover_of
+from ._movers import Monotone, mover_of
+from ._objective import Conditioning, PrimaryLoss
 from ._problem import problem_of
 from ._result import ImmunizationResult
-from ._run import CHECKPOINT_EVERY, Balance, Callback, Path, balanced, run
-from ._terms import Conditioning, PrimaryLoss, Term
+from ._run import balanced, run
+from ._setup import EVERY, Balance, Callback, LossName, Optimizer, Path, Preconditioner, Setup
 
 
 @underflow_is_zero
 def algorithm1(
-    X_P: npt.ArrayLike,
-    y_P: npt.ArrayLike,
-    X_H: npt.ArrayLike,
-    *,
-    loss: LossName = "squared",
-    lambda_P: float,
-    lambda_H: float,
-    lr: float,
-    steps: int,
-    batch_size: int | None = None,
-    hessian: Literal["full", "batch"] = "full",
-    preconditioner: Preconditioner | None = "right",
-    ridge: float = 1.0,
-    balance: Balance | None = None,
-    monotone: bool = False,
-    optimizer: Optimizer = "gd",
-    theta: npt.ArrayLike | None = None,
-    omega: npt.ArrayLike | None = None,
-    seed: int | None = 0,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = CHECKPOINT_EVERY,
+    X_P: npt.ArrayLike, y_P: npt.ArrayLike, X_H: npt.ArrayLike, *,
+    loss: LossName = "squared", lambda_P: float, lambda_H: float, lr: float, steps: int,
+    batch_size: int | None = None, hessian: Literal["full", "batch"] = "full",
+    preconditioner: Preconditioner | None = "right", ridge: float = 1.0,
+    balance: Balance | None = None, monotone: bool = False, optimizer: Optimizer = "gd",
+    theta: npt.ArrayLike | None = None, omega: npt.ArrayLike | None = None, seed: int | None = 0,
+    ranks: Ranks | None = None, computed_in: Any = None,
+    checkpoint: Path | None = None, checkpoint_every: int = EVERY,
     callback: Callback | None = None,
-) -> ImmunizationResult:
+) -> ImmunizationResult:  # fmt: skip
     r"""Immunize a linear extractor by Algorithm 1 of the paper.
 
     Each step moves the head and the extractor together,
@@ -168,70 +152,45 @@ def algorithm1(
     >>> result.report.i > 1, result.report.ii < 1
     (True, True)
     """
-    parameters = {
-        "loss": loss,
+    own: dict[str, Any] = {
         "lambda_P": check_real(lambda_P, "lambda_P", low=0.0),
         "lambda_H": check_real(lambda_H, "lambda_H", low=0.0),
-        "lr": check_real(lr, "lr", low=0.0),
-        "steps": steps,
-        "batch_size": batch_size,
-        "hessian": hessian,
-        "preconditioner": preconditioner,
-        "ridge": ridge,
         "balance": balance,
         "monotone": bool(monotone),
-        "optimizer": optimizer,
-        "theta": theta,
-        "omega": omega,
-        "seed": seed,
-        "ranks": ranks,
-        "computed_in": computed_in,
     }
-    if monotone and hessian != "full":
-        raise ValueError(f"hessian must be 'full' for monotone steps, and is {hessian!r}")
-    if monotone and optimizer != "gd":
-        raise ValueError(f"optimizer must be 'gd' for monotone steps, and is {optimizer!r}")
-    if monotone and preconditioner not in ("right", "projected"):
+    setup = Setup(
+        X_P, y_P, X_H, loss=loss, lr=lr, steps=steps, batch_size=batch_size, hessian=hessian,
+        preconditioner=preconditioner, ridge=ridge, optimizer=optimizer, theta=theta, omega=omega,
+        seed=seed, ranks=ranks, computed_in=computed_in, checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every, callback=callback,
+    )  # fmt: skip
+    if monotone:
+        _refuse_unproved(setup)
+    problem = problem_of(setup, reducible=not monotone)  # the intervals count theta's columns
+    terms = [
+        PrimaryLoss("loss", 1.0),
+        Conditioning("well", own["lambda_P"], 0, r_well, "r_well"),
+        Conditioning("ill", own["lambda_H"], 1, r_ill, "r_ill"),
+    ]
+    return run(
+        algorithm1,
+        setup,
+        own,
+        problem,
+        balanced(problem, terms, balance),
+        Monotone.of(problem, setup.lr) if monotone else mover_of(optimizer, setup.lr),
+        lower=("lr", "lambda_P", "lambda_H"),
+    )
+
+
+def _refuse_unproved(setup: Setup) -> None:
+    """Refuse monotone steps where no interval is proved."""
+    if setup.hessian != "full":
+        raise ValueError(f"hessian must be 'full' for monotone steps, and is {setup.hessian!r}")
+    if setup.optimizer != "gd":
+        raise ValueError(f"optimizer must be 'gd' for monotone steps, and is {setup.optimizer!r}")
+    if setup.preconditioner not in ("right", "projected"):
         raise ValueError(
             "preconditioner must be 'right' or 'projected' for monotone steps, whose intervals "
-            f"are proved, and is {preconditioner!r}"
+            f"are proved, and is {setup.preconditioner!r}"
         )
-    problem = problem_of(
-        X_P,
-        y_P,
-        X_H,
-        loss=loss,
-        batch_size=batch_size,
-        hessian=hessian,
-        preconditioner=preconditioner,
-        ridge=ridge,
-        theta=theta,
-        omega=omega,
-        seed=seed,
-        ranks=ranks,
-        computed_in=computed_in,
-        # The intervals count theta's columns, and Adam's steps depend on the coordinates.
-        reducible=not monotone and optimizer == "gd",
-    )
-    terms: list[Term] = [
-        PrimaryLoss("loss", 1.0),
-        Conditioning("well", parameters["lambda_P"], 0, r_well, "r_well"),
-        Conditioning("ill", parameters["lambda_H"], 1, r_ill, "r_ill"),
-    ]
-    terms = balanced(problem, terms, balance)
-    mover = mover_of(optimizer, parameters["lr"])
-    if monotone:
-        full = [h for h in problem.rows(0).hessians if isinstance(h, FullHessian)]
-        mover = Monotone(parameters["lr"], (full[0], full[1]))
-    return run(
-        "algorithm1",
-        parameters,
-        problem,
-        terms,
-        mover,
-        steps=steps,
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        knobs=("lr", "lambda_P", "lambda_H"),
-    )

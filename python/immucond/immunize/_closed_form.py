@@ -20,8 +20,8 @@ from .._validate import (
     plain,
 )
 from ..linear.of_roots import extractor_of, nearest_of, report_of
-from ._problem import described
 from ._result import ImmunizationResult
+from ._setup import described
 
 
 @underflow_is_zero
@@ -105,7 +105,7 @@ def closed_form(
     """
     delta_P, delta_H = as_delta(delta)
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
-    warn_if_lost(P, H, stacklevel=3)
+    warn_if_lost(P, H)
     noisy = P.plus(delta_P), H.plus(delta_H)
     if nearest_to is None:
         theta = extractor_of(*noisy, kappa_P=kappa_P, rotate=rotate)
@@ -120,7 +120,7 @@ def closed_form(
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
     report = report_of(P, H, theta)
-    warn_if_easier(report, "A larger kappa_P raises both condition numbers", stacklevel=3)
+    warn_if_easier(report, "A larger kappa_P raises both condition numbers")
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from .._condensed import condensed
+from .._triangle import condensed
 from .._validate import FloatArray, as_targets, check_choice
-
-LossName = Literal["squared", "logistic", "softmax"]
 
 
 @dataclass(frozen=True)

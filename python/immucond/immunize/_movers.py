@@ -5,20 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from .._errors import ImmucondError
 from .._regularizers import r_ill, r_well
-from .._validate import FloatArray, check_choice
+from .._validate import FloatArray
 from ..linear.of_roots import interval_by_theta
-from ._hessians import FullHessian
-from ._low_rank import Weighted, combined
-from ._objective import Evaluation
-from ._terms import Conditioning, Starts
-
-Optimizer = Literal["gd", "adam"]
+from ._hessians import FullHessian, Weighted, combined
+from ._objective import Conditioning, Evaluation, Starts
+from ._problem import Problem
+from ._setup import Optimizer
 
 # Adam's constants, as its authors give them and torch has them.
 _BETA = (0.9, 0.999)
@@ -123,9 +120,8 @@ class Adam(Mover):
         return State(count, moved[0], moved[1], found.pairs, tuple(remembered)), None
 
 
-def mover_of(optimizer: str, lr: float) -> Mover:
+def mover_of(optimizer: Optimizer, lr: float) -> Mover:
     """Return an optimizer by name."""
-    check_choice(optimizer, "optimizer", ("gd", "adam"))
     return Adam(lr) if optimizer == "adam" else Descent(lr)
 
 
@@ -149,6 +145,12 @@ class Monotone(Mover):
 
     lr: float
     hessians: tuple[FullHessian, FullHessian]
+
+    @classmethod
+    def of(cls, problem: Problem, lr: float) -> Monotone:
+        """On a problem whose Hessians are those of all rows."""
+        P, H = (h for h in problem.rows(0).hessians if isinstance(h, FullHessian))
+        return cls(lr, (P, H))
 
     def __call__(
         self, state: State, found: Evaluation, evaluate: Evaluate

@@ -1,18 +1,165 @@
-"""An objective evaluated at one point: the record for the history, and the steps from there."""
+"""An objective and its terms: values for the history at one point, and the steps from there."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .._errors import DegenerateSpectrumError, ImmucondError
+from .._extreme import ExtremePairs
+from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray
-from ._low_rank import Step, Weighted, norm
-from ._problem import Problem
-from ._terms import Conditioning, Starts, Term
+from ._hessians import LowRank, Step, Weighted, norm
+from ._problem import Problem, Rows
+
+# Pairs of the primary and of the harmful Hessian, for the next ones to start from.
+Starts = tuple[ExtremePairs | None, ExtremePairs | None]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a term says at one (theta, omega).
+
+    Attributes
+    ----------
+    values : dict of str to float
+        For the history.
+    by_theta : (d, m) step or None
+        What theta moves against, times the term's weight.
+    by_omega : (m, c) array or None
+        What the head moves against.
+    pairs : ExtremePairs or None
+        Of the Hessian that the term looked at.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    by_theta: Step | None = None
+    by_omega: FloatArray | None = None
+    pairs: ExtremePairs | None = None
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """One term of an objective.
+
+    Attributes
+    ----------
+    name : str
+        The history holds the norm of the term's step as ``grad_<name>``.
+    weight : float
+        Factor of its step by theta.
+    """
+
+    name: str
+    weight: float
+
+    @abstractmethod
+    def __call__(
+        self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts
+    ) -> Contribution:
+        """Values and steps; steps without the weight."""
+
+
+@dataclass(frozen=True)
+class PrimaryLoss(Term):
+    """The loss on D_P, by theta and by the head; weight 0 leaves it to the head alone."""
+
+    def __call__(
+        self,
+        theta: FloatArray,
+        omega: FloatArray,
+        rows: Rows,
+        starts: Starts,  # noqa: ARG002
+    ) -> Contribution:
+        value, by_v = rows.loss.value_and_grad(theta @ omega)
+        by_theta = LowRank(by_v, omega.T) if self.weight else None
+        return Contribution({"loss": value}, by_theta, theta.T @ by_v)
+
+
+@dataclass(frozen=True)
+class Conditioning(Term):
+    """A regularizer of one task's Hessian, whose condition number is recorded; or that alone.
+
+    Attributes
+    ----------
+    task : {0, 1}
+        Primary or harmful.
+    regularizer : SpectralRegularizer or None
+        None only watches.
+    value_name : str or None
+        Name of the regularizer's value in the history; None where it is the condition number.
+    """
+
+    task: int
+    regularizer: SpectralRegularizer | None = None
+    value_name: str | None = None
+
+    def __call__(
+        self,
+        theta: FloatArray,
+        omega: FloatArray,  # noqa: ARG002
+        rows: Rows,
+        starts: Starts,
+    ) -> Contribution:
+        hessian, start = rows.hessians[self.task], starts[self.task]
+        kappa = f"kappa_{'PH'[self.task]}"
+        if self.regularizer is None:
+            pairs = hessian.pairs(theta, start)
+            return Contribution({kappa: float(pairs.condition_number)}, pairs=pairs)
+        found = hessian.evaluate(self.regularizer, theta, start)
+        values = {} if self.value_name is None else {self.value_name: found.value}
+        values[kappa] = float(found.pairs.condition_number)
+        return Contribution(values, found.step, pairs=found.pairs)
+
+
+@dataclass(frozen=True)
+class AdaptedLoss(Term):
+    """The harmful loss after a head was adapted to it, by theta through every inner step.
+
+    The head goes from 0 by ``w <- w - a theta^T G(theta w)``, G the gradient of the harmful loss
+    L_H by ``v = theta w``. The gradient of ``L_H(theta w_T)`` by theta follows by going back:
+    with l the gradient by w_{t+1}, step t adds ``-a (G(v_t) l^T + G'(v_t)[theta l] w_t^T)`` and
+    passes on ``l - a theta^T G'(v_t)[theta l]``.
+
+    Attributes
+    ----------
+    inner_lr : float
+        Step size a.
+    inner_steps : int
+        Number of steps T.
+    """
+
+    inner_lr: float
+    inner_steps: int
+
+    def __call__(
+        self,
+        theta: FloatArray,
+        omega: FloatArray,  # noqa: ARG002
+        rows: Rows,
+        starts: Starts,  # noqa: ARG002
+    ) -> Contribution:
+        loss, a = rows.harmful_loss, self.inner_lr
+        assert loss is not None
+        heads = [np.zeros((theta.shape[1], loss.heads))]
+        slopes = []
+        for _ in range(self.inner_steps):
+            slopes.append(loss.value_and_grad(theta @ heads[-1])[1])
+            heads.append(heads[-1] - a * (theta.T @ slopes[-1]))
+        value, slope = loss.value_and_grad(theta @ heads[-1])
+        left, right = [slope], [heads[-1]]
+        by_head = theta.T @ slope
+        for w, slope in zip(heads[-2::-1], slopes[::-1], strict=True):
+            bent = loss.curvature(theta @ w, theta @ by_head)
+            left += [-a * slope, -a * bent]
+            right += [by_head, w]
+            by_head = by_head - a * (theta.T @ bent)
+        step = LowRank(np.hstack(left), np.hstack(right).T)
+        return Contribution({"adapted_loss": value}, step)
 
 
 class BeyondRangeError(ImmucondError):

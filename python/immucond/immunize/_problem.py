@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,31 +10,86 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._task import Ranks, Root, roots, span_of
-from .._validate import (
-    FloatArray,
-    as_count,
-    as_float64,
-    as_matrix,
-    as_theta,
-    check_choice,
-    check_real,
-    plain,
-)
+from .._rank import default_rtol
+from .._task import Root, roots, span_of
+from .._validate import FloatArray, as_count, as_float64, as_matrix, as_theta, check_real
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
-from ._batches import Batches
-from ._hessians import (
-    PRECONDITIONERS,
-    BatchHessian,
-    FullHessian,
-    Hessian,
-    Preconditioner,
-)
+from ._hessians import BatchHessian, FullHessian, Hessian
 from ._losses import Loss, task_loss
-from ._reduction import Reduction, reduction
+from ._setup import Preconditioner, Setup, entropy
 
-Seed = int | None
+# Units of rounding within which a direction of null(K_P) counts as one of null(K_H) too.
+_ROUNDING = 16.0
+
+
+class Batches:
+    """Rows of each step; what an epoch leaves over when it is cut into batches is left out.
+
+    No state is carried from step to step, so a run can start again anywhere.
+
+    Parameters
+    ----------
+    rows, size : int
+        Number of rows, and of those in a batch.
+    seed : int
+        Seed of the whole run.
+    stream : int
+        Tasks of different streams are shuffled independently.
+    """
+
+    def __init__(self, rows: int, size: int, seed: int, stream: int) -> None:
+        self._rows, self._size, self._key = rows, size, (seed, stream)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.intp)
+
+    def __call__(self, step: int) -> npt.NDArray[np.intp]:
+        """Return the indices of the step's rows."""
+        epoch, at = divmod(step, self._rows // self._size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([*self._key, epoch]).permutation(self._rows)
+        return self._order[at * self._size : (at + 1) * self._size]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Coordinates of range(K_P) + range(K_H) + span(omega), in which descent stays.
+
+    Started at the identity, every method that descends along gradients (of orthogonally invariant
+    functions) moves theta and omega within that subspace, on both sides: theta is
+    ``I + B (T - I) B^T`` all along, with T the extractor in the coordinates B.
+
+    Attributes
+    ----------
+    basis : (d, r) array
+        Orthonormal columns, B.
+    """
+
+    basis: FloatArray
+
+    def extractor(self, reduced: FloatArray) -> FloatArray:
+        """Theta from T."""
+        d, r = self.basis.shape
+        moved: FloatArray = self.basis @ (reduced - np.eye(r)) @ self.basis.T
+        return np.eye(d) + moved
+
+
+def reduction(P: Root, H: Root, omega: FloatArray) -> Reduction | None:
+    """Find the subspace; None where it is everything."""
+    c = omega.shape[1]
+    if P.dim - max(P.rank, H.rank) <= c:
+        return None
+    null = P.null_basis
+    _, sines, vt = np.linalg.svd(H.range_basis.T @ null)
+    tolerance = _ROUNDING * default_rtol(null.shape, np.float64)
+    joint = null @ vt[np.count_nonzero(sines > tolerance) :].T
+    if joint.shape[1] <= c:
+        return None
+    # The head's own part there stays in.
+    turned = np.linalg.qr(joint.T @ omega, mode="complete")[0]
+    left_out = joint @ turned[:, c:]
+    complete = np.linalg.qr(left_out, mode="complete")[0]
+    return Reduction(complete[:, left_out.shape[1] :])
 
 
 @dataclass(frozen=True)
@@ -159,98 +213,65 @@ class Problem:
         return head[:, 0] if self.single else head
 
 
-def problem_of(
-    X_P: npt.ArrayLike,
-    y_P: npt.ArrayLike,
-    X_H: npt.ArrayLike,
-    y_H: npt.ArrayLike | None = None,
-    *,
-    loss: str,
-    batch_size: int | None,
-    hessian: str,
-    preconditioner: str | None,
-    ridge: float = 1.0,
-    theta: npt.ArrayLike | None,
-    omega: npt.ArrayLike | None,
-    seed: Seed,
-    ranks: Ranks | None,
-    computed_in: Any,
-    reducible: bool = True,
-) -> Problem:
-    """Check the data, draw the start, and find the coordinates to work in."""
-    check_choice(hessian, "hessian", ("full", "batch"))
-    if preconditioner is not None:
-        check_choice(preconditioner, "preconditioner", PRECONDITIONERS)
-    P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
-    dtypes = as_matrix(X_P, "X_P").dtype, as_matrix(X_H, "X_H").dtype
-    inputs_P, inputs_H = as_float64(X_P, "X_P"), as_float64(X_H, "X_H")
-    primary = task_loss(loss, inputs_P, y_P)
-    harmful = None if y_H is None else task_loss(loss, inputs_H, y_H, ("y_H", "X_H"))
-    given = {"X_P": inputs_P, "y_P": primary.targets, "X_H": inputs_H}
-    if harmful is not None:
-        given["y_H"] = harmful.targets
-    size = _batch_size(batch_size, hessian, inputs_P.shape[0], inputs_H.shape[0])
+def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
+    """Check the data, draw the start, and find the coordinates to work in.
 
-    single = np.ndim(y_P) == 1 and loss != "softmax"
-    drawn = entropy(seed)
-    extractor = np.eye(P.dim) if theta is None else as_theta(theta, P.dim).copy()
-    head = _start_head(omega, extractor.shape[1], primary.heads, single, drawn)
-    span = None if theta is None else span_of(extractor)
-    reduced = reduction(P, H, head) if reducible and theta is None else None
+    `reducible`: whether the method may run in fewer coordinates, see `Reduction`; Adam, whose
+    steps depend on the coordinates, never does.
+    """
+    P, H = roots(setup.X_P, setup.X_H, None, None, ranks=setup.ranks, computed_in=setup.computed_in)
+    dtypes = as_matrix(setup.X_P, "X_P").dtype, as_matrix(setup.X_H, "X_H").dtype
+    inputs_P, inputs_H = as_float64(setup.X_P, "X_P"), as_float64(setup.X_H, "X_H")
+    primary = task_loss(setup.loss, inputs_P, setup.y_P)
+    given = {"X_P": inputs_P, "y_P": primary.targets, "X_H": inputs_H}
+    harmful = None
+    if setup.y_H is not None:
+        harmful = task_loss(setup.loss, inputs_H, setup.y_H, ("y_H", "X_H"))
+        given["y_H"] = harmful.targets
+    size = _batch_size(setup, inputs_P.shape[0], inputs_H.shape[0])
+
+    single = np.ndim(setup.y_P) == 1 and setup.loss != "softmax"
+    seed = entropy(setup.seed)
+    theta = np.eye(P.dim) if setup.theta is None else as_theta(setup.theta, P.dim).copy()
+    omega = _start_head(setup.omega, theta.shape[1], primary.heads, single, seed)
+    span = None if setup.theta is None else span_of(theta)
+    reduced = None
+    if reducible and setup.theta is None and setup.optimizer == "gd":
+        reduced = reduction(P, H, omega)
     if reduced is not None:
         B = reduced.basis
-        extractor, head = np.eye(B.shape[1]), B.T @ head
+        theta, omega = np.eye(B.shape[1]), B.T @ omega
         inputs_H = inputs_H @ B
         primary = primary.on_inputs(inputs_P @ B)
         harmful = None if harmful is None else harmful.on_inputs(inputs_H)
-    share = check_real(ridge, "ridge", low=0.0)
+    ridge = check_real(setup.ridge, "ridge", low=0.0)
     return Problem(
         P=P,
         H=H,
         loss=primary,
         harmful_loss=harmful,
         inputs_H=inputs_H,
-        theta=extractor,
-        omega=head,
+        theta=theta,
+        omega=omega,
         span=span,
         reduced=reduced,
-        seed=drawn,
+        seed=seed,
         batch_size=size,
-        full_hessians=hessian == "full",
-        preconditioner=preconditioner,  # type: ignore[arg-type]
-        ridge=(share, share),
-        computed_in=dtypes if computed_in is None else (computed_in, computed_in),
+        full_hessians=setup.hessian == "full",
+        preconditioner=setup.preconditioner,
+        ridge=(ridge, ridge),
+        computed_in=dtypes if setup.computed_in is None else (setup.computed_in,) * 2,
         single=single,
         given=given,
     )
 
 
-def entropy(seed: Seed) -> int:
-    """Return the seed, or a fresh one for None: a run can then be told from another."""
-    if seed is not None:
-        return as_count(seed, "seed", least=0)
-    fresh = np.random.SeedSequence().entropy
-    assert isinstance(fresh, int)
-    return fresh
-
-
-def described(value: Any) -> Any:
-    """Return an array as its shape and the SHA-256 of its entries, all else in plain Python."""
-    if value is None or isinstance(value, type) or np.ndim(value) == 0:
-        return plain(value)
-    array = np.ascontiguousarray(value)
-    if array.size <= 2:  # a pair of ranks or ridges
-        return array.tolist()
-    digest = hashlib.sha256(str(array.dtype.str).encode() + array.tobytes()).hexdigest()
-    return f"array of shape {array.shape}, SHA-256 {digest}"
-
-
-def _batch_size(batch_size: int | None, hessian: str, rows_P: int, rows_H: int) -> int | None:
-    if batch_size is None:
-        if hessian == "batch":
+def _batch_size(setup: Setup, rows_P: int, rows_H: int) -> int | None:
+    if setup.batch_size is None:
+        if setup.hessian == "batch":
             raise ValueError("hessian must be 'full' without a batch_size, and is 'batch'")
         return None
-    size = as_count(batch_size, "batch_size", least=1)
+    size = as_count(setup.batch_size, "batch_size", least=1)
     for rows, name in ((rows_P, "X_P"), (rows_H, "X_H")):
         if size > rows:
             raise ValueError(

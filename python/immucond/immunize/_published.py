@@ -17,36 +17,26 @@ from .._task import roots, with_ones
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
-from ._batches import Batches
-from ._hessians import BatchHessian, well_of
+from ._hessians import BatchHessian, LowRank, well_of
 from ._losses import task_loss
-from ._low_rank import LowRank
-from ._movers import Adam
-from ._problem import Problem, Rows, entropy
+from ._movers import mover_of
+from ._objective import Conditioning, PrimaryLoss
+from ._problem import Batches, Problem, Rows
 from ._result import ImmunizationResult
-from ._run import CHECKPOINT_EVERY, Callback, Path, run
-from ._terms import Conditioning, PrimaryLoss
+from ._run import run
+from ._setup import EVERY, Callback, Path, Setup, entropy
 
 
 @underflow_is_zero
 def published(
-    X_P: npt.ArrayLike,
-    y_P: npt.ArrayLike,
-    X_H: npt.ArrayLike,
-    *,
+    X_P: npt.ArrayLike, y_P: npt.ArrayLike, X_H: npt.ArrayLike, *,
     loss: Literal["squared", "logistic"] = "squared",
-    lambda_P: float = 100.0,
-    lambda_H: float = 1e7,
-    lr: float = 5e-3,
-    epochs: int = 100,
-    batch_size: int = 64,
-    ridge: tuple[float, float] = (1.0, 1.0),
-    seed: int | None = 0,
-    computed_in: Any = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = CHECKPOINT_EVERY,
+    lambda_P: float = 100.0, lambda_H: float = 1e7, lr: float = 5e-3,
+    epochs: int = 100, batch_size: int = 64, ridge: tuple[float, float] = (1.0, 1.0),
+    seed: int | None = 0, computed_in: Any = None,
+    checkpoint: Path | None = None, checkpoint_every: int = EVERY,
     callback: Callback | None = None,
-) -> ImmunizationResult:
+) -> ImmunizationResult:  # fmt: skip
     r"""Immunize by the formulation of the published code, for comparison with it.
 
     What it does other than Algorithm 1 as printed:
@@ -114,16 +104,12 @@ def published(
     pair = as_float64(np.atleast_1d(np.asarray(ridge)), "ridge", ndim=1)
     if pair.shape != (2,) or not (pair > 0.0).all():
         raise ValueError(f"ridge must be a pair of numbers above 0, got {ridge!r}")
-    parameters = {
-        "loss": loss,
+    own: dict[str, Any] = {
         "lambda_P": check_real(lambda_P, "lambda_P", low=0.0),
         "lambda_H": check_real(lambda_H, "lambda_H", low=0.0),
-        "lr": check_real(lr, "lr", low=0.0),
         "epochs": as_count(epochs, "epochs", least=0),
         "batch_size": as_count(batch_size, "batch_size", least=1),
         "ridge": pair,
-        "seed": seed,
-        "computed_in": computed_in,
     }
     if loss not in ("squared", "logistic"):
         raise ValueError(f"loss must be one of 'squared', 'logistic', and is {loss!r}")
@@ -134,6 +120,11 @@ def published(
             f"batch_size must be at most {paired}, the number of rows that both tasks have, and is "
             f"{batch_size}"
         )
+    setup = Setup(
+        X_P, y_P, X_H, loss=loss, lr=lr, steps=own["epochs"] * (paired // own["batch_size"]),
+        optimizer="adam", seed=seed, computed_in=computed_in, checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every, callback=callback,
+    )  # fmt: skip
     kept = np.arange(paired)
     primary = whole.rows(kept).on_inputs(with_ones(inputs_P[:paired]))
     ones_H = with_ones(inputs_H[:paired])
@@ -152,7 +143,7 @@ def published(
         span=None,
         reduced=None,
         seed=drawn,
-        batch_size=parameters["batch_size"],
+        batch_size=own["batch_size"],
         full_hessians=False,
         preconditioner=None,
         ridge=(float(pair[0]), float(pair[1])),
@@ -160,22 +151,14 @@ def published(
         single=np.ndim(y_P) == 1,
         given={"X_P": inputs_P, "y_P": whole.targets, "X_H": inputs_H},
     )
-    return run(
-        "published",
-        parameters,
-        problem,
-        [
-            PrimaryLoss("loss", 1.0),
-            Conditioning("well", parameters["lambda_P"], 0, well_of(d), "r_well"),
-            Conditioning("ill", parameters["lambda_H"], 1, _ill_of(d), "r_ill"),
-        ],
-        Adam(parameters["lr"]),
-        steps=parameters["epochs"] * (paired // parameters["batch_size"]),
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        knobs=("lr", "lambda_P", "lambda_H"),
-    )
+    terms = [
+        PrimaryLoss("loss", 1.0),
+        Conditioning("well", own["lambda_P"], 0, well_of(d), "r_well"),
+        Conditioning("ill", own["lambda_H"], 1, _ill_of(d), "r_ill"),
+    ]
+    mover = mover_of("adam", setup.lr)
+    lower = ("lr", "lambda_P", "lambda_H")
+    return run(published, setup, own, problem, terms, mover, lower=lower)
 
 
 class _Problem(Problem):

@@ -1,22 +1,27 @@
-"""What every immunization method returns."""
+"""What every immunization method returns, and the files that keep it: .npz, without pickle."""
 
 from __future__ import annotations
 
+import json
 import os
+import zipfile
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from .._files import whole
 from .._harmful import not_harder
 from .._task import Ranks, roots, with_ones
-from .._validate import FloatArray, as_float64
+from .._validate import FloatArray, as_float64, plain
 from ..linear import ImmunityLimit, ImmunityReport
 from ..linear.of_roots import report_of
-from ._archive import read_archive, write_archive
 
-_HISTORY = "history/"
+HISTORY = "history/"  # before the names of its arrays in a file
+_VERSION = 1
+_DESCRIPTION = "description"
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class ImmunizationResult:
             {"method": self.method, "parameters": self.parameters, "report": asdict(self.report)},
             {"theta": self.theta, "omega": self.omega}
             | {name: array for name, array in optional.items() if array is not None}
-            | {_HISTORY + name: values for name, values in self.history.items()},
+            | {HISTORY + name: values for name, values in self.history.items()},
         )
 
     @classmethod
@@ -136,9 +141,9 @@ class ImmunizationResult:
             theta=arrays["theta"],
             omega=arrays["omega"],
             history={
-                name.removeprefix(_HISTORY): values
+                name.removeprefix(HISTORY): values
                 for name, values in arrays.items()
-                if name.startswith(_HISTORY)
+                if name.startswith(HISTORY)
             },
             report=ImmunityReport(**report | {"limit": ImmunityLimit(**limit)}),
             method=description["method"],
@@ -165,3 +170,49 @@ def measured(
     P, H = roots(with_ones(X_P), with_ones(X_H), None, None, computed_in=computed_in)
     reference = np.eye(X_P.shape[1] + 1, X_P.shape[1])
     return report_of(P, H, np.vstack([theta, bias]), reference, ridge)
+
+
+def write_archive(
+    path: str | os.PathLike[str],
+    kind: str,
+    description: dict[str, Any],
+    arrays: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Write an archive of a kind ("result", "checkpoint"): whole, or the old file stays."""
+    heading = {"immucond": kind, "version": _VERSION} | plain(description)
+    named: dict[str, Any] = {_DESCRIPTION: np.array(json.dumps(heading))} | arrays
+    with whole(Path(path)) as file:
+        np.savez(file, **named)
+
+
+def read_archive(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Read what `write_archive` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where it is no archive of this kind and version.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            arrays = {key: archive[key] for key in archive.files}
+        heading = json.loads(str(arrays.pop(_DESCRIPTION)))
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name} is not a {kind} of immucond: {error}") from error
+    found = heading.pop("immucond", None), heading.pop("version", None)
+    if found != (kind, _VERSION):
+        raise ValueError(
+            f"{name} must hold a {kind} of version {_VERSION}, and holds a {found[0]} of version "
+            f"{found[1]}"
+        )
+    return heading, arrays

@@ -1,4 +1,4 @@
-"""The loop that all iterative methods share."""
+"""The loop that all iterative methods share, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -7,76 +7,68 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._errors import DivergenceError, ImmucondError
+from .._extreme import ExtremePairs
 from .._harmful import warn_if_easier
 from .._task import warn_if_lost
-from .._validate import as_count, check_choice, plain
-from ._checkpoint import Checkpoint, Records
+from .._validate import check_choice, plain, refuse_other
+from .._warn import warn
 from ._movers import Mover, State
-from ._objective import BeyondRangeError, Evaluation, Objective
-from ._problem import Problem, described
-from ._result import ImmunizationResult
-from ._terms import Conditioning, Term
+from ._objective import BeyondRangeError, Conditioning, Evaluation, Objective, Term
+from ._problem import Problem
+from ._result import HISTORY, ImmunizationResult, read_archive, write_archive
+from ._setup import Balance, Setup, described, recorded
 
-Callback = Callable[[int, Mapping[str, float]], object]
-Balance = Literal["gradient-norm"]
-Path = str | os.PathLike[str]
-
-# The default of every method.
-CHECKPOINT_EVERY = 100
+Records = list[dict[str, float]]
 
 
 def run(
-    method: str,
-    parameters: dict[str, Any],
+    method: Callable[..., ImmunizationResult],
+    setup: Setup,
+    own: Mapping[str, Any],
     problem: Problem,
     terms: Sequence[Term],
     mover: Mover,
     *,
-    steps: int,
-    callback: Callback | None,
-    checkpoint: Path | None,
-    checkpoint_every: int,
-    knobs: Sequence[str],
+    lower: Sequence[str],
 ) -> ImmunizationResult:
-    """Iterate and wrap up; called by the public functions themselves, whose callers are warned.
+    """Iterate, keep checkpoints, warn, and wrap up.
 
     Parameters
     ----------
-    method : str
-        Name of the public function.
-    parameters : dict
-        Its keywords, which with the data decide the run.
+    method : callable
+        The public function, whose keywords and data decide the run.
+    setup, own
+        Those keywords: shared by all methods, and its own.
     problem, terms, mover
         What is iterated, and how.
-    steps, callback, checkpoint, checkpoint_every
-        The user's.
-    knobs : sequence of str
-        Parameters to lower where the iteration diverges.
+    lower : sequence of str
+        Keywords to lower where the iteration diverges.
     """
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable or None, got {callback!r}")
-    last = as_count(steps, "steps", least=0)
-    every = as_count(checkpoint_every, "checkpoint_every", least=1)
-    told = {name: described(value) for name, value in parameters.items()} | {"seed": problem.seed}
+    name, last = method.__name__, setup.steps
+    told = recorded(method, setup, own, problem.seed)
     kept = None
-    if checkpoint is not None:
-        decided = {name: value for name, value in told.items() if name not in ("steps", "epochs")}
-        data = {name: described(array) for name, array in problem.given.items()}
-        kept = Checkpoint(checkpoint, every, {"method": method} | decided | data)
-
+    if setup.checkpoint is not None:
+        decided = {key: value for key, value in told.items() if key not in ("steps", "epochs")}
+        data = {key: described(array) for key, array in problem.given.items()}
+        kept = Checkpoint(setup.checkpoint, {"method": name} | decided | data)
     objective = Objective(problem, terms)
+    records: Records = []
 
     def evaluate(state: State) -> Evaluation:
         try:
             return objective(state.step, state.theta, state.omega, state.starts)
         except BeyondRangeError as error:
-            message = _diverged(method, state.step, error.loss, parameters, knobs)
+            if state.step == 0:
+                raise DivergenceError(_cannot_start(name, error.loss)) from error
+            message = _diverged(name, state.step, error.loss, {key: told[key] for key in lower})
             raise DivergenceError(message) from error
 
     def result(state: State) -> ImmunizationResult:
@@ -84,28 +76,26 @@ def run(
         return ImmunizationResult(
             theta=theta,
             omega=problem.given_omega(state.omega),
-            history={name: np.array([record[name] for record in records]) for name in records[0]},
+            history={key: np.array([record[key] for record in records]) for key in records[0]},
             report=problem.report(state.theta),
-            method=method,
-            parameters=plain(told),
+            method=name,
+            parameters=told,
             bias=bias,
             classes=problem.loss.classes,
         )
 
-    state = State(
-        0, problem.theta, problem.omega, moments=mover.moments(problem.theta, problem.omega)
-    )
-    records: Records = []
-    warned: dict[type[Warning], str] = {}
-    found: Evaluation | None = None
+    moments = mover.moments(problem.theta, problem.omega)
+    state = State(0, problem.theta, problem.omega, moments=moments)
     resumed = None if kept is None else kept.load()
     if resumed is not None:
         state, records = resumed
         if state.step > last:
             raise ValueError(
-                f"steps must be at least {state.step}, as many as checkpoint {checkpoint} has "
-                f"taken, and is {last}"
+                f"steps must be at least {state.step}, as many as checkpoint {setup.checkpoint} "
+                f"has taken, and is {last}"
             )
+    warned: dict[type[Warning], str] = {}
+    found: Evaluation | None = None
     good = state
     try:
         while True:
@@ -113,11 +103,11 @@ def run(
             records.append(found.record)
             good = state
             warned = found.warned | warned  # the first of each category stays
-            stop = callback is not None and callback(state.step, found.record)
+            stop = setup.callback is not None and setup.callback(state.step, found.record)
             if stop or state.step == last:
                 break
             state, found = mover(state, found, evaluate)
-            if kept is not None and state.step % every == 0:
+            if kept is not None and state.step % setup.checkpoint_every == 0:
                 kept.save(state, records)
     except KeyboardInterrupt:
         if kept is not None:
@@ -132,10 +122,10 @@ def run(
     if kept is not None:
         kept.save(state, records)
     for category, message in warned.items():
-        warnings.warn(message, category, stacklevel=4)
-    warn_if_lost(problem.P, problem.H, stacklevel=4)
+        warn(message, category)
+    warn_if_lost(problem.P, problem.H)
     done = result(state)
-    warn_if_easier(done.report, "A larger lambda_H makes it harder", stacklevel=4)
+    warn_if_easier(done.report, "A larger lambda_H makes it harder")
     return done
 
 
@@ -174,14 +164,10 @@ def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> lis
     return weighted
 
 
-def _diverged(
-    method: str, step: int, loss: float, parameters: Mapping[str, Any], knobs: Sequence[str]
-) -> str:
-    if step == 0:
-        return _cannot_start(method, loss)
-    given = [f"{name} (given {parameters[name]:g})" for name in knobs]
+def _diverged(name: str, step: int, loss: float, lower: Mapping[str, float]) -> str:
+    given = [f"{key} (given {value:g})" for key, value in lower.items()]
     listed = given[0] if len(given) == 1 else f"{', '.join(given[:-1])} or {given[-1]}"
-    return f"{method} diverged at step {step} (primary loss {loss:g}): lower {listed}"
+    return f"{name} diverged at step {step} (primary loss {loss:g}): lower {listed}"
 
 
 def _cannot_start(name: str, loss: float) -> str:
@@ -189,3 +175,82 @@ def _cannot_start(name: str, loss: float) -> str:
         f"{name} cannot start: the primary loss ({loss:g}) or a regularizer is beyond the float "
         "range; scale X_P, y_P or X_H"
     )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is kept, and which run it is.
+
+    Attributes
+    ----------
+    path : path-like
+        An .npz file.
+    run : dict
+        All that decides the run's bits, except how many steps it takes.
+    """
+
+    path: str | os.PathLike[str]
+    run: dict[str, Any]
+
+    def save(self, state: State, records: Records) -> None:
+        """Write the state before a step, and the records of all steps before it."""
+        arrays: dict[str, npt.NDArray[Any]] = {"theta": state.theta, "omega": state.omega}
+        for number, pairs in enumerate(state.starts):
+            if pairs is not None:
+                arrays |= {
+                    f"start{number}/{part.name}": np.asarray(getattr(pairs, part.name))
+                    for part in fields(pairs)
+                }
+        arrays |= {f"moment{number}": moment for number, moment in enumerate(state.moments)}
+        done = records[: state.step]
+        if done:
+            arrays |= {
+                HISTORY + name: np.array([record[name] for record in done]) for name in done[0]
+            }
+        write_archive(self.path, "checkpoint", {"run": plain(self.run), "step": state.step}, arrays)
+
+    def load(self) -> tuple[State, Records] | None:
+        """Read what was saved; None where nothing was.
+
+        Raises
+        ------
+        ValueError
+            Where the file is something else, or the checkpoint of another run: the message says
+            what differs.
+        """
+        if not Path(self.path).exists():
+            return None
+        if not Path(self.path).is_file():
+            raise ValueError(f"checkpoint {os.fspath(self.path)} must be a regular file")
+        description, arrays = read_archive(self.path, "checkpoint")
+        what, remedy = f"checkpoint {os.fspath(self.path)}", "Give another path, or remove it"
+        refuse_other(description["run"], plain(self.run), what, remedy)
+        step = int(description["step"])
+        history = {
+            name.removeprefix(HISTORY): values
+            for name, values in arrays.items()
+            if name.startswith(HISTORY)
+        }
+        records = [
+            {name: float(values[number]) for name, values in history.items()}
+            for number in range(step)
+        ]
+        starts = [_pairs(arrays, f"start{number}/") for number in range(2)]
+        moments = sum(name.startswith("moment") for name in arrays)
+        state = State(
+            step,
+            arrays["theta"],
+            arrays["omega"],
+            (starts[0], starts[1]),
+            tuple(arrays[f"moment{number}"] for number in range(moments)),
+        )
+        return state, records
+
+
+def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
+    found: dict[str, Any] = {
+        name.removeprefix(prefix): values.item() if values.ndim == 0 else values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
+    return ExtremePairs(**found) if found else None

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from .._condensed import TriangularSum
 from .._errors import AccuracyWarning
 from .._gram import GramAccumulator
 from .._rank import default_rtol
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
+from .._triangle import TriangularSum
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
 from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows
@@ -125,7 +125,7 @@ def run(settings: Settings, progress: Progress | None = None) -> Result:
     P, H = (root.plus(delta) for root, delta in zip(exact, settings.delta, strict=True))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
-        warn_if_lost(*exact, stacklevel=1)
+        warn_if_lost(*exact)
         limit = limit_of(*exact)
         line = frontier_of(P, H, np.geomspace(1.0, P.kappa, settings.points), settings.delta)
         noise = noise_curve_of(

@@ -6,16 +6,14 @@ squared loss, for a primary task P (to keep easy) and a harmful task H (to make 
 
 from ._alignment import Alignment, alignment
 from ._alignment_limit import AlignmentLimit, alignment_limit
-from ._angles import rayleigh_spectrum, relative_angles
-from ._blind import blind_extractor
+from ._angles import Majorization, majorization, rayleigh_spectrum, relative_angles
 from ._distortion import Distortion, distortion
-from ._extractor import optimal_extractor
+from ._extractor import blind_extractor, optimal_extractor
 from ._fade import FadeMap, fade
 from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
 from ._leak import Leak, leak
 from ._limit import ImmunityLimit, immunity_limit
-from ._majorization import Majorization, majorization
 from ._nearest import nearest_extractor
 from ._noise import NoiseCurve, noise_curve
 from ._report import ImmunityReport, immunity

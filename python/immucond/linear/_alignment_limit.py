@@ -15,7 +15,7 @@ from .._task import Ranks, Root, root_of, warn_if_lost
 from .._validate import FloatArray, as_targets, check_real
 from ._extractor import kappa_within
 from ._labels import LabelledTask, labels_of, tasks_of
-from ._limit import deficit_of
+from ._pencil import deficit_of
 
 AlignmentCase = Literal["definite", "restricted", "free", "partly free"]
 
@@ -161,7 +161,7 @@ def alignment_limit(
     added = check_real(delta, "delta", low=0.0)
     P = P.plus(added)
     head = primary_head(P, X_P, Y_P, b_P, center=center)
-    warn_if_lost(P, stacklevel=3)
+    warn_if_lost(P)
     tau = kappa_within(P, kappa_P, P.dim)
     cases = {case_of(P, task) for task in tasks}
     case: AlignmentCase = next(
@@ -253,7 +253,7 @@ def case_of(P: Root, H: LabelledTask) -> AlignmentCase:
     free = live.T @ (H.matrix.T @ H.basis_of_labels())
     size = float(np.linalg.norm(H.matrix, 2) * np.linalg.norm(H.basis_of_labels(), 2))
     s = np.linalg.svd(free, compute_uv=False)
-    rank = int(np.count_nonzero(s > max(H.floor, default_rtol(free.shape, np.float64)) * size))
+    rank = int(np.count_nonzero(s > max(H.rtol, default_rtol(free.shape, np.float64)) * size))
     # Slow and empty of labels, or able to take the labels in whole.
     return "free" if rank < live.shape[1] or rank == free.shape[1] else "partly free"
 

@@ -1,12 +1,15 @@
-"""Relative angles between an extractor and a Gram matrix, as in Proposition 3.2 of the paper."""
+"""Proposition 3.2 of the paper: relative angles, its formula for the spectrum, and the spectrum."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
-from .._task import root_of_gram
+from .._rank import default_rtol
+from .._task import root_of_gram, span_of
 from .._validate import FloatArray, as_theta
 
 
@@ -90,6 +93,93 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
             f"{s[0]:.3g}) and K need a smaller scale"
         )
     return quotients
+
+
+@dataclass(frozen=True)
+class Majorization:
+    """Rayleigh quotients of H(theta) and its spectrum, which majorizes them.
+
+    Attributes
+    ----------
+    rayleigh : (m,) array
+        Values of the paper's Eq. 10, descending.
+    spectrum : (m,) array
+        Eigenvalues of H(theta), descending.
+    gap : (m,) array
+        Sum of the j largest eigenvalues less that of the j largest quotients. Nonnegative, and 0 at
+        the end, up to rounding (Schur-Horn); 0 throughout only where the formula is right.
+    kappa_rayleigh, kappa : float
+        Condition numbers that the two give, over what is nonzero.
+    """
+
+    rayleigh: FloatArray
+    spectrum: FloatArray
+    gap: FloatArray
+    kappa_rayleigh: float
+    kappa: float
+
+
+@underflow_is_zero
+def majorization(theta: npt.ArrayLike, K: npt.ArrayLike) -> Majorization:
+    r"""Set the paper's formula for the spectrum of ``H = theta^T K theta`` beside the spectrum.
+
+    Parameters
+    ----------
+    theta : (d, m) array_like
+        Linear extractor.
+    K : (d, d) array_like
+        Gram matrix of the inputs, symmetric positive semidefinite.
+
+    Returns
+    -------
+    Majorization
+
+    Raises
+    ------
+    ValueError
+        For NaN, mismatched sizes, a K that is not symmetric positive semidefinite, or H = 0.
+    OverflowError
+        Where a value is beyond the float range.
+
+    Notes
+    -----
+    Source: arXiv 2505.23760, Proposition 3.2 and Eq. 10. That the formula gives the diagonal of
+    :math:`V^T H V` and no more is ours; for definite H it never overstates kappa, for a singular
+    one it can.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> theta, K = np.diag([2.0, 1.0]), np.array([[1.0, 0.5], [0.5, 1.0]])
+    >>> seen = ic.linear.majorization(theta, K)
+    >>> seen.rayleigh.round(3), seen.spectrum.round(3), seen.gap.round(3)
+    (array([4., 1.]), array([4.303, 0.697]), array([0.303, 0.   ]))
+    """
+    root = root_of_gram(K, "K")
+    A = as_theta(theta, root.dim)
+    quotients = np.sort(rayleigh_spectrum(A, K))[::-1]
+    rank = root.rank_within(span_of(A)) if A.any() else 0
+    if rank == 0:
+        raise ValueError("theta maps the inputs to 0: H has rank 0 and no kappa")
+    size = float(np.max(np.abs(A)))
+    s = np.linalg.svd(root.matrix @ (A / size), compute_uv=False)[:rank]
+    spectrum = np.zeros(A.shape[1])
+    with np.errstate(over="ignore", under="ignore"):
+        spectrum[:rank] = (s * (root.scale * size)) ** 2
+    if not np.isfinite(spectrum).all():
+        raise OverflowError(
+            f"the eigenvalues of H are beyond the float range: theta (largest entry {size:.3g}) "
+            f"and K need a smaller scale"
+        )
+    relative = np.sort(rayleigh_spectrum(A / size, K))[::-1]  # at a scale that cannot underflow
+    nonzero = relative[relative > default_rtol(A.shape, np.float64) ** 2 * relative[0]]
+    return Majorization(
+        rayleigh=quotients,
+        spectrum=spectrum,
+        gap=np.cumsum(spectrum) - np.cumsum(quotients),
+        kappa_rayleigh=float(nonzero[0] / nonzero[-1]),
+        kappa=float((s[0] / s[-1]) ** 2),
+    )
 
 
 def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from .._floating import underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks, Root, warn_if_lost
 from .._validate import FloatArray, check_choice, check_real
+from .._warn import warn
 from ._alignment_limit import (
     given_tasks,
     live_null_basis,
@@ -288,16 +288,15 @@ def fade(
     )
     added = check_real(delta, "delta", low=0.0)
     P = P.plus(added)
-    warn_if_lost(P, stacklevel=3)
+    warn_if_lost(P)
     head = primary_head(P, X_P, Y_P, b_P, center=center)
     if protect and head is None:
         raise TypeError("protect=True needs the primary labels: give Y_P, or b_P beside K_P")
     faded = fade_of(P, tasks, head, tau=tau, form=form, protect=protect, delta=added)
     if not faded.left.shape[1]:
-        warnings.warn(
+        warn(
             "the harmful features do not see their labels, Z_H^T Y_H is 0: the map is the identity",
             ImmunityWarning,
-            stacklevel=3,
         )
     return faded
 
@@ -358,7 +357,7 @@ def _factors(
         size = (
             max(float(s[0]), float(np.linalg.norm(P.range_basis.T @ P.unwhitened(within)))) or 1.0
         )
-        q = int(np.count_nonzero(s > P.floor * size))
+        q = int(np.count_nonzero(s > P.rtol * size))
     else:
         q = 0
     kernel = within @ vt[q:].T if q else within

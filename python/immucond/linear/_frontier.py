@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
-from .._task import Ranks, Root, roots, warn_if_lost
-from .._validate import FloatArray, as_count, as_delta, as_float64
+from .._task import Ranks, Root, roots_plus
+from .._validate import FloatArray, as_count, as_float64
 from ._limit import ImmunityLimit, limit_of
 
 
@@ -103,15 +103,12 @@ def frontier(
     >>> line.kappa_P.round(6), line.kappa_H.round(6)
     (array([  1.,  10., 100.]), array([  50.,  500., 5000.]))
     """
-    delta_P, delta_H = as_delta(delta)
-    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=3)
+    P, H, deltas = roots_plus(X_P, X_H, K_P, K_H, delta, ranks=ranks, computed_in=computed_in)
     if kappa_P is None:
         wanted = np.geomspace(1.0, P.kappa, as_count(points, "points", least=1))
     else:
         wanted = as_float64(kappa_P, "kappa_P", ndim=1)
-    return frontier_of(P, H, wanted, (delta_P, delta_H))
+    return frontier_of(P, H, wanted, deltas)
 
 
 def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]) -> Frontier:

@@ -17,7 +17,7 @@ from .._floating import underflow_is_zero
 from .._task import Root, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
-from ._limit import kappa_of_pencil
+from ._pencil import kappa_of_pencil
 
 # Smoothed extremes, ever sharper; each stage starts where the last one ended.
 _SHARPNESS = (4.0, 32.0, 256.0)
@@ -126,7 +126,7 @@ def joint_extractor(
 
     Notes
     -----
-    Ours.
+    Ours; the bound is that of :func:`immunity_limit`, taken over the primary tasks.
 
     Examples
     --------
@@ -161,14 +161,15 @@ def joint_extractor(
                 f"{root.name} has rank {root.rank} of {root.dim}, and every task must be definite: "
                 f"give delta > 0"
             )
-    warn_if_lost(*P, H, stacklevel=3)
+    warn_if_lost(*P, H)
     caps = _caps(kappa_P, P)
     most = as_count(iterations, "iterations", least=1)
 
     # The mean of the primary tasks is whitened, for the solver to see well-scaled variables.
-    mean = root_of(np.vstack([task.matrix for task in P]), None, "X_P", "K_P", rank=H.dim)
+    matrices = [task.matrix for task in P]
+    mean = root_of(np.vstack(matrices), None, "X_P", "K_P", rank=H.dim)
     whiten = mean.vectors / mean.sigma
-    search = _Search([task.matrix @ whiten for task in P], H.matrix @ whiten, np.log(caps))
+    search = _Search([R @ whiten for R in matrices], H.matrix @ whiten, np.log(caps))
     starts: list[FloatArray] = [
         np.linalg.solve(  # type: ignore[misc]
             whiten, extractor_of(task, H, kappa_P=cap, rotate=False)
@@ -183,7 +184,7 @@ def joint_extractor(
     B = max((search.drawn_within(B, inside) for B in candidates), key=search.harmful)
     theta = whiten @ B
     theta /= np.linalg.norm(theta)
-    kappas = [condition_number(features=A @ theta, rank=H.dim) for A in (H.matrix, *_matrices(P))]
+    kappas = [condition_number(features=A @ theta, rank=H.dim) for A in (H.matrix, *matrices)]
     return JointImmunity(
         theta=theta,
         kappa_P=tuple(kappas[1:]),
@@ -193,10 +194,6 @@ def joint_extractor(
         caps=caps,
         bound=min(kappa_of_pencil(task, H) * cap for task, cap in zip(P, caps, strict=True)),
     )
-
-
-def _matrices(P: list[Root]) -> list[FloatArray]:
-    return [task.matrix for task in P]
 
 
 def _caps(kappa_P: float | Sequence[float] | None, P: list[Root]) -> tuple[float, ...]:

@@ -9,9 +9,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._condensed import condensed
 from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._task import root_of_gram
+from .._triangle import condensed
 from .._validate import FloatArray, as_array, as_float64, as_matrix, as_targets, check_real
 
 # By how much rounding may make the labels that a Gram matrix explains exceed their energy.
@@ -30,7 +30,7 @@ class LabelledTask:
         C, the labels that features can explain: ``Z^T Y = scale R^T C``.
     energy : float
         ``||Y||_F^2``, of the labels centred where they are; NaN where it was not given.
-    floor : float
+    rtol : float
         Singular values of R below it, relative to the largest, are rounding.
     name : str
         What was given, for messages.
@@ -39,7 +39,7 @@ class LabelledTask:
     matrix: FloatArray
     labels: FloatArray
     energy: float
-    floor: float
+    rtol: float
     name: str
 
     @property
@@ -141,7 +141,7 @@ def task_of_inputs(
     energy = float(np.sum(y**2)) * largest_label**2
     A, y = condensed(A, y)
     u, s, vt = np.linalg.svd(A, full_matrices=False)
-    floor = tolerance_at(s, rule) if s[0] > 0.0 else 1.0
+    rtol = tolerance_at(s, rule) if s[0] > 0.0 else 1.0
     noise = default_rtol(given.shape, np.float64) * size
     k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))
     if k == 0:
@@ -153,7 +153,7 @@ def task_of_inputs(
         matrix=(s[:k] / s[0])[:, None] * vt[:k],
         labels=labels * largest_label,
         energy=energy,
-        floor=max(floor, noise / float(s[0])),
+        rtol=max(rtol, noise / float(s[0])),
         name=names[0],
     )
 
@@ -178,7 +178,7 @@ def task_of_gram(
             f"{names[2]} is {total:.6g}, and {names[0]} and {names[1]} alone explain {reached:.6g} "
             "of it: all three must be of the same rows, centred alike"
         )
-    return LabelledTask(root.matrix, labels, total, root.floor, names[0])
+    return LabelledTask(root.matrix, labels, total, root.rtol, names[0])
 
 
 def tasks_of(

@@ -147,7 +147,7 @@ def leak(
     rank_P, rank_H = (None, None) if ranks is None else ranks
     added = check_real(delta, "delta", low=0.0)
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in).plus(added)
-    warn_if_lost(P, stacklevel=3)
+    warn_if_lost(P)
     source = np.asarray(X_H).dtype if computed_in is None else computed_in
     options: dict[str, Any] = {"center": center, "rank": rank_H, "computed_in": source}
 

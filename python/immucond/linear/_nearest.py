@@ -10,10 +10,10 @@ import numpy.typing as npt
 import scipy.optimize
 
 from .._floating import underflow_is_zero
-from .._task import Ranks, Root, roots, warn_if_lost
-from .._validate import FloatArray, as_delta, as_theta
+from .._task import Ranks, Root, roots_plus
+from .._validate import FloatArray, as_theta
 from ._extractor import kappa_within, refuse_unbounded
-from ._limit import pencil
+from ._pencil import pencil
 
 _ROUNDS = 500
 _SETTLED = 1e-12
@@ -76,10 +76,7 @@ def nearest_extractor(
     array([[0.55, 0.  ],
            [0.  , 5.5 ]])
     """
-    delta_P, delta_H = as_delta(delta)
-    P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    P, H = P.plus(delta_P), H.plus(delta_H)
-    warn_if_lost(P, H, stacklevel=3)
+    P, H, _ = roots_plus(X_P, X_H, K_P, K_H, delta, ranks=ranks, computed_in=computed_in)
     return nearest_of(P, H, as_theta(theta, P.dim), kappa_P=kappa_P)
 
 

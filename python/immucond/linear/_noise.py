@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
-from .._task import LOST, Ranks, Root, roots
+from .._task import Ranks, Root, lost, roots
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
 
@@ -143,7 +143,7 @@ def noise_curve_of(
     for done, (delta_P, delta_H) in enumerate(delta.tolist(), start=1):
         noisy = P.plus(delta_P), H.plus(delta_H)
         limits.append(limit_of(*noisy, (delta_P, delta_H)))
-        determined.append(all(root.noise * root.kappa <= LOST for root in noisy))
+        determined.append(not any(map(lost, noisy)))
         if progress is not None:
             progress(done, levels.size)
     return NoiseCurve(

@@ -59,9 +59,19 @@ class ImmunityReport:
         return self.kappa_H / self.kappa_H_reference
 
     @property
+    def condition_a(self) -> bool:
+        """Definition 3.1 (a): the harmful task became worse conditioned (by how much: ``i``)."""
+        return self.i > 1.0 + SLACK
+
+    @property
     def ii(self) -> float:
         """(ii): how many times worse (better, below 1) the primary task is conditioned."""
         return self.kappa_P / self.kappa_P_reference
+
+    @property
+    def condition_b(self) -> bool:
+        """Definition 3.1 (b): the primary task did not become worse conditioned."""
+        return self.ii <= 1.0 + SLACK
 
     @property
     def rir(self) -> float:
@@ -72,16 +82,6 @@ class ImmunityReport:
     def lost_rank(self) -> int:
         """Dimensions of the primary features that theta loses; 0 keeps every prediction open."""
         return self.limit.rank_P - self.rank_P
-
-    @property
-    def condition_a(self) -> bool:
-        """Definition 3.1 (a): the harmful task became worse conditioned (by how much: ``i``)."""
-        return self.i > 1.0 + SLACK
-
-    @property
-    def condition_b(self) -> bool:
-        """Definition 3.1 (b): the primary task did not become worse conditioned."""
-        return self.ii <= 1.0 + SLACK
 
     @property
     def condition_c(self) -> bool:
@@ -166,7 +166,7 @@ def immunity(
     """
     ridge = check_real(ridge, "ridge", low=0.0)
     P, H = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    warn_if_lost(P, H, stacklevel=3)
+    warn_if_lost(P, H)
     compared = None if reference is None else as_theta(reference, P.dim, "reference")
     return report_of(P, H, as_theta(theta, P.dim), compared, ridge)
 

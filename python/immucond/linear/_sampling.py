@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._floating import underflow_is_zero
 from .._task import Ranks, roots, warn_if_lost
 from .._validate import as_count, check_real
-from ._limit import deficit_of, kappa_of_pencil
+from ._pencil import deficit_of, kappa_of_pencil
 
 
 @underflow_is_zero
@@ -60,7 +60,7 @@ def sampling_ratio(
 
     Notes
     -----
-    Ours.
+    Ours; the theorem ``sampling`` of :mod:`immucond.theorems`.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def sampling_ratio(
     """
     names = ("X", "X_other", "K", "K_other")
     one, other = roots(X, X_other, K, K_other, ranks=ranks, computed_in=computed_in, names=names)
-    warn_if_lost(one, other, stacklevel=3)
+    warn_if_lost(one, other)
     if deficit_of(one, other) or deficit_of(other, one) or one.rank != other.rank:
         return math.inf
     return max(1.0, kappa_of_pencil(one, other))

@@ -95,7 +95,7 @@ def step_interval(
         return _end(regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False)
     if S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
-        warn_if_lost(root, stacklevel=3)
+        warn_if_lost(root)
         return interval_by_theta(regularizer, as_theta(theta, root.dim), root)
     raise TypeError("give either S or both theta and gram")
 

@@ -3,9 +3,10 @@
 kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it.
 """
 
+from ._attackers import METHODS
 from ._compare import LABELS, Comparison, Effort, compare
 from ._curve import loss_curve, steps_needed
-from ._probe import METHODS, probe
+from ._probe import probe
 from ._trace import ProbeTrace
 
 __all__ = [

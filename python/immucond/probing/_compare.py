@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._validate import as_float64, as_targets, check_choice, check_real
+from ._attackers import METHODS, Method
 from ._curve import steps_needed
-from ._probe import METHODS, Method, probe
+from ._probe import probe
 from ._trace import ProbeTrace
 
 # What tables call the attackers.

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._validate import as_count, check_choice, check_real
-from ._adam import adam
-from ._cg import cg
-from ._driver import Step, drive
-from ._gd import gd
-from ._gd_constant import gd_constant
-from ._lbfgs import lbfgs
-from ._lstsq import lstsq
-from ._nesterov import nesterov
-from ._predict import predicted
+from ._attackers import METHODS, STEP_LENGTHS, Method, drive
+from ._curve import predicted
 from ._problem import Problem
 from ._trace import ProbeTrace
-from ._whitening import whitening
-
-Method = Literal[
-    "gd",
-    "gd-constant",
-    "nesterov",
-    "cg",
-    "lbfgs",
-    "adam",
-    "whitening",
-    "lstsq",
-    "lstsq-float32",
-]
-
-METHODS: dict[str, Callable[[Problem, float], Iterator[Step]]] = {
-    "gd": lambda problem, _: gd(problem),
-    "gd-constant": gd_constant,
-    "nesterov": lambda problem, _: nesterov(problem),
-    "cg": lambda problem, _: cg(problem),
-    "lbfgs": lambda problem, _: lbfgs(problem),
-    "adam": adam,
-    "whitening": lambda problem, _: whitening(problem),
-    "lstsq": lambda problem, _: lstsq(problem),
-    "lstsq-float32": lambda problem, _: lstsq(problem, np.float32),
-}
-
-# Those with a step length of their own to choose, and what it is by default.
-STEP_LENGTHS = {"gd-constant": 1.0, "adam": 0.01}
 
 
 @underflow_is_zero

@@ -8,20 +8,23 @@ from ._bounds import BOUNDS, Matrix
 from ._deep import DEEP, Net
 from ._distortion import DISTORTION, Samples
 from ._examination import Counterexample, Examination, examine
-from ._gradients import GRADIENTS, Extractor, Features, Slope
+from ._gradients import GRADIENTS, Extractor, Slope
 from ._instances import Tasks
-from ._limit import LIMIT, Frontier, Optimum, Rescaled, SeveralTasks
+from ._limit import LIMIT, Frontier, Optimum
+from ._optima import OPTIMA, Rescaled, SeveralTasks
 from ._probing import PROBING, Descent, Probe
 from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
 from ._spectrum import SPECTRUM, Extraction
 from ._steps import STEPS, Step
 from ._theorem import Theorem
+from ._updates import UPDATES, Features
 from ._verdict import Claim, Verdict
 
 THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
     for group in (
-        SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, SINGULAR, DISTORTION, PROBING, DEEP
+        SPECTRUM, BOUNDS, GRADIENTS, UPDATES, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
+        DEEP,
     )
     for theorem in group
 }  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, as_float64
-from ._instances import ANGLES, EPS, GAPS, rotation, rounding, spectrum
-from ._parameters import Parameters, Real, Whole
+from ._instances import EPS, rotation, rounding, spectrum
+from ._parameters import ANGLES, GAPS, Parameters, Real, Whole
 from ._theorem import NENOV, OURS, PAPER, Theorem
 from ._verdict import Claim, Verdict, at_most, equal
 
@@ -154,72 +155,58 @@ _PARAMETERS: Parameters = {
 }
 _NOT_EQUAL = "k >= 2 nonzero singular values, not all equal"
 
+_theorem = partial(
+    Theorem, section="theory-steps#what-the-values-bound", parameters=_PARAMETERS, build=_matrix
+)
+
 BOUNDS = (
-    Theorem(
+    _theorem(
         name="theorem-4.1-1",
         statement="R_ill is positive.",
         formula="R_ill(S) = 1/(||S||_F^2/(2k) - sigma_k^2/2) > 0",
         hypotheses=_NOT_EQUAL,
         source=f"{PAPER}, Theorem 4.1 (1)",
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_ill_positive,
     ),
-    Theorem(
+    _theorem(
         name="theorem-4.1-2",
         statement="Small R_ill means a large condition number.",
         formula="1/log kappa <= sigma_1^2 R_ill",
         hypotheses=_NOT_EQUAL,
         source=f"{PAPER}, Theorem 4.1 (2)",
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_ill_bound(sharper=False),
     ),
-    Theorem(
+    _theorem(
         name="r-ill-bound",
         statement="Small R_ill means a large condition number, with the best constant.",
         formula="1/log kappa <= ((k-1)/k) sigma_1^2 R_ill",
         hypotheses=_NOT_EQUAL,
         source=OURS,
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_ill_bound(sharper=True),
     ),
-    Theorem(
+    _theorem(
         name="theorem-a.1-1",
         statement="R_well is never negative, and 0 exactly where all p singular values are equal.",
         formula="R_well(S) = sigma_1^2/2 - ||S||_F^2/(2p) >= 0",
         hypotheses=_NOT_EQUAL + "; and p equal ones",
         source=f"{PAPER}, Theorem A.1 (1), after {NENOV}",
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_well_nonnegative,
     ),
-    Theorem(
+    _theorem(
         name="theorem-a.1-2",
         statement="Small R_well means a small condition number.",
         formula="log kappa <= (p/sigma_k^2) R_well",
         hypotheses="any rank k >= 2, also k < p",
         source=f"{PAPER}, Theorem A.1 (2), after {NENOV}",
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_well_bound(by_rank=False),
     ),
-    Theorem(
+    _theorem(
         name="r-well-bound",
         statement="Small R_well means a small condition number, also with the rank k in place of "
         "p.",
         formula="log kappa <= (k/sigma_k^2) R_well with p := k",
         hypotheses="any rank k >= 2",
         source=OURS,
-        section="theory-steps#what-the-values-bound",
-        parameters=_PARAMETERS,
-        build=_matrix,
         verify=_well_bound(by_rank=True),
     ),
 )

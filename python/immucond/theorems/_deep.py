@@ -9,8 +9,8 @@ import numpy as np
 
 from .._validate import FloatArray
 from ..linear import immunity_limit
-from ._instances import ANGLES, extractor, gaussian, kappa, pencil, rounding
-from ._parameters import SEED, Reals, Whole
+from ._instances import extractor, gaussian, kappa, pencil, rir, rounding
+from ._parameters import ANGLES, SEED, Reals, Whole
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most, equal
 
@@ -68,7 +68,6 @@ def _fold(case: Net) -> Verdict:
     _, values = pencil(case.Z_P, case.Z_H)
     _, s, vt = np.linalg.svd(case.Z_P, full_matrices=False)
     white = vt.T / s
-    rir = (kappa(case.Z_H @ white) / kappa(case.Z_H)) / (kappa(case.Z_P @ white) / kappa(case.Z_P))
     # Whitening what is served undoes A, whatever A is.
     _, t, wt = np.linalg.svd(served_H, full_matrices=False)
     return Verdict.of(
@@ -79,7 +78,7 @@ def _fold(case: Net) -> Verdict:
             float(values[0] / values[-1]) * kappa(served_P),
             lost,
         ),
-        equal("RIR* attained", rir, limit.rir, lost),
+        equal("RIR* attained", rir(case.Z_P, case.Z_H, white), limit.rir, lost),
         equal("whitening removes it", kappa(served_H @ (wt.T / t)), 1.0, lost),
         kappa_P=kappa(served_P),
         kappa_H=kappa(served_H),

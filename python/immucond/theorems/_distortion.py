@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..linear import immunity_limit
-from ._instances import (
-    ANGLES,
-    GAPS,
-    MORE_GAPS,
-    Tasks,
-    extractor,
-    kappa,
-    pencil,
-    root,
-    rounding,
-    singular_values,
-)
-from ._parameters import Parameters, Reals
+from ._instances import Tasks, extractor, kappa, pencil, rir, root, rounding, singular_values
+from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Reals
 from ._theorem import OURS, Theorem
 from ._verdict import Verdict, at_most
 
@@ -44,7 +34,7 @@ def _tasks(
 def _distortion(case: Tasks) -> Verdict:
     s = singular_values(case.theta)
     spread = float(s[0] / s[-1]) ** 2  # kappa(theta)^2
-    claims, rir = [], 1.0
+    claims, reached = [], 1.0
     for name, X, power in (("primary", case.X_P, -1.0), ("harmful", case.X_H, 1.0)):
         before, after = singular_values(X), singular_values(X @ case.theta)
         lost = rounding(case.dim, float(before[0] / before[-1]), spread**0.5)
@@ -58,10 +48,10 @@ def _distortion(case: Tasks) -> Verdict:
             at_most(f"{name}, kappa from below", own / spread, found, lost),
             at_most(f"{name}, kappa from above", found, own * spread, lost),
         ]
-        rir *= (found / own) ** power
+        reached *= (found / own) ** power
     lost = 2 * rounding(case.dim, max(kappa(case.X_P), kappa(case.X_H)) ** 0.5, spread**0.5)
-    claims.append(at_most("RIR <= kappa(theta)^4", rir, spread**2, lost))
-    return Verdict.of(*claims, rir=rir, kappa_theta=spread**0.5)
+    claims.append(at_most("RIR <= kappa(theta)^4", reached, spread**2, lost))
+    return Verdict.of(*claims, rir=reached, kappa_theta=spread**0.5)
 
 
 @dataclass(frozen=True)
@@ -104,11 +94,7 @@ def _sampling(case: Samples) -> Verdict:
         _, values = pencil(X, Y)
         rho *= float(values[0] / values[-1])
     for both in (one, two):
-        rirs.append(
-            (kappa(both.X_H @ both.theta) / kappa(both.X_H))
-            / (kappa(both.X_P @ both.theta) / kappa(both.X_P))
-        )
-        _, values = pencil(both.X_P, both.X_H)
+        rirs.append(rir(both.X_P, both.X_H, both.theta))
         found = immunity_limit(X_P=both.X_P, X_H=both.X_H, ranks=(both.dim, both.dim))
         limits.append(found.rir)
     own = max(kappa(X) for both in (one, two) for X in (both.X_P, both.X_H)) ** 0.5
@@ -136,8 +122,10 @@ _PARAMETERS: Parameters = {
 }
 _SMALLER = Reals(-3.0, 3.0, 0, 5)
 
+_theorem = partial(Theorem, source=OURS)
+
 DISTORTION = (
-    Theorem(
+    _theorem(
         name="distortion",
         statement="An invertible extractor moves every eigenvalue by a factor between its squared "
         "extreme singular values (Ostrowski), so kappa by at most kappa(theta)^2 and the RIR by at "
@@ -145,20 +133,18 @@ DISTORTION = (
         formula="sigma_min(theta)^2 <= lambda_i(H)/lambda_i(K) <= sigma_max(theta)^2; "
         "kappa(K)/kappa(theta)^2 <= kappa(H) <= kappa(theta)^2 kappa(K); RIR <= kappa(theta)^4",
         hypotheses="theta square and invertible",
-        source=OURS,
         section="theory-limit#distortion",
         parameters=_PARAMETERS,
         build=_tasks,
         verify=_distortion,
     ),
-    Theorem(
+    _theorem(
         name="sampling",
         statement="On another sample of both tasks, the RIR of any extractor and the limit change "
         "by a factor of at most (rho_P rho_H)^2.",
         formula="rho(K, K') = kappa(K^-1/2 K' K^-1/2); RIR'/RIR and RIR*'/RIR* in "
         "[(rho_P rho_H)^-2, (rho_P rho_H)^2]",
         hypotheses="all Gram matrices definite, theta invertible",
-        source=OURS,
         section="theory-limit#how-many-rows-are-enough",
         parameters=_PARAMETERS
         | {

@@ -1,4 +1,8 @@
-"""A theorem tried on many random instances, and its smallest counterexample if it has one."""
+"""A theorem tried on many random instances, and its smallest counterexample if it has one.
+
+The search and the shrinking are our own, a few lines each, so that ``immucond theorems`` runs where
+Hypothesis, which the tests use for both, is not installed.
+"""
 
 from __future__ import annotations
 

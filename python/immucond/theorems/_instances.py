@@ -9,14 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
-from ._parameters import Reals
 
 EPS = float(np.finfo(np.float64).eps)
-
-# Exponents of the relative gaps between neighbours: from nearly degenerate to steeply graded.
-GAPS = Reals(-8.0, 6.0, 1, 5)
-MORE_GAPS = Reals(-8.0, 6.0, 0, 5)
-ANGLES = Reals(-3.2, 3.2, 0, 15)
 
 
 def spectrum(gaps: Sequence[float], k: int, decades: float = 12.0) -> FloatArray:
@@ -76,6 +70,12 @@ def kappa(Z: FloatArray, rank: int | None = None) -> float:
     return float(s[0] / last) ** 2 if last > 0.0 else math.inf
 
 
+def rir(X_P: FloatArray, X_H: FloatArray, theta: FloatArray) -> float:
+    """Relative immunization ratio of theta, all tasks of full column rank."""
+    i, ii = (kappa(X @ theta) / kappa(X) for X in (X_H, X_P))
+    return i / ii
+
+
 def rounding(size: int, *conditions: float) -> float:
     """Relative error of a condition number whose factors have these condition numbers."""
     return 16.0 * size * EPS * math.prod(conditions)
@@ -133,6 +133,11 @@ class Tasks:
     def condition(self) -> float:
         """Product of the condition numbers of the inputs: digits that the pencil loses."""
         return math.sqrt(kappa(self.X_P) * kappa(self.X_H))
+
+    def lost(self, spread: float) -> float:
+        """Bound rounding in a kappa by the pencil plus that in one under such an extractor."""
+        own = max(kappa(self.X_P), kappa(self.X_H)) ** 0.5
+        return rounding(self.dim, self.condition) + rounding(self.dim, own, spread)
 
     @property
     def kappa_theta(self) -> float:

@@ -118,3 +118,7 @@ class Reals:
 
 
 SEED = Whole(0, 2**32 - 1)
+# Exponents of the relative gaps between neighbours: from nearly degenerate to steeply graded.
+GAPS = Reals(-8.0, 6.0, 1, 5)
+MORE_GAPS = Reals(-8.0, 6.0, 0, 5)
+ANGLES = Reals(-3.2, 3.2, 0, 15)

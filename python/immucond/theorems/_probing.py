@@ -11,17 +11,8 @@ import numpy as np
 from .._condition import condition_number
 from .._validate import FloatArray, as_float64, as_targets
 from ..probing import probe
-from ._instances import (
-    ANGLES,
-    EPS,
-    GAPS,
-    kappa,
-    rotation,
-    rounding,
-    singular_values,
-    spectrum,
-)
-from ._parameters import Parameters, Real, Reals, Whole
+from ._instances import EPS, kappa, rotation, rounding, singular_values, spectrum
+from ._parameters import ANGLES, GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, PAPER, Theorem
 from ._verdict import Verdict, at_most, equal
 

@@ -10,18 +10,17 @@ import numpy as np
 from .._validate import FloatArray, as_float64, as_theta
 from ..linear import immunity_limit, rayleigh_spectrum
 from ._instances import (
-    ANGLES,
     EPS,
-    MORE_GAPS,
     Tasks,
     kappa,
     pencil,
+    rir,
     rotation,
     rounding,
     singular_values,
     spectrum,
 )
-from ._parameters import Parameters, Reals
+from ._parameters import ANGLES, MORE_GAPS, Parameters, Reals
 from ._theorem import OURS, PAPER, Theorem
 from ._verdict import Verdict, at_most, equal
 
@@ -119,16 +118,14 @@ def _aligned(
 
 
 def _remark(case: Tasks) -> Verdict:
-    rir = (kappa(case.X_H @ case.theta) / kappa(case.X_H)) / (
-        kappa(case.X_P @ case.theta) / kappa(case.X_P)
-    )
+    found = rir(case.X_P, case.X_H, case.theta)
     condition = case.condition * case.kappa_theta
     return Verdict.of(
-        at_most("RIR <= 1", rir, 1.0, rounding(case.dim, condition)),
+        at_most("RIR <= 1", found, 1.0, rounding(case.dim, condition)),
         K_P=case.X_P.T @ case.X_P,
         K_H=case.X_H.T @ case.X_H,
         theta=case.theta,
-        rir=rir,
+        rir=found,
     )
 
 

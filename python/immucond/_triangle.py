@@ -1,4 +1,4 @@
-"""Fewer rows with the same squared losses."""
+"""Many rows as few: the R factor of X = Q R has the Gram matrix of X and squares nothing."""
 
 from __future__ import annotations
 

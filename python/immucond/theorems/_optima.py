@@ -1,0 +1,241 @@
+"""Optima to choose from: blind, near to the identity, for several primary tasks, rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from .._validate import FloatArray
+from ..linear import immunity_limit, optimal_extractor
+from ._instances import EPS, Tasks, extractor, kappa, pencil, rir, root, rounding, singular_values
+from ._limit import DEFINITE, EXTRACTOR, PAIR, SPREAD, tasks
+from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
+from ._theorem import OURS, Theorem
+from ._verdict import Verdict, at_most, equal
+
+
+def _blind(case: Tasks) -> Verdict:
+    """Theta of K_P alone; only the check looks at the harmful task."""
+    _, s, vt = np.linalg.svd(case.X_P, full_matrices=False)
+    blind = (vt.T / s) @ np.linalg.qr(case.theta)[0]
+    found = rir(case.X_P, case.X_H, blind)
+    limit = immunity_limit(X_P=case.X_P, X_H=case.X_H, ranks=(case.dim, case.dim))
+    lost = rounding(case.dim, case.condition)
+    return Verdict.of(
+        equal(
+            "kappa_P = 1", kappa(case.X_P @ blind), 1.0, rounding(case.dim, kappa(case.X_P) ** 0.5)
+        ),
+        equal("RIR = RIR*", found, limit.rir, lost),
+        rir=found,
+        rir_limit=limit.rir,
+    )
+
+
+def _nearest(case: Tasks) -> Verdict:
+    """Distance ||X_P (theta - I)||_F of the claimed optimum and of another one."""
+    _, s, vt = np.linalg.svd(case.X_P, full_matrices=False)
+    d = case.dim
+    inverse = (vt.T / s) @ vt
+    best = inverse * (s.sum() / d)
+    c = float(np.linalg.norm(case.theta))
+    another = c * inverse @ np.linalg.qr(case.theta)[0]
+    distance, other = (
+        float(np.linalg.norm(case.X_P @ (theta - np.eye(d)))) for theta in (best, another)
+    )
+    lost = 64 * d * EPS * float(s[0] * np.linalg.norm(best, 2) + s[0]) / max(other, EPS)
+    return Verdict.of(
+        at_most("no optimum is nearer", distance, other, lost),
+        equal(
+            "distance",
+            distance**2,
+            float(s @ s) - s.sum() ** 2 / d,
+            64 * d * EPS * float(s[0] / s[-1]),
+            scale=float(s @ s),
+        ),
+        kappa_P=kappa(case.X_P @ best),
+        distance=distance,
+        other=other,
+    )
+
+
+@dataclass(frozen=True)
+class SeveralTasks:
+    """Several primary tasks, a harmful one, and an extractor.
+
+    Attributes
+    ----------
+    primary : tuple of (n, d) arrays
+        Inputs of the primary tasks.
+    X_H : (n, d) array
+        Harmful inputs.
+    theta : (d, d) array
+        Extractor.
+    """
+
+    primary: tuple[FloatArray, ...]
+    X_H: FloatArray
+    theta: FloatArray
+
+
+def _several_case(
+    primary: Sequence[float],
+    second: Sequence[float],
+    harmful: Sequence[float],
+    basis: Sequence[float],
+    other: Sequence[float],
+    theta: Sequence[float],
+    left: Sequence[float],
+) -> SeveralTasks:
+    d = len(primary) + 1
+    return SeveralTasks(
+        (root(primary, [], d, 8.0), root(second, basis, d, 8.0)),
+        root(harmful, other, d, 8.0),
+        extractor(theta, left, [], d, d, d),
+    )
+
+
+def _several(case: SeveralTasks) -> Verdict:
+    kappa_H = kappa(case.X_H @ case.theta)
+    bounds, lost = [], 0.0
+    for X in case.primary:
+        both = Tasks(X, case.X_H, case.theta)
+        _, values = pencil(X, case.X_H)
+        bounds.append(float(values[0] / values[-1]) * kappa(X @ case.theta))
+        lost = max(lost, rounding(both.dim, both.condition))
+        own = max(kappa(X), kappa(case.X_H)) ** 0.5
+        lost = max(lost, rounding(both.dim, own, both.kappa_theta))
+    return Verdict.of(
+        at_most("kappa_H <= min over tasks", kappa_H, min(bounds), 2 * lost),
+        kappa_H=kappa_H,
+        bounds=bounds,
+    )
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """Two tasks, and the factors by which an attacker rescales the features.
+
+    Attributes
+    ----------
+    X_P, X_H : (n, d) arrays
+        Inputs of full column rank.
+    kappa_P : float
+        Point of the frontier.
+    factors : (d,) array
+        Positive.
+    """
+
+    X_P: FloatArray
+    X_H: FloatArray
+    kappa_P: float
+    factors: FloatArray
+
+
+def _rescaled_case(
+    primary: Sequence[float],
+    harmful: Sequence[float],
+    basis: Sequence[float],
+    other: Sequence[float],
+    decades: float,
+    factors: Sequence[float],
+) -> Rescaled:
+    d = len(primary) + 1
+    logs = np.zeros(d)
+    logs[: len(factors)] = list(factors)[:d]
+    return Rescaled(
+        root(primary, basis, d, 6.0), root(harmful, other, d, 6.0), 10.0**decades, 10.0**logs
+    )
+
+
+def _rotation(case: Rescaled) -> Verdict:
+    d = case.X_P.shape[1]
+    keywords = {"X_P": case.X_P, "X_H": case.X_H, "kappa_P": case.kappa_P, "ranks": (d, d)}
+    theta = optimal_extractor(**keywords)  # type: ignore[arg-type]
+    plain = optimal_extractor(**keywords, rotate=False)  # type: ignore[arg-type]
+    Z = case.X_H @ theta
+    s = singular_values(Z)
+    diagonal = np.sum(Z**2, axis=0)
+    bound = float(diagonal.mean()) / float(s[-1]) ** 2
+    spread = float(np.linalg.cond(theta))
+    lost = rounding(d, kappa(case.X_H) ** 0.5, spread)
+    lost += rounding(d, (kappa(case.X_P) * kappa(case.X_H)) ** 0.5)
+    attacked = kappa(Z * case.factors)
+    Y = case.X_H @ plain
+    undone = kappa(Y / np.linalg.norm(Y, axis=0))
+    return Verdict.of(
+        equal("constant diagonal", diagonal, diagonal.mean(), lost),
+        at_most("bound <= kappa(D H D)", bound, attacked, lost * float(np.ptp(case.factors) + 1)),
+        at_most("kappa(H)/m <= bound", kappa(Z) / d, bound, lost),
+        equal("kappa_P as before", kappa(case.X_P @ theta), case.kappa_P, lost),
+        equal("unrotated: undone by scaling", undone, 1.0, lost * kappa(Y) ** 0.5),
+        kappa_H=kappa(Z),
+        bound=bound,
+        after_rescaling=attacked,
+    )
+
+
+# Six features, and a square theta of full rank.
+_SQUARE: Parameters = (
+    PAIR
+    | EXTRACTOR
+    | {"columns": Whole(6, 6), "lost": Whole(0, 0), "primary": Reals(-8.0, 6.0, 5, 5)}
+)
+_theorem = partial(Theorem, source=OURS)
+
+OPTIMA = (
+    _theorem(
+        name="blind-optimum",
+        statement="Whitening the primary task attains the limit against every harmful task at "
+        "once, without looking at one.",
+        formula="theta = c K_P^-1/2 Q: kappa_P = 1, RIR = RIR* for every K_H",
+        hypotheses=DEFINITE,
+        section="theory-limit#the-blind-optimum",
+        parameters=_SQUARE,
+        build=tasks,
+        verify=_blind,
+    ),
+    _theorem(
+        name="nearest-optimum",
+        statement="Among the optima with kappa_P = 1, the one nearest to the identity on primary "
+        "inputs is K_P^-1/2 tr(K_P^1/2)/d.",
+        formula="argmin ||X_P (c K_P^-1/2 Q - I)||_F: Q = I, c = tr(K_P^1/2)/d",
+        hypotheses="K_P definite",
+        section="theory-limit#the-blind-optimum",
+        parameters=_SQUARE,
+        build=tasks,
+        verify=_nearest,
+    ),
+    _theorem(
+        name="several-primary-tasks",
+        statement="With several primary tasks the tightest of their limits holds.",
+        formula="kappa_H <= min_i kappa(M_i) kappa(H_Pi)",
+        hypotheses="all Gram matrices definite",
+        section="theory-limit#the-blind-optimum",
+        parameters={
+            "primary": GAPS,
+            "second": MORE_GAPS,
+            "harmful": MORE_GAPS,
+            "basis": ANGLES,
+            "other": ANGLES,
+            "theta": Reals(-8.0, 3.0, 0, 5),
+            "left": ANGLES,
+        },
+        build=_several_case,
+        verify=_several,
+    ),
+    _theorem(
+        name="rotation",
+        statement="A rotation of the features that makes the diagonal of H_H constant defeats "
+        "every per-feature rescaling, and costs nothing; without it, rescaling undoes everything.",
+        formula="diag(H_H) = tr(H_H)/m: kappa(D H_H D) >= (tr H_H/m)/lambda_min(H_H) >= "
+        "kappa(H_H)/m for every diagonal D > 0",
+        hypotheses=DEFINITE,
+        section="theory-limit#rotate",
+        parameters=SPREAD | {"decades": Real(0.0, 3.0), "factors": Reals(-3.0, 3.0, 0, 6)},
+        build=_rescaled_case,
+        verify=_rotation,
+    ),
+)
