@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from ._alignment import AlignmentRegularizer, r_align
 from ._condition import condition_number
 from ._errors import (
     AccuracyWarning,
@@ -43,6 +44,7 @@ except _NotFound:  # run from a source tree, or bundled without its metadata
 
 __all__ = [
     "AccuracyWarning",
+    "AlignmentRegularizer",
     "ConvergenceError",
     "DegenerateSpectrumError",
     "DegenerateSpectrumWarning",
@@ -65,6 +67,7 @@ __all__ = [
     "log_kappa",
     "probing",
     "psd_extreme_pairs",
+    "r_align",
     "r_ill",
     "r_well",
     "theorems",

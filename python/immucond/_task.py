@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -181,7 +181,7 @@ class Root:
             rank_from="given",
             rtol=self.rtol * share,
             rounding=self.rounding * share**2,
-            decompose=lambda: (sigma / size, self.vectors),
+            decompose=partial(_known, sigma / size, self.vectors),
             factor=None,
         )
 
@@ -247,7 +247,7 @@ def root_of_inputs(
         rtol=rtol,
         rounding=0.0,
         name=name,
-        decompose=lambda: (sigma, vt.T),
+        decompose=partial(_known, sigma, vt.T),
         warning=cut_off(name, found, min(given.shape), rule),
     )
 
@@ -274,14 +274,6 @@ def root_of_gram(
         )
     unit, scale = _to_unit(as_float64(given, name), name)
 
-    def decompose() -> tuple[FloatArray, FloatArray]:
-        values, vectors = np.linalg.eigh(unit)
-        sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
-        # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
-        sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
-        sigma[found - 1] = np.sqrt(ratio)
-        return _cut(sigma, found, name) * np.sqrt(values[-1]), vectors[:, ::-1]
-
     size = unit.shape[0]
     tolerance = max(rule.rtol, np.sqrt(size) * rule.rounded)  # ||K||_F <= sqrt(size) lambda_1
     rounding = default_rtol(unit.shape, np.float64, "gram")  # sums over rows, however many
@@ -297,10 +289,27 @@ def root_of_gram(
         rtol=float(np.sqrt(tolerance)),
         rounding=max(rounding, tolerance, 0.0 if determined else ratio),
         name=name,
-        decompose=decompose,
+        decompose=partial(_decompose, unit, float(ratio), found, name),
         factor=factor,
         warning=cut_off(name, found, size, rule),
     )
+
+
+def _known(sigma: FloatArray, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Singular values and vectors that are there already (a lambda could not be pickled)."""
+    return sigma, vectors
+
+
+def _decompose(
+    unit: FloatArray, ratio: float, rank: int, name: str
+) -> tuple[FloatArray, FloatArray]:
+    """Singular values and vectors of the root of a Gram matrix."""
+    values, vectors = np.linalg.eigh(unit)
+    sigma = np.sqrt(np.maximum(values[::-1], 0.0) / values[-1])
+    # The kernel's ends are certified; eigh rounds each eigenvalue at the size of the largest.
+    sigma = np.clip(sigma, np.sqrt(ratio), 1.0)
+    sigma[rank - 1] = np.sqrt(ratio)
+    return _cut(sigma, rank, name) * np.sqrt(values[-1]), vectors[:, ::-1]
 
 
 def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:

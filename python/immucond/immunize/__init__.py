@@ -6,6 +6,7 @@ All return the same :class:`ImmunizationResult`.
 from ._algorithm1 import algorithm1
 from ._baselines import imma, opt_kappa, r_ill_only
 from ._closed_form import closed_form
+from ._fade import fade
 from ._published import published
 from ._result import ImmunizationResult
 
@@ -13,6 +14,7 @@ __all__ = [
     "ImmunizationResult",
     "algorithm1",
     "closed_form",
+    "fade",
     "imma",
     "opt_kappa",
     "published",

@@ -16,7 +16,7 @@ from .._files import whole
 from .._harmful import not_harder
 from .._task import Ranks, roots, with_ones
 from .._validate import FloatArray, as_float64, plain
-from ..linear import ImmunityLimit, ImmunityReport
+from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment
 from ..linear.of_roots import report_of
 
 HISTORY = "history/"  # before the names of its arrays in a file
@@ -109,6 +109,10 @@ class ImmunizationResult:
             ranks=ranks,
             computed_in=computed_in,
         )
+
+    def alignment(self, X_H: npt.ArrayLike, y_H: npt.ArrayLike, **options: Any) -> Alignment:
+        """Label alignment of the harmful task in these features; see `linear.alignment`."""
+        return alignment(self.features(X_H), y_H, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, which appears whole or not at all."""

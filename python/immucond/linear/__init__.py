@@ -4,11 +4,15 @@ Everything here works on ``H(theta) = theta^T K theta``, the Hessian of linear p
 squared loss, for a primary task P (to keep easy) and a harmful task H (to make hard).
 """
 
+from ._alignment import Alignment, alignment
+from ._alignment_limit import AlignmentLimit, alignment_limit
 from ._angles import Majorization, majorization, rayleigh_spectrum, relative_angles
 from ._distortion import Distortion, distortion
 from ._extractor import blind_extractor, optimal_extractor
+from ._fade import FadeMap, fade
 from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
+from ._leak import Leak, leak
 from ._limit import ImmunityLimit, immunity_limit
 from ._nearest import nearest_extractor
 from ._noise import NoiseCurve, noise_curve
@@ -18,20 +22,28 @@ from ._sampling import expected_sampling_ratio, rows_needed, sampling_ratio
 from ._steps import step_interval
 
 __all__ = [
+    "Alignment",
+    "AlignmentLimit",
     "Distortion",
+    "FadeMap",
     "Frontier",
     "ImmunityLimit",
     "ImmunityReport",
     "JointImmunity",
+    "Leak",
     "Majorization",
     "NoiseCurve",
+    "alignment",
+    "alignment_limit",
     "blind_extractor",
     "distortion",
     "expected_sampling_ratio",
+    "fade",
     "frontier",
     "immunity",
     "immunity_limit",
     "joint_extractor",
+    "leak",
     "leveling_rotation",
     "majorization",
     "nearest_extractor",

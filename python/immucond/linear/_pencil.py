@@ -11,6 +11,7 @@ from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._task import Root, squared_ratio
 from .._validate import FloatArray
+from ._labels import LabelledTask
 
 # Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
 # Gram matrices were given; inputs keep their digits.
@@ -71,7 +72,7 @@ def kappa_of_pencil(P: Root, H: Root) -> float:
     return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 
-def deficit_of(P: Root, H: Root) -> int:
+def deficit_of(P: Root, H: Root | LabelledTask) -> int:
     """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
     if P.rank == P.dim:
         return 0

@@ -4,6 +4,7 @@ Those of the paper as printed, what is true where they are not, and what goes be
 proofs of what is ours stand on the documentation page "Theory".
 """
 
+from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
 from ._deep import DEEP, Net
 from ._distortion import DISTORTION, Samples
@@ -24,7 +25,7 @@ THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
     for group in (
         SPECTRUM, BOUNDS, GRADIENTS, UPDATES, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
-        DEEP,
+        DEEP, ALIGNMENT,
     )
     for theorem in group
 }  # fmt: skip
@@ -40,6 +41,7 @@ __all__ = [
     "Extractor",
     "Features",
     "Frontier",
+    "Labelled",
     "Matrix",
     "Narrow",
     "Net",

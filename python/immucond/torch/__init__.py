@@ -11,6 +11,7 @@ from .._extras import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from ._alignment import RAlign, r_align
 from ._distributed import gram
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
@@ -40,6 +41,7 @@ __all__ = [
     "ExtremePairs",
     "ImmunizationLoss",
     "Objective",
+    "RAlign",
     "RIll",
     "RWell",
     "TrainerMixin",
@@ -54,6 +56,7 @@ __all__ = [
     "load_saved",
     "log_kappa",
     "precondition",
+    "r_align",
     "r_ill",
     "r_well",
     "rir",

@@ -1,0 +1,159 @@
+"""Label alignment as an operator: what it lacks, a top eigenvalue, the extreme pairs have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._validate import as_count
+from ._arguments import check_tensor
+from ._operator import Function, Operator, nestable, wide
+from ._pairs import pairs_operator
+from ._scale import exponent_of, times_power
+
+
+class _Energy(Function):
+    """``||Y||_F^2`` of each matrix of a stack; NaN, and nothing to align with, are refused."""
+
+    @staticmethod
+    def forward(Y: Tensor) -> Tensor:
+        result: Tensor = _energy.entry(Y)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (Y,) = ctx.saved_tensors
+        gradient: Tensor = 2.0 * upstream[..., None, None] * Y
+        return gradient
+
+    @staticmethod
+    @nestable
+    def jvp(saved: Any, ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        change: Tensor = 2.0 * (saved[0] * tangent).sum((-2, -1))
+        return change
+
+
+def _kernel(Y: Tensor) -> Tensor:
+    energy = Y.square().sum((-2, -1))
+    if not bool(energy.isfinite().all()):
+        raise ValueError("Y must be finite, and holds NaN or infinity")
+    if not bool((energy > 0.0).all()):
+        raise ValueError("Y is constant (zero, where it is not centred): nothing to align with")
+    return energy
+
+
+_energy = Operator(
+    _Energy,
+    "label_energy(Tensor Y) -> Tensor",
+    fake=lambda Y: Y.new_empty(Y.shape[:-2]),
+    kernel=_kernel,
+)
+
+
+def r_align(Z: Tensor, Y: Tensor, *, center: bool = True, classes: int | None = None) -> Tensor:
+    """Return the label alignment of features, ``||Z^T Y||^2 / (sigma_1 ||Y||^2)``.
+
+    See `immucond.r_align`. Descent on its logarithm makes plain gradient descent slow on these
+    labels; it does not bind an attacker who whitens the features.
+
+    Parameters
+    ----------
+    Z : Tensor, shape (..., N, m)
+        Features, one row a sample, or a stack of them.
+    Y : Tensor, shape (..., N, c), or integers of shape (..., N)
+        Targets, or one class a row.
+    center : bool, default True
+        Whether features and targets are centred first, as a probe with an intercept sees them.
+    classes : int, optional
+        How many classes integers name, where the batch may lack some (`torch.compile` needs it).
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Of the dtype of Z, at least float32. Differentiable by Z and by targets, twice.
+
+    Raises
+    ------
+    ValueError
+        For NaN, shapes that do not fit, and features or targets that are zero (constant, if
+        centred).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> Z = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-2.0, 0.0], [0.0, -1.0]])
+    >>> ict.r_align(Z, torch.tensor([[0.0], [1.0], [0.0], [-1.0]]))
+    tensor(0.2500)
+    """
+    check_tensor(Z, "Z")
+    y = _targets(Z, Y, classes)
+    A = times_power(Z.double(), -exponent_of(Z.double()), False)
+    if center:
+        A, y = (x - x.mean(-2, keepdim=True) for x in (A, y))
+    b = A.mT @ y
+    top = pairs_operator(A, True, None, None, None, False)[0]
+    value: Tensor = b.square().sum((-2, -1)) / (top * _energy(y))
+    return value.to(wide(Z.dtype))
+
+
+def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
+    """Return targets in float64, classes as one-hot columns."""
+    if not isinstance(Y, Tensor):
+        raise TypeError(f"Y must be a torch.Tensor, and is {type(Y).__name__}")
+    if not (Y.is_floating_point() or Y.is_complex()):
+        if Y.shape != Z.shape[:-1]:
+            raise ValueError(
+                f"Y must name one class a row, of shape {tuple(Z.shape[:-1])} for Z of shape "
+                f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
+            )
+        count = -1 if classes is None else as_count(classes, "classes", least=2)
+        return nn.functional.one_hot(Y.long(), count).double()
+    check_tensor(Y, "Y")
+    if Y.shape[:-1] != Z.shape[:-1]:
+        raise ValueError(
+            f"Y must have one row a sample, shape {(*Z.shape[:-1], 'c')} for Z of shape "
+            f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
+        )
+    return Y.double()
+
+
+class RAlign(nn.Module):
+    """`r_align` of the features that pass through, or its logarithm.
+
+    Parameters
+    ----------
+    center, classes
+        As in `immucond.torch.r_align`.
+    log : bool, default True
+        Return the logarithm, whose gradient does not vanish where labels are slow already.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> ict.RAlign()(torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([[1.0], [-1.0], [0.0]]))
+    tensor(0.)
+    """
+
+    def __init__(
+        self, *, center: bool = True, classes: int | None = None, log: bool = True
+    ) -> None:
+        super().__init__()
+        self.center, self.classes, self.log = bool(center), classes, bool(log)
+
+    def forward(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """Return the value at features and their labels."""
+        value = r_align(Z, Y, center=self.center, classes=self.classes)
+        return torch.log(value) if self.log else value
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the parentheses."""
+        return f"center={self.center}, classes={self.classes}, log={self.log}"

@@ -1,0 +1,76 @@
+"""Fade as a method: primary predictions stay, and descent on the harmful labels stands still."""
+
+import numpy as np
+import pytest
+
+import immucond as ic
+
+
+def tasks(seed=0, rows=400, d=8):
+    rng = np.random.default_rng(seed)
+    X_P = rng.normal(size=(rows, d)) * np.geomspace(4.0, 0.5, d)
+    X_H = rng.normal(size=(rows, d)) * np.geomspace(3.0, 0.5, d)
+    return X_P, X_P @ rng.normal(size=d), X_H, (X_H @ rng.normal(size=(d, 3))).argmax(1)
+
+
+def test_predictions_stay_on_any_row():
+    X_P, y_P, X_H, y_H = tasks()
+    result = ic.immunize.fade(X_P, y_P, X_H, y_H)
+    w = np.linalg.lstsq(X_P, y_P, rcond=None)[0]
+    other = np.random.default_rng(1).normal(size=(50, 8))
+    np.testing.assert_allclose(result.features(other) @ result.omega, other @ w, rtol=1e-9)
+    assert result.method == "fade"
+    assert result.history == {}
+    assert result.parameters["tau"] == 1e4
+
+
+def test_gradient_descent_on_the_harmful_labels_is_as_slow_as_rho_says():
+    X_P, y_P, X_H, y_H = tasks()
+    result = ic.immunize.fade(X_P, y_P, X_H, y_H)
+    Y = np.eye(3)[y_H]
+    Y -= Y.mean(0)
+    shares = []
+    for features in (X_H, result.features(X_H)):
+        Z = features - features.mean(0)
+        fitted = Z @ np.linalg.lstsq(Z, Y, rcond=1e-12)[0]
+        top = np.linalg.norm(Z, 2) ** 2
+        W = np.zeros((8, 3))
+        for _ in range(50):
+            W -= Z.T @ (Z @ W - Y) / top
+        shares.append(np.sum((Z @ W - fitted) ** 2) / np.sum(fitted**2))
+    bound = result.alignment(X_H, y_H)
+    assert shares[0] < 0.3
+    assert shares[1] > 0.99
+    assert shares[1] >= bound.loss(50)
+    assert bound.rho == pytest.approx(ic.linear.fade(X_P, X_H, y_H).rho, rel=1e-6)
+
+
+def test_results_are_kept(tmp_path):
+    result = ic.immunize.fade(*tasks(), protect=True, form="near")
+    result.save(tmp_path / "fade.npz")
+    again = ic.immunize.ImmunizationResult.load(tmp_path / "fade.npz")
+    np.testing.assert_array_equal(again.theta, result.theta)
+    assert again.parameters == result.parameters
+    assert again.report == result.report
+
+
+def test_heads_of_several_columns():
+    X_P, y_P, X_H, y_H = tasks(1)
+    result = ic.immunize.fade(X_P, np.column_stack([y_P, -y_P]), X_H, y_H, form="whitened")
+    assert result.omega.shape == (8, 2)
+    np.testing.assert_allclose(result.features(X_P) @ result.omega[:, 0], y_P, rtol=1e-6, atol=1e-6)
+    assert result.report.kappa_P == pytest.approx(1e4, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tau": np.inf}, r"tau must be in \[1, inf\)"),
+        ({"tau": 0.1}, "tau must be in"),
+        ({"form": "far"}, "form must be one of"),
+        ({"delta": -1}, "delta must be in"),
+    ],
+)
+def test_bad_input(change, match):
+    with pytest.raises(ValueError, match=match):
+        ic.immunize.fade(*tasks(), **change)

@@ -1,0 +1,122 @@
+"""Label alignment in torch: values and gradients as in NumPy, and all that autograd asks."""
+
+import numpy as np
+import pytest
+import torch
+
+import immucond as ic
+import immucond.torch as ict
+
+
+def data(*stack, rows=9, m=4, c=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    return torch.randn(*stack, rows, m, **options) + 1.0, torch.randn(*stack, rows, c, **options)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("rows", [3, 9])
+@pytest.mark.parametrize("scale", [1.0, 1e150, 1e-150])
+def test_values_and_gradients_are_those_of_numpy(center, rows, scale):
+    Z, Y = data(rows=rows)
+    Z = (Z * scale).requires_grad_()
+    value = ict.r_align(Z, Y, center=center)
+    value.backward()
+    expected, grad = ic.r_align.value_and_grad_features(
+        Z.detach().numpy(), Y.numpy(), center=center
+    )
+    assert value.item() == pytest.approx(expected, rel=1e-11)
+    np.testing.assert_allclose(Z.grad.numpy() * scale, grad * scale, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_first_and_second_derivatives_by_features_and_targets(center):
+    Z, Y = (x.requires_grad_() for x in data(rows=6, m=3, c=2))
+
+    def value(Z, Y):
+        return ict.r_align(Z, Y, center=center)
+
+    assert torch.autograd.gradcheck(value, (Z, Y), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(value, (Z, Y))
+
+
+def test_stacks_and_vmap_are_one_after_the_other():
+    Z, Y = data(5)
+    each = torch.stack([ict.r_align(z, y) for z, y in zip(Z, Y, strict=True)])
+    torch.testing.assert_close(ict.r_align(Z, Y), each, rtol=1e-12, atol=0)
+    torch.testing.assert_close(torch.func.vmap(ict.r_align)(Z, Y), each, rtol=1e-12, atol=0)
+    by_func = torch.func.vmap(torch.func.grad(ict.r_align))(Z, Y)
+    for z, y, grad in zip(Z, Y, by_func, strict=True):
+        (expected,) = torch.autograd.grad(ict.r_align(z.requires_grad_(), y), z)
+        torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_classes_are_their_one_hot_columns():
+    Z, _ = data()
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    one_hot = torch.eye(3, dtype=torch.float64)[y]
+    expected = ict.r_align(Z, one_hot)
+    torch.testing.assert_close(ict.r_align(Z, y), expected)
+    torch.testing.assert_close(ict.r_align(Z, y.to(torch.uint8), classes=7), expected)
+    torch.testing.assert_close(ict.RAlign(classes=3, log=False)(Z, y), expected)
+    torch.testing.assert_close(ict.RAlign()(Z, y), expected.log())
+    assert expected.item() == pytest.approx(ic.r_align(Z.numpy(), one_hot.numpy()), rel=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_is_of_its_entries(dtype):
+    Z, Y = data(rows=30)
+    low = Z.to(dtype).requires_grad_()
+    value = ict.r_align(low, Y)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(ict.r_align(low.detach().double(), Y).item(), rel=1e-6)
+    value.backward()
+    assert low.grad.dtype == dtype
+    assert torch.isfinite(low.grad).all()
+
+
+def test_it_compiles():
+    Z, _ = data()
+    y = torch.tensor([0, 1, 2] * 3)
+
+    def step(Z):
+        return torch.log(ict.r_align(Z, y, classes=3))
+
+    Z.requires_grad_()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    (expected,) = torch.autograd.grad(step(Z), Z)
+    (found,) = torch.autograd.grad(compiled(Z), Z)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_descent_makes_labels_slow():
+    Z, Y = data(rows=40)
+    W = torch.eye(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([W], lr=0.05)
+    before = ic.linear.alignment(Z.numpy(), Y.numpy()).rho
+    for _ in range(200):
+        optimizer.zero_grad()
+        ict.RAlign()(Z @ W, Y).backward()
+        optimizer.step()
+    after = ic.linear.alignment((Z @ W).detach().numpy(), Y.numpy()).rho
+    assert after < 0.1 * before
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"Z": torch.full((9, 4), torch.nan)}, ValueError, "NaN|nan|finite"),
+        ({"Z": np.ones((9, 4))}, TypeError, "Z must be a torch.Tensor, and is ndarray"),
+        ({"Z": torch.ones(9, 4)}, ValueError, "zero|rank 0"),
+        ({"Y": torch.full((9, 3), torch.inf)}, ValueError, "Y must be finite"),
+        ({"Y": torch.ones(9, 3)}, ValueError, "Y is constant"),
+        ({"Y": torch.ones(8, 3)}, ValueError, r"Y must have one row a sample, shape \(9, 'c'\)"),
+        ({"Y": torch.ones(9, dtype=int)[:8]}, ValueError, "one class a row, of shape"),
+        ({"Y": [1, 2]}, TypeError, "Y must be a torch.Tensor, and is list"),
+        ({"Y": torch.ones(9, dtype=int), "classes": 1}, ValueError, "classes must be at least 2"),
+    ],
+)
+def test_bad_input(change, error, match):
+    Z, Y = data()
+    with pytest.raises(error, match=match):
+        ict.r_align(**{"Z": Z, "Y": Y, **change})
