@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import immucond as ic
 from immucond import limit
 from immucond._cli import main
+from immucond._task import root_of_gram
 from immucond.limit import _rows
 
 
@@ -149,7 +150,7 @@ def test_qr_keeps_the_digits_that_gram_matrices_lose(tmp_path, capsys):
 
 def test_figure_has_labels():
     settings = limit.Settings(primary="", harmful="", points=5)
-    task = limit.Task("f", 3, 2, "float64", ic.linear._root.root_of_gram(np.eye(2), "K"))
+    task = limit.Task("f", 3, 2, "float64", root_of_gram(np.eye(2), "K"))
     exact = ic.linear.immunity_limit(np.diag([4, 1]), np.eye(2))
     line = ic.linear.frontier(np.diag([4, 1]), np.eye(2), points=5)
     noise = ic.linear.noise_curve(np.diag([4, 1]), np.eye(2), rows=(3, 3))
@@ -167,7 +168,7 @@ def test_figure_has_labels():
 def test_labels_of_ticks_do_not_overlap(kappa, high):
     """Whether an axis spans less than a decade or many; and each shows some."""
     settings = limit.Settings(primary="", harmful="", points=5)
-    task = limit.Task("f", 3, 2, "float64", ic.linear._root.root_of_gram(np.eye(2), "K"))
+    task = limit.Task("f", 3, 2, "float64", root_of_gram(np.eye(2), "K"))
     K = np.diag([kappa, 1.0]), np.diag([1.0, high])
     exact, line = ic.linear.immunity_limit(*K), ic.linear.frontier(*K, points=5)
     noise = ic.linear.noise_curve(*K, rows=(3, 3))
