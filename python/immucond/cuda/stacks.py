@@ -196,7 +196,7 @@ class Stack:
         Matrices that the kernels leave stay NaN while a graph is captured.
         """
         where, library = self.where, self.library
-        found: list[int | None]
+        ranks: list[int]  # 0: for the host
         if self._launched:
             small = small_problems(
                 where,
@@ -210,8 +210,8 @@ class Stack:
             value, by_X = small.value, small.gradient
             if library.capturing():
                 return Evaluated(value, by_X, False, True, min(where.shape[1:]))
-            status, ranks = library.to_numpy(small.status), library.to_numpy(small.rank)
-            found = [None if s else int(k) for s, k in zip(status, ranks, strict=True)]
+            status = library.to_numpy(small.status)
+            ranks = np.where(status == 0, library.to_numpy(small.rank), 0).tolist()
         else:
             value = library.empty(where.shape[:1], "float64", where.device)
             by_X = (
@@ -219,14 +219,12 @@ class Stack:
                 if gradient
                 else None
             )
-            found = [
+            ranks = [
                 self._evaluate_one(i, regularizer, p, value, by_X) for i in range(where.shape[0])
             ]
         tied, determined = False, True
         kernel = _core.evaluate_features if self.features else _core.evaluate
-        for i, rank in enumerate(found):
-            if rank is not None:
-                continue
+        for i in [i for i, rank in enumerate(ranks) if rank == 0]:
             on_host = kernel(
                 library.to_numpy(self.X[i]),
                 coefficients=regularizer.coefficients,
@@ -245,8 +243,8 @@ class Stack:
                         f"the gradient of {regularizer.name} is not representable in float32"
                     )
             tied, determined = tied or on_host[3], determined and on_host[4]
-            found[i] = on_host[5]
-        return Evaluated(value, by_X, bool(tied), bool(determined), int(min(found)))  # type: ignore[type-var, arg-type]
+            ranks[i] = on_host[5]
+        return Evaluated(value, by_X, bool(tied), bool(determined), min(ranks))
 
     def pairs(self) -> PairsFound:
         """Return both ends of each: symmetric positive semidefinite matrices, or features."""
@@ -300,17 +298,17 @@ class Stack:
 
     def _evaluate_one(
         self, i: int, regularizer: SpectralRegularizer, p: int, value: Any, by_X: Any
-    ) -> int | None:
-        """Put value and gradient to place i; return the rank, or None where the host has to."""
+    ) -> int:
+        """Put value and gradient to place i; return the rank, or 0 where the host has to."""
         library, gradient = self.library, by_X is not None
         formed = self._formed(i)
         if formed is None:
-            return None
+            return 0
         if self.features and p == _core.ALL_VALUES:
             p = self.where.shape[2]  # more than the order of Z Z^T where rows are few
         found = self._ends(formed, p, regularizer=built_in(regularizer), gradient=gradient)
         if found is None:
-            return None
+            return 0
         if isinstance(found, Small):
             value[i], G = found.value[0], found.gradient
             rank = int(library.to_numpy(found.rank)[0])
@@ -320,7 +318,7 @@ class Stack:
                 found.spectrum.p < found.spectrum.rank
                 or not np.isfinite([number, *coefficients]).all()
             ):
-                return None
+                return 0
             library.assign(value, i, number)
             rank = found.spectrum.rank
             G = self._by_matrix(formed, found.vectors, *coefficients) if gradient else None
@@ -328,7 +326,7 @@ class Stack:
             times(formed.A, 2.0, G, self._like(formed.A, by_X[i]), library)
         elif gradient:
             by_X[i] = G
-        return rank if not gradient or _is_finite(by_X[i]) else None
+        return rank if not gradient or _is_finite(by_X[i]) else 0
 
     def _by_matrix(
         self, formed: _Formed, vectors: Any, alpha: float, beta: float, gamma: float
