@@ -30,6 +30,7 @@ _METHODS: dict[str, Callable[..., ImmunizationResult]] = {
     method.__name__: method
     for method in (
         immunize.closed_form,
+        immunize.fade,
         immunize.algorithm1,
         immunize.r_ill_only,
         immunize.opt_kappa,
@@ -38,7 +39,7 @@ _METHODS: dict[str, Callable[..., ImmunizationResult]] = {
     )
 }
 # Each reaches the methods whose signature has its name; those in _MADE are made from several.
-_PASSED = ("kappa_P", "rotate", "lambda_P", "lambda_H", "lr", "steps")
+_PASSED = ("kappa_P", "tau", "rotate", "lambda_P", "lambda_H", "lr", "steps")
 _MADE = ("X_P", "y_P", "X_H", "y_H", "delta", "loss", "seed")
 _LOSS_OF = {
     "binary": "logistic",
@@ -64,19 +65,23 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Parameters
     ----------
     method : str, default "closed_form"
-        The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``,
-        ``"algorithm1"``, ``"r_ill_only"``, ``"opt_kappa"``, ``"imma"`` or ``"published"``.
-        Parameters below that it does not have are ignored.
+        The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``, ``"fade"``
+        (which slows descent on ``y_harmful`` itself), ``"algorithm1"``, ``"r_ill_only"``,
+        ``"opt_kappa"``, ``"imma"`` or ``"published"``. Parameters below that it does not have are
+        ignored.
     kappa_P : float, optional
         Condition number that the primary Hessian shall have, for the closed form. By default it
         keeps its own (with `delta`), so that the harmful one can only grow; without harmful inputs
         it is 1.
+    tau : float, optional
+        How much slower descent along the harmful labels shall be, for ``"fade"``; None leaves it to
+        the method.
     delta : "auto", float or (float, float), default "auto"
         Added to the diagonals of the Gram matrices of (X, X_harmful), for the closed form. Where
         harmful inputs have energy in directions that X leaves out, the supremum of the relative
         immunization ratio is infinite, and without a delta there is no optimum. ``"auto"`` adds
         nothing where there is one, and the smallest nonzero eigenvalue of X's Gram matrix where
-        there is none: see ``delta_``.
+        there is none: see ``delta_``. ``"fade"`` needs none, and takes one number.
     rotate : bool, default True
         Rotate the features so that rescaling them does not undo the immunization. For the closed
         form, with harmful inputs.
@@ -154,6 +159,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         method: str = "closed_form",
         *,
         kappa_P: float | None = None,
+        tau: float | None = None,
         delta: float | tuple[float, float] | Literal["auto"] = "auto",
         rotate: bool = True,
         loss: str = "auto",
@@ -166,6 +172,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     ) -> None:
         self.method = method
         self.kappa_P = kappa_P
+        self.tau = tau
         self.delta = delta
         self.rotate = rotate
         self.loss = loss
@@ -197,7 +204,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X_harmful : (n_samples_harmful, n_features) array_like, optional
             Inputs of the harmful task. Without them the blind optimum is found.
         y_harmful : (n_samples_harmful,) or (n_samples_harmful, n_outputs) array_like, optional
-            Its targets or class labels, for ``"imma"``; their loss is that of `y`.
+            Its targets or class labels, for ``"fade"`` and ``"imma"`` (where their loss is that of
+            `y`).
 
         Returns
         -------
@@ -285,9 +293,17 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         accepted = signature(method).parameters
         keywords = self._keywords(accepted)
         self.delta_ = (0.0, 0.0)
-        if "delta" in accepted:
-            self.delta_ = keywords["delta"] = self._delta(X, harmful)
         targets: Array = np.zeros(X.shape[0])
+        if self.method == "fade":
+            keywords["delta"], _ = self.delta_ = self._one_delta()
+            self._need("y_harmful", y_harmful)
+            keywords["y_H"], _, _ = _targets(harmful, y_harmful, "auto", "y_harmful")
+            if keywords.get("protect"):
+                self._need("y", y)
+                targets, _, classes = _targets(X, y, "auto", "y")
+                targets = targets if classes is None else np.eye(classes.size)[targets.astype(int)]
+        elif "delta" in accepted:
+            self.delta_ = keywords["delta"] = self._delta(X, harmful)
         trains_head = "loss" in accepted and y is not None
         if trains_head:
             targets, loss, self.classes_ = _targets(X, y, self.loss, "y")
@@ -320,6 +336,16 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             )
         validate_data(self, X_harmful, reset=False, skip_check_array=True)  # compares their names
         return harmful
+
+    def _one_delta(self) -> tuple[float, float]:
+        """Delta of K_P alone, which is all that fade takes."""
+        if isinstance(self.delta, str):
+            check_choice(self.delta, "delta", ("auto",))
+            return 0.0, 0.0
+        delta = as_delta(self.delta)
+        if np.ndim(self.delta) and delta[1] != 0.0:
+            raise ValueError(f"delta must be one number for method='fade', got {self.delta!r}")
+        return delta[0], 0.0
 
     def _delta(self, X: FloatArray, harmful: FloatArray | None) -> tuple[float, float]:
         if not isinstance(self.delta, str):

@@ -88,7 +88,7 @@ def fade(
         y_H,
         tau=strength,
         form=form,  # type: ignore[arg-type]
-        Y_P=targets,
+        Y_P=targets if protect else None,
         protect=protect,
         delta=delta,
         ranks=ranks,
