@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._checkpoint import Checkpoint
 from .._errors import DivergenceError, ImmucondError
 from .._extreme import ExtremePairs
 from .._harmful import warn_if_easier
 from .._task import warn_if_lost
-from .._validate import check_choice, plain, refuse_other
+from .._validate import check_choice
 from .._warn import warn
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Conditioning, Evaluation, Objective, Term
@@ -58,7 +57,8 @@ def run(
     if setup.checkpoint is not None:
         decided = {key: value for key, value in told.items() if key not in ("steps", "epochs")}
         data = {key: described(array) for key, array in problem.given.items()}
-        kept = Checkpoint(setup.checkpoint, {"method": name} | decided | data)
+        run_of = {"method": name} | decided | data
+        kept = RunCheckpoint(setup.checkpoint, setup.checkpoint_every, run_of)
     objective = Objective(problem, terms)
     records: Records = []
 
@@ -107,11 +107,11 @@ def run(
             if stop or state.step == last:
                 break
             state, found = mover(state, found, evaluate)
-            if kept is not None and state.step % setup.checkpoint_every == 0:
-                kept.save(state, records)
+            if kept is not None and state.step % kept.every == 0:
+                kept.save((state, records))
     except KeyboardInterrupt:
         if kept is not None:
-            kept.save(state, records)
+            kept.save((state, records))
         raise
     except DivergenceError as error:
         if records:
@@ -120,7 +120,7 @@ def run(
                 error.result = result(good)
         raise
     if kept is not None:
-        kept.save(state, records)
+        kept.save((state, records))
     for category, message in warned.items():
         warn(message, category)
     warn_if_lost(problem.P, problem.H)
@@ -177,54 +177,30 @@ def _cannot_start(name: str, loss: float) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a run is kept, and which run it is.
+class RunCheckpoint(Checkpoint[tuple[State, Records]]):
+    """An .npz file with the state before a step, and the records of all steps before it."""
 
-    Attributes
-    ----------
-    path : path-like
-        An .npz file.
-    run : dict
-        All that decides the run's bits, except how many steps it takes.
-    """
-
-    path: str | os.PathLike[str]
-    run: dict[str, Any]
-
-    def save(self, state: State, records: Records) -> None:
-        """Write the state before a step, and the records of all steps before it."""
-        arrays: dict[str, npt.NDArray[Any]] = {"theta": state.theta, "omega": state.omega}
-        for number, pairs in enumerate(state.starts):
+    def save(self, state: tuple[State, Records]) -> None:
+        """Write the state with the settings, whole or not at all."""
+        before, records = state
+        arrays: dict[str, npt.NDArray[Any]] = {"theta": before.theta, "omega": before.omega}
+        for number, pairs in enumerate(before.starts):
             if pairs is not None:
                 arrays |= {
                     f"start{number}/{part.name}": np.asarray(getattr(pairs, part.name))
                     for part in fields(pairs)
                 }
-        arrays |= {f"moment{number}": moment for number, moment in enumerate(state.moments)}
-        done = records[: state.step]
+        arrays |= {f"moment{number}": moment for number, moment in enumerate(before.moments)}
+        done = records[: before.step]
         if done:
             arrays |= {
                 HISTORY + name: np.array([record[name] for record in done]) for name in done[0]
             }
-        write_archive(self.path, "checkpoint", {"run": plain(self.run), "step": state.step}, arrays)
+        write_archive(self.path, "checkpoint", {"run": self.settings, "step": before.step}, arrays)
 
-    def load(self) -> tuple[State, Records] | None:
-        """Read what was saved; None where nothing was.
-
-        Raises
-        ------
-        ValueError
-            Where the file is something else, or the checkpoint of another run: the message says
-            what differs.
-        """
-        if not Path(self.path).exists():
-            return None
-        if not Path(self.path).is_file():
-            raise ValueError(f"checkpoint {os.fspath(self.path)} must be a regular file")
+    def read(self) -> tuple[dict[str, Any], tuple[State, Records]]:
+        """Return settings and state."""
         description, arrays = read_archive(self.path, "checkpoint")
-        what, remedy = f"checkpoint {os.fspath(self.path)}", "Give another path, or remove it"
-        refuse_other(description["run"], plain(self.run), what, remedy)
         step = int(description["step"])
         history = {
             name.removeprefix(HISTORY): values
@@ -244,7 +220,7 @@ class Checkpoint:
             (starts[0], starts[1]),
             tuple(arrays[f"moment{number}"] for number in range(moments)),
         )
-        return state, records
+        return description["run"], (state, records)
 
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
