@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "torch": {"cuda"},
     "deep": {"torch", "linear", "probing"},
     "limit": {"linear"},
-    "experiments": {"linear", "probing", "immunize", "torch", "deep"},
+    "experiments": {"linear", "probing", "immunize", "torch", "deep", "limit"},
     "_cli": {"linear", "probing", "immunize", "theorems", "cuda", "limit", "experiments"},
 }
 # Its users know the operators of immucond.torch and what is made of them by one name.
