@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._errors import ImmunityWarning
 from ._warn import warn
-
-if TYPE_CHECKING:
-    from .linear import ImmunityReport
 
 # Two extractors that differ by a scale alone agree in kappa to rounding, not to the bit.
 SLACK = 1e-8
@@ -46,11 +41,11 @@ def times(i: float) -> str:
     return f"{i:.3g}" if abs(1.0 - i) >= 5e-3 else f"1 - {1.0 - i:.1e}"
 
 
-def warn_if_easier(report: ImmunityReport, remedy: str) -> None:
+def warn_if_easier(i: float, rir: float, remedy: str) -> None:
     """Warn where an extractor made the harmful task easier."""
-    if easier(report.i, OF_EXTRACTORS):
+    if easier(i, OF_EXTRACTORS):
         warn(
-            f"the harmful task got easier: its condition number is {times(report.i)} times "
-            f"what it was, (i), on the rows given, at a RIR of {report.rir:.3g}. {remedy}",
+            f"the harmful task got easier: its condition number is {times(i)} times "
+            f"what it was, (i), on the rows given, at a RIR of {rir:.3g}. {remedy}",
             ImmunityWarning,
         )

@@ -120,7 +120,7 @@ def closed_form(
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
     report = report_of(P, H, theta)
-    warn_if_easier(report, "A larger kappa_P raises both condition numbers")
+    warn_if_easier(report.i, report.rir, "A larger kappa_P raises both condition numbers")
     return ImmunizationResult(
         theta=theta,
         omega=omega[:, 0] if np.ndim(y_P) == 1 else omega,

@@ -125,7 +125,7 @@ def run(
         warn(message, category)
     warn_if_lost(problem.P, problem.H)
     done = result(state)
-    warn_if_easier(done.report, "A larger lambda_H makes it harder")
+    warn_if_easier(done.report.i, done.report.rir, "A larger lambda_H makes it harder")
     return done
 
 
