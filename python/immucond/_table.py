@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from .linear import ImmunityLimit
-
 LIMIT_SYMBOLS = (
     "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
     "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
@@ -143,14 +141,6 @@ class Table:
         if self.note:
             lines += ["", self.note]
         return "\n".join(lines) + "\n"
-
-
-def why_unbounded(limit: ImmunityLimit) -> str:
-    """Say why a limit is infinite."""
-    return (
-        f"K_P has rank {limit.rank_P}, and K_H (rank {limit.rank_H}) has energy in "
-        f"{limit.deficit} directions that no primary row uses."
-    )
 
 
 def empty_table(title: str | Text) -> RichTable:

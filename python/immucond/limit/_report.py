@@ -10,7 +10,7 @@ import numpy as np
 from .._format import brief, number, plain
 from .._harmful import NOTE, marked, not_harder
 from .._style import BLACK, BLUE, VERMILION, before_or, print_style
-from .._table import LIMIT_SYMBOLS, empty_table, why_unbounded
+from .._table import LIMIT_SYMBOLS, empty_table
 from ..linear import ImmunityLimit
 from ._run import Result, Task
 
@@ -220,4 +220,4 @@ def _convention(result: Result) -> str:
 def _why(limit: ImmunityLimit) -> str:
     if limit.case != "unbounded":
         return f"RIR* = kappa(M) kappa_P / kappa_H: {CASES[limit.case]}."
-    return f"No limit: {why_unbounded(limit)} Give --delta for a finite one."
+    return f"No limit: {limit.why_unbounded} Give --delta for a finite one."

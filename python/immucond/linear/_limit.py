@@ -68,6 +68,14 @@ class ImmunityLimit:
     delta: tuple[float, float]
     features: int
 
+    @property
+    def why_unbounded(self) -> str:
+        """Why an infinite limit is infinite, in a sentence; see `case`."""
+        return (
+            f"K_P has rank {self.rank_P}, and K_H (rank {self.rank_H}) has energy in "
+            f"{self.deficit} directions that no primary row uses."
+        )
+
 
 def limit_of(
     P: Root, H: Root, delta: tuple[float, float] = (0.0, 0.0), features: int | None = None

@@ -11,7 +11,7 @@ from ..._format import brief, plain
 from ..._format import number as _n
 from ..._harmful import marked, not_harder
 from ..._style import BLACK, BLUE, VERMILION, before_or, legend_below, print_style, thin
-from ..._table import Table, why_unbounded
+from ..._table import Table
 from ..._validate import FloatArray
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
@@ -170,7 +170,7 @@ def _delta(result: Result) -> str:
 def _why(limit: ImmunityLimit) -> str:
     if limit.case != "unbounded":
         return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
-    return f"The exact limit is infinite: {why_unbounded(limit)}"
+    return f"The exact limit is infinite: {limit.why_unbounded}"
 
 
 # ---- figures ----

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._format import brief, number
-from ..._table import LIMIT_SYMBOLS, Table, why_unbounded
+from ..._table import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
 from .._experiment import Result
 from .._figures import curves
@@ -101,7 +101,7 @@ def _limits(result: Result) -> Table:
     exact: ImmunityLimit = result.limits["training"]["exact"]
     note = LIMIT_SYMBOLS
     if exact.case == "unbounded":
-        why = f"The exact limit is infinite: {why_unbounded(exact)}"
+        why = f"The exact limit is infinite: {exact.why_unbounded}"
         note = f"{why} delta is added to the diagonals of both. {note}"
     return Table(
         "Limit of the RIR, exact convention",
