@@ -63,7 +63,7 @@ using RuleTuple = std::tuple<Index, double, double, double>;
 Rule rule_of(const RuleTuple& rule);
 
 /// (method, tol, vectors to start from at either end, ratio of the ends there): `Search` of
-/// _extreme.py.
+/// _search.py.
 using Columns = py::array_t<double, py::array::f_style | py::array::forcecast>;
 using Search = std::tuple<std::string, double, Columns, Columns, double>;
 

@@ -84,12 +84,6 @@ void register_rules(py::module_& m) {
         return default_rtol(rows, columns, eps, data_of(given));
       },
       py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("eps"), py::arg("given"));
-  m.def(
-      "half_rounding",
-      [](Index rows, Index columns, double eps, const std::string& given) {
-        return half_rounding(rows, columns, eps, data_of(given));
-      },
-      py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("eps"), py::arg("given"));
   m.def("reduction_noise", &reduction_noise, py::arg("n"), py::arg("eps") = kEps);
   m.def("largest_skew", &largest_skew, py::arg("n"), py::arg("eps"));
   m.def("largest_negative", &largest_negative, py::arg("n"), py::arg("eps"));

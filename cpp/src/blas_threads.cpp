@@ -108,7 +108,12 @@ void find_thread_control(void* routine) {
 int threads() { return control.get == nullptr ? 0 : control.get(); }
 
 void set_threads(int count) {
-  if (control.set != nullptr) control.set(count);
+  if (control.set == nullptr) return;
+  const std::lock_guard lock(phase_mutex);
+  if (small_phases > 0)
+    threads_before = count;  // at the end of the last of them
+  else
+    control.set(count);
 }
 
 Phase::Phase(Work work, double flops) {

@@ -54,7 +54,7 @@ std::optional<Ends> ends_of_full_rank(const EndFound& top, const EndFound& botto
   return s;
 }
 
-/// EndFound that are simple, with their vectors and their neighbours'.
+/// Ends that are simple, with their vectors and their neighbours'.
 class IterativeDecomposition final : public Decomposition {
  public:
   IterativeDecomposition(const Ends& ends, EndFound top, EndFound bottom) {

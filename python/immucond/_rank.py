@@ -39,11 +39,6 @@ def epsilon(computed_in: Any) -> float:
         float64, float32, float16 or bfloat16, as a NumPy or torch dtype or a name. Integers and
         bools are exact, and count as float64.
     """
-    return _EPS[precision_named(computed_in)]
-
-
-def precision_named(computed_in: Any) -> str:
-    """Return float64, float32, float16 or bfloat16; see `epsilon`."""
     name = str(computed_in).removeprefix("torch.")
     if name not in _EPS:
         try:
@@ -53,7 +48,7 @@ def precision_named(computed_in: Any) -> str:
         name = "float64" if dtype.kind in "biu" else dtype.name
     if name not in _EPS:
         raise ValueError(f"computed_in must be one of {', '.join(_EPS)}, and is {computed_in!r}")
-    return name
+    return _EPS[name]
 
 
 def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matrix") -> float:

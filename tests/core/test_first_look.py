@@ -16,7 +16,7 @@ def test_dir_shows_what_there_is_and_nothing_else():
     shown = {name for name in dir(ic) if not name.startswith("_")}
     assert {"linear", "immunize", "probing", "theorems", "torch", "sklearn"} <= shown
     assert not {"Any", "import_module", "TYPE_CHECKING"} & set(dir(ic))
-    assert shown == set(ic.__all__) | {"cuda", "sklearn", "torch"}
+    assert shown == set(ic.__all__) | {"cuda", "deep", "sklearn", "torch"}
 
 
 def test_subpackages_load_on_first_use():
