@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
+import scipy.special
 
 from .._floating import underflow_is_zero
 from .._task import Ranks, root_of, warn_if_lost
@@ -172,7 +172,7 @@ def leak(
     logs = np.log(np.maximum(table[:, 1], np.finfo(float).tiny) / table[:, 2])
     rows, other_rows = table[:, 4].mean(), table[:, 5].mean()
     spread = math.sqrt((1.0 / parts + other_rows / rows) * float(np.var(logs, ddof=1)))
-    half = float(scipy.stats.t.ppf(0.975, parts - 1)) * spread
+    half = float(scipy.special.stdtrit(parts - 1, 0.975)) * spread
     mean = float(logs.mean())
     return Leak(
         own=float(table[:, 0].mean()),

@@ -249,7 +249,7 @@ _theorem = partial(Theorem, source=OURS, parameters=_PARAMETERS, build=_build)
 
 ALIGNMENT = (
     _theorem(
-        name="alignment-descent",
+        name="label-alignment-descent",
         statement="Plain gradient descent leaves at least the share of the reducible loss that the "
         "label alignment says, for every constant step.",
         formula="loss_t / loss_0 >= (1 - eta sigma_1 rho)^(2t)",
@@ -258,7 +258,7 @@ ALIGNMENT = (
         verify=_descent,
     ),
     _theorem(
-        name="alignment-limit",
+        name="label-alignment-limit",
         statement="A condition number spent on the primary task buys at most that factor of label "
         "alignment.",
         formula="rho(Z_H A, Y) >= rho(Z_H K_P^-1/2, Y) / kappa(H_P(A))",
@@ -267,7 +267,7 @@ ALIGNMENT = (
         verify=_limit,
     ),
     _theorem(
-        name="alignment-attained",
+        name="label-alignment-attained",
         statement="Slow on the span of b alone, the limit is met up to a known factor.",
         formula="A = K_P^-1/2 (sqrt(tau) P' + P_b): rho <= (||M|| / ||P' M P'||) rho(F) / tau",
         hypotheses="K_P definite",
