@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_eased_tasks import METHODS, UNITS, of_pairs, values
 
+from immucond._cli._results import write_results
+from immucond._style import print_style
 from immucond.experiments import deep, digits, house_price, mnist
 from immucond.experiments._figures import curves
 
@@ -130,3 +133,19 @@ def test_benchmark_plots_have_six_lines_a_panel_at_most(tmp_path, monkeypatch, c
     scaling_plot.save_plot(panels, tmp_path / "plot.svg")
     assert max(len(ax.lines) for ax in drawn[0].axes) <= 6
     assert (tmp_path / "plot.svg").exists()
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    written = []
+    for at in ("one", "two"):
+        with print_style():
+            figure = Figure()
+            axes = figure.subplots()
+            axes.plot([1, 2, 3], label="line")
+            axes.fill_between([0, 1], [0, 1])
+            axes.legend()
+        (tmp_path / at).mkdir()
+        numbers = {"command": "immucond", "versions": {"immucond": "0"}}
+        write_results(tmp_path / at, [], {"figure": figure}, numbers)
+        written.append((tmp_path / at / "figure.svg").read_bytes())
+    assert written[0] == written[1]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
+from immucond._emulation import STATUS, Kind, Regularizer, small_problems
 from matrices import (
     exact_psd,
     generators,
@@ -17,7 +18,6 @@ from matrices import (
 )
 
 import immucond as ic
-from immucond._emulation import STATUS, Kind, Regularizer, small_problems
 from immucond._rank import rank_rule
 
 NAMES = ("r_well", "r_ill", "kappa", "log_kappa")

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from immucond._emulation import Lanczos, measure
 from matrices import with_eigenvalues
 
-from immucond._emulation import Lanczos, measure
 from immucond.cuda._large import MOST, WIDTH, largest, start
 
 N = 60

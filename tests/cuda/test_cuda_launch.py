@@ -1,7 +1,6 @@
 """Launch configurations and plans: pure functions of sizes."""
 
 import pytest
-
 from immucond._emulation import (
     LARGEST_ORDER,
     Kind,

@@ -13,6 +13,7 @@ import scipy
 
 from .. import __version__
 from .._extras import extra
+from .._style import print_style
 from .._table import Table
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def write_results(
         encoding="utf-8",
         errors="backslashreplace",  # a command may name files in any bytes
     )
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=200)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    with print_style():  # names within an SVG are of when it is written, not of when it is drawn
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=200)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return ["results.json", "tables.md", *(f"{n}.png, {n}.svg" for n in figures)]
 
 
