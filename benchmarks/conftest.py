@@ -3,7 +3,7 @@
     pytest benchmarks             about four minutes
     pytest benchmarks --large     also what takes longer, or more memory
     pytest benchmarks --smoke     tiny sizes, no timing: does everything still run and agree?
-    pytest benchmarks --large --update docs/speed.md     renews the table in that file
+    pytest benchmarks --large --update docs/results/speed.md     renews the table in that file
     pytest benchmarks --plot docs/images     draws times against sizes, a file a figure
 
 The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a

@@ -25,7 +25,7 @@ Contestant = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class Problem:
-    """`floor` maps bytes a second and flops a second to the least seconds: see docs/cuda.md."""
+    """`floor` maps bytes and flops a second to the least seconds: see docs/guide/cuda.md."""
 
     name: str
     make: Callable[[], torch.Tensor]

@@ -1,4 +1,4 @@
-"""Run the paper's experiments and write docs/comparison.md with its pictures.
+"""Run the paper's experiments and write docs/results/comparison.md with its pictures.
 
 compare_with_paper.py [--data-dir FOLDER] [--work FOLDER] [--jobs N] [--mnist RUN ...]
 
@@ -167,7 +167,8 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
     )
     yield ""
     yield from parameters(methods, HOUSE_PRICE_GRIDS)
-    yield "![Norm ratio and loss of gradient descent on both tasks](images/house-price-curves.svg)"
+    picture = "../images/house-price-curves.svg"
+    yield f"![Norm ratio and loss of gradient descent on both tasks]({picture})"
     yield ""
 
 
@@ -276,11 +277,11 @@ def protocol(run: str, results: dict[str, Any]) -> Iterator[str]:
     if not whole:
         return
     for name, method in methods.items():
-        yield f"![{method['label']}: the grid in both conventions](images/{run}-grid-{name}.png)"
+        yield f"![{method['label']}: the grid in both conventions](../images/{run}-grid-{name}.png)"
         yield ""
         if name in NUMBERS:
             yield from grids(method)
-    yield f"![Gradient descent on one pair, both tasks](images/{run}-curves.svg)"
+    yield f"![Gradient descent on one pair, both tasks](../images/{run}-curves.svg)"
     yield ""
 
 
@@ -505,7 +506,9 @@ def main() -> None:
     chosen = [] if len(runs) == len(RUNS) else ["--mnist", *args.mnist]
     script = ["python", "scripts/compare_with_paper.py", "--jobs", args.jobs, *chosen]
     command = shlex.join(script)
-    (ROOT / "docs" / "comparison.md").write_text(page(results, command, commit), encoding="utf-8")
+    (ROOT / "docs" / "results" / "comparison.md").write_text(
+        page(results, command, commit), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

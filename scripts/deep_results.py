@@ -1,4 +1,4 @@
-"""Run deep immunization on three pre-trained networks and write docs/deep-results.md.
+"""Run deep immunization on three pre-trained networks and write docs/results/deep.md.
 
 deep_results.py [--data-dir FOLDER] [--models-dir FOLDER] [--work FOLDER] [--jobs N]
 
@@ -52,8 +52,8 @@ PLOTS = {
 WORTH = (
     "These figures are for a probe on frozen features by first-order methods. Whoever whitens the "
     "features or solves a least-squares problem is not slowed, and fine-tuning the whole network "
-    "hardly is: {doc}`limits`. A kappa over all samples is set by the smallest eigenvalue that "
-    "float32 determines, in a direction that labels may not need: an RIR can grow without a slower "
+    "hardly is: {doc}`/guide/limits`. A kappa over all samples is set by the smallest eigenvalue "
+    "that float32 determines, in a direction that labels may not need: an RIR can grow without a slower "
     "probe, so both are shown."
 )
 
@@ -79,7 +79,7 @@ def section(title: str, folder: Path) -> Iterator[str]:
     for plot, caption in PLOTS.items():
         name = f"deep-{folder.name}-{plot}.svg"
         shutil.copyfile(folder / f"{plot}.svg", ROOT / "docs" / "images" / name)
-        yield f"![{caption}](images/{name})"
+        yield f"![{caption}](../images/{name})"
         yield ""
 
 
@@ -158,7 +158,7 @@ def main() -> None:
         "",
         "What `immucond deep` gave, run and written down by one command, at commit "
         f"{commit()} in the end; units of work that an earlier run had finished, perhaps by an "
-        "earlier commit, are not computed anew. Its measures are explained in {doc}`deep`. "
+        "earlier commit, are not computed anew. Its measures are explained in {doc}`/guide/deep`. "
         + WORTH,
         "",
         f"```sh\npython scripts/deep_results.py --jobs {args.jobs}\n```",
@@ -171,7 +171,7 @@ def main() -> None:
             raise SystemExit(f"immucond deep failed on {title}")
         lines += section(title, folder)
     page = "\n".join(lines).rstrip() + "\n"
-    (ROOT / "docs" / "deep-results.md").write_text(page, encoding="utf-8")
+    (ROOT / "docs" / "results" / "deep.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Times the contests of benchmarks/cuda_contests.py on the card, and prints a Markdown table.
 
     python scripts/gpu_speed.py                          the table
-    python scripts/gpu_speed.py --update docs/cuda.md    and into that file
+    python scripts/gpu_speed.py --update docs/guide/cuda.md    and into that file
     python scripts/gpu_speed.py --once                   every kernel once, for compute-sanitizer
 
 Medians of device time between two events, inputs in rotation so that none stays in the cache.

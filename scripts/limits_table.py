@@ -1,4 +1,4 @@
-"""Measure what attackers outside of the threat model get, and write the table of docs/limits.md.
+"""Measure what attackers outside of the threat model get: the table of docs/guide/limits.md.
 
 limits_table.py [--data-dir FOLDER] [--models-dir FOLDER] [--train N] [--test N] [--seed N]
 
@@ -24,7 +24,7 @@ import immucond.deep as icd
 from immucond.experiments.deep import Backbone, Part, load_network
 from immucond.experiments.deep import load as load_task
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "limits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "limits.md"
 BEGIN, END = "<!-- begin: scripts/limits_table.py -->", "<!-- end: scripts/limits_table.py -->"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 TRAINED = "resnet.encoder.stages.3"

@@ -1,7 +1,7 @@
 """The table of cases: definite and singular tasks, square and rectangular extractors.
 
-One row of docs/linear.md, one test here: the bound holds for random theta, the optimum attains it,
-and where there is no bound, a family of theta passes any.
+One row of docs/guide/linear.md, one test here: the bound holds for random theta, the optimum
+attains it, and where there is no bound, a family of theta passes any.
 """
 
 import numpy as np

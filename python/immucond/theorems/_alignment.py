@@ -244,7 +244,7 @@ _PARAMETERS: Parameters = {
     "seed": SEED,
     "decades": Real(0.0, 4.0),
 }
-_PAGE = "theory-alignment#"
+_PAGE = "theory/alignment#"
 _theorem = partial(Theorem, source=OURS, parameters=_PARAMETERS, build=_build)
 
 ALIGNMENT = (

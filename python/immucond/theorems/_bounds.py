@@ -152,7 +152,7 @@ _PARAMETERS: Parameters = {
 _NOT_EQUAL = "k >= 2 nonzero singular values, not all equal"
 
 _theorem = partial(
-    Theorem, section="theory-steps#what-the-values-bound", parameters=_PARAMETERS, build=_matrix
+    Theorem, section="theory/steps#what-the-values-bound", parameters=_PARAMETERS, build=_matrix
 )
 
 BOUNDS = (

@@ -91,7 +91,7 @@ DEEP = (
         formula="Z A (A^-1 omega) = Z omega; (H_P, H_H) -> (A^T H_P A, A^T H_H A)",
         hypotheses="A invertible, features of full column rank on both tasks",
         source=OURS,
-        section="theory-limit#deep-nets",
+        section="theory/limit#deep-nets",
         parameters={
             "seed": SEED,
             "features": Whole(2, 6),

@@ -106,7 +106,7 @@ DISTORTION = (
         formula="sigma_min(theta)^2 <= lambda_i(H)/lambda_i(K) <= sigma_max(theta)^2; "
         "kappa(K)/kappa(theta)^2 <= kappa(H) <= kappa(theta)^2 kappa(K); RIR <= kappa(theta)^4",
         hypotheses="theta square and invertible",
-        section="theory-limit#distortion",
+        section="theory/limit#distortion",
         parameters=_PARAMETERS,
         build=partial(invertible, decades=(12.0, 12.0)),
         verify=_distortion,
@@ -118,7 +118,7 @@ DISTORTION = (
         formula="rho(K, K') = kappa(K^-1/2 K' K^-1/2); RIR'/RIR and RIR*'/RIR* in "
         "[(rho_P rho_H)^-2, (rho_P rho_H)^2]",
         hypotheses="all Gram matrices definite, theta invertible",
-        section="theory-limit#how-many-rows-are-enough",
+        section="theory/limit#how-many-rows-are-enough",
         parameters=_PARAMETERS
         | {
             "primary_change": _SMALLER,

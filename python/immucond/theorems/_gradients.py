@@ -227,7 +227,7 @@ EXTRACTORS: Parameters = {
     "right": ANGLES,
     "direction": SEED,
 }
-_theorem = partial(Theorem, section="theory-steps#gradients", parameters=SLOPES, build=slope)
+_theorem = partial(Theorem, section="theory/steps#gradients", parameters=SLOPES, build=slope)
 
 GRADIENTS = (
     _theorem(

@@ -219,7 +219,7 @@ LIMIT = (
         formula="kappa(H_H) <= kappa(M) kappa(H_P); RIR <= RIR* = kappa(M) kappa(K_P)/kappa(K_H); "
         "1 <= RIR* <= kappa(K_P)^2; M = K_P^-1/2 K_H K_P^-1/2",
         hypotheses=f"{DEFINITE}, theta != 0 of any shape and rank",
-        section="theory-limit#the-limit",
+        section="theory/limit#the-limit",
         parameters=PAIR | EXTRACTOR,
         build=tasks,
         verify=_limit,
@@ -230,7 +230,7 @@ LIMIT = (
         "many as there are features, more, or fewer with both extremes among them.",
         formula="theta_s = V Lambda^(s/2): kappa_P = kappa(M)^s, kappa_H = kappa(M)^(1+s)",
         hypotheses=f"{DEFINITE}; at least 2 columns",
-        section="theory-limit#the-frontier",
+        section="theory/limit#the-frontier",
         parameters=SPREAD | {"decades": Real(0.0, 3.0), "more": Whole(-2, 2)},
         build=_frontier_case,
         verify=_frontier,
@@ -240,7 +240,7 @@ LIMIT = (
         statement="Every V diag(tau, W, 1)^(1/2) Q with I <= W <= tau I is optimal.",
         formula="kappa_P = tau, kappa_H = kappa(M) tau",
         hypotheses=f"{DEFINITE}; Q orthogonal",
-        section="theory-limit#all-optima",
+        section="theory/limit#all-optima",
         parameters=SPREAD
         | {
             "decades": Real(0.0, 3.0),
@@ -259,7 +259,7 @@ LIMIT = (
         "[1/lambda_{d-1} + (1/lambda_d - 1/lambda_{d-1}) e_d^T B^-1 e_d] <= kappa(M) tau",
         hypotheses=f"{DEFINITE}, theta invertible; for uniqueness, lambda_1 > lambda_2 and "
         "lambda_{d-1} > lambda_d",
-        section="theory-limit#all-optima",
+        section="theory/limit#all-optima",
         parameters=SPREAD | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
         build=invertible,
         verify=_optima,

@@ -253,7 +253,7 @@ _NARROW: Parameters = {
     "basis": ANGLES, "other": ANGLES, "decades": Real(0.0, 4.0),
 }  # fmt: skip
 
-_theorem = partial(Theorem, source=OURS, section="theory-limit#singular-gram-matrices")
+_theorem = partial(Theorem, source=OURS, section="theory/limit#singular-gram-matrices")
 
 SINGULAR = (
     _theorem(

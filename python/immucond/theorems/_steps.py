@@ -188,7 +188,7 @@ STEPS = (
         "D = ||S||_F^2/(2k) - sigma_k^2/2",
         hypotheses=_SIMPLE_LAST,
         source=f"{PAPER}, Theorem 4.1 (4)",
-        section="theory-steps#r_ill-by-the-matrix",
+        section="theory/steps#r_ill-by-the-matrix",
         verify=_inside("r_ill", False, published_ill),
     ),
     _definite(
@@ -199,7 +199,7 @@ STEPS = (
         + _PRINTED,
         hypotheses=_SIMPLE_FIRST + "; K definite, theta invertible",
         source=f"{PAPER}, Theorem 4.3 (1)",
-        section="theory-steps#r_well-by-theta",
+        section="theory/steps#r_well-by-theta",
         verify=_inside("r_well", True, published_well_theta),
         corrected_by="r-well-step-theta",
     ),
@@ -211,7 +211,7 @@ STEPS = (
         f"{_PRINTED}, G = grad_H R_well",
         hypotheses=_SIMPLE_FIRST + "; K definite, theta invertible",
         source=f"{PAPER}, Theorem 4.3 (1), the gradient read without its factor 2",
-        section="theory-steps#r_well-by-theta",
+        section="theory/steps#r_well-by-theta",
         verify=_inside("r_well", True, published_well_theta, Fraction(1, 2)),
         corrected_by="r-well-step-theta",
     ),
@@ -223,7 +223,7 @@ STEPS = (
         "0 < eta < D^2/((1-2/k) sigma_k)",
         hypotheses=_SIMPLE_LAST + " (which the paper does not leave out); theta invertible",
         source=f"{PAPER}, Theorem 4.3 (2)",
-        section="theory-steps#r_ill-by-theta",
+        section="theory/steps#r_ill-by-theta",
         verify=_inside("r_ill", True, published_ill_theta),
     ),
     _theorem(
@@ -232,7 +232,7 @@ STEPS = (
         formula="kappa(S - eta grad R_well(S)) < kappa(S) for all small eta > 0",
         hypotheses="k >= 2 nonzero singular values, the largest simple",
         source=f"{PAPER}, Theorem A.1 (4), after {NENOV}",
-        section="theory-steps#r_well-by-the-matrix",
+        section="theory/steps#r_well-by-the-matrix",
         verify=_inside("r_well", False, small),
     ),
     _theorem(
@@ -243,7 +243,7 @@ STEPS = (
         "at k = 2",
         hypotheses=_SIMPLE_LAST,
         source=OURS,
-        section="theory-steps#r_ill-by-the-matrix",
+        section="theory/steps#r_ill-by-the-matrix",
         verify=_sharp("r_ill", False),
     ),
     _theorem(
@@ -254,7 +254,7 @@ STEPS = (
         "(0, (1-r)/(1-1/p+r/p)) or ((1+r)/(1-1/p-r/p), 2/(1-2/p)), r = sigma_2 sigma_k/sigma_1^2",
         hypotheses=_SIMPLE_FIRST,
         source=OURS,
-        section="theory-steps#r_well-by-the-matrix",
+        section="theory/steps#r_well-by-the-matrix",
         verify=_sharp("r_well", False),
     ),
     _theorem(
@@ -266,7 +266,7 @@ STEPS = (
         "sigma_k (1 + 2E sigma_1/(k D^2))^2",
         hypotheses=_SIMPLE_LAST,
         source=OURS,
-        section="theory-steps#r_ill-by-theta",
+        section="theory/steps#r_ill-by-theta",
         verify=_sharp("r_ill", True),
     ),
     _theorem(
@@ -278,7 +278,7 @@ STEPS = (
         "B = p (sqrt(sigma_1) - sqrt(sigma_2))/(2 (sigma_2^1.5 - sqrt(sigma_1) sigma_k)) or inf",
         hypotheses=_SIMPLE_FIRST,
         source=OURS,
-        section="theory-steps#r_well-by-theta",
+        section="theory/steps#r_well-by-theta",
         verify=_sharp("r_well", True),
     ),
 )
