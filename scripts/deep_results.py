@@ -53,8 +53,8 @@ WORTH = (
     "These figures are for a probe on frozen features by first-order methods. Whoever whitens the "
     "features or solves a least-squares problem is not slowed, and fine-tuning the whole network "
     "hardly is: {doc}`/guide/limits`. A kappa over all samples is set by the smallest eigenvalue "
-    "that float32 determines, in a direction that labels may not need: an RIR can grow without a slower "
-    "probe, so both are shown."
+    "that float32 determines, in a direction that labels may not need: an RIR can grow without a "
+    "slower probe, so both are shown."
 )
 
 
