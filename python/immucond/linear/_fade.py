@@ -248,7 +248,8 @@ def fade(
         share stays fast.
     delta : float, default: 0
         Added to the diagonal of K_P, in its units. Without it, directions that no primary row uses
-        are free: harmful labels fade there first, at no cost to the primary features.
+        are free: harmful labels fade there first, at no cost to the primary features, by a map that
+        is ill-conditioned (:attr:`FadeMap.kappa`) where harmful rows hardly use them either.
     center, K_P, b_P, K_H, b_H, energy_H, ranks, computed_in
         As in :func:`alignment_limit`.
 
