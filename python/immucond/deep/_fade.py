@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,16 +65,13 @@ def checked_tau(tau: Any) -> float:
 
 def fade_network(
     model: SplitModel,
-    tasks: Sequence[Batches],
+    tasks: Mapping[str, Batches],
     tau: float,
     delta: Any,
     computed_in: Any,
 ) -> tuple[str, NetworkFade]:
-    """Put the map and the head that undoes it into the model; return the head's name.
-
-    `tasks` are the primary and the harmful one, and any others that the model is to run on.
-    """
-    primary, harmful = tasks[:2]
+    """Put the map and the head that undoes it into the model; return the head's name."""
+    primary, harmful = tasks["primary"], tasks["harmful"]
     of_P, of_H = everything(model, primary, "primary"), everything(model, harmful, "harmful")
     before = of_P.logits
     try:
@@ -93,7 +90,7 @@ def fade_network(
         ) from error
     head = model.head
     omega = A.solve(array(head.weight).T)
-    name = feeder(model, tasks)
+    name = feeder(model, tasks.values())
     split = model.split
     if name is None:
         split = put_before_head(model, A.theta, primary, "fade", omega)

@@ -39,9 +39,8 @@ def _before_head(model: SplitModel, task: Batches, batch: Any) -> str | None:
     entered: list[Tensor] = []
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
-            # What a layer returns whose forward was replaced is not its own.
-            outputs.setdefault(name, []).extend([output] if "forward" not in vars(layer) else [])
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs.setdefault(name, []).append(output)
 
         return hook
 

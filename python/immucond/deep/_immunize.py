@@ -276,8 +276,7 @@ def immunize(
         measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
         added, faded = 0.0 if delta is None else delta, None
         if method == "fade":
-            on = (*whole.values(), *(unseen or ()))
-            done, faded = fade_network(splitted, on, strength, added, computed_in)
+            done, faded = fade_network(splitted, whole, strength, added, computed_in)
         else:
             done = closed_form(splitted, whole, kappa_P, added, computed_in)
         report = _reported(measurement, SplitModel(model, done))
