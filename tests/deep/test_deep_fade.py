@@ -21,7 +21,7 @@ pytestmark = [
 WIDTH, CLASSES = 8, 3
 
 
-def rows(seed, count=600, places=(0, 1)):
+def rows(seed, count=300, places=(0, 1)):
     """One batch: three classes by two of the inputs, which are large there."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 12, generator=generator) * torch.linspace(2.0, 0.7, 12)
@@ -29,7 +29,7 @@ def rows(seed, count=600, places=(0, 1)):
     return x, y
 
 
-def tasks(count=600):
+def tasks(count=300):
     return {"primary": [rows(1, count, (4, 5))], "harmful": [rows(2, count)]}
 
 
@@ -234,7 +234,7 @@ def test_from_kept_activations_the_map_is_folded_too():
 
 
 def test_probes_get_slower():
-    unseen = [rows(3, 600, (4, 5))], [rows(4)]
+    unseen = [rows(3, 600, (4, 5))], [rows(4, 600)]
     done = fade(given=tasks(6000), held_out=unseen)
     assert done.report.accuracy[0] == done.report.accuracy[1]
     for name in ("sgd", "adam"):
@@ -332,30 +332,29 @@ def align(given, **options):
 
 
 def test_alignment_training_lowers_rho_at_the_same_accuracy():
-    x_P, y_P = rows(1, 600, (4, 5))
-    x_H, y_H = rows(2)
+    x_H, y_H = rows(2, 600)
     given = {
         name: torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(*pair), batch_size=100, shuffle=True
         )
-        for name, pair in (("primary", (x_P, y_P)), ("harmful", (x_H, y_H)))
+        for name, pair in (("primary", rows(1, 600, (4, 5))), ("harmful", (x_H, y_H)))
     }
-    base = chain(nn.Tanh())
-    options = {"split": "4", **given, "epochs": 30, "lr": 0.03}
-    fitted = icd.immunize(base, **options, method="alignment", lambdas=(0.0, 0.0)).model
-    options |= {"trainable": ["2"]}
-    done = icd.immunize(fitted, **options, method="alignment")
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, CLASSES))
+    options = {"split": "1", **given, "epochs": 15, "lr": 0.03}
+    trained = icd.immunize(base, **options, method="alignment", lambdas=(0.0, 0.0)).model
+    done = icd.immunize(trained, **options, method="alignment")
     had, has = done.report.accuracy
-    assert had > 0.75
-    assert has > had - 0.02
-    assert done.report.rho < 0.2 * done.report.reference_rho
-    assert done.report.rho == pytest.approx(rho(features(done.model, "4", x_H), y_H), rel=1e-5)
-    without = icd.immunize(fitted, **options, method="alignment", lambdas=(0.0, 0.0))
-    assert done.report.rho < 0.2 * without.report.rho
+    assert has > had - 0.01 > 0.7
+    assert done.report.rho < 0.1 * done.report.reference_rho
+    for model, found in ((trained, done.report.reference_rho), (done.model, done.report.rho)):
+        assert found == pytest.approx(rho(features(model, "1", x_H), y_H), rel=1e-5)
+    without = icd.immunize(trained, **options, method="alignment", lambdas=(0.0, 0.0))
+    assert done.report.rho < 0.1 * without.report.rho
     assert done.history["ill"][-1] < done.history["ill"][0] - 1.0
-    assert done.history["lambda_H"][0] > 0.0
     assert not done.history["lambda_P"].any()
     assert not done.history["well"].any()
+    assert done.report.probes["adam"][1] < done.report.probes["adam"][0] - 0.05
 
 
 def test_the_term_is_the_logarithm_of_the_alignment():

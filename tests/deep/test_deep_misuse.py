@@ -29,7 +29,7 @@ def immunize(model=None, **changes):
         ("r_ill", (0, 3)),
         ("imma", (0, 3)),
         ("opt_kappa", (1, 0.03)),
-        ("alignment", (0, 3)),
+        ("alignment", (0, 0.3)),
     ],
 )
 def test_terms_are_so_large_at_the_start(method, default):

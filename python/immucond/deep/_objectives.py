@@ -122,7 +122,7 @@ class Alignment(Objective):
     """Logarithm of the harmful labels' alignment: gradient descent on their loss gets slow."""
 
     needs_harmful_labels: ClassVar[bool] = True
-    sizes: ClassVar[tuple[float, float]] = (0.0, 3.0)
+    sizes: ClassVar[tuple[float, float]] = (0.0, 0.3)
     intermittent: ClassVar[bool] = True
 
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:  # noqa: ARG002
