@@ -425,7 +425,14 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         ),
     ],
     ids=[
-        "immunize", "kept", "report", "closed form", "fade", "alignment", "augmented", "rir",
+        "immunize",
+        "kept",
+        "report",
+        "closed form",
+        "fade",
+        "alignment",
+        "augmented",
+        "rir",
         "keep_activations",
     ],
 )
