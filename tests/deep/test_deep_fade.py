@@ -12,6 +12,8 @@ import immucond as ic
 import immucond.deep as icd
 from immucond.deep._network import SplitModel
 
+import transformers  # isort: skip  # after torch, which may be absent
+
 nn = torch.nn
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the harmful task got easier"),
@@ -136,6 +138,48 @@ def test_a_folded_map_is_in_the_weights_of_a_plain_network(tmp_path):
     icd.save(done, tmp_path)
     assert states_equal(icd.load_saved(tmp_path, model), done.model)
     done.model[2].weight.requires_grad_()  # a parameter like any
+
+
+class Config(transformers.PretrainedConfig):
+    model_type = "immucond-test"
+
+    def __init__(self, between=False, **others):
+        super().__init__(**others)
+        self.between = between
+
+
+class Classifier(transformers.PreTrainedModel):
+    """A projection right before the head, or a nonlinearity between the two."""
+
+    config_class = Config
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.body, self.projection = nn.Linear(12, 10), nn.Linear(10, WIDTH)
+        self.classifier = nn.Linear(WIDTH, CLASSES)
+        self.post_init()
+
+    def forward(self, x):
+        Z = self.projection(torch.tanh(self.body(x)))
+        Z = torch.tanh(Z) if self.config.between else Z
+        return {"logits": self.classifier(Z)}
+
+
+def test_transformers_loads_a_folded_network(tmp_path):
+    torch.manual_seed(0)
+    options = {"split": "classifier", **tasks(), "method": "fade"}
+    done = icd.immunize(Classifier(Config()), **options)
+    assert done.fade.place == "projection"
+    done.model.save_pretrained(tmp_path)
+    again = Classifier.from_pretrained(tmp_path).eval()
+    x, _ = rows(3)
+    assert torch.equal(again(x)["logits"], done.model(x)["logits"])
+    served = features(again, "classifier", x)
+    assert np.array_equal(served, features(done.model, done.split, x))
+    inserted = icd.immunize(Classifier(Config(between=True)), **options)
+    assert inserted.fade.place == "classifier.0"
+    with pytest.raises(TypeError, match=r"save_pretrained does not know .* fade's"):
+        inserted.model.save_pretrained(tmp_path)
 
 
 def test_layers_without_a_bias_and_in_half_precision():
