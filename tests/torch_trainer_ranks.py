@@ -55,7 +55,14 @@ class Seen(list):
             yield batch
 
 
-def trained(folder, world, lambdas, terms=None, method="algorithm1"):
+def first_of_one_class():
+    """Harmful batches, the first of which, that of the first process, has labels of one class."""
+    found = batches(rows(2, 48), BATCH)
+    found[0]["labels"] = torch.zeros_like(found[0]["labels"])
+    return found
+
+
+def trained(folder, world, lambdas, terms=None, method="algorithm1", given=None):
     """SGD steps over BATCH rows of each task in every process; what came of them."""
     arguments = transformers.TrainingArguments(
         output_dir=f"{folder}/out",
@@ -74,7 +81,7 @@ def trained(folder, world, lambdas, terms=None, method="algorithm1"):
         dataloader_pin_memory=False,
     )
     trainer = Immunizing(Net(), arguments, train_dataset=rows(1))
-    harmful, used = Seen(batches(rows(2, 48), BATCH)), []
+    harmful, used = Seen(given or batches(rows(2, 48), BATCH)), []
     trainer.immunize_against(harmful, split="head", lambdas=lambdas, terms=terms, method=method)
     forward = trainer.model.forward
 
@@ -115,6 +122,10 @@ def work(rank, world, folder):
         "balance": trained(folder, world, "balance"),
         "terms": trained(folder, world, None, (1.0, 10.0)),
         "imma": trained(folder, world, None, (0.0, 1.0), "imma"),
+        "alignment": trained(folder, world, None, (0.0, 0.3), "alignment", first_of_one_class()),
+        "balanced alignment": trained(
+            folder, world, "balance", None, "alignment", first_of_one_class()
+        ),
     }
     Z = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     mesh = init_device_mesh("cpu", (world,))

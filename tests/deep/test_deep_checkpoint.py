@@ -163,13 +163,14 @@ def test_more_epochs_go_on_from_fewer(tmp_path):
         icd.immunize(net(), **loaders(), epochs=3, **options)
 
 
-def test_a_stopped_run_goes_on(tmp_path):
-    options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "epochs": 4}
+@pytest.mark.parametrize("method", ["algorithm1", "alignment"])
+def test_a_stopped_run_goes_on(method, tmp_path):
+    options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "epochs": 4, "method": method}
     icd.immunize(net(), **loaders(), callback=lambda step, _: step == 4, **options)
     steps = []
     done = icd.immunize(net(), **loaders(), callback=lambda step, _: steps.append(step), **options)
     assert steps == [5, 6, 7, 8]
-    same(done, icd.immunize(net(), **loaders(), epochs=4, **SETTINGS))
+    same(done, icd.immunize(net(), **loaders(), epochs=4, method=method, **SETTINGS))
 
 
 @pytest.mark.parametrize(
@@ -415,13 +416,25 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         lambda model: icd.immunize(model, **loaders(), split="head", trainable="block2"),
         lambda model: icd.immunity_report(model, model, *loaders().values(), split="head"),
         lambda model: icd.immunize(model, **loaders(), split="head", method="closed_form"),
+        lambda model: icd.immunize(model, **loaders(), split="head", method="fade"),
+        lambda model: icd.immunize(model, **loaders(), split="head", method="alignment"),
         lambda model: icd.immunize(model, **augmented(), split="head", trainable="block2"),
         lambda model: icd.rir(model, model, **loaders(), split="head", groups=2, size=20),
         lambda model: icd.keep_activations(
             model, loaders()["primary"], split="head", trainable="block2"
         ),
     ],
-    ids=["immunize", "kept", "report", "closed form", "augmented", "rir", "keep_activations"],
+    ids=[
+        "immunize",
+        "kept",
+        "report",
+        "closed form",
+        "fade",
+        "alignment",
+        "augmented",
+        "rir",
+        "keep_activations",
+    ],
 )
 def test_the_users_generator_is_left_alone(call):
     model = net()

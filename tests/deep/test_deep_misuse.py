@@ -24,12 +24,18 @@ def immunize(model=None, **changes):
 
 @pytest.mark.parametrize(
     ("method", "default"),
-    [("algorithm1", (1, 10)), ("r_ill", (0, 3)), ("imma", (0, 3)), ("opt_kappa", (1, 0.03))],
+    [
+        ("algorithm1", (1, 10)),
+        ("r_ill", (0, 3)),
+        ("imma", (0, 3)),
+        ("opt_kappa", (1, 0.03)),
+        ("alignment", (0, 0.3)),
+    ],
 )
 def test_terms_are_so_large_at_the_start(method, default):
     """On one pair of batches, so that their mean is that of the first step."""
     one = {"primary": [data(64, 1)[:]], "harmful": [data(64, 2)[:]]}
-    lacking = method in ("r_ill", "imma")
+    lacking = method in ("r_ill", "imma", "alignment")
     for terms in (None, (0.0 if lacking else 0.5, 7.0)):
         history = immunize(**one, method=method, terms=terms).history
         for wanted, weight, term in zip(
@@ -109,7 +115,7 @@ def test_a_parameter_as_a_weight_is_refused(name):
         immunize(lambdas=(1, 1), terms=(1, 1))
 
 
-@pytest.mark.parametrize("method", ["r_ill", "imma"])
+@pytest.mark.parametrize("method", ["r_ill", "imma", "alignment"])
 @pytest.mark.parametrize("name", ["terms", "lambdas"])
 def test_a_weight_for_a_term_that_the_method_lacks_is_refused(method, name):
     told = rf"{name} must be 0 for a term .*, and is 5 for the primary one"
@@ -198,14 +204,19 @@ def test_what_diverges_at_once_has_no_result():
     ],
     ids=lambda given: next(iter(given)),
 )  # fmt: skip
-def test_the_closed_form_refuses_what_it_does_not_have(given):
+@pytest.mark.parametrize("method", ["closed_form", "fade"])
+def test_the_closed_form_and_fade_refuse_what_they_do_not_have(method, given):
     with pytest.raises(ValueError, match=f"does not train, and has no {next(iter(given))}"):
-        immunize(method="closed_form", **given)
+        immunize(method=method, **given)
 
 
-def test_others_refuse_what_the_closed_form_has():
-    with pytest.raises(ValueError, match="only the closed form has kappa_P, delta"):
-        immunize(kappa_P=2.0, delta=0.1)
+def test_others_refuse_what_the_closed_form_and_fade_have():
+    with pytest.raises(ValueError, match="the closed form and fade alone have kappa_P, delta, tau"):
+        immunize(kappa_P=2.0, delta=0.1, tau=10.0)
+    with pytest.raises(ValueError, match="only fade has tau"):
+        immunize(method="closed_form", tau=10.0)
+    with pytest.raises(ValueError, match="only the closed form has kappa_P"):
+        immunize(method="fade", kappa_P=10.0)
     with pytest.raises(ValueError, match="an optimizer of one's own has its own lr"):
         immunize(optimizer=torch.optim.Adam, lr=0.1)
 

@@ -142,7 +142,7 @@ def test_a_report_and_a_result_are_a_line():
     assert "immunized on, 800 rows" in text
 
 
-@pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
+@pytest.mark.parametrize("method", ["algorithm1", "alignment", "closed_form", "fade"])
 def test_measuring_leaves_the_training_as_it_is(method):
     """The same bits with rows held out and without."""
     found = []
@@ -335,7 +335,7 @@ def test_names_of_heads_are_names(measure, split):
 # ---- on disk ----
 
 
-@pytest.mark.parametrize("method", ["algorithm1", "closed_form"])
+@pytest.mark.parametrize("method", ["algorithm1", "alignment", "closed_form", "fade"])
 def test_saved_networks_are_read_back_to_the_bit(method, tmp_path):
     done = icd.immunize(net(), split="head", **loaders(), method=method)
     icd.save(done, tmp_path / "release")

@@ -270,10 +270,11 @@ def test_the_closed_form_replaces_a_head_under_all_its_names():
     assert found.mean > 2
 
 
+@pytest.mark.parametrize("method", ["closed_form", "fade"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_closed_form_keeps_the_logits_or_says_why_not(kind):
+def test_maps_before_the_head_keep_the_logits_or_say_why_not(kind, method):
     model = KINDS[kind]()
-    options = {"split": "head", **tasks(), "method": "closed_form"}
+    options = {"split": "head", **tasks(), "method": method}
     if kind in {"functional", "detached"}:
         with pytest.raises(ValueError, match=r"'head'.* it reads the head elsewhere too"):
             icd.immunize(model, **options)

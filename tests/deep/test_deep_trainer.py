@@ -305,6 +305,30 @@ class Spied(InOrder):
         return total
 
 
+@pytest.mark.parametrize("options", [{}, {"lambdas": "balance"}])
+def test_alignment_waits_for_a_batch_of_two_classes(tmp_path, options):
+    """The first harmful batch sets no weight, and changes nothing."""
+    mixed = next(iter(harmful(32)))
+    alone = {name: x[mixed["labels"] == 1] for name, x in mixed.items()}
+    ours = trainer(Spied, tmp_path, max_steps=4)
+    unlabelled = [{name: x for name, x in mixed.items() if name != "labels"}]
+    with pytest.raises(ValueError, match="harmful must have labels for 'alignment'"):
+        ours.immunize_against(unlabelled, split="classifier", method="alignment")
+    ours.immunize_against([alone, mixed], split="classifier", method="alignment", **options)
+    ours.train()
+    weights = [seen[1] for seen in ours.seen]
+    assert weights[0] == 0.0
+    assert weights[1] > 0.0
+    assert ours._first == (0.0, weights[1])
+    if not options:
+        assert weights[1] == weights[2] == weights[3]
+        logs = [entry for entry in ours.state.log_history if "loss" in entry]
+        assert weights[1] * abs(logs[1]["ill"]) == pytest.approx(0.3, rel=1e-5)
+    for method in ("fade", "closed_form"):
+        with pytest.raises(ValueError, match=f"method must be one that trains, and is {method!r}"):
+            ours.immunize_against([mixed], split="classifier", method=method)
+
+
 LAST = "last"
 
 

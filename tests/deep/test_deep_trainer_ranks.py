@@ -96,6 +96,20 @@ def test_local_terms_have_one_weight_too(results):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("name", ["alignment", "balanced alignment"])
+def test_a_process_without_a_term_has_the_weight_of_the_others(results, name):
+    first, second = (result[name]["state"] for result in results)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for step in range(ranks.STEPS):
+        weights = {result[name]["logs"][step]["lambda_H"] for result in results}
+        assert len(weights) == 1
+        assert weights.pop() > 0.0
+    if name == "alignment":
+        batch, net = ranks.first_of_one_class()[1], ranks.Net()
+        size = abs(float(ict.r_align(features(net, batch["x"]), batch["labels"]).log().detach()))
+        assert results[0][name]["logs"][0]["lambda_H"] == pytest.approx(0.3 / size, rel=1e-6)
+
+
 def test_dtensors_are_refused_with_the_remedy(results):
     for result in results:
         for told in result["dtensor"]:

@@ -9,6 +9,7 @@ with extra("torch"):
     import torch as _torch  # noqa: F401
 
 from ._activations import keep_activations
+from ._fade import NetworkFade
 from ._immunize import DeepImmunization, immunize
 from ._objectives import Objective
 from ._probes import linear_probes
@@ -21,6 +22,7 @@ __all__ = [
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
+    "NetworkFade",
     "Objective",
     "TrainerMixin",
     "immunity_report",

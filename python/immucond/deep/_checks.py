@@ -57,6 +57,16 @@ def refuse_given(why: str, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"{why} {', '.join(given)}")
 
 
+def refuse_of_others(method: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what the closed form or fade has, delta both of them, for a method without it."""
+    if method == "closed_form":
+        refuse_given("only fade has", {"tau": given["tau"]})
+    elif method == "fade":
+        refuse_given("only the closed form has", {"kappa_P": given["kappa_P"]})
+    else:
+        refuse_given("the closed form and fade alone have", given)
+
+
 def held_out_tasks(held_out: Any, where: torch.device) -> tuple[Batches, Batches] | None:
     """Return the tasks of rows to measure on, primary and harmful."""
     if held_out is None:
@@ -93,8 +103,12 @@ def first_terms(
     device: torch.device,
     objective: Objective | None,
     loss: Loss,
+    labelled: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Refuse, before any training, what would fail in the midst of it; return first terms."""
+    """Refuse, before any training, what would fail in the midst of it; return first terms.
+
+    `labelled` tells whether harmful labels are needed without an objective that needs them.
+    """
     seen = []
     for loader, name in ((primary, "primary"), (harmful, "harmful")):
         task = task_of(loader, device, name)
@@ -107,8 +121,11 @@ def first_terms(
             raise ValueError(f"the features of {name} must be finite, and are not")
         if bool((features == features[0]).all()):
             raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
-        needs = name == "primary" or (objective is not None and objective.needs_harmful_labels)
-        if needs and objective is not None and found.labels is None:
+        if objective is None:
+            needs = labelled and name == "harmful"
+        else:
+            needs = name == "primary" or objective.needs_harmful_labels
+        if needs and found.labels is None:
             raise ValueError(f"{name} must have labels: batches (inputs, labels)")
         seen.append(found)
     if objective is None:

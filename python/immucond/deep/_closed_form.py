@@ -31,14 +31,24 @@ def closed_form(
         delta=delta,
         computed_in=Z_P.dtype if computed_in is None else computed_in,
     )
-    replace_module(model.model, model.split, FoldedHead(model.head, A))
-    done, primary = f"{model.split}.1", tasks["primary"]
+    return put_before_head(model, A, tasks["primary"], "the closed form")
+
+
+def put_before_head(
+    model: SplitModel, A: FloatArray, primary: Batches, method: str, omega: FloatArray | None = None
+) -> str:
+    """Put a map and a folded head in the place of the head; return the last layer's name.
+
+    `omega` is what the folded head multiplies by, ``A^-1`` times the head, where it is known.
+    """
+    replace_module(model.model, model.split, FoldedHead(model.head, A, omega))
+    done = f"{model.split}.1"
     try:
         with torch.no_grad():
             primary.run(SplitModel(model.model, done), next(iter(primary.in_order())))
     except Exception as error:
         raise ValueError(
-            f"the closed form puts two layers in the place of {model.split!r}, and the model does "
+            f"{method} puts two layers in the place of {model.split!r}, and the model does "
             f"not run with them: it reads the head elsewhere too ({error})"
         ) from error
     refuse_saving(model.model)
@@ -48,14 +58,14 @@ def closed_form(
 class FoldedHead(nn.Sequential):
     """``features -> features A -> logits``, with the logits of the head that it replaces."""
 
-    def __init__(self, head: nn.Linear, A: FloatArray) -> None:
+    def __init__(self, head: nn.Linear, A: FloatArray, omega: FloatArray | None = None) -> None:
         like = head.weight
         mapping = nn.Linear(A.shape[0], A.shape[1], bias=False).to(like)
         folded = nn.Linear(A.shape[1], head.out_features, bias=head.bias is not None).to(like)
-        inverse = np.linalg.solve(A, head.weight.detach().double().cpu().numpy().T)
+        weight = np.linalg.solve(A, array(head.weight).T) if omega is None else omega
         with torch.no_grad():
             mapping.weight.copy_(torch.from_numpy(A.T.copy()))
-            folded.weight.copy_(torch.from_numpy(inverse.T.copy()))
+            folded.weight.copy_(torch.from_numpy(weight.T.copy()))
             if head.bias is not None:
                 folded.bias.copy_(head.bias)
         super().__init__(mapping, folded)
@@ -84,8 +94,8 @@ def refuse_saving(model: nn.Module) -> None:
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise TypeError(
-        "save_pretrained does not know the closed form's map: whoever loads the files gets the "
-        "unprotected features and a random head. immucond.torch.save writes the network, "
+        "save_pretrained does not know the closed form's map, or fade's: whoever loads the files "
+        "gets the unprotected features and a random head. immucond.torch.save writes the network, "
         "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
         "hidden states, and the network without its head, are the unprotected ones"
     )

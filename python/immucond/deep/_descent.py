@@ -27,6 +27,7 @@ from ._objectives import (
     Objective,
     Terms,
     balanced,
+    first_weights,
     gradient_by,
     norm_of,
     weights,
@@ -77,7 +78,14 @@ class Steps:
         """Set the weights by the terms of some pairs of batches, where they are to be so set."""
         if isinstance(self._rule, Terms):
             objective = copy.copy(self.objective)  # the state of the run's own is left as it is
-            self._rule = balanced(self._rule, (objective.terms(*pair) for pair in found))
+            wanted = self._rule
+            self._rule = balanced(wanted, (objective.terms(*pair) for pair in found))
+            if objective.intermittent and wanted.harmful > 0.0 and self._rule[1] == 0.0:
+                raise ImmucondError(
+                    f"terms sets no weight of the harmful term: the first {START_BATCHES} harmful "
+                    "batches have labels of one class each. Shuffle them, or give lambdas as two "
+                    "numbers"
+                )
 
     def __call__(self, P: Outcome, H: Outcome) -> dict[str, float]:
         """Take it; every term is differentiated by the features, and those once by the network."""
@@ -99,7 +107,7 @@ class Steps:
         of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
         assert not isinstance(self._rule, Terms)
         lambda_P, lambda_H = weights(self._rule, norms[0], of_terms, self.first)
-        self.first = self.first or (lambda_P, lambda_H)
+        self.first = first_weights(self.first, (lambda_P, lambda_H))
         by_P = lambda_P * by_well
         if not self.objective.uses_loss:
             by_P = by_P - by_loss  # its gradient ends at the features, once through the head
@@ -276,7 +284,9 @@ class Run:
         torch.set_rng_state(self._random)
         self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
         if self.records:
-            self._steps.first = self.records[0]["lambda_P"], self.records[0]["lambda_H"]
+            for record in self.records:
+                now = record["lambda_P"], record["lambda_H"]
+                self._steps.first = first_weights(self._steps.first, now)
 
     def _save(self) -> None:
         if self.records:

@@ -23,11 +23,13 @@ from ._checks import (
     held_out_tasks,
     optimizer_of,
     refuse_given,
+    refuse_of_others,
     trained_parameters,
 )
 from ._closed_form import closed_form
 from ._copies import copied
 from ._descent import RECORD, NetworkCheckpoint, Run, Steps, outcomes
+from ._fade import NetworkFade, checked_tau, fade_network
 from ._fingerprint import fingerprint, name_of
 from ._frozen import let_gradients_through
 from ._loaders import left_as_found
@@ -54,22 +56,29 @@ class DeepImmunization:
     model : nn.Module
         A copy of the model that was given, immunized, in evaluation mode.
     split : str
-        The name of the linear layer whose input are its features; for the closed form the folded
-        head's last layer.
+        The name of the linear layer whose input are its features; where a layer was put before the
+        head (by the closed form, and by fade unless it is folded), the folded head's last layer.
     history : dict of str to (steps,) array
         Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
         the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
         the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
-        ``grad_ill``. Empty for the closed form, which takes no steps.
+        ``grad_ill``. Empty for the closed form and fade, which take no steps.
     report : DeepReport or None
         (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
         it could not be measured, such as where the features collapsed to zero; a warning says why.
+    fade : NetworkFade or None
+        Of fade: the map, the layer that holds it, and by how much primary logits changed.
     """
 
     model: nn.Module = field(repr=False)
     split: str
     history: dict[str, FloatArray] = field(repr=False)
     report: DeepReport | None
+    fade: NetworkFade | None = None
+
+    def __repr__(self) -> str:
+        told = "" if self.fade is None else f", fade={self.fade!r}"
+        return f"DeepImmunization(split={self.split!r}, report={self.report!r}{told})"
 
 
 @torch.random.fork_rng(devices=[])
@@ -90,6 +99,7 @@ def immunize(
     optimizer: MakeOptimizer | None = None,
     kappa_P: float | None = None,
     delta: float | tuple[float, float] | None = None,
+    tau: float | None = None,
     held_out: tuple[Any, Any] | None = None,
     computed_in: Any = None,
     seed: SupportsIndex = 0,
@@ -117,19 +127,21 @@ def immunize(
         The name of its head, a linear layer.
     primary, harmful : DataLoader, iterable of batches, or what `keep_activations` returned
         Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
-        are needed (harmful ones are for ``"imma"`` only). Inputs are one tensor, a tuple of
-        positional or a mapping of keyword arguments. The harmful ones start anew as often as
-        needed.
+        are needed (harmful ones are for "imma", "alignment" and "fade"). Inputs are one tensor, a
+        tuple of positional or a mapping of keyword arguments. The harmful ones start anew as often
+        as needed.
     method : str or Objective
-        "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; or "closed_form", which puts
-        the optimal linear map after the features and its inverse into the head: no training, and
-        the primary logits stay as they are.
+        "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; "alignment", whose harmful term
+        is the logarithm of `immucond.torch.r_align`; or one of two without training, at the same
+        primary logits: "closed_form", which puts the optimal linear map after the features and its
+        inverse into the head, and "fade", the map of `immucond.linear.fade`, which is folded into
+        the linear layer before the head where nothing else reads that one's output.
     terms : (float, float), optional
         How large the weighted terms of the primary and of the harmful features are at the start,
         on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
         method does not have. By default (1, 10) for "algorithm1", (0, 3) for "r_ill" and "imma",
-        (1, 0.03) for "opt_kappa", and an `Objective` has its own: so the published results were
-        made.
+        (1, 0.03) for "opt_kappa", so the published results were made; (0, 0.3) for "alignment"; an
+        `Objective` has its own.
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
@@ -147,7 +159,9 @@ def immunize(
         From a list of parameters to an optimizer, instead of `lr` and `momentum`.
     kappa_P, delta : float, optional
         For the closed form, as in `immucond.linear.optimal_extractor`; by default the primary
-        condition number stays as it is, and delta is 0.
+        condition number stays as it is, and delta is 0. Fade has a delta too, one number.
+    tau : float, default 1e4
+        For fade, as in `immucond.linear.fade`; finite.
     held_out : (loader, loader), optional
         Primary and harmful rows that are not trained on, for the report. Without them it is of
         the rows immunized on.
@@ -192,7 +206,8 @@ def immunize(
         has), a head that is not linear, batches with fewer than two samples, features that are
         constant, not finite, or of another width than the head's input, labels that the loss does
         not take, a model that is compiled (``torch.compile``), arguments that the method does not
-        have.
+        have. For fade without harmful labels, and where a primary logit would change by more than
+        1e-2 of the largest one, by rounding.
     ImmucondError
         Where the loss or a gradient is not finite at the start, or a weight would be zero or not
         finite.
@@ -235,9 +250,10 @@ def immunize(
     }  # fmt: skip
     objective = objective_of(method, computed_in)
     if objective is None:
-        refuse_given("the closed form does not train, and has no", of_training)
-    else:
-        refuse_given("only the closed form has", {"kappa_P": kappa_P, "delta": delta})
+        name = "fade" if method == "fade" else "the closed form"
+        refuse_given(f"{name} does not train, and has no", of_training)
+    refuse_of_others(method, {"kappa_P": kappa_P, "delta": delta, "tau": tau})
+    strength = checked_tau(1e4 if tau is None else tau)
     if optimizer is not None:
         refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
     where = torch.device(device) if device is not None else next(model.parameters()).device
@@ -250,16 +266,21 @@ def immunize(
     blocks = None if trainable is None else blocks_named(model, trainable)
     loss = loss or nn.functional.cross_entropy
     rule = None if objective is None else weighting(lambdas, terms, objective)
-    found = first_terms(splitted, primary, harmful, where, objective, loss)
-    refuse_idle(rule, found, asked_by(lambdas, terms))
+    found = first_terms(splitted, primary, harmful, where, objective, loss, method == "fade")
+    intermittent = objective is not None and objective.intermittent
+    refuse_idle(rule, found, asked_by(lambdas, terms), intermittent)
     unseen = held_out_tasks(held_out, where)
     tasks = {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
         measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
-        done = closed_form(splitted, whole, kappa_P, 0.0 if delta is None else delta, computed_in)
+        added, faded = 0.0 if delta is None else delta, None
+        if method == "fade":
+            done, faded = fade_network(splitted, whole, strength, added, computed_in)
+        else:
+            done = closed_form(splitted, whole, kappa_P, added, computed_in)
         report = _reported(measurement, SplitModel(model, done))
-        return DeepImmunization(model, done, {}, report)
+        return DeepImmunization(model, done, {}, report, faded)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = trained_parameters(splitted, blocks)
     generator = torch.Generator().manual_seed(drawn)

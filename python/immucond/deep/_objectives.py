@@ -16,7 +16,7 @@ from torch import Tensor
 from .._errors import ImmucondError
 from .._rank import epsilon
 from .._validate import check_choice, check_real
-from ..torch import condition_number, r_ill, r_well
+from ..torch import condition_number, r_align, r_ill, r_well
 from ._batches import Outcome
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +40,8 @@ class Objective(ABC):
     needs_harmful_labels: ClassVar[bool] = False
     sizes: ClassVar[tuple[float, float]] = (1.0, 10.0)
     """How large the weighted terms are at the start, where nothing else is asked for."""
+    intermittent: ClassVar[bool] = False
+    """Whether some harmful batches have no term, None, though the method has one."""
 
     @abstractmethod
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
@@ -116,34 +118,61 @@ class IMMA(Objective):
         return None, -torch.nn.functional.cross_entropy(Z @ adapted, labels)
 
 
+class Alignment(Objective):
+    """Logarithm of the harmful labels' alignment: gradient descent on their loss gets slow."""
+
+    needs_harmful_labels: ClassVar[bool] = True
+    sizes: ClassVar[tuple[float, float]] = (0.0, 0.3)
+    intermittent: ClassVar[bool] = True
+
+    def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:  # noqa: ARG002
+        """Nothing, and log rho; nothing at all where a batch has one class."""
+        Z, labels = harmful.features, harmful.labels
+        if labels.is_floating_point():
+            Y = labels[:, None] if labels.ndim == 1 else labels
+        else:
+            # Numbers of their own: labels are names, and the largest may be any.
+            Y = torch.unique(labels, dim=0, return_inverse=True)[1]
+        if bool((Y[1:] == Y[0]).all()):
+            return None, None
+        if bool((Z[1:] == Z[0]).all()):
+            raise ImmucondError("the harmful features of a batch are the same for all its samples")
+        rho = r_align(Z, Y)
+        return None, rho.log() if float(rho.detach()) > 0.0 else None
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "algorithm1": Algorithm1,
     "r_ill": RIllOnly,
     "opt_kappa": OptKappa,
     "imma": IMMA,
+    "alignment": Alignment,
 }
 
-Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "closed_form"]
+WITHOUT_TRAINING = ("closed_form", "fade")
+
+Method = Literal["algorithm1", "r_ill", "opt_kappa", "imma", "alignment", "closed_form", "fade"]
 
 
 def objective_of(
     method: Method | Objective, computed_in: Any = None, group: Any = None
 ) -> Objective | None:
-    """Return a method's objective; None for the closed form, which has none."""
+    """Return a method's objective; None for the closed form and fade, which have none."""
+    without_rank = ("imma", "alignment")
     if computed_in is not None:
         epsilon(computed_in)  # refuses what is no dtype
-        if isinstance(method, Objective) or method == "imma":
+        if isinstance(method, Objective) or method in without_rank:
             raise ValueError(
-                "computed_in is for methods of the library that decide a rank: IMMA has none, and "
-                "an Objective of one's own gives it to the regularizers itself"
+                "computed_in is for methods of the library that decide a rank: IMMA and alignment "
+                "have none, and an Objective of one's own gives it to the regularizers itself"
             )
     if isinstance(method, Objective):
         return method
-    check_choice(method, "method", (*OBJECTIVES, "closed_form"))
-    if method == "closed_form":
+    check_choice(method, "method", (*OBJECTIVES, *WITHOUT_TRAINING))
+    if method in WITHOUT_TRAINING:
         return None
     objective = OBJECTIVES[method]()
-    if method != "imma":
+    if method not in without_rank:
         options = {"computed_in": computed_in, "group": group}
         objective.options = {name: value for name, value in options.items() if value is not None}
     return objective
@@ -179,6 +208,7 @@ def refuse_idle(
     rule: tuple[float, float] | Terms | None,
     found: tuple[Tensor | None, Tensor | None],
     asked: str,
+    intermittent: bool = False,
 ) -> None:
     """Refuse a weight of the user's for a term that the objective does not have.
 
@@ -187,7 +217,7 @@ def refuse_idle(
     if rule is None or not asked:
         return
     for number, name, term in zip(rule, ("primary", "harmful"), found, strict=True):
-        if term is None and number > 0.0:
+        if term is None and number > 0.0 and not (intermittent and name == "harmful"):
             raise ValueError(
                 f"{asked} must be 0 for a term that the method does not have, and is {number:g} "
                 f"for the {name} one"
@@ -281,7 +311,7 @@ def weights(
     found = []
     for at, (norm, name) in enumerate(zip(of_terms, ("lambda_P", "lambda_H"), strict=True)):
         weight = 0.0 if norm is None else of_loss / norm if norm > 0.0 else math.inf
-        if first is not None:
+        if first is not None and first[at] > 0.0:
             weight = min(weight, _GROWTH * first[at])
         if norm is not None and not 0.0 < weight < math.inf:
             raise ImmucondError(
@@ -291,6 +321,13 @@ def weights(
             )
         found.append(weight)
     return found[0], found[1]
+
+
+def first_weights(
+    first: tuple[float, float] | None, now: tuple[float, float]
+) -> tuple[float, float]:
+    """Return each term's first weight that is not zero; a batch may have had no such term."""
+    return now if first is None else (first[0] or now[0], first[1] or now[1])
 
 
 def refuse_frozen(Z: Tensor) -> None:

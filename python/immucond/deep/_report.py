@@ -13,8 +13,9 @@ from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
 from .._validate import FloatArray
 from .._warn import warn
+from ..linear import alignment
 from ._activations import task_of
-from ._batches import Batches, Outcome, gathered, kappa_and_rank
+from ._batches import Batches, Outcome, array, gathered, kappa_and_rank
 from ._copies import served
 from ._network import SplitModel, heads_named
 from ._probes import linear_probes
@@ -72,6 +73,9 @@ class DeepReport(Ratios[float]):
     rank_P, rank_H, reference_rank_P, reference_rank_H : int
         How many eigenvalues they are taken over. Where a rank changed, (i) or (ii) compares
         different spectra, and says little.
+    rho, reference_rho : float or None
+        Alignment of the harmful labels with the features after and before, as by
+        `immucond.linear.alignment`; None without classes.
     tested : int
         Rows of the harmful task that probes are tested on.
     accuracy : (float, float) or None
@@ -99,6 +103,8 @@ class DeepReport(Ratios[float]):
     tested: int
     accuracy: tuple[float, float] | None = None
     probes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    rho: float | None = None
+    reference_rho: float | None = None
 
     def __repr__(self) -> str:
         shares = {f"{name} probe": pair for name, pair in self.probes.items()}
@@ -107,6 +113,8 @@ class DeepReport(Ratios[float]):
         eased = not_harder(self.i, self.rir, OF_NETWORKS) if not self._rank_change("H") else ""
         rir = f"rir {self.rir:.3g}{f' ({eased})' if eased else ''}"
         told = [f"(i) {self.i:.3g}", f"(ii) {self.ii:.3g}", rir]
+        if self.rho is not None:
+            told.append(f"rho {self.reference_rho:.3g} -> {self.rho:.3g}")
         told += [f"rank_{task} {found}" for task in "PH" if (found := self._rank_change(task))]
         told += [f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items()]
         return f"DeepReport({', '.join(told)}; {self.rows}, {sum(self.counts)} rows)"
@@ -158,6 +166,7 @@ class Measurement:
         )
         probed = [_probed(*found[1:]) for found in (before, after)]
         accuracy = [_accuracy(found[0]) for found in (before, after)]
+        reference_rho, rho = (_rho(found[1], self._computed_in) for found in (before, after))
         return DeepReport(
             self._rows,
             (len(after[0].features), count := len(after[1].features)),
@@ -172,6 +181,8 @@ class Measurement:
             tested=count // 2 if self._train is None else count,
             accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
+            rho=None if reference_rho is None else rho,
+            reference_rho=None if rho is None else reference_rho,
         )
 
 
@@ -182,6 +193,17 @@ def _accuracy(found: Outcome) -> float | None:
         return None
     guessed = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
     return float((guessed == labels).double().mean())
+
+
+def _rho(found: Outcome, computed_in: Any) -> float | None:
+    """Alignment of harmful labels; None without two classes, or with a class for each row."""
+    if found.labels is None:
+        return None
+    classes = len(torch.unique(found.labels))
+    if not 1 < classes < len(found.labels) or bool((found.features == found.features[0]).all()):
+        return None
+    precision = found.features.dtype if computed_in is None else computed_in
+    return alignment(array(found.features), found.labels.numpy(), computed_in=precision).rho
 
 
 def _probed(test: Outcome, train: Outcome | None) -> dict[str, float]:

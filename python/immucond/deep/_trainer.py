@@ -29,6 +29,7 @@ from ._objectives import (
     Terms,
     asked_by,
     balanced,
+    first_weights,
     gradient_by,
     norm_of,
     objective_of,
@@ -126,7 +127,7 @@ class TrainerMixin:
         ranks = Ranks(group)
         objective = objective_of(method, computed_in, ranks.group)
         if objective is None:
-            raise ValueError("method must be one that trains, and is 'closed_form'")
+            raise ValueError(f"method must be one that trains, and is {method!r}")
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
         if task.least is not None:
             refuse_few(task.least, "harmful")
@@ -284,13 +285,15 @@ class TrainerMixin:
         if isinstance(rule, Terms):
             rule = self._first or self._by_size(objective, rule, primary, harmful)
         terms = objective.terms(primary, harmful)
-        refuse_idle(asked, terms, self._asked)
+        refuse_idle(asked, terms, self._asked, objective.intermittent)
         sides = (primary.features, harmful.features)
         if rule is None:
             norms = [
                 None if term is None else norm_of(gradient_by(term, Z))
                 for term, Z in zip((loss, *terms), (sides[0], *sides), strict=True)
             ]
+            if objective.intermittent:  # another process may have a term where this one has none
+                norms[2] = self._ranks.norm(norms[2] or 0.0) / self._ranks.size**0.5 or None
             of_loss, *of_terms = (None if x is None else self._ranks.norm(x) for x in norms)
             chosen = weights(None, (of_loss or 0.0) / self._ranks.size, of_terms, self._first)
         else:
@@ -298,7 +301,9 @@ class TrainerMixin:
             for weight, term, Z in zip(chosen, terms, sides, strict=True):
                 if weight > 0.0 and term is not None:
                     refuse_frozen(Z)
-        self._first = self._first or chosen
+        waiting = isinstance(asked, Terms) and asked.harmful > 0.0 and chosen[1] == 0.0
+        if not (objective.intermittent and waiting):  # else a later batch sets the weights
+            self._first = first_weights(self._first, chosen)
         self._weights = dict(zip(("lambda_P", "lambda_H"), chosen, strict=True))
         total = loss if objective.uses_loss else 0.0 * loss
         self._add("batches", 1.0)
@@ -319,10 +324,14 @@ class TrainerMixin:
     ) -> tuple[float, float]:
         """Return the weights under which the terms of this pair of batches have these sizes."""
         objective = copy.copy(objective)  # the state of the run's own is left as it is
-        found = [
-            None if term is None else torch.tensor(self._ranks.mean(abs(float(term.detach()))))
-            for term in objective.terms(primary, harmful)
-        ]
+        found: list[Tensor | None] = []
+        for term in objective.terms(primary, harmful):
+            size = None if term is None else abs(float(term.detach()))
+            having = self._ranks.mean(float(term is not None)) if objective.intermittent else 1.0
+            if having and (size is not None or objective.intermittent):
+                found.append(torch.tensor(self._ranks.mean(size or 0.0) / having))
+            else:
+                found.append(None)
         return balanced(terms, [(found[0], found[1])])
 
 
