@@ -340,22 +340,28 @@ def by_inputs(given: tuple[Any, Any, Any, Any], names: Names = NAMES) -> bool:
     return there[0]
 
 
+def known_ranks(ranks: Ranks | None) -> Ranks:
+    """Return the known ranks of the primary and of the harmful task, None where there is none."""
+    if ranks is None:
+        return None, None
+    if not (isinstance(ranks, tuple | list) and len(ranks) == 2):
+        raise ValueError(
+            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
+        )
+    return ranks[0], ranks[1]
+
+
 def roots(
     X_P: Given, X_H: Given, K_P: Given, K_H: Given, *,
     ranks: Ranks | None = None, computed_in: Any = None,
     names: Names = NAMES,
 ) -> tuple[Root, Root]:  # fmt: skip
     """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
-    if ranks is None:
-        ranks = None, None
-    elif not (isinstance(ranks, tuple | list) and len(ranks) == 2):
-        raise ValueError(
-            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
-        )
+    rank_P, rank_H = known_ranks(ranks)
     inputs = by_inputs((X_P, X_H, K_P, K_H), names)
     one, other = names[:2] if inputs else names[2:]
-    P = root_of(X_P, K_P, names[0], names[2], rank=ranks[0], computed_in=computed_in)
-    H = root_of(X_H, K_H, names[1], names[3], rank=ranks[1], computed_in=computed_in)
+    P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
+    H = root_of(X_H, K_H, names[1], names[3], rank=rank_H, computed_in=computed_in)
     if P.dim != H.dim:
         needed = "have as many columns" if inputs else "be of one size"
         raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")

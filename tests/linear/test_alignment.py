@@ -347,6 +347,12 @@ def test_a_map_is_a_value():
         ({"protect": True}, TypeError, "protect=True needs the primary labels"),
         ({"X_H": np.ones((60, 7))}, ValueError, "is constant"),
         ({"delta": -1.0}, ValueError, "delta must be in"),
+        ({"ranks": 5}, ValueError, "ranks must be a pair"),
+        ({"ranks": (9, None)}, ValueError, "rank of X_P must be between 1 and 8"),
+        ({"ranks": (None, 9)}, ValueError, "rank of X_H must be between 1 and 8"),
+        ({"X_P": None}, TypeError, "give either X_P or K_P"),
+        ({"X_P": np.full((80, 8), np.nan)}, ValueError, "X_P must be finite"),
+        ({"X_H": np.ones((60, 8), complex)}, TypeError, "X_H must hold float16"),
     ],
 )
 def test_bad_input_is_named(change, error, match):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._floating import underflow_is_zero
 from .._rank import default_rtol
-from .._task import Ranks, Root, root_of, warn_if_lost
+from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, as_targets, check_real
 from ._extractor import kappa_within
 from ._labels import LabelledTask, labels_of, tasks_of
@@ -203,7 +203,7 @@ def given_tasks(
     computed_in: Any,
 ) -> tuple[Root, list[LabelledTask]]:
     """Root of the primary task, and the harmful tasks with their labels."""
-    rank_P, rank_H = (None, None) if ranks is None else ranks
+    rank_P, rank_H = known_ranks(ranks)
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in)
     tasks = tasks_of(
         X_H, Y_H, K_H, b_H, energy_H, center=bool(center), rank=rank_H, computed_in=computed_in

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.special
 
 from .._floating import underflow_is_zero
-from .._task import Ranks, root_of, warn_if_lost
+from .._task import Ranks, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ._fade import FadeMap, fade_of
 from ._labels import centred, labels_of, task_of_inputs
@@ -144,7 +144,7 @@ def leak(
         raise ValueError(
             f"folds = {parts} needs {2 * parts} rows or more, and X_H has {A.shape[0]}"
         )
-    rank_P, rank_H = (None, None) if ranks is None else ranks
+    rank_P, rank_H = known_ranks(ranks)
     added = check_real(delta, "delta", low=0.0)
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in).plus(added)
     warn_if_lost(P)
