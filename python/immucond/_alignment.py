@@ -63,12 +63,25 @@ class AlignmentRegularizer:
         ------
         ValueError
             For NaN, mismatched rows, and features or targets that are zero (constant, if centred).
+        OverflowError
+            Where the gradient is beyond the float range.
+
+        Notes
+        -----
+        Ours.
         """
         value, A, y, scale, v, top = self._parts(Z, Y, center)
         b = A.T @ y
         direction = np.outer(A @ v, v)
         by_features: FloatArray = (2.0 / top) * (y @ b.T) - (2.0 * value / top) * direction
-        return value, by_features / scale
+        with np.errstate(over="ignore", under="ignore"):
+            grad = by_features / scale
+        if not np.isfinite(grad).all():
+            raise OverflowError(
+                "the gradient passes 1.8e308: the largest entry of Z, centred, is "
+                f"{scale:.3g}; scale Z up"
+            )
+        return value, grad
 
     @underflow_is_zero
     def _parts(

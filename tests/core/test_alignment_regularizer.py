@@ -86,3 +86,9 @@ def test_single_precision_loses_nothing():
 def test_bad_input(Z, Y, match):
     with pytest.raises(ValueError, match=match):
         ic.r_align(Z, Y)
+
+
+def test_a_gradient_beyond_the_float_range_is_refused():
+    Z, Y = np.random.default_rng(0).normal(size=(2, 20, 5))
+    with pytest.raises(OverflowError, match="scale Z up"):
+        ic.r_align.value_and_grad_features(Z * 1e-316, Y)

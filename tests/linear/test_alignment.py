@@ -201,6 +201,7 @@ def test_fade_is_its_formula(seed, tau):
         np.testing.assert_allclose(faded.inverse @ faded.theta, np.eye(8), atol=1e-7)
         omega = np.arange(8.0)
         np.testing.assert_allclose((X_P @ faded) @ faded.solve(omega), X_P @ omega, rtol=1e-6)
+        assert faded.kappa_P_before == pytest.approx(np.linalg.cond(X_P) ** 2, rel=1e-9)
         assert faded.kappa == pytest.approx(np.linalg.cond(faded.theta), rel=1e-6)
         assert faded.kappa_P == pytest.approx(np.linalg.cond(X_P @ faded.theta) ** 2, rel=1e-6)
         assert faded.rho >= faded.limit * (1.0 - 1e-9)
