@@ -27,7 +27,7 @@ def result(path):
 
 
 def checkpoint(path):
-    from immucond.deep._descent import NetworkCheckpoint
+    from immucond.deep._checkpoint import NetworkCheckpoint
 
     NetworkCheckpoint(path, 1, {"lr": 1.0}).save({"step": 3})
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_is_a_regular_file(tmp_path, kind, save):
     else:
         private_null(path)
     if save is checkpoint:
-        from immucond.deep._descent import NetworkCheckpoint
+        from immucond.deep._checkpoint import NetworkCheckpoint
 
         load = NetworkCheckpoint(path, 1, {}).load
         with pytest.raises(ValueError, match=r"checkpoint .* must be a regular file"):

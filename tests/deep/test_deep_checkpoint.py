@@ -296,7 +296,7 @@ def test_an_objective_may_be_given_again_to_its_own_run(tmp_path):
 
 NAMES = """
 from torch_nets import net
-from immucond.deep._fingerprint import name_of
+from immucond.deep._checkpoint import name_of
 print(name_of(lambda x: x in {"some", "words", "of", "a", "set"} and [y for y in x]))
 """
 

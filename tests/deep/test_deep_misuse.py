@@ -52,7 +52,7 @@ def test_terms_are_so_large_at_the_start(method, default):
 
 
 def test_the_defaults_are_those_of_the_published_results():
-    from immucond.deep._checks import LR
+    from immucond.deep._descent import LR
     from immucond.deep._objectives import OBJECTIVES
     from immucond.experiments.deep import METHODS
 

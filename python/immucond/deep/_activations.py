@@ -22,10 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from ._batches import Batches, Loaded, Outcome, refuse_rows
-from ._fingerprint import fingerprint_of
+from ._checkpoint import fingerprint_of
 from ._frozen import (
-    CannotKeepError,
-    equal,
     gradients_agree,
     refuse_dependent,
     replaced,
@@ -35,9 +33,19 @@ from ._frozen import (
     tied_to,
     traced,
 )
-from ._loaders import least_batch, left_as_found
-from ._network import SplitModel, blocks_named, moved, parse_batch
-from ._samples import indexed, plain, refuse_mixed, refuse_random
+from ._loaders import (
+    CannotKeepError,
+    equal,
+    indexed,
+    least_batch,
+    left_as_found,
+    moved,
+    parse_batch,
+    plain,
+    refuse_mixed,
+    refuse_random,
+)
+from ._network import SplitModel, blocks_named
 
 _log = logging.getLogger("immucond")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,10 +15,18 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .._errors import DegenerateSpectrumWarning
 from .._extreme import feature_extreme_pairs
-from .._validate import FloatArray
-from ._fingerprint import fingerprint_of
-from ._loaders import draws_alike, least_batch, left_as_found, seed_pass, starting_anew
-from ._network import SplitModel, moved, parse_batch
+from ._checkpoint import fingerprint_of
+from ._loaders import (
+    draws_alike,
+    least_batch,
+    left_as_found,
+    moved,
+    on_cpu,
+    parse_batch,
+    seed_pass,
+    starting_anew,
+)
+from ._network import SplitModel, array
 
 
 class Outcome(NamedTuple):
@@ -94,7 +103,7 @@ class Loaded:
 
     def _first(self) -> Any:
         with closing(self.in_order()) as batches:
-            return moved(parse_batch(next(batches)), "cpu")
+            return on_cpu(next(batches))
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
@@ -175,16 +184,16 @@ def all_features(model: SplitModel, batches: Batches, name: str) -> Tensor:
     return torch.cat(rows)
 
 
-def array(Z: Tensor) -> FloatArray:
-    """Return features as a float64 array."""
-    found: FloatArray = Z.detach().double().cpu().numpy()
-    return found
+def everything(
+    model: SplitModel,
+    batches: Batches,
+    name: str,
+    usable: Callable[[Outcome], bool] = lambda found: isinstance(found.labels, Tensor),
+    most: float = math.inf,
+) -> Outcome:
+    """Return features, logits and labels of a task's first samples, all by default, on the CPU.
 
-
-def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outcome:
-    """Return features, logits and labels of a task's first samples, on the CPU.
-
-    Labels are None where they are no classes, one whole number a sample.
+    Labels are None unless those of every batch are usable.
     """
     rows: list[Outcome] = []
     count = 0
@@ -193,31 +202,36 @@ def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outco
             refuse_arrays(batch, name)
             with running_on(name):
                 found = batches.run(model, batch)
-            labels = found.labels if _classes(found.labels, len(found.features)) else None
-            rows.append(
-                Outcome(
-                    found.features.detach().cpu(),
-                    found.logits.detach().cpu(),
-                    None if labels is None else labels.cpu(),
-                )
-            )
+            labels = found.labels.cpu() if usable(found) else None
+            rows.append(Outcome(found.features.cpu(), found.logits.cpu(), labels))
             count += len(found.features)
             if count >= most:
                 break
     if not rows:
         raise ValueError(f"{name} has no batches")
-    refuse_few(count, name)
-    features, logits = (torch.cat([row[at] for row in rows])[:most] for at in (0, 1))
+    features, logits = (torch.cat([row[at] for row in rows]) for at in (0, 1))
+    known = all(row.labels is not None for row in rows)
+    return Outcome(features, logits, torch.cat([row.labels for row in rows]) if known else None)
+
+
+def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outcome:
+    """Return the same of at most so many samples, at least two, whose features are finite.
+
+    Labels are None where they are no classes, one whole number a sample.
+    """
+    features, logits, labels = everything(model, batches, name, _classes, most)
+    refuse_few(len(features), name)
+    features = features[:most]
     if not bool(features.isfinite().all()):
         raise ValueError(f"the features of {name} must be finite, and are not")
-    known = [row.labels for row in rows if row.labels is not None]
-    return Outcome(features, logits, torch.cat(known)[:most] if len(known) == len(rows) else None)
+    return Outcome(features, logits[:most], None if labels is None else labels[:most])
 
 
-def _classes(labels: Any, count: int) -> bool:
-    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.dtype == torch.bool:
+def _classes(found: Outcome) -> bool:
+    labels = found.labels
+    if not isinstance(labels, Tensor) or labels.shape != (len(found.features),):
         return False
-    whole = not (labels.is_floating_point() or labels.is_complex())
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     return whole and bool((labels >= 0).all())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +10,15 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .._checkpoint import Checkpoint
 from .._errors import DivergenceError, ImmucondError
-from .._files import whole
-from ._batches import Batches, Outcome, endless, refuse_few
+from .._validate import check_real
+from ._activations import task_of
+from ._batches import Batches, Outcome, endless, first_of, refuse_few, running_on
+from ._checkpoint import NetworkCheckpoint, settings_of
 from ._network import SplitModel
 from ._objectives import (
     START_BATCHES,
@@ -33,6 +32,9 @@ from ._objectives import (
     weights,
 )
 
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+LR, MOMENTUM = 3e-3, 0.9  # of the published results
 RECORD = ("loss", "well", "ill", "lambda_P", "lambda_H", "grad_loss", "grad_well", "grad_ill")
 
 
@@ -55,6 +57,72 @@ def outcomes(model: SplitModel, P: Batches, H: Batches) -> list[tuple[Outcome, O
         for task, name in zip(pair, ("primary", "harmful"), strict=True):
             refuse_few(len(task.features), name)
     return found
+
+
+def first_terms(
+    model: SplitModel,
+    primary: Any,
+    harmful: Any,
+    device: torch.device,
+    objective: Objective | None,
+    loss: Loss,
+    labelled: bool = False,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Refuse, before any training, what would fail in the midst of it; return first terms.
+
+    `labelled` tells whether harmful labels are needed without an objective that needs them.
+    """
+    seen = []
+    for loader, name in ((primary, "primary"), (harmful, "harmful")):
+        task = task_of(loader, device, name)
+        batch = first_of(task, name)
+        with running_on(name), torch.no_grad():
+            found = task.run(model, batch)
+        features = found.features
+        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"the features of {name} must be finite, and are not")
+        if bool((features == features[0]).all()):
+            raise ValueError(f"the features of {name} are the same for all samples: of rank 1 or 0")
+        if objective is None:
+            needs = labelled and name == "harmful"
+        else:
+            needs = name == "primary" or objective.needs_harmful_labels
+        if needs and found.labels is None:
+            raise ValueError(f"{name} must have labels: batches (inputs, labels)")
+        seen.append(found)
+    if objective is None:
+        return None, None
+    try:
+        finite(loss(seen[0].logits, seen[0].labels))
+        return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"loss and terms cannot be computed on a first batch of each task: {error}"
+        ) from error
+
+
+def optimizer_of(
+    make: MakeOptimizer | None,
+    parameters: list[nn.Parameter],
+    lr: float | None,
+    momentum: float | None,
+) -> tuple[torch.optim.Optimizer, list[Any]]:
+    """Return the optimizer, and the settings by which another run has the same."""
+    rate = check_real(LR if lr is None else lr, "lr", low=0.0)
+    inertia = check_real(MOMENTUM if momentum is None else momentum, "momentum", low=0.0, high=1.0)
+    if make is None:
+        return torch.optim.SGD(parameters, lr=rate, momentum=inertia), [rate, inertia]
+    wanted = (
+        "optimizer must make one of a list of parameters, such as "
+        "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+    )
+    if not callable(make):
+        raise TypeError(f"{wanted}, and is a {type(make).__name__}")
+    made = make(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{wanted}, and makes a {type(made).__name__}")
+    return made, settings_of(made)
 
 
 class Steps:
@@ -150,47 +218,6 @@ class Steps:
         """Refuse weights that are not finite."""
         if not all(bool(p.isfinite().all()) for p in self._trained):
             raise ImmucondError("a weight is not finite after the last step")
-
-
-class NetworkCheckpoint(Checkpoint[dict[str, Any]]):
-    """A run's state in a file of ``torch.save``, which ``torch.load(weights_only=True)`` reads."""
-
-    _readable = False
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the state, whole or not at all; the first time, see that it can be read."""
-        # NumPy's numbers, such as a learning rate in an optimizer's state, would not load.
-        state = tree_map_only(np.generic, lambda x: x.item(), state | {"settings": self.settings})
-        if not self._readable:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            buffer.seek(0)
-            try:
-                torch.load(buffer, weights_only=True)
-            except Exception as error:
-                raise TypeError(
-                    f"checkpoint {self.path} could not be read again: the state of the optimizer "
-                    f"or of the objective holds more than tensors and numbers ({_brief(error)})"
-                ) from error
-            self._readable = True
-        with whole(self.path) as file:
-            torch.save(state, file)
-
-    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return settings and state, on the CPU."""
-        try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            return state["settings"], state
-        except Exception as error:
-            reason = "it has no settings of a run" if isinstance(error, KeyError) else _brief(error)
-            raise ValueError(
-                f"checkpoint {self.path} is not one of immunize; name another ({reason})"
-            ) from error
-
-
-def _brief(error: Exception) -> str:
-    """Return the beginning of PyTorch's long messages."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 class Run:

@@ -1,25 +1,71 @@
-"""Fade for a network: its map folded into the layer before the head, or put between the two."""
+"""A linear map before the head, without training: by the closed form, or by fade.
+
+Fade folds its map into the linear layer whose output the head takes in, where that serves for
+nothing else; any other map is a layer of its own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .._validate import FloatArray, check_real
-from ..linear import FadeMap, fade
-from ._batches import Batches, Outcome, array, refuse_arrays, running_on
-from ._closed_form import put_before_head
-from ._feeder import feeder
-from ._network import SplitModel
+from ..linear import FadeMap, fade, optimal_extractor
+from ._batches import Batches, Outcome, all_features, everything
+from ._network import FoldedHead, SplitModel, array, refuse_saving, replace_module, storage
 
 TOLERANCE = 1e-2
 """By how much of the largest primary logit another one may change."""
+
+
+def closed_form(
+    model: SplitModel,
+    tasks: Mapping[str, Batches],
+    kappa_P: float | None,
+    delta: float | tuple[float, float],
+    computed_in: Any,
+) -> str:
+    """Put the map and the folded head in the place of the head; return the last layer's name."""
+    Z_P, Z_H = (all_features(model, task, name) for name, task in tasks.items())
+    A = optimal_extractor(
+        X_P=array(Z_P),
+        X_H=array(Z_H),
+        kappa_P=kappa_P,
+        delta=delta,
+        computed_in=Z_P.dtype if computed_in is None else computed_in,
+    )
+    return put_before_head(model, A, tasks["primary"], "the closed form")
+
+
+def put_before_head(
+    model: SplitModel, A: FloatArray, primary: Batches, method: str, omega: FloatArray | None = None
+) -> str:
+    """Put a map and a folded head in the place of the head; return the last layer's name.
+
+    `omega` is what the folded head multiplies by, ``A^-1`` times the head, where it is known.
+    """
+    replace_module(model.model, model.split, FoldedHead(model.head, A, omega))
+    done = f"{model.split}.1"
+    try:
+        with torch.no_grad():
+            primary.run(SplitModel(model.model, done), next(iter(primary.in_order())))
+    except Exception as error:
+        raise ValueError(
+            f"{method} puts two layers in the place of {model.split!r}, and the model does "
+            f"not run with them: it reads the head elsewhere too ({error})"
+        ) from error
+    refuse_saving(model.model)
+    return done
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,21 +155,6 @@ def fade_network(
     return split, NetworkFade(name, split != model.split, changed, A)
 
 
-def everything(model: SplitModel, batches: Batches, name: str) -> Outcome:
-    """Return features, logits and labels of all samples of a task, on the CPU."""
-    rows = []
-    with torch.no_grad():
-        for batch in batches.in_order():
-            refuse_arrays(batch, name)
-            with running_on(name):
-                found = batches.run(model, batch)
-            labels = found.labels.cpu() if isinstance(found.labels, Tensor) else None
-            rows.append(Outcome(found.features.cpu(), found.logits.cpu(), labels))
-    features, logits = (torch.cat([row[at] for row in rows]) for at in (0, 1))
-    known = all(row.labels is not None for row in rows)
-    return Outcome(features, logits, torch.cat([r.labels for r in rows]) if known else None)
-
-
 def targets(found: Outcome) -> FloatArray:
     """Return harmful labels for `fade`: names of classes as they are, targets in float64."""
     labels = found.labels
@@ -148,3 +179,112 @@ def _change(before: Tensor, after: Tensor) -> float:
     size = float(before.double().abs().max())
     change = float((after.double() - before.double()).abs().max())
     return change / size if size else math.inf if change else 0.0
+
+
+# ---- the layer to fold a map into ----
+
+
+def feeder(model: SplitModel, tasks: Iterable[Batches]) -> str | None:
+    """Return the name of the linear layer before the head, where a map can be folded into it.
+
+    The head must take in its very output, and no other operation of a forward pass may read that
+    output or a weight of the two. Where the model does not run under such a watch there is none.
+    """
+    firsts = [(task, next(iter(task.in_order()))) for task in tasks]
+    names = {_before_head(model, *first) for first in firsts}
+    if len(names) != 1 or (name := names.pop()) is None:
+        return None
+    layer = model.model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    if not (_plain(layer) and _plain(model.head) and _alone(model.model, layer, model.head)):
+        return None
+    return name if all(_read_by_head_alone(model, layer, *first) for first in firsts) else None
+
+
+def _before_head(model: SplitModel, task: Batches, batch: Any) -> str | None:
+    """Return the linear layer that ran once, and whose output is the input of the head."""
+    outputs: dict[str, list[Tensor]] = {}
+    entered: list[Tensor] = []
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs.setdefault(name, []).append(output)
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.model.named_modules():
+            fits = type(module) is nn.Linear and module.out_features == model.head.in_features
+            if fits and module is not model.head:
+                stack.callback(module.register_forward_hook(keep(name)).remove)
+        handle = model.head.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+        stack.callback(handle.remove)
+        task.run(model, batch)
+    found = [name for name, seen in outputs.items() if len(seen) == 1 and seen[0] is entered[0]]
+    return found[0] if len(found) == 1 else None
+
+
+def _plain(layer: nn.Linear) -> bool:
+    """Whether a layer is no more than its own weight and bias."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    named = set(layer._parameters) == {"weight", "bias"} and layer._parameters["weight"] is not None
+    return type(layer) is nn.Linear and named and not any(hooks) and "forward" not in vars(layer)
+
+
+def _alone(model: nn.Module, *layers: nn.Linear) -> bool:
+    """Whether nothing else in the model has memory of these layers' weights."""
+    mine = [p for layer in layers for p in layer.parameters()]
+    ids, places = {id(p) for p in mine}, [storage(p) for p in mine]
+    owners = {id(layer) for layer in layers}
+    elsewhere = (
+        tensor
+        for module in model.modules()
+        if id(module) not in owners
+        for tensor in chain(module._parameters.values(), module._buffers.values())
+        if tensor is not None
+    )
+    own = len(set(places)) == len(places)
+    return own and not any(id(x) in ids or storage(x) in places for x in elsewhere)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes whether an operation outside the two layers reads what they alone may read."""
+
+    def __init__(self, storages: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.storages, self.inside, self.read = storages, False, False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = tree_leaves((args, kwargs or {}))
+        if not self.inside:
+            read = any(storage(x) in self.storages for x in given if isinstance(x, Tensor))
+            self.read = self.read or read
+        return function(*args, **(kwargs or {}))
+
+
+def _read_by_head_alone(model: SplitModel, layer: nn.Linear, task: Batches, batch: Any) -> bool:
+    watched = {storage(p) for module in (layer, model.head) for p in module.parameters()}
+    watch = _Watch(watched)
+    held: list[Tensor] = []  # so that its memory is nobody else's
+
+    def enter(*_: Any) -> None:
+        watch.inside = True
+
+    def leave(module: nn.Module, _: Any, output: Tensor) -> None:
+        watch.inside = False
+        if module is layer:
+            held.append(output)
+            watch.storages.add(storage(output))
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in (layer, model.head):
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        try:
+            with watch:
+                task.run(model, batch)
+        except Exception:  # such as of compiled code, which knows no watch
+            return False
+    return not watch.read

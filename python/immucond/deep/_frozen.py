@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ._loaders import CannotKeepError, equal
 from ._network import SplitModel
-
-
-class CannotKeepError(Exception):
-    """Why activations cannot be kept."""
 
 
 class Trace(NamedTuple):
@@ -113,19 +109,21 @@ def rows_of(arguments: Any) -> int:
     raise CannotKeepError("no tensor enters the first trainable block")
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Whether two trees are the same to the bit; NaN is NaN."""
-    (a, a_spec), (b, b_spec) = tree_flatten(a), tree_flatten(b)
-    return a_spec == b_spec and all(_same(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _same(x: Any, y: Any) -> bool:
-    if type(x) is not type(y) or np.shape(x) != np.shape(y):
-        return False
-    if isinstance(x, Tensor) and x.dtype != y.dtype:
-        return False
-    alike = (x == y) | ((x != x) & (y != y))
-    return bool(alike.all() if isinstance(x, Tensor) else np.all(alike))
+def trained_parameters(model: SplitModel, blocks: list[nn.Module] | None) -> list[nn.Parameter]:
+    """Leave only what is trained with a gradient."""
+    if blocks is not None:
+        model.model.requires_grad_(False)
+        for block in (*blocks, model.head):
+            block.requires_grad_()
+    head = {id(module) for module in model.head.modules()}
+    modules = (m for block in blocks or [model.model] for m in block.modules() if id(m) not in head)
+    if not any(p.requires_grad for m in modules for p in m.parameters(recurse=False)):
+        frozen = "the trainable blocks" if blocks is not None else "what comes before the head"
+        raise ValueError(
+            f"no parameter of {frozen} requires a gradient, so that the features cannot move: name "
+            "blocks with parameters as trainable, or call requires_grad_() on them"
+        )
+    return [p for p in model.model.parameters() if p.requires_grad]
 
 
 def let_gradients_through(

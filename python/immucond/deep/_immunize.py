@@ -17,23 +17,20 @@ from .._validate import FloatArray, as_count
 from .._warn import warn
 from ._activations import batches_of, task_of
 from ._batches import Batches
-from ._checks import (
+from ._checkpoint import NetworkCheckpoint, fingerprint, name_of
+from ._descent import (
+    RECORD,
     MakeOptimizer,
+    Run,
+    Steps,
     first_terms,
-    held_out_tasks,
     optimizer_of,
-    refuse_given,
-    refuse_of_others,
-    trained_parameters,
+    outcomes,
 )
-from ._closed_form import closed_form
-from ._copies import copied
-from ._descent import RECORD, NetworkCheckpoint, Run, Steps, outcomes
-from ._fade import NetworkFade, checked_tau, fade_network
-from ._fingerprint import fingerprint, name_of
-from ._frozen import let_gradients_through
+from ._fade import NetworkFade, checked_tau, closed_form, fade_network
+from ._frozen import let_gradients_through, trained_parameters
 from ._loaders import left_as_found
-from ._network import SplitModel, blocks_named, names_of, refuse_compiled
+from ._network import SplitModel, blocks_named, copied, names_of, refuse_compiled
 from ._objectives import (
     Loss,
     Method,
@@ -242,20 +239,15 @@ def immunize(
     >>> done.history["loss"].shape
     (6,)
     """
+    objective = objective_of(method, computed_in)
     of_training = {
         "terms": terms, "lambdas": lambdas, "trainable": trainable, "epochs": epochs, "lr": lr,
         "momentum": momentum, "loss": loss, "optimizer": optimizer, "checkpoint": checkpoint,
         "checkpoint_every": checkpoint_every, "cache": cache, "deterministic": deterministic,
         "callback": callback,
     }  # fmt: skip
-    objective = objective_of(method, computed_in)
-    if objective is None:
-        name = "fade" if method == "fade" else "the closed form"
-        refuse_given(f"{name} does not train, and has no", of_training)
-    refuse_of_others(method, {"kappa_P": kappa_P, "delta": delta, "tau": tau})
+    _refuse_misplaced(method, of_training, {"kappa_P": kappa_P, "delta": delta, "tau": tau})
     strength = checked_tau(1e4 if tau is None else tau)
-    if optimizer is not None:
-        refuse_given("an optimizer of one's own has its own", {"lr": lr, "momentum": momentum})
     where = torch.device(device) if device is not None else next(model.parameters()).device
     drawn = as_count(seed, "seed", least=0)
     torch.manual_seed(drawn)
@@ -267,10 +259,7 @@ def immunize(
     loss = loss or nn.functional.cross_entropy
     rule = None if objective is None else weighting(lambdas, terms, objective)
     found = first_terms(splitted, primary, harmful, where, objective, loss, method == "fade")
-    intermittent = objective is not None and objective.intermittent
-    refuse_idle(rule, found, asked_by(lambdas, terms), intermittent)
-    unseen = held_out_tasks(held_out, where)
-    tasks = {"primary": primary, "harmful": harmful}
+    unseen, tasks = _held_out_tasks(held_out, where), {"primary": primary, "harmful": harmful}
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
         measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
@@ -281,9 +270,9 @@ def immunize(
             done = closed_form(splitted, whole, kappa_P, added, computed_in)
         report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report, faded)
+    refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = trained_parameters(splitted, blocks)
-    generator = torch.Generator().manual_seed(drawn)
     folder = None if cache is None else Path(cache)
     P, H = (
         batches_of(splitted, blocks, loader, where, folder, name, bool(deterministic))
@@ -312,7 +301,7 @@ def immunize(
         every = 100 if checkpoint_every is None else checkpoint_every
         count = as_count(every, "checkpoint_every", least=1)
         kept = NetworkCheckpoint(checkpoint, count, settings)
-    run = Run(steps, P, H, generator, kept)
+    run = Run(steps, P, H, torch.Generator().manual_seed(drawn), kept)
     with torch.random.fork_rng(devices=[]):
         measurement = _measured(splitted, P, H, unseen, computed_in)
         if steps.terms is not None:
@@ -333,6 +322,41 @@ def immunize(
             error.result = finished()
         raise
     return finished()
+
+
+def _refuse_misplaced(
+    method: Any, of_training: Mapping[str, Any], of_maps: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that the method, or an optimizer of one's own, does not have."""
+
+    def refuse(why: str, arguments: Mapping[str, Any], *names: str) -> None:
+        given = [name for name in names or arguments if arguments[name] is not None]
+        if given:
+            raise ValueError(f"{why} {', '.join(given)}")
+
+    if method == "closed_form":
+        refuse("the closed form does not train, and has no", of_training)
+        refuse("only fade has", of_maps, "tau")
+    elif method == "fade":
+        refuse("fade does not train, and has no", of_training)
+        refuse("only the closed form has", of_maps, "kappa_P")
+    else:
+        refuse("the closed form and fade alone have", of_maps)
+    if of_training["optimizer"] is not None:
+        refuse("an optimizer of one's own has its own", of_training, "lr", "momentum")
+
+
+def _held_out_tasks(held_out: Any, where: torch.device) -> tuple[Batches, Batches] | None:
+    """Return the tasks of rows to measure on, primary and harmful."""
+    if held_out is None:
+        return None
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        raise ValueError("held_out must be two loaders, (primary, harmful), of rows to measure on")
+    P, H = (
+        task_of(task, where, f"held_out {name}")
+        for task, name in zip(held_out, ("primary", "harmful"), strict=True)
+    )
+    return P, H
 
 
 def _measured(

@@ -1,14 +1,26 @@
-"""A network split at its head: features are what the head, a linear layer, takes in."""
+"""A network split at its head, whose input are the features; and copies of networks."""
 
 from __future__ import annotations
 
+import copy
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+
+from .._validate import FloatArray
+
+_CONTAINERS = (list, tuple, dict, OrderedDict)
+_SHARED = vars(nn.Module()).keys() - {"_modules"}  # parameters, buffers, hooks
+_DEPTH = 3  # of containers in an attribute that are searched for modules
 
 
 def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
@@ -42,34 +54,6 @@ def heads_named(split: Any) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def parse_batch(batch: Any) -> tuple[Any, Any]:
-    """Return the inputs of a batch and its labels: of a pair, or of a mapping with "labels"."""
-    if isinstance(batch, Mapping):
-        inputs = dict(batch)
-        labels = inputs.pop("labels", inputs.pop("label", None))
-        return inputs, labels
-    if isinstance(batch, (tuple, list)):
-        if len(batch) == 2:
-            return batch[0], batch[1]
-        raise ValueError(
-            "a batch must be (inputs, labels), a mapping with 'labels', or a tensor of inputs, and "
-            f"is a {type(batch).__name__} of {len(batch)}"
-        )
-    return batch, None
-
-
-def moved(tree: Any, device: Any) -> Any:
-    """Return nested tensors on a device."""
-    if isinstance(tree, Tensor):
-        return tree.to(device, non_blocking=True)
-    if isinstance(tree, Mapping):
-        return {key: moved(value, device) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        values = [moved(value, device) for value in tree]
-        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
-    return tree
-
-
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run the model on one tensor, positional ones, or a mapping of keywords."""
     if isinstance(inputs, Mapping):
@@ -90,10 +74,6 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
-def _needing_a_gradient(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_() if x.is_floating_point() else x
-
-
 def _wrapped(split: str, head: nn.Module) -> str:
     """Say of an adapter around a linear layer, such as PEFT's, what to name instead."""
     within = [f"{split}.{name}" for name, m in head.named_modules() if isinstance(m, nn.Linear)]
@@ -102,15 +82,6 @@ def _wrapped(split: str, head: nn.Module) -> str:
     return (
         f" of {type(head).__module__}, an adapter around {', '.join(map(repr, within))}: name the "
         "one of these that runs, or merge the adapter first (PEFT: merge_and_unload())"
-    )
-
-
-def _remedy(ndim: int) -> str:
-    if ndim < 3:
-        return ""
-    return (
-        ": tokens or places are no samples. Pool them before the head, by their mean or by the "
-        "first one, in the network's forward"
     )
 
 
@@ -141,7 +112,11 @@ class SplitModel:
     def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return features (N, m) and logits."""
         if self.whole_graph and torch.is_grad_enabled():
-            inputs = tree_map_only(Tensor, _needing_a_gradient, inputs)
+            inputs = tree_map_only(
+                Tensor,
+                lambda x: x.detach().requires_grad_() if x.is_floating_point() else x,
+                inputs,
+            )
         with self.watched() as seen:
             output = call(self.model, inputs)
         return self.checked(seen), logits_of(output)
@@ -163,10 +138,14 @@ class SplitModel:
         def see(head: nn.Module, args: tuple[Any, ...]) -> None:
             features = args[0]
             if features.ndim != 2 or features.shape[1] != head.in_features:
+                remedy = (
+                    ": tokens or places are no samples. Pool them before the head, by their mean "
+                    "or by the first one, in the network's forward"
+                )
                 raise ValueError(
                     f"the features that enter {self.split!r} must have shape (N, "
                     f"{head.in_features}), one row a sample, and have shape "
-                    f"{tuple(features.shape)}{_remedy(features.ndim)}"
+                    f"{tuple(features.shape)}{remedy if features.ndim > 2 else ''}"
                 )
             seen.append(features)
 
@@ -188,3 +167,172 @@ def refuse_compiled(model: nn.Module) -> None:
             "the module that was compiled (the attribute _orig_mod, or one on which compile() was "
             "not called), and compile what comes of it"
         )
+
+
+def array(Z: Tensor) -> FloatArray:
+    """Return a tensor, such as features, as a float64 array."""
+    found: FloatArray = Z.detach().double().cpu().numpy()
+    return found
+
+
+# ---- a head that a map stands before ----
+
+
+class FoldedHead(nn.Sequential):
+    """``features -> features A -> logits``, with the logits of the head that it replaces."""
+
+    def __init__(self, head: nn.Linear, A: FloatArray, omega: FloatArray | None = None) -> None:
+        like = head.weight
+        mapping = nn.Linear(A.shape[0], A.shape[1], bias=False).to(like)
+        folded = nn.Linear(A.shape[1], head.out_features, bias=head.bias is not None).to(like)
+        weight = np.linalg.solve(A, array(head.weight).T) if omega is None else omega
+        with torch.no_grad():
+            mapping.weight.copy_(torch.from_numpy(A.T.copy()))
+            folded.weight.copy_(torch.from_numpy(weight.T.copy()))
+            if head.bias is not None:
+                folded.bias.copy_(head.bias)
+        super().__init__(mapping, folded)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one with this dotted name, under all its names."""
+    old = model.get_submodule(name)
+    for each, found in list(model.named_modules(remove_duplicate=False)):
+        if found is old:
+            parent, _, last = each.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)
+
+
+def refuse_saving(model: nn.Module) -> None:
+    """Let no network that holds a folded head write itself for Hugging Face's classes.
+
+    They know of one layer in its place: they would read all but the head, and give it random
+    weights.
+    """
+    for module in model.modules():
+        folded = any(isinstance(part, FoldedHead) for part in module.modules())
+        if folded and hasattr(module, "save_pretrained"):
+            vars(module)["save_pretrained"] = _refuse
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise TypeError(
+        "save_pretrained does not know the closed form's map, or fade's: whoever loads the files "
+        "gets the unprotected features and a random head. immucond.torch.save writes the network, "
+        "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
+        "hidden states, and the network without its head, are the unprotected ones"
+    )
+
+
+# ---- copies: to be changed, with what shares memory; and to be run in evaluation mode ----
+
+
+def copied(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy on a device in which what shared memory shares it still."""
+    sharing = _sharing_memory(model)
+    elsewhere = [
+        name
+        for name, p in sharing.items()
+        if p.device.type != device.type or device.index not in (None, p.device.index)
+    ]
+    if elsewhere:
+        raise ValueError(
+            f"{' and '.join(map(repr, elsewhere))} share memory with other tensors of the model, "
+            "which does not survive a move to another device: make them one Parameter, or move "
+            "the model first"
+        )
+    memo = _without_graphs(model)
+    for parameter in sharing.values():
+        # A Parameter's own copy clones it; that of a plain tensor copies each storage once.
+        alike = copy.deepcopy(parameter.detach(), memo)
+        memo[id(parameter)] = nn.Parameter(alike, parameter.requires_grad)
+    return copy.deepcopy(model, memo).to(device)
+
+
+def _sharing_memory(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters whose storage another parameter, or a buffer, has too."""
+    tensors = {id(x): x for x in chain(model.parameters(), model.buffers())}
+    storages = Counter(filter(None, map(storage, tensors.values())))
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if type(p) is nn.Parameter and storages[storage(p)] > 1
+    }
+
+
+def storage(x: Tensor) -> int:
+    """Return where a dense tensor's memory begins, 0 for others."""
+    return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
+
+
+def _without_graphs(model: nn.Module) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy`, which refuses tensors that are no leaves of a graph.
+
+    `torch.nn.utils.weight_norm` and its like leave one in place of a weight, and compute it anew in
+    each forward pass.
+    """
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+@contextmanager
+def served(model: nn.Module, device: Any = None) -> Iterator[tuple[nn.Module, torch.device]]:
+    """Give a network in evaluation mode, on a device if one is named; put it back afterwards."""
+    before, training = next(model.parameters()).device, model.training
+    where = before if device is None else torch.device(device)
+    try:
+        yield model.to(where).eval(), where
+    finally:
+        model.to(before).train(training)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Give a network in evaluation mode: its parameters, buffers and hooks, in other modules.
+
+    A checkpointed block runs again in the backward pass, in whatever mode its modules are in by
+    then: modules of their own, in evaluation mode for good, make that the mode in which it ran
+    before. The model's own modules, which a closure may hold, are in evaluation mode meanwhile.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield _twin(model) if training else model
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    originals = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    twins: dict[int, nn.Module] = {id(m): object.__new__(type(m)) for m in originals}
+
+    def turned(value: Any, depth: int = _DEPTH) -> Any:
+        """Return a value with twins in the place of modules; itself where there are none."""
+        if isinstance(value, nn.Module):
+            return twins.get(id(value), value)
+        if isinstance(value, MethodType) and id(value.__self__) in twins:
+            return MethodType(value.__func__, twins[id(value.__self__)])
+        if type(value) is partial:
+            parts = (value.func, *value.args, *value.keywords.values())
+            function, *rest = (turned(part, depth) for part in parts)
+            count = len(value.args)
+            keywords = dict(zip(value.keywords, rest[count:], strict=True))
+            return partial(function, *rest[:count], **keywords)
+        if type(value) not in _CONTAINERS or depth == 0:
+            return value
+        items = list(value.values()) if isinstance(value, dict) else list(value)
+        new = [turned(item, depth - 1) for item in items]
+        if all(a is b for a, b in zip(items, new, strict=True)):
+            return value
+        return type(value)(zip(value, new, strict=True) if isinstance(value, dict) else new)
+
+    for module in originals:
+        own = vars(module)
+        new = {name: turned(value) for name, value in own.items() if name not in _SHARED}
+        twins[id(module)].__dict__.update(own | new)
+    return twins.get(id(model), model)

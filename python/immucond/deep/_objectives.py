@@ -197,8 +197,12 @@ def weighting(
             "give either lambdas, the weights, or terms, how large the weighted terms are at the "
             "start, and not both"
         )
+    if isinstance(lambdas, str):
+        check_choice(lambdas, "lambdas", ("balance",))
+        return None
     if lambdas is not None:
-        return lambdas_of(lambdas)
+        names = ("lambda_P", "lambda_H")
+        return _pair(lambdas, "lambdas", names, "(lambda_P, lambda_H) or 'balance'")
     if terms is None:
         return Terms(*objective.sizes)
     return Terms(*_pair(terms, "terms", ("terms[0]", "terms[1]"), "(primary, harmful)"))
@@ -227,15 +231,6 @@ def refuse_idle(
 def asked_by(lambdas: Pair | str | None, terms: Pair | None) -> str:
     """Return the name of the argument that weights the terms, empty for none."""
     return "terms" if terms is not None else "lambdas" if lambdas is not None else ""
-
-
-def lambdas_of(lambdas: Pair | str) -> tuple[float, float] | None:
-    """Return fixed weights, or None for balanced ones."""
-    if isinstance(lambdas, str):
-        check_choice(lambdas, "lambdas", ("balance",))
-        return None
-    names = ("lambda_P", "lambda_H")
-    return _pair(lambdas, "lambdas", names, "(lambda_P, lambda_H) or 'balance'")
 
 
 def _pair(values: Any, name: str, each: tuple[str, str], wanted: str) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,48 +11,18 @@ from torch import Tensor, nn
 from .._errors import ImmunityWarning
 from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
-from .._validate import FloatArray
 from .._warn import warn
 from ..linear import alignment
 from ._activations import task_of
-from ._batches import Batches, Outcome, array, gathered, kappa_and_rank
-from ._copies import served
-from ._network import SplitModel, heads_named
+from ._batches import Batches, Outcome, gathered, kappa_and_rank
+from ._network import SplitModel, array, heads_named, served
 from ._probes import linear_probes
+from ._rir import Ratios
 
 ROWS = 4096
 """Rows of each task that are measured, at most."""
 
 _ATTACKERS = ("sgd", "adam")
-
-Kappa = TypeVar("Kappa", float, FloatArray)
-
-
-class Ratios(Generic[Kappa]):
-    """What four condition numbers say of immunity: Zheng et al. (2025), Definition 3.1."""
-
-    kappa_P: Kappa
-    kappa_H: Kappa
-    reference_kappa_P: Kappa
-    reference_kappa_H: Kappa
-
-    @property
-    def i(self) -> Kappa:
-        """How many times worse the harmful task is conditioned than by the reference.
-
-        ``kappa_H / reference_kappa_H``: immunity wants it large.
-        """
-        return self.kappa_H / self.reference_kappa_H
-
-    @property
-    def ii(self) -> Kappa:
-        """``kappa_P / reference_kappa_P``: immunity wants it at most 1."""
-        return self.kappa_P / self.reference_kappa_P
-
-    @property
-    def rir(self) -> Kappa:
-        """The relative immunity ratio, (i) / (ii)."""
-        return self.i / self.ii
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +14,37 @@ from .._condition import condition_number
 from .._harmful import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
-from ._batches import all_features, array
-from ._copies import served
-from ._network import SplitModel, heads_named
-from ._report import Ratios
+from ._batches import all_features
+from ._network import SplitModel, array, heads_named, served
+
+Kappa = TypeVar("Kappa", float, FloatArray)
+
+
+class Ratios(Generic[Kappa]):
+    """What four condition numbers say of immunity: Zheng et al. (2025), Definition 3.1."""
+
+    kappa_P: Kappa
+    kappa_H: Kappa
+    reference_kappa_P: Kappa
+    reference_kappa_H: Kappa
+
+    @property
+    def i(self) -> Kappa:
+        """How many times worse the harmful task is conditioned than by the reference.
+
+        ``kappa_H / reference_kappa_H``: immunity wants it large.
+        """
+        return self.kappa_H / self.reference_kappa_H
+
+    @property
+    def ii(self) -> Kappa:
+        """``kappa_P / reference_kappa_P``: immunity wants it at most 1."""
+        return self.kappa_P / self.reference_kappa_P
+
+    @property
+    def rir(self) -> Kappa:
+        """The relative immunity ratio, (i) / (ii)."""
+        return self.i / self.ii
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,8 +78,7 @@ class DeepImmunity(Ratios[FloatArray]):
         return float(self.rir.std(ddof=1)) if self.rir.size > 1 else 0.0
 
     def __str__(self) -> str:
-        parts = (f"{x.mean():.4g} ± {x.std():.2g}" for x in (self.i, self.ii, self.rir))
-        i, ii, rir = parts
+        i, ii, rir = (f"{x.mean():.4g} ± {x.std():.2g}" for x in (self.i, self.ii, self.rir))
         eased = not_harder(float(self.i.mean()), self.mean, OF_NETWORKS)
         told = f" ({eased})" if eased else ""
         return f"(i) {i}, (ii) {ii}, RIR_theta0 {rir}{told} ({self.convention})"
@@ -157,41 +183,30 @@ def immunity_of(
     count, rows = as_count(groups, "groups", least=1), as_count(size, "size", least=2)
     shift = check_real(ridge, "ridge", low=0.0)
     rng = np.random.default_rng(as_count(seed, "seed", least=0))
-    kappas: dict[str, list[FloatArray]] = {"P": [], "H": []}
-    for task, both, name in (("P", primary, "primary"), ("H", harmful, "harmful")):
-        chosen = None
-        for Z in both:
-            if chosen is None:
-                total = len(Z)
-                if total < rows:
-                    raise ValueError(f"{name} must have at least {rows} samples, and has {total}")
-                chosen = np.stack([rng.choice(total, rows, replace=False) for _ in range(count)])
-            elif len(Z) != total:
-                raise ValueError(
-                    f"{name} must give the same samples each time, and gave {total}, then {len(Z)}"
-                )
-            kappas[task].append(_kappas(Z, chosen, shift, rank, computed_in))
-    return DeepImmunity(
-        kappas["P"][0],
-        kappas["H"][0],
-        kappas["P"][1],
-        kappas["H"][1],
-        "exact, over the nonzero eigenvalues" if shift == 0.0 else f"ridge {shift:g}",
-    )
+    options: dict[str, Any] = {"ridge": shift, "rank": rank}
+    kappas = []
+    for (Z, reference), name in ((primary, "primary"), (harmful, "harmful")):
+        total = len(Z)
+        if total < rows:
+            raise ValueError(f"{name} must have at least {rows} samples, and has {total}")
+        if len(reference) != total:
+            raise ValueError(
+                f"{name} must give the same samples each time, and gave {total}, then "
+                f"{len(reference)}"
+            )
+        chosen = [rng.choice(total, rows, replace=False) for _ in range(count)]
+        for features in (Z, reference):
+            X, precision = array(features), features.dtype if computed_in is None else computed_in
+            found = [
+                condition_number(features=X[group], computed_in=precision, **options)
+                for group in chosen
+            ]
+            kappas.append(np.array(found))
+    of_P, reference_of_P, of_H, reference_of_H = kappas
+    convention = "exact, over the nonzero eigenvalues" if shift == 0.0 else f"ridge {shift:g}"
+    return DeepImmunity(of_P, of_H, reference_of_P, reference_of_H, convention)
 
 
 def _features(network: nn.Module, head: str, loader: Any, name: str, device: Any) -> torch.Tensor:
     with served(network, device) as (model, where):
         return all_features(SplitModel(model, head), task_of(loader, where, name), name)
-
-
-def _kappas(
-    Z: torch.Tensor,
-    chosen: np.ndarray[Any, Any],
-    ridge: float,
-    rank: SupportsIndex | None,
-    computed_in: Any,
-) -> FloatArray:
-    features, precision = array(Z), Z.dtype if computed_in is None else computed_in
-    options: dict[str, Any] = {"ridge": ridge, "rank": rank, "computed_in": precision}
-    return np.array([condition_number(features=features[group], **options) for group in chosen])

@@ -13,10 +13,8 @@ from torch import nn
 
 from .._files import whole
 from .._validate import plain
-from ._closed_form import FoldedHead, refuse_saving, replace_module
-from ._copies import copied
 from ._immunize import DeepImmunization
-from ._network import SplitModel
+from ._network import FoldedHead, SplitModel, copied, refuse_saving, replace_module
 
 WEIGHTS, ABOUT = "weights.pt", "immucond.json"
 

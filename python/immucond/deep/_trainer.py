@@ -19,9 +19,9 @@ from .._files import whole
 from .._validate import plain, refuse_other
 from ._activations import task_of
 from ._batches import Outcome, endless, first_of, outcome, refuse_few
-from ._copies import evaluating
-from ._fingerprint import name_of
-from ._network import SplitModel, parse_batch, refuse_compiled
+from ._checkpoint import name_of
+from ._loaders import parse_batch
+from ._network import SplitModel, evaluating, refuse_compiled
 from ._objectives import (
     Method,
     Objective,

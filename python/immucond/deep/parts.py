@@ -1,14 +1,14 @@
 """The parts that `immucond.deep` is made of, for programs that load and measure whole networks."""
 
 from ._activations import Kept as Kept
-from ._batches import array as array
 from ._batches import kappa_and_rank as kappa_and_rank
-from ._closed_form import FoldedHead as FoldedHead
-from ._closed_form import refuse_saving as refuse_saving
-from ._closed_form import replace_module as replace_module
-from ._fingerprint import fingerprint as fingerprint
+from ._checkpoint import fingerprint as fingerprint
+from ._network import FoldedHead as FoldedHead
 from ._network import SplitModel as SplitModel
+from ._network import array as array
 from ._network import module_named as module_named
+from ._network import refuse_saving as refuse_saving
+from ._network import replace_module as replace_module
 from ._probes import ATTACKERS as ATTACKERS
 from ._probes import drop as drop
 from ._rir import immunity_of as immunity_of

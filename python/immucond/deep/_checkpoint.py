@@ -1,8 +1,9 @@
-"""What tells one network, one task or one function from another."""
+"""A run's state in a file, and what tells its network, tasks and functions from other ones."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
+from .._checkpoint import Checkpoint
+from .._files import whole
 from .._validate import plain
 
 _SCALARS = (bool, int, float, str)
@@ -151,3 +154,44 @@ def _globals(function: FunctionType) -> dict[str, Any]:
 def _bytes(value: Tensor) -> bytes:
     flat = value.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+class NetworkCheckpoint(Checkpoint[dict[str, Any]]):
+    """A run's state in a file of ``torch.save``, which ``torch.load(weights_only=True)`` reads."""
+
+    _readable = False
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state, whole or not at all; the first time, see that it can be read."""
+        # NumPy's numbers, such as a learning rate in an optimizer's state, would not load.
+        state = tree_map_only(np.generic, lambda x: x.item(), state | {"settings": self.settings})
+        if not self._readable:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            buffer.seek(0)
+            try:
+                torch.load(buffer, weights_only=True)
+            except Exception as error:
+                raise TypeError(
+                    f"checkpoint {self.path} could not be read again: the state of the optimizer "
+                    f"or of the objective holds more than tensors and numbers ({_brief(error)})"
+                ) from error
+            self._readable = True
+        with whole(self.path) as file:
+            torch.save(state, file)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return settings and state, on the CPU."""
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            return state["settings"], state
+        except Exception as error:
+            reason = "it has no settings of a run" if isinstance(error, KeyError) else _brief(error)
+            raise ValueError(
+                f"checkpoint {self.path} is not one of immunize; name another ({reason})"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    """Return the beginning of PyTorch's long messages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
