@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,32 +70,44 @@ def put_before_head(
 
 @dataclass(frozen=True, repr=False)
 class NetworkFade:
-    """Where the map of `immucond.linear.fade` stands in a network, and what rounding did there.
+    """Where the map of `immucond.linear.fade` stands in a network, and what became of its logits.
 
     Attributes
     ----------
     place : str
-        The name of the layer that holds the map A: the linear layer before the head, whose weight
-        and bias are multiplied by it, or one that was put between the two.
-    inserted : bool
-        Whether it was put there.
+        The names of what holds the map A: the linear layer before the head, whose weight and bias
+        are multiplied by it; a layer that was put between the two; or the blocks that were trained
+        to serve ``Z A``.
+    form : {"folded", "inserted", "distilled"}
+        Which of these. A folded or distilled one loads with the network's own code; an inserted
+        one can be taken out by whoever reads the network, and is for study.
     logits_changed : float
         The largest change of a primary logit, relative to the largest primary logit.
     map : FadeMap
         A, with the label alignment before and after on the rows that it was made from.
+    exact_rho : float or None
+        Of a distilled one: the alignment that A itself would leave, on the rows of the report,
+        whose ``rho`` is what the blocks reached.
     """
 
     place: str
-    inserted: bool
+    form: Literal["folded", "inserted", "distilled"]
     logits_changed: float
     map: FadeMap = field(repr=False)
+    exact_rho: float | None = None
+
+    @property
+    def inserted(self) -> bool:
+        """Whether a layer was put before the head."""
+        return self.form == "inserted"
 
     def __repr__(self) -> str:
         A = self.map
+        reached = f" (exact map {self.exact_rho:.3g})" if self.exact_rho is not None else ""
         return (
-            f"NetworkFade(A in {self.place!r}{', inserted' if self.inserted else ''}, "
-            f"tau={A.tau:g}, rho {A.rho_before:.3g} -> {A.rho:.3g}, kappa(A) {A.kappa:.3g}, "
-            f"primary logits changed by {self.logits_changed:.1e})"
+            f"NetworkFade(A {'in' if self.form == 'folded' else self.form + ' in'} {self.place!r}, "
+            f"tau={A.tau:g}, rho {A.rho_before:.3g} -> {A.rho:.3g}{reached}, kappa(A) "
+            f"{A.kappa:.3g}, primary logits changed by {self.logits_changed:.1e})"
         )
 
 
@@ -109,17 +121,11 @@ def checked_tau(tau: Any) -> float:
     return check_real(tau, "tau", low=1.0)
 
 
-def fade_network(
-    model: SplitModel,
-    tasks: Mapping[str, Batches],
-    tau: float,
-    delta: Any,
-    computed_in: Any,
-) -> tuple[str, NetworkFade]:
-    """Put the map and the head that undoes it into the model; return the head's name."""
-    primary, harmful = tasks["primary"], tasks["harmful"]
-    of_P, of_H = everything(model, primary, "primary"), everything(model, harmful, "harmful")
-    before = of_P.logits
+def map_of(
+    model: SplitModel, tasks: Mapping[str, Batches], tau: float, delta: Any, computed_in: Any
+) -> tuple[FadeMap, Tensor]:
+    """Return the map for a network's features, with all primary logits."""
+    of_P, of_H = (everything(model, task, name) for name, task in tasks.items())
     try:
         A = fade(
             array(of_P.features),
@@ -134,7 +140,19 @@ def fade_network(
             "fade cannot be made from the primary features X_P, the harmful ones X_H and their "
             f"labels Y_H: {error}"
         ) from error
-    head = model.head
+    return A, of_P.logits
+
+
+def fade_network(
+    model: SplitModel,
+    tasks: Mapping[str, Batches],
+    tau: float,
+    delta: Any,
+    computed_in: Any,
+) -> tuple[str, NetworkFade]:
+    """Put the map and the head that undoes it into the model; return the head's name."""
+    A, before = map_of(model, tasks, tau, delta, computed_in)
+    primary, head = tasks["primary"], model.head
     omega = A.solve(array(head.weight).T)
     name = feeder(model, tasks.values())
     split = model.split
@@ -144,7 +162,7 @@ def fade_network(
     else:
         _fold(model.model.get_submodule(name), head, A, omega)
     after = everything(SplitModel(model.model, split), primary, "primary").logits
-    changed = _change(before, after)
+    changed = change(before, after)
     if not changed <= TOLERANCE:
         raise ValueError(
             f"fade would change primary logits by {changed:.3g} of the largest one, and "
@@ -152,7 +170,7 @@ def fade_network(
             f"network computes in {head.weight.dtype}. Give a smaller tau (it is {A.tau:g}), a "
             f"larger delta (it is {A.delta:g}), or the network in float64, model.double()"
         )
-    return split, NetworkFade(name, split != model.split, changed, A)
+    return split, NetworkFade(name, "folded" if split == model.split else "inserted", changed, A)
 
 
 def targets(found: Outcome) -> FloatArray:
@@ -174,7 +192,7 @@ def _fold(layer: nn.Module, head: nn.Linear, A: FadeMap, omega: FloatArray) -> N
     head.weight.copy_(torch.from_numpy(omega.T.copy()))
 
 
-def _change(before: Tensor, after: Tensor) -> float:
+def change(before: Tensor, after: Tensor) -> float:
     """Return the largest change of a logit relative to the largest logit."""
     size = float(before.double().abs().max())
     change = float((after.double() - before.double()).abs().max())

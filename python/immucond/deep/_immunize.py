@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
@@ -27,6 +28,7 @@ from ._descent import (
     optimizer_of,
     outcomes,
 )
+from ._distillation import ADAM_LR, WEIGHTS, Distillation, Lessons, imitation
 from ._fade import NetworkFade, checked_tau, closed_form, fade_network
 from ._frozen import let_gradients_through, trained_parameters
 from ._loaders import left_as_found
@@ -239,14 +241,16 @@ def immunize(
     >>> done.history["loss"].shape
     (6,)
     """
-    objective = objective_of(method, computed_in)
     of_training = {
         "terms": terms, "lambdas": lambdas, "trainable": trainable, "epochs": epochs, "lr": lr,
         "momentum": momentum, "loss": loss, "optimizer": optimizer, "checkpoint": checkpoint,
         "checkpoint_every": checkpoint_every, "cache": cache, "deterministic": deterministic,
         "callback": callback,
     }  # fmt: skip
-    _refuse_misplaced(method, of_training, {"kappa_P": kappa_P, "delta": delta, "tau": tau})
+    distilled = method == "fade" and trainable is not None
+    objective = Distillation() if distilled else objective_of(method, computed_in)
+    of_maps = {"kappa_P": kappa_P, "delta": delta, "tau": tau}
+    _refuse_misplaced("distilled" if distilled else method, of_training, of_maps)
     strength = checked_tau(1e4 if tau is None else tau)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     drawn = as_count(seed, "seed", least=0)
@@ -256,21 +260,27 @@ def immunize(
     if objective is not None:
         refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
-    loss = loss or nn.functional.cross_entropy
+    loss = imitation if distilled else loss or nn.functional.cross_entropy
     rule = None if objective is None else weighting(lambdas, terms, objective)
-    found = first_terms(splitted, primary, harmful, where, objective, loss, method == "fade")
+    untaught = None if distilled else objective
+    found = first_terms(splitted, primary, harmful, where, untaught, loss, method == "fade")
     unseen, tasks = _held_out_tasks(held_out, where), {"primary": primary, "harmful": harmful}
+    added = 0.0 if delta is None else delta
     if objective is None:
         whole = {name: task_of(loader, where, name) for name, loader in tasks.items()}
         measurement = _measured(splitted, whole["primary"], whole["harmful"], unseen, computed_in)
-        added, faded = 0.0 if delta is None else delta, None
+        faded = None
         if method == "fade":
             done, faded = fade_network(splitted, whole, strength, added, computed_in)
         else:
             done = closed_form(splitted, whole, kappa_P, added, computed_in)
         report = _reported(measurement, SplitModel(model, done))
         return DeepImmunization(model, done, {}, report, faded)
-    refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
+    if distilled:
+        rule = rule if asked_by(lambdas, terms) else WEIGHTS
+        optimizer = optimizer or partial(torch.optim.Adam, lr=ADAM_LR if lr is None else lr)
+    else:
+        refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     parameters = trained_parameters(splitted, blocks)
     folder = None if cache is None else Path(cache)
@@ -282,6 +292,9 @@ def immunize(
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
     descending, optimizer_settings = optimizer_of(optimizer, parameters, lr, momentum)
     steps = Steps(splitted, objective, rule, loss, descending)
+    lesson = None
+    if distilled:
+        lesson = Lessons(splitted, P, H, strength, added, computed_in)
     kept = None
     if checkpoint is not None:
         settings = {
@@ -298,20 +311,27 @@ def immunize(
             "optimizer": optimizer_settings,
             "seed": drawn,
         }
+        if distilled:
+            settings["map"] = [strength, added]
         every = 100 if checkpoint_every is None else checkpoint_every
         count = as_count(every, "checkpoint_every", least=1)
         kept = NetworkCheckpoint(checkpoint, count, settings)
-    run = Run(steps, P, H, torch.Generator().manual_seed(drawn), kept)
+    taught = (P, H) if lesson is None else lesson.tasks
+    run = Run(steps, *taught, torch.Generator().manual_seed(drawn), kept)
     with torch.random.fork_rng(devices=[]):
         measurement = _measured(splitted, P, H, unseen, computed_in)
         if steps.terms is not None:
-            steps.weigh(outcomes(splitted, P, H))
+            steps.weigh(outcomes(splitted, *taught))
 
     def finished() -> DeepImmunization:
         for parameter, required in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(required)
         history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
-        return DeepImmunization(model, split, history, _reported(measurement, splitted))
+        faded = None
+        if lesson is not None:
+            place = ", ".join(names_of(trainable or ()))
+            faded = lesson.learnt(splitted, place, measurement.rho_under(lesson.map))
+        return DeepImmunization(model, split, history, _reported(measurement, splitted), faded)
 
     try:
         with left_as_found(primary, harmful):
@@ -338,7 +358,14 @@ def _refuse_misplaced(
         refuse("the closed form does not train, and has no", of_training)
         refuse("only fade has", of_maps, "tau")
     elif method == "fade":
-        refuse("fade does not train, and has no", of_training)
+        refuse(
+            "fade does not train unless it is distilled into blocks, trainable, and has no",
+            of_training,
+        )
+        refuse("only the closed form has", of_maps, "kappa_P")
+    elif method == "distilled":
+        refuse("distillation imitates the network's own logits, and has no", of_training, "loss")
+        refuse("distillation takes Adam, and has no", of_training, "momentum")
         refuse("only the closed form has", of_maps, "kappa_P")
     else:
         refuse("the closed form and fade alone have", of_maps)

@@ -12,7 +12,7 @@ from .._errors import ImmunityWarning
 from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
 from .._warn import warn
-from ..linear import alignment
+from ..linear import FadeMap, alignment
 from ._activations import task_of
 from ._batches import Batches, Outcome, gathered, kappa_and_rank
 from ._network import SplitModel, array, heads_named, served
@@ -46,6 +46,9 @@ class DeepReport(Ratios[float]):
     rho, reference_rho : float or None
         Alignment of the harmful labels with the features after and before, as by
         `immucond.linear.alignment`; None without classes.
+    changed : int or None
+        Primary rows that are put in another class than before, of all that were measured; None
+        where the network has not two logits or more.
     tested : int
         Rows of the harmful task that probes are tested on.
     accuracy : (float, float) or None
@@ -75,6 +78,7 @@ class DeepReport(Ratios[float]):
     probes: dict[str, tuple[float, float]] = field(default_factory=dict)
     rho: float | None = None
     reference_rho: float | None = None
+    changed: int | None = None
 
     def __repr__(self) -> str:
         shares = {f"{name} probe": pair for name, pair in self.probes.items()}
@@ -153,7 +157,15 @@ class Measurement:
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
             rho=None if reference_rho is None else rho,
             reference_rho=None if rho is None else reference_rho,
+            changed=_changed(before[0].logits, after[0].logits),
         )
+
+    def rho_under(self, A: FadeMap) -> float | None:
+        """Alignment of the harmful labels with the features before, under a map."""
+        harmful = self._before[1]
+        mapped = torch.from_numpy(array(harmful.features) @ A)
+        precision = harmful.features.dtype if self._computed_in is None else self._computed_in
+        return _rho(harmful._replace(features=mapped), precision)
 
 
 def _accuracy(found: Outcome) -> float | None:
@@ -163,6 +175,13 @@ def _accuracy(found: Outcome) -> float | None:
         return None
     guessed = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
     return float((guessed == labels).double().mean())
+
+
+def _changed(before: Tensor, after: Tensor) -> int | None:
+    """Rows whose largest logit is another one."""
+    if before.ndim != 2 or before.shape[1] < 2 or before.shape != after.shape:
+        return None
+    return int((before.argmax(1) != after.argmax(1)).sum())
 
 
 def _rho(found: Outcome, computed_in: Any) -> float | None:

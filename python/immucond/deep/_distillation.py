@@ -1,0 +1,126 @@
+"""Fade distilled into the last blocks, which learn to serve the faded features themselves.
+
+Where a normalization or a pooling comes before the head there is no layer that the map could be
+folded into, and whoever reads the network takes an inserted one out. Weights that were trained to
+serve ``Z A`` load with the network's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..linear import FadeMap
+from ._batches import Batches, Outcome, everything
+from ._fade import NetworkFade, change, map_of
+from ._network import SplitModel, copied
+from ._objectives import Alignment, Objective
+
+WEIGHTS = (1.0, 1.0)
+"""Of the primary and of the harmful term, each 1 for features that have not moved."""
+
+ALIGNMENT = 0.3
+"""Of log rho in the harmful term."""
+
+ADAM_LR = 1e-3
+
+
+class Lesson(NamedTuple):
+    """What the network said of a batch before, and what the map makes of its features."""
+
+    faded: Tensor
+    missing: Tensor  # by how much the map moves features, a number
+    logits: Tensor
+    labels: Any
+
+
+class Taught:
+    """A task whose batches come with their `Lesson` in place of the labels."""
+
+    def __init__(self, task: Batches, teacher: SplitModel, A: FadeMap) -> None:
+        self._task, self._teacher, self._map = task, teacher, A
+        self.least, self.alike = task.least, task.alike
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
+        """Yield the batches of one epoch."""
+        return self._task.epoch(generator)
+
+    def in_order(self) -> Generator[Any, None, None]:
+        """Yield the batches once, in the order of the samples."""
+        return self._task.in_order()
+
+    def drawn(self) -> Generator[Any, None, None]:
+        """Yield the batches of an epoch as training draws them, alike each time."""
+        return self._task.drawn()
+
+    def fingerprint(self) -> str:
+        """Return that of the task."""
+        return self._task.fingerprint()
+
+    def run(self, model: SplitModel, batch: Any) -> Outcome:
+        """Return what the model makes of a batch, and as labels what it is to learn."""
+        found = self._task.run(model, batch)
+        with torch.no_grad():
+            before = self._task.run(self._teacher, batch)
+        Z = before.features
+        faded = torch.from_numpy(Z.double().cpu().numpy() @ self._map).to(Z)
+        return found._replace(
+            labels=Lesson(faded, _spread(faded - Z), before.logits, before.labels)
+        )
+
+
+def _spread(change: Tensor) -> Tensor:
+    """Mean square of what differs from row to row: a constant is the head's bias."""
+    return (change - change.mean(0)).square().sum(1).mean()
+
+
+class Distillation(Objective):
+    """Regression on the faded features of both tasks, and the logarithm of the harmful rho."""
+
+    needs_harmful_labels: ClassVar[bool] = True
+
+    def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
+        """Share of the change that is still missing, of each task; with 0.3 log rho."""
+        missing_P, missing_H = (
+            _spread(task.features - task.labels.faded)
+            / task.labels.missing.clamp_min(torch.finfo(task.features.dtype).tiny)
+            for task in (primary, harmful)
+        )
+        plain = harmful._replace(labels=harmful.labels.labels)
+        log_rho = Alignment().terms(primary, plain)[1]
+        return missing_P, missing_H if log_rho is None else missing_H + ALIGNMENT * log_rho
+
+
+def imitation(logits: Tensor, lesson: Lesson) -> Tensor:
+    """How far logits are from those before: Kullback and Leibler's, or of targets the square."""
+    labels, said = lesson.labels, lesson.logits
+    targets = isinstance(labels, Tensor) and labels.is_floating_point()
+    if targets or logits.ndim != 2 or logits.shape[1] == 1:
+        spread = (said - said.mean(0)).square().mean()
+        return (logits - said).square().mean() / spread.clamp_min(torch.finfo(said.dtype).tiny)
+    return nn.functional.kl_div(
+        logits.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
+    )
+
+
+class Lessons:
+    """Both tasks as they are taught, by the network as it is now and the map for it."""
+
+    def __init__(
+        self, model: SplitModel, P: Batches, H: Batches, tau: float, delta: Any, computed_in: Any
+    ) -> None:
+        self._primary = P
+        self.map, self._logits = map_of(
+            model, {"primary": P, "harmful": H}, tau, delta, computed_in
+        )
+        where = next(model.model.parameters()).device
+        teacher = SplitModel(copied(model.model, where).eval(), model.split)
+        self.tasks = Taught(P, teacher, self.map), Taught(H, teacher, self.map)
+
+    def learnt(self, model: SplitModel, place: str, exact_rho: float | None) -> NetworkFade:
+        """Return what became of the primary logits."""
+        logits = everything(model, self._primary, "primary").logits
+        return NetworkFade(place, "distilled", change(self._logits, logits), self.map, exact_rho)
