@@ -163,7 +163,7 @@ def test_more_epochs_go_on_from_fewer(tmp_path):
         icd.immunize(net(), **loaders(), epochs=3, **options)
 
 
-@pytest.mark.parametrize("method", ["algorithm1", "alignment"])
+@pytest.mark.parametrize("method", ["algorithm1", "alignment", "fade"])
 def test_a_stopped_run_goes_on(method, tmp_path):
     options = SETTINGS | {"checkpoint": tmp_path / "run.pt", "epochs": 4, "method": method}
     icd.immunize(net(), **loaders(), callback=lambda step, _: step == 4, **options)

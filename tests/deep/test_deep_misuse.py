@@ -1,5 +1,7 @@
 """What `immunize` is given by mistake: it says so, or does the right thing; never a silent no."""
 
+import math
+
 import numpy as np
 import pytest
 from torch_cases import torch
@@ -197,7 +199,7 @@ def test_what_diverges_at_once_has_no_result():
 @pytest.mark.parametrize(
     "given",
     [
-        {"epochs": 3}, {"lambdas": (1, 1)}, {"terms": (1, 1)}, {"trainable": "block2"}, {"lr": 0.1},
+        {"epochs": 3}, {"lambdas": (1, 1)}, {"terms": (1, 1)}, {"lr": 0.1},
         {"momentum": 0.5}, {"loss": nn.functional.cross_entropy}, {"optimizer": torch.optim.Adam},
         {"checkpoint": "run.pt"}, {"checkpoint_every": 1}, {"callback": print}, {"cache": "."},
         {"deterministic": True},
@@ -206,8 +208,29 @@ def test_what_diverges_at_once_has_no_result():
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["closed_form", "fade"])
 def test_the_closed_form_and_fade_refuse_what_they_do_not_have(method, given):
-    with pytest.raises(ValueError, match=f"does not train, and has no {next(iter(given))}"):
+    with pytest.raises(ValueError, match=f"does not train.*, and has no {next(iter(given))}"):
         immunize(method=method, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"loss": nn.functional.cross_entropy}, "imitates the network's own logits.* no loss"),
+        ({"momentum": 0.5}, "takes Adam, and has no momentum"),
+        ({"kappa_P": 2.0}, "only the closed form has kappa_P"),
+        ({"trainable": "nowhere"}, "trainable must name a module"),
+        ({"tau": math.inf}, "tau must be finite"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_distillation_refuses_what_it_does_not_have(given, told):
+    with pytest.raises(ValueError, match=told):
+        immunize(**{"method": "fade", "trainable": "block2", **given})
+
+
+def test_the_closed_form_has_no_trainable_blocks():
+    with pytest.raises(ValueError, match="does not train, and has no trainable"):
+        immunize(method="closed_form", trainable="block2")
 
 
 def test_others_refuse_what_the_closed_form_and_fade_have():

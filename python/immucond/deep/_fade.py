@@ -105,7 +105,7 @@ class NetworkFade:
         A = self.map
         reached = f" (exact map {self.exact_rho:.3g})" if self.exact_rho is not None else ""
         return (
-            f"NetworkFade(A {'in' if self.form == 'folded' else self.form + ' in'} {self.place!r}, "
+            f"NetworkFade(A in {self.place!r}{'' if self.form == 'folded' else ', ' + self.form}, "
             f"tau={A.tau:g}, rho {A.rho_before:.3g} -> {A.rho:.3g}{reached}, kappa(A) "
             f"{A.kappa:.3g}, primary logits changed by {self.logits_changed:.1e})"
         )

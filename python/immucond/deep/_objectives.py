@@ -350,11 +350,14 @@ def gradient_by(term: Tensor, Z: Tensor) -> Tensor:
     """
     refuse_frozen(Z)
     range_of_Z, limit = torch.finfo(Z.dtype), _binary_range(term.dtype)
-    exponent, largest = 0, range_of_Z.max / 2.0
+    exponent, largest, zero = 0, range_of_Z.max / 2.0, False
     for _ in range(_TRIALS):
         seed = torch.full_like(term, 2.0**exponent)
         (scaled,) = torch.autograd.grad(term, Z, seed, retain_graph=True)
         size = float(scaled.abs().max())
+        if zero and not size < math.inf:  # 0 times what the scale itself overflowed to
+            return torch.zeros_like(Z, dtype=torch.float64)
+        zero = size == 0.0
         if range_of_Z.tiny / range_of_Z.eps <= size <= largest:
             break
         # No step is as long as the range of float16.
