@@ -13,7 +13,7 @@ import torch
 
 import immucond.cuda as icc
 import immucond.torch as ict
-from immucond.cuda._module import candidates
+from immucond.cuda._device import candidates
 
 AUTOGRAD = "torch autograd through eigvalsh"
 LOOP = "a loop of torch autograd through eigvalsh"

@@ -10,7 +10,7 @@ import torch
 from cuda_contests import DSYRK, PROBLEMS
 
 from immucond.cuda import CudaUnavailableError
-from immucond.cuda._module import module
+from immucond.cuda._device import module
 
 CONTESTS = [(problem, name) for problem in PROBLEMS for name in problem.contestants]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from immucond import _emulation
-from immucond.cuda import _arrays, _module
-from immucond.cuda._arrays import DeviceArray, _Torch
+from immucond.cuda import _device
+from immucond.cuda._device import DeviceArray, _Torch
 
 STORED = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 STORED["bfloat16"] = np.uint16  # what the emulation takes for it
@@ -182,6 +182,6 @@ def install(monkeypatch: Any, cuda: EmulatedCuda) -> HostTorch:
     """Put it in the place of the compiled module, for CPU tensors."""
     library = HostTorch()
     for name in ("module", "bound_module"):
-        monkeypatch.setattr(_module, name, lambda: cuda)
-    monkeypatch.setitem(_arrays._LIBRARIES, "torch", lambda: library)
+        monkeypatch.setattr(_device, name, lambda: cuda)
+    monkeypatch.setitem(_device._LIBRARIES, "torch", lambda: library)
     return library

@@ -12,15 +12,9 @@ from matrices import separated, with_singular_values  # noqa: E402
 
 import immucond as ic  # noqa: E402
 import immucond.torch as ict  # noqa: E402
-from immucond.cuda import _module as _cuda_module  # noqa: E402
-from immucond.torch import (  # noqa: E402
-    _cpu,
-    _cuda,
-    _distributed,
-    _fallback,
-    _pairs,
-    _spectral,
-)
+from immucond.cuda import _device as _cuda_device  # noqa: E402
+from immucond.torch import _distributed, _pairs, _spectral  # noqa: E402
+from immucond.torch._kernels import CPU, CUDA, FALLBACK  # noqa: E402
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "r_well": ict.r_well,
@@ -72,24 +66,24 @@ class OnDevice:
 
     @staticmethod
     def evaluate(regularizer: Any, X: Any, **options: Any) -> Any:
-        found = _cuda.evaluate(regularizer, X.cuda(), **options)
+        found = CUDA.evaluate(regularizer, X.cuda(), **options)
         gradient = None if found.gradient is None else found.gradient.cpu()
         return found._replace(value=found.value.cpu(), gradient=gradient)
 
     @staticmethod
     def pairs(X: Any, **options: Any) -> Any:
-        found = _cuda.pairs(X.cuda(), **options)
+        found = CUDA.pairs(X.cuda(), **options)
         return type(found)(*(field.cpu() for field in found))
 
     @staticmethod
     def gram(X: Any) -> Any:
-        return _cuda.gram(X.cuda()).cpu()
+        return CUDA.gram(X.cuda()).cpu()
 
 
 def require_device() -> None:
     """Skip, and say why, where there is no CUDA device."""
-    if not _cuda_module.available():
-        pytest.skip(f"the CUDA kernels cannot run here: {_cuda_module._why_not(None)}")
+    if not _cuda_device.available():
+        pytest.skip(f"the CUDA kernels cannot run here: {_cuda_device._why_not(None)}")
 
 
 @pytest.fixture(
@@ -103,6 +97,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         from emulated_cuda import EmulatedCuda, install
 
         install(monkeypatch, EmulatedCuda())
-    chosen: Any = {"core": _cpu, "pure torch": _fallback, "emulated": _cuda, "cuda": OnDevice}
+    chosen: Any = {"core": CPU, "pure torch": FALLBACK, "emulated": CUDA, "cuda": OnDevice}
     for module in (_spectral, _pairs, _distributed):
         monkeypatch.setattr(module, "kernels_for", lambda X: chosen[request.param])

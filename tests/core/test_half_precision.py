@@ -14,7 +14,7 @@ import immucond as ic
 import immucond.cuda as icc
 import immucond.torch as ict
 from immucond._rank import default_rtol, epsilon, rank_rule
-from immucond.torch import _cpu, _fallback
+from immucond.torch._kernels import CPU, FALLBACK
 
 HALF = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
@@ -135,8 +135,8 @@ def test_one_rule_on_every_way(monkeypatch, half, shape, k):
     }
     ranks["torch"] = quiet(ict.extreme_pairs, features=Z).rank
     rule = rank_rule(shape, half, rank=None, rtol=None, computed_in=None, given="features")
-    for module in (_cpu, _fallback):
-        ranks[module.__name__] = module.pairs(Z, features=True, rule=rule).rank
+    for kernels in (CPU, FALLBACK):
+        ranks[type(kernels).__name__] = kernels.pairs(Z, features=True, rule=rule).rank
     for most in (np.inf, 40, 0):
         cuda = EmulatedCuda()
         install(monkeypatch, cuda)

@@ -13,12 +13,12 @@ import immucond as ic
 import immucond.cuda as icc
 from immucond import _core
 from immucond._rank import Rule
-from immucond.cuda import _module
+from immucond.cuda import _device
+from immucond.cuda._device import candidates, runs_on
 from immucond.cuda._large import LargeMatrix
-from immucond.cuda._module import candidates, runs_on
-from immucond.torch import _cuda
+from immucond.torch._kernels import CUDA
 
-BOUND_MODULE = _module.bound_module
+BOUND_MODULE = _device.bound_module
 NAMES = pytest.mark.parametrize("name", ["r_well", "r_ill", "kappa", "log_kappa"])
 
 
@@ -273,14 +273,14 @@ def test_while_a_graph_is_captured_nothing_comes_back(cuda, monkeypatch):
 def test_the_torch_bridge_takes_them(cuda):
     Z = features(5, 8).requires_grad_()
     rule = Rule(0, 1e-12, 2.0**-52)
-    value, gradient, tied, determined, rank = _cuda.evaluate(
+    value, gradient, tied, determined, rank = CUDA.evaluate(
         ic.r_ill, Z, features=True, rule=rule, p=0, gradient=True
     )
     expected = ic.r_ill.value_and_grad_features(Z.detach().numpy())
     assert_close(value, expected[0])
     assert_close(gradient, expected[1])
     assert (tied, determined, rank) == (False, True, 5)
-    assert_close(_cuda.gram(Z), Z.T @ Z, 1e-14)
+    assert_close(CUDA.gram(Z), Z.T @ Z, 1e-14)
 
 
 # ---- the rules of the host ----
@@ -327,22 +327,22 @@ def test_arrays_of_the_host_are_refused():
 
 @pytest.fixture
 def asked_anew():
-    _module._why_not.cache_clear()
+    _device._why_not.cache_clear()
     yield
-    _module._why_not.cache_clear()
+    _device._why_not.cache_clear()
 
 
 @pytest.mark.usefixtures("asked_anew")
 def test_an_unavailable_module_says_why(monkeypatch):
-    monkeypatch.setattr(_module, "_devices", lambda: ((), "not built: no CUDA compiler was found"))
+    monkeypatch.setattr(_device, "_devices", lambda: ((), "not built: no CUDA compiler was found"))
     assert not icc.available()
     assert not icc.available(0)
     with pytest.raises(icc.CudaUnavailableError, match="cannot run here: not built") as caught:
-        _module.module()
+        _device.module()
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, ic.ImmucondError)
     with pytest.raises(icc.CudaUnavailableError):
-        _module.bound_module()
+        _device.bound_module()
 
 
 ARCHITECTURES = "80-real, 90-real, 90-virtual"
@@ -375,13 +375,13 @@ def test_a_device_that_runs_nothing_of_it_is_left_to_pytorch(monkeypatch):
             return {"architectures": ARCHITECTURES}
 
     devices = ({"name": "Old", "capability": (7, 5)}, {"name": "New", "capability": (9, 0)})
-    monkeypatch.setattr(_module, "_load", lambda: (Built, ""))
-    monkeypatch.setattr(_module, "_devices", lambda: (devices, ""))
+    monkeypatch.setattr(_device, "_load", lambda: (Built, ""))
+    monkeypatch.setattr(_device, "_devices", lambda: (devices, ""))
     assert [icc.available(d) for d in (None, 0, 1)] == [True, False, True]
-    monkeypatch.setattr(_module, "_devices", lambda: (devices[:1], ""))
-    _module._why_not.cache_clear()
+    monkeypatch.setattr(_device, "_devices", lambda: (devices[:1], ""))
+    _device._why_not.cache_clear()
     with pytest.raises(icc.CudaUnavailableError, match=r"do not run on Old \(sm_75\)"):
-        _module.module()
+        _device.module()
 
 
 def test_without_cublas_one_error_says_so(cuda, monkeypatch):
@@ -396,7 +396,7 @@ def test_without_cublas_one_error_says_so(cuda, monkeypatch):
     monkeypatch.setattr(cuda, "libraries_bound", lambda: False, raising=False)
     monkeypatch.setattr(cuda, "bind_libraries", bind_libraries, raising=False)
     monkeypatch.setattr(cuda, "MissingLibrary", MissingLibraryError, raising=False)
-    monkeypatch.setattr(_module, "bound_module", BOUND_MODULE.__wrapped__)
+    monkeypatch.setattr(_device, "bound_module", BOUND_MODULE.__wrapped__)
     for call in (icc.gram, icc.psd_extreme_pairs):
         with pytest.raises(
             icc.CudaUnavailableError, match=r"^cuBLAS was not found: install PyTorch"

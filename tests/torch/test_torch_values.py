@@ -62,7 +62,7 @@ def test_below_full_rank(kernels, name, given, k):
 )
 def test_the_pure_torch_kernel_is_the_core_at_every_scale(rng, shape, exponent):
     from immucond._rank import rank_rule
-    from immucond.torch import _cpu, _fallback
+    from immucond.torch._kernels import CPU, FALLBACK
 
     k = int(rng.integers(2, 4))
     X = torch.from_numpy(with_singular_values(rng, *shape, rng.random(k) + 0.1) * 2.0**exponent)
@@ -72,11 +72,11 @@ def test_the_pure_torch_kernel_is_the_core_at_every_scale(rng, shape, exponent):
         for r in (ic.r_well, ic.r_ill, ic.kappa, ic.log_kappa):
             for p in (0, -1, 9):
                 options = {"features": features, "rule": rule, "p": p}
-                a, b = (m.evaluate(r, X, gradient=True, **options) for m in (_cpu, _fallback))
+                a, b = (m.evaluate(r, X, gradient=True, **options) for m in (CPU, FALLBACK))
                 assert np.isclose(a[0], b[0], rtol=1e-7)
                 assert_close(a[1], b[1], 1e-7)
                 assert a[2:] == b[2:]
-        a, b = (m.pairs(X, features=features, rule=rule) for m in (_cpu, _fallback))
+        a, b = (m.pairs(X, features=features, rule=rule) for m in (CPU, FALLBACK))
         for field in ("sigma_max", "u_max", "v_max", "sigma_min", "rank"):
             assert_close(getattr(b, field), getattr(a, field), 1e-7)
 

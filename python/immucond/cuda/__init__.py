@@ -4,6 +4,8 @@ The functions have the names of `immucond`'s own. `immucond.torch` finds them by
 operators run on them for tensors on a CUDA device.
 """
 
+from ._device import CudaUnavailableError, available
+from ._device import facts as facts
 from ._functions import (
     Pairs,
     feature_extreme_pairs,
@@ -13,8 +15,6 @@ from ._functions import (
     value_and_grad,
     value_and_grad_features,
 )
-from ._module import CudaUnavailableError, available
-from ._module import facts as facts
 
 __all__ = [
     "CudaUnavailableError",

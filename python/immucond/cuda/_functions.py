@@ -8,8 +8,8 @@ from .._pairs import explaining, warn_half
 from .._rank import Given, rank_rule
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._warn import warn_accuracy, warn_tied
-from . import _module
-from ._arrays import DeviceArray, Library, float64_by_rows, ingest
+from . import _device
+from ._device import DeviceArray, Library, float64_by_rows, ingest
 from .stacks import Stack, built_in, gram_of
 
 _BUILT_IN = ("r_well", "r_ill", "kappa", "log_kappa")
@@ -94,7 +94,7 @@ def feature_hessian(X: Any, theta: Any) -> Any:
             f"{extractor.device}"
         )
     theta = float64_by_rows(library.adopt(theta), extractor, library)
-    cuda, device = _module.bound_module(), inputs.device
+    cuda, device = _device.bound_module(), inputs.device
     out = library.empty((m, m), "float64", device)
     size = cuda.feature_hessian_workspace_bytes(inputs.layout, m)
     workspace = library.empty((size // 8,), "float64", device)
@@ -176,7 +176,7 @@ def psd_extreme_pairs(
     ...     pairs = icc.psd_extreme_pairs(torch.tensor([[2.0, 1.0], [1.0, 2.0]], device="cuda"))
     ...     assert round(float(pairs.sigma_max / pairs.sigma_min), 12) == 3.0
     """
-    return _pairs(H, "H", "matrix", rank, rtol, computed_in)
+    return _pairs(H, "H", "matrix", rank=rank, rtol=rtol, computed_in=computed_in)
 
 
 def feature_extreme_pairs(
@@ -198,7 +198,7 @@ def feature_extreme_pairs(
     ...     groups = torch.randn(20, 100, 512, device="cuda")
     ...     assert icc.feature_extreme_pairs(groups).sigma_max.shape == (20,)
     """
-    return _pairs(Z, "Z", "features", rank, rtol, computed_in)
+    return _pairs(Z, "Z", "features", rank=rank, rtol=rtol, computed_in=computed_in)
 
 
 def value_and_grad(
@@ -249,7 +249,8 @@ def value_and_grad(
     ...     value, grad = icc.value_and_grad(ic.kappa, torch.tensor([[3.0, 0], [0, 1]]).cuda())
     ...     assert round(float(value), 12) == 3.0
     """
-    return _value_and_grad(regularizer, S, "S", "matrix", rank, rtol, computed_in, p)
+    of_rank = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
+    return _value_and_grad(regularizer, S, "S", "matrix", p, **of_rank)
 
 
 def value_and_grad_features(
@@ -276,18 +277,12 @@ def value_and_grad_features(
     ...     value, grad = icc.value_and_grad_features(ic.r_ill, groups)
     ...     assert (value.shape, grad.shape) == ((20,), groups.shape)
     """
-    return _value_and_grad(regularizer, Z, "Z", "features", rank, rtol, computed_in, p)
+    of_rank = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
+    return _value_and_grad(regularizer, Z, "Z", "features", p, **of_rank)
 
 
 def _stack(
-    x: Any,
-    name: str,
-    given: Given,
-    rank: SupportsIndex | None,
-    rtol: float | None,
-    computed_in: Any,
-    *,
-    square: bool = False,
+    x: Any, name: str, given: Given, *, square: bool = False, **of_rank: Any
 ) -> tuple[Stack, bool]:
     """Return a matrix, or a stack of them, with the rule that decides rank; and whether it is one.
 
@@ -301,50 +296,29 @@ def _stack(
             f"{name} must be {'a square matrix' if square else 'a matrix'} with at least one "
             f"entry, or a stack of them, and has shape {shape}"
         )
-    rule = rank_rule(
-        shape[-2:],
-        array.dtype,  # type: ignore[arg-type]
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
-        given=given,
-    )
+    rule = rank_rule(shape[-2:], array.dtype, given=given, **of_rank)  # type: ignore[arg-type]
     single = len(shape) == 2
     stacked = x[None] if single else x
     features = given == "features"
     return Stack(stacked, array.stacked(), library, features=features, rule=rule), single
 
 
-def _pairs(
-    x: Any,
-    name: str,
-    given: Given,
-    rank: SupportsIndex | None,
-    rtol: float | None,
-    computed_in: Any,
-) -> Pairs:
-    stack, single = _stack(x, name, given, rank, rtol, computed_in, square=True)
+def _pairs(x: Any, name: str, given: Given, **of_rank: Any) -> Pairs:
+    stack, single = _stack(x, name, given, square=True, **of_rank)
     found = stack.pairs()
     fields = (getattr(found, field) for field in Pairs._fields)
     return Pairs(*(field[0] if single else field for field in fields))
 
 
 def _value_and_grad(
-    regularizer: SpectralRegularizer,
-    x: Any,
-    name: str,
-    given: Given,
-    rank: SupportsIndex | None,
-    rtol: float | None,
-    computed_in: Any,
-    p: Counted,
+    regularizer: SpectralRegularizer, x: Any, name: str, given: Given, p: Counted, **of_rank: Any
 ) -> tuple[Any, Any]:
     if built_in(regularizer) is None:
         raise ValueError(
             f"regularizer must be one of {', '.join(_BUILT_IN)}, and is {regularizer!r}"
         )
     number = counted(p, regularizer)
-    stack, single = _stack(x, name, given, rank, rtol, computed_in)
+    stack, single = _stack(x, name, given, **of_rank)
     with explaining(stack.rule):
         found = stack.evaluate(regularizer, p=number, gradient=True)
     what = "Z^T Z" if given == "features" else "S"

@@ -15,8 +15,8 @@ import scipy.linalg
 from .. import _core
 from .._rank import Rule
 from .._validate import FloatArray
-from . import _module
-from ._arrays import Library
+from . import _device
+from ._device import Library
 
 WIDTH = 2  # starting vectors: two see a double eigenvalue, where one takes it for simple
 MOST = 384  # products, after which a direct method is the cheaper way
@@ -107,7 +107,7 @@ class DeviceSteps:
 
     def __init__(self, A: Any, n: int, library: Library, device: int) -> None:
         self.n, self._A, self._library, self._device = n, A, library, device
-        self._cuda = _module.bound_module()
+        self._cuda = _device.bound_module()
         self._most = min(MOST, n - WIDTH)
         self._rows = self._most + WIDTH
         self._V = self._empty(self._rows, n)  # by rows here: columns there
@@ -255,7 +255,7 @@ class LargeMatrix:
 
     def _measured(self) -> tuple[float, float, float]:
         """Return the sum of squares in two parts, and the largest magnitude, infinite for NaN."""
-        cuda, at = _module.bound_module(), self.library.address
+        cuda, at = _device.bound_module(), self.library.address
         out = self._empty(cuda.PARTS, 3)
         cuda.measure(count=self.n**2, x=at(self.H), out=at(out), **self._where())
         parts = self.library.to_numpy(out)
@@ -285,7 +285,7 @@ class LargeMatrix:
 
     def _inverse(self) -> Any:
         """Return the inverse (in its lower triangle), or None where H is not definite."""
-        cuda, at = _module.bound_module(), self.library.address
+        cuda, at = _device.bound_module(), self.library.address
         A = self._empty(self.n, self.n)
         A[:] = self.H
         size = cuda.inverse_workspace(self.n, at(A), self.device)
@@ -294,7 +294,7 @@ class LargeMatrix:
         return A if not self.library.to_numpy(info).any() else None
 
     def _direct(self) -> _Found | None:
-        cuda, at, n = _module.bound_module(), self.library.address, self.n
+        cuda, at, n = _device.bound_module(), self.library.address, self.n
         A, w = self._empty(n, n), self._empty(n)
         A[:] = self.H
         size = cuda.syevd_workspace(n, at(A), at(w), self.device)

@@ -17,9 +17,9 @@ from .._pairs import ExtremePairs, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from .._search import Search
-from . import _module
-from ._arrays import DeviceArray, Library, float64_by_rows
-from ._arrays import torch_library as torch_library
+from . import _device
+from ._device import DeviceArray, Library, float64_by_rows
+from ._device import torch_library as torch_library
 from ._large import Large, LargeMatrix
 
 Kind = Literal["matrix", "features", "gram"]
@@ -43,7 +43,7 @@ def built_in(regularizer: Any) -> str | None:
 
 def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
     """Return ``X^T X`` for a matrix; see `gram`."""
-    cuda, device = _module.bound_module(), X.device
+    cuda, device = _device.bound_module(), X.device
     cols = X.shape[1]
     out = library.empty((cols, cols), "float32" if narrow else "float64", device)
     size = 0 if narrow else cuda.gram_workspace_bytes(X.layout)
@@ -61,7 +61,7 @@ def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
 
 def times(A: DeviceArray, scale: float, B: Any, out: DeviceArray, library: Library) -> None:
     """Set ``out = scale A B^T``, for B (columns, n) in float64 by rows."""
-    cuda, device = _module.bound_module(), A.device
+    cuda, device = _device.bound_module(), A.device
     size = cuda.times_workspace_bytes(A.layout, out.shape[1])
     workspace = library.empty((size // 8,), "float64", device)
     cuda.times(
@@ -94,7 +94,7 @@ def is_small(kind: Kind, shape: tuple[int, ...], device: int) -> bool:
     rows, cols = shape[-2:]
     if kind != "features" and rows != cols:
         return False
-    cuda = _module.module()
+    cuda = _device.module()
     return bool(cuda.is_small(kind, rows, cols, cuda.shared_limit(device)))
 
 
@@ -110,7 +110,7 @@ def small_problems(
     pairs: bool = False,
 ) -> Small:
     """Launch one block of threads a matrix on the current stream; nothing is waited for."""
-    cuda, device = _module.module(), stack.device
+    cuda, device = _device.module(), stack.device
     count, rows, cols = stack.shape
 
     def empty(wanted: bool, *shape: int, dtype: str = "float64") -> Any:
@@ -334,7 +334,7 @@ class Stack:
         """Return ``alpha u u^T + beta w w^T + gamma H``."""
         n, device, at = formed.n, formed.A.device, self.library.address
         G = self.library.empty((n, n), "float64", device)
-        _module.bound_module().rank_two(
+        _device.bound_module().rank_two(
             n=n,
             alpha=alpha,
             u=at(vectors),

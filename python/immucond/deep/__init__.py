@@ -10,10 +10,10 @@ with extra("torch"):
 
 from ._activations import keep_activations
 from ._fade import NetworkFade
-from ._immunize import DeepImmunization, immunize
+from ._immunize import immunize
 from ._objectives import Objective
 from ._probes import linear_probes
-from ._report import DeepReport, immunity_report
+from ._report import DeepImmunization, DeepReport, immunity_report
 from ._rir import DeepImmunity, rir
 from ._saved import load_saved, save
 from ._trainer import TrainerMixin

@@ -84,19 +84,17 @@ class Kept:
         with left_as_found(loader):
             if not plain(loader):
                 refuse_random(loader, deterministic)
-            first = self._run(model, blocks, loader)
-        inputs, self._trace = first
+            inputs, self._trace = self._run(model, blocks, loader)
         self._size = rows_of(self._trace.arguments)
         self._check(model, blocks, inputs)
 
     def _run(self, model: SplitModel, blocks: Sequence[nn.Module], loader: Any) -> Any:
         """Run what is frozen over the samples, in their order; return the first batch's trace."""
-        dataset = loader.dataset
         tied = tied_to(model.model, [*blocks, model.head])
         if tied is not None:
             raise CannotKeepError(f"{tied!r} has a weight of what is trained")
         in_order: DataLoader[Any] = DataLoader(
-            dataset,
+            loader.dataset,
             batch_size=self._batch_size,
             **{name: getattr(loader, name) for name in _AS_THEY_ARE},
         )

@@ -310,10 +310,9 @@ class Run:
         self._generator.set_state(self._start)
         torch.set_rng_state(self._random)
         self._epoch, self._batch, self.records = state["epoch"], state["batch"], state["records"]
-        if self.records:
-            for record in self.records:
-                now = record["lambda_P"], record["lambda_H"]
-                self._steps.first = first_weights(self._steps.first, now)
+        for record in self.records:
+            now = record["lambda_P"], record["lambda_H"]
+            self._steps.first = first_weights(self._steps.first, now)
 
     def _save(self) -> None:
         if self.records:

@@ -172,16 +172,12 @@ def run_without_a_graph(
         if not torch.is_grad_enabled():
             found.append(module)
 
-    handles = [
-        module.register_forward_pre_hook(see)
-        for module in model.model.modules()
-        if id(module) not in head and any(id(p) in theirs for p in module.parameters(recurse=False))
-    ]
-    try:
+    with ExitStack() as stack:
+        for module in model.model.modules():
+            trained = any(id(p) in theirs for p in module.parameters(recurse=False))
+            if trained and id(module) not in head:
+                stack.callback(module.register_forward_pre_hook(see).remove)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -203,19 +199,14 @@ def gradients_agree(wanted: Tensor, got: Tensor, parameters: Sequence[nn.Paramet
     """Whether two computations of the same features have the same gradients."""
     generator = torch.Generator().manual_seed(0)
     upstream = torch.randn(wanted.shape, generator=generator).to(wanted)
-    by_wanted, by_got = (
-        torch.cat(
-            [
-                torch.zeros_like(p).flatten() if g is None else g.flatten()
-                for p, g in zip(
-                    parameters,
-                    torch.autograd.grad(Z, parameters, upstream, allow_unused=True),
-                    strict=True,
-                )
-            ]
-        ).double()
-        for Z in (wanted, got)
-    )
+
+    def gradient(Z: Tensor) -> Tensor:
+        parts = torch.autograd.grad(
+            Z, parameters, upstream, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([part.flatten() for part in parts]).double()
+
+    by_wanted, by_got = gradient(wanted), gradient(got)
     rounding = float(torch.finfo(wanted.dtype).eps) ** 0.5
     return bool((by_got - by_wanted).norm() <= rounding * by_wanted.norm())
 

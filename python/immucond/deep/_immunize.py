@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from .._errors import DivergenceError, ImmunityWarning
-from .._validate import FloatArray, as_count
+from .._validate import as_count
 from .._warn import warn
 from ._activations import batches_of, task_of
 from ._batches import Batches
@@ -29,7 +28,7 @@ from ._descent import (
     outcomes,
 )
 from ._distillation import ADAM_LR, WEIGHTS, Distillation, Lessons, imitation
-from ._fade import NetworkFade, checked_tau, closed_form, fade_network
+from ._fade import checked_tau, closed_form, fade_network
 from ._frozen import let_gradients_through, trained_parameters
 from ._loaders import left_as_found
 from ._network import SplitModel, blocks_named, copied, names_of, refuse_compiled
@@ -43,41 +42,7 @@ from ._objectives import (
     refuse_idle,
     weighting,
 )
-from ._report import DeepReport, Measurement, warn_if_easier
-
-
-@dataclass(frozen=True)
-class DeepImmunization:
-    """An immunized network, and how it came about.
-
-    Attributes
-    ----------
-    model : nn.Module
-        A copy of the model that was given, immunized, in evaluation mode.
-    split : str
-        The name of the linear layer whose input are its features; where a layer was put before the
-        head (by the closed form, and by fade unless it is folded), the folded head's last layer.
-    history : dict of str to (steps,) array
-        Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
-        the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
-        the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
-        ``grad_ill``. Empty for the closed form and fade, which take no steps.
-    report : DeepReport or None
-        (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
-        it could not be measured, such as where the features collapsed to zero; a warning says why.
-    fade : NetworkFade or None
-        Of fade: the map, the layer that holds it, and by how much primary logits changed.
-    """
-
-    model: nn.Module = field(repr=False)
-    split: str
-    history: dict[str, FloatArray] = field(repr=False)
-    report: DeepReport | None
-    fade: NetworkFade | None = None
-
-    def __repr__(self) -> str:
-        told = "" if self.fade is None else f", fade={self.fade!r}"
-        return f"DeepImmunization(split={self.split!r}, report={self.report!r}{told})"
+from ._report import DeepImmunization, DeepReport, Measurement, warn_if_easier
 
 
 @torch.random.fork_rng(devices=[])

@@ -86,15 +86,7 @@ def _wrapped(split: str, head: nn.Module) -> str:
 
 
 class SplitModel:
-    """A model, its linear head, and the features between.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any network.
-    split : str
-        The name of its head, as in ``model.named_modules()``: the last linear layer.
-    """
+    """A model, its linear head (`split` is its name), and the features that enter it."""
 
     def __init__(self, model: nn.Module, split: str) -> None:
         self.model, self.split = model, split

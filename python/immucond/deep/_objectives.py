@@ -250,19 +250,8 @@ def balanced(
 ) -> tuple[float, float]:
     """Return weights under which the terms are as large as `terms` says, on the mean over batches.
 
-    So the same `terms` serve networks whose features differ in scale.
-
-    Parameters
-    ----------
-    terms : (float, float)
-        Of the primary and of the harmful features; 0 leaves a term out.
-    found : iterable of pairs
-        What `Objective.terms` gives for some pairs of batches; None where there is no such term.
-
-    Raises
-    ------
-    ImmucondError
-        Where a term is zero or not finite, so that no weight makes it so large.
+    So the same `terms` serve networks whose features differ in scale; 0 leaves a term out. `found`
+    is what `Objective.terms` gives for some pairs of batches.
     """
     sizes = [[None if term is None else abs(float(term.detach())) for term in pair]
              for pair in found]  # fmt: skip
@@ -295,11 +284,6 @@ def weights(
     Balanced ones make the terms' gradients by the features as large as that of the loss, from the
     norms of these, but never become more than ten times what they were in the `first` step: as a
     term falls, its gradient vanishes, and a weight that made up for that would end the training.
-
-    Raises
-    ------
-    ImmucondError
-        Where a balanced weight would be zero, which is no immunization, or not finite.
     """
     if lambdas is not None:
         return lambdas

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from .._errors import ImmunityWarning
 from .._harmful import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
+from .._validate import FloatArray
 from .._warn import warn
 from ..linear import FadeMap, alignment
 from ._activations import task_of
 from ._batches import Batches, Outcome, gathered, kappa_and_rank
+from ._fade import NetworkFade
 from ._network import SplitModel, array, heads_named, served
 from ._probes import linear_probes
 from ._rir import Ratios
@@ -98,6 +100,40 @@ class DeepReport(Ratios[float]):
         return f"{before} -> {after}" if before != after else ""
 
 
+@dataclass(frozen=True)
+class DeepImmunization:
+    """An immunized network, and how it came about.
+
+    Attributes
+    ----------
+    model : nn.Module
+        A copy of the model that was given, immunized, in evaluation mode.
+    split : str
+        The name of the linear layer whose input are its features; where a layer was put before the
+        head (by the closed form, and by fade unless it is folded), the folded head's last layer.
+    history : dict of str to (steps,) array
+        Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
+        the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
+        the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
+        ``grad_ill``. Empty for the closed form and fade, which take no steps.
+    report : DeepReport or None
+        (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
+        it could not be measured, such as where the features collapsed to zero; a warning says why.
+    fade : NetworkFade or None
+        Of fade: the map, the layer that holds it, and by how much primary logits changed.
+    """
+
+    model: nn.Module = field(repr=False)
+    split: str
+    history: dict[str, FloatArray] = field(repr=False)
+    report: DeepReport | None
+    fade: NetworkFade | None = None
+
+    def __repr__(self) -> str:
+        told = "" if self.fade is None else f", fade={self.fade!r}"
+        return f"DeepImmunization(split={self.split!r}, report={self.report!r}{told})"
+
+
 class Measurement:
     """Rows of both tasks, and what a network makes of them before it is immunized."""
 
@@ -109,51 +145,37 @@ class Measurement:
         rows: str,
         computed_in: Any = None,
     ) -> None:
-        self._tasks, self._train, self._rows = tasks, train, rows
-        self._computed_in = computed_in
-        self._before = self._seen(model)
-
-    def _seen(self, model: SplitModel) -> tuple[Outcome, Outcome, Outcome | None]:
-        of = "held_out " if self._rows == "held-out" else ""
-        P, H = (
+        self._how = tasks, train, rows, computed_in
+        of = "held_out " if rows == "held-out" else ""
+        self.P, self.H = (
             gathered(model, task, of + name, ROWS)
-            for task, name in zip(self._tasks, ("primary", "harmful"), strict=True)
+            for task, name in zip(tasks, ("primary", "harmful"), strict=True)
         )
-        name = "harmful_train" if self._rows == "given" else "harmful"
-        train = None if self._train is None else gathered(model, self._train, name, ROWS)
-        return P, H, train
+        name = "harmful_train" if rows == "given" else "harmful"
+        self.train = None if train is None else gathered(model, train, name, ROWS)
 
     def report(self, model: SplitModel) -> DeepReport:
-        """Compare a network with the one before."""
-        return self._compared(self._seen(model))
+        """Compare another network, on the same rows, with this one."""
+        return self.compared(Measurement(model, *self._how))
 
-    def compared(self, other: Measurement) -> DeepReport:
+    def compared(self, after: Measurement) -> DeepReport:
         """Compare another network, measured on the same rows, with this one."""
-        return self._compared(other._before)
-
-    def _compared(self, after: tuple[Outcome, Outcome, Outcome | None]) -> DeepReport:
-        before = self._before
-        now_P, now_H, start_P, start_H = (
-            kappa_and_rank(task.features, self._computed_in)
-            for found in (after, before)
-            for task in (found[0], found[1])
-        )
-        probed = [_probed(*found[1:]) for found in (before, after)]
-        accuracy = [_accuracy(found[0]) for found in (before, after)]
-        reference_rho, rho = (_rho(found[1], self._computed_in) for found in (before, after))
+        *_, rows, computed_in = self._how
+        figures: dict[str, Any] = {}
+        for of, found in (("", after), ("reference_", self)):
+            for task, seen in (("P", found.P), ("H", found.H)):
+                kappa, rank = kappa_and_rank(seen.features, computed_in)
+                figures |= {f"{of}kappa_{task}": kappa, f"{of}rank_{task}": rank}
+        probed = [_probed(found.H, found.train) for found in (self, after)]
+        before, now = (_accuracy(found.P) for found in (self, after))
+        reference_rho, rho = (_rho(found.H, computed_in) for found in (self, after))
+        count = len(after.H.features)
         return DeepReport(
-            self._rows,
-            (len(after[0].features), count := len(after[1].features)),
-            kappa_P=now_P[0],
-            kappa_H=now_H[0],
-            reference_kappa_P=start_P[0],
-            reference_kappa_H=start_H[0],
-            rank_P=now_P[1],
-            rank_H=now_H[1],
-            reference_rank_P=start_P[1],
-            reference_rank_H=start_H[1],
-            tested=count // 2 if self._train is None else count,
-            accuracy=None if None in accuracy else (accuracy[0], accuracy[1]),  # type: ignore[arg-type]
+            rows,
+            (len(after.P.features), count),
+            **figures,
+            tested=count // 2 if self.train is None else count,
+            accuracy=None if before is None or now is None else (before, now),
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
             rho=None if reference_rho is None else rho,
             reference_rho=None if rho is None else reference_rho,

@@ -8,36 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from .._validate import as_count
-from ._arguments import check_tensor
-from ._operator import Function, Operator, nestable, wide
+from ._operator import Function, Operator, check_tensor, exponent_of, nestable, times_power, wide
 from ._pairs import pairs_operator
-from ._scale import exponent_of, times_power
 
 
 class _Energy(Function):
     """``||Y||_F^2`` of each matrix of a stack; NaN, and nothing to align with, are refused."""
 
     @staticmethod
-    def forward(Y: Tensor) -> Tensor:
-        result: Tensor = _energy.entry(Y)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         (Y,) = ctx.saved_tensors
-        gradient: Tensor = 2.0 * upstream[..., None, None] * Y
-        return gradient
+        return 2.0 * upstream[..., None, None] * Y
 
     @staticmethod
     @nestable
-    def jvp(saved: Any, ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
-        change: Tensor = 2.0 * (saved[0] * tangent).sum((-2, -1))
-        return change
+    def jvp(saved: Any, _: Any, tangent: Tensor) -> Any:
+        return 2.0 * (saved[0] * tangent).sum((-2, -1))
 
 
 def _kernel(Y: Tensor) -> Tensor:

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from .. import _core
 from .._regularizers import SpectralRegularizer
+from ._operator import Options, exponent_of, shifted, times_power
 from ._pairs import End, ExtremePairs, end_of, pairs_operator
 from ._resolvent import outer
-from ._scale import exponent_of, shifted, times_power
-
-Options = tuple[bool, int | None, float | None, str | None]
 
 
 class Dual(NDArrayOperatorsMixin):

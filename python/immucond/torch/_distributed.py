@@ -11,10 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from .._pairs import warn_half
 from .._rank import Rule, default_rtol, rank_rule
-from ._arguments import DTYPES, check_tensor
 from ._kernels import kernels_for
-
-Options = tuple[bool, int | None, float | None, str | None]
+from ._operator import DTYPES, Options, check_tensor
 
 
 class _SumOfGrams(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Operators that PyTorch knows twice: in its dispatcher, and as an ``autograd.Function``.
+"""Operators, which PyTorch knows twice: in its dispatcher, and as an ``autograd.Function``.
 
 The dispatcher's entry (fake kernel, autograd, vmap rule) is what ``torch.compile`` and
 ``torch.library.opcheck`` see; autograd that is registered there does not support the transforms of
@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+
+from .._rank import Rule, epsilon, rank_rule
+from .._validate import as_integer, check_real
 
 _LIBRARY = torch.library.Library("immucond", "DEF")  # lives as long as the registrations
 
@@ -22,6 +27,12 @@ class Function(torch.autograd.Function):
 
     tensors: ClassVar[int] = 1  # so many leading arguments are tensors
     outputs: ClassVar[int] = 1
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        """Save what is given, tensors alone."""
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
@@ -56,16 +67,8 @@ class Function(torch.autograd.Function):
 class Operator:
     """A `Function` and its entry ``torch.ops.immucond.NAME`` in the dispatcher.
 
-    Parameters
-    ----------
-    function : type
-        With `setup_context` and `backward`, which serve both.
-    schema : str
-        Of the entry.
-    fake : callable
-        Shapes, dtypes and strides of the outputs.
-    kernel : callable
-        The implementation, for tensors on any device.
+    The function's `setup_context` and `backward` serve both; its `forward` is by default the entry.
+    `fake` gives shapes, dtypes and strides of the outputs, `kernel` the outputs on any device.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Operator:
         )
         self.function = function
         self.entry: Callable[..., Any] = getattr(torch.ops.immucond, name).default
+        if "forward" not in vars(function):
+            function.forward = staticmethod(self.entry)  # type: ignore[method-assign]
         vmap = partial(function.mapped, self.entry)
         torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
 
@@ -144,3 +149,140 @@ def nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of values and stored gradients: at least float32."""
     return dtype if dtype == torch.float64 else torch.float32
+
+
+# ---- the arguments that operators share: a matrix or features, and what decides the rank ----
+
+Options = tuple[bool, int | None, float | None, str | None]
+"""Whether features are given; and rank, rtol and computed_in."""
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def given(
+    S: Tensor | None,
+    features: Tensor | None,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    *,
+    empty: bool = False,
+) -> tuple[Tensor, Options]:
+    """Return the matrix or the features (`empty`: maybe of no rows), and the kernels' options."""
+    if (S is None) == (features is None):
+        found = "neither" if S is None else "both"
+        raise ValueError(f"give a matrix, S, or features, features=Z: got {found}")
+    X = S if features is None else features
+    check_tensor(X, "S" if features is None else "features", empty=empty)
+    if rank is not None:
+        rank = as_integer(rank, "rank")
+    if rtol is not None:
+        rtol = check_real(rtol, "rtol", low=0.0, high=1.0)
+    if computed_in is not None:
+        epsilon(computed_in)  # refuses what is no dtype
+        if isinstance(computed_in, torch.dtype):
+            computed_in = str(computed_in).removeprefix("torch.")
+        elif computed_in != "bfloat16":  # which NumPy does not know
+            computed_in = np.dtype(computed_in).name
+    return X, (features is not None, rank, rtol, computed_in)  # type: ignore[return-value]
+
+
+def rule_of(
+    X: Tensor, features: bool, rank: int | None, rtol: float | None, computed_in: str | None
+) -> Rule:
+    """Return the rule that decides the rank, by the options of `given`."""
+    options = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
+    of = "features" if features else "matrix"
+    return rank_rule(X.shape[-2:], X.dtype, **options, given=of)  # type: ignore[arg-type]
+
+
+def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
+    """Refuse what is not a stack of matrices of a floating-point dtype; `empty`: or has no rows."""
+    if not isinstance(X, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, and is {type(X).__name__}")
+    if hasattr(X, "full_tensor"):
+        raise TypeError(
+            f"{name} must be a plain tensor, and is a DTensor: give {name}.full_tensor(), or "
+            f"{name}.to_local(), where that is this rank's rows, with group="
+        )
+    if X.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"
+        )
+    if X.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be a dense tensor, and is sparse (layout {X.layout}): give "
+            f"{name}.to_dense()"
+        )
+    if X.ndim < 2 or (X.numel() == 0 and not (empty and X.shape[-1] > 0)):
+        raise ValueError(
+            f"{name} must be a matrix with at least one entry, or a stack of them, and has shape "
+            f"{tuple(X.shape)}"
+        )
+
+
+# ---- powers of two: into units in which no square leaves the range of float64, and back ----
+
+
+class _TimesPower(Function):
+    """``2^e X`` of each matrix of a stack; what leaves the range is an error."""
+
+    tensors: ClassVar[int] = 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        ctx.single = inputs[2]
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        (exponent,) = ctx.saved_tensors
+        return times_power(upstream.double(), exponent, False), None, None
+
+    @staticmethod
+    @nestable
+    def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Any:
+        return times_power(tangent, saved[0], ctx.single)
+
+
+def exponent_of(X: Tensor) -> Tensor:
+    """Return for each matrix of a stack the e with ``max |X| in [2^e, 2^(e + 1))``, or 0."""
+    with torch.no_grad():
+        largest = X.abs().amax((-2, -1))
+        usable = largest.isfinite() & (largest > 0.0)
+        return torch.where(usable, torch.floor(torch.log2(largest)), 0.0)
+
+
+def shifted(X: Tensor, exponent: Tensor | float) -> Tensor:
+    """Return ``2^e X``: in three factors, since one alone may leave the range."""
+    exponent = torch.as_tensor(exponent, dtype=X.dtype, device=X.device)
+    third = torch.floor(exponent.clamp(-3000.0, 3000.0) / 3.0)
+    rest = exponent.clamp(-3000.0, 3000.0) - 2.0 * third
+    power, last = torch.exp2(third)[..., None, None], torch.exp2(rest)[..., None, None]
+    return X * power * power * last
+
+
+def _kernel(X: Tensor, exponent: Tensor, single: bool) -> Tensor:
+    result = shifted(X, exponent).to(torch.float32 if single else torch.float64)
+    if X.is_cuda and torch.cuda.is_current_stream_capturing():
+        return result  # a graph that is being captured has no numbers yet
+    lost = X.isfinite() & ~result.isfinite()
+    if bool(lost.any()):
+        entry = X[lost][0].item()
+        power = exponent[..., None, None].expand_as(X)[lost][0].item()
+        raise OverflowError(
+            f"a result is not representable in float{32 if single else 64}: an entry is {entry:g} "
+            f"* 2^{power:g}"
+        )
+    return result
+
+
+times_power = Operator(
+    _TimesPower,
+    "times_power(Tensor X, Tensor exponent, bool single) -> Tensor",
+    fake=lambda X, _, single: X.new_empty(
+        X.shape, dtype=torch.float32 if single else torch.float64
+    ),
+    kernel=_kernel,
+)

@@ -10,13 +10,20 @@ from torch import Tensor
 
 from .._errors import DegenerateSpectrumWarning
 from .._pairs import warn_half
-from .._rank import rank_rule
 from .._warn import warn, warn_accuracy
-from ._arguments import given
 from ._kernels import kernels_for
-from ._operator import Function, Operator, nestable, wide
+from ._operator import (
+    Function,
+    Operator,
+    exponent_of,
+    given,
+    nestable,
+    rule_of,
+    shifted,
+    times_power,
+    wide,
+)
 from ._resolvent import apply, halves, outer, resolvent
-from ._scale import exponent_of, shifted, times_power
 
 _LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
@@ -150,10 +157,6 @@ class _Pairs(Function):
     outputs: ClassVar[int] = 9
 
     @staticmethod
-    def forward(X: Tensor, *options: Any) -> Any:
-        return pairs_operator.entry(X, *options)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.features = inputs[1]
         ctx.options = len(inputs) - 1
@@ -217,23 +220,9 @@ _SCHEMA = (
 )
 
 
-def _kernel(
-    X: Tensor,
-    features: bool,
-    rank: int | None,
-    rtol: float | None,
-    computed_in: str | None,
-    telling: bool,
-) -> tuple[Tensor, ...]:
-    shape = tuple(X.shape)
-    rule = rank_rule(
-        shape[-2:],
-        X.dtype,  # type: ignore[arg-type]
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
-        given="features" if features else "matrix",
-    )
+def _kernel(X: Tensor, features: bool, *options: Any) -> tuple[Tensor, ...]:
+    *of_rank, telling = options
+    shape, rule = tuple(X.shape), rule_of(X, features, *of_rank)
     stack = X if X.ndim == 2 else X.reshape(-1, *shape[-2:])
     found = kernels_for(X).pairs(stack, features=features, rule=rule)
 

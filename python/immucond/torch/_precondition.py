@@ -10,8 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._rank import default_rtol, largest_negative, largest_skew
 from .._validate import check_real
-from ._arguments import check_tensor
-from ._operator import Function, Operator, nestable
+from ._operator import Function, Operator, check_tensor, nestable
 
 _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 
@@ -61,16 +60,9 @@ class _Solve(_BySolving):
     """``(K + ridge I)^-1 g``; without a ridge and for singular K its pseudo-inverse."""
 
     @staticmethod
-    def forward(g: Tensor, K: Tensor, ridge: float) -> Tensor:
-        result: Tensor = solve.entry(g, K, ridge)
-        return result
-
-    @staticmethod
     @nestable
-    def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        (K,) = saved
-        result: Tensor = solve(tangent, K, ctx.ridge)
-        return result
+    def jvp(saved: Any, ctx: Any, tangent: Tensor, *_: Any) -> Any:
+        return solve(tangent, saved[0], ctx.ridge)
 
 
 def _solve(g: Tensor, K: Tensor, ridge: float) -> Tensor:
@@ -88,31 +80,18 @@ def _solve(g: Tensor, K: Tensor, ridge: float) -> Tensor:
 class _Precondition(_BySolving):
     """``immucond::precondition``: theta itself, with a gradient that is `gram_solve`'s."""
 
-    @staticmethod
-    def forward(theta: Tensor, K: Tensor, ridge: float) -> Tensor:
-        result: Tensor = precondition_operator.entry(theta, K, ridge)
-        return result
-
-
-def _like_first(first: Tensor, *_: Any) -> Tensor:
-    return first.new_empty(first.shape)
-
-
-def _copy(theta: Tensor, *_: Any) -> Tensor:
-    return theta.clone(memory_format=torch.contiguous_format)
-
 
 solve = Operator(
     _Solve,
     "gram_solve(Tensor g, Tensor K, float ridge) -> Tensor",
-    fake=_like_first,
+    fake=lambda g, *_: g.new_empty(g.shape),
     kernel=_solve,
 )
 precondition_operator = Operator(
     _Precondition,
     "precondition(Tensor theta, Tensor K, float ridge) -> Tensor",
-    fake=_like_first,
-    kernel=_copy,
+    fake=lambda theta, *_: theta.new_empty(theta.shape),
+    kernel=lambda theta, *_: theta.clone(memory_format=torch.contiguous_format),
 )
 
 

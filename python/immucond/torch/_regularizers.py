@@ -12,25 +12,18 @@ from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
-from ._arguments import given
 from ._distributed import spread
-from ._operator import wide
+from ._operator import given, wide
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import is_plain, name_of, spectral
 
 
 def _value(
-    regularizer: SpectralRegularizer,
-    S: Tensor | None,
-    features: Tensor | None,
-    rank: SupportsIndex | None,
-    rtol: float | None,
-    computed_in: Any,
-    p: Counted,
-    group: Any,
-) -> Tensor:
-    X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
-    name, number = name_of(regularizer), counted(p, regularizer)
+    r: SpectralRegularizer, S: Tensor | None, features: Tensor | None, p: Counted, group: Any,
+    *of_rank: Any,
+) -> Tensor:  # fmt: skip
+    X, options = given(S, features, *of_rank, empty=group is not None)
+    name, number = name_of(r), counted(p, r)
     result: Tensor
     if group is None:
         wanted = X.requires_grad and torch.is_grad_enabled()
@@ -108,7 +101,7 @@ def r_well(
     >>> round(value.item(), 6), Z.grad.diagonal().tolist()
     (3.75, [8.0, -1.0])
     """
-    return _value(built_in.r_well, S, features, rank, rtol, computed_in, p, group)
+    return _value(built_in.r_well, S, features, p, group, rank, rtol, computed_in)
 
 
 def r_ill(
@@ -136,7 +129,7 @@ def r_ill(
     >>> ict.r_ill(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     tensor(1.3333)
     """
-    return _value(built_in.r_ill, S, features, rank, rtol, computed_in, None, group)
+    return _value(built_in.r_ill, S, features, None, group, rank, rtol, computed_in)
 
 
 def condition_number(
@@ -177,7 +170,7 @@ def condition_number(
     """
     shift = check_real(ridge, "ridge", low=0.0)
     if shift == 0.0:
-        return _value(built_in.kappa, S, features, rank, rtol, computed_in, None, group)
+        return _value(built_in.kappa, S, features, None, group, rank, rtol, computed_in)
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     dtype, definite = wide(X.dtype), None
     if group is not None:
@@ -235,7 +228,7 @@ def log_kappa(
     >>> ict.log_kappa(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     tensor(0.)
     """
-    return _value(built_in.log_kappa, S, features, rank, rtol, computed_in, None, group)
+    return _value(built_in.log_kappa, S, features, None, group, rank, rtol, computed_in)
 
 
 def evaluate(
@@ -284,4 +277,4 @@ def evaluate(
         raise TypeError(
             f"regularizer must be a SpectralRegularizer, and is a {type(regularizer).__name__}"
         )
-    return _value(regularizer, S, features, rank, rtol, computed_in, p, group)
+    return _value(regularizer, S, features, p, group, rank, rtol, computed_in)

@@ -32,11 +32,6 @@ class _Resolvent(Function):
     tensors: ClassVar[int] = 5
 
     @staticmethod
-    def forward(A: Tensor, s: Tensor, z: Tensor, g: Tensor, simple: Tensor) -> Tensor:
-        result: Tensor = resolvent.entry(A, s, z, g, simple)
-        return result
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs, output)
         ctx.save_for_forward(*inputs, output)
@@ -51,16 +46,8 @@ class _Resolvent(Function):
 
     @staticmethod
     @nestable
-    def jvp(
-        saved: Any,
-        _: Any,
-        dA: Tensor | None,
-        ds: Tensor | None,
-        dz: Tensor | None,
-        dg: Tensor | None,
-        *__: Any,
-    ) -> Tensor:
-        A, s, z, g, simple, y = saved
+    def jvp(saved: Any, _: Any, *tangents: Tensor | None) -> Any:
+        (A, s, z, g, simple, y), (dA, ds, dz, dg) = saved, tangents[:4]
         right, along = torch.zeros_like(y), torch.zeros_like(y)
         if dg is not None:
             right = right + dg
@@ -71,8 +58,7 @@ class _Resolvent(Function):
             right = right + ds[..., None] * y
         if dz is not None:
             right, along = right - _dot(z, g) * dz, z * _dot(dz, y)
-        result: Tensor = resolvent(A, s, z, right, simple) - along
-        return result
+        return resolvent(A, s, z, right, simple) - along
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

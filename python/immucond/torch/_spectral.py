@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from .._pairs import explaining, warn_half
-from .._rank import rank_rule
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 from .._warn import warn_accuracy, warn_tied
 from ._curvature import hessian_product
 from ._kernels import kernels_for
-from ._operator import Function, Operator, nestable, wide
+from ._operator import Function, Operator, nestable, rule_of, wide
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
 # graph that was compiled may run again at any time.
@@ -113,25 +112,10 @@ _SCHEMA = (
 )
 
 
-def _kernel(
-    X: Tensor,
-    name: str,
-    features: bool,
-    rank: int | None,
-    rtol: float | None,
-    computed_in: str | None,
-    p: int,
-    gradient: bool,
-) -> tuple[Tensor, Tensor]:
+def _kernel(X: Tensor, name: str, *options: Any) -> tuple[Tensor, Tensor]:
+    *of_rank, p, gradient = options
+    features, rule = options[0], rule_of(X, *of_rank)
     regularizer, shape, dtype = _REGULARIZERS[name], X.shape, wide(X.dtype)
-    rule = rank_rule(
-        shape[-2:],
-        X.dtype,  # type: ignore[arg-type]
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
-        given="features" if features else "matrix",
-    )
     stacked = X.ndim > 2
     with explaining(rule):
         found = kernels_for(X).evaluate(
