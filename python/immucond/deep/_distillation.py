@@ -67,13 +67,15 @@ class Taught:
             before = self._task.run(self._teacher, batch)
         Z = before.features
         faded = torch.from_numpy(Z.double().cpu().numpy() @ self._map).to(Z)
+        rounding = torch.finfo(Z.dtype).eps ** 2 * _spread(Z)
         return found._replace(
-            labels=Lesson(faded, _spread(faded - Z), before.logits, before.labels)
+            labels=Lesson(faded, _spread(faded - Z) + rounding, before.logits, before.labels)
         )
 
 
 def _spread(change: Tensor) -> Tensor:
     """Mean square of what differs from row to row: a constant is the head's bias."""
+    change = change.to(torch.promote_types(change.dtype, torch.float32))
     return (change - change.mean(0)).square().sum(1).mean()
 
 
@@ -85,8 +87,7 @@ class Distillation(Objective):
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """Share of the change that is still missing, of each task; with 0.3 log rho."""
         missing_P, missing_H = (
-            _spread(task.features - task.labels.faded)
-            / task.labels.missing.clamp_min(torch.finfo(task.features.dtype).tiny)
+            _spread(task.features - task.labels.faded) / task.labels.missing
             for task in (primary, harmful)
         )
         plain = harmful._replace(labels=harmful.labels.labels)
@@ -94,13 +95,14 @@ class Distillation(Objective):
         return missing_P, missing_H if log_rho is None else missing_H + ALIGNMENT * log_rho
 
 
-def imitation(logits: Tensor, lesson: Lesson) -> Tensor:
+def imitation(logits: Tensor, lesson: Any) -> Tensor:
     """How far logits are from those before: Kullback and Leibler's, or of targets the square."""
     labels, said = lesson.labels, lesson.logits
     targets = isinstance(labels, Tensor) and labels.is_floating_point()
     if targets or logits.ndim != 2 or logits.shape[1] == 1:
         spread = (said - said.mean(0)).square().mean()
-        return (logits - said).square().mean() / spread.clamp_min(torch.finfo(said.dtype).tiny)
+        square: Tensor = (logits - said).square().mean()
+        return square / spread.clamp_min(torch.finfo(said.dtype).tiny)
     return nn.functional.kl_div(
         logits.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
     )

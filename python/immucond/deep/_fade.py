@@ -101,6 +101,13 @@ class NetworkFade:
         """Whether a layer was put before the head."""
         return self.form == "inserted"
 
+    def figures(self) -> dict[str, Any]:
+        """Return all but the map, for a report on disk."""
+        of_map = {name: getattr(self.map, name) for name in ("tau", "delta", "kappa", "moved")}
+        own = {name: getattr(self, name) for name in ("place", "form", "logits_changed")}
+        rho = {"rho_before": self.map.rho_before, "rho": self.map.rho, "exact_rho": self.exact_rho}
+        return {**own, **of_map, **rho}
+
     def __repr__(self) -> str:
         A = self.map
         reached = f" (exact map {self.exact_rho:.3g})" if self.exact_rho is not None else ""

@@ -99,13 +99,18 @@ def immunize(
         is the logarithm of `immucond.torch.r_align`; or one of two without training, at the same
         primary logits: "closed_form", which puts the optimal linear map after the features and its
         inverse into the head, and "fade", the map of `immucond.linear.fade`, which is folded into
-        the linear layer before the head where nothing else reads that one's output.
+        the linear layer before the head where nothing else reads that one's output, and else
+        inserted. With `trainable`, fade is distilled into these blocks instead: they are trained
+        to serve ``Z A`` (regression on both tasks, and log rho on the harmful one), the head to say
+        what it said before. So the network keeps its form where pooling or a normalization comes
+        before the head.
     terms : (float, float), optional
         How large the weighted terms of the primary and of the harmful features are at the start,
         on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
         method does not have. By default (1, 10) for "algorithm1", (0, 3) for "r_ill" and "imma",
         (1, 0.03) for "opt_kappa", so the published results were made; (0, 0.3) for "alignment"; an
-        `Objective` has its own.
+        `Objective` has its own. Distillation has the weights (1, 1), of terms that are 1 (less
+        0.3 log rho) for features that have not moved.
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
@@ -116,7 +121,7 @@ def immunize(
     epochs : int, default 1
         Passes over the primary loader.
     lr, momentum : float, default 3e-3 and 0.9
-        Of stochastic gradient descent.
+        Of stochastic gradient descent. Distillation takes Adam, by default at 1e-3.
     loss : callable, optional
         From logits and labels; by default the cross-entropy.
     optimizer : callable, optional
@@ -171,7 +176,7 @@ def immunize(
         constant, not finite, or of another width than the head's input, labels that the loss does
         not take, a model that is compiled (``torch.compile``), arguments that the method does not
         have. For fade without harmful labels, and where a primary logit would change by more than
-        1e-2 of the largest one, by rounding.
+        1e-2 of the largest one, by rounding, unless it is distilled.
     ImmucondError
         Where the loss or a gradient is not finite at the start, or a weight would be zero or not
         finite.
@@ -225,10 +230,10 @@ def immunize(
     if objective is not None:
         refuse_compiled(model)
     blocks = None if trainable is None else blocks_named(model, trainable)
-    loss = imitation if distilled else loss or nn.functional.cross_entropy
+    wanted_loss: Loss = imitation if distilled else loss or nn.functional.cross_entropy
     rule = None if objective is None else weighting(lambdas, terms, objective)
     untaught = None if distilled else objective
-    found = first_terms(splitted, primary, harmful, where, untaught, loss, method == "fade")
+    found = first_terms(splitted, primary, harmful, where, untaught, wanted_loss, method == "fade")
     unseen, tasks = _held_out_tasks(held_out, where), {"primary": primary, "harmful": harmful}
     added = 0.0 if delta is None else delta
     if objective is None:
@@ -256,7 +261,7 @@ def immunize(
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
     descending, optimizer_settings = optimizer_of(optimizer, parameters, lr, momentum)
-    steps = Steps(splitted, objective, rule, loss, descending)
+    steps = Steps(splitted, objective, rule, wanted_loss, descending)
     lesson = None
     if distilled:
         lesson = Lessons(splitted, P, H, strength, added, computed_in)
@@ -272,7 +277,7 @@ def immunize(
             "lambdas": lambdas,
             "terms": steps.terms,
             "computed_in": computed_in,
-            "loss": name_of(loss),
+            "loss": name_of(wanted_loss),
             "optimizer": optimizer_settings,
             "seed": drawn,
         }

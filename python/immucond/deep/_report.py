@@ -179,15 +179,15 @@ class Measurement:
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
             rho=None if reference_rho is None else rho,
             reference_rho=None if rho is None else reference_rho,
-            changed=_changed(before[0].logits, after[0].logits),
+            changed=_changed(self.P.logits, after.P.logits),
         )
 
     def rho_under(self, A: FadeMap) -> float | None:
         """Alignment of the harmful labels with the features before, under a map."""
-        harmful = self._before[1]
-        mapped = torch.from_numpy(array(harmful.features) @ A)
-        precision = harmful.features.dtype if self._computed_in is None else self._computed_in
-        return _rho(harmful._replace(features=mapped), precision)
+        mapped = torch.from_numpy(array(self.H.features) @ A)
+        computed_in = self._how[-1]
+        precision = self.H.features.dtype if computed_in is None else computed_in
+        return _rho(self.H._replace(features=mapped), precision)
 
 
 def _accuracy(found: Outcome) -> float | None:

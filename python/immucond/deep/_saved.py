@@ -22,8 +22,9 @@ WEIGHTS, ABOUT = "weights.pt", "immucond.json"
 def save(done: DeepImmunization, folder: str | Path) -> None:
     """Write an immunized network and its report; `load_saved` reads them.
 
-    The files hold no network for Hugging Face's ``from_pretrained``: of a closed form it would
-    serve the features before the map, which are the unprotected ones, and a random head.
+    The files hold no network for Hugging Face's ``from_pretrained``: of a closed form, or of fade
+    that was inserted, it would serve the features before the map, which are the unprotected ones,
+    and a random head. Networks without an inserted layer save themselves as well.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     head = done.split.rpartition(".")[0] if _folded(done) else done.split
     report = None if done.report is None else asdict(done.report)
     about = {"split": head, "folded": _folded(done), "report": report}
+    if done.fade is not None:
+        about["fade"] = done.fade.figures()
     with whole(Path(folder) / WEIGHTS) as file:
         torch.save({name: x.detach().cpu() for name, x in done.model.state_dict().items()}, file)
     with whole(Path(folder) / ABOUT) as file:
