@@ -155,21 +155,12 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     """
 
     def __init__(
-        self,
-        method: str = "closed_form",
-        *,
-        kappa_P: float | None = None,
-        tau: float | None = None,
-        delta: float | tuple[float, float] | Literal["auto"] = "auto",
-        rotate: bool = True,
-        loss: str = "auto",
-        lambda_P: float | None = None,
-        lambda_H: float | None = None,
-        lr: float | None = None,
-        steps: int | None = None,
-        method_params: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
+        self, method: str = "closed_form", *, kappa_P: float | None = None,
+        tau: float | None = None, delta: float | tuple[float, float] | Literal["auto"] = "auto",
+        rotate: bool = True, loss: str = "auto", lambda_P: float | None = None,
+        lambda_H: float | None = None, lr: float | None = None, steps: int | None = None,
+        method_params: Mapping[str, Any] | None = None, random_state: Any = None,
+    ) -> None:  # fmt: skip
         self.method = method
         self.kappa_P = kappa_P
         self.tau = tau

@@ -21,23 +21,16 @@ from .._validate import check_choice
 from .._warn import warn
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Conditioning, Evaluation, Objective, Term
-from ._problem import Problem
+from ._problem import Balance, Problem, Setup, described, recorded
 from ._result import HISTORY, ImmunizationResult, read_archive, write_archive
-from ._setup import Balance, Setup, described, recorded
 
 Records = list[dict[str, float]]
 
 
 def run(
-    method: Callable[..., ImmunizationResult],
-    setup: Setup,
-    own: Mapping[str, Any],
-    problem: Problem,
-    terms: Sequence[Term],
-    mover: Mover,
-    *,
-    lower: Sequence[str],
-) -> ImmunizationResult:
+    method: Callable[..., ImmunizationResult], setup: Setup, own: Mapping[str, Any],
+    problem: Problem, terms: Sequence[Term], mover: Mover, *, lower: Sequence[str],
+) -> ImmunizationResult:  # fmt: skip
     """Iterate, keep checkpoints, warn, and wrap up.
 
     Parameters
@@ -74,15 +67,11 @@ def run(
     def result(state: State) -> ImmunizationResult:
         theta, bias = problem.given_theta(state.theta)
         return ImmunizationResult(
-            theta=theta,
-            omega=problem.given_omega(state.omega),
+            theta=theta, omega=problem.given_omega(state.omega),
             history={key: np.array([record[key] for record in records]) for key in records[0]},
-            report=problem.report(state.theta),
-            method=name,
-            parameters=told,
-            bias=bias,
+            report=problem.report(state.theta), method=name, parameters=told, bias=bias,
             classes=problem.loss.classes,
-        )
+        )  # fmt: skip
 
     moments = mover.moments(problem.theta, problem.omega)
     state = State(0, problem.theta, problem.omega, moments=moments)

@@ -13,9 +13,9 @@ from .._floating import underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, as_targets, check_real
+from ._alignment import LabelledTask, labels_of, tasks_of
 from ._extractor import kappa_within
-from ._labels import LabelledTask, labels_of, tasks_of
-from ._pencil import deficit_of
+from ._limit import deficit_of
 
 AlignmentCase = Literal["definite", "restricted", "free", "partly free"]
 
@@ -79,22 +79,11 @@ def _told(value: float | tuple[float, ...]) -> str:
 
 @underflow_is_zero
 def alignment_limit(
-    X_P: npt.ArrayLike | None = None,
-    X_H: Any = None,
-    Y_H: Any = None,
-    *,
-    kappa_P: float | None,
-    Y_P: npt.ArrayLike | None = None,
-    delta: float = 0.0,
-    center: bool = True,
-    K_P: npt.ArrayLike | None = None,
-    b_P: npt.ArrayLike | None = None,
-    K_H: Any = None,
-    b_H: Any = None,
-    energy_H: Any = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> AlignmentLimit:
+    X_P: npt.ArrayLike | None = None, X_H: Any = None, Y_H: Any = None, *, kappa_P: float | None,
+    Y_P: npt.ArrayLike | None = None, delta: float = 0.0, center: bool = True,
+    K_P: npt.ArrayLike | None = None, b_P: npt.ArrayLike | None = None, K_H: Any = None,
+    b_H: Any = None, energy_H: Any = None, ranks: Ranks | None = None, computed_in: Any = None,
+) -> AlignmentLimit:  # fmt: skip
     r"""Bracket the least alignment of the harmful labels that a primary condition number buys.
 
     With :math:`F = Z_H K_P^{-1/2}`, every invertible A has
@@ -177,31 +166,17 @@ def alignment_limit(
         lower = [0.0] * len(tasks)
         reached = [0.0] * len(tasks) if case == "free" else reached
     return AlignmentLimit(
-        lower=one_or_all(lower),
-        attained=one_or_all(reached),
-        rho=one_or_all([task.rho() for task in tasks]),
-        rho_whitened=one_or_all(whitened),
-        case=case,
-        kappa_P=tau,
-        protected=1.0 - slow_share(head, Q),
-        delta=added,
+        lower=one_or_all(lower), attained=one_or_all(reached),
+        rho=one_or_all([task.rho() for task in tasks]), rho_whitened=one_or_all(whitened),
+        case=case, kappa_P=tau, protected=1.0 - slow_share(head, Q), delta=added,
         theta=None if case in ("free", "partly free") else slow_extractor(P, Q, tau),
-    )
+    )  # fmt: skip
 
 
 def given_tasks(
-    X_P: Any,
-    X_H: Any,
-    Y_H: Any,
-    K_P: Any,
-    K_H: Any,
-    b_H: Any,
-    energy_H: Any,
-    *,
-    center: bool,
-    ranks: Ranks | None,
-    computed_in: Any,
-) -> tuple[Root, list[LabelledTask]]:
+    X_P: Any, X_H: Any, Y_H: Any, K_P: Any, K_H: Any, b_H: Any, energy_H: Any, *, center: bool,
+    ranks: Ranks | None, computed_in: Any,
+) -> tuple[Root, list[LabelledTask]]:  # fmt: skip
     """Root of the primary task, and the harmful tasks with their labels."""
     rank_P, rank_H = known_ranks(ranks)
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in)

@@ -18,6 +18,7 @@ from .._rank import default_rtol
 from .._task import Ranks, Root, warn_if_lost
 from .._validate import FloatArray, check_choice, check_real
 from .._warn import warn
+from ._alignment import LabelledTask
 from ._alignment_limit import (
     given_tasks,
     live_null_basis,
@@ -27,7 +28,6 @@ from ._alignment_limit import (
     slow_extractor,
     slow_share,
 )
-from ._labels import LabelledTask
 
 Form = Literal["near", "whitened"]
 
@@ -195,24 +195,12 @@ def _told(value: float | tuple[float, ...]) -> str:
 
 @underflow_is_zero
 def fade(
-    X_P: npt.ArrayLike | None = None,
-    X_H: Any = None,
-    Y_H: Any = None,
-    *,
-    tau: float = 1e4,
-    form: Form = "near",
-    Y_P: npt.ArrayLike | None = None,
-    protect: bool = False,
-    delta: float = 0.0,
-    center: bool = True,
-    K_P: npt.ArrayLike | None = None,
-    b_P: npt.ArrayLike | None = None,
-    K_H: Any = None,
-    b_H: Any = None,
-    energy_H: Any = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> FadeMap:
+    X_P: npt.ArrayLike | None = None, X_H: Any = None, Y_H: Any = None, *, tau: float = 1e4,
+    form: Form = "near", Y_P: npt.ArrayLike | None = None, protect: bool = False,
+    delta: float = 0.0, center: bool = True, K_P: npt.ArrayLike | None = None,
+    b_P: npt.ArrayLike | None = None, K_H: Any = None, b_H: Any = None, energy_H: Any = None,
+    ranks: Ranks | None = None, computed_in: Any = None,
+) -> FadeMap:  # fmt: skip
     r"""Fade the harmful labels out of the features, at the least change of the primary ones.
 
     Among all A with :math:`A^T Z_H^T Y_H = Z_H^T Y_H / \sqrt\tau`,
@@ -303,15 +291,9 @@ def fade(
 
 
 def fade_of(
-    P: Root,
-    tasks: Sequence[LabelledTask],
-    head: FloatArray | None = None,
-    *,
-    tau: float = 1e4,
-    form: Form = "near",
-    protect: bool = False,
-    delta: float = 0.0,
-) -> FadeMap:
+    P: Root, tasks: Sequence[LabelledTask], head: FloatArray | None = None, *, tau: float = 1e4,
+    form: Form = "near", protect: bool = False, delta: float = 0.0,
+) -> FadeMap:  # fmt: skip
     """Map from the root of the primary task (to which delta has been added) and labelled tasks."""
     strength = math.inf if tau == math.inf else check_real(tau, "tau", low=1.0)
     check_choice(form, "form", ("near", "whitened"))
@@ -333,16 +315,10 @@ def fade_of(
         within = kept
     left, right, Q = _factors(P, within, free)
     return FadeMap(
-        left=left,
-        right=right,
-        tau=strength,
-        form=form,
-        protected=1.0 - slow_share(head, Q),
-        delta=delta,
-        whitening=slow_extractor(P, Q, strength) if form == "whitened" else None,
-        _primary=P,
-        _tasks=tuple(tasks),
-    )
+        left=left, right=right, tau=strength, form=form, protected=1.0 - slow_share(head, Q),
+        delta=delta, whitening=slow_extractor(P, Q, strength) if form == "whitened" else None,
+        _primary=P, _tasks=tuple(tasks),
+    )  # fmt: skip
 
 
 def _factors(
