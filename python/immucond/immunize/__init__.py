@@ -4,6 +4,7 @@ All return the same :class:`ImmunizationResult`.
 """
 
 from ._algorithm1 import algorithm1
+from ._alignment import alignment
 from ._baselines import imma, opt_kappa, r_ill_only
 from ._closed_form import closed_form, fade
 from ._published import published
@@ -12,6 +13,7 @@ from ._result import ImmunizationResult
 __all__ = [
     "ImmunizationResult",
     "algorithm1",
+    "alignment",
     "closed_form",
     "fade",
     "imma",

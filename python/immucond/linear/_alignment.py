@@ -93,7 +93,7 @@ def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray
             raise ValueError(f"{name} must have {rows} labels, as {inputs} rows, got {array.size}")
         classes, of = np.unique(array, return_inverse=True)
         if classes.size == 1:
-            raise ValueError(f"{name} is constant: all {rows} labels are {classes[0]!r}")
+            raise ValueError(f"{name} is constant: all {rows} labels are {classes[0].item()!r}")
         if classes.size == rows:
             raise ValueError(
                 f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"

@@ -1,5 +1,8 @@
 """The analysis of tasks whose roots are taken already: for the packages that build on this one."""
 
+from ._alignment import centred as centred
+from ._alignment import labels_of as labels_of
+from ._alignment import task_of_inputs as task_of_inputs
 from ._curves import frontier_of as frontier_of
 from ._curves import noise_curve_of as noise_curve_of
 from ._curves import usual_variances as usual_variances
