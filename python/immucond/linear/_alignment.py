@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -15,6 +16,7 @@ from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._task import root_of_gram
 from .._triangle import condensed
 from .._validate import (
+    Array,
     FloatArray,
     as_array,
     as_count,
@@ -23,6 +25,7 @@ from .._validate import (
     as_targets,
     check_real,
 )
+from ._factored import plausible
 
 # By how much rounding may make the labels that a Gram matrix explains exceed their energy.
 _EXPLAINED = 1e-6
@@ -34,33 +37,49 @@ class LabelledTask:
 
     Attributes
     ----------
-    matrix : (rank, d) array
-        R, of about unit size.
-    labels : (rank, c) array
-        C, the labels that features can explain: ``Z^T Y = scale R^T C``.
+    dim : int
+        Number of features, d.
     energy : float
         ``||Y||_F^2``, of the labels centred where they are; NaN where it was not given.
-    rtol : float
-        Singular values of R below it, relative to the largest, are rounding.
     name : str
         What was given, for messages.
+    decompose : callable
+        Returns R (rank x d), of about unit size; C (rank x c), the labels that features can
+        explain, ``Z^T Y = scale R^T C``; and below what, relative to the largest, singular values
+        of R are rounding. Called once, and only where these are asked for.
+    cross : (d, c) array or None
+        ``Z^T Y`` in some unit, where that was given.
     """
 
-    matrix: FloatArray
-    labels: FloatArray
+    dim: int
     energy: float
-    rtol: float
     name: str
+    decompose: Callable[[], tuple[FloatArray, FloatArray, float]]
+    cross: FloatArray | None = None
+
+    @cached_property
+    def _decomposed(self) -> tuple[FloatArray, FloatArray, float]:
+        return self.decompose()
+
+    @property
+    def matrix(self) -> FloatArray:
+        """(rank, d) matrix R."""
+        return self._decomposed[0]
+
+    @property
+    def labels(self) -> FloatArray:
+        """(rank, c) matrix C."""
+        return self._decomposed[1]
+
+    @property
+    def rtol(self) -> float:
+        """Relative size of singular values of R that are rounding."""
+        return self._decomposed[2]
 
     @property
     def rank(self) -> int:
         """Rank of the features."""
         return int(self.matrix.shape[0])
-
-    @property
-    def dim(self) -> int:
-        """Number of features, d."""
-        return int(self.matrix.shape[1])
 
     @property
     def reached(self) -> float:
@@ -69,10 +88,13 @@ class LabelledTask:
 
     def basis_of_labels(self) -> FloatArray:
         """``C V`` with independent columns: the labels without what repeats, as one-hot ones do."""
-        _, s, vt = np.linalg.svd(self.labels, full_matrices=False)
-        kept = int(np.count_nonzero(s > default_rtol(self.labels.shape, np.float64) * s.max()))
-        independent: FloatArray = self.labels @ vt[:kept].T
-        return independent
+        return _independent(self.labels)
+
+    def basis_of_cross(self) -> FloatArray:
+        """``Z^T Y V`` with independent columns, in some unit."""
+        if self.cross is not None:
+            return _independent(self.cross)
+        return self.matrix.T @ self.basis_of_labels()
 
     def rho(self, features: FloatArray | None = None) -> float:
         """Label alignment under ``features = R A``; of Z itself without."""
@@ -81,6 +103,13 @@ class LabelledTask:
         if top == 0.0 or self.reached == 0.0:
             return 0.0
         return float(np.sum(((RA / top).T @ self.labels) ** 2)) / self.reached
+
+
+def _independent(A: FloatArray) -> FloatArray:
+    _, s, vt = np.linalg.svd(A, full_matrices=False)
+    kept = int(np.count_nonzero(s > default_rtol(A.shape, np.float64) * s.max()))
+    combined: FloatArray = A @ vt[:kept].T
+    return combined
 
 
 def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
@@ -154,36 +183,49 @@ def task_of_inputs(
     labels = u[:, :k].T @ y
     if np.linalg.norm(labels) <= default_rtol(given.shape, np.float64) * np.linalg.norm(y):
         labels = np.zeros_like(labels)  # rounding of labels that the features do not see
-    return LabelledTask(
-        matrix=(s[:k] / s[0])[:, None] * vt[:k],
-        labels=labels * largest_label,
-        energy=energy,
-        rtol=max(rtol, noise / float(s[0])),
-        name=names[0],
-    )
+    parts = (s[:k] / s[0])[:, None] * vt[:k], labels * largest_label, max(rtol, noise / float(s[0]))
+    return LabelledTask(A.shape[1], energy, names[0], partial(_known, parts))
+
+
+def _known(parts: tuple[FloatArray, FloatArray, float]) -> tuple[FloatArray, FloatArray, float]:
+    """Parts that are there already (a lambda could not be pickled)."""
+    return parts
 
 
 def task_of_gram(
-    K: npt.ArrayLike,
-    b: npt.ArrayLike,
-    energy: float | None,
-    names: tuple[str, str, str],
-    *,
-    rank: SupportsIndex | None = None,
-    computed_in: Any = None,
-) -> LabelledTask:
-    """Labelled task from ``K = Z^T Z``, ``b = Z^T Y`` and ``||Y||_F^2``, of centred Z and Y."""
-    root = root_of_gram(K, names[0], rank=rank, computed_in=computed_in)
-    cross = as_targets(as_array(b, names[1], ndim=None), root.dim, names[1], names[0])
-    labels = root.whitened(cross.T).T / root.scale
+    K: npt.ArrayLike, b: npt.ArrayLike, energy: float | None, names: tuple[str, str, str], *,
+    rank: SupportsIndex | None = None, computed_in: Any = None,
+) -> LabelledTask:  # fmt: skip
+    """Labelled task from ``K = Z^T Z``, ``b = Z^T Y`` and ``||Y||_F^2``, of centred Z and Y.
+
+    K is decomposed once that is needed; at once where a glance says that it may be refused.
+    """
+    given = as_matrix(K, names[0])
+    cross = as_targets(as_array(b, names[1], ndim=None), given.shape[0], names[1], names[0])
     total = np.nan if energy is None else check_real(energy, names[2], low=0.0)
+    examine = partial(_examined, given, cross, total, names, rank, computed_in)
+    size = float(np.max(np.abs(cross))) or 1.0
+    task = LabelledTask(given.shape[0], total, names[0], examine, cross / size)
+    least = total / size / size * (1.0 + _EXPLAINED)
+    if rank is not None or not plausible(given, cross / size, least):
+        _ = task.matrix
+    return task
+
+
+def _examined(
+    K: Array, cross: FloatArray, energy: float, names: tuple[str, str, str],
+    rank: SupportsIndex | None, computed_in: Any,
+) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
+    """Parts of a task that is given by K and b, whose rank and energy are examined."""
+    root = root_of_gram(K, names[0], rank=rank, computed_in=computed_in)
+    labels = root.whitened(cross.T).T / root.scale
     reached = float(np.sum(labels**2))
-    if reached > total * (1.0 + _EXPLAINED):
+    if reached > energy * (1.0 + _EXPLAINED):
         raise ValueError(
-            f"{names[2]} is {total:.6g}, and {names[0]} and {names[1]} alone explain {reached:.6g} "
-            "of it: all three must be of the same rows, centred alike"
+            f"{names[2]} is {energy:.6g}, and {names[0]} and {names[1]} alone explain "
+            f"{reached:.6g} of it: all three must be of the same rows, centred alike"
         )
-    return LabelledTask(root.matrix, labels, total, root.rtol, names[0])
+    return root.matrix, labels, root.rtol
 
 
 def tasks_of(
