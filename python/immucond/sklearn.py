@@ -29,15 +29,12 @@ __all__ = ["ConditionImmunizer"]
 _METHODS: dict[str, Callable[..., ImmunizationResult]] = {
     method.__name__: method
     for method in (
-        immunize.closed_form,
-        immunize.fade,
-        immunize.algorithm1,
-        immunize.r_ill_only,
-        immunize.opt_kappa,
-        immunize.imma,
-        immunize.published,
+        immunize.closed_form, immunize.fade, immunize.algorithm1, immunize.alignment,
+        immunize.r_ill_only, immunize.opt_kappa, immunize.imma, immunize.published,
     )
-}
+}  # fmt: skip
+# Those that take harmful labels of any kind, whatever the primary loss is.
+_LABELLED = ("fade", "alignment")
 # Each reaches the methods whose signature has its name; those in _MADE are made from several.
 _PASSED = ("kappa_P", "tau", "rotate", "lambda_P", "lambda_H", "lr", "steps")
 _MADE = ("X_P", "y_P", "X_H", "y_H", "delta", "loss", "seed")
@@ -65,10 +62,10 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Parameters
     ----------
     method : str, default "closed_form"
-        The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``, ``"fade"``
-        (which slows descent on ``y_harmful`` itself), ``"algorithm1"``, ``"r_ill_only"``,
-        ``"opt_kappa"``, ``"imma"`` or ``"published"``. Parameters below that it does not have are
-        ignored.
+        The function of :mod:`immucond.immunize` that finds theta: ``"closed_form"``, ``"fade"`` or
+        ``"alignment"`` (which slow descent on ``y_harmful`` itself), ``"algorithm1"``,
+        ``"r_ill_only"``, ``"opt_kappa"``, ``"imma"`` or ``"published"``. Parameters below that it
+        does not have are ignored.
     kappa_P : float, optional
         Condition number that the primary Hessian shall have, for the closed form. By default it
         keeps its own (with `delta`), so that the harmful one can only grow; without harmful inputs
@@ -155,21 +152,12 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     """
 
     def __init__(
-        self,
-        method: str = "closed_form",
-        *,
-        kappa_P: float | None = None,
-        tau: float | None = None,
-        delta: float | tuple[float, float] | Literal["auto"] = "auto",
-        rotate: bool = True,
-        loss: str = "auto",
-        lambda_P: float | None = None,
-        lambda_H: float | None = None,
-        lr: float | None = None,
-        steps: int | None = None,
-        method_params: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
+        self, method: str = "closed_form", *, kappa_P: float | None = None,
+        tau: float | None = None, delta: float | tuple[float, float] | Literal["auto"] = "auto",
+        rotate: bool = True, loss: str = "auto", lambda_P: float | None = None,
+        lambda_H: float | None = None, lr: float | None = None, steps: int | None = None,
+        method_params: Mapping[str, Any] | None = None, random_state: Any = None,
+    ) -> None:  # fmt: skip
         self.method = method
         self.kappa_P = kappa_P
         self.tau = tau
@@ -204,8 +192,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X_harmful : (n_samples_harmful, n_features) array_like, optional
             Inputs of the harmful task. Without them the blind optimum is found.
         y_harmful : (n_samples_harmful,) or (n_samples_harmful, n_outputs) array_like, optional
-            Its targets or class labels, for ``"fade"`` and ``"imma"`` (where their loss is that of
-            `y`).
+            Its targets or class labels, for ``"fade"``, ``"alignment"`` and ``"imma"`` (where their
+            loss is that of `y`).
 
         Returns
         -------
@@ -294,10 +282,12 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         keywords = self._keywords(accepted)
         self.delta_ = (0.0, 0.0)
         targets: Array = np.zeros(X.shape[0])
-        if self.method == "fade":
-            keywords["delta"], _ = self.delta_ = self._one_delta()
+        labelled = self.method in _LABELLED
+        if labelled:
             self._need("y_harmful", y_harmful)
             keywords["y_H"], _, _ = _targets(harmful, y_harmful, "auto", "y_harmful")
+        if self.method == "fade":
+            keywords["delta"], _ = self.delta_ = self._one_delta()
             if keywords.get("protect"):
                 self._need("y", y)
                 targets, _, classes = _targets(X, y, "auto", "y")
@@ -308,11 +298,11 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if trains_head:
             targets, loss, self.classes_ = _targets(X, y, self.loss, "y")
             keywords["loss"] = loss
-            if "y_H" in accepted:
+            if "y_H" in accepted and not labelled:
                 self._need("y_harmful", y_harmful)
                 keywords["y_H"], _, _ = _targets(harmful, y_harmful, loss, "y_harmful")
         elif "loss" in accepted:  # a head of zeros that predicts zeros: no loss, no gradient
-            if "omega" not in accepted or "y_H" in accepted:
+            if "omega" not in accepted or ("y_H" in accepted and not labelled):
                 self._need("y", y)
             m = np.shape(keywords.get("theta", X))[1]
             keywords |= {"loss": "squared", "omega": np.zeros(m)}

@@ -68,6 +68,29 @@ def test_bad_input(options, given, match):
         )
 
 
+def test_alignment_takes_harmful_labels_of_any_kind_beside_any_primary_loss():
+    X, X_harmful, y = tasks()
+    settings = {"lr": 0.005, "steps": 50}
+    labels = np.where(X[:, 0] > 0, "yes", "no")
+    immunizer = ConditionImmunizer("alignment", **settings, random_state=0)
+    immunizer.fit(X, labels, X_harmful=X_harmful, y_harmful=y.astype(str))
+    expected = ic.immunize.alignment(
+        X, (X[:, 0] > 0).astype(int), X_harmful, y, loss="logistic", seed=0, **settings
+    )
+    np.testing.assert_array_equal(immunizer.theta_, expected.theta)
+    assert immunizer.classes_.tolist() == ["no", "yes"]
+    assert immunizer.history_["rho"][-1] < immunizer.history_["rho"][0]
+    # Without primary targets there is no loss, and log rho alone moves theta.
+    alone = ConditionImmunizer("alignment", **settings).fit(
+        X, X_harmful=X_harmful, y_harmful=X_harmful[:, 0]
+    )
+    assert alone.omega_ is None
+    assert not alone.history_["loss"].any()
+    assert alone.history_["rho"][-1] < alone.history_["rho"][0]
+    with pytest.raises(ValueError, match="y_harmful is needed for method='alignment'"):
+        ConditionImmunizer("alignment", **settings).fit(X, labels, X_harmful=X_harmful)
+
+
 def test_the_blind_optimum_is_of_the_closed_form():
     with pytest.raises(ValueError, match="X_harmful is needed for method='fade'"):
         ConditionImmunizer("fade").fit(tasks()[0])

@@ -28,6 +28,10 @@ def adapting(X_P, y_P, X_H, **keywords):
     return ic.immunize.imma(X_P, y_P, X_H, X_H[:, 0], **keywords)
 
 
+def aligning(X_P, y_P, X_H, **keywords):
+    return ic.immunize.alignment(X_P, y_P, X_H, X_H[:, 0] > 0, **keywords)
+
+
 RUNS = {
     "algorithm1": (ic.immunize.algorithm1, ALGORITHM_1),
     "batches": (ic.immunize.algorithm1, ALGORITHM_1 | {"batch_size": 7, "hessian": "batch"}),
@@ -40,6 +44,7 @@ RUNS = {
     "opt_kappa": (ic.immunize.opt_kappa, STEP | {"lambda_P": 1e-3, "lambda_H": 1e-3}),
     "adam": (ic.immunize.algorithm1, ALGORITHM_1 | {"optimizer": "adam"}),
     "imma": (adapting, STEP | {"lr": 1e-3}),
+    "alignment": (aligning, STEP | {"lr": 1e-3}),
     "published": (ic.immunize.published, {"batch_size": 8, "epochs": 12}),
 }
 

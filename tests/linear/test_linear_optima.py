@@ -55,7 +55,7 @@ def test_identical_tasks_have_an_optimum(rng, d):
 def test_rotation_takes_at_most_m_less_one_givens_rotations(rng, m):
     # A product of r plane rotations leaves all but 2 r coordinates, and has rank(Q - I) <= 2 r; the
     # first row to leave is level after a single one: count them as they are made.
-    from immucond.linear._rotation import level
+    from immucond.linear._extractor import level
 
     class Counting(np.ndarray):
         pairs = 0

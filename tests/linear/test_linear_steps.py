@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import immucond as ic
-from immucond.theorems import _intervals
+from immucond.theorems import _steps
 
 spectra = st.lists(st.floats(-2, 2), min_size=2, max_size=6).map(
     lambda logs: 10.0 ** np.sort(np.array(logs))[::-1]
@@ -39,8 +39,8 @@ def test_inside_kappa_moves_as_promised_and_at_the_end_it_is_back(
     end = interval(sigma, regularizer, by_theta)
     assert end > 0
     if np.isfinite(end):  # kappa is continuous: at the sharp end it is what it was
-        at_end = _intervals.after(kind, by_theta, step.exact, step.p, Fraction(end))
-        assert float(_intervals.ratio(at_end)) == pytest.approx(sigma[0] / sigma[-1], rel=1e-4)
+        at_end = _steps.after(kind, by_theta, step.exact, step.p, Fraction(end))
+        assert float(_steps.ratio(at_end)) == pytest.approx(sigma[0] / sigma[-1], rel=1e-4)
 
 
 @cases

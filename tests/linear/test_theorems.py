@@ -18,7 +18,6 @@ from immucond import theorems as th
 from immucond.theorems import (
     THEOREMS,
     _gradients,
-    _intervals,
     _limit,
     _optima,
     _probing,
@@ -212,12 +211,12 @@ def test_beyond_the_sharp_end_the_claim_fails(kind, by_theta, step):
     # The library's own end, a tenth of a percent further, where no second interval is so near.
     end = _steps._library_end(kind, by_theta, step)
     sigma = step.exact
-    _, restart = _intervals.interval(kind, by_theta, sigma, step.p)
+    _, restart = _steps.interval(kind, by_theta, sigma, step.p)
     eta = Fraction(1.001) * Fraction(end) if math.isfinite(end) else None
     if eta is None or (restart is not None and eta >= restart):
         return
-    before = _intervals.ratio(sigma)
-    then = _intervals.ratio(_intervals.after(kind, by_theta, sigma, step.p, eta))
+    before = _steps.ratio(sigma)
+    then = _steps.ratio(_steps.after(kind, by_theta, sigma, step.p, eta))
     assert then >= before if kind == "r_well" else then <= before
 
 
@@ -229,9 +228,7 @@ def test_steps_of_the_library_are_those_of_the_proofs():
     step = th.Step(sigma, 4, 0.5)
     for kind, r in (("r_well", ic.r_well), ("r_ill", ic.r_ill)):
         for by_theta in (False, True):
-            eta = 0.3 * float(
-                _intervals.vanishing(by_theta, step.exact) if kind == "r_ill" else 0.1
-            )
+            eta = 0.3 * float(_steps.vanishing(by_theta, step.exact) if kind == "r_ill" else 0.1)
             if by_theta:
                 theta = U @ np.diag(np.sqrt(sigma)) @ V
                 _, G = r.value_and_grad_theta(theta, np.eye(4), preconditioned=True)
@@ -240,7 +237,7 @@ def test_steps_of_the_library_are_those_of_the_proofs():
                 S = U @ np.diag(sigma) @ V
                 _, G = r.value_and_grad(S)
                 after = np.linalg.svd(S - eta * G, compute_uv=False)
-            expected = _intervals.after(kind, by_theta, step.exact, 4, Fraction(eta))
+            expected = _steps.after(kind, by_theta, step.exact, 4, Fraction(eta))
             np.testing.assert_allclose(after, sorted(map(float, expected))[::-1], rtol=1e-9)
 
 

@@ -4,15 +4,16 @@ All return the same :class:`ImmunizationResult`.
 """
 
 from ._algorithm1 import algorithm1
+from ._alignment import alignment
 from ._baselines import imma, opt_kappa, r_ill_only
-from ._closed_form import closed_form
-from ._fade import fade
+from ._closed_form import closed_form, fade
 from ._published import published
 from ._result import ImmunizationResult
 
 __all__ = [
     "ImmunizationResult",
     "algorithm1",
+    "alignment",
     "closed_form",
     "fade",
     "imma",

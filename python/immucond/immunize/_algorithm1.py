@@ -10,12 +10,12 @@ from .._floating import underflow_is_zero
 from .._regularizers import r_ill, r_well
 from .._task import Ranks
 from .._validate import check_real
+from ._hessians import Preconditioner
 from ._movers import Monotone, mover_of
 from ._objective import Conditioning, PrimaryLoss
-from ._problem import problem_of
+from ._problem import EVERY, Balance, Callback, LossName, Optimizer, Path, Setup, problem_of
 from ._result import ImmunizationResult
 from ._run import balanced, run
-from ._setup import EVERY, Balance, Callback, LossName, Optimizer, Path, Preconditioner, Setup
 
 
 @underflow_is_zero
@@ -173,14 +173,10 @@ def algorithm1(
         Conditioning("ill", own["lambda_H"], 1, r_ill, "r_ill"),
     ]
     return run(
-        algorithm1,
-        setup,
-        own,
-        problem,
-        balanced(problem, terms, balance),
+        algorithm1, setup, own, problem, balanced(problem, terms, balance),
         Monotone.of(problem, setup.lr) if monotone else mover_of(optimizer, setup.lr),
         lower=("lr", "lambda_P", "lambda_H"),
-    )
+    )  # fmt: skip
 
 
 def _refuse_unproved(setup: Setup) -> None:

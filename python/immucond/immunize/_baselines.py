@@ -11,12 +11,22 @@ from .._floating import underflow_is_zero
 from .._regularizers import kappa, r_ill
 from .._task import Ranks
 from .._validate import as_count, check_real
+from ._hessians import Preconditioner
 from ._movers import mover_of
 from ._objective import AdaptedLoss, Conditioning, PrimaryLoss
-from ._problem import Problem, problem_of
+from ._problem import (
+    EVERY,
+    Balance,
+    Callback,
+    LossName,
+    Optimizer,
+    Path,
+    Problem,
+    Setup,
+    problem_of,
+)
 from ._result import ImmunizationResult
 from ._run import balanced, run
-from ._setup import EVERY, Balance, Callback, LossName, Optimizer, Path, Preconditioner, Setup
 
 
 @underflow_is_zero

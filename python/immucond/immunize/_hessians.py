@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
@@ -26,7 +26,8 @@ from .._gram import gram, hessian
 from .._regularizers import SpectralRegularizer, r_well
 from .._task import Root
 from .._validate import FloatArray
-from ._setup import Preconditioner
+
+Preconditioner = Literal["right", "projected", "ridge"]
 
 _SAFE = 1e-140  # a norm, of whose squares none that matters is lost
 
@@ -131,15 +132,9 @@ class FullHessian(Hessian):
     """
 
     def __init__(
-        self,
-        X: FloatArray,
-        root: Root,
-        basis: FloatArray | None,
-        columns: int,
-        span: FloatArray | None,
-        preconditioner: Preconditioner | None,
-        ridge: float,
-    ) -> None:
+        self, X: FloatArray, root: Root, basis: FloatArray | None, columns: int,
+        span: FloatArray | None, preconditioner: Preconditioner | None, ridge: float,
+    ) -> None:  # fmt: skip
         self.root, self.K = root, _gram(X, root.name)
         self.kappa_identity = root.kappa
         # Fixed while theta stays invertible: re-deciding it on a scaled spectrum would misjudge.
@@ -161,12 +156,7 @@ class FullHessian(Hessian):
         if regularizer is r_well and theta.shape[1] != self._columns:
             regularizer = well_of(self._columns)
         value, step, pairs = regularizer.value_and_grad_theta(
-            theta,
-            self.K,
-            preconditioned=self._free,
-            rank=self.rank,
-            start=start,
-            return_pairs=True,
+            theta, self.K, preconditioned=self._free, rank=self.rank, start=start, return_pairs=True
         )
         if self._range is not None:
             step = self._range @ (self._range.T @ step)
@@ -206,15 +196,9 @@ class BatchHessian(Hessian):
     """
 
     def __init__(
-        self,
-        X: FloatArray,
-        name: str,
-        most: int,
-        computed_in: Any,
-        span: FloatArray | None,
-        preconditioner: Preconditioner | None,
-        ridge: float,
-    ) -> None:
+        self, X: FloatArray, name: str, most: int, computed_in: Any, span: FloatArray | None,
+        preconditioner: Preconditioner | None, ridge: float,
+    ) -> None:  # fmt: skip
         self._X, self._name = X, name
         self._preconditioner, self._ridge = preconditioner, ridge
         found = feature_extreme_pairs(X, computed_in=computed_in)

@@ -14,8 +14,7 @@ from .._validate import FloatArray
 from ..linear.of_roots import interval_by_theta
 from ._hessians import FullHessian, Weighted, combined
 from ._objective import Conditioning, Evaluation, Starts
-from ._problem import Problem
-from ._setup import Optimizer
+from ._problem import Optimizer, Problem
 
 # Adam's constants, as its authors give them and torch has them.
 _BETA = (0.9, 0.999)
@@ -74,11 +73,8 @@ class Descent(Mover):
     lr: float
 
     def __call__(
-        self,
-        state: State,
-        found: Evaluation,
-        evaluate: Evaluate,  # noqa: ARG002
-    ) -> tuple[State, Evaluation | None]:
+        self, state: State, found: Evaluation, evaluate: Evaluate,  # noqa: ARG002
+    ) -> tuple[State, Evaluation | None]:  # fmt: skip
         moved = [(-self.lr * weight, step) for weight, step in found.by_theta]
         return State(
             state.step + 1,
@@ -98,11 +94,8 @@ class Adam(Mover):
         return tuple(np.zeros_like(x) for x in (theta, theta, omega, omega))
 
     def __call__(
-        self,
-        state: State,
-        found: Evaluation,
-        evaluate: Evaluate,  # noqa: ARG002
-    ) -> tuple[State, Evaluation | None]:
+        self, state: State, found: Evaluation, evaluate: Evaluate,  # noqa: ARG002
+    ) -> tuple[State, Evaluation | None]:  # fmt: skip
         count = state.step + 1
         remembered: list[FloatArray] = []
         moved = []

@@ -69,12 +69,8 @@ class PrimaryLoss(Term):
     """The loss on D_P, by theta and by the head; weight 0 leaves it to the head alone."""
 
     def __call__(
-        self,
-        theta: FloatArray,
-        omega: FloatArray,
-        rows: Rows,
-        starts: Starts,  # noqa: ARG002
-    ) -> Contribution:
+        self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts,  # noqa: ARG002
+    ) -> Contribution:  # fmt: skip
         value, by_v = rows.loss.value_and_grad(theta @ omega)
         by_theta = LowRank(by_v, omega.T) if self.weight else None
         return Contribution({"loss": value}, by_theta, theta.T @ by_v)
@@ -99,12 +95,8 @@ class Conditioning(Term):
     value_name: str | None = None
 
     def __call__(
-        self,
-        theta: FloatArray,
-        omega: FloatArray,  # noqa: ARG002
-        rows: Rows,
-        starts: Starts,
-    ) -> Contribution:
+        self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts,  # noqa: ARG002
+    ) -> Contribution:  # fmt: skip
         hessian, start = rows.hessians[self.task], starts[self.task]
         kappa = f"kappa_{'PH'[self.task]}"
         if self.regularizer is None:
@@ -137,12 +129,8 @@ class AdaptedLoss(Term):
     inner_steps: int
 
     def __call__(
-        self,
-        theta: FloatArray,
-        omega: FloatArray,  # noqa: ARG002
-        rows: Rows,
-        starts: Starts,  # noqa: ARG002
-    ) -> Contribution:
+        self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts,  # noqa: ARG002
+    ) -> Contribution:  # fmt: skip
         loss, a = rows.harmful_loss, self.inner_lr
         assert loss is not None
         heads = [np.zeros((theta.shape[1], loss.heads))]

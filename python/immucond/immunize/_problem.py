@@ -1,23 +1,121 @@
-"""What every iterative method starts from: checked data, a start, and the rows of each step."""
+"""What every iterative method starts from: its keywords, checked data, a start, and its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol
-from .._task import Root, roots, span_of
-from .._validate import FloatArray, as_count, as_float64, as_matrix, as_theta, check_real
+from .._task import Ranks, Root, roots, span_of
+from .._validate import (
+    FloatArray,
+    as_count,
+    as_float64,
+    as_matrix,
+    as_theta,
+    check_choice,
+    check_real,
+    plain,
+)
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
-from ._hessians import BatchHessian, FullHessian, Hessian
+from ._hessians import BatchHessian, FullHessian, Hessian, Preconditioner
 from ._losses import Loss, task_loss
-from ._setup import Preconditioner, Setup, entropy
+
+Balance = Literal["gradient-norm"]
+Callback = Callable[[int, Mapping[str, float]], object]
+LossName = Literal["squared", "logistic", "softmax"]
+Optimizer = Literal["gd", "adam"]
+Path = str | os.PathLike[str]
+
+EVERY = 100  # steps from one checkpoint to the next
+# What a result does not keep of its method's keywords: the data, and who looks on.
+_NOT_KEPT = ("X_P", "y_P", "X_H", "y_H", "checkpoint", "checkpoint_every", "callback")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method was asked for, as :func:`algorithm1` documents it.
+
+    Each method passes on the keywords that its own signature has; the rest stay at the defaults
+    here, which mean "not so".
+    """
+
+    X_P: npt.ArrayLike
+    y_P: npt.ArrayLike
+    X_H: npt.ArrayLike
+    y_H: npt.ArrayLike | None = None
+    _: KW_ONLY
+    loss: LossName
+    lr: float
+    steps: int
+    batch_size: int | None = None
+    hessian: Literal["full", "batch"] = "full"
+    preconditioner: Preconditioner | None = None
+    ridge: float = 1.0
+    optimizer: Optimizer = "gd"
+    theta: npt.ArrayLike | None = None
+    omega: npt.ArrayLike | None = None
+    seed: int | None = 0
+    ranks: Ranks | None = None
+    computed_in: Any = None
+    checkpoint: Path | None = None
+    checkpoint_every: int = EVERY
+    callback: Callback | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lr", check_real(self.lr, "lr", low=0.0))
+        object.__setattr__(self, "steps", as_count(self.steps, "steps", least=0))
+        every = as_count(self.checkpoint_every, "checkpoint_every", least=1)
+        object.__setattr__(self, "checkpoint_every", every)
+        check_choice(self.hessian, "hessian", ("full", "batch"))
+        if self.preconditioner is not None:
+            choices = ("right", "projected", "ridge")
+            check_choice(self.preconditioner, "preconditioner", choices)
+        check_choice(self.optimizer, "optimizer", ("gd", "adam"))
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"callback must be callable or None, got {self.callback!r}")
+
+
+def recorded(
+    method: Callable[..., Any], setup: Setup, own: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """Keywords of a method in the order of its signature, as JSON has them.
+
+    `own` are those that it does not share with others, `seed` the one that was drawn for None.
+    """
+    values = vars(setup) | dict(own) | {"seed": seed}
+    names = [name for name in inspect.signature(method).parameters if name not in _NOT_KEPT]
+    return {name: described(values[name]) for name in names}
+
+
+def described(value: Any) -> Any:
+    """Return an array as its shape and the SHA-256 of its entries, all else in plain Python."""
+    if value is None or isinstance(value, type) or np.ndim(value) == 0:
+        return plain(value)
+    array = np.ascontiguousarray(value)
+    if array.size <= 2:  # a pair of ranks or ridges
+        return array.tolist()
+    digest = hashlib.sha256(str(array.dtype.str).encode() + array.tobytes()).hexdigest()
+    return f"array of shape {array.shape}, SHA-256 {digest}"
+
+
+def entropy(seed: int | None) -> int:
+    """Return the seed, or a fresh one for None: a run can then be told from another."""
+    if seed is not None:
+        return as_count(seed, "seed", least=0)
+    fresh = np.random.SeedSequence().entropy
+    assert isinstance(fresh, int)
+    return fresh
+
 
 # Units of rounding within which a direction of null(K_P) counts as one of null(K_H) too.
 _ROUNDING = 16.0
@@ -258,24 +356,13 @@ def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
         harmful = None if harmful is None else harmful.on_inputs(inputs_H)
     ridge = check_real(setup.ridge, "ridge", low=0.0)
     return Problem(
-        P=P,
-        H=H,
-        loss=primary,
-        harmful_loss=harmful,
-        inputs_H=inputs_H,
-        theta=theta,
-        omega=omega,
-        span=span,
-        reduced=reduced,
-        seed=seed,
-        batch_size=size,
-        full_hessians=setup.hessian == "full",
-        preconditioner=setup.preconditioner,
+        P=P, H=H, loss=primary, harmful_loss=harmful, inputs_H=inputs_H, theta=theta, omega=omega,
+        span=span, reduced=reduced, seed=seed, batch_size=size,
+        full_hessians=setup.hessian == "full", preconditioner=setup.preconditioner,
         ridge=(ridge, ridge),
         computed_in=dtypes if setup.computed_in is None else (setup.computed_in,) * 2,
-        single=single,
-        given=given,
-    )
+        single=single, given=given,
+    )  # fmt: skip
 
 
 def _batch_size(setup: Setup, rows_P: int, rows_H: int) -> int | None:

@@ -21,10 +21,9 @@ from ._hessians import BatchHessian, LowRank, well_of
 from ._losses import task_loss
 from ._movers import mover_of
 from ._objective import Conditioning, PrimaryLoss
-from ._problem import Batches, Problem, Rows
+from ._problem import EVERY, Batches, Callback, Path, Problem, Rows, Setup, entropy
 from ._result import ImmunizationResult
 from ._run import run
-from ._setup import EVERY, Callback, Path, Setup, entropy
 
 
 @underflow_is_zero
@@ -133,20 +132,12 @@ def published(
     rng = np.random.default_rng(drawn)
     reach = 1.0 / math.sqrt(d)
     problem = _Problem(
-        P=P,
-        H=H,
-        loss=primary,
-        inputs_H=ones_H,
-        theta=rng.uniform(-reach, reach, size=(d + 1, d)),
-        omega=rng.normal(size=(d, primary.heads)),
-        seed=drawn,
-        batch_size=own["batch_size"],
-        full_hessians=False,
-        ridge=(float(pair[0]), float(pair[1])),
-        computed_in=(computed_in, computed_in),
-        single=np.ndim(y_P) == 1,
+        P=P, H=H, loss=primary, inputs_H=ones_H, theta=rng.uniform(-reach, reach, size=(d + 1, d)),
+        omega=rng.normal(size=(d, primary.heads)), seed=drawn, batch_size=own["batch_size"],
+        full_hessians=False, ridge=(float(pair[0]), float(pair[1])),
+        computed_in=(computed_in, computed_in), single=np.ndim(y_P) == 1,
         given={"X_P": inputs_P, "y_P": whole.targets, "X_H": inputs_H},
-    )
+    )  # fmt: skip
     terms = [
         PrimaryLoss("loss", 1.0),
         Conditioning("well", own["lambda_P"], 0, well_of(d), "r_well"),

@@ -101,14 +101,9 @@ class ImmunizationResult:
         theta that belongs to an input of ones.
         """
         return measured(
-            as_float64(X_P, "X_P"),
-            as_float64(X_H, "X_H"),
-            self.theta,
-            self.bias,
-            ridge=ridge,
-            ranks=ranks,
-            computed_in=computed_in,
-        )
+            as_float64(X_P, "X_P"), as_float64(X_H, "X_H"), self.theta, self.bias, ridge=ridge,
+            ranks=ranks, computed_in=computed_in,
+        )  # fmt: skip
 
     def alignment(self, X_H: npt.ArrayLike, y_H: npt.ArrayLike, **options: Any) -> Alignment:
         """Label alignment of the harmful task in these features; see `linear.alignment`."""
@@ -158,15 +153,9 @@ class ImmunizationResult:
 
 
 def measured(
-    X_P: FloatArray,
-    X_H: FloatArray,
-    theta: FloatArray,
-    bias: FloatArray | None,
-    *,
-    ridge: float = 0.0,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> ImmunityReport:
+    X_P: FloatArray, X_H: FloatArray, theta: FloatArray, bias: FloatArray | None, *,
+    ridge: float = 0.0, ranks: Ranks | None = None, computed_in: Any = None,
+) -> ImmunityReport:  # fmt: skip
     """Report on an extractor, which may have a bias, relative to the identity without one."""
     if bias is None:
         P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)

@@ -20,24 +20,18 @@ from .._task import warn_if_lost
 from .._validate import check_choice
 from .._warn import warn
 from ._movers import Mover, State
-from ._objective import BeyondRangeError, Conditioning, Evaluation, Objective, Term
-from ._problem import Problem
+from ._objective import BeyondRangeError, Evaluation, Objective, PrimaryLoss, Term
+from ._problem import Balance, Problem, Setup, described, recorded
 from ._result import HISTORY, ImmunizationResult, read_archive, write_archive
-from ._setup import Balance, Setup, described, recorded
 
 Records = list[dict[str, float]]
 
 
 def run(
-    method: Callable[..., ImmunizationResult],
-    setup: Setup,
-    own: Mapping[str, Any],
-    problem: Problem,
-    terms: Sequence[Term],
-    mover: Mover,
-    *,
-    lower: Sequence[str],
-) -> ImmunizationResult:
+    method: Callable[..., ImmunizationResult], setup: Setup, own: Mapping[str, Any],
+    problem: Problem, terms: Sequence[Term], mover: Mover, *, lower: Sequence[str],
+    by_kappa: bool = True,
+) -> ImmunizationResult:  # fmt: skip
     """Iterate, keep checkpoints, warn, and wrap up.
 
     Parameters
@@ -50,6 +44,8 @@ def run(
         What is iterated, and how.
     lower : sequence of str
         Keywords to lower where the iteration diverges.
+    by_kappa : bool
+        Whether the method is to raise kappa(H_H), and the user is warned where it fell.
     """
     name, last = method.__name__, setup.steps
     told = recorded(method, setup, own, problem.seed)
@@ -74,15 +70,11 @@ def run(
     def result(state: State) -> ImmunizationResult:
         theta, bias = problem.given_theta(state.theta)
         return ImmunizationResult(
-            theta=theta,
-            omega=problem.given_omega(state.omega),
+            theta=theta, omega=problem.given_omega(state.omega),
             history={key: np.array([record[key] for record in records]) for key in records[0]},
-            report=problem.report(state.theta),
-            method=name,
-            parameters=told,
-            bias=bias,
+            report=problem.report(state.theta), method=name, parameters=told, bias=bias,
             classes=problem.loss.classes,
-        )
+        )  # fmt: skip
 
     moments = mover.moments(problem.theta, problem.omega)
     state = State(0, problem.theta, problem.omega, moments=moments)
@@ -125,7 +117,8 @@ def run(
         warn(message, category)
     warn_if_lost(problem.P, problem.H)
     done = result(state)
-    warn_if_easier(done.report.i, done.report.rir, "A larger lambda_H makes it harder")
+    if by_kappa:
+        warn_if_easier(done.report.i, done.report.rir, "A larger lambda_H makes it harder")
     return done
 
 
@@ -149,12 +142,15 @@ def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> lis
     loss = found.record["grad_loss"]
     weighted = []
     for term in terms:
-        size = found.record[f"grad_{term.name}"]
+        size = found.record.get(f"grad_{term.name}")
+        if size is None:  # only watches
+            weighted.append(term)
+            continue
         if size == 0.0:
             raise ValueError(
                 f"balance must be None here: the step of {term.name} vanishes at the start"
             )
-        even = loss / size if isinstance(term, Conditioning) else 1.0
+        even = 1.0 if isinstance(term, PrimaryLoss) else loss / size
         if not 0.0 < even < math.inf:
             raise ValueError(
                 f"balance must be None here: the primary gradient has norm {loss:g} at the start, "

@@ -6,52 +6,29 @@ squared loss, for a primary task P (to keep easy) and a harmful task H (to make 
 
 from ._alignment import Alignment, alignment
 from ._alignment_limit import AlignmentLimit, alignment_limit
-from ._angles import Majorization, majorization, rayleigh_spectrum, relative_angles
-from ._distortion import Distortion, distortion
-from ._extractor import blind_extractor, optimal_extractor
+from ._curves import Frontier, NoiseCurve, frontier, noise_curve
+from ._extractor import blind_extractor, leveling_rotation, optimal_extractor
 from ._fade import FadeMap, fade
-from ._frontier import Frontier, frontier
 from ._joint import JointImmunity, joint_extractor
-from ._leak import Leak, leak
 from ._limit import ImmunityLimit, immunity_limit
 from ._nearest import nearest_extractor
-from ._noise import NoiseCurve, noise_curve
 from ._report import ImmunityReport, immunity
-from ._rotation import leveling_rotation
-from ._sampling import expected_sampling_ratio, rows_needed, sampling_ratio
+from ._sampling import Leak, expected_sampling_ratio, leak, rows_needed, sampling_ratio
+from ._spectrum import (
+    Distortion,
+    Majorization,
+    distortion,
+    majorization,
+    rayleigh_spectrum,
+    relative_angles,
+)
 from ._steps import step_interval
 
 __all__ = [
-    "Alignment",
-    "AlignmentLimit",
-    "Distortion",
-    "FadeMap",
-    "Frontier",
-    "ImmunityLimit",
-    "ImmunityReport",
-    "JointImmunity",
-    "Leak",
-    "Majorization",
-    "NoiseCurve",
-    "alignment",
-    "alignment_limit",
-    "blind_extractor",
-    "distortion",
-    "expected_sampling_ratio",
-    "fade",
-    "frontier",
-    "immunity",
-    "immunity_limit",
-    "joint_extractor",
-    "leak",
-    "leveling_rotation",
-    "majorization",
-    "nearest_extractor",
-    "noise_curve",
-    "optimal_extractor",
-    "rayleigh_spectrum",
-    "relative_angles",
-    "rows_needed",
-    "sampling_ratio",
-    "step_interval",
-]
+    "Alignment", "AlignmentLimit", "Distortion", "FadeMap", "Frontier", "ImmunityLimit",
+    "ImmunityReport", "JointImmunity", "Leak", "Majorization", "NoiseCurve", "alignment",
+    "alignment_limit", "blind_extractor", "distortion", "expected_sampling_ratio", "fade",
+    "frontier", "immunity", "immunity_limit", "joint_extractor", "leak", "leveling_rotation",
+    "majorization", "nearest_extractor", "noise_curve", "optimal_extractor", "rayleigh_spectrum",
+    "relative_angles", "rows_needed", "sampling_ratio", "step_interval",
+]  # fmt: skip

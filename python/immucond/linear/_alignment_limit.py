@@ -13,9 +13,10 @@ from .._floating import underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, as_targets, check_real
+from ._alignment import LabelledTask, labels_of, tasks_of
 from ._extractor import kappa_within
-from ._labels import LabelledTask, labels_of, tasks_of
-from ._pencil import deficit_of
+from ._factored import Factored
+from ._limit import deficit_of
 
 AlignmentCase = Literal["definite", "restricted", "free", "partly free"]
 
@@ -79,22 +80,11 @@ def _told(value: float | tuple[float, ...]) -> str:
 
 @underflow_is_zero
 def alignment_limit(
-    X_P: npt.ArrayLike | None = None,
-    X_H: Any = None,
-    Y_H: Any = None,
-    *,
-    kappa_P: float | None,
-    Y_P: npt.ArrayLike | None = None,
-    delta: float = 0.0,
-    center: bool = True,
-    K_P: npt.ArrayLike | None = None,
-    b_P: npt.ArrayLike | None = None,
-    K_H: Any = None,
-    b_H: Any = None,
-    energy_H: Any = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> AlignmentLimit:
+    X_P: npt.ArrayLike | None = None, X_H: Any = None, Y_H: Any = None, *, kappa_P: float | None,
+    Y_P: npt.ArrayLike | None = None, delta: float = 0.0, center: bool = True,
+    K_P: npt.ArrayLike | None = None, b_P: npt.ArrayLike | None = None, K_H: Any = None,
+    b_H: Any = None, energy_H: Any = None, ranks: Ranks | None = None, computed_in: Any = None,
+) -> AlignmentLimit:  # fmt: skip
     r"""Bracket the least alignment of the harmful labels that a primary condition number buys.
 
     With :math:`F = Z_H K_P^{-1/2}`, every invertible A has
@@ -155,8 +145,10 @@ def alignment_limit(
     >>> round(bracket.rho, 12), round(bracket.lower, 12), round(bracket.attained, 12)
     (1.0, 0.01, 0.02)
     """
-    P, tasks = given_tasks(
-        X_P, X_H, Y_H, K_P, K_H, b_H, energy_H, center=center, ranks=ranks, computed_in=computed_in
+    rank_P, _ = known_ranks(ranks)
+    P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in)
+    tasks = given_tasks(
+        X_H, Y_H, K_H, b_H, energy_H, center=center, ranks=ranks, computed_in=computed_in, beside=P
     )
     added = check_real(delta, "delta", low=0.0)
     P = P.plus(added)
@@ -177,46 +169,34 @@ def alignment_limit(
         lower = [0.0] * len(tasks)
         reached = [0.0] * len(tasks) if case == "free" else reached
     return AlignmentLimit(
-        lower=one_or_all(lower),
-        attained=one_or_all(reached),
-        rho=one_or_all([task.rho() for task in tasks]),
-        rho_whitened=one_or_all(whitened),
-        case=case,
-        kappa_P=tau,
-        protected=1.0 - slow_share(head, Q),
-        delta=added,
+        lower=one_or_all(lower), attained=one_or_all(reached),
+        rho=one_or_all([task.rho() for task in tasks]), rho_whitened=one_or_all(whitened),
+        case=case, kappa_P=tau, protected=1.0 - slow_share(head, Q), delta=added,
         theta=None if case in ("free", "partly free") else slow_extractor(P, Q, tau),
-    )
+    )  # fmt: skip
 
 
 def given_tasks(
-    X_P: Any,
-    X_H: Any,
-    Y_H: Any,
-    K_P: Any,
-    K_H: Any,
-    b_H: Any,
-    energy_H: Any,
-    *,
-    center: bool,
-    ranks: Ranks | None,
-    computed_in: Any,
-) -> tuple[Root, list[LabelledTask]]:
-    """Root of the primary task, and the harmful tasks with their labels."""
-    rank_P, rank_H = known_ranks(ranks)
-    P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in)
+    X_H: Any, Y_H: Any, K_H: Any, b_H: Any, energy_H: Any, *, center: bool,
+    ranks: Ranks | None, computed_in: Any, beside: Root | Factored,
+) -> list[LabelledTask]:  # fmt: skip
+    """Harmful tasks with their labels, of as many features as the primary task beside them."""
+    _, rank_H = known_ranks(ranks)
     tasks = tasks_of(
         X_H, Y_H, K_H, b_H, energy_H, center=bool(center), rank=rank_H, computed_in=computed_in
     )
     for task in tasks:
-        if task.dim != P.dim:
+        if task.dim != beside.dim:
             raise ValueError(
-                f"{P.name} and {task.name} must have as many columns, got {P.dim} and {task.dim}"
+                f"{beside.name} and {task.name} must have as many columns, got {beside.dim} and "
+                f"{task.dim}"
             )
-    return P, tasks
+    return tasks
 
 
-def primary_head(P: Root, X_P: Any, Y_P: Any, b_P: Any, *, center: bool) -> FloatArray | None:
+def primary_head(
+    P: Root | Factored, X_P: Any, Y_P: Any, b_P: Any, *, center: bool
+) -> FloatArray | None:
     """``K_P^-1/2 Z_P^T Y_P``, the primary head in whitened features; None without labels."""
     if Y_P is None and b_P is None:
         return None

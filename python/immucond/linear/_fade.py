@@ -15,9 +15,10 @@ from .._condition import condition_number
 from .._errors import ImmunityWarning
 from .._floating import underflow_is_zero
 from .._rank import default_rtol
-from .._task import Ranks, Root, warn_if_lost
+from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, check_choice, check_real
 from .._warn import warn
+from ._alignment import LabelledTask
 from ._alignment_limit import (
     given_tasks,
     live_null_basis,
@@ -27,7 +28,7 @@ from ._alignment_limit import (
     slow_extractor,
     slow_share,
 )
-from ._labels import LabelledTask
+from ._factored import Factored, factored
 
 Form = Literal["near", "whitened"]
 
@@ -62,8 +63,12 @@ class FadeMap:
     protected: float
     delta: float
     whitening: FloatArray | None
-    _primary: Root
+    _given: Root | Factored
     _tasks: tuple[LabelledTask, ...]
+
+    @property
+    def _primary(self) -> Root:
+        return self._given.root if isinstance(self._given, Factored) else self._given
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,15 +145,15 @@ class FadeMap:
     @cached_property
     def kappa_P(self) -> float:
         """Condition number of ``H_P = A^T K_P A``."""
-        features = self._right_of(self._primary.matrix)
-        return condition_number(features=features, rank=self._primary.rank - self._erased)
+        features = self._right_of(self._given.matrix)
+        return condition_number(features=features, rank=self._given.rank - self._erased)
 
     @property
     def _erased(self) -> int:
         """Dimensions of range(K_P) that an infinite tau takes."""
         if not math.isinf(self.tau):
             return 0
-        return int(orthonormal(self._primary.matrix @ self.left, self.left.shape).shape[1])
+        return int(orthonormal(self._given.matrix @ self.left, self.left.shape).shape[1])
 
     @cached_property
     def limit(self) -> float | tuple[float, ...]:
@@ -178,7 +183,7 @@ class FadeMap:
     @cached_property
     def moved(self) -> float:
         """``||Z_P (A - I)||_F / ||Z_P||_F``: by how much the primary features change."""
-        R = self._primary.matrix
+        R = self._given.matrix
         return float(np.linalg.norm(self._right_of(R) - R) / np.linalg.norm(R))
 
     def __repr__(self) -> str:
@@ -195,24 +200,12 @@ def _told(value: float | tuple[float, ...]) -> str:
 
 @underflow_is_zero
 def fade(
-    X_P: npt.ArrayLike | None = None,
-    X_H: Any = None,
-    Y_H: Any = None,
-    *,
-    tau: float = 1e4,
-    form: Form = "near",
-    Y_P: npt.ArrayLike | None = None,
-    protect: bool = False,
-    delta: float = 0.0,
-    center: bool = True,
-    K_P: npt.ArrayLike | None = None,
-    b_P: npt.ArrayLike | None = None,
-    K_H: Any = None,
-    b_H: Any = None,
-    energy_H: Any = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> FadeMap:
+    X_P: npt.ArrayLike | None = None, X_H: Any = None, Y_H: Any = None, *, tau: float = 1e4,
+    form: Form = "near", Y_P: npt.ArrayLike | None = None, protect: bool = False,
+    delta: float = 0.0, center: bool = True, K_P: npt.ArrayLike | None = None,
+    b_P: npt.ArrayLike | None = None, K_H: Any = None, b_H: Any = None, energy_H: Any = None,
+    ranks: Ranks | None = None, computed_in: Any = None,
+) -> FadeMap:  # fmt: skip
     r"""Fade the harmful labels out of the features, at the least change of the primary ones.
 
     Among all A with :math:`A^T Z_H^T Y_H = Z_H^T Y_H / \sqrt\tau`,
@@ -274,6 +267,11 @@ def fade(
     -----
     Ours; at an infinite tau it is LEACE (Belrose et al., 2023) in the metric of the primary task.
 
+    From Gram matrices it costs a Cholesky factorization of K_P and solves with the labels; for
+    a singular K_P a pivoted one and its QR, a third of an eigendecomposition. Where the factor does
+    not settle the rank (but for a chance of 1e-10), eigenvectors do. K_H has no part in the map: it
+    is looked at, and examined in full when an alignment is first asked for.
+
     Examples
     --------
     >>> import numpy as np, immucond as ic
@@ -284,12 +282,18 @@ def fade(
     >>> round(faded.rho_before, 12), round(faded.rho, 12)
     (1.0, 0.04)
     """
-    P, tasks = given_tasks(
-        X_P, X_H, Y_H, K_P, K_H, b_H, energy_H, center=center, ranks=ranks, computed_in=computed_in
-    )
     added = check_real(delta, "delta", low=0.0)
-    P = P.plus(added)
-    warn_if_lost(P)
+    rank_P, _ = known_ranks(ranks)
+    keywords: dict[str, Any] = {"rank": rank_P, "computed_in": computed_in}
+    P: Root | Factored | None = None
+    if K_P is not None and X_P is None and form == "near" and added == 0.0:
+        P = factored(K_P, "K_P", **keywords)
+    if P is None:
+        P = root_of(X_P, K_P, "X_P", "K_P", **keywords).plus(added)
+        warn_if_lost(P)
+    tasks = given_tasks(
+        X_H, Y_H, K_H, b_H, energy_H, center=center, ranks=ranks, computed_in=computed_in, beside=P
+    )
     head = primary_head(P, X_P, Y_P, b_P, center=center)
     if protect and head is None:
         raise TypeError("protect=True needs the primary labels: give Y_P, or b_P beside K_P")
@@ -303,25 +307,20 @@ def fade(
 
 
 def fade_of(
-    P: Root,
-    tasks: Sequence[LabelledTask],
-    head: FloatArray | None = None,
-    *,
-    tau: float = 1e4,
-    form: Form = "near",
-    protect: bool = False,
-    delta: float = 0.0,
-) -> FadeMap:
+    P: Root | Factored, tasks: Sequence[LabelledTask], head: FloatArray | None = None, *,
+    tau: float = 1e4, form: Form = "near", protect: bool = False, delta: float = 0.0,
+) -> FadeMap:  # fmt: skip
     """Map from the root of the primary task (to which delta has been added) and labelled tasks."""
     strength = math.inf if tau == math.inf else check_real(tau, "tau", low=1.0)
     check_choice(form, "form", ("near", "whitened"))
     if form == "whitened" and strength == math.inf:
         raise ValueError('tau must be finite for form="whitened"; form="near" erases')
     # Each task counts alike, whatever the units of its rows.
-    columns = [task.matrix.T @ task.basis_of_labels() for task in tasks]
+    columns = [task.basis_of_cross() for task in tasks]
     sizes = [float(np.linalg.norm(part)) or 1.0 for part in columns]
     b = np.hstack([part / size for part, size in zip(columns, sizes, strict=True)])
-    within, free = P.whitened(b.T).T, P.null_basis.T @ b
+    free = P.to_null(b) if isinstance(P, Factored) else P.null_basis.T @ b
+    within = P.whitened(b.T).T
     if protect and head is not None and b.shape[1]:
         lead = orthonormal(head, head.shape)
         kept = within - lead @ (lead.T @ within)
@@ -332,21 +331,17 @@ def fade_of(
             )
         within = kept
     left, right, Q = _factors(P, within, free)
+    whitening = None
+    if form == "whitened":
+        whitening = slow_extractor(P.root if isinstance(P, Factored) else P, Q, strength)
     return FadeMap(
-        left=left,
-        right=right,
-        tau=strength,
-        form=form,
-        protected=1.0 - slow_share(head, Q),
-        delta=delta,
-        whitening=slow_extractor(P, Q, strength) if form == "whitened" else None,
-        _primary=P,
-        _tasks=tuple(tasks),
-    )
+        left=left, right=right, tau=strength, form=form, protected=1.0 - slow_share(head, Q),
+        delta=delta, whitening=whitening, _given=P, _tasks=tuple(tasks),
+    )  # fmt: skip
 
 
 def _factors(
-    P: Root, within: FloatArray, free: FloatArray
+    P: Root | Factored, within: FloatArray, free: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Factors of Pi for b with ``R^+T b`` within range(K_P) and ``N^T b`` in its null space.
 
@@ -354,20 +349,20 @@ def _factors(
     the range, along the orthonormal columns Q of its whitened b, which are returned too.
     """
     if free.size:
-        u, s, vt = np.linalg.svd(free, full_matrices=True)
-        size = (
-            max(float(s[0]), float(np.linalg.norm(P.range_basis.T @ P.unwhitened(within)))) or 1.0
-        )
+        u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
+        size = max(float(s[0]), float(np.linalg.norm(P.unwhitened(within)))) or 1.0
         q = int(np.count_nonzero(s > P.rtol * size))
     else:
         q = 0
     kernel = within @ vt[q:].T if q else within
     Q = orthonormal(kernel, within.shape)
-    left, right = P.unwhitened(Q), P.matrix.T @ Q
+    left = P.unwhitened(Q)
+    right = P.transposed(Q) if isinstance(P, Factored) else P.matrix.T @ Q
     if q:
+        back = P.from_null if isinstance(P, Factored) else P.null_basis.__matmul__
         # b = R^T within + N free, all of it.
-        b = P.matrix.T @ within + P.null_basis @ free
+        b = P.matrix.T @ within + back(free)
         rest = (b - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
-        left = np.hstack([left, P.null_basis @ u[:, :q]])
+        left = np.hstack([left, back(u[:, :q])])
         right = np.hstack([right, rest])
     return left, right, Q

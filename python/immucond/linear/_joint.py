@@ -17,7 +17,7 @@ from .._floating import underflow_is_zero
 from .._task import Root, by_inputs, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
-from ._pencil import kappa_of_pencil
+from ._limit import kappa_of_pencil
 
 # Smoothed extremes, ever sharper; each stage starts where the last one ended.
 _SHARPNESS = (4.0, 32.0, 256.0)
@@ -70,16 +70,11 @@ class JointImmunity:
 
 @underflow_is_zero
 def joint_extractor(
-    K_P: Sequence[npt.ArrayLike] | None = None,
-    K_H: npt.ArrayLike | None = None,
-    *,
-    X_P: Sequence[npt.ArrayLike] | None = None,
-    X_H: npt.ArrayLike | None = None,
-    kappa_P: float | Sequence[float] | None = None,
-    delta: float | tuple[float, float] = 0.0,
-    iterations: SupportsIndex = 200,
-    computed_in: Any = None,
-) -> JointImmunity:
+    K_P: Sequence[npt.ArrayLike] | None = None, K_H: npt.ArrayLike | None = None, *,
+    X_P: Sequence[npt.ArrayLike] | None = None, X_H: npt.ArrayLike | None = None,
+    kappa_P: float | Sequence[float] | None = None, delta: float | tuple[float, float] = 0.0,
+    iterations: SupportsIndex = 200, computed_in: Any = None,
+) -> JointImmunity:  # fmt: skip
     r"""Immunize against one harmful task while keeping several primary tasks easy.
 
     Every theta obeys :math:`\kappa(H_H) \le \min_i \kappa(M_i)\, \kappa(H_{P,i})`. With one task
@@ -184,14 +179,10 @@ def joint_extractor(
     theta /= np.linalg.norm(theta)
     kappas = [condition_number(features=A @ theta, rank=H.dim) for A in (H.matrix, *matrices)]
     return JointImmunity(
-        theta=theta,
-        kappa_P=tuple(kappas[1:]),
-        kappa_H=kappas[0],
-        i=kappas[0] / H.kappa,
-        ii=tuple(kappa / task.kappa for kappa, task in zip(kappas[1:], P, strict=True)),
-        caps=caps,
+        theta=theta, kappa_P=tuple(kappas[1:]), kappa_H=kappas[0], i=kappas[0] / H.kappa,
+        ii=tuple(kappa / task.kappa for kappa, task in zip(kappas[1:], P, strict=True)), caps=caps,
         bound=min(kappa_of_pencil(task, H) * cap for task, cap in zip(P, caps, strict=True)),
-    )
+    )  # fmt: skip
 
 
 def _caps(kappa_P: float | Sequence[float] | None, P: list[Root]) -> tuple[float, ...]:

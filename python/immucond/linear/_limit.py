@@ -1,4 +1,4 @@
-"""The most that any invertible extractor can immunize, in closed form."""
+"""The most that any invertible extractor can immunize, from the pencil of the two tasks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,85 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._extreme import psd_ends
 from .._floating import underflow_is_zero
-from .._task import Ranks, Root, roots_plus
-from .._validate import as_count
-from ._pencil import deficit_of, kappa_of_pencil
+from .._gram import gram
+from .._rank import epsilon, rank_rule
+from .._task import Ranks, Root, roots_plus, squared_ratio
+from .._validate import FloatArray, as_count
+from ._alignment import LabelledTask
+
+# Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
+# Gram matrices were given; inputs keep their digits.
+_SAFE = 1e6
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """``K_H V = K_P V diag(values)``, ``V^T K_P V = I`` on range(K_P); roots at unit scale.
+
+    The values are squared singular values of ``A = R_H R_P^+``: an eigensolver of the pencil would
+    square the condition number once more. ``A^T A`` is diagonalized only where that keeps digits.
+    """
+
+    vectors: FloatArray
+    values: FloatArray
+    rank: int
+
+
+def pencil(P: Root, H: Root) -> Pencil:
+    """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
+    A = P.whitened(H.matrix)
+    # M has the rank of K_H, or less where range(K_H) sticks out: then kappa(M) plays no part.
+    rank = min(H.rank, P.rank)
+    values, w = _squares(A, _squared_already(P, H))
+    values[rank:] = 0.0
+    return Pencil(P.unwhitened(w), values, rank)
+
+
+def _squared_already(P: Root, H: Root) -> bool:
+    """Whether both come from Gram matrices, where one more square costs little more."""
+    return P.rounding > 0.0 and H.rounding > 0.0
+
+
+def _squares(A: FloatArray, may_square: bool) -> tuple[FloatArray, FloatArray]:
+    """Squared singular values of A, descending, and its right singular vectors, all of them."""
+    m = A.shape[1]
+    if may_square and A.shape[0] >= m:
+        values, vectors = np.linalg.eigh(gram(A))
+        if values[0] > _SAFE * m * epsilon(np.float64) * values[-1]:
+            return values[::-1].copy(), vectors[:, ::-1]
+    _, s, vt = np.linalg.svd(A, full_matrices=True)
+    values = np.zeros(m)
+    values[: s.size] = s**2
+    return values, vt.T
+
+
+def kappa_of_pencil(P: Root, H: Root) -> float:
+    """Condition number of M over its nonzero eigenvalues, range(K_H) lying in range(K_P)."""
+    A = P.whitened(H.matrix)
+    if _squared_already(P, H):
+        M = gram(A.T)
+        rule = rank_rule(M.shape, M.dtype, rank=H.rank, rtol=None, computed_in=None)
+        _, ratio, _ = psd_ends(M, rule, "M")
+        if ratio > _SAFE * H.rank * epsilon(np.float64):
+            return 1.0 / ratio
+    s = np.linalg.svd(A, compute_uv=False)
+    return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
+
+
+def deficit_of(P: Root, H: Root | LabelledTask) -> int:
+    """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
+    if P.rank == P.dim:
+        return 0
+    leak = np.linalg.svd(H.matrix @ P.null_basis, compute_uv=False)
+    explained = H.rtol + np.linalg.norm((H.matrix @ P.range_basis) * P.turned, 2)
+    # Counting dimensions settles what angles leave open: range(K_H) of more does not fit.
+    return max(int(np.count_nonzero(leak > explained)), H.rank - P.rank)
+
 
 Case = Literal[
-    "definite",
-    "singular harmful",
-    "restricted",
-    "rank-one harmful",
-    "single feature",
-    "unbounded",
+    "definite", "singular harmful", "restricted", "rank-one harmful", "single feature", "unbounded"
 ]
 
 
@@ -100,32 +167,18 @@ def limit_of(
     if np.isinf(rir) and case != "unbounded":
         raise OverflowError(f"the limit passes 1.8e308: kappa(M) is {kappa_M:.3g}")
     return ImmunityLimit(
-        rir=rir,
-        kappa_M=kappa_M,
-        attained=case != "unbounded",
-        case=case,
-        kappa_P=P.kappa,
-        kappa_H=H.kappa,
-        rank_P=P.rank,
-        rank_H=H.rank,
-        deficit=deficit,
-        delta=delta,
-        features=m,
-    )
+        rir=rir, kappa_M=kappa_M, attained=case != "unbounded", case=case, kappa_P=P.kappa,
+        kappa_H=H.kappa, rank_P=P.rank, rank_H=H.rank, deficit=deficit, delta=delta, features=m,
+    )  # fmt: skip
 
 
 @underflow_is_zero
 def immunity_limit(
-    K_P: npt.ArrayLike | None = None,
-    K_H: npt.ArrayLike | None = None,
-    *,
-    X_P: npt.ArrayLike | None = None,
-    X_H: npt.ArrayLike | None = None,
-    delta: float | tuple[float, float] = 0.0,
-    features: SupportsIndex | None = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> ImmunityLimit:
+    K_P: npt.ArrayLike | None = None, K_H: npt.ArrayLike | None = None, *,
+    X_P: npt.ArrayLike | None = None, X_H: npt.ArrayLike | None = None,
+    delta: float | tuple[float, float] = 0.0, features: SupportsIndex | None = None,
+    ranks: Ranks | None = None, computed_in: Any = None,
+) -> ImmunityLimit:  # fmt: skip
     r"""Find the largest relative immunization ratio that any invertible extractor can reach.
 
     With :math:`M = K_P^{-1/2} K_H K_P^{-1/2}`, every extractor obeys

@@ -13,7 +13,7 @@ from .._floating import underflow_is_zero
 from .._task import Ranks, Root, roots_plus
 from .._validate import FloatArray, as_theta
 from ._extractor import kappa_within, refuse_unbounded
-from ._pencil import pencil
+from ._limit import pencil
 
 _ROUNDS = 500
 _SETTLED = 1e-12
@@ -21,17 +21,10 @@ _SETTLED = 1e-12
 
 @underflow_is_zero
 def nearest_extractor(
-    theta: npt.ArrayLike,
-    K_P: npt.ArrayLike | None = None,
-    K_H: npt.ArrayLike | None = None,
-    *,
-    X_P: npt.ArrayLike | None = None,
-    X_H: npt.ArrayLike | None = None,
-    kappa_P: float | None = 1.0,
-    delta: float | tuple[float, float] = 0.0,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> FloatArray:
+    theta: npt.ArrayLike, K_P: npt.ArrayLike | None = None, K_H: npt.ArrayLike | None = None, *,
+    X_P: npt.ArrayLike | None = None, X_H: npt.ArrayLike | None = None, kappa_P: float | None = 1.0,
+    delta: float | tuple[float, float] = 0.0, ranks: Ranks | None = None, computed_in: Any = None,
+) -> FloatArray:  # fmt: skip
     r"""Optimal extractor whose primary features are near to those of a given one.
 
     All of :math:`\theta = c\, V \operatorname{diag}(\tau, W, 1)^{1/2} Q` with

@@ -104,17 +104,10 @@ class ImmunityReport:
 
 @underflow_is_zero
 def immunity(
-    theta: npt.ArrayLike,
-    X_P: npt.ArrayLike | None = None,
-    X_H: npt.ArrayLike | None = None,
-    *,
-    K_P: npt.ArrayLike | None = None,
-    K_H: npt.ArrayLike | None = None,
-    ridge: float = 0.0,
-    reference: npt.ArrayLike | None = None,
-    ranks: Ranks | None = None,
-    computed_in: Any = None,
-) -> ImmunityReport:
+    theta: npt.ArrayLike, X_P: npt.ArrayLike | None = None, X_H: npt.ArrayLike | None = None, *,
+    K_P: npt.ArrayLike | None = None, K_H: npt.ArrayLike | None = None, ridge: float = 0.0,
+    reference: npt.ArrayLike | None = None, ranks: Ranks | None = None, computed_in: Any = None,
+) -> ImmunityReport:  # fmt: skip
     """Measure how far theta immunizes: kappas, (i), (ii), RIR, and the limit beside them.
 
     Parameters
@@ -179,17 +172,12 @@ def report_of(
     (kappa_P_reference, _), (kappa_H_reference, _) = _measure(P, H, reference, ridge, "reference")
     limit = limit_of(P, H)
     return ImmunityReport(
-        kappa_P=kappa_P,
-        kappa_H=kappa_H,
-        kappa_P_reference=kappa_P_reference,
-        kappa_H_reference=kappa_H_reference,
-        rank_P=rank_P,
-        rank_H=rank_H,
+        kappa_P=kappa_P, kappa_H=kappa_H, kappa_P_reference=kappa_P_reference,
+        kappa_H_reference=kappa_H_reference, rank_P=rank_P, rank_H=rank_H,
         rank_from="given" if "given" in (P.rank_from, H.rank_from) else P.rank_from,
         limit=limit if reference is None else _relative_to(limit, P, H, reference),
-        convention="ridge" if ridge else "exact",
-        ridge=ridge,
-    )
+        convention="ridge" if ridge else "exact", ridge=ridge,
+    )  # fmt: skip
 
 
 def _relative_to(limit: ImmunityLimit, P: Root, H: Root, reference: FloatArray) -> ImmunityLimit:

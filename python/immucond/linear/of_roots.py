@@ -1,11 +1,14 @@
 """The analysis of tasks whose roots are taken already: for the packages that build on this one."""
 
+from ._alignment import centred as centred
+from ._alignment import labels_of as labels_of
+from ._alignment import task_of_inputs as task_of_inputs
+from ._curves import frontier_of as frontier_of
+from ._curves import noise_curve_of as noise_curve_of
+from ._curves import usual_variances as usual_variances
 from ._extractor import extractor_of as extractor_of
 from ._extractor import sufficient_delta as sufficient_delta
-from ._frontier import frontier_of as frontier_of
 from ._limit import limit_of as limit_of
 from ._nearest import nearest_of as nearest_of
-from ._noise import noise_curve_of as noise_curve_of
-from ._noise import usual_variances as usual_variances
 from ._report import report_of as report_of
 from ._steps import interval_by_theta as interval_by_theta

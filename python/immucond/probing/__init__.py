@@ -6,8 +6,7 @@ kappa governs unpreconditioned first-order probing alone. A least-squares solve 
 from ._attackers import METHODS
 from ._compare import LABELS, Comparison, Effort, compare
 from ._curve import loss_curve, steps_needed
-from ._probe import probe
-from ._trace import ProbeTrace
+from ._probe import ProbeTrace, probe
 
 __all__ = [
     "LABELS",

@@ -12,21 +12,15 @@ from .._floating import underflow_is_zero
 from .._validate import as_float64, as_targets, check_choice, check_real
 from ._attackers import METHODS, Method
 from ._curve import steps_needed
-from ._probe import probe
-from ._trace import ProbeTrace
+from ._probe import ProbeTrace, probe
 
 # What tables call the attackers.
 LABELS = {
-    "gd": "gradient descent, line search",
-    "gd-constant": "gradient descent, constant step",
-    "nesterov": "Nesterov, kappa known",
-    "cg": "conjugate gradients",
-    "lbfgs": "L-BFGS",
-    "adam": "Adam, step tuned",
-    "whitening": "whitening, then descent",
-    "lstsq": "least squares",
+    "gd": "gradient descent, line search", "gd-constant": "gradient descent, constant step",
+    "nesterov": "Nesterov, kappa known", "cg": "conjugate gradients", "lbfgs": "L-BFGS",
+    "adam": "Adam, step tuned", "whitening": "whitening, then descent", "lstsq": "least squares",
     "lstsq-float32": "least squares in float32",
-}
+}  # fmt: skip
 _TUNED = (1e-3, 1e-2, 1e-1, 1.0)  # step lengths among which Adam's is chosen by hindsight
 
 
@@ -117,16 +111,10 @@ class Comparison:
 
 @underflow_is_zero
 def compare(
-    before: npt.ArrayLike,
-    after: npt.ArrayLike,
-    y: npt.ArrayLike,
-    *,
-    methods: Sequence[Method] | None = None,
-    steps: int = 10_000,
-    tolerance: float = 0.01,
-    weight_decay: float = 0.0,
-    computed_in: Any = None,
-) -> Comparison:
+    before: npt.ArrayLike, after: npt.ArrayLike, y: npt.ArrayLike, *,
+    methods: Sequence[Method] | None = None, steps: int = 10_000, tolerance: float = 0.01,
+    weight_decay: float = 0.0, computed_in: Any = None,
+) -> Comparison:  # fmt: skip
     """Tell what an immunization is worth: the steps that each attacker needs before and after it.
 
     Parameters

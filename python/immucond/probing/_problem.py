@@ -80,13 +80,9 @@ class Problem:
         """Check the data and solve for the minimizer."""
         given = as_matrix(Z, "Z")
         rule = rank_rule(
-            given.shape,
-            given.dtype,
-            rank=rank,
-            rtol=None,
-            computed_in=computed_in,
+            given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
             given="features",
-        )
+        )  # fmt: skip
         A, Z_scale = _to_unit(as_float64(given, "Z"))
         if not A.any():
             raise ValueError("Z is zero: features of rank 0 cannot be probed")
@@ -120,20 +116,11 @@ class Problem:
         start_loss = float(np.sum(b**2))
         exact = best_loss <= default_rtol(A.shape, np.float64) ** 2 * start_loss
         return cls(
-            Z=A,
-            y=b,
-            weight_decay=mu,
-            curvature=curvature,
-            error=error,
-            minimizer=vt.T @ w,
-            best_loss=best_loss,
-            measure_of_loss=start_loss if exact else best_loss,
-            rtol=rtol,
-            loss_unit=y_scale * y_scale,
-            curvature_unit=unit,
-            basis=vt.T,
+            Z=A, y=b, weight_decay=mu, curvature=curvature, error=error, minimizer=vt.T @ w,
+            best_loss=best_loss, measure_of_loss=start_loss if exact else best_loss, rtol=rtol,
+            loss_unit=y_scale * y_scale, curvature_unit=unit, basis=vt.T,
             head_size=float(s[0] * np.linalg.norm(b)) / math.sqrt(w.shape[1] * A.shape[1]),
-        )
+        )  # fmt: skip
 
     @property
     def excess(self) -> float:

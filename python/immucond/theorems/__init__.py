@@ -6,25 +6,21 @@ proofs of what is ours stand on the documentation page "Theory".
 
 from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
-from ._deep import DEEP, Net
-from ._distortion import DISTORTION, Samples
 from ._examination import Counterexample, Examination, examine
-from ._gradients import GRADIENTS, Extractor, Slope
+from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
 from ._limit import LIMIT, Frontier, Optimum
-from ._optima import OPTIMA, Rescaled, SeveralTasks
+from ._optima import DEEP, OPTIMA, Net, Rescaled, SeveralTasks
 from ._probing import PROBING, Descent, Probe
 from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
-from ._spectrum import SPECTRUM, Extraction
+from ._spectrum import DISTORTION, SPECTRUM, Extraction, Samples
 from ._steps import STEPS, Step
-from ._theorem import Theorem
-from ._updates import UPDATES, Features
-from ._verdict import Claim, Verdict
+from ._theorem import Claim, Theorem, Verdict
 
 THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
     for group in (
-        SPECTRUM, BOUNDS, GRADIENTS, UPDATES, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
+        SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
         DEEP, ALIGNMENT,
     )
     for theorem in group
@@ -32,30 +28,8 @@ THEOREMS: dict[str, Theorem] = {
 """Every theorem by its name."""
 
 __all__ = [
-    "THEOREMS",
-    "Claim",
-    "Counterexample",
-    "Descent",
-    "Examination",
-    "Extraction",
-    "Extractor",
-    "Features",
-    "Frontier",
-    "Labelled",
-    "Matrix",
-    "Narrow",
-    "Net",
-    "Optimum",
-    "Probe",
-    "Rescaled",
-    "Samples",
-    "SeveralTasks",
-    "SingularTasks",
-    "Slope",
-    "Step",
-    "Stretched",
-    "Tasks",
-    "Theorem",
-    "Verdict",
-    "examine",
-]
+    "THEOREMS", "Claim", "Counterexample", "Descent", "Examination", "Extraction", "Extractor",
+    "Features", "Frontier", "Labelled", "Matrix", "Narrow", "Net", "Optimum", "Probe", "Rescaled",
+    "Samples", "SeveralTasks", "SingularTasks", "Slope", "Step", "Stretched", "Tasks", "Theorem",
+    "Verdict", "examine",
+]  # fmt: skip

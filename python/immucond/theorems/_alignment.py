@@ -10,10 +10,22 @@ from functools import partial
 import numpy as np
 
 from .._validate import FloatArray
-from ._instances import EPS, extractor, gaussian, kappa, root, rounding, singular_values
-from ._parameters import ANGLES, SEED, Parameters, Real, Reals, Whole
-from ._theorem import OURS, Theorem
-from ._verdict import Verdict, at_most, equal
+from ._instances import (
+    ANGLES,
+    EPS,
+    SEED,
+    Parameters,
+    Real,
+    Reals,
+    Whole,
+    extractor,
+    gaussian,
+    kappa,
+    root,
+    rounding,
+    singular_values,
+)
+from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 _DECADES = 6.0
 
@@ -83,16 +95,10 @@ def rho(Z: FloatArray, Y: FloatArray) -> float:
 
 
 def _build(
-    primary: Sequence[float],
-    harmful: Sequence[float],
-    basis: Sequence[float],
-    other: Sequence[float],
-    theta: Sequence[float],
-    left: Sequence[float],
-    classes: int,
-    seed: int,
+    primary: Sequence[float], harmful: Sequence[float], basis: Sequence[float],
+    other: Sequence[float], theta: Sequence[float], left: Sequence[float], classes: int, seed: int,
     decades: float,
-) -> Labelled:
+) -> Labelled:  # fmt: skip
     d = len(primary) + 1
     c = min(classes, d - 1)
     Y = np.linalg.qr(gaussian(seed, 2 * d + 2, 2 * d + 2))[0]
@@ -234,79 +240,55 @@ def _protected(case: Labelled) -> Verdict:
 
 
 _PARAMETERS: Parameters = {
-    "primary": Reals(-2.0, 3.0, 3, 5),
-    "harmful": Reals(-2.0, 3.0, 0, 5),
-    "basis": ANGLES,
-    "other": ANGLES,
-    "theta": Reals(-3.0, 2.0, 0, 5),
-    "left": ANGLES,
-    "classes": Whole(1, 2),
-    "seed": SEED,
-    "decades": Real(0.0, 4.0),
-}
+    "primary": Reals(-2.0, 3.0, 3, 5), "harmful": Reals(-2.0, 3.0, 0, 5), "basis": ANGLES,
+    "other": ANGLES, "theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "classes": Whole(1, 2),
+    "seed": SEED, "decades": Real(0.0, 4.0),
+}  # fmt: skip
 _PAGE = "theory/alignment#"
 _theorem = partial(Theorem, source=OURS, parameters=_PARAMETERS, build=_build)
+_definite = partial(_theorem, hypotheses="K_P definite")
 
 ALIGNMENT = (
     _theorem(
-        name="label-alignment-descent",
+        name="label-alignment-descent", section=_PAGE + "what-alignment-bounds", verify=_descent,
         statement="Plain gradient descent leaves at least the share of the reducible loss that the "
         "label alignment says, for every constant step.",
         formula="loss_t / loss_0 >= (1 - eta sigma_1 rho)^(2t)",
         hypotheses="squared loss from w = 0, eta sigma_1 rho <= 1",
-        section=_PAGE + "what-alignment-bounds",
-        verify=_descent,
     ),
     _theorem(
-        name="label-alignment-limit",
+        name="label-alignment-limit", section=_PAGE + "the-limit", verify=_limit,
         statement="A condition number spent on the primary task buys at most that factor of label "
         "alignment.",
         formula="rho(Z_H A, Y) >= rho(Z_H K_P^-1/2, Y) / kappa(H_P(A))",
         hypotheses="K_P definite, A invertible",
-        section=_PAGE + "the-limit",
-        verify=_limit,
     ),
-    _theorem(
-        name="label-alignment-attained",
+    _definite(
+        name="label-alignment-attained", section=_PAGE + "the-limit", verify=_attained,
         statement="Slow on the span of b alone, the limit is met up to a known factor.",
         formula="A = K_P^-1/2 (sqrt(tau) P' + P_b): rho <= (||M|| / ||P' M P'||) rho(F) / tau",
-        hypotheses="K_P definite",
-        section=_PAGE + "the-limit",
-        verify=_attained,
     ),
-    _theorem(
-        name="fade-nearest",
+    _definite(
+        name="fade-nearest", section=_PAGE + "fade", verify=_fade,
         statement="Fade changes the primary features least among all maps that shrink the "
         "cross-covariance with the harmful labels alike.",
         formula="argmin ||Z_P (A - I)||_F, A^T b = b / sqrt(tau): A = I - (1 - 1/sqrt(tau)) Pi",
-        hypotheses="K_P definite",
-        section=_PAGE + "fade",
-        verify=_fade,
     ),
-    _theorem(
-        name="fade-inverse",
+    _definite(
+        name="fade-inverse", section=_PAGE + "fade", verify=_inverse,
         statement="Fade is invertible, in closed form, at every finite tau.",
         formula="A^-1 = I + (sqrt(tau) - 1) Pi, kappa(A) <= 4 sqrt(tau) max(1, ||Pi||)^2",
-        hypotheses="K_P definite",
-        section=_PAGE + "fade",
-        verify=_inverse,
     ),
-    _theorem(
-        name="erasure-cost",
+    _definite(
+        name="erasure-cost", section=_PAGE + "erasure", verify=_erasure,
         statement="At an infinite tau no cross-covariance is left, and the primary least-squares "
         "loss grows by what its head had in the erased directions.",
         formula="A^T b = 0, loss_P grows by ||P_b b_P||_F^2",
-        hypotheses="K_P definite",
-        section=_PAGE + "erasure",
-        verify=_erasure,
     ),
-    _theorem(
-        name="fade-protected",
+    _definite(
+        name="fade-protected", section=_PAGE + "protection", verify=_protected,
         statement="Without the primary head's directions in b, fade leaves the primary head as it "
         "is.",
         formula="b -> (I - P_(b_P)) b: A omega_P = omega_P",
-        hypotheses="K_P definite",
-        section=_PAGE + "protection",
-        verify=_protected,
     ),
-)
+)  # fmt: skip

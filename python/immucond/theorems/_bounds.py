@@ -11,10 +11,8 @@ import numpy as np
 
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, as_float64
-from ._instances import EPS, rotation, rounding, spectrum
-from ._parameters import ANGLES, GAPS, Parameters, Real, Whole
-from ._theorem import NENOV, OURS, PAPER, Theorem
-from ._verdict import Claim, Verdict, at_most, equal
+from ._instances import ANGLES, EPS, GAPS, Parameters, Real, Whole, rotation, rounding, spectrum
+from ._theorem import NENOV, OURS, PAPER, Claim, Theorem, Verdict, at_most, equal
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,8 @@ def _well_nonnegative(case: Matrix) -> Verdict:
     return Verdict.of(
         Claim("R_well > 0 unless all are equal", value / top**2, 0.0, value > 0.0),
         equal("R_well = 0 where all are", r_well(top * np.eye(p)), 0.0, p * EPS, scale=top**2),
-        _library_well(case, p),
-        sigma=case.sigma,
-        p=p,
-        r_well=value,
-    )
+        _library_well(case, p), sigma=case.sigma, p=p, r_well=value,
+    )  # fmt: skip
 
 
 def _well_bound(by_rank: bool) -> Callable[[Matrix], Verdict]:
@@ -132,23 +127,15 @@ def _well_bound(by_rank: bool) -> Callable[[Matrix], Verdict]:
         bound = p * well(case, p) / float(case.sigma[-1]) ** 2
         return Verdict.of(
             at_most("log kappa <= bound", case.log_kappa, bound, rounding(p, 1.0)),
-            _library_well(case, p),
-            sigma=case.sigma,
-            p=p,
-            log_kappa=case.log_kappa,
-            bound=bound,
-        )
+            _library_well(case, p), sigma=case.sigma, p=p, log_kappa=case.log_kappa, bound=bound,
+        )  # fmt: skip
 
     return verify
 
 
 _PARAMETERS: Parameters = {
-    "gaps": GAPS,
-    "zeros": Whole(0, 2),
-    "scale": Real(-3.0, 3.0),
-    "left": ANGLES,
-    "right": ANGLES,
-}
+    "gaps": GAPS, "zeros": Whole(0, 2), "scale": Real(-3.0, 3.0), "left": ANGLES, "right": ANGLES,
+}  # fmt: skip
 _NOT_EQUAL = "k >= 2 nonzero singular values, not all equal"
 
 _theorem = partial(
@@ -157,52 +144,42 @@ _theorem = partial(
 
 BOUNDS = (
     _theorem(
-        name="theorem-4.1-1",
+        name="theorem-4.1-1", source=f"{PAPER}, Theorem 4.1 (1)", verify=_ill_positive,
         statement="R_ill is positive.",
         formula="R_ill(S) = 1/(||S||_F^2/(2k) - sigma_k^2/2) > 0",
         hypotheses=_NOT_EQUAL,
-        source=f"{PAPER}, Theorem 4.1 (1)",
-        verify=_ill_positive,
     ),
     _theorem(
-        name="theorem-4.1-2",
+        name="theorem-4.1-2", source=f"{PAPER}, Theorem 4.1 (2)", verify=_ill_bound(sharper=False),
         statement="Small R_ill means a large condition number.",
         formula="1/log kappa <= sigma_1^2 R_ill",
         hypotheses=_NOT_EQUAL,
-        source=f"{PAPER}, Theorem 4.1 (2)",
-        verify=_ill_bound(sharper=False),
     ),
     _theorem(
-        name="r-ill-bound",
+        name="r-ill-bound", source=OURS, verify=_ill_bound(sharper=True),
         statement="Small R_ill means a large condition number, with the best constant.",
         formula="1/log kappa <= ((k-1)/k) sigma_1^2 R_ill",
         hypotheses=_NOT_EQUAL,
-        source=OURS,
-        verify=_ill_bound(sharper=True),
     ),
     _theorem(
-        name="theorem-a.1-1",
+        name="theorem-a.1-1", source=f"{PAPER}, Theorem A.1 (1), after {NENOV}",
+        verify=_well_nonnegative,
         statement="R_well is never negative, and 0 exactly where all p singular values are equal.",
         formula="R_well(S) = sigma_1^2/2 - ||S||_F^2/(2p) >= 0",
         hypotheses=_NOT_EQUAL + "; and p equal ones",
-        source=f"{PAPER}, Theorem A.1 (1), after {NENOV}",
-        verify=_well_nonnegative,
     ),
     _theorem(
-        name="theorem-a.1-2",
+        name="theorem-a.1-2", source=f"{PAPER}, Theorem A.1 (2), after {NENOV}",
+        verify=_well_bound(by_rank=False),
         statement="Small R_well means a small condition number.",
         formula="log kappa <= (p/sigma_k^2) R_well",
         hypotheses="any rank k >= 2, also k < p",
-        source=f"{PAPER}, Theorem A.1 (2), after {NENOV}",
-        verify=_well_bound(by_rank=False),
     ),
     _theorem(
-        name="r-well-bound",
+        name="r-well-bound", source=OURS, verify=_well_bound(by_rank=True),
         statement="Small R_well means a small condition number, also with the rank k in place of "
         "p.",
         formula="log kappa <= (k/sigma_k^2) R_well with p := k",
         hypotheses="any rank k >= 2",
-        source=OURS,
-        verify=_well_bound(by_rank=True),
     ),
-)
+)  # fmt: skip

@@ -14,8 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from .._validate import as_count
-from ._theorem import Theorem
-from ._verdict import Verdict
+from ._theorem import Theorem, Verdict
 
 # Instances tried at most while making a counterexample smaller.
 _EFFORT = 2000

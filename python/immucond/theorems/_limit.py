@@ -10,10 +10,24 @@ import numpy as np
 
 from .._validate import FloatArray, as_float64, check_real
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import Tasks, extractor, inputs, invertible, kappa, pencil, rotation, rounding
-from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
-from ._theorem import OURS, Theorem
-from ._verdict import Verdict, at_most, equal
+from ._instances import (
+    ANGLES,
+    GAPS,
+    MORE_GAPS,
+    Parameters,
+    Real,
+    Reals,
+    Tasks,
+    Whole,
+    extractor,
+    inputs,
+    invertible,
+    kappa,
+    pencil,
+    rotation,
+    rounding,
+)
+from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
 def tasks(
@@ -29,12 +43,9 @@ def tasks(
 
 PAIR: Parameters = {"primary": GAPS, "harmful": MORE_GAPS, "basis": ANGLES, "other": ANGLES}
 EXTRACTOR: Parameters = {
-    "theta": Reals(-8.0, 3.0, 0, 5),
-    "left": ANGLES,
-    "right": ANGLES,
-    "columns": Whole(1, 8),
+    "theta": Reals(-8.0, 3.0, 0, 5), "left": ANGLES, "right": ANGLES, "columns": Whole(1, 8),
     "lost": Whole(0, 2),
-}
+}  # fmt: skip
 
 
 def _limit(case: Tasks) -> Verdict:
@@ -141,13 +152,9 @@ def _optima(case: Tasks) -> Verdict:
     return Verdict.of(
         equal("kappa_P = kappa(B)", kappa_P, tau, lost),
         at_most("kappa_H <= bound", kappa_H, top * bottom, lost),
-        at_most("bound <= kappa(M) tau", top * bottom, limit, lost),
-        kappa_H=kappa_H,
-        bound=top * bottom,
-        limit=limit,
-        at_top=at_top / tau,
-        at_bottom=at_bottom,
-    )
+        at_most("bound <= kappa(M) tau", top * bottom, limit, lost), kappa_H=kappa_H,
+        bound=top * bottom, limit=limit, at_top=at_top / tau, at_bottom=at_bottom,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,44 +210,35 @@ def _optimum(case: Optimum) -> Verdict:
     )
 
 
-SPREAD: Parameters = PAIR | {
-    "primary": Reals(-3.0, 4.0, 1, 5),
-    "harmful": Reals(-3.0, 4.0, 0, 5),
-}
+SPREAD: Parameters = PAIR | {"primary": Reals(-3.0, 4.0, 1, 5), "harmful": Reals(-3.0, 4.0, 0, 5)}
 DEFINITE = "K_P and K_H definite"
 
 _theorem = partial(Theorem, source=OURS)
 
 LIMIT = (
     _theorem(
-        name="limit",
+        name="limit", section="theory/limit#the-limit", parameters=PAIR | EXTRACTOR, build=tasks,
+        verify=_limit,
         statement="No extractor, of any shape and rank, makes the harmful task worse than kappa(M) "
         "times the primary one; so RIR <= RIR*, between 1 and kappa(K_P)^2.",
         formula="kappa(H_H) <= kappa(M) kappa(H_P); RIR <= RIR* = kappa(M) kappa(K_P)/kappa(K_H); "
         "1 <= RIR* <= kappa(K_P)^2; M = K_P^-1/2 K_H K_P^-1/2",
         hypotheses=f"{DEFINITE}, theta != 0 of any shape and rank",
-        section="theory/limit#the-limit",
-        parameters=PAIR | EXTRACTOR,
-        build=tasks,
-        verify=_limit,
     ),
     _theorem(
-        name="frontier",
+        name="frontier", section="theory/limit#the-frontier",
+        parameters=SPREAD | {"decades": Real(0.0, 3.0), "more": Whole(-2, 2)}, build=_frontier_case,
+        verify=_frontier,
         statement="The limit is attained at every kappa_P >= 1, by columns of V Lambda^(s/2): as "
         "many as there are features, more, or fewer with both extremes among them.",
         formula="theta_s = V Lambda^(s/2): kappa_P = kappa(M)^s, kappa_H = kappa(M)^(1+s)",
         hypotheses=f"{DEFINITE}; at least 2 columns",
-        section="theory/limit#the-frontier",
-        parameters=SPREAD | {"decades": Real(0.0, 3.0), "more": Whole(-2, 2)},
-        build=_frontier_case,
-        verify=_frontier,
     ),
     _theorem(
-        name="all-optima",
+        name="all-optima", section="theory/limit#all-optima", build=_optimum_case, verify=_optimum,
         statement="Every V diag(tau, W, 1)^(1/2) Q with I <= W <= tau I is optimal.",
         formula="kappa_P = tau, kappa_H = kappa(M) tau",
         hypotheses=f"{DEFINITE}; Q orthogonal",
-        section="theory/limit#all-optima",
         parameters=SPREAD
         | {
             "decades": Real(0.0, 3.0),
@@ -248,20 +246,16 @@ LIMIT = (
             "middle": ANGLES,
             "right": ANGLES,
         },
-        build=_optimum_case,
-        verify=_optimum,
     ),
     _theorem(
-        name="no-other-optima",
+        name="no-other-optima", section="theory/limit#all-optima",
+        parameters=SPREAD | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
+        build=invertible, verify=_optima,
         statement="Nothing else is: kappa_H falls short of the limit by how far B = V^-1 theta "
         "theta^T V^-T, scaled to [1, tau], is from having e_1 and e_d as its extreme eigenvectors.",
         formula="kappa_H <= [lambda_2 tau + (lambda_1 - lambda_2) e_1^T B e_1] "
         "[1/lambda_{d-1} + (1/lambda_d - 1/lambda_{d-1}) e_d^T B^-1 e_d] <= kappa(M) tau",
         hypotheses=f"{DEFINITE}, theta invertible; for uniqueness, lambda_1 > lambda_2 and "
         "lambda_{d-1} > lambda_d",
-        section="theory/limit#all-optima",
-        parameters=SPREAD | {"theta": Reals(-3.0, 2.0, 0, 5), "left": ANGLES, "right": ANGLES},
-        build=invertible,
-        verify=_optima,
     ),
-)
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Optima to choose from: blind, near to the identity, for several primary tasks, rotated."""
+"""Optima to choose from: blind, near to the identity, for several tasks, or folded into a net."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ import numpy as np
 from .._validate import FloatArray
 from ..linear import immunity_limit, optimal_extractor
 from ._instances import (
+    ANGLES,
     EPS,
+    GAPS,
+    MORE_GAPS,
+    SEED,
+    Parameters,
+    Real,
+    Reals,
     Tasks,
+    Whole,
     extractor,
+    gaussian,
     inputs,
     kappa,
     pencil,
@@ -23,9 +32,7 @@ from ._instances import (
     singular_values,
 )
 from ._limit import DEFINITE, EXTRACTOR, PAIR, SPREAD, tasks
-from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
-from ._theorem import OURS, Theorem
-from ._verdict import Verdict, at_most, equal
+from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
 def _blind(case: Tasks) -> Verdict:
@@ -181,55 +188,123 @@ _theorem = partial(Theorem, source=OURS)
 
 OPTIMA = (
     _theorem(
-        name="blind-optimum",
+        name="blind-optimum", section="theory/limit#the-blind-optimum", parameters=_SQUARE,
+        build=tasks, verify=_blind,
         statement="Whitening the primary task attains the limit against every harmful task at "
         "once, without looking at one.",
         formula="theta = c K_P^-1/2 Q: kappa_P = 1, RIR = RIR* for every K_H",
         hypotheses=DEFINITE,
-        section="theory/limit#the-blind-optimum",
-        parameters=_SQUARE,
-        build=tasks,
-        verify=_blind,
     ),
     _theorem(
-        name="nearest-optimum",
+        name="nearest-optimum", section="theory/limit#the-blind-optimum", parameters=_SQUARE,
+        build=tasks, verify=_nearest,
         statement="Among the optima with kappa_P = 1, the one nearest to the identity on primary "
         "inputs is K_P^-1/2 tr(K_P^1/2)/d.",
         formula="argmin ||X_P (c K_P^-1/2 Q - I)||_F: Q = I, c = tr(K_P^1/2)/d",
         hypotheses="K_P definite",
-        section="theory/limit#the-blind-optimum",
-        parameters=_SQUARE,
-        build=tasks,
-        verify=_nearest,
     ),
     _theorem(
-        name="several-primary-tasks",
+        name="several-primary-tasks", section="theory/limit#the-blind-optimum", build=_several_case,
+        verify=_several,
         statement="With several primary tasks the tightest of their limits holds.",
         formula="kappa_H <= min_i kappa(M_i) kappa(H_Pi)",
         hypotheses="all Gram matrices definite",
-        section="theory/limit#the-blind-optimum",
         parameters={
-            "primary": GAPS,
-            "second": MORE_GAPS,
-            "harmful": MORE_GAPS,
-            "basis": ANGLES,
-            "other": ANGLES,
-            "theta": Reals(-8.0, 3.0, 0, 5),
-            "left": ANGLES,
+            "primary": GAPS, "second": MORE_GAPS, "harmful": MORE_GAPS, "basis": ANGLES,
+            "other": ANGLES, "theta": Reals(-8.0, 3.0, 0, 5), "left": ANGLES,
         },
-        build=_several_case,
-        verify=_several,
     ),
     _theorem(
-        name="rotation",
+        name="rotation", section="theory/limit#rotate",
+        parameters=SPREAD | {"decades": Real(0.0, 3.0), "factors": Reals(-3.0, 3.0, 0, 6)},
+        build=_rescaled_case, verify=_rotation,
         statement="A rotation of the features that makes the diagonal of H_H constant defeats "
         "every per-feature rescaling, and costs nothing; without it, rescaling undoes everything.",
         formula="diag(H_H) = tr(H_H)/m: kappa(D H_H D) >= (tr H_H/m)/lambda_min(H_H) >= "
         "kappa(H_H)/m for every diagonal D > 0",
         hypotheses=DEFINITE,
-        section="theory/limit#rotate",
-        parameters=SPREAD | {"decades": Real(0.0, 3.0), "factors": Reals(-3.0, 3.0, 0, 6)},
-        build=_rescaled_case,
-        verify=_rotation,
     ),
-)
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Net:
+    """Features of a net on both tasks, its head, and a map to put after the features.
+
+    Attributes
+    ----------
+    Z_P, Z_H : (N, m) arrays
+        Features of the primary and the harmful samples.
+    omega : (m, c) array
+        Primary head.
+    A : (m, m) array
+        Invertible map.
+    """
+
+    Z_P: FloatArray
+    Z_H: FloatArray
+    omega: FloatArray
+    A: FloatArray
+
+
+def _net(
+    seed: int, features: int, gaps: Sequence[float], left: Sequence[float], right: Sequence[float]
+) -> Net:
+    """Two-layer ReLU net with Gaussian weights, on Gaussian inputs of two tasks."""
+    hidden, inputs, rows = 16, 8, 24
+    W, V = gaussian(seed, inputs, hidden), gaussian(seed + 1, hidden, features)
+    scale = np.geomspace(1.0, 0.1, inputs)
+    Z_P, Z_H = (
+        np.maximum(gaussian(seed + i, rows, inputs) * s @ W, 0.0) @ V
+        for i, s in ((2, scale), (3, scale[::-1]))
+    )
+    A = extractor(gaps, left, right, features, features, features)
+    return Net(Z_P, Z_H, gaussian(seed + 4, features, 2), A)
+
+
+def _fold(case: Net) -> Verdict:
+    m = case.A.shape[0]
+    spread = float(np.linalg.cond(case.A))
+    own_P, own_H = kappa(case.Z_P) ** 0.5, kappa(case.Z_H) ** 0.5
+    lost = rounding(m, max(own_P, own_H), spread) + rounding(m, own_P, own_H)
+    before = case.Z_P @ case.omega
+    served_P, served_H = case.Z_P @ case.A, case.Z_H @ case.A
+    folded = np.linalg.solve(case.A, case.omega)
+    size = float(np.linalg.norm(case.Z_P, 2) * np.linalg.norm(case.omega, 2))
+    limit = immunity_limit(X_P=case.Z_P, X_H=case.Z_H, ranks=(m, m))
+    # The same limit with K := H(theta_0), attained by whitening the primary features.
+    _, values = pencil(case.Z_P, case.Z_H)
+    _, s, vt = np.linalg.svd(case.Z_P, full_matrices=False)
+    white = vt.T / s
+    # Whitening what is served undoes A, whatever A is.
+    _, t, wt = np.linalg.svd(served_H, full_matrices=False)
+    return Verdict.of(
+        equal("predictions", served_P @ folded, before, rounding(m, spread**2), scale=size),
+        at_most(
+            "kappa_H <= kappa(M) kappa_P",
+            kappa(served_H),
+            float(values[0] / values[-1]) * kappa(served_P),
+            lost,
+        ),
+        equal("RIR* attained", rir(case.Z_P, case.Z_H, white), limit.rir, lost),
+        equal("whitening removes it", kappa(served_H @ (wt.T / t)), 1.0, lost),
+        kappa_P=kappa(served_P),
+        kappa_H=kappa(served_H),
+        rir_limit=limit.rir,
+    )
+
+
+DEEP = (
+    Theorem(
+        name="fold", source=OURS, section="theory/limit#deep-nets", build=_net, verify=_fold,
+        statement="A linear map A after the features, its inverse folded into the head, leaves "
+        "every primary prediction as it was and maps both Hessians; the same limit holds. "
+        "Whitening the served features removes it.",
+        formula="Z A (A^-1 omega) = Z omega; (H_P, H_H) -> (A^T H_P A, A^T H_H A)",
+        hypotheses="A invertible, features of full column rank on both tasks",
+        parameters={
+            "seed": SEED, "features": Whole(2, 6), "gaps": Reals(-8.0, 3.0, 0, 5), "left": ANGLES,
+            "right": ANGLES,
+        },
+    ),
+)  # fmt: skip

@@ -11,10 +11,21 @@ import numpy as np
 from .._condition import condition_number
 from .._validate import FloatArray, as_float64, as_targets
 from ..probing import probe
-from ._instances import EPS, kappa, rotation, rounding, singular_values, spectrum
-from ._parameters import ANGLES, GAPS, Parameters, Real, Reals, Whole
-from ._theorem import OURS, PAPER, Theorem
-from ._verdict import Verdict, at_most, equal
+from ._instances import (
+    ANGLES,
+    EPS,
+    GAPS,
+    Parameters,
+    Real,
+    Reals,
+    Whole,
+    kappa,
+    rotation,
+    rounding,
+    singular_values,
+    spectrum,
+)
+from ._theorem import OURS, PAPER, Theorem, Verdict, at_most, equal
 
 STEPS = 60
 
@@ -210,74 +221,49 @@ def _weight_decay(case: Probe) -> Verdict:
 
 _HEADS = Reals(-3.0, 3.0, 0, 6)
 _PROBE: Parameters = {
-    "gaps": GAPS,
-    "rows": Whole(0, 2),
-    "left": ANGLES,
-    "right": ANGLES,
-    "head": _HEADS,
+    "gaps": GAPS, "rows": Whole(0, 2), "left": ANGLES, "right": ANGLES, "head": _HEADS,
     "residual": Reals(-3.0, 3.0, 0, 2),
-}
+}  # fmt: skip
 
 PROBING = (
     Theorem(
-        name="equation-2",
+        name="equation-2", source=f"{PAPER}, Eq. 2",
+        section="theory/probing#how-fast-a-probe-converges", build=_two_heads, verify=_line_search,
         statement="Gradient descent with exact line search contracts the distance to the minimizer "
         "by 1 - 1/kappa a step, with several heads too.",
         formula="||w_t - w*||^2 <= (1 - 1/kappa)^t ||w_0 - w*||^2",
         hypotheses="squared loss; for singular H, w* the minimizer nearest to w_0",
-        source=f"{PAPER}, Eq. 2",
-        section="theory/probing#how-fast-a-probe-converges",
         parameters={
-            "gaps": GAPS,
-            "left": ANGLES,
-            "right": ANGLES,
-            "first": _HEADS,
-            "second": _HEADS,
+            "gaps": GAPS, "left": ANGLES, "right": ANGLES, "first": _HEADS, "second": _HEADS,
         },
-        build=_two_heads,
-        verify=_line_search,
     ),
     Theorem(
-        name="constant-step",
+        name="constant-step", source=OURS, section="theory/probing#how-fast-a-probe-converges",
+        parameters={"gaps": GAPS, "error": _HEADS, "share": Real(0.0, 1.0)}, build=_descent,
+        verify=_constant_step,
         statement="With a constant step, Eq. 2 holds exactly for the steps of an interval around "
         "1/sigma_1, where (1 - 1/kappa)^(2t) is sharp; the best one is 2/(sigma_1 + sigma_k).",
         formula="Eq. 2 iff (1 - sqrt(1 - 1/kappa))/sigma_k <= eta <= (1 + sqrt(1 - "
         "1/kappa))/sigma_1; rate ((kappa - 1)/(kappa + 1))^(2t) at eta = 2/(sigma_1 + sigma_k)",
         hypotheses="squared loss, sigma_i the eigenvalues of its true Hessian",
-        source=OURS,
-        section="theory/probing#how-fast-a-probe-converges",
-        parameters={"gaps": GAPS, "error": _HEADS, "share": Real(0.0, 1.0)},
-        build=_descent,
-        verify=_constant_step,
     ),
     Theorem(
-        name="loss-curve",
+        name="loss-curve", source=OURS, section="theory/probing#the-loss-curve", parameters=_PROBE,
+        build=_probe, verify=_loss_curve,
         statement="The loss is not the norm ratio: each direction's share of the label energy "
         "falls at its own rate, so labels along large eigenvalues are learned at once.",
         formula="excess loss_t = sum_i (u_i^T y)^2 (1 - sigma_i/sigma_1)^(2t)",
         hypotheses="squared loss, w_0 = 0, step 1/sigma_1",
-        source=OURS,
-        section="theory/probing#the-loss-curve",
-        parameters=_PROBE,
-        build=_probe,
-        verify=_loss_curve,
     ),
     Theorem(
-        name="weight-decay",
+        name="weight-decay", source=OURS, section="theory/probing#weight-decay", build=_decayed,
+        verify=_weight_decay,
         statement="Weight decay caps kappa, whatever the features are.",
         formula="kappa(H + mu I) <= (sigma_1 + mu)/mu, with equality for singular H",
         hypotheses="mu > 0",
-        source=OURS,
-        section="theory/probing#weight-decay",
         parameters={
-            "gaps": GAPS,
-            "rows": Whole(0, 2),
-            "left": ANGLES,
-            "right": ANGLES,
-            "missing": Whole(0, 2),
-            "decades": Real(-3.0, 6.0),
+            "gaps": GAPS, "rows": Whole(0, 2), "left": ANGLES, "right": ANGLES,
+            "missing": Whole(0, 2), "decades": Real(-3.0, 6.0),
         },
-        build=_decayed,
-        verify=_weight_decay,
     ),
-)
+)  # fmt: skip

@@ -10,10 +10,21 @@ import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import extractor, kappa, rotation, rounding, singular_values, spectrum
-from ._parameters import ANGLES, MORE_GAPS, Parameters, Real, Reals, Whole
-from ._theorem import OURS, Theorem
-from ._verdict import Verdict, at_most, equal
+from ._instances import (
+    ANGLES,
+    MORE_GAPS,
+    Parameters,
+    Real,
+    Reals,
+    Whole,
+    extractor,
+    kappa,
+    rotation,
+    rounding,
+    singular_values,
+    spectrum,
+)
+from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
 @dataclass(frozen=True)
@@ -233,16 +244,10 @@ def _narrow(case: Narrow) -> Verdict:
 
 
 _TASKS: Parameters = {
-    "primary": Reals(-8.0, 6.0, 1, 3),
-    "harmful": MORE_GAPS,
-    "null_P": Whole(0, 2),
-    "null_H": Whole(0, 2),
-    "basis": ANGLES,
-    "inner": ANGLES,
-    "theta": Reals(-8.0, 3.0, 0, 5),
-    "left": ANGLES,
-    "right": ANGLES,
-}
+    "primary": Reals(-8.0, 6.0, 1, 3), "harmful": MORE_GAPS, "null_P": Whole(0, 2),
+    "null_H": Whole(0, 2), "basis": ANGLES, "inner": ANGLES, "theta": Reals(-8.0, 3.0, 0, 5),
+    "left": ANGLES, "right": ANGLES,
+}  # fmt: skip
 
 _STRETCHED: Parameters = {
     "primary": Reals(-8.0, 6.0, 1, 3), "harmful": MORE_GAPS, "null_P": Whole(1, 3),
@@ -257,44 +262,33 @@ _theorem = partial(Theorem, source=OURS, section="theory/limit#singular-gram-mat
 
 SINGULAR = (
     _theorem(
-        name="singular-limit",
+        name="singular-limit", parameters=_TASKS, build=_restricted, verify=_bounded,
         statement="Where null(K_P) lies within null(K_H), the limit holds for invertible theta "
         "with kappa(M) over its nonzero eigenvalues, M taken on range(K_P), and is attained.",
         formula="null(K_P) in null(K_H): kappa(H_H) <= kappa(M) kappa(H_P)",
         hypotheses="null(K_P) within null(K_H), either may be singular; theta invertible",
-        parameters=_TASKS,
-        build=_restricted,
-        verify=_bounded,
     ),
     _theorem(
-        name="rank-one-harmful",
+        name="rank-one-harmful", build=_of_rank_one, verify=_rank_one,
         statement="A harmful task of rank 1 stays at kappa 1: only the primary task can improve.",
         formula="rank(K_H) = 1: RIR <= kappa(K_P), attained",
         hypotheses="rank(K_H) = 1, theta invertible, any K_P",
         parameters={name: kind for name, kind in _TASKS.items() if name != "null_H"}
         | {"null_P": Whole(0, 2)},
-        build=_of_rank_one,
-        verify=_rank_one,
     ),
     _theorem(
-        name="unbounded",
+        name="unbounded", parameters=_STRETCHED, build=_stretched_case, verify=_unbounded,
         statement="Where K_H has energy in a direction that K_P does not see, stretching it raises "
         "kappa_H without bound and leaves H_P as it was.",
         formula="K_P n = 0: theta = I + (c-1) n n^T has H_P = K_P and kappa(H_H) >= "
         "c^2 n^T K_H n / lambda_1(K_H)",
         hypotheses="K_P n = 0, K_H n != 0, rank(K_H) >= 2, c >= 1",
-        parameters=_STRETCHED,
-        build=_stretched_case,
-        verify=_unbounded,
     ),
     _theorem(
-        name="narrow-extractor",
+        name="narrow-extractor", parameters=_NARROW, build=_narrow_case, verify=_narrow,
         statement="For singular K_H an extractor with fewer columns than features has no limit.",
         formula="theta = K_P^-1/2 [w_1, cos(phi) w_0 + sin(phi) w_2], M w_0 = 0: kappa_P = 1, "
         "kappa_H = lambda_1/(lambda_2 sin^2 phi)",
         hypotheses="K_P definite, 2 <= rank(K_H) < d, m = 2",
-        parameters=_NARROW,
-        build=_narrow_case,
-        verify=_narrow,
     ),
-)
+)  # fmt: skip

@@ -1,19 +1,151 @@
-"""A theorem as an object: what it says, where it is from, and how to try it."""
+"""A theorem as an object: what it says, how to try it, and the verdict of a check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._extras import extra
-from ._parameters import Parameter
-from ._verdict import Verdict
+from ._instances import Parameter
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One inequality or equality of a statement, measured on an instance.
+
+    Attributes
+    ----------
+    name : str
+        Which one.
+    slack : float
+        0 at the edge, negative where violated, in relative terms.
+    rounding : float
+        Relative rounding error that the computation may carry: a slack down to minus this decides
+        nothing against the claim. 0 where it was decided in exact rational arithmetic.
+    holds : bool
+        Whether the claim stands.
+    equality : bool
+        Whether it is one: then the slack cannot pass 0.
+    """
+
+    name: str
+    slack: float
+    rounding: float
+    holds: bool
+    equality: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """What claims are ordered by, the worst first.
+
+        Failed ones, then inequalities by how near they are to the edge, then equalities.
+        """
+        return self.holds, self.equality, self.slack + self.rounding
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a statement holds on an instance.
+
+    Attributes
+    ----------
+    claim : Claim
+        The worst of the statement's claims: one that fails; else the inequality nearest to its
+        edge; else, of a statement that is nothing but equalities, the least accurate one.
+    witness : dict
+        The numbers that show it: floats, integers and lists of them.
+
+    Examples
+    --------
+    >>> import immucond as ic
+    >>> remark = ic.theorems.THEOREMS["alignment-remark"]
+    >>> verdict = remark.check(remark.instance(primary=[2.0], harmful=[], extractor=[1.0]))
+    >>> verdict.holds, round(verdict.witness["rir"])
+    (False, 2500)
+    """
+
+    claim: Claim
+    witness: Mapping[str, Any]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim of the statement stands, rounding considered."""
+        return self.claim.holds
+
+    @property
+    def slack(self) -> float:
+        """``(b - a) / max(|a|, |b|)`` for a claim ``a <= b``: 0 at the edge, negative if violated.
+
+        Minus the relative difference for an equality.
+        """
+        return self.claim.slack
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error behind the slack, from the condition of the instance."""
+        return self.claim.rounding
+
+    @classmethod
+    def of(cls, *claims: Claim, **witness: Any) -> Verdict:
+        """Verdict on all claims."""
+        return cls(
+            claim=min(claims, key=lambda claim: claim.rank),
+            witness={name: _plain(value) for name, value in witness.items()},
+        )
+
+
+def at_most(name: str, a: float, b: float, rounding: float = 0.0) -> Claim:
+    """Claim that ``a <= b``, up to rounding."""
+    slack = _relative(a, b)
+    return Claim(name, slack, float(rounding), bool(slack >= -rounding))
+
+
+def below(name: str, a: Fraction, b: Fraction) -> Claim:
+    """Claim that ``a < b``, decided exactly."""
+    return Claim(name, _relative(a, b), 0.0, a < b)
+
+
+def not_below(name: str, a: Fraction, b: Fraction) -> Claim:
+    """Claim that ``a >= b``, decided exactly."""
+    return Claim(name, _relative(b, a), 0.0, a >= b)
+
+
+def equal(
+    name: str, a: npt.ArrayLike, b: npt.ArrayLike, rounding: float, *, scale: float | None = None
+) -> Claim:
+    """Claim that ``a = b`` entry by entry, up to rounding, relative to each or to a scale."""
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    size = np.maximum(np.abs(x), np.abs(y)) if scale is None else np.full(x.shape, scale)
+    difference = np.abs(np.subtract(x, y, out=np.zeros_like(x), where=x != y))
+    off = float(np.max(difference / np.where((size > 0) & np.isfinite(size), size, 1.0)))
+    return Claim(name, 0.0 - off, float(rounding), bool(off <= rounding), equality=True)
+
+
+def _relative(a: Any, b: Any) -> float:
+    if a == b:
+        return 0.0
+    if abs(b) == np.inf:
+        return 1.0 if b > 0 else -1.0
+    if abs(a) == np.inf:
+        return -1.0 if a > 0 else 1.0
+    return float((b - a) / max(abs(a), abs(b)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Fraction):
+        return float(value)
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
 
 PAPER = "arXiv 2505.23760"
 NENOV = "Nenov, Haider, Balazs (2024)"

@@ -1,0 +1,221 @@
+"""A Gram matrix factored, not diagonalized, where that settles its rank: a few of d^3 flops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import blas, lapack
+
+from .._rank import rank_rule
+from .._task import Root, root_of_gram
+from .._validate import Array, FloatArray, as_matrix
+
+# A norm is at most slack sqrt(2 / pi) times the largest image of so many Gaussian vectors, but for
+# a chance of slack^-vectors (Halko, Martinsson & Tropp, SIAM Review 2011, Eq. 4.3): of 1e-10.
+_CHANCE = 1e-10
+_FEW, _MANY = 10, 32
+# Smallest nonzero eigenvalue, in units of the tolerance that decides the rank.
+_SURE = 10.0
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A root of a task's Gram matrix, ``K = scale^2 R^T R`` with R of full row rank.
+
+    ::
+
+        K / scale^2        = R^T R        (d x d)   definite: R upper triangular, by Cholesky
+        P^T (...) P        = L L^T        (d x d)   singular: pivoted Cholesky, L = Q T  (d x r),
+        R                  = T^T Q^T P^T  (r x d)   whose Q (d x d) stays in Householder form
+
+    It does what a :class:`Root` does for K_P in `fade`, without an eigenproblem; the Root is there
+    for what else is asked, and is made then.
+
+    Attributes
+    ----------
+    dim, rank : int
+        Number of input features d, and numerical rank r.
+    scale, rtol : float
+        As of a Root.
+    name : str
+        What was given, for messages.
+    triangle : (r, r) array
+        R itself where K is definite, else T.
+    reflectors : tuple of arrays, or None
+        Where K is singular: the Householder vectors and factors of Q, the pivots, and L.
+    given : array and keywords
+        What the Root is made from.
+    """
+
+    dim: int
+    rank: int
+    scale: float
+    rtol: float
+    name: str
+    triangle: FloatArray
+    reflectors: tuple[FloatArray, FloatArray, npt.NDArray[np.intp], FloatArray] | None
+    given: tuple[Array, dict[str, Any]]
+
+    @cached_property
+    def root(self) -> Root:
+        """Root of the same Gram matrix, with its certified condition number."""
+        K, keywords = self.given
+        return root_of_gram(K, self.name, **keywords)
+
+    @cached_property
+    def matrix(self) -> FloatArray:
+        """(rank, d) matrix R."""
+        if self.reflectors is None:
+            return self.triangle
+        _, _, pivots, L = self.reflectors
+        R = np.empty((self.rank, self.dim))
+        R[:, pivots] = L.T
+        return R
+
+    def whitened(self, A: FloatArray) -> FloatArray:
+        """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
+        if self.reflectors is None:
+            solved: FloatArray = blas.dtrsm(1.0, self.triangle, A.T, trans_a=1).T
+            return solved
+        return np.asarray(blas.dtrsm(1.0, self.triangle, self._turned(A.T)[: self.rank]).T)
+
+    def unwhitened(self, A: FloatArray) -> FloatArray:
+        """Return ``R^+ A``."""
+        if self.reflectors is None:
+            return np.asarray(blas.dtrsm(1.0, self.triangle, A))
+        return self._back(blas.dtrsm(1.0, self.triangle, A, trans_a=1), 0)
+
+    def transposed(self, A: FloatArray) -> FloatArray:
+        """Return ``R^T A``."""
+        if self.reflectors is None:
+            return np.asarray(blas.dtrmm(1.0, self.triangle, A, trans_a=1))
+        return self.matrix.T @ A
+
+    def to_null(self, A: FloatArray) -> FloatArray:
+        """Return ``N^T A`` for an orthonormal basis N of null(K)."""
+        if self.reflectors is None:
+            return np.empty((0, A.shape[1]))
+        return self._turned(A)[self.rank :]
+
+    def from_null(self, A: FloatArray) -> FloatArray:
+        """Return ``N A``."""
+        return self._back(A, self.rank)
+
+    def _turned(self, A: FloatArray) -> FloatArray:
+        """``Q^T P^T A``."""
+        assert self.reflectors is not None
+        vectors, factors, pivots, _ = self.reflectors
+        return np.asarray(_reflect("T", vectors, factors, A[pivots]))
+
+    def _back(self, A: FloatArray, first: int) -> FloatArray:
+        """``P Q`` times A in the rows from the first on, 0 in the others."""
+        assert self.reflectors is not None
+        vectors, factors, pivots, _ = self.reflectors
+        padded = np.zeros((self.dim, A.shape[1]))
+        padded[first : first + A.shape[0]] = A
+        found = np.empty_like(padded)
+        found[pivots] = _reflect("N", vectors, factors, padded)
+        return found
+
+
+def _reflect(side: str, vectors: FloatArray, factors: FloatArray, A: FloatArray) -> FloatArray:
+    found, _, _ = lapack.dormqr("L", side, vectors, factors, A, lwork=64 * max(1, A.shape[1]))
+    return np.asarray(found)
+
+
+def factored(
+    K: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
+) -> Factored | None:
+    """Factor a Gram matrix; None where that does not settle the rank, or something is amiss.
+
+    A factor of rank r settles it where ``||(R R^T)^-1||`` leaves lambda_r far above the tolerance
+    that decides the rank, and for r < d ``||K - R^T R||``, which bounds the eigenvalues beyond, is
+    within it; lambda_1 lies between ``||K||_F^2 / tr(K)`` and ``||K||_F``. Both norms are bounded
+    by products with random vectors. A :class:`Root` decides the rest, and says what is amiss.
+    """
+    given = as_matrix(K, name)
+    d = given.shape[0]
+    if given.dtype != np.float64 or not symmetric(given):
+        return None
+    rule = rank_rule(
+        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
+        rank_name=f"rank of {name}",
+    )  # fmt: skip
+    size = float(given.diagonal().max())  # the largest entry of all, where K is as it should be
+    if rule.rounded or not 0.0 < size < math.inf:
+        return None
+    unit = np.divide(given, size)
+    norm, trace = float(np.linalg.norm(unit)), float(unit.trace())
+    build = partial(
+        Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), name=name,
+        given=(given, {"rank": rank, "computed_in": computed_in}),
+    )  # fmt: skip
+
+    def settled(found: Factored, beyond: float) -> bool:
+        if rule.rank not in (0, found.rank):
+            return False
+        # (R R^T)^-1 for R itself, (T^T T)^-1 for T.
+        first = 0 if found.reflectors is None else 1
+        images = np.random.default_rng(0).normal(size=(found.rank, _FEW))
+        for trans in (first, 1 - first):
+            images = blas.dtrsm(1.0, found.triangle, images, trans_a=trans)
+        smallest = 1.0 / _norm_bound(images) - beyond
+        return bool(smallest > _SURE * rule.rtol * norm)
+
+    R, info = lapack.dpotrf(unit.T, lower=0, clean=1, overwrite_a=1)
+    if info == 0 and settled(found := build(rank=d, triangle=R, reflectors=None), 0.0):
+        return found
+    unit = np.divide(given, size)
+    L, pivots, r, info = lapack.dpstrf(unit.T, lower=1)
+    if info < 0 or not 0 < r < d:
+        return None
+    L, pivots = np.tril(L)[:, :r], pivots.astype(np.intp) - 1
+    vectors, factors, _, _ = lapack.dgeqrf(L, lwork=64 * r)
+    found = build(
+        rank=r, triangle=np.asfortranarray(vectors[:r]), reflectors=(vectors, factors, pivots, L)
+    )
+    probes = np.random.default_rng(1).normal(size=(d, _MANY))
+    beyond = _norm_bound(unit @ probes - found.matrix.T @ (found.matrix @ probes))
+    if beyond > rule.rtol * norm**2 / trace:
+        return None
+    return found if settled(found, beyond) else None
+
+
+def plausible(K: Array, b: FloatArray, energy: float) -> bool:
+    """Whether a glance finds nothing against K, and an energy of at least what it must be.
+
+    The labels that K and b explain are of energy ``tr(b^T K^+ b) >= ||b||_F^2 / ||K||_F``.
+    """
+    if K.dtype != np.float64 or K.shape[0] != K.shape[1]:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        size, crossed = float(np.linalg.norm(K)), float(np.linalg.norm(b))
+        least = crossed / size * crossed if size else math.inf
+    return size < math.inf and K.diagonal().min() >= 0.0 and not least > energy
+
+
+def symmetric(A: Array) -> bool:
+    """Whether a square matrix is finite, and symmetric up to rounding.
+
+    Both triangles, each taken for all of it, have one product with a random vector.
+    """
+    d = A.shape[0]
+    if A.shape != (d, d):
+        return False
+    g = np.random.default_rng(2).normal(size=d)
+    with np.errstate(over="ignore", invalid="ignore"):
+        upper, lower = (blas.dsymv(1.0, A.T, g, lower=half) for half in (0, 1))
+        rounding = d * np.finfo(np.float64).eps * float(A.diagonal().max()) * math.sqrt(d)
+        return bool(np.max(np.abs(upper - lower)) <= rounding < math.inf)
+
+
+def _norm_bound(images: FloatArray) -> float:
+    """Bound of a matrix's 2-norm from its products with Gaussian vectors."""
+    slack = _CHANCE ** (-1.0 / images.shape[1])
+    largest = float(np.max(np.linalg.norm(images, axis=0)))
+    return float(slack * math.sqrt(2.0 / math.pi) * largest)

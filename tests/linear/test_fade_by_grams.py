@@ -1,0 +1,152 @@
+"""Fade from Gram matrices: by a factor whose rank is certified, and the harmful task on demand."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import immucond as ic
+from immucond.linear import _factored
+from immucond.linear._alignment import tasks_of
+from immucond.linear._factored import factored
+from immucond.linear._fade import fade_of
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def primary(seed, d, rank, decades=3.0):
+    """Gram matrix of that rank, its nonzero eigenvalues over so many decades."""
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.normal(size=(d, d)))
+    R = np.geomspace(1.0, 10.0 ** (-decades / 2), rank)[:, None] * Q[:, :rank].T
+    K = R.T @ R
+    return (K + K.T) / 2
+
+
+def harmful(seed, d, rows=200, classes=4):
+    rng = np.random.default_rng(seed)
+    Z, y = rng.normal(size=(rows, d)), rng.integers(classes, size=rows)
+    Z += np.eye(classes)[y] @ rng.normal(size=(classes, d))
+    Z -= Z.mean(axis=0)
+    Y = np.eye(classes)[y] - np.bincount(y, minlength=classes) / rows
+    return {"K_H": Z.T @ Z, "b_H": Z.T @ Y, "energy_H": float(np.sum(Y**2))}
+
+
+def by_root(P, given_):
+    """The map from the eigenvectors of K_P."""
+    (task,) = tasks_of(None, None, *given_.values(), center=True, rank=None, computed_in=None)
+    return fade_of(P.root, [task])
+
+
+@given(SEEDS, st.integers(30, 80), st.floats(0.0, 1.0), st.floats(0.5, 7.0))
+def test_the_factor_gives_the_map_of_the_eigenvectors(seed, d, share, decades):
+    rank = max(3, round(share * d))
+    K_P, given_ = primary(seed, d, rank, decades), harmful(seed + 1, d)
+    P = factored(K_P, "K_P")
+    if P is None:  # rounding in K_P left no gap
+        assert rank < d
+        return
+    assert P.rank == P.root.rank == rank
+    found, expected = ic.linear.fade(K_P=K_P, **given_), by_root(P, given_)
+    assert found.left.shape == expected.left.shape == (d, 3)
+    lost = 1e-13 * d * 10.0**decades
+    np.testing.assert_allclose(
+        found.theta, expected.theta, atol=lost * np.abs(expected.theta).max()
+    )
+    np.testing.assert_allclose(found.right.T @ found.left, np.eye(3), atol=lost)
+    assert found.rho == pytest.approx(expected.rho, rel=1e3 * lost)
+    assert found.kappa_P == pytest.approx(expected.kappa_P, rel=1e3 * lost)
+    assert found.kappa_P_before == expected.kappa_P_before
+    assert found.limit == pytest.approx(expected.limit, rel=1e3 * lost)
+    assert found.moved == pytest.approx(expected.moved, rel=1e3 * lost, abs=lost)
+
+
+@pytest.mark.parametrize("rank", [60, 45])
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_a_factor_settles_what_has_a_gap_at_any_scale(rank, scale):
+    P = factored(primary(0, 60, rank) * scale, "K_P")
+    assert P is not None
+    assert P.rank == rank
+    A = np.random.default_rng(1).normal(size=(60, 5))
+    K = primary(0, 60, rank)
+    size = K.diagonal().max()
+    np.testing.assert_allclose(P.matrix.T @ P.matrix * size, K, atol=1e-14)
+    np.testing.assert_allclose(P.transposed(A[:rank]), P.matrix.T @ A[:rank], atol=1e-12)
+    # R^+ by its products from both sides, and the null space beside it.
+    np.testing.assert_allclose(P.matrix @ P.unwhitened(A[:rank]), A[:rank], atol=1e-11)
+    pinv = np.linalg.pinv(P.matrix)
+    np.testing.assert_allclose(P.whitened(A.T), A.T @ pinv, atol=1e-11)
+    null = A - pinv @ (P.matrix @ A)
+    if rank < 60:
+        np.testing.assert_allclose(P.from_null(P.to_null(A)), null, atol=1e-11)
+    else:
+        assert P.to_null(A).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "keywords"),
+    [
+        (lambda K: K + np.triu(np.ones_like(K), 1) * 1e-6, {}),  # not symmetric
+        (lambda K: K - 0.5 * np.eye(60), {}),  # not positive semidefinite
+        (lambda K: np.where(np.eye(60) > 0, np.nan, K), {}),
+        (lambda K: np.where(np.eye(60) > 0, np.inf, K), {}),
+        (lambda K: 0.0 * K, {}),
+        (lambda K: K[:, :59], {}),
+        (lambda K: K.astype(np.float32), {}),
+        (lambda K: K, {"computed_in": "float16"}),
+        (lambda K: K, {"rank": 59}),
+        (lambda K: primary(0, 60, 60, 13.0), {}),  # an eigenvalue at the tolerance
+        (lambda K: primary(0, 60, 60, 25.0), {}),  # no gap
+    ],
+)
+def test_what_a_factor_does_not_settle_is_left_to_the_eigenvectors(change, keywords):
+    assert factored(primary(0, 60, 60), "K_P") is not None
+    assert factored(change(primary(0, 60, 60)), "K_P", **keywords) is None
+
+
+@given(SEEDS, st.integers(1, 30), st.sampled_from([_factored._FEW, _factored._MANY]))
+def test_a_norm_is_within_its_bound(seed, d, count):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(d, d)) * 10.0 ** rng.uniform(-9, 0, size=d)
+    norm = np.linalg.norm(A, 2)
+    found = _factored._norm_bound(A @ rng.normal(size=(d, count)))
+    assert norm <= found <= 100.0 * np.sqrt(d) * norm
+
+
+def test_the_harmful_task_is_examined_where_it_is_asked_for():
+    K_P, given_ = primary(0, 40, 40), harmful(1, 40)
+    faded = ic.linear.fade(K_P=K_P, **given_)
+    again = pickle.loads(pickle.dumps(faded))  # with nothing examined yet
+    assert again.rho == faded.rho
+    # Not positive semidefinite, with a diagonal that does not show it.
+    odd = given_ | {"K_H": given_["K_H"] + 1e5 * (np.ones((40, 40)) - np.eye(40))}
+    found = ic.linear.fade(K_P=K_P, **odd)
+    np.testing.assert_array_equal(found.theta, faded.theta)
+    for name in ("rho", "rho_before", "limit"):
+        with pytest.raises(ValueError, match="K_H must be positive semidefinite"):
+            getattr(found, name)
+    with pytest.raises(ValueError, match="K_H must be positive semidefinite"):
+        ic.linear.alignment_limit(K_P=K_P, **odd, kappa_P=10.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"K_H": np.full((40, 40), np.nan)}, "K_H"),
+        ({"K_H": -np.eye(40)}, "K_H"),
+        ({"K_H": np.zeros((40, 40))}, "K_H"),
+        ({"K_H": np.eye(39)}, "40"),
+        ({"energy_H": 1e-3}, "alone explain"),
+        ({"b_H": np.full((40, 4), np.inf)}, "b_H must be finite"),
+        ({"ranks": (None, 41)}, "rank of K_H must be between 1 and 40"),
+        ({"ranks": (41, None)}, "rank of K_P must be between 1 and 40"),
+        ({"K_P": primary(0, 40, 40) - 0.5 * np.eye(40)}, "K_P must be positive semidefinite"),
+        ({"K_P": np.triu(primary(0, 40, 40))}, "K_P must be symmetric"),
+    ],
+)
+def test_a_glance_refuses_the_rest_at_once(change, match):
+    given_ = {"K_P": primary(0, 40, 40), **harmful(1, 40), **change}
+    with pytest.raises(ValueError, match=match):
+        ic.linear.fade(**given_)
