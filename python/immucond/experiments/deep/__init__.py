@@ -19,7 +19,7 @@ _HOMES = {
     "Task": "_task",
     "as_json": "_report",
     "figures": "_report",
-    "load": "_task_files",
+    "load": "_task",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",
     "preset_settings": "_settings",

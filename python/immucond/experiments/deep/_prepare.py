@@ -11,8 +11,7 @@ from typing import Any
 from ..._extras import extra
 from .._units import Progress
 from ._settings import Settings
-from ._task import Part, Task
-from ._task_files import load
+from ._task import Part, Task, load
 
 with extra("deep"):
     import torch
