@@ -8,17 +8,21 @@ from operator import attrgetter
 from typing import Any
 
 _HOMES = {
+    "ATTACKERS": "_attackers",
+    "BY_ROWS": "_settings",
     "Backbone": "_backbone",
     "DeepExperiment": "_experiment",
     "METHODS": "_settings",
     "PRESETS": "_settings",
     "ImageFile": "_task",
+    "LABELS": "_report",
     "Part": "_task",
     "Result": "_experiment",
     "Settings": "_settings",
     "Task": "_task",
     "as_json": "_report",
-    "figures": "_report",
+    "attack": "_attackers",
+    "figures": "_figures",
     "load": "_task",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",

@@ -62,7 +62,6 @@ class Part:
     Attributes
     ----------
     inputs : sequence of str, or of `ImageFile` or (height, width, 3) arrays of bytes
-        One a sample.
     labels : (N,) array
         Places of their classes among those of the task.
     """
@@ -74,7 +73,15 @@ class Part:
         """Return as many samples drawn at random, in their order; all where there are no more."""
         if size is None or size >= len(self.inputs):
             return self
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self.inputs))[:size])
+        return self._at(np.random.default_rng(seed).permutation(len(self.inputs))[:size])
+
+    def halves(self) -> tuple[Part, Part]:
+        """Part in two at random: nobody who has the one has a sample of the other."""
+        order = np.random.default_rng(1).permutation(len(self.inputs))
+        return self._at(order[: len(order) // 2]), self._at(order[len(order) // 2 :])
+
+    def _at(self, places: Labels) -> Part:
+        chosen = np.sort(places)
         return Part([self.inputs[i] for i in chosen], self.labels[chosen])
 
 
@@ -87,11 +94,9 @@ class Task:
     name : str
         As it was asked for.
     kind : {"text", "image"}
-        What the samples are.
     train, test : Part
         Samples to train on and those held out.
     classes : tuple of str
-        Names of the classes.
     """
 
     name: str
@@ -278,7 +283,6 @@ def _part(path: Path, name: str) -> Path | None:
 
 
 def _read(path: Path) -> Samples:
-    """Return the samples of one part."""
     if not (path.is_dir() or path.is_file()):
         raise ValueError(f"{path} must be a folder or a regular file")
     if path.is_dir():
@@ -351,7 +355,6 @@ def _json(path: Path) -> Any:
 
 
 def _records(rows: Any, name: str) -> Samples:
-    """Texts with labels, from pairs or from mappings."""
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{name} must be a list of texts with labels, and is empty or none")
     samples: Samples = ([], [])
