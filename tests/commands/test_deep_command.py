@@ -69,7 +69,12 @@ def done(text, tmp_path_factory):
 
 
 def test_a_run_writes_tables_figures_and_numbers(done):
-    names = {"results.json", "tables.md", "probe.png", "probe.svg", "spectra.png", "spectra.svg"}
+    drawn = ("attackers", "probe", "alignment", "spectra")
+    names = {
+        "results.json",
+        "tables.md",
+        *(f"{n}.{kind}" for n in drawn for kind in ("png", "svg")),
+    }
     assert {path.name for path in done.iterdir() if path.is_file()} == names
     numbers = json.loads((done / "results.json").read_text())
     assert set(numbers["methods"]) == set(deep.METHODS)
@@ -82,10 +87,80 @@ def test_a_run_writes_tables_figures_and_numbers(done):
         assert 0.0 <= values["accuracy"] <= 1.0
         rir = values["groups"]["exact"]
         assert rir["rir"]["mean"] > 0.0
-        for curve in values["probe"].values():
+        assert set(values["probe"]) == set(deep.ATTACKERS)
+        descents = [curve for curve in values["probe"].values() if "lr" in curve]
+        assert len(descents) == 6
+        for curve in descents:
             assert len(curve["accuracy"]) == len(curve["loss"]) == 3
             assert curve["loss"][0] == pytest.approx(np.log(2))
             assert curve["loss"][-1] < curve["loss"][0]
+
+
+def test_tables_say_first_what_attackers_get_and_last_what_rir_is(done):
+    tables = (done / "tables.md").read_text()
+    order = [
+        "What attackers get of the harmful task", "What the primary task pays",
+        "What undoes it", "Label alignment and RIR", "Immunity relative to theta_0",
+    ]  # fmt: skip
+    places = [tables.index(f"**{title}") for title in order]
+    assert places == sorted(places)
+
+
+def test_fade_keeps_predictions_and_makes_the_labels_slow(done):
+    numbers = json.loads((done / "results.json").read_text())
+    (start,) = numbers["methods"]["identity"]["seeds"]
+    (values,) = numbers["methods"]["fade"]["seeds"]
+    assert values["changed_predictions"] == 0
+    assert values["accuracy"] == start["accuracy"]
+    rho = values["rho"]
+    assert rho["before"] == start["rho"]["after"]
+    assert rho["defender's rows"] < 0.01 * rho["before"]
+    assert rho["after"] < rho["before"]  # on other rows, and few of them
+    assert 0.0 < values["moved"] < 0.5
+    assert values["kappa_A"] >= 100.0  # the square root of tau
+    undone = [v["probe"]["least-squares"]["accuracy"] for v in (start, values)]
+    assert undone[0] == undone[1]
+
+
+def test_erasure_has_no_inverse_and_its_head_is_fitted_anew(done):
+    numbers = json.loads((done / "results.json").read_text())
+    (start,) = numbers["methods"]["identity"]["seeds"]
+    (values,) = numbers["methods"]["leace"]["seeds"]
+    assert values["kappa_A"] == "inf"
+    assert values["rho"]["after"] < values["rho"]["before"]
+    assert values["accuracy"] >= start["accuracy"] - 0.2
+
+
+def test_numbers_of_the_defenders_rows(text, tmp_path, capsys):
+    line = command(
+        text, "--method", "identity", "closed-form", "fade", "--defender-rows", "12", "20",
+        "--transfer", "primary", "--tau", "400", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert main(line) == 0
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert numbers["samples"]["H defender"] == 20
+    assert numbers["samples"]["H attacker"] == 24
+    found = numbers["methods"]
+    assert list(found) == ["identity", "closed-form", "fade", "fade-12"]
+    assert found["fade"]["parameters"] == {"tau": 400.0, "delta": 0.0, "rows": 20}
+    assert found["fade-12"]["parameters"]["rows"] == 12
+    assert found["fade-12"]["label"] == "fade, 12 rows"
+    own = [found[name]["seeds"][0]["rho"]["defender's rows"] for name in ("fade", "fade-12")]
+    assert own[0] != own[1]
+    for method in found.values():
+        assert set(method["seeds"][0]["transfer"]) == {"sgd", "adam"}
+    assert "transfer" in numbers["fingerprints"]
+    assert main([*line, "--defender-rows", "25"]) == 2
+    told = "defender_rows must be at most 24, one half of the training samples of harmful"
+    assert told in capsys.readouterr().err
+
+
+def test_a_map_that_rounding_would_spoil_is_a_failure_that_is_told(text, tmp_path):
+    line = command(text, "--method", "identity", "fade", "--tau", "1e16", "--out", str(tmp_path))
+    assert main(line) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["methods"]["fade"]["seeds"]
+    assert "would change primary logits" in found[0]["failure"]
+    assert "fade failed: fade would change" in (tmp_path / "tables.md").read_text()
 
 
 def test_terms_are_those_of_their_method(text, tmp_path):
@@ -144,15 +219,15 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
 
 def test_the_files_are_read_back_and_say_who_sees_the_map(done):
     numbers = json.loads((done / "results.json").read_text())["methods"]
-    for name in ("algorithm1", "closed-form"):
+    for name in ("algorithm1", "closed-form", "fade"):
         (values,) = numbers[name]["seeds"]
         found = values["read_back"]
         assert found["accuracy"] == values["accuracy"]
         assert found["changed_predictions"] == 0
         assert found["i"] == pytest.approx(values["all"]["i"], rel=1e-4)
-    assert found["i_before_the_map"] == 1.0  # of the closed form
+        assert (found["i_before_the_map"] == 1.0) == (name != "algorithm1")
     tables = (done / "tables.md").read_text()
-    assert "read back by load_saved" in tables
+    assert "Networks that were kept" in tables
     folder = done / "units" / "models" / "closed-form"
     with pytest.raises((OSError, ValueError)):  # no random head in silence
         transformers.AutoModel.from_pretrained(folder)

@@ -3,9 +3,10 @@
 BACKBONE is a folder in Hugging Face's format, an id, or an import path package.module:name of
 either. Texts take an encoder, and a head is fitted to the primary task; images take a classifier.
 A data set is a folder, a .zip of images, a .csv or .json of texts, or an import path (see the
-documentation). Only the last blocks are trained; what comes before them runs once. Condition
-numbers, primary accuracy and harmful linear probes on held-out samples show what that did. Writes
-results.json, tables.md, probe.png, spectra.png (and .svg), and the networks of --save.
+documentation). Only the last blocks are trained; what comes before them runs once. Attackers on the
+harmful task, the primary task, the label alignment and condition numbers, on held-out samples and
+the network as it is read back, show what that did. Writes results.json, tables.md, attackers.png,
+probe.png, alignment.png, spectra.png (and .svg), and the networks of --save.
 """
 
 from __future__ import annotations
@@ -48,16 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_folder(parser, "immucond-deep")
     parser.add_argument(
-        "--save", nargs="+", choices=tuple(deep.METHODS), default=["algorithm1", "closed-form"],
-        metavar="NAME",
+        "--save", nargs="+", choices=tuple(deep.METHODS),
+        default=["algorithm1", "closed-form", "fade"], metavar="NAME",
         help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
     )  # fmt: skip
     add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
     parser.add_argument("--jobs", type=Whole(1), default=1, metavar="N", help="processes at a time")
+    parser.add_argument(
+        "--defender-rows", type=Whole(2), nargs="+", default=(), metavar="N",
+        help="harmful training samples that immunization sees, all of the defender's half by "
+        f"default; {' and '.join(deep.BY_ROWS)} run with each of several numbers, the other "
+        "methods with the largest; attackers train on the other half",
+    )  # fmt: skip
+    parser.add_argument(
+        "--transfer", default=None, metavar="DATA",
+        help="another benign task, which a linear probe learns from scratch",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fine-tune", action="store_true",
+        help="let attackers train the last blocks too, as they are and by LoRA (needs PEFT)",
+    )  # fmt: skip
     for name, least, what in (
         ("batch_size", 2, "samples of each task in a step"),
         ("max_length", 1, "tokens of a text"),
-        ("probe_epochs", 1, "epochs of the harmful linear probes"),
+        ("probe_epochs", 1, "epochs of the attackers"),
         ("probe_steps", 1, "most steps of an attacker under the squared loss"),
         ("groups", 2, "groups of test samples for the RIR"),
         ("group_size", 2, "test samples in a group"),
@@ -95,6 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--terms-opt-kappa", type=Number(0.0), nargs=2, default=None, metavar=("P", "H"),
         help="the same of both condition numbers in Opt kappa",
     )  # fmt: skip
+    parser.add_argument(
+        "--tau", type=Number(1.0), default=None, metavar="X",
+        help="how slow fade makes the harmful labels; their part in the features shrinks by its "
+        "square root",
+    )  # fmt: skip
     add_quiet(parser)
 
 
@@ -119,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     if args.preset is not None:
         settings = deep.preset_settings(args.preset, settings)
     ran = {"torch": torch.__version__, "transformers": transformers.__version__}
-    run_experiment(args, deep, settings, ("probe", "spectra"), ran)
+    run_experiment(args, deep, settings, ("attackers", "probe", "alignment", "spectra"), ran)
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -136,4 +156,6 @@ def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     ):
         if values is not None:
             given.setdefault(method, {})[name] = tuple(values)
+    if args.tau is not None:
+        given["fade"] = {"tau": args.tau}
     return given

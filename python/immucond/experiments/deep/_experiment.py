@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import probing
+from ... import linear, probing
 from ..._errors import ImmucondError
 from ..._extras import extra
 from ..._files import staged
@@ -26,12 +28,23 @@ with extra("deep"):
     import torch
     from torch import nn
 
-from ...deep import DeepImmunity, DeepImmunization, immunize, linear_probes
-from ...deep.parts import array, immunity_of, kappa_and_rank
+from ...deep import DeepImmunity, DeepImmunization, immunize
+from ...deep.parts import (
+    FoldedHead,
+    Kept,
+    array,
+    immunity_of,
+    kappa_and_rank,
+    refuse_saving,
+    replace_module,
+)
 from . import _backbone
-from ._prepare import Loaded, Prepared, features, loaded, of_tasks, prepared
+from ._attackers import ATTACKERS, Curve, attack
+from ._prepare import Features, Loaded, Prepared, features, loaded, of_parts, prepared
+from ._tuning import TUNED, TUNED_EPOCHS, fine_tune
 
 SPECTRUM = 100  # points of a spectrum that are kept
+BENIGN = ("sgd", "adam")  # how benign tasks are learned from scratch
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,9 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
 
     def methods(self) -> dict[str, Method]:
         """Methods of the run with its hyper-parameters."""
-        methods = chosen_methods(self.settings.methods, self.settings.parameters)
+        methods = chosen_methods(
+            self.settings.methods, self.settings.parameters, self.settings.defender_rows
+        )
         unwanted = [name for name in self.settings.save if name not in methods]
         if unwanted:
             raise ValueError(f"save must name methods that run, and names {', '.join(unwanted)}")
@@ -92,6 +107,7 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
             "probe_epochs": settings.probe_epochs,
             "probe_steps": settings.probe_steps,
             "groups": [settings.groups, settings.group_size],
+            "fine_tune": settings.fine_tune,
         }
 
         def of(name: str, seed: int) -> Values:
@@ -119,6 +135,8 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
                 ("classes", len(task.classes)),
             )
         }
+        counts["H defender"] = max(self.settings.defender_rows, default=len(data.defender.inputs))
+        counts["H attacker"] = len(data.attacker.inputs)
         trainable = data.backbone.trainable
         return Result(self.settings, data.fingerprints, counts, trainable, methods, units)
 
@@ -126,7 +144,7 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
 def compute(
     settings: Settings, folder: Path, unit: Parameters, progress: Progress = silent
 ) -> Values:
-    """Immunize by one method, one seed, and measure."""
+    """Immunize by one method, one seed, write the network, and measure what is read back."""
     here = prepared(settings, folder, progress)
     start = time.perf_counter()
     checkpoint = folder / "checkpoints" / Unit(f"{unit['name']}-{unit['seed']}", unit).file_name
@@ -136,12 +154,16 @@ def compute(
     except ImmucondError as error:
         return {"failure": str(error)}
     seconds = time.perf_counter() - start
-    values = _measured(here, done, unit)
-    if unit["save"]:
-        place = folder / "models" / unit["name"]
+    with TemporaryDirectory() as elsewhere:
+        place = folder / "models" / unit["name"] if unit["save"] else Path(elsewhere) / "model"
         with staged(place, afresh=True) as stage:
             _backbone.save(here.backbone, done.model, stage)
-        values["read_back"] = _read_back(here, done, place)
+        model = _backbone.load_saved(place)
+    after = here.after(model, done.split)
+    values = _measured(here, done, after, unit)
+    values |= _attacked(here, model, done.split, after, unit)
+    if unit["save"]:
+        values["read_back"] = _read_back(here, done, model, after)
     checkpoint.unlink(missing_ok=True)
     history = {name: _thinned(np.asarray(v), 200, "step") for name, v in done.history.items()}
     return {"seconds": seconds, **values, "history": history}
@@ -153,46 +175,92 @@ def _thinned(series: npt.NDArray[Any], points: int, axis: str) -> dict[str, Any]
     return {axis: places + 1, "value": series[places]}
 
 
+# ---- immunize ----
+
+
 def _immunized(here: Prepared, unit: Parameters, checkpoint: Path) -> DeepImmunization:
     """Immunize by one method, from kept activations."""
     backbone, parameters = here.backbone, dict(unit["parameters"])
+    harmful = here.defended[parameters.pop("rows", None) or max(here.defended)]
     if unit["method"] == "identity":
         return DeepImmunization(backbone.model, backbone.split, {}, None)
+    if unit["method"] == "leace":
+        return _erased(here, harmful)
     options: dict[str, Any] = {
         "split": backbone.split,
-        "primary": here.kept["P"]["train"],
-        "harmful": here.kept["H"]["train"],
-        "held_out": (here.kept["P"]["test"], here.kept["H"]["test"]),
+        "primary": here.kept["P train"],
+        "harmful": harmful,
+        "held_out": (here.kept["P test"], here.kept["H test"]),
         "method": unit["method"],
     }
-    if unit["method"] == "closed_form":
-        before = features(backbone.model, backbone.split, here.kept["P"]["train"])
-        kappa_P = max(1.0, parameters["ii"] * kappa_and_rank(before.Z)[0])
-        return immunize(backbone.model, kappa_P=kappa_P, **options)
-    smoothing = parameters.pop("label_smoothing")
-    return immunize(
-        backbone.model,
-        loss=partial(nn.functional.cross_entropy, label_smoothing=smoothing),
-        seed=unit["seed"],
-        trainable=backbone.trainable,
-        checkpoint=checkpoint,
-        **options,
-        **parameters,
-    )
+    if "ii" in parameters:
+        kappa = kappa_and_rank(here.before["P train"].Z)[0]
+        options["kappa_P"] = max(1.0, parameters.pop("ii") * kappa)
+    if "label_smoothing" in parameters:  # it trains
+        smoothing = parameters.pop("label_smoothing")
+        options |= {
+            "loss": partial(nn.functional.cross_entropy, label_smoothing=smoothing),
+            "seed": unit["seed"],
+            "trainable": backbone.trainable,
+            "checkpoint": checkpoint,
+        }
+    try:
+        return immunize(backbone.model, **options, **parameters)
+    except ValueError as error:
+        if unit["method"] != "fade":
+            raise
+        raise ImmucondError(str(error)) from error  # its map is too ill-conditioned to be served
 
 
-def _measured(here: Prepared, done: DeepImmunization, unit: Parameters) -> Values:
-    """Measure an immunized network on held-out samples."""
-    after = of_tasks(done.model, done.split, here.kept)
+def _erased(here: Prepared, harmful: Kept) -> DeepImmunization:
+    """LEACE: the harmful labels erased in the metric of the harmful features themselves.
+
+    Its map has no inverse. The head is fitted anew, by least squares to the logits that it gave.
+    """
+    backbone, primary = here.backbone, here.before["P train"]
+    found = features(backbone.model, backbone.split, harmful)
+    Z_H = array(found.Z)
+    A = linear.fade(Z_H - Z_H.mean(0), Z_H, found.labels.numpy(), tau=np.inf, computed_in="float32")
+    head = backbone.model.get_submodule(backbone.split)
+    assert isinstance(head, nn.Linear)
+    served, logits = array(primary.Z) @ A, array(primary.logits)
+    means = [x.mean(0) if head.bias is not None else 0.0 for x in (served, logits)]
+    cutoff = 4.0 * served.shape[1] ** 0.5 * np.finfo(np.float32).eps
+    omega = np.linalg.lstsq(served - means[0], logits - means[1], rcond=cutoff)[0]
+    folded = FoldedHead(head, A.theta, omega)
+    if head.bias is not None:
+        with torch.no_grad():
+            folded.get_parameter("1.bias").copy_(torch.from_numpy(means[1] - means[0] @ omega))
+    model = copy.deepcopy(backbone.model)
+    replace_module(model, backbone.split, folded)
+    refuse_saving(model)
+    return DeepImmunization(model, f"{backbone.split}.1", {}, None)
+
+
+# ---- measure ----
+
+
+def _measured(
+    here: Prepared, done: DeepImmunization, after: Mapping[str, Features], unit: Parameters
+) -> Values:
+    """Tell what became of the primary task, of the harmful labels' alignment and of kappa."""
     before = here.before
-    P, H = (after["P"].Z, before["P"].Z), (after["H"].Z, before["H"].Z)
+    P, H = ((after[part].Z, before[part].Z) for part in ("P test", "H test"))
     groups, size = unit["groups"]
     kappas = {name: [kappa_and_rank(Z)[0] for Z in pair] for name, pair in (("P", P), ("H", H))}
     i, ii = (pair[0] / pair[1] for pair in (kappas["H"], kappas["P"]))
-    predicted = [found["P"].logits.argmax(1) for found in (after, before)]
-    values: Values = {
-        "accuracy": after["P"].accuracy,
+    predicted = [found["P test"].logits.argmax(1) for found in (after, before)]
+    moved = torch.linalg.norm(after["P train"].Z - before["P train"].Z)
+    return {
+        "accuracy": after["P test"].accuracy,
         "changed_predictions": int((predicted[0] != predicted[1]).sum()),
+        "moved": float(moved / torch.linalg.norm(before["P train"].Z)),
+        "kappa_A": _kappa_of_the_map(done),
+        "rho": {
+            "before": _rho(before["H train"]),
+            "after": _rho(after["H train"]),
+            "defender's rows": None if done.fade is None else done.fade.map.rho,
+        },
         "groups": {
             name: _summary(immunity_of(P, H, groups=groups, size=size, ridge=ridge))
             for name, ridge in (("exact", 0.0), ("ridge", RIDGE))
@@ -200,15 +268,57 @@ def _measured(here: Prepared, done: DeepImmunization, unit: Parameters) -> Value
         "all": {"i": i, "ii": ii, "rir": i / ii, "kappa_P": kappas["P"][0],
                 "kappa_H": kappas["H"][0]},
         "spectra": {"P": _spectrum(P[0]), "H": _spectrum(H[0])},
-        "probe": linear_probes(
-            *((after[part].Z, after[part].labels) for part in ("H train", "H")),
-            classes=len(here.harmful.classes), epochs=unit["probe_epochs"], seed=unit["seed"],
-        ),
     }  # fmt: skip
+
+
+def _kappa_of_the_map(done: DeepImmunization) -> float | None:
+    """Condition number of the map that was put after the features; None where there is none."""
+    if done.fade is not None:
+        return done.fade.map.kappa
+    above = done.model.get_submodule(done.split.rpartition(".")[0])
+    if not isinstance(above, FoldedHead):
+        return None
+    s = np.linalg.svd(array(above.get_parameter("0.weight")), compute_uv=False)
+    return float(s[0] / s[-1]) if s[-1] > np.finfo(np.float32).eps * s[0] else np.inf
+
+
+def _rho(found: Features) -> float:
+    return linear.alignment(array(found.Z), found.labels.numpy(), computed_in="float32").rho
+
+
+def _attacked(
+    here: Prepared, model: nn.Module, split: str, after: Mapping[str, Features], unit: Parameters
+) -> Values:
+    """Tell what attackers get of the harmful task, and what benign probes get of theirs."""
+    epochs, seed = unit["probe_epochs"], unit["seed"]
+
+    def learned(
+        found: Mapping[str, Features], letter: str, names: Sequence[str]
+    ) -> dict[str, Curve]:
+        train, test = (found[f"{letter} {part}"] for part in ("train", "test"))
+        return attack(
+            (train.Z, train.labels), (test.Z, test.labels),
+            attackers=names, epochs=epochs, seed=seed,
+        )  # fmt: skip
+
+    values: Values = {"probe": learned(after, "H", tuple(ATTACKERS))}
+    trained = here.backbone.trainable
+    if renormalized := here.reestimated(model, split):
+        (found,) = learned(renormalized, "H", ["adam"]).values()
+        values["probe"]["batch-norm-reestimated"] = found
+    for name in TUNED if unit["fine_tune"] else ():
+        values["probe"][name] = fine_tune(
+            model, split, trained, here.kept["H train"], here.kept["H test"],
+            classes=len(here.harmful.classes), epochs=min(epochs, TUNED_EPOCHS), seed=seed,
+            lora=name == "lora",
+        )  # fmt: skip
+    values["primary_probe"] = learned(after, "P", BENIGN)
+    if here.benign is not None:
+        values["transfer"] = learned(after, "T", BENIGN)
     if unit["attackers"]:
         one_hot = np.eye(len(here.harmful.classes))[after["H train"].labels.numpy()]
         values["attackers"] = probing.compare(
-            array(before["H train"].Z),
+            array(here.before["H train"].Z),
             array(after["H train"].Z),
             one_hot,
             steps=unit["probe_steps"],
@@ -217,27 +327,28 @@ def _measured(here: Prepared, done: DeepImmunization, unit: Parameters) -> Value
     return values
 
 
-def _read_back(here: Prepared, done: DeepImmunization, folder: Path) -> Values:
-    """Measure what the files hold, the network that `load_saved` makes of them, on test samples.
+def _read_back(
+    here: Prepared, done: DeepImmunization, model: nn.Module, after: Mapping[str, Features]
+) -> Values:
+    """Compare what was read from the files with the network in memory, on test samples.
 
     "i" is that of the features that enter its last layer, "i_before_the_map" that of the ones which
-    whoever takes the network without its head gets.
+    whoever takes the network without its head gets, and so are both rho.
     """
-    model = _backbone.load_saved(folder)
-    found = of_tasks(model, done.split, here.kept)
-    wanted = of_tasks(done.model, done.split, here.kept)
+    kept = {name: here.kept[name] for name in ("P test", "H test")}
+    memory = of_parts(done.model, done.split, kept)
     outer = here.backbone.split if done.split == here.backbone.split else f"{here.backbone.split}.0"
-    before_the_map = of_tasks(model, outer, here.kept)["H"].Z
-    after, start, outside = (
-        kappa_and_rank(Z)[0] for Z in (found["H"].Z, here.before["H"].Z, before_the_map)
+    outside = features(model, outer, kept["H test"])
+    start, i, i_outside = (
+        kappa_and_rank(found.Z)[0] for found in (here.before["H test"], memory["H test"], outside)
     )
+    predicted = [found["P test"].logits.argmax(1) for found in (after, memory)]
     return {
-        "accuracy": found["P"].accuracy,
-        "changed_predictions": int(
-            (found["P"].logits.argmax(1) != wanted["P"].logits.argmax(1)).sum()
-        ),
-        "i": after / start,
-        "i_before_the_map": outside / start,
+        "accuracy": memory["P test"].accuracy,
+        "changed_predictions": int((predicted[0] != predicted[1]).sum()),
+        "i": i / start,
+        "i_before_the_map": i_outside / start,
+        "rho_before_the_map": _rho(outside),
     }
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from ..._extras import extra
 from .._units import Progress
 from ._settings import Settings
-from ._task import Part, Task
-from ._task_files import load
+from ._task import Part, Task, load
 
 with extra("deep"):
     import torch
@@ -21,8 +20,9 @@ with extra("deep"):
     from torch.utils.data import DataLoader, Dataset
 
 from ...deep import keep_activations
-from ...deep.parts import Kept, SplitModel
+from ...deep.parts import FoldedHead, Kept, SplitModel
 from . import _backbone
+from ._tuning import batch_norms, reestimated
 
 
 class _Samples(Dataset[Any]):
@@ -69,34 +69,29 @@ class Features:
 
 
 def _kept(
-    backbone: _backbone.Backbone, task: Task, batch_size: int, cache: Path, progress: Progress
-) -> dict[str, Kept]:
-    """Run the frozen part over a task's parts, "train" and "test"."""
-    found = {}
-    for name, part in (("train", task.train), ("test", task.test)):
-        stage, size = f"frozen blocks, {task.name} {name}", len(part.inputs)
-
-        def tell(place: int, stage: str = stage, size: int = size) -> None:
-            progress(stage, place + 1, size)
-
-        samples = _Samples(backbone, part, tell)
-        loader: DataLoader[Any] = DataLoader(
-            samples, batch_size=batch_size, drop_last=name == "train"
+    backbone: _backbone.Backbone, part: Part, name: str, training: bool, batch_size: int,
+    cache: Path, progress: Progress,
+) -> Kept:  # fmt: skip
+    """Run the frozen part over samples."""
+    stage, size = f"frozen blocks, {name}", len(part.inputs)
+    samples = _Samples(backbone, part, lambda place: progress(stage, place + 1, size))
+    # A last batch that is short is left out of training; a small part is one batch.
+    loader: DataLoader[Any] = DataLoader(
+        samples, batch_size=min(batch_size, size), drop_last=training
+    )
+    try:
+        return keep_activations(
+            backbone.model,
+            loader,
+            split=backbone.split,
+            trainable=backbone.trainable,
+            cache=cache,
+            deterministic=True,
         )
-        try:
-            found[name] = keep_activations(
-                backbone.model,
-                loader,
-                split=backbone.split,
-                trainable=backbone.trainable,
-                cache=cache,
-                deterministic=True,
-            )
-        except ValueError:
-            if samples.broken is not None:  # that is the cause, whatever was made of it
-                raise samples.broken from None
-            raise
-    return found
+    except ValueError:
+        if samples.broken is not None:  # that is the cause, whatever was made of it
+            raise samples.broken from None
+        raise
 
 
 def features(model: nn.Module, split: str, batches: Kept) -> Features:
@@ -109,26 +104,94 @@ def features(model: nn.Module, split: str, batches: Kept) -> Features:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network and two tasks that fit it."""
+    """A network and two tasks that fit it, and perhaps a third one, benign too."""
 
     backbone: _backbone.Backbone
     primary: Task
     harmful: Task
+    benign: Task | None
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of all that results depend on."""
-        return {
-            name: getattr(self, name).fingerprint for name in ("backbone", "primary", "harmful")
-        }
+        parts: dict[str, Any] = {
+            "backbone": self.backbone, "primary": self.primary, "harmful": self.harmful,
+        }  # fmt: skip
+        if self.benign is not None:
+            parts["transfer"] = self.benign
+        return {name: part.fingerprint for name, part in parts.items()}
+
+    @cached_property
+    def defender(self) -> Part:
+        """Harmful samples that immunization sees."""
+        return self.harmful.train.halves()[0]
+
+    @cached_property
+    def attacker(self) -> Part:
+        """Harmful samples that attackers train on, none of which is the defender's."""
+        return self.harmful.train.halves()[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared(Loaded):
-    """Kept activations too, by task and part, and what the network makes of them before."""
+    """Kept activations too, and what the network makes of them before.
 
-    kept: dict[str, dict[str, Kept]]
+    Both are by letter and part: of the primary task "P train" and "P test"; of the harmful one
+    "H train", the attacker's, and "H test"; of another benign one "T train" and "T test". What the
+    defender has of the harmful task is kept by the number of samples.
+    """
+
+    kept: dict[str, Kept]
+    defended: dict[int, Kept]
     before: dict[str, Features]
+
+    def after(self, model: nn.Module, split: str) -> dict[str, Features]:
+        """Return what a network that was made of this one makes of all parts.
+
+        Where nothing but the head differs, to the bit, only what is in its place runs.
+        """
+        if self._differs(model):
+            return of_parts(model, split, self.kept)
+        return {name: self._behind(model, found) for name, found in self.before.items()}
+
+    def reestimated(self, model: nn.Module, split: str) -> dict[str, Features]:
+        """Return the same of the harmful parts, with BatchNorm statistics of the attackers' rows.
+
+        Empty where the trainable blocks have no BatchNorm.
+        """
+        if not batch_norms(model, self.backbone.trainable):
+            return {}
+        if self._differs(model):
+            return self._of_reestimated(model, split)
+        return {name: self._behind(model, found) for name, found in self._reestimated.items()}
+
+    @cached_property
+    def _reestimated(self) -> dict[str, Features]:
+        return self._of_reestimated(self.backbone.model, self.backbone.split)
+
+    def _of_reestimated(self, model: nn.Module, split: str) -> dict[str, Features]:
+        task = {name: self.kept[name] for name in ("H train", "H test")}
+        other = reestimated(model, split, self.backbone.trainable, task["H train"])
+        return of_parts(other, split, task)
+
+    def _differs(self, model: nn.Module) -> bool:
+        head = f"{self.backbone.split}."
+        before, after = (
+            {key: x for key, x in m.state_dict().items() if not key.startswith(head)}
+            for m in (self.backbone.model, model)
+        )
+        return before.keys() != after.keys() or any(
+            not torch.equal(x, after[key]) for key, x in before.items()
+        )
+
+    @torch.no_grad()
+    def _behind(self, model: nn.Module, found: Features) -> Features:
+        head = model.get_submodule(self.backbone.split)
+        Z, last = found.Z, head
+        if isinstance(head, FoldedHead):
+            mapping, last = head
+            Z = mapping(Z)
+        return Features(Z, last(Z), found.labels)
 
 
 def loaded(settings: Settings) -> Loaded:
@@ -140,16 +203,18 @@ def loaded(settings: Settings) -> Loaded:
         Where they do not.
     """
     transformers.logging.disable_progress_bar()  # there is one of ours
-    primary, harmful = (
+    tasks = [
         load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
-        for spec in (settings.primary, settings.harmful)
-    )
-    if primary.kind != harmful.kind:
-        raise ValueError(
-            f"both tasks must be of one kind: {settings.primary} has {primary.kind}s, "
-            f"{settings.harmful} {harmful.kind}s"
-        )
-    for task in (primary, harmful):
+        for spec in (settings.primary, settings.harmful, settings.transfer)
+        if spec is not None
+    ]
+    for other in tasks[1:]:
+        if other.kind != tasks[0].kind:
+            raise ValueError(
+                f"all tasks must be of one kind: {tasks[0].name} has {tasks[0].kind}s, "
+                f"{other.name} {other.kind}s"
+            )
+    for task in tasks[:2]:
         if len(task.test.inputs) < settings.group_size:
             raise ValueError(
                 f"{task.name} has {len(task.test.inputs)} test samples, and a group of the RIR "
@@ -163,14 +228,21 @@ def loaded(settings: Settings) -> Loaded:
     torch.manual_seed(0)  # a new head, before it is fitted
     backbone = _backbone.load(
         settings.backbone,
-        primary,
+        tasks[0],
         trainable=settings.trainable,
         max_length=settings.max_length,
         image_size=settings.image_size,
         mean=settings.mean,
         std=settings.std,
     )
-    return Loaded(backbone, primary, harmful)
+    found = Loaded(backbone, *tasks, *[None] * (3 - len(tasks)))
+    most = len(found.defender.inputs)
+    if max(settings.defender_rows, default=0) > most:
+        raise ValueError(
+            f"defender_rows must be at most {most}, one half of the training samples of "
+            f"{found.harmful.name}, and is {max(settings.defender_rows)}"
+        )
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -181,25 +253,33 @@ def prepared(settings: Settings, cache: Path, progress: Progress) -> Prepared:
     """
     here = loaded(settings)
     backbone = here.backbone
-    activations = {
-        name: _kept(backbone, task, settings.batch_size, cache, progress)
-        for name, task in (("P", here.primary), ("H", here.harmful))
-    }
+
+    def kept(part: Part, name: str, training: bool) -> Kept:
+        return _kept(backbone, part, name, training, settings.batch_size, cache, progress)
+
+    counts = settings.defender_rows or (len(here.defender.inputs),)
+    activations, defended = {}, {}
+    for letter, task in (("P", here.primary), ("H", here.harmful), ("T", here.benign)):
+        if task is None:
+            continue
+        train = here.attacker if letter == "H" else task.train
+        for what, part in (("train", train), ("test", task.test)):
+            of = ", attacker's" if part is here.attacker else ""
+            activations[f"{letter} {what}"] = kept(part, f"{task.name} {what}{of}", what == "train")
+        for count in sorted(set(counts)) if letter == "H" else ():
+            few = here.defender.some(count, seed=2)
+            defended[count] = kept(few, f"{task.name} train, defender's", True)
     if not backbone.fitted:
-        found = features(backbone.model, backbone.split, activations["P"]["train"])
+        found = features(backbone.model, backbone.split, activations["P train"])
         head = backbone.model.get_submodule(backbone.split)
         assert isinstance(head, nn.Linear)
         _backbone.fit_head(head, found.Z, found.labels)
-    before = of_tasks(backbone.model, backbone.split, activations)
-    return Prepared(backbone, here.primary, here.harmful, activations, before)
+    before = of_parts(backbone.model, backbone.split, activations)
+    return Prepared(
+        backbone, here.primary, here.harmful, here.benign, activations, defended, before
+    )
 
 
-def of_tasks(
-    model: nn.Module, split: str, activations: Mapping[str, Mapping[str, Kept]]
-) -> dict[str, Features]:
-    """Features of the primary test part and of both parts of the harmful task."""
-    return {
-        "P": features(model, split, activations["P"]["test"]),
-        "H": features(model, split, activations["H"]["test"]),
-        "H train": features(model, split, activations["H"]["train"]),
-    }
+def of_parts(model: nn.Module, split: str, activations: Mapping[str, Kept]) -> dict[str, Features]:
+    """Features of all parts."""
+    return {name: features(model, split, kept) for name, kept in activations.items()}

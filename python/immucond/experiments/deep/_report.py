@@ -1,18 +1,16 @@
-"""The result as tables, as figures and as JSON."""
+"""The result as tables and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..._format import brief, number
 from ..._harmful import marked
-from ..._style import before_or, legend_below, print_style
 from ..._table import Table
-from ...deep.parts import ATTACKERS, drop
-from .._figures import STYLES
+from ...deep.parts import drop
 from .._measure import RIDGE
 from .._report import (
     attackers,
@@ -29,10 +27,9 @@ from .._report import (
     symbols,
 )
 from .._units import Values
-from ._experiment import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ._attackers import ATTACKERS, BATCH, LBFGS_STEPS
+from ._experiment import BENIGN, Result
+from ._tuning import TUNED
 
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H of a group's features",
@@ -41,15 +38,151 @@ CONVENTIONS = {
 # What the paper reports for Algorithm 1 with ImageNet as the primary task.
 REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"
 
+LABELS = {
+    **{name: attacker.label for name, attacker in ATTACKERS.items() if not attacker.undoes},
+    "batch-norm-reestimated": "BatchNorm re-estimated, Adam",
+    **{name: attacker.label for name, attacker in ATTACKERS.items() if attacker.undoes},
+    **TUNED,
+}
+UNDOING = (*(name for name, attacker in ATTACKERS.items() if attacker.undoes), *TUNED)
+
 
 def tables(result: Result) -> list[Table]:
-    """All tables of a run."""
-    made = [_immunity(result), _all_rows(result), _probes(result), parameters(result.methods)]
+    """All tables of a run: attackers, what the primary task pays, what undoes it, rho, RIR."""
+    made = [_attackers(result), _primary(result), _undone(result), _alignment(result)]
+    made += [_immunity(result), _all_rows(result), _by_epoch(result), parameters(result.methods)]
     made += _read_back(result)
     compared = labelled(result.methods, first(result.units), "attackers")
     if compared:
-        made.append(attackers(compared, "One-hot targets of the harmful training samples."))
+        made.append(attackers(compared, "One-hot targets of the attackers' harmful samples."))
     return made
+
+
+def _share(results: Sequence[Values], *path: str) -> str:
+    """Mean accuracy in percent at the end, with the spread over the seeds where it shows."""
+    last = []
+    for values in finished(results):
+        for key in path:
+            values = values.get(key, {})
+        if values:
+            last.append(100.0 * values["accuracy"][-1])
+    if not last:
+        return ""
+    spread = float(np.std(last, ddof=1)) if len(last) > 1 else 0.0
+    return f"{np.mean(last):.1f}%" + (f" ± {spread:.1f}" if spread >= 0.05 else "")
+
+
+def _by_method(result: Result, cells: Callable[[Sequence[Values]], list[str]]) -> list[list[str]]:
+    """Lay out a row a method, with its cells, or that it failed."""
+    return [
+        [result.methods[name].label, *(cells(results) if finished(results) else ["failed"])]
+        for name, results in result.units.items()
+    ]
+
+
+def _attackers(result: Result) -> Table:
+    names = [name for name in LABELS if name not in UNDOING]
+    count, settings = result.counts, result.settings
+    return Table(
+        "What attackers get of the harmful task: held-out accuracy",
+        ("", *(LABELS[name].replace(", ", ",\n") for name in names)),
+        _by_method(result, lambda v: [_share(v, "probe", name) for name in names]),
+        f"Of the network as it is read back from its files. Harmful: {settings.harmful}, "
+        f"{count['H classes']} classes; the defender has {count['H defender']:,} samples, unless a "
+        f"method's name says another number, and the attackers {count['H attacker']:,} others; "
+        f"tested on {count['H test']:,}. A head with a bias, from zero; by batches of {BATCH} over "
+        f"{settings.probe_epochs} epochs, each at the step length with the highest accuracy; "
+        f"L-BFGS takes {LBFGS_STEPS} steps for an epoch.",
+    )
+
+
+def _primary(result: Result) -> Table:
+    def cells(results: Sequence[Values]) -> list[str]:
+        accuracy, spread = over_seeds(results, "accuracy")
+        return [
+            f"{accuracy:.2%}" + (f" ± {100 * spread:.2f}" if spread else ""),
+            cell(results, "changed_predictions"),
+            *(_share(results, task, name) for task in ("primary_probe", "transfer")
+              for name in BENIGN),
+            *("" if finished(results)[0][key] is None else cell(results, key)
+              for key in ("moved", "kappa_A")),
+        ]  # fmt: skip
+
+    return Table(
+        "What the primary task pays",
+        ("", "primary test\naccuracy", "changed\npredictions",
+         *(f"{task},\n{LABELS[name]}" for task in ("from scratch", "transfer") for name in BENIGN),
+         "features\nmoved", "kappa(A)"),
+        _by_method(result, cells),
+        "changed predictions: of the test samples, by the network's own head. from scratch: a new "
+        "head for the primary task on the features that are served; transfer: one for another "
+        "benign task. moved: ||Z_P (A - I)|| over ||Z_P||. kappa(A): of the map after the "
+        "features, where there is one; logits keep about kappa(A) times the rounding.",
+    )  # fmt: skip
+
+
+def _undone(result: Result) -> Table:
+    return Table(
+        "What undoes it: harmful held-out accuracy",
+        ("", *(LABELS[name].replace(", ", ",\n") for name in UNDOING)),
+        _by_method(result, lambda v: [_share(v, "probe", name) for name in UNDOING]),
+        "Whoever whitens the features or solves for the least squares is not slowed by any map "
+        "that has an inverse. What LEACE erased is gone for these too, but for its sampling "
+        "error.",
+    )
+
+
+def _alignment(result: Result) -> Table:
+    """Show rho and RIR beside what the probe did: the one tells, the other may not."""
+    start = finished(result.units.get("identity", []))
+    eased = []
+
+    def cells(results: Sequence[Values]) -> list[str]:
+        done = finished(results)
+        own = done[0]["rho"]["defender's rows"]
+        found = [
+            cell(results, "rho", "after"),
+            "" if own is None else number(float(own)),
+            rir_cell(results, "all"),
+        ]
+        for name in BENIGN if start else ():
+            changes = [last_accuracy(v, name) - last_accuracy(start[0], name) for v in done]
+            found.append(f"{100.0 * float(np.mean(changes)):+.1f}")
+        return found
+
+    for name, results in result.units.items():
+        done = finished(results)
+        if start and done and over_seeds(results, "all", "rir")[0] > 1.0:
+            gain = max(
+                float(np.mean([last_accuracy(v, a) for v in done])) - last_accuracy(start[0], a)
+                for a in BENIGN
+            )
+            if gain > 2.0 * (0.5 / result.counts["H test"]) ** 0.5:  # more than chance
+                eased.append(result.methods[name].label)
+    told = f"\nRIR above 1, and the harmful probe easier: {', '.join(eased)}." if eased else ""
+    rows = _by_method(result, cells)
+    return Table(
+        "Label alignment and RIR, beside what the harmful probe did",
+        (
+            "",
+            "rho",
+            "rho,\ndefender's rows",
+            "RIR_theta0",
+            *(f"{LABELS[a]},\npoints" for a in BENIGN),
+        ),
+        rows,
+        decoded(
+            "rho: alignment of the harmful labels with the attackers' features; small is slow. "
+            "Defender's rows: those that the map was made from. RIR_theta0: of all test samples, "
+            f"exact. points: change of the accuracy against theta_0.{told}",
+            rows,
+        ),
+    )
+
+
+def last_accuracy(values: Values, attacker: str) -> float:
+    """Held-out accuracy of the harmful probe at the end."""
+    return float(values["probe"][attacker]["accuracy"][-1])
 
 
 def _immunity(result: Result) -> Table:
@@ -123,39 +256,38 @@ def _all_rows(result: Result) -> Table:
     )  # fmt: skip
 
 
-def _probes(result: Result) -> Table:
-    """Accuracy of the harmful probe, and RFD."""
+def _by_epoch(result: Result) -> Table:
+    """Accuracy of the harmful probe by epoch, and RFD."""
     start = finished(result.units.get("identity", []))
     epochs = result.settings.probe_epochs
+    marks = sorted({at for at in (1, 5) if at < epochs} | {epochs})
     rows: list[list[str]] = []
-    for attacker, (label, _, _) in ATTACKERS.items():
-        rows.append([label])
-        for name, results in result.units.items():
-            done = finished(results)
-            if not done:
+    for attacker in ("sgd", "momentum", "adam", "whitening"):
+        curves = {
+            name: [values["probe"][attacker] for values in finished(results)]
+            for name, results in result.units.items()
+        }
+        rows.append([LABELS[attacker]])
+        for name, found in curves.items():
+            if not found:
                 continue
-            accuracies = (
-                sum(float(v["probe"][attacker]["accuracy"][at]) for v in done) / len(done)
-                for at in (min(1, epochs), epochs)
-            )
-            drops = [drop(s["probe"][attacker], v["probe"][attacker]) for s in start for v in done]
-            rfd = f"{sum(drops) / len(drops):.1%}" if drops else ""
+            accuracies = (np.mean([curve["accuracy"][at] for curve in found]) for at in marks)
+            drops = [drop(s["probe"][attacker], curve) for s in start for curve in found]
+            rfd = f"{np.mean(drops):.1%}" if drops else ""
             rows.append([result.methods[name].label, *(f"{a:.1%}" for a in accuracies), rfd])
     return Table(
-        "Harmful linear probe: test accuracy after 1 and after all epochs, and RFD",
-        ("", "epoch 1", f"epoch {epochs}", "RFD"),
+        "Harmful probe by epoch: held-out accuracy, and RFD",
+        ("", *(f"epoch {at}" for at in marks), "RFD"),
         rows,
-        f"{epochs} epochs of mini-batches, cross-entropy, no bias, from w = 0; each attacker at "
-        "the step length that ends with the lowest training loss. RFD: relative drop of the "
-        "accuracy after all epochs, against theta_0. Whoever whitens the features is not slowed.",
+        "RFD: relative drop of the accuracy after all epochs, against theta_0.",
     )
 
 
 def _read_back(result: Result) -> list[Table]:
-    """Lay out what the networks that were written are when they are read."""
+    """Lay out what the networks that were kept are in memory and when they are read."""
     rows = [
-        [result.methods[name].label, f"{found['accuracy']:.2%}",
-         str(found["changed_predictions"]), number(found["i"]), number(found["i_before_the_map"])]
+        [result.methods[name].label, f"{found['accuracy']:.2%}", str(found["changed_predictions"]),
+         *(number(found[key]) for key in ("i", "i_before_the_map", "rho_before_the_map"))]
         for name, results in result.units.items()
         for found in (values.get("read_back") for values in finished(results))
         if found is not None
@@ -163,72 +295,14 @@ def _read_back(result: Result) -> list[Table]:
     if not rows:
         return []
     return [Table(
-        "Networks written, and read back by load_saved",
-        ("", "primary test\naccuracy", "changed\npredictions", "(i)", "(i) without\nhead"),
+        "Networks that were kept: before writing, and who sees the map",
+        ("", "primary test\naccuracy", "predictions changed\nby writing", "(i)",
+         "(i) without\nhead", "rho without\nhead"),
         rows,
         "(i): of the features that enter the last layer, all test samples, exact. Without head: "
-        "of the features that whoever takes the network for an encoder gets. The closed form's map "
-        "is a part of its head, and protects none of these.",
+        "of the features that whoever takes the network for an encoder gets. A map that stands "
+        "before the head as a layer of its own protects none of these.",
     )]  # fmt: skip
-
-
-# ---- figures ----
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """Figures by file name without suffix, ready for ``savefig``."""
-    drawn = {
-        name: (before_or(result.methods[name].label, name), values)
-        for name, values in first(result.units).items()
-    }
-    return {"probe": _probe(drawn), "spectra": _spectra(drawn)}
-
-
-def _probe(drawn: dict[str, tuple[str, Any]]) -> Figure:
-    """Accuracy and loss of the harmful probe by epoch, a column an attacker."""
-    with print_style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11.0, 5.6), layout="constrained")
-        panels = figure.subplots(2, len(ATTACKERS), sharex=True, sharey="row")
-        for column, (attacker, (title, _, _)) in enumerate(ATTACKERS.items()):
-            for name, (label, values) in drawn.items():
-                colour, dashes = STYLES[name]
-                curve = values["probe"][attacker]
-                for row, key in enumerate(("accuracy", "loss")):
-                    panels[row, column].plot(
-                        np.asarray(curve[key], dtype=float) * (100.0 if key == "accuracy" else 1.0),
-                        color=colour, linestyle=dashes, label=label,
-                    )  # fmt: skip
-            panels[0, column].set_title(title)
-            panels[1, column].set_xlabel("epoch")
-        panels[0, 0].set_ylabel("test accuracy, %")
-        panels[1, 0].set_ylabel("training loss")
-        legend_below(panels[0, 0], 6)
-        return figure
-
-
-def _spectra(drawn: dict[str, tuple[str, Any]]) -> Figure:
-    """Eigenvalues of both Hessians over the largest one."""
-    with print_style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9.0, 3.8), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
-        for ax, task, title in zip(panels, "PH", ("primary", "harmful"), strict=True):
-            for name, (label, values) in drawn.items():
-                colour, dashes = STYLES[name]
-                spectrum = values["spectra"][task]
-                value = np.asarray(spectrum["value"], dtype=float)
-                ax.plot(spectrum["place"], value / value[0], color=colour, linestyle=dashes,
-                        label=label)  # fmt: skip
-            ax.set_yscale("log")
-            ax.set_title(f"{title} test features")
-            ax.set_xlabel("eigenvalue, from the largest down")
-        panels[0].set_ylim(1e-10, 2.0)
-        panels[0].set_ylabel(r"$\lambda_i(H)\,/\,\lambda_1(H)$")
-        legend_below(panels[0], 6)
-        return figure
 
 
 # ---- the record ----

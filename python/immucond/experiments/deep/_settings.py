@@ -27,16 +27,26 @@ METHODS = {
     "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "imma": Method("IMMA", "imma", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "opt-kappa": Method("Opt kappa", "opt_kappa", {**_TRAINED, "terms": (1.0, 0.03)}, "by hand"),
+    # All that a method has goes to `immunize` as it stands: another form of fade is an entry here.
+    "fade": Method("fade", "fade", {"tau": 1e4, "delta": 0.0}, "closed form", seeded=False),
+    "alignment": Method("alignment", "alignment", {**_TRAINED, "terms": (0.0, 0.3)}, "by hand"),
+    "leace": Method("LEACE", "leace", {}, "closed form", seeded=False),
 }
+BY_ROWS = ("fade", "leace")  # take seconds, and run with each number of the defender's rows
 
 
 def chosen_methods(
-    names: tuple[str, ...] | None, overrides: Mapping[str, Mapping[str, Any]]
+    names: tuple[str, ...] | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+    rows: tuple[int, ...] = (),
 ) -> dict[str, Method]:
     """Return methods by name; `overrides` replaces hyper-parameters by method, "" is for all.
 
-    Only those that a method has are replaced, and weights take the place of terms.
+    Only those that a method has are replaced, and weights take the place of terms. Of several
+    numbers of harmful rows that the defender has, the largest is that of all methods; those of
+    `BY_ROWS` run with the others too, under names that end in their number.
     """
+    *fewer, most = sorted(set(rows)) or [0]
     found = {}
     for name, method in chosen(METHODS, names).items():
         changed = {**overrides.get("", {}), **overrides.get(name, {})}
@@ -45,7 +55,14 @@ def chosen_methods(
             del kept["terms"]
             kept["lambdas"] = changed["lambdas"]
         known = {key: value for key, value in changed.items() if key in kept}
-        found[name] = replace(method, parameters=plain({**kept, **known}))
+        kept |= known
+        if most and method.fit != "identity":
+            kept["rows"] = most
+        found[name] = replace(method, parameters=plain(kept))
+        for count in fewer if name in BY_ROWS else ():
+            label = f"{method.label}, {count:,} rows"
+            parameters = plain({**kept, "rows": count})
+            found[f"{name}-{count}"] = replace(method, label=label, parameters=parameters)
     return found
 
 
@@ -74,8 +91,15 @@ class Settings:
         Of immunization.
     train_size, test_size : int or None
         Most samples of each task that are used, drawn at random.
+    defender_rows : tuple of int
+        Harmful training rows that immunization sees, see `chosen_methods`; by default all of the
+        defender's, who has half of them. The attackers train on the other half.
+    transfer : str or None
+        Another benign task, which a probe learns from scratch.
+    fine_tune : bool
+        Whether attackers train the last blocks too.
     probe_epochs, probe_steps : int
-        Of the linear probes by mini-batches, and most steps of an attacker under the squared loss.
+        Of the attackers, and most steps of one under the squared loss.
     groups, group_size : int
         Of the RIR.
     save : tuple of str
@@ -97,6 +121,9 @@ class Settings:
     batch_size: int = 64
     train_size: int | None = None
     test_size: int | None = None
+    defender_rows: tuple[int, ...] = ()
+    transfer: str | None = None
+    fine_tune: bool = False
     probe_epochs: int = 20
     probe_steps: int = 2000
     groups: int = 20  # the paper's protocol
