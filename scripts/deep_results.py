@@ -20,8 +20,7 @@ from statistics import mean
 from typing import Any
 
 from immucond._cli import main as immucond
-from immucond._format import number
-from immucond._harmful import marked
+from immucond._format import marked, number
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ._errors import AccuracyWarning
+from ._errors import AccuracyWarning, warn, warn_accuracy
 from ._extreme import psd_ends
+from ._gram import triangular
 from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
-from ._triangle import triangular
 from ._validate import FloatArray, as_delta, as_float64, as_matrix
-from ._warn import warn, warn_accuracy
 
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]

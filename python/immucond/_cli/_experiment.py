@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._extras import extra
+from .._errors import extra
 from .._files import exclusive, staged
 from ._arguments import Whole, add_number, add_quiet
 from ._progress import progress

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from .._extras import extra
+from .._errors import extra
 
 Report = Callable[[str, int, int], None]
 

@@ -12,9 +12,8 @@ import numpy as np
 import scipy
 
 from .. import __version__
-from .._extras import extra
-from .._style import print_style
-from .._table import Table
+from .._errors import extra
+from .._show import Table, print_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .._extras import extra
+from .._errors import extra
 from ..experiments import deep
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of
 from ._experiment import SEEDS, UNITS, add_folder, run_experiment

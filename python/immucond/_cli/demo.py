@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .._extras import extra
+from .._errors import extra
 from .._files import staged
 from ..experiments import digits
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from .. import limit
-from .._extras import extra
+from .._errors import extra
 from .._files import staged
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of
 from ._progress import progress

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
-from .._extras import extra
+from .._errors import extra
 from .._files import writable, write_whole
 from .._format import brief, plain
 from ._arguments import Whole, add_quiet

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from .._checkpoint import Checkpoint
 from .._errors import DivergenceError, ImmucondError
-from .._files import whole
+from .._files import Checkpoint, whole
 from ._batches import Batches, Outcome, endless, refuse_few
 from ._network import SplitModel
 from ._objectives import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._style import (
+from .._show import (
     BLACK,
     BLUE,
     GREEN,

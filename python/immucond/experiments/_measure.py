@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .. import linear, probing
 from .._format import brief
-from .._style import thin
+from .._show import thin
 from .._task import Ranks
 from .._validate import FloatArray
 from ..linear import ImmunityReport

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import immunize, linear
 from .._errors import ImmucondError
+from .._gram import condensed, triangular
 from .._task import Ranks, root_of_inputs, with_ones
-from .._triangle import condensed, triangular
 from .._validate import FloatArray
 
 Parameters = Mapping[str, Any]

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .._format import brief, listed, number, plain, reworded
-from .._harmful import MARK, NOTE, marked
-from .._table import Table
+from .._format import MARK, NOTE, brief, listed, marked, number, plain, reworded
+from .._show import Table
 from ..probing import LABELS
 from ._methods import Method
 from ._units import Values

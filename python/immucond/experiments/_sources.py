@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._extras import extra
+from .._errors import extra
 
 VARIABLE, MODELS = "IMMUCOND_DATA", "IMMUCOND_MODELS"
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, roots
 from .._validate import FloatArray, as_float64, as_targets, check_real, plain
 from ..linear import fade as fade_map

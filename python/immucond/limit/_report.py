@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._format import brief, number, plain
-from .._harmful import NOTE, marked, not_harder
-from .._style import BLACK, BLUE, VERMILION, before_or, print_style
-from .._table import LIMIT_SYMBOLS, empty_table
+from .._format import NOTE, brief, marked, not_harder, number, plain
+from .._show import BLACK, BLUE, LIMIT_SYMBOLS, VERMILION, before_or, empty_table, print_style
 from ..linear import ImmunityLimit
 from ._run import Result, Task
 

@@ -10,10 +10,9 @@ from typing import Literal
 import numpy as np
 
 from .._errors import AccuracyWarning
-from .._gram import GramAccumulator
+from .._gram import GramAccumulator, TriangularSum
 from .._rank import default_rtol
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
-from .._triangle import TriangularSum
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
 from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows

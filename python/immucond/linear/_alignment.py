@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._validate import as_count, check_real
 from ._labels import LabelledTask, tasks_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._validate import as_float64, check_real
 

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, Root, root_of, roots_plus, warn_if_lost
 from .._validate import FloatArray, check_real
 from ._limit import features_of

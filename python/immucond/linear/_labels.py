@@ -9,9 +9,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._gram import condensed
 from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._task import root_of_gram
-from .._triangle import condensed
 from .._validate import FloatArray, as_array, as_float64, as_matrix, as_targets, check_real
 
 # By how much rounding may make the labels that a Gram matrix explains exceed their energy.

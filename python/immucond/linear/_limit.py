@@ -8,7 +8,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, Root, roots_plus
 from .._validate import as_count
 from ._pencil import deficit_of, kappa_of_pencil

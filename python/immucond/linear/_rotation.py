@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .._errors import underflow_is_zero
 from .._extreme import psd_ends
-from .._floating import underflow_is_zero
 from .._rank import rank_rule
 from .._validate import FloatArray, as_float64, as_matrix
 

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, roots, warn_if_lost
 from .._validate import as_count, check_real
 from ._pencil import deficit_of, kappa_of_pencil

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._extras import extra
+from .._errors import extra
 from ._parameters import Parameter
 from ._verdict import Verdict
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._pairs import pairs_from
+from .._pairs import Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
-from .._search import Search
 from .._validate import Array
 from ._fallback import Evaluated, Pairs
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-from .._errors import DegenerateSpectrumWarning
+from .._errors import DegenerateSpectrumWarning, warn, warn_accuracy
 from .._pairs import warn_half
 from .._rank import rank_rule
-from .._warn import warn, warn_accuracy
 from ._arguments import given
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, wide

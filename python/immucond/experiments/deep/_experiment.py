@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import probing
-from ..._errors import ImmucondError
-from ..._extras import extra
+from ..._errors import ImmucondError, extra
 from ..._files import staged
 from .._experiment import Experiment, method_units
 from .._measure import RIDGE

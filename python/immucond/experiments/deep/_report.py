@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, number
-from ..._harmful import marked
-from ..._style import before_or, legend_below, print_style
-from ..._table import Table
+from ..._format import brief, marked, number
+from ..._show import Table, before_or, legend_below, print_style
 from ...deep.parts import ATTACKERS, drop
 from .._figures import STYLES
 from .._measure import RIDGE

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..._extras import extra
+from ..._errors import extra
 
 Kind = Literal["text", "image"]
 Labels = npt.NDArray[np.int64]

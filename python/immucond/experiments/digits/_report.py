@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, plain
+from ..._format import brief, marked, not_harder, plain
 from ..._format import number as _n
-from ..._harmful import marked, not_harder
-from ..._style import BLACK, BLUE, VERMILION, before_or, legend_below, print_style, thin
-from ..._table import Table
+from ..._show import BLACK, BLUE, VERMILION, Table, before_or, legend_below, print_style, thin
 from ..._validate import FloatArray
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import immunize, linear, probing
-from ..._errors import ImmunityWarning
-from ..._extras import extra
+from ..._errors import ImmunityWarning, extra
 from ..._gram import gram
 from ..._regularizers import r_ill, r_well
 from ..._task import root_of_inputs

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._format import brief, number
-from ..._table import LIMIT_SYMBOLS, Table
+from ..._show import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
 from .._experiment import Result
 from .._figures import curves
