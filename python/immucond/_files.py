@@ -368,9 +368,6 @@ class Checkpoint(ABC, Generic[State]):
             raise ValueError(f"checkpoint {self.path} must be a regular file")
         there, state = self.read()
         refuse_other(
-            there,
-            self.settings,
-            f"checkpoint {self.path}",
-            "Give another path, or remove it",
+            there, self.settings, f"checkpoint {self.path}", "Give another path, or remove it"
         )
         return state

@@ -84,10 +84,7 @@ def hessian(theta: npt.ArrayLike, gram: npt.ArrayLike) -> FloatArray:
 
 
 def feature_hessian(
-    X: npt.ArrayLike,
-    theta: npt.ArrayLike,
-    *,
-    method: Literal["auto", "features", "gram"] = "auto",
+    X: npt.ArrayLike, theta: npt.ArrayLike, *, method: Literal["auto", "features", "gram"] = "auto"
 ) -> FloatArray:
     """Return ``(X theta)^T (X theta)`` without ever holding ``X theta``.
 

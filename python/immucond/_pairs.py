@@ -180,9 +180,7 @@ class ByShape(Protocol[Options]):
     ) -> OfAny: ...
 
 
-def by_shape(
-    function: Callable[Concatenate[npt.ArrayLike, Options], OfAny],
-) -> ByShape[Options]:
+def by_shape(function: Callable[Concatenate[npt.ArrayLike, Options], OfAny]) -> ByShape[Options]:
     """Return the function as it is; a type checker then tells a matrix from a stack."""
     return cast(ByShape[Options], function)
 

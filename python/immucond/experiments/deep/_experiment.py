@@ -16,8 +16,7 @@ from ... import probing
 from ..._errors import ImmucondError, extra
 from ..._files import staged
 from .._experiment import Experiment, method_units
-from .._measure import RIDGE
-from .._methods import Method, Parameters
+from .._methods import RIDGE, Method, Parameters
 from .._units import Progress, Unit, Values, silent
 from ._settings import Settings, chosen_methods
 

@@ -10,9 +10,9 @@ import numpy as np
 from ..._format import brief, marked, number
 from ..._show import Table, before_or, legend_below, print_style
 from ...deep.parts import ATTACKERS, drop
-from .._figures import STYLES
-from .._measure import RIDGE
+from .._methods import RIDGE
 from .._report import (
+    STYLES,
     attackers,
     cell,
     decoded,

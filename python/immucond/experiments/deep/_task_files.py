@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from .._images import FILES as IDX
-from .._images import load as load_idx
+from .._sources import IDX_FILES as IDX
 from .._sources import VARIABLE, imported, is_import_path, named_folder
+from .._sources import load_images as load_idx
 from ._task import ImageFile, Task, task
 
 TEXT = ("text", "sentence", "utterance")

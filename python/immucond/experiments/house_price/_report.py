@@ -9,14 +9,14 @@ from ..._format import brief, number
 from ..._show import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
 from .._experiment import Result
-from .._figures import curves
-from .._measure import CONVENTIONS, RIDGE
+from .._methods import CONVENTIONS, RIDGE
 from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
     attackers,
     cell,
+    curves,
     decoded,
     finished,
     first,

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..._format import MARK, brief, not_harder, number
 from ..._show import Table, print_style
-from .._figures import curves
-from .._measure import CONVENTIONS, RIDGE
+from .._methods import CONVENTIONS, RIDGE
 from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
     attackers,
     cell,
+    curves,
     decoded,
     finished,
     immunity_cells,
