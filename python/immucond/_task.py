@@ -28,7 +28,7 @@ Given = npt.ArrayLike | None
 Names = tuple[str, str, str, str]
 NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
-# Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
+# Rounding in a Gram matrix by more than this share of its smallest eigenvalue leaves no digit.
 _LOST = 0.5
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
@@ -221,14 +221,9 @@ def root_of_inputs(
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
     rule = rank_rule(
-        given.shape,
-        given.dtype,
-        rank=rank,
-        rtol=None,
-        computed_in=computed_in,
-        given="features",
-        rank_name=f"rank of {name}",
-    )
+        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
+        given="features", rank_name=f"rank of {name}",
+    )  # fmt: skip
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
         unit = triangular(unit)
@@ -258,13 +253,9 @@ def root_of_gram(
     """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
     rule = rank_rule(
-        given.shape,
-        given.dtype,
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
+        given.shape, given.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
         rank_name=f"rank of {name}",
-    )
+    )  # fmt: skip
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
     if not ratio > 0.0:
@@ -398,15 +389,10 @@ def root_of(
     raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 
 
-def lost(root: Root) -> bool:
-    """Whether rounding in a Gram matrix is as large as half its smallest eigenvalue."""
-    return root.rounding * root.kappa > _LOST
-
-
 def warn_if_lost(*tasks: Root) -> None:
     """Warn where rounding hides the smallest eigenvalue, or half precision what lies below it."""
     for root in tasks:
         if root.warning:
             warn(root.warning, AccuracyWarning)
-        if lost(root):
+        if root.rounding * root.kappa > _LOST:
             warn_accuracy(root.name)
