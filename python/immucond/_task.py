@@ -28,8 +28,6 @@ Given = npt.ArrayLike | None
 Names = tuple[str, str, str, str]
 NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
-# Rounding in a Gram matrix by more than this share of its smallest eigenvalue leaves no digit.
-_LOST = 0.5
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
 _SAFE = 1e6
@@ -160,8 +158,7 @@ class Root:
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
         whiten = self.range_basis / self.sigma[: self.rank]
-        head: FloatArray = whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0]
-        return head
+        return np.asarray(whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0])
 
     def plus(self, delta: float) -> Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""
@@ -389,10 +386,15 @@ def root_of(
     raise TypeError(f"give either {X_name} or {K_name}, got {seen}")
 
 
+def lost(root: Root) -> bool:
+    """Whether rounding in a Gram matrix is as large as half its smallest eigenvalue."""
+    return root.rounding * root.kappa > 0.5  # by more, it leaves no digit
+
+
 def warn_if_lost(*tasks: Root) -> None:
     """Warn where rounding hides the smallest eigenvalue, or half precision what lies below it."""
     for root in tasks:
         if root.warning:
             warn(root.warning, AccuracyWarning)
-        if root.rounding * root.kappa > _LOST:
+        if lost(root):
             warn_accuracy(root.name)
