@@ -20,8 +20,7 @@ from statistics import mean
 from typing import Any
 
 from immucond._cli import main as immucond
-from immucond._format import number
-from immucond._harmful import MARK, NOTE, marked, not_harder
+from immucond._format import MARK, NOTE, marked, not_harder, number
 from immucond.experiments.house_price import GRIDS as HOUSE_PRICE_GRIDS
 from immucond.experiments.mnist import GRIDS as MNIST_GRIDS
 from immucond.experiments.mnist import SEARCH_PAIRS

@@ -25,8 +25,13 @@ from ._errors import (
     ImmucondError,
     ImmunityWarning,
 )
-from ._extreme import ExtremePairs, extreme_pairs, feature_extreme_pairs, psd_extreme_pairs
-from ._generalized import generalized_extreme_pairs
+from ._extreme import (
+    ExtremePairs,
+    extreme_pairs,
+    feature_extreme_pairs,
+    generalized_extreme_pairs,
+    psd_extreme_pairs,
+)
 from ._gram import GramAccumulator, feature_hessian, gram, hessian
 from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ._floating import underflow_is_zero
+from ._errors import underflow_is_zero
 from ._gram import gram
 from ._validate import FloatArray, as_float64, as_targets
 

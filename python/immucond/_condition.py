@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._pairs import condition_of, warn_half
+from ._errors import warn_accuracy
+from ._pairs import Search, condition_of, warn_half
 from ._rank import default_rtol, epsilon, rank_rule
-from ._search import Search
 from ._validate import as_matrix, check_real
-from ._warn import warn_accuracy
 
 
 def condition_number(

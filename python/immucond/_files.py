@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what killed processes left of theirs.
+"""Files and folders that appear whole or not at all; the state of a run, from which it goes on.
 
 A draft lies beside its destination under a name of this module's own, and its maker holds a lock
 on it, which the kernel releases however the maker ends: a draft that nobody holds is a leftover.
@@ -18,10 +18,13 @@ import signal
 import stat
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Generic, TypeVar
+
+from ._validate import plain, refuse_other
 
 _MARK = ".immucond-"
 # The draft of a file; the draft of a folder, which the lock of the folder's name guards; that lock.
@@ -322,3 +325,49 @@ def _interrupts_held() -> Iterator[None]:
             signal.signal(number, handler)
         for received in seen:
             signal.raise_signal(received)
+
+
+State = TypeVar("State")
+
+
+class Checkpoint(ABC, Generic[State]):
+    """Where a run is kept, every how many steps, and which run it is.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    every : int
+        Steps from one writing to the next.
+    settings : dict
+        All that decides the run's bits, except how many steps it takes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int, settings: dict[str, Any]) -> None:
+        self.path, self.every, self.settings = Path(path), every, plain(settings)
+
+    @abstractmethod
+    def save(self, state: State) -> None:
+        """Write the state with the settings, whole or not at all."""
+
+    @abstractmethod
+    def read(self) -> tuple[dict[str, Any], State]:
+        """Return the settings and the state in the file; ValueError where there are none."""
+
+    def load(self) -> State | None:
+        """Return the state of this run; None where there is no file.
+
+        Raises
+        ------
+        ValueError
+            Where the file is something else, or that of another run: the message says what differs.
+        """
+        if not self.path.exists():
+            return None
+        if not self.path.is_file():
+            raise ValueError(f"checkpoint {self.path} must be a regular file")
+        there, state = self.read()
+        refuse_other(
+            there, self.settings, f"checkpoint {self.path}", "Give another path, or remove it"
+        )
+        return state

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from . import _core
-from ._pairs import ExtremePairs
-from ._search import Search, search_from
+from ._pairs import ExtremePairs, Search, search_from
 from ._validate import FloatArray, as_count
 
 

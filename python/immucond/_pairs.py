@@ -1,20 +1,55 @@
-"""Extreme pairs as users get them, and how what a kernel found becomes one."""
+"""Extreme pairs as users get them, and how kernels are told to look for them."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Generic, SupportsIndex
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    SupportsIndex,
+    TypeAlias,
+    cast,
+    overload,
+)
 
 import numpy as np
+import numpy.typing as npt
 
-from ._errors import AccuracyWarning, DegenerateSpectrumError, DegenerateSpectrumWarning
-from ._rank import Rule, cut_off, half_told
-from ._shapes import Count, Flag, Name, Real
-from ._validate import FloatArray
-from ._warn import warn, warn_accuracy
+from ._errors import (
+    AccuracyWarning,
+    DegenerateSpectrumError,
+    DegenerateSpectrumWarning,
+    warn,
+    warn_accuracy,
+)
+from ._rank import Given, Rule, cut_off, half_told
+from ._validate import Array, FloatArray, check_choice, check_real
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # of any Python: with defaults, those of one matrix
+
+    Real = TypeVar("Real", default=float)
+    Count = TypeVar("Count", default=int)
+    Flag = TypeVar("Flag", default=bool)
+    Name = TypeVar("Name", default=str)
+else:
+    from typing import TypeVar
+
+    Real, Count, Flag, Name = map(TypeVar, ("Real", "Count", "Flag", "Name"))
+
+Options = ParamSpec("Options")
+
+METHODS_PSD = ("auto", "direct", "lanczos")
+METHODS = (*METHODS_PSD, "jacobi")
+METHODS_OF_FEATURES = (*METHODS, "gram", "qr")
 
 # A float (int, bool, str), or an array of them for a stack.
 Value = Any
@@ -103,6 +138,115 @@ class ExtremePairs(Generic[Real, Count, Flag, Name]):
             f"sigma_min={self.sigma_min:.6g} +- {self.bound_min:.1g}, rank={self.rank}, "
             f"condition_number={self.condition_number:.6g}, method={self.method!r})"
         )
+
+
+Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[Any]]
+Stack: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[Any]]
+OfStack: TypeAlias = ExtremePairs[
+    npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.bool_], list[str]
+]
+OfAny: TypeAlias = ExtremePairs[Any, Any, Any, Any]
+
+
+class ByShape(Protocol[Options]):
+    """What a type checker is told: numbers from a matrix, arrays of them from a stack.
+
+    An array whose number of axes the checker does not know counts as a matrix.
+    """
+
+    @overload
+    def __call__(
+        self, matrix: Matrix, /, *args: Options.args, **options: Options.kwargs
+    ) -> ExtremePairs: ...
+    @overload
+    def __call__(
+        self, stack: Stack, /, *args: Options.args, **options: Options.kwargs
+    ) -> OfStack: ...
+    @overload
+    def __call__(
+        self,
+        stack: Sequence[Sequence[Sequence[float]]],
+        /,
+        *args: Options.args,
+        **options: Options.kwargs,
+    ) -> OfStack: ...
+    @overload
+    def __call__(
+        self, matrix: Sequence[Sequence[float]], /, *args: Options.args, **options: Options.kwargs
+    ) -> ExtremePairs: ...
+    @overload
+    def __call__(
+        self, given: npt.ArrayLike, /, *args: Options.args, **options: Options.kwargs
+    ) -> OfAny: ...
+
+
+def by_shape(function: Callable[Concatenate[npt.ArrayLike, Options], OfAny]) -> ByShape[Options]:
+    """Return the function as it is; a type checker then tells a matrix from a stack."""
+    return cast(ByShape[Options], function)
+
+
+class Search(NamedTuple):
+    """How the kernels look for pairs: method, tolerance, what to start from.
+
+    That is vectors of either end, and sigma_min / sigma_max of the matrix that had them, or 0.
+    """
+
+    method: str = "auto"
+    tol: float = 0.0
+    max: FloatArray = np.empty((0, 0))
+    min: FloatArray = np.empty((0, 0))
+    ratio: float = 0.0
+
+
+def search_from(
+    shape: tuple[int, ...],
+    *,
+    method: str = "auto",
+    methods: tuple[str, ...] = ("auto",),
+    tol: float | None = None,
+    start: ExtremePairs | None = None,
+    given: Given = "matrix",
+) -> Search:
+    """Check the keywords that steer iterations, for a matrix or for features of this shape."""
+    check_choice(method, "method", methods)
+    relative = 0.0 if tol is None else check_real(tol, "tol", low=0.0)
+    if start is None:
+        return Search(method, relative)
+    if not isinstance(start, ExtremePairs):
+        raise TypeError(f"start must be an ExtremePairs or None, and is {type(start).__name__}")
+    if len(shape) == 3:
+        raise ValueError("start must be None for a stack, and is an ExtremePairs")
+    # Iterations work with right vectors, of a wide matrix with those of its transpose.
+    left = given == "matrix" and shape[0] < shape[1]
+    size = shape[0] if left else shape[1]
+    ends = []
+    for vector, neighbour in (
+        (start.u_max if left else start.v_max, start.neighbour_max),
+        (start.u_min if left else start.v_min, start.neighbour_min),
+    ):
+        if vector is None:  # pairs of an operator without an inverse
+            ends.append(np.empty((0, 0)))
+            continue
+        if vector.shape != (size,):
+            raise ValueError(
+                f"start must be the pairs of one matrix with vectors of length {size}, and has "
+                f"vectors of shape {vector.shape}"
+            )
+        both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
+        ends.append(_directions(np.column_stack(both)))
+    ratio = 1.0 / start.condition_number if ends[1].size else 0.0
+    return Search(method, relative, ends[0], ends[1], ratio)
+
+
+def _directions(columns: Array) -> FloatArray:
+    # Their squares must not leave the range of float64; zeros stay, and start nothing.
+    if columns.dtype.kind != "f" or not np.isfinite(columns).all():
+        raise ValueError(
+            "start must hold finite real vectors, and holds NaN, infinity or another dtype"
+        )
+    largest = np.abs(columns).max(axis=0)
+    scaled: FloatArray = np.ldexp(columns, -np.frexp(largest)[1])
+    return scaled
 
 
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:

@@ -17,11 +17,10 @@ import numpy.typing as npt
 
 from . import _core
 from ._core import Spectrum
-from ._pairs import ExtremePairs, explaining, pairs_from, warn_half, where_not
+from ._errors import warn_accuracy, warn_tied
+from ._pairs import ExtremePairs, explaining, pairs_from, search_from, warn_half, where_not
 from ._rank import Rule, rank_rule
-from ._search import search_from
 from ._validate import FloatArray, as_integer, as_matrices, as_matrix
-from ._warn import warn_accuracy, warn_tied
 
 Coefficients = tuple[float, float, float, float]
 

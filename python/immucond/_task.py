@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from ._errors import AccuracyWarning
+from ._errors import AccuracyWarning, warn, warn_accuracy
 from ._extreme import psd_ends
+from ._gram import triangular
 from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
-from ._triangle import triangular
 from ._validate import FloatArray, as_delta, as_float64, as_matrix
-from ._warn import warn, warn_accuracy
 
 RankFrom = Literal["X", "K", "given"]
 Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
@@ -29,8 +28,6 @@ Given = npt.ArrayLike | None
 Names = tuple[str, str, str, str]
 NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
-# Rounding in a Gram matrix by this share of its smallest eigenvalue leaves no digit.
-_LOST = 0.5
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
 _SAFE = 1e6
@@ -161,8 +158,7 @@ class Root:
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
         whiten = self.range_basis / self.sigma[: self.rank]
-        head: FloatArray = whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0]
-        return head
+        return np.asarray(whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0])
 
     def plus(self, delta: float) -> Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""
@@ -222,14 +218,9 @@ def root_of_inputs(
     """Root of ``X^T X`` from X itself: the Gram matrix would lose half the digits."""
     given = as_matrix(X, name)
     rule = rank_rule(
-        given.shape,
-        given.dtype,
-        rank=rank,
-        rtol=None,
-        computed_in=computed_in,
-        given="features",
-        rank_name=f"rank of {name}",
-    )
+        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
+        given="features", rank_name=f"rank of {name}",
+    )  # fmt: skip
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
         unit = triangular(unit)
@@ -259,13 +250,9 @@ def root_of_gram(
     """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
     rule = rank_rule(
-        given.shape,
-        given.dtype,
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
+        given.shape, given.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
         rank_name=f"rank of {name}",
-    )
+    )  # fmt: skip
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
     if not ratio > 0.0:
@@ -401,7 +388,7 @@ def root_of(
 
 def lost(root: Root) -> bool:
     """Whether rounding in a Gram matrix is as large as half its smallest eigenvalue."""
-    return root.rounding * root.kappa > _LOST
+    return root.rounding * root.kappa > 0.5  # by more, it leaves no digit
 
 
 def warn_if_lost(*tasks: Root) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import immunize
-from ._extras import extra
+from ._errors import extra
 from ._task import roots
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from immucond._cli import _progress, main
-from immucond._cli._parser import Formatter, Parser
-from immucond._cli._progress import progress
+from immucond._cli import _output, main
+from immucond._cli._arguments import Formatter, Parser
+from immucond._cli._output import progress
 
 SCRIPT = str(Path(sys.executable).with_name("immucond"))
 QUICK = ["theorems", "theorem-4.1-1", "--instances", "3"]
@@ -286,7 +286,7 @@ def test_progress_in_a_pipe_is_lines(capsys):
 
 def test_progress_in_a_pipe_goes_on_in_silence(monkeypatch):
     """A unit that takes long tells nothing itself: its line comes again, until the end."""
-    monkeypatch.setattr(_progress, "_SILENCE", 0.01)
+    monkeypatch.setattr(_output, "_SILENCE", 0.01)
     again = threading.Event()
     lines = []
 

@@ -14,9 +14,9 @@ import pytest
 
 import immucond as ic
 from immucond._cli import main
-from immucond._extras import extra
+from immucond._errors import extra
 from immucond._files import staged
-from immucond._style import thin
+from immucond._show import thin
 from immucond.experiments import digits
 
 FILES = ["loss.png", "norm_ratio.png", "results.json"]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import immucond as ic
 from immucond._cli import main
-from immucond._harmful import NOTE, marked, not_harder
+from immucond._format import NOTE, marked, not_harder
 from immucond.experiments import deep, digits, house_price, mnist
 from immucond.experiments._methods import Method
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from test_eased_tasks import METHODS, UNITS, of_pairs, values
 
 from immucond._cli._results import write_results
-from immucond._style import print_style
+from immucond._show import print_style
 from immucond.experiments import deep, digits, house_price, mnist
-from immucond.experiments._figures import curves
+from immucond.experiments._report import curves
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import scaling_plot

@@ -13,9 +13,10 @@ import sklearn.datasets
 
 import immucond as ic
 from immucond._cli import main
-from immucond.experiments import _images, mnist
-from immucond.experiments._images import FILES, MEAN, STD
+from immucond.experiments import _sources, mnist
 from immucond.experiments._search import ranked
+from immucond.experiments._sources import IDX_FILES as FILES
+from immucond.experiments._sources import MEAN, STD
 
 QUICK = ["--probe-steps", "30", "--pairs", "0-1", "1-0", "4-9"]
 
@@ -82,7 +83,7 @@ def bunch():
 
 def test_download_gives_the_same_as_the_files(folder, monkeypatch):
     monkeypatch.delenv("IMMUCOND_DATA", raising=False)
-    monkeypatch.setattr(_images, "_TRAIN", 400)
+    monkeypatch.setattr(_sources, "_TRAIN", 400)
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: bunch())
     downloaded, read = mnist.load(), mnist.load(folder)
     for name in ("pixels", "digits", "pixels_held_out", "digits_held_out"):

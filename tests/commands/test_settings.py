@@ -6,7 +6,7 @@ import pytest
 import sklearn.datasets
 
 from immucond import limit
-from immucond._cli import _experiment, build_parser, main
+from immucond._cli import _results, build_parser, main
 from immucond.experiments import deep, digits, house_price, mnist
 
 FILES = ["primary.npy", "harmful.npy"]
@@ -46,10 +46,10 @@ def test_defaults_of_a_command_are_those_of_its_settings(tmp_path, monkeypatch, 
 def test_an_option_reaches_the_field_of_its_name(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        _experiment, "run_experiment", lambda args, experiment, settings, *_: seen.append(settings)
+        _results, "run_experiment", lambda args, experiment, settings, *_: seen.append(settings)
     )
     for command in ("house_price", "mnist"):
-        monkeypatch.setattr(f"immucond._cli.{command}.run_experiment", _experiment.run_experiment)
+        monkeypatch.setattr(f"immucond._cli.{command}.run_experiment", _results.run_experiment)
     words = ["--data-dir", str(tmp_path), "--seeds", "7", "--probe-steps", "9", "--methods",
              "identity"]  # fmt: skip
     assert main(["house-price", *words, "--rows", "70", "--delta", "0.5"]) == 0

@@ -11,7 +11,7 @@ from test_eased_tasks import of_pairs, report, values
 
 import immucond as ic
 from immucond import probing
-from immucond._table import Table
+from immucond._show import Table
 from immucond.experiments import deep, house_price, mnist
 from immucond.experiments._report import norm_ratios
 

@@ -155,7 +155,7 @@ def test_rank_at_every_size_of_a_leaf(rng, columns, part, distinct):
 
 
 def test_a_stream_may_reuse_its_memory(tmp_path):
-    from immucond._triangle import TriangularSum
+    from immucond._gram import TriangularSum
 
     X = np.random.default_rng(0).normal(size=(130, 20))
     total, buffer = TriangularSum(), np.empty((13, 20))  # fewer rows than columns

@@ -9,8 +9,8 @@ from threadpoolctl import threadpool_limits
 
 import immucond as ic
 from immucond import _core
+from immucond._pairs import Search
 from immucond._rank import Rule
-from immucond._search import Search
 
 RULE = Rule(0, 1e-12, 2.0**-52)
 RNG = np.random.default_rng(20)

@@ -21,8 +21,8 @@ from types import FrameType
 
 from .. import __version__, _interrupt
 from .._errors import ImmucondError
+from ._arguments import Formatter, Parser
 from ._output import OutputError, checked_output
-from ._parser import Formatter, Parser
 
 
 class _Interrupted(KeyboardInterrupt):

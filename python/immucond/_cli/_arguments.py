@@ -1,12 +1,118 @@
-"""Options and the settings they make: a default stands once, in the settings' dataclass."""
+"""Parsers and options: near misses are told, and a default stands once, in the settings."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+import os
+import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from .._format import brief
+
+_EMPTY = "something is needed, got an empty text"
+
+
+class Formatter(argparse.HelpFormatter):
+    """Show each default as it would be typed, unless the help says what happens without it.
+
+    Paragraphs stay apart, and names with hyphens, which one has to type, whole.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == argparse.SUPPRESS:
+            return action.help
+        return f"{action.help} (default: {_typed(action.default).replace('%', '%%')})"
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            "\n".join(indent + line for line in self._split_lines(part, width - len(indent)))
+            for part in text.split("\n\n")
+        )
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_typed, value))
+    if isinstance(value, float):
+        return brief(value, 3)
+    return str(value)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that knows how each of its arguments is written."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self._written: dict[str, str] = {}
+        super().__init__(**keywords)
+        self.register("type", Path, _path)
+
+    def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
+        """Add an argument."""
+        action = super().add_argument(*names, **keywords)
+        shown = action.option_strings[-1:] or [str(action.metavar or action.dest)]
+        self._written[action.dest] = shown[0]
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        """Show usage and message, with what was perhaps meant, and leave with status 2."""
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            near = nearest(choice[1], re.findall(r"[^\s,']+", choice[2]))
+        else:
+            unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+            near = nearest(unknown[1], self._written.values()) if unknown else ""
+        super().error(message + near)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Refuse texts that no operating system takes for a path."""
+        for name, value in _texts(args):
+            if not value and name in self._written:
+                self.error(f"argument {self._written[name]}: {_EMPTY}")
+            if "\0" in value and name in self._written:
+                self.error(f"argument {self._written[name]}: {value!r} has a NUL character")
+
+    def option_of(self, file: str, args: argparse.Namespace) -> str:
+        """Return the options that led to a file, with a space after them; "" where none did."""
+        path = Path(os.path.abspath(file))
+        found = {
+            self._written[name]: len(os.path.abspath(value))
+            for name, value in _texts(args)
+            if name in self._written and value and path.is_relative_to(os.path.abspath(value))
+        }
+        nearest_to_it = [name for name, length in found.items() if length == max(found.values())]
+        return f"{' and '.join(nearest_to_it)} " if found else ""
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path takes it for the current folder
+        raise argparse.ArgumentTypeError(_EMPTY)
+    return Path(text)
+
+
+def _texts(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Texts and paths among the arguments, by name."""
+    return [
+        (name, str(value))
+        for name, values in vars(args).items()
+        for value in (values if isinstance(values, list) else [values])
+        if isinstance(value, str | Path)
+    ]
+
+
+def nearest(word: str, known: Any) -> str:
+    """Return a question after the known word nearest to one, "" where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
 
 Settings = TypeVar("Settings")
 

@@ -1,10 +1,12 @@
-"""What commands leave: results as JSON with what made them, tables and figures."""
+"""What commands run and leave: experiments by units, results as JSON with what made them."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,98 @@ import numpy as np
 import scipy
 
 from .. import __version__
-from .._extras import extra
-from .._style import print_style
-from .._table import Table
+from .._errors import extra
+from .._files import exclusive, staged
+from .._show import Table, print_style
+from ._arguments import Whole, add_number, add_quiet
+from ._output import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+UNITS = "units"  # subfolder of --out that keeps what is finished
+SEEDS = "runs of each method that depends on a seed: 0 to N - 1"
+
+
+def add_folder(parser: argparse.ArgumentParser, out: str) -> None:
+    """Add where results go."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), metavar="FOLDER",
+        help=f"where results go; its subfolder {UNITS} keeps what is finished, and an interrupted "
+        "run goes on from there",
+    )  # fmt: skip
+
+
+def add_common_arguments(
+    parser: argparse.ArgumentParser, out: str, methods: Sequence[str], settings: type
+) -> None:
+    """Add where data come from, where results go, and what is run."""
+    parser.add_argument(
+        "--data-dir", type=Path, default=None, metavar="FOLDER",
+        help="where the data lie; by default the folder that IMMUCOND_DATA names, and without it "
+        "a download from OpenML",
+    )  # fmt: skip
+    add_folder(parser, out)
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(methods), default=None, metavar="NAME",
+        help=f"methods to run, of {', '.join(methods)}; all by default",
+    )  # fmt: skip
+    add_number(parser, settings, "seeds", Whole(1), SEEDS)
+    parser.add_argument(
+        "--jobs", type=Whole(1), default=1, metavar="N",
+        help="processes at a time; each gets its share of the processors",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search", action="store_true",
+        help="search hyper-parameters of the methods instead, on training rows, and show the best",
+    )  # fmt: skip
+    add_quiet(parser)
+
+
+def run_experiment(
+    args: argparse.Namespace,
+    experiment: Any,
+    settings: Any,
+    figure_names: Sequence[str],
+    others: Mapping[str, str] | None = None,
+) -> None:
+    """Run an experiment, or its search for hyper-parameters, and show what came out.
+
+    Parameters
+    ----------
+    args : Namespace
+        With ``out``, ``jobs``, ``quiet``, and ``search`` where there is one.
+    experiment
+        A package of :mod:`immucond.experiments`.
+    settings
+        Its settings.
+    figure_names : sequence of str
+        Of the figures that a run draws.
+    others : mapping, optional
+        Further versions for the record.
+    """
+    with extra("experiments"):
+        import rich.console  # noqa: F401  (missing, it is to be told now)
+    searching = getattr(args, "search", False)
+    find = experiment.search if searching else experiment.run
+    figures: Mapping[str, Figure] = {}
+    with ExitStack() as writing:
+        out = args.out
+        if searching:
+            writing.enter_context(exclusive(args.out))
+            out, figure_names = args.out / "search", ()
+        folder = writing.enter_context(staged(out, file_names(figure_names)))
+        with progress(args.quiet) as report:
+            found = find(settings, args.out / UNITS, jobs=args.jobs, progress=report)
+        record = args.command_line, {**versions(), **(others or {})}
+        if searching:
+            numbers = experiment.search_as_json(found, *record)
+            tables = [experiment.search_table(searched) for searched in found]
+        else:
+            numbers = experiment.as_json(found, *record)
+            tables, figures = experiment.tables(found), experiment.figures(found)
+        written = write_results(folder, tables, figures, numbers)
+    show(tables, written, out, args.quiet)
 
 
 def versions() -> dict[str, str]:

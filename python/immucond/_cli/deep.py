@@ -15,10 +15,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .._extras import extra
+from .._errors import extra
 from ..experiments import deep
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of
-from ._experiment import SEEDS, UNITS, add_folder, run_experiment
+from ._results import SEEDS, UNITS, add_folder, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .._extras import extra
+from .._errors import extra
 from .._files import staged
 from ..experiments import digits
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of
-from ._progress import progress
+from ._output import progress
 from ._results import versions, write_json
 
 

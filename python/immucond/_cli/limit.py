@@ -15,10 +15,10 @@ import os
 from pathlib import Path
 
 from .. import limit
-from .._extras import extra
+from .._errors import extra
 from .._files import staged
 from ._arguments import Number, Whole, add_number, add_quiet, settings_of
-from ._progress import progress
+from ._output import progress
 from ._results import versions, write_json
 
 FILES = ("limit.json", "limit.png")

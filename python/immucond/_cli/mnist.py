@@ -12,7 +12,7 @@ import argparse
 
 from ..experiments import mnist
 from ._arguments import Number, Whole, add_number, settings_of
-from ._experiment import add_common_arguments, run_experiment
+from ._results import add_common_arguments, run_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

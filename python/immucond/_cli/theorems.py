@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
-from .._extras import extra
+from .._errors import extra
 from .._files import writable, write_whole
 from .._format import brief, plain
-from ._arguments import Whole, add_quiet
-from ._parser import nearest
-from ._progress import progress
+from ._arguments import Whole, add_quiet, nearest
+from ._output import progress
 
 if TYPE_CHECKING:
     from rich.console import Console

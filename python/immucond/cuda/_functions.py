@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
+from .._errors import warn_accuracy, warn_tied
 from .._pairs import explaining, warn_half
 from .._rank import Given, rank_rule
 from .._regularizers import Counted, SpectralRegularizer, counted
-from .._warn import warn_accuracy, warn_tied
 from . import _device
 from ._device import DeviceArray, Library, float64_by_rows, ingest
 from .stacks import Stack, built_in, gram_of

@@ -13,10 +13,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .. import _core
-from .._pairs import ExtremePairs, pairs_from
+from .._pairs import ExtremePairs, Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
-from .._search import Search
 from . import _device
 from ._device import DeviceArray, Library, float64_by_rows
 from ._device import torch_library as torch_library

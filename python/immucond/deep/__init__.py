@@ -3,7 +3,7 @@
 They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
 """
 
-from .._extras import extra
+from .._errors import extra
 
 with extra("torch"):
     import torch as _torch  # noqa: F401

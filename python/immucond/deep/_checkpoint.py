@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from .._checkpoint import Checkpoint
-from .._files import whole
+from .._files import Checkpoint, whole
 from .._validate import plain
 
 _SCALARS = (bool, int, float, str)

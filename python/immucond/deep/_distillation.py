@@ -103,9 +103,10 @@ def imitation(logits: Tensor, lesson: Any) -> Tensor:
         spread = (said - said.mean(0)).square().mean()
         square: Tensor = (logits - said).square().mean()
         return square / spread.clamp_min(torch.finfo(said.dtype).tiny)
-    return nn.functional.kl_div(
+    divergence: Tensor = nn.functional.kl_div(
         logits.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
     )
+    return divergence
 
 
 class Lessons:

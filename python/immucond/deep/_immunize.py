@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._errors import DivergenceError, ImmunityWarning
+from .._errors import DivergenceError, ImmunityWarning, warn
 from .._validate import as_count
-from .._warn import warn
 from ._activations import batches_of, task_of
 from ._batches import Batches
 from ._checkpoint import NetworkCheckpoint, fingerprint, name_of

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._errors import ImmunityWarning
-from .._harmful import OF_NETWORKS, easier, not_harder, times
+from .._errors import ImmunityWarning, warn
+from .._format import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
 from .._validate import FloatArray
-from .._warn import warn
 from ..linear import FadeMap, alignment
 from ._activations import task_of
 from ._batches import Batches, Outcome, gathered, kappa_and_rank

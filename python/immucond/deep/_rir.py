@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .._condition import condition_number
-from .._harmful import OF_NETWORKS, not_harder
+from .._format import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
 from ._batches import all_features

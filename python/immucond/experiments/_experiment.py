@@ -15,8 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ._measure import size
-from ._methods import FailedFitError, Fit, Method, Parameters, Tasks, fit
+from ._methods import FailedFitError, Fit, Method, Parameters, Tasks, fit, size
 from ._search import Grid, Search, candidates, ranked
 from ._units import Progress, Unit, Values, run_units, silent
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._format import brief, number, plain
-from .._table import Table
+from .._show import Table
 from ._methods import Method
 from ._units import Values
 

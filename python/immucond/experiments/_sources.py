@@ -1,15 +1,24 @@
-"""Where data and networks lie: a folder of the user's, an import path, or a download."""
+"""Where data and networks lie, and the images of handwritten digits: IDX files or a download."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import importlib
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._extras import extra
+import numpy as np
+import numpy.typing as npt
+
+from .._errors import extra
+from .._validate import FloatArray
 
 VARIABLE, MODELS = "IMMUCOND_DATA", "IMMUCOND_MODELS"
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -124,3 +133,143 @@ def located(spec: str) -> str:
         return str(imported(spec))
     among = Path(os.environ.get(MODELS, ".")) / spec
     return str(among) if among.is_dir() else spec
+
+
+IDX_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+MEAN, STD = 0.1307, 0.3081  # of all training pixels, as the published code has them
+# A pixel is a grey level rounded to one of 256, so it is known up to this variance.
+ROUNDING_VARIANCE = 1.0 / (12.0 * 255.0**2 * STD**2)
+_UBYTE = 8  # the only type of entries that MNIST has
+_TRAIN = 60_000  # OpenML has all images in one table, these first
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Grey levels with their digits, for training and held out."""
+
+    pixels: Pixels
+    digits: Pixels
+    pixels_held_out: Pixels
+    digits_held_out: Pixels
+    source: str
+    fingerprint: str
+
+    def rows(self, digit: int, held_out: bool = False) -> FloatArray:
+        """(N, 784) normalized pixels of a digit's images."""
+        pixels = self.pixels_held_out if held_out else self.pixels
+        digits = self.digits_held_out if held_out else self.digits
+        chosen: FloatArray = (pixels[digits == digit] / 255.0 - MEAN) / STD
+        return chosen
+
+    def counts(self, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Training and held-out images of each digit; an error for one without."""
+        found = {}
+        for digit in sorted(wanted):
+            for digits, part in ((self.digits, "training"), (self.digits_held_out, "held-out")):
+                if digit not in digits:
+                    raise ValueError(f"{self.source}: no {part} image shows the digit {digit}")
+            found[digit] = (
+                int(np.count_nonzero(self.digits == digit)),
+                int(np.count_nonzero(self.digits_held_out == digit)),
+            )
+        return found
+
+
+def load_images(data_dir: Path | None = None) -> Images:
+    """Load the images.
+
+    Parameters
+    ----------
+    data_dir : Path, optional
+        Folder with the four IDX files (``train-images-idx3-ubyte`` and so on, compressed or not),
+        or with a subfolder mnist that has them; by default ``IMMUCOND_DATA``, and without it a
+        download from OpenML.
+
+    Raises
+    ------
+    OSError
+        For files that are not there or cannot be read.
+    ValueError
+        For a file that is not in the IDX format or ends early, labels that do not fit the images,
+        or a digit without images.
+    """
+    folder = data_folder(data_dir, "mnist", IDX_FILES)
+    if folder is None:
+        wanted = "the IDX files of MNIST (train-images-idx3-ubyte and so on)"
+        arrays = openml("mnist_784", 1, _table, wanted)
+        names, source = ["OpenML's mnist_784"] * 4, "OpenML"
+    else:
+        paths = [find(folder, name) for name in IDX_FILES]
+        arrays = [_read_idx(path, 1 if "labels" in path.name else 3) for path in paths if path]
+        names, source = list(map(str, paths)), str(folder)
+    pixels, digits, pixels_held_out, digits_held_out = arrays
+    if pixels.shape[1:] != pixels_held_out.shape[1:]:
+        raise ValueError(
+            f"{names[0]} has images of shape {pixels.shape[1:]}, {names[2]} of shape "
+            f"{pixels_held_out.shape[1:]}: they must agree"
+        )
+    _check_labels(digits, len(pixels), names[1])
+    _check_labels(digits_held_out, len(pixels_held_out), names[3])
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    return Images(
+        pixels.reshape(len(pixels), -1),
+        digits,
+        pixels_held_out.reshape(len(pixels_held_out), -1),
+        digits_held_out,
+        source,
+        digest.hexdigest()[:16],
+    )
+
+
+def _read_idx(path: Path, dimensions: int) -> Pixels:
+    """Array in an IDX file: a magic number, its sizes, its bytes."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+    start = 4 + 4 * dimensions
+    if len(data) < start or tuple(data[:4]) != (0, 0, _UBYTE, dimensions):
+        raise ValueError(
+            f"{path} is not an IDX file of bytes in {dimensions} dimension(s): it starts with "
+            f"{data[:4].hex(' ') or 'nothing'}, and should with 00 00 08 {dimensions:02x}"
+        )
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
+    needed = start + math.prod(shape)
+    if len(data) != needed or not math.prod(shape):
+        raise ValueError(
+            f"{path} should have {needed} bytes for an array of shape {shape}, and has {len(data)}"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _check_labels(digits: Pixels, images: int, name: str) -> None:
+    if len(digits) != images:
+        raise ValueError(f"{name} has {len(digits)} labels for {images} images")
+    wrong = np.flatnonzero(digits > 9)
+    if wrong.size:
+        raise ValueError(f"{name}: row {wrong[0] + 1} holds {digits[wrong[0]]}, not a digit")
+    present = np.unique(digits)
+    if present.size < 2:
+        raise ValueError(f"{name} holds the digit {present[0]} alone: two tasks are needed")
+
+
+def _table(bunch: Any) -> list[Pixels]:
+    """Arrays from a download."""
+    values = np.asarray(bunch.data, dtype=np.float64)
+    digits = np.asarray(bunch.target, dtype=np.int64).astype(np.uint8)
+    row, column = next(map(tuple, np.argwhere(~((values >= 0) & (values <= 255)))), (None, None))
+    if row is not None:
+        raise ValueError(
+            f"OpenML's mnist_784: row {row + 1}, column {column + 1} holds "
+            f"{values[row, column]:g}, not a grey level"
+        )
+    pixels = values.astype(np.uint8)
+    return [pixels[:_TRAIN], digits[:_TRAIN], pixels[_TRAIN:], digits[_TRAIN:]]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._regularizers import r_ill, r_well
 from .._task import Ranks
 from .._validate import check_real

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._alignment import r_align
-from .._errors import ImmucondError
-from .._floating import underflow_is_zero
+from .._errors import ImmucondError, underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks
 from .._validate import FloatArray, check_real

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._regularizers import kappa, r_ill
 from .._task import Ranks
 from .._validate import as_count, check_real

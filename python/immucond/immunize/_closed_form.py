@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
-from .._harmful import warn_if_easier
+from .._errors import underflow_is_zero
+from .._format import warn_if_easier
 from .._task import Ranks, roots, warn_if_lost
 from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real, plain
 from ..linear import fade as fade_map

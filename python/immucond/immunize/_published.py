@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .._errors import DegenerateSpectrumError
+from .._errors import DegenerateSpectrumError, underflow_is_zero
 from .._extreme import feature_extreme_pairs
-from .._floating import underflow_is_zero
 from .._regularizers import SpectralRegularizer
 from .._task import roots, with_ones
 from .._validate import FloatArray, as_count, as_float64, check_real

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import whole
-from .._harmful import not_harder
+from .._format import not_harder
 from .._task import Ranks, roots, with_ones
 from .._validate import FloatArray, as_float64, plain
 from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._checkpoint import Checkpoint
-from .._errors import DivergenceError, ImmucondError
+from .._errors import DivergenceError, ImmucondError, warn
 from .._extreme import ExtremePairs
-from .._harmful import warn_if_easier
+from .._files import Checkpoint
+from .._format import warn_if_easier
 from .._task import warn_if_lost
 from .._validate import check_choice
-from .._warn import warn
 from ._movers import Mover, State
 from ._objective import BeyondRangeError, Evaluation, Objective, PrimaryLoss, Term
 from ._problem import Balance, Problem, Setup, described, recorded

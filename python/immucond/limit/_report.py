@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .._errors import AccuracyWarning
-from .._format import brief, number, plain
-from .._gram import GramAccumulator
-from .._harmful import NOTE, marked, not_harder
+from .._format import NOTE, brief, marked, not_harder, number, plain
+from .._gram import GramAccumulator, TriangularSum
 from .._rank import default_rtol
-from .._style import BLACK, BLUE, VERMILION, before_or, print_style
-from .._table import LIMIT_SYMBOLS, empty_table
+from .._show import BLACK, BLUE, LIMIT_SYMBOLS, VERMILION, before_or, empty_table, print_style
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
-from .._triangle import TriangularSum
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
 from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows

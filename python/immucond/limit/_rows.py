@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .._extras import extra
+from .._errors import extra
 from .._validate import Array
 
 BLOCK_BYTES = 2**23

@@ -8,8 +8,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._errors import underflow_is_zero
 from .._extreme import psd_ends
-from .._floating import underflow_is_zero
 from .._rank import rank_rule
 from .._task import Ranks, Root, root_of, roots_plus, warn_if_lost
 from .._validate import FloatArray, as_float64, as_matrix, check_real

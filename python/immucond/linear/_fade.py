@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
-from .._errors import ImmunityWarning
-from .._floating import underflow_is_zero
+from .._errors import ImmunityWarning, underflow_is_zero, warn
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, check_choice, check_real
-from .._warn import warn
 from ._alignment import LabelledTask
 from ._alignment_limit import (
     given_tasks,

@@ -13,7 +13,7 @@ import scipy.optimize
 import scipy.special
 
 from .._condition import condition_number
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Root, by_inputs, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of

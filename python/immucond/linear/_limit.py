@@ -8,8 +8,8 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._errors import underflow_is_zero
 from .._extreme import psd_ends
-from .._floating import underflow_is_zero
 from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._task import Ranks, Root, roots_plus, squared_ratio

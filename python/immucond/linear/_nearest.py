@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, Root, roots_plus
 from .._validate import FloatArray, as_theta
 from ._extractor import kappa_within, refuse_unbounded

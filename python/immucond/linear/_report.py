@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
-from .._floating import underflow_is_zero
-from .._harmful import SLACK, not_harder
+from .._errors import underflow_is_zero
+from .._format import SLACK, not_harder
 from .._task import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
 from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._task import Ranks, known_ranks, root_of, roots, warn_if_lost
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ._alignment import centred, labels_of, task_of_inputs

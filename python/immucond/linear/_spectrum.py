@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._task import root_of_gram, span_of
 from .._validate import FloatArray, as_float64, as_theta, check_real

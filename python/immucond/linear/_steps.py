@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import DegenerateSpectrumError
-from .._floating import underflow_is_zero
+from .._errors import DegenerateSpectrumError, underflow_is_zero
 from .._rank import numerical_rank, rank_rule
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._task import Root, root_of_gram, span_of, warn_if_lost

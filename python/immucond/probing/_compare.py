@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._validate import as_float64, as_targets, check_choice, check_real
 from ._attackers import METHODS, Method
 from ._curve import steps_needed

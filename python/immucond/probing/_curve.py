@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._rank import epsilon
 from .._validate import FloatArray, as_float64, check_real
 from ._problem import Problem

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._floating import underflow_is_zero
+from .._errors import underflow_is_zero
 from .._validate import FloatArray, as_count, check_choice, check_real
 from ._attackers import METHODS, STEP_LENGTHS, Method, drive
 from ._curve import predicted

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .._extras import extra
+from .._errors import extra
 from ._instances import Parameter
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from .._extras import extra
+from .._errors import extra
 
 with extra("torch"):
     import torch as _torch  # noqa: F401

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._pairs import Value, pairs_from
+from .._pairs import Search, Value, pairs_from
 from .._rank import Rule, numerical_rank
 from .._regularizers import SpectralRegularizer
-from .._search import Search
 from .._validate import Array, FloatArray
 from ..cuda import available
 from ..cuda.stacks import Stack, built_in, gram_of, torch_library, where_on_device

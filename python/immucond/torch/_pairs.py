@@ -8,9 +8,8 @@ from typing import Any, ClassVar, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-from .._errors import DegenerateSpectrumWarning
+from .._errors import DegenerateSpectrumWarning, warn, warn_accuracy
 from .._pairs import warn_half
-from .._warn import warn, warn_accuracy
 from ._kernels import kernels_for
 from ._operator import (
     Function,

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._errors import AccuracyWarning, DegenerateSpectrumError
-from .._warn import warn
+from .._errors import AccuracyWarning, DegenerateSpectrumError, warn
 from ._operator import Function, Operator, nestable
 
 _EPS = 2.0**-52

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._errors import warn_accuracy, warn_tied
 from .._pairs import explaining, warn_half
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
-from .._warn import warn_accuracy, warn_tied
 from ._curvature import hessian_product
 from ._kernels import kernels_for
 from ._operator import Function, Operator, nestable, rule_of, wide

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._extras import extra
+from ..._errors import extra
 from ..._validate import as_count, check_choice
 
 with extra("deep"):

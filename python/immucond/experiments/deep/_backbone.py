@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._extras import extra
+from ..._errors import extra
 from .._sources import located
 from ._foreign import check_config, check_weights, image_preparation, loading
 from ._task import Task, pixels

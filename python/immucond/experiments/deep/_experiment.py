@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import linear, probing
-from ..._errors import ImmucondError
-from ..._extras import extra
+from ..._errors import ImmucondError, extra
 from ..._files import staged
 from .._experiment import Experiment, method_units
-from .._measure import RIDGE
-from .._methods import Method, Parameters
+from .._methods import RIDGE, Method, Parameters
 from .._units import Progress, Unit, Values, silent
 from ._settings import Settings, chosen_methods
 

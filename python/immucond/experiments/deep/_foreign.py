@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..._extras import extra
+from ..._errors import extra
 
 with extra("deep"):
     import safetensors

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..._extras import extra
+from ..._errors import extra
 from .._units import Progress
 from ._settings import Settings
 from ._task import Part, Task, load

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..._format import brief, number
-from ..._harmful import marked
-from ..._table import Table
+from ..._format import brief, marked, number
+from ..._show import Table
 from ...deep.parts import drop
-from .._measure import RIDGE
+from .._methods import RIDGE
 from .._report import (
     attackers,
     cell,

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..._extras import extra
-from .._images import FILES as IDX
-from .._images import load as load_idx
+from ..._errors import extra
+from .._sources import IDX_FILES as IDX
 from .._sources import VARIABLE, imported, is_import_path, named_folder
+from .._sources import load_images as load_idx
 
 Kind = Literal["text", "image"]
 Labels = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._extras import extra
+from ..._errors import extra
 
 with extra("deep"):
     import torch

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, plain
+from ..._format import brief, marked, not_harder, plain
 from ..._format import number as _n
-from ..._harmful import marked, not_harder
-from ..._style import BLACK, BLUE, VERMILION, before_or, legend_below, print_style, thin
-from ..._table import Table
+from ..._show import BLACK, BLUE, VERMILION, Table, before_or, legend_below, print_style, thin
 from ..._validate import FloatArray
 from ...linear import ImmunityLimit, ImmunityReport
 from ...probing import ProbeTrace
-from .._measure import RIDGE, report_as_dict
+from .._methods import RIDGE, report_as_dict
 from .._report import decoded, symbols
 from ._run import TOLERANCE, Measured, Result, Settings
 
@@ -175,11 +173,7 @@ def _why(limit: ImmunityLimit) -> str:
 
 # ---- figures ----
 
-_STYLE = {
-    "identity": (BLACK, "-"),
-    "Algorithm 1": (BLUE, "--"),
-    "closed form": (VERMILION, "-."),
-}
+_STYLE = {"identity": (BLACK, "-"), "Algorithm 1": (BLUE, "--"), "closed form": (VERMILION, "-.")}
 
 
 def figures(result: Result) -> dict[str, Figure]:
@@ -207,10 +201,7 @@ def _loss(result: Result) -> Figure:
 
 
 def _panels(
-    result: Result,
-    curves: dict[tuple[str, str], FloatArray],
-    label: str,
-    mark: float | None = None,
+    result: Result, curves: dict[tuple[str, str], FloatArray], label: str, mark: float | None = None
 ) -> Figure:
     from matplotlib.figure import Figure
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import immunize, linear, probing
-from ..._errors import ImmunityWarning
-from ..._extras import extra
+from ..._errors import ImmunityWarning, extra
 from ..._gram import gram
 from ..._regularizers import r_ill, r_well
 from ..._task import root_of_inputs
 from ..._validate import FloatArray
-from .._measure import RIDGE, mean_squared_error
-from .._methods import Tasks, middle_of_frontier
+from .._methods import RIDGE, Tasks, mean_squared_error, middle_of_frontier
 from .._units import Progress, silent
 
 GREY_LEVELS = 16

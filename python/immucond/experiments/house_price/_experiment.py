@@ -11,8 +11,17 @@ import numpy as np
 from ... import linear
 from .. import _experiment
 from .._experiment import Result, immunized, method_units
-from .._measure import attacked, conventions, descents, mean_squared_error
-from .._methods import Fit, Method, Parameters, Tasks, chosen
+from .._methods import (
+    Fit,
+    Method,
+    Parameters,
+    Tasks,
+    attacked,
+    chosen,
+    conventions,
+    descents,
+    mean_squared_error,
+)
 from .._search import Grid
 from .._units import Unit, Values
 from ._data import HousePrice, load
@@ -68,20 +77,13 @@ METHODS = {
         (18.92, 0.053, 356.20),
     ),
     "closed-form": Method(
-        "closed form",
-        "closed_form",
-        {"delta": DELTA, "kappa_P": 1.0},
-        "closed form",
-        seeded=False,
+        "closed form", "closed_form", {"delta": DELTA, "kappa_P": 1.0}, "closed form", seeded=False
     ),
 }
 
 # What `immucond house-price --search` tries: every combination.
 GRIDS = {
-    "r-ill-only": {
-        "lr": (5e-4, 5e-3),
-        "lambda_H": tuple(10.0 ** (k / 2) for k in range(14, 25)),
-    },
+    "r-ill-only": {"lr": (5e-4, 5e-3), "lambda_H": tuple(10.0 ** (k / 2) for k in range(14, 25))},
     "imma": {
         "lr": (2e-3, 5e-3, 1e-2),
         "steps": (5, 10, 20, 40),  # its loss has no bound: (i) and (ii) soon grow without one

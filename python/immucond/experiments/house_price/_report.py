@@ -6,17 +6,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._format import brief, number
-from ..._table import LIMIT_SYMBOLS, Table
+from ..._show import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
 from .._experiment import Result
-from .._figures import curves
-from .._measure import CONVENTIONS, RIDGE
+from .._methods import CONVENTIONS, RIDGE
 from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
     attackers,
     cell,
+    curves,
     decoded,
     finished,
     first,

@@ -1,8 +1,9 @@
 """MNIST, the paper's classification experiment: ``immucond mnist``."""
 
-from .._images import Images, load
 from .._search import as_json as search_as_json
 from .._search import table as search_table
+from .._sources import Images
+from .._sources import load_images as load
 from ._experiment import (
     ALL_PAIRS,
     GRIDS,

@@ -15,10 +15,9 @@ from ..._task import Root, root_of_inputs, span_of, with_ones
 from ...linear.of_roots import limit_of
 from .. import _experiment
 from .._experiment import immunized, method_units
-from .._images import ROUNDING_VARIANCE, Images, load
-from .._measure import RIDGE, attacked, descents
-from .._methods import Fit, Method, Parameters, Source, Tasks, chosen
+from .._methods import RIDGE, Fit, Method, Parameters, Source, Tasks, attacked, chosen, descents
 from .._search import Grid
+from .._sources import ROUNDING_VARIANCE, Images, load_images
 from .._units import Unit, Values
 
 Pair = tuple[int, int]
@@ -40,11 +39,7 @@ _CLOSED_FORM = Method(
 GRIDS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "full-batch": {
         "r-ill-only": {"lr": (5e-3,), "lambda_H": tuple(10.0**k for k in range(15, 22))},
-        "imma": {
-            "lr": (1e-3, 1e-2, 1e-1),
-            "lambda_H": (0.1, 1.0, 10.0),
-            "inner_steps": (1, 4),
-        },
+        "imma": {"lr": (1e-3, 1e-2, 1e-1), "lambda_H": (0.1, 1.0, 10.0), "inner_steps": (1, 4)},
         "opt-kappa": {
             "lr": (5e-3,),
             # At 1000 the first step takes theta's top singular value through 0, at 10 kappa_H
@@ -180,7 +175,7 @@ class MnistExperiment(_experiment.LinearExperiment[Settings, Images, Result]):
 
     def load(self) -> Images:
         """Load the images."""
-        return load(self.settings.data_dir)
+        return load_images(self.settings.data_dir)
 
     def methods(self) -> dict[str, Method]:
         """Methods of the protocol."""

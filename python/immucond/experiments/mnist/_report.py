@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, number
-from ..._harmful import MARK, not_harder
-from ..._style import print_style
-from ..._table import Table
-from .._figures import curves
-from .._measure import CONVENTIONS, RIDGE
+from ..._format import MARK, brief, not_harder, number
+from ..._show import Table, print_style
+from .._methods import CONVENTIONS, RIDGE
 from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
     attackers,
     cell,
+    curves,
     decoded,
     finished,
     immunity_cells,
