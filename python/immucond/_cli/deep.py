@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser, "immucond-deep")
     parser.add_argument(
         "--save", nargs="+", choices=tuple(deep.METHODS),
-        default=["algorithm1", "closed-form", "fade"], metavar="NAME",
+        default=["algorithm1", "closed-form", "fade-distilled"], metavar="NAME",
         help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
     )  # fmt: skip
     add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
@@ -157,5 +157,5 @@ def _parameters(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if values is not None:
             given.setdefault(method, {})[name] = tuple(values)
     if args.tau is not None:
-        given["fade"] = {"tau": args.tau}
+        given |= {name: {"tau": args.tau} for name in ("fade", "fade-distilled")}
     return given

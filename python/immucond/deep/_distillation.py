@@ -101,8 +101,10 @@ def imitation(logits: Tensor, lesson: Any) -> Tensor:
     targets = isinstance(labels, Tensor) and labels.is_floating_point()
     if targets or logits.ndim != 2 or logits.shape[1] == 1:
         spread = (said - said.mean(0)).square().mean()
-        square: Tensor = (logits - said).square().mean()
-        return square / spread.clamp_min(torch.finfo(said.dtype).tiny)
+        square: Tensor = (logits - said).square().mean() / spread.clamp_min(
+            torch.finfo(said.dtype).tiny
+        )
+        return square
     divergence: Tensor = nn.functional.kl_div(
         logits.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
     )

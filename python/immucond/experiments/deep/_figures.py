@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _STYLES = {
     **STYLES,
     "fade": (SKY, "-"),
+    "fade-distilled": (SKY, "--"),
     "alignment": (BLUE, ":"),
     "leace": ("#777777", (0, (5, 1))),
 }
