@@ -169,8 +169,8 @@ def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
         assert word in shown, word
-    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form")
-    figures = ("curves", *(f"grid-{name}" for name in names))
+    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form", "fade")
+    figures = ("curves", *(f"{kind}-{name}" for kind in ("grid", "rho") for name in names))
     assert sorted(path.name for path in outcome.iterdir() if path.name != "units") == sorted(
         ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
     )
@@ -209,7 +209,7 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     assert values[0, 1] == pytest.approx(math.log10(report["rir"]))
     report["rir"] = 1e-2
     drawn = mnist.figures(result)
-    assert set(drawn) == {"grid-closed-form"}
+    assert set(drawn) == {"grid-closed-form", "rho-closed-form"}
     picture = drawn["grid-closed-form"].axes[0].images[0]
     red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[0, 0]))
     assert red > blue

@@ -27,6 +27,7 @@ def fade(
     form: str = "near",
     protect: bool = False,
     delta: float = 0.0,
+    center: bool = True,
     ranks: Ranks | None = None,
     computed_in: Any = None,
 ) -> ImmunizationResult:
@@ -50,7 +51,7 @@ def fade(
         Harmful targets, or one label a row (integers, bools, strings).
     tau : float, default 1e4
         How much slower descent along the labels shall be; finite, so that predictions can be kept.
-    form, protect, delta, ranks, computed_in
+    form, protect, delta, center, ranks, computed_in
         As in :func:`immucond.linear.fade`; primary targets are what `protect` keeps fast.
 
     Returns
@@ -91,6 +92,7 @@ def fade(
         Y_P=targets if protect else None,
         protect=protect,
         delta=delta,
+        center=center,
         ranks=ranks,
         computed_in=computed_in,
     )
@@ -112,6 +114,7 @@ def fade(
                 "form": form,
                 "protect": bool(protect),
                 "delta": float(delta),
+                "center": bool(center),
                 "ranks": described(ranks),
                 "computed_in": computed_in,
             }
