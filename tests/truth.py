@@ -43,3 +43,11 @@ def assert_certified(pairs: Any, truth: Any) -> None:
         assert abs(pairs.sigma_max - truth[0]) <= pairs.bound_max
         assert abs(pairs.sigma_min - truth[pairs.rank - 1]) <= pairs.bound_min
     assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2)
+
+
+def felt(Z, y, like):
+    """Rho and what 100 steps of 1 / sigma_1 leave, by the spectrum of Z, of the rank of `like`."""
+    u, s, _ = np.linalg.svd(Z, full_matrices=False)
+    k = np.linalg.matrix_rank(like)
+    energy, h = (u[:, :k].T @ y) ** 2, (s[:k] / s[0]) ** 2
+    return {"rho": energy @ h / energy.sum(), "left": energy @ (1 - h) ** 200 / energy.sum()}

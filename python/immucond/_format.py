@@ -20,7 +20,7 @@ OF_EXTRACTORS = 1e-6
 OF_NETWORKS = 1e-3
 MARK = " !"
 NOTE = (
-    "!: (i) is not above 1, so the harmful task got easier, or no harder; what RIR there is comes "
+    "!: (i) is not above 1: the harmful condition number did not grow, and what RIR there is comes "
     "from the primary task."
 )
 

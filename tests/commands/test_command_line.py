@@ -350,13 +350,14 @@ def test_the_demo_opens_and_closes_with_a_sentence(tmp_path, capsys, monkeypatch
         shown, told = capsys.readouterr()
         assert shown.startswith("Each task is to predict the target 1 from the pixels")
         last = " ".join(shown.rpartition("\n\n")[2].split())
-        assert re.fullmatch(r"On held-out rows Algorithm 1 made .* least-squares solve .*\.", last)
+        order = ("reducible loss left", "The primary loss", "least-squares solve", "rho", "RIR")
+        assert re.fullmatch(rf"After 50 steps of {'.*'.join(['', *order, ''])}\.", last)
         assert f"{verb} results.json" in shown
-        assert "linear probes: 3 of 3" in told
+        assert "units: 4 of 4" in told
     assert main([*words, "--quiet"]) == 0
     shown, told = capsys.readouterr()
     assert told == ""
-    assert "Immunity" in shown
+    assert "What the attacker gets" in shown
 
 
 def test_the_limit_does_not_overwrite_unasked(tmp_path, files, capsys):

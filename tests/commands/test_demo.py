@@ -18,6 +18,7 @@ from immucond._errors import extra
 from immucond._files import staged
 from immucond._show import thin
 from immucond.experiments import digits
+from immucond.experiments._report import left_after
 
 FILES = ["loss.png", "norm_ratio.png", "results.json"]
 QUICK = ["--steps", "40", "--probe-steps", "300"]
@@ -41,55 +42,94 @@ def outcome():
 @pytest.mark.parametrize("method", ["Algorithm 1", "closed form"])
 @pytest.mark.parametrize("convention", ["exact", "ridge", "noisy"])
 def test_default_run_immunizes_in_every_convention(outcome, rows, method, convention):
-    report = getattr(getattr(outcome.methods[method], rows), convention)
-    assert report.i > 2
-    assert report.ii < 0.5
-    assert report.condition_a
-    assert report.condition_b
-    assert report.condition_c
-    assert report.convention == ("ridge" if convention == "ridge" else "exact")
+    report = outcome.units[method][0][rows][convention]
+    assert report["i"] > 2
+    assert report["ii"] < 0.5
+    assert report["condition_a"]
+    assert report["condition_b"]
+    assert report["condition_c"]
+    assert report["convention"] == ("ridge" if convention == "ridge" else "exact")
 
 
 def test_default_run_against_the_limit(outcome):
-    closed, trained = outcome.methods["closed form"], outcome.methods["Algorithm 1"]
-    limit = closed.training.noisy.limit
+    (closed,), (trained,) = outcome.units["closed form"], outcome.units["Algorithm 1"]
+    limit, noisy = outcome.limits["training"]["delta"], closed["training"]["noisy"]
     assert limit.attained
-    assert closed.training.noisy.rir == pytest.approx(limit.rir, rel=1e-4)
-    assert closed.training.noisy.i == pytest.approx(1 / closed.training.noisy.ii, rel=1e-4)
-    assert trained.training.noisy.rir < limit.rir
-    assert closed.training.exact.limit.case == "unbounded"
+    assert noisy["limit"]["rir"] == pytest.approx(limit.rir, rel=1e-6)
+    assert noisy["rir"] == pytest.approx(limit.rir, rel=1e-4)
+    assert noisy["i"] == pytest.approx(1 / noisy["ii"], rel=1e-4)
+    assert trained["training"]["noisy"]["rir"] < limit.rir
+    assert outcome.limits["training"]["exact"].case == "unbounded"
 
 
 def test_default_run_keeps_the_primary_loss(outcome):
-    before = outcome.methods["identity"]
-    for method in outcome.methods.values():
-        assert method.loss.best == pytest.approx(before.loss.best, rel=1e-6)
-        assert method.loss.own < 0.02  # of 1, the loss of predicting nothing
-        assert method.loss_held_out.own < 1.01 * before.loss_held_out.own
+    before = outcome.units["identity"][0]["primary_loss"]
+    for (values,) in outcome.units.values():
+        loss = values["primary_loss"]
+        assert loss["training"]["best"] == pytest.approx(before["training"]["best"], rel=1e-6)
+        assert loss["training"]["own"] < 0.02  # of 1, the loss of predicting nothing
+        assert loss["held_out"]["own"] < 1.01 * before["held_out"]["own"]
 
 
 def test_default_run_slows_descent_and_not_the_solve(outcome):
     steps = {
-        (name, attacker): method.probes["harmful", attacker].steps_to(0.01)
-        for name, method in outcome.methods.items()
-        for attacker in ("gd", "cg", "lstsq")
+        (name, attacker): values["probes"]["harmful"][attacker]["steps_to_tolerance"]
+        for name, (values,) in outcome.units.items()
+        for attacker in ("gd", "cg", "whitening", "lstsq")
     }
     assert steps["Algorithm 1", "gd"] > 2 * steps["identity", "gd"]
     assert steps["closed form", "gd"] is None
     assert steps["closed form", "cg"] > steps["identity", "cg"]
-    assert {steps[name, "lstsq"] for name in outcome.methods} == {1}
-    easy = [m.probes["primary", "gd"].steps_to(0.01) for m in outcome.methods.values()]
+    assert {steps[name, a] for name in outcome.units for a in ("whitening", "lstsq")} == {1}
+    easy = [v["probes"]["primary"]["gd"]["steps_to_tolerance"] for (v,) in outcome.units.values()]
     assert easy[0] is None
     assert easy[2] < easy[1]
 
 
+def test_fade_slows_what_the_probe_feels_whatever_the_rir(outcome):
+    """The harmful loss stays; the primary task pays nothing; the RIR says the opposite."""
+    left = {
+        name: left_after(values["probes"]["harmful"]["gd"], 100)
+        for name, (values,) in outcome.units.items()
+    }
+    assert left["identity"] < left["Algorithm 1"] < left["closed form"] < 0.1 < 0.9 < left["fade"]
+    (before,), (fade,) = outcome.units["identity"], outcome.units["fade"]
+    assert fade["training"]["exact"]["rir"] < 1e-3
+    for rows in ("training", "held_out"):
+        own, kept = (v["primary_loss"][rows]["own"] for v in (fade, before))
+        assert own == pytest.approx(kept, rel=1e-9)
+    primary = [left_after(v["probes"]["primary"]["gd"], 100) for v in (fade, before)]
+    assert primary[0] < 1.5 * primary[1]
+
+
+def test_fade_and_rho_are_those_of_their_formulas(outcome):
+    data = digits.load(0, 5)
+    parameters = outcome.methods["fade"].parameters
+    assert parameters == {"tau": 1e4, "delta": pytest.approx(len(data.X_P) / (12 * 16**2))}
+    K = data.X_P.T @ data.X_P + parameters["delta"] * np.eye(64)
+    b = data.X_H.sum(axis=0)  # of the target 1
+    x = np.linalg.solve(K, b)
+    A = np.eye(64) - (1 - 1e-2) * np.outer(x, b) / (b @ x)
+    for rows, X in (("training", data.X_H), ("held_out", data.X_H_held_out)):
+        for name, Z in (("before", X), ("after", X @ A)):
+            # No pixel is lit everywhere: the target is not in the range of the rows.
+            u, s, _ = np.linalg.svd(Z, full_matrices=False)
+            u = u[:, : np.linalg.matrix_rank(X)]
+            expected = np.sum(Z.sum(axis=0) ** 2) / s[0] ** 2 / np.sum(u.sum(axis=0) ** 2)
+            told = outcome.units["fade"][0]["alignment"][rows]["harmful"][name]["rho"]
+            assert told == pytest.approx(expected, rel=1e-6)
+    faded = outcome.units["fade"][0]["alignment"]["training"]["harmful"]
+    assert faded["before"]["rho"] > 0.9
+    assert faded["after"]["rho"] < 2e-3
+
+
 def test_numbers_are_those_of_numpy(outcome):
-    theta = outcome.methods["Algorithm 1"].theta
-    report = outcome.methods["Algorithm 1"].held_out.exact
-    for X, rank, value in (
-        (outcome.data.X_P_held_out, report.rank_P, report.kappa_P),
-        (outcome.data.X_H_held_out, report.rank_H, report.kappa_H),
-    ):
+    data = digits.load(0, 5)
+    weights = outcome.methods["Algorithm 1"].parameters
+    theta = ic.immunize.algorithm1(data.X_P, np.ones(len(data.X_P)), data.X_H, **weights).theta
+    report = outcome.units["Algorithm 1"][0]["held_out"]["exact"]
+    for X, task in ((data.X_P_held_out, "P"), (data.X_H_held_out, "H")):
+        rank, value = report[f"rank_{task}"], report[f"kappa_{task}"]
         assert rank == np.linalg.matrix_rank(X)
         s = np.linalg.svd(X @ theta, compute_uv=False)
         assert value == pytest.approx((s[0] / s[rank - 1]) ** 2, rel=1e-6)
@@ -102,15 +142,15 @@ def test_other_digits_are_immunized_too(primary, harmful, seed):
         primary=primary, harmful=harmful, seed=seed, probe_steps=1, steps=300
     )
     result = digits.run(settings)
-    trained, closed = result.methods["Algorithm 1"], result.methods["closed form"]
+    (trained,), (closed,) = result.units["Algorithm 1"], result.units["closed form"]
     for rows in ("training", "held_out"):
-        report = getattr(trained, rows).exact
-        assert report.i > 2
-        assert report.ii < 0.25
-    assert closed.training.noisy.i > 10
-    assert closed.training.noisy.ii < 0.1
-    assert closed.held_out.exact.rir > 10
-    assert trained.history["loss"][-1] < 0.1 * trained.history["loss"][0]
+        report = trained[rows]["exact"]
+        assert report["i"] > 2
+        assert report["ii"] < 0.25
+    assert closed["training"]["noisy"]["i"] > 10
+    assert closed["training"]["noisy"]["ii"] < 0.1
+    assert closed["held_out"]["exact"]["rir"] > 10
+    assert trained["history"]["loss"][-1] < 0.1 * trained["history"]["loss"][0]
 
 
 def test_rows_are_real_and_held_out_ones_are_others():
@@ -136,8 +176,8 @@ def test_demo_prints_tables_and_writes_its_files(tmp_path, capsys):
     assert [path.name for path in out.parent.iterdir()] == ["results"]
     shown = capsys.readouterr().out
     for word in ("primary digit 4, harmful digit 9", "identity", "Algorithm 1", "closed form",
-                 "training rows", "held-out rows", "limit", "inf", "gradient descent",
-                 "conjugate gradients", "exact least squares", "The last line is not slowed",
+                 "fade", "training rows", "held-out rows", "limit", "inf", "gradient descent",
+                 "conjugate", "least", "The last two are not slowed", "rho",
                  "infinite: K_P has rank"):  # fmt: skip
         assert word in shown
     for name in FILES[:2]:
@@ -149,7 +189,7 @@ def test_demo_prints_tables_and_writes_its_files(tmp_path, capsys):
     assert numbers["settings"]["seed"] == 3
     assert numbers["versions"]["immucond"] == ic.__version__
     assert set(numbers["conventions"]) >= {"exact", "ridge", "noisy"}
-    assert set(numbers["methods"]) == {"identity", "Algorithm 1", "closed form"}
+    assert set(numbers["methods"]) == {"identity", "Algorithm 1", "closed form", "fade"}
     trained = numbers["methods"]["Algorithm 1"]
     assert len(trained["history"]["loss"]) == 41
     assert trained["training"]["exact"]["rir"] == pytest.approx(trained["history"]["rir"][-1])
@@ -189,8 +229,8 @@ def test_figures_are_drawn_for_print(outcome):
             assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
             assert ax.get_xlabel()
             curves = [line for line in ax.lines if not line.get_label().startswith("_")]
-            assert len({line.get_linestyle() for line in curves}) == 3
-            assert len({line.get_color() for line in curves}) == 3
+            assert len({(line.get_linestyle(), line.get_linewidth()) for line in curves}) == 4
+            assert len({line.get_color() for line in curves}) == 4
         assert figure.axes[0].get_ylabel()
         assert len(figure.legends) == 1  # beside the panels: inside it may cover a curve
 

@@ -88,7 +88,7 @@ def test_grids_show_the_pairs_that_ran_on_one_scale():
     five, eight = (np.array(left.images[0].cmap(scale(value))) for value in (5.0, 8.0))
     assert np.abs(five - eight).max() > 0.2
     title = figure.get_suptitle()
-    assert "the harmful task got no harder" in title
+    assert "the harmful condition number did not grow" in title
     assert "x : failed" in title
     clean = of_pairs(((0, 1),), {name: values((5.0, 95.0), (5.0, 9.0)) for name in METHODS})
     assert "\n" not in mnist.figures(clean)["grid-closed-form"].get_suptitle()
@@ -111,7 +111,7 @@ def test_a_network_before_immunization_is_called_so():
 def test_the_demo_draws_its_legend_beside_the_data():
     result = digits.run(digits.Settings(steps=2, probe_steps=5))
     for figure in digits.figures(result).values():
-        assert legend(figure) == ["before", "Algorithm 1", "closed form"]
+        assert legend(figure) == ["before", "Algorithm 1", "closed form", "fade"]
         no_legend_inside(figure)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
+from truth import felt
 
 import immucond as ic
 from immucond._cli import main
 from immucond.experiments import house_price
+from immucond.experiments._report import overview
 from immucond.experiments.house_price._data import COLUMNS
 
 QUICK = ["--rows", "70", "--probe-steps", "20", "--seeds", "2"]
@@ -239,6 +241,59 @@ def test_numbers_are_those_of_the_library(folder, outcome):
     assert closed["loss"]["training"]["own"] == pytest.approx(
         identity[0]["loss"]["training"]["own"], rel=1e-6
     )
+
+
+def test_fade_and_what_probes_feel_are_those_of_their_formulas(folder, outcome):
+    numbers = json.loads((outcome / "results.json").read_text())
+    data = house_price.load(folder, rows=70)
+    P, H = data.primary, data.harmful
+    method = numbers["methods"]["fade"]
+    assert method["parameters"] == {"tau": 1e4, "delta": 1e-3}
+    b = H.X.T @ H.y  # real numbers, so one column
+    x = np.linalg.solve(P.X.T @ P.X + 1e-3 * np.eye(79), b)
+    A = np.eye(79) - 0.99 * np.outer(x, b) / (b @ x)
+    (values,) = method["seeds"]
+    for rows, task, X, y in (
+        ("training", "harmful", H.X, H.y), ("held_out", "harmful", H.X_held_out, H.y_held_out),
+        ("training", "primary", P.X, P.y), ("held_out", "primary", P.X_held_out, P.y_held_out),
+    ):  # fmt: skip
+        told = values["alignment"][rows][task]
+        assert told["before"] == pytest.approx(felt(X, y, X), rel=1e-6)
+        assert told["after"] == pytest.approx(felt(X @ A, y, X), rel=1e-5)
+        seen = ic.linear.alignment(X @ A, y, center=False, rank=int(np.linalg.matrix_rank(X)))
+        assert told["after"]["rho"] == pytest.approx(seen.rho, rel=1e-5)
+        assert told["after"]["left"] >= (1 - told["after"]["rho"]) ** 200 * (1 - 1e-9)
+    harmful = values["alignment"]["training"]["harmful"]
+    assert harmful["after"]["left"] > 0.9 > harmful["before"]["left"]
+    identity = numbers["methods"]["identity"]["seeds"][0]
+    for rows in ("training", "held_out"):
+        own = values["loss"][rows]["own"]
+        assert own == pytest.approx(identity["loss"][rows]["own"], rel=1e-6)
+
+
+def test_tables_tell_the_attacker_first_and_the_rir_last(outcome):
+    text = (outcome / "tables.md").read_text()
+    (heading,) = (line for line in text.splitlines() if line.startswith("|  | harmful loss left"))
+    wanted = ("harmful loss left", "primary loss held-out", "whitened features", "least squares",
+              "rho harmful", "RIR exact")  # fmt: skip
+    places = [heading.index(word) for word in wanted]
+    assert places == sorted(places)
+    assert text.partition("\n\n")[2].startswith("**What the attacker gets")
+    assert " → " in text
+
+
+def test_an_rir_that_rises_while_the_probe_gets_easier_is_marked():
+    unit = {"training": {"exact": {"i": 9.0, "ii": 1.0, "rir": 9.0}}, "warnings": []}
+    easier = {"before": {"rho": 0.1, "left": 0.5}, "after": {"rho": 0.3, "left": 0.2}}
+    unit["alignment"] = {"training": dict.fromkeys(("primary", "harmful"), easier)}
+    table = overview({"imma": house_price.METHODS["imma"]}, {"imma": [unit]}, "training")
+    assert table.rows[0] == ["identity", "0.5", "", "0.5"]  # before, where it was not run
+    assert table.rows[1][6:] == ["0.1 → 0.3", "9 †"]
+    assert "yet the harmful probe got easier" in table.note
+    unit["training"]["exact"]["rir"] = 0.9
+    again = overview({"imma": house_price.METHODS["imma"]}, {"imma": [unit]}, "training")
+    assert again.rows[1][7] == "0.9"
+    assert "†" not in again.note
 
 
 def test_second_run_computes_nothing_and_other_settings_do(folder, outcome, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
+from truth import felt
 
 import immucond as ic
 from immucond._cli import main
@@ -169,8 +170,8 @@ def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
         assert word in shown, word
-    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form")
-    figures = ("curves", *(f"grid-{name}" for name in names))
+    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form", "fade")
+    figures = ("curves", *(f"{kind}-{name}" for kind in ("grid", "rho") for name in names))
     assert sorted(path.name for path in outcome.iterdir() if path.name != "units") == sorted(
         ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
     )
@@ -199,6 +200,42 @@ def test_numbers_are_those_of_the_library(folder, outcome):
     assert closed["size"] == pytest.approx(1.0)
 
 
+def test_fade_and_what_probes_feel_are_those_of_their_formulas(folder, outcome):
+    numbers = json.loads((outcome / "results.json").read_text())
+    data = mnist.load(folder)
+    P, H = data.rows(4), data.rows(9)
+    d, delta = P.shape[1], numbers["settings"]["noise"] * len(P)
+    b = H.sum(axis=0)  # of the label 1
+    x = np.linalg.solve(P.T @ P + delta * np.eye(d), b)
+    A = np.eye(d) - 0.99 * np.outer(x, b) / (b @ x)
+    (values,) = numbers["methods"]["fade"]["pairs"]["4-9"]
+    for rows, task, X in (
+        ("training", "harmful", H), ("training", "primary", P),
+        ("held_out", "harmful", data.rows(9, held_out=True)),
+    ):  # fmt: skip
+        told, y = values["alignment"][rows][task], np.ones(len(X))
+        assert told["before"] == pytest.approx(felt(X, y, X), rel=1e-6)
+        assert told["after"] == pytest.approx(felt(X @ A, y, X), rel=1e-5)
+    text = (outcome / "tables.md").read_text()
+    assert text.partition("\n\n")[2].startswith("**MNIST: what the attacker gets")
+    assert text.count(" → ") > 10
+
+
+def test_rho_grids_show_how_much_slower_the_labels_got(folder, tmp_path):
+    settings = mnist.Settings(
+        data_dir=folder, methods=("fade",), pairs=((0, 1), (4, 9)), probe_steps=0
+    )
+    result = mnist.run(settings, tmp_path / "units")
+    told = result.units["fade", (0, 1)][0]["alignment"]["held_out"]["harmful"]
+    left, right, bar = mnist.figures(result)["rho-fade"].axes
+    shown = right.images[0].get_array()[0, 0]
+    assert shown == pytest.approx(math.log10(told["before"]["rho"] / told["after"]["rho"]))
+    assert left.images[0].get_array()[0, 0] > 2
+    assert "rho" in bar.get_ylabel()
+    told["after"]["rho"] = 0.0  # nothing of the labels is seen: no logarithm, and no NaN
+    assert "x" in [t.get_text() for t in mnist.figures(result)["rho-fade"].axes[1].texts]
+
+
 def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     settings = mnist.Settings(
         data_dir=folder, methods=("identity", "closed-form"), pairs=((0, 1), (4, 9)), probe_steps=0
@@ -209,7 +246,7 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     assert values[0, 1] == pytest.approx(math.log10(report["rir"]))
     report["rir"] = 1e-2
     drawn = mnist.figures(result)
-    assert set(drawn) == {"grid-closed-form"}
+    assert set(drawn) == {"grid-closed-form", "rho-closed-form"}
     picture = drawn["grid-closed-form"].axes[0].images[0]
     red, _, blue, _ = picture.cmap(picture.norm(picture.get_array()[0, 0]))
     assert red > blue

@@ -13,6 +13,21 @@ def tasks(seed=0, rows=400, d=8):
     return X_P, X_P @ rng.normal(size=d), X_H, (X_H @ rng.normal(size=(d, 3))).argmax(1)
 
 
+def test_one_label_on_every_row_fades_without_centring():
+    rng = np.random.default_rng(5)
+    X_P, X_H = rng.normal(size=(2, 60, 4)) + 1.0
+    y_P, ones = X_P @ np.arange(4.0), np.ones(60)
+    with pytest.raises(ValueError, match="Y_H is constant"):
+        ic.immunize.fade(X_P, y_P, X_H, ones)
+    result = ic.immunize.fade(X_P, y_P, X_H, ones, center=False)
+    assert result.parameters["center"] is False
+    b = X_H.sum(axis=0)
+    x = np.linalg.solve(X_P.T @ X_P, b)
+    expected = np.eye(4) - 0.99 * np.outer(x, b) / (b @ x)
+    np.testing.assert_allclose(result.theta, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.features(X_P) @ result.omega, y_P, rtol=1e-9, atol=1e-9)
+
+
 def test_predictions_stay_on_any_row():
     X_P, y_P, X_H, y_H = tasks()
     result = ic.immunize.fade(X_P, y_P, X_H, y_H)

@@ -1,8 +1,8 @@
 """Rerun the paper's MNIST experiment on pairs of digits, by every method.
 
 The images of one digit are the primary task, those of another one the harmful task. Each method
-immunizes the pixels for each ordered pair; the 10 x 10 grid of log RIR shows where it did, on
-training and on held-out images, in the convention of the published code and in the exact one.
+immunizes the pixels for each ordered pair; 10 x 10 grids show by how much the harmful labels moved
+to slower directions (rho), and the log RIR in the published code's convention and in the exact one.
 Linear probes attack the first pair. Writes results.json, tables.md, curves and grids as .png, .svg.
 """
 
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the experiment, or the search."""
     settings = settings_of(args, mnist.Settings, pairs=args.pairs and [*dict.fromkeys(args.pairs)])
-    grids = [f"grid-{name}" for name in settings.methods or mnist.METHODS[settings.protocol]]
+    names = settings.methods or mnist.METHODS[settings.protocol]
+    grids = [f"{kind}-{name}" for kind in ("grid", "rho") for name in names]
     run_experiment(args, mnist, settings, ["curves", *grids])
 
 

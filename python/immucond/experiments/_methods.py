@@ -146,11 +146,16 @@ def _closed_form(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
     if chosen.get("kappa_P") == "middle":
         chosen["kappa_P"] = middle_of_frontier(tasks, chosen["delta"])
     # Of the norm of the identity: in the ridge convention a larger theta looks more immune.
-    norm = float(np.sqrt(tasks.X_P.shape[1]))
+    chosen.setdefault("norm", float(np.sqrt(tasks.X_P.shape[1])))
+    return _of(immunize.closed_form(tasks.X_P, tasks.y_P, tasks.X_H, ranks=tasks.ranks, **chosen))
+
+
+def _fade(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
+    # Only Gram matrices and products with the targets count: fewer rows with the same ones will do.
+    X_P, y_P = condensed(tasks.X_P, tasks.y_P[:, None])
+    X_H, y_H = condensed(tasks.X_H, tasks.y_H[:, None])
     return _of(
-        immunize.closed_form(
-            tasks.X_P, tasks.y_P, tasks.X_H, ranks=tasks.ranks, norm=norm, **chosen
-        )
+        immunize.fade(X_P, y_P[:, 0], X_H, y_H[:, 0], center=False, ranks=tasks.ranks, **parameters)
     )
 
 
@@ -198,10 +203,12 @@ FITS: dict[str, Callable[[Tasks, Parameters, int], Fit]] = {
     "imma": _imma,
     "published": _published,
     "closed_form": _closed_form,
+    "fade": _fade,
 }
 
 
 RIDGE = 1e-6
+STEPS = 100  # of plain descent, after which losses are told
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
     "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; it depends on the scale "
@@ -269,9 +276,29 @@ def attacked(tasks: Tasks, found: Fit, y_H: FloatArray, steps: int) -> Values:
     return probing.compare(tasks.X_H, found.features(tasks.X_H), y_H, steps=steps).as_dict()
 
 
-def mean_squared_error(predicted: FloatArray, y: FloatArray | float) -> float:
-    """Mean squared error of a head's predictions."""
-    return float(np.mean((predicted - y) ** 2))
+def felt(Z: FloatArray, y: FloatArray, rank: int | None) -> dict[str, float]:
+    """Label alignment, and the share of the reducible loss after `STEPS` of plain descent.
+
+    Both are means under the labels' spectral measure, and take one decomposition:
+    ``linear.alignment`` without centring, for the heads have no intercept, and descent by steps of
+    1 / sigma_1.
+    """
+    trace = probing.probe(Z, y, method="gd-constant", steps=1, rank=rank)
+    decay = (1.0 - trace.curvature) ** (2 * STEPS)
+    return {"rho": float(trace.energy @ trace.curvature), "left": float(trace.energy @ decay)}
+
+
+def losses(
+    found: Fit, best: npt.NDArray[Any], rows: Mapping[str, tuple[FloatArray, FloatArray]]
+) -> dict[str, dict[str, float]]:
+    """Mean squared primary loss with the method's own head and with the best one, by rows."""
+    return {
+        name: {
+            head: float(np.mean((found.features(X) @ omega - y) ** 2))
+            for head, omega in (("own", found.omega), ("best", best))
+        }
+        for name, (X, y) in rows.items()
+    }
 
 
 def size(theta: FloatArray) -> float:

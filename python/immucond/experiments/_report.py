@@ -25,7 +25,7 @@ from .._show import (
     print_style,
 )
 from ..probing import LABELS
-from ._methods import Method
+from ._methods import STEPS, Method
 from ._units import Values
 
 if TYPE_CHECKING:
@@ -56,6 +56,28 @@ def rir_cell(results: Sequence[Values], *path: str) -> str:
     """`cell` of the RIR of a report, marked where the harmful task got no harder."""
     i, rir = (over_seeds(results, *path, figure)[0] for figure in ("i", "rir"))
     return marked(cell(results, *path, "rir"), i, rir)
+
+
+def felt_cell(results: Sequence[Values], rows: str, of: str = "rho", task: str = "harmful") -> str:
+    """Cell of what a task's probe feels, before and after: its rho, or the loss "left"."""
+    cells = [cell(results, "alignment", rows, task, when, of) for when in ("before", "after")]
+    return " → ".join(dict.fromkeys(cells))
+
+
+def eased(results: Sequence[Values], rows: str) -> bool:
+    """Whether the RIR is above 1 and the harmful probe got easier all the same."""
+    before, after = (
+        over_seeds(results, "alignment", rows, "harmful", when, "left")[0]
+        for when in ("before", "after")
+    )
+    return after < before and over_seeds(results, rows, "exact", "rir")[0] > 1.0
+
+
+def left_after(curve: Mapping[str, Any], steps: int) -> float:
+    """Share of the reducible loss that a curve leaves after so many steps, or at its end."""
+    best = float(curve["best_loss"])
+    loss = dict(zip(curve["step"], curve["loss"], strict=True)).get(steps, curve["loss"][-1])
+    return max(0.0, float(loss) - best) / (float(curve.get("start_loss", 1.0)) - best)
 
 
 def immunity_cells(results: Sequence[Values], key: str) -> list[str]:
@@ -98,9 +120,20 @@ def labelled(
 
 # ---- tables ----
 
+_UNDOING = ("whitening", "lstsq")  # attackers that nothing slows
+
 # Of `immunity_cells`; they are read in two groups.
 IMMUNITY = ("(i)\nridge", "(ii)\nridge", "RIR\nridge", "(i)\nexact", "(ii)\nexact", "RIR\nexact")
 IN_CONVENTIONS = (("ridge convention", 3), ("exact convention", 3))
+RHO = (
+    "rho: label alignment of the harmful task, before → after; the loss of stable gradient descent "
+    "falls no faster than (1 - 2 rho)^(2 t). Not centred: the heads here have no intercept."
+)
+EASED = " †"
+EASED_NOTE = (
+    "†: the RIR is above 1, and yet the harmful probe got easier: less of its loss is left than "
+    "before."
+)
 ON_SCALE = "as in the published code; it depends on the scale of theta"
 
 
@@ -110,6 +143,46 @@ def symbols(before: str = "the identity") -> str:
         f"(i): kappa_H over that of {before}, large is immune. (ii): the same of kappa_P, small is "
         "easy. RIR = (i) / (ii)."
     )
+
+
+def overview(
+    methods: Mapping[str, Method], units: Mapping[str, Sequence[Values]], rows: str, told: str = ""
+) -> Table:
+    """Say what the attacker gets, what the primary task pays, what undoes it; then rho and RIR."""
+    made: list[list[str]] = []
+    for name, results in units.items():
+        done = finished(results)
+        if not done:
+            made.append([methods[name].label, "failed"])
+            continue
+        attackers = done[0].get("attackers", {"attackers": {}})["attackers"]
+        solved = [attackers[a]["after"] if a in attackers else None for a in _UNDOING]
+        made.append(
+            [methods[name].label, cell(done, "alignment", rows, "harmful", "after", "left"),
+             cell(done, "loss", "held_out", "own") if "loss" in done[0] else "",
+             cell(done, "alignment", rows, "primary", "after", "left"),
+             *(_effort(effort) if effort else "" for effort in solved),
+             felt_cell(done, rows), rir_cell(done, rows, "exact") + EASED * eased(done, rows)]
+        )  # fmt: skip
+    if "identity" not in units and made and len(made[-1]) > 1:
+        before = [cell(done, "alignment", rows, task, "before", "left")
+                  for task in ("harmful", "primary")]  # fmt: skip
+        made.insert(0, ["identity", before[0], "", before[1]])
+    marked_rows = any(EASED in row[-1] for row in made)
+    note = (
+        f"loss left: share of the reducible loss after {STEPS} steps of gradient descent by "
+        "1 / sigma_1. The more of the harmful one, the harder; the less of the primary one, the "
+        "easier; that of the identity is before. Then the steps of who whitens the features or "
+        f"solves for least squares: no method slows those. {RHO} {told}"
+    )
+    return Table(
+        "What the attacker gets, what the primary task pays, what undoes it",
+        ("", "harmful\nloss left", "primary loss\nheld-out", "primary\nloss left", "whitened\n"
+         "features", "least\nsquares", "rho\nharmful", "RIR\nexact"),
+        made,
+        decoded(f"{note}\n{EASED_NOTE}" if marked_rows else note, made),
+        (("the attacker", 1), ("the primary task", 2), ("what undoes it", 2), ("measures", 2)),
+    )  # fmt: skip
 
 
 def parameters(methods: Mapping[str, Method]) -> Table:
@@ -236,7 +309,15 @@ STYLES = {
     "r-ill-only": (GREEN, ":"),
     "imma": (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
     "opt-kappa": (PURPLE, (0, (9, 2, 1, 2))),
+    "fade": (GREEN, "-"),
 }
+
+
+def line_style(name: str) -> dict[str, Any]:
+    """Style of a method's curves; that of fade is wide, and lies below those that it meets."""
+    colour, dashes = STYLES[name]
+    wide = {"linewidth": 3.5, "zorder": 1.9} if name == "fade" else {}
+    return {"color": colour, "linestyle": dashes, **wide}
 
 
 # Below, a curve cannot be seen: of the norm ratio on its linear axis, of the loss on its
@@ -266,18 +347,12 @@ def curves(
         panels = figure.subplots(2, 2, sharex=True, sharey="row")
         for column, (task, title) in enumerate(titles.items()):
             for name, by_task in drawn.items():
-                colour, dashes = STYLES[name]
                 curve = by_task[task]
                 ratio = np.asarray(curve["norm_ratio"], dtype=float)
                 excess = np.asarray(curve["loss"], dtype=float) - curve["best_loss"]
                 for row, values in enumerate((ratio, excess)):
-                    panels[row, column].plot(
-                        curve["step"],
-                        values,
-                        color=colour,
-                        linestyle=dashes,
-                        label=before_or(methods[name].label, name),
-                    )
+                    label = before_or(methods[name].label, name)
+                    panels[row, column].plot(curve["step"], values, label=label, **line_style(name))
             panels[0, column].set_title(title)
             panels[1, column].set_xlabel("steps of gradient descent, exact line search")
         for row, label in enumerate(

@@ -120,7 +120,7 @@ def closed_form(
 def fade(
     X_P: npt.ArrayLike, y_P: npt.ArrayLike, X_H: npt.ArrayLike, y_H: npt.ArrayLike, *,
     tau: float = 1e4, form: str = "near", protect: bool = False, delta: float = 0.0,
-    ranks: Ranks | None = None, computed_in: Any = None,
+    center: bool = True, ranks: Ranks | None = None, computed_in: Any = None,
 ) -> ImmunizationResult:  # fmt: skip
     """Immunize by fading the harmful labels out of the features, without iterating.
 
@@ -142,7 +142,7 @@ def fade(
         Harmful targets, or one label a row (integers, bools, strings).
     tau : float, default 1e4
         How much slower descent along the labels shall be; finite, so that predictions can be kept.
-    form, protect, delta, ranks, computed_in
+    form, protect, delta, center, ranks, computed_in
         As in :func:`immucond.linear.fade`; primary targets are what `protect` keeps fast.
 
     Returns
@@ -183,6 +183,7 @@ def fade(
         Y_P=targets if protect else None,
         protect=protect,
         delta=delta,
+        center=center,
         ranks=ranks,
         computed_in=computed_in,
     )
@@ -194,7 +195,7 @@ def fade(
     theta = faded.theta
     own = {
         "tau": strength, "form": form, "protect": bool(protect), "delta": float(delta),
-        "ranks": described(ranks), "computed_in": computed_in,
+        "center": bool(center), "ranks": described(ranks), "computed_in": computed_in,
     }  # fmt: skip
     head = omega[:, 0] if np.ndim(y_P) == 1 else omega
     return ImmunizationResult(theta, head, {}, report_of(P, H, theta), "fade", plain(own))

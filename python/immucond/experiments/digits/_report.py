@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._format import brief, marked, not_harder, plain
-from ..._format import number as _n
-from ..._show import BLACK, BLUE, VERMILION, Table, before_or, legend_below, print_style, thin
-from ..._validate import FloatArray
-from ...linear import ImmunityLimit, ImmunityReport
-from ...probing import ProbeTrace
-from .._methods import RIDGE, report_as_dict
-from .._report import decoded, symbols
-from ._run import TOLERANCE, Measured, Result, Settings
+from ..._format import brief, not_harder, number
+from ..._show import Table, before_or, legend_below, print_style
+from ...linear import ImmunityLimit
+from .._experiment import Result
+from .._methods import RIDGE, STEPS
+from .._report import (
+    RHO,
+    cell,
+    decoded,
+    felt_cell,
+    left_after,
+    line_style,
+    record,
+    remarks,
+    rir_cell,
+    symbols,
+)
+from .._units import Values
+from ._experiment import ATTACKERS, TOLERANCE, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
 _ROWS = (("held_out", "held-out"), ("training", "training"))
+_MARKS = (1, 10, 100, 1000)  # steps of descent after which losses are told
 _ATTACKERS = {
-    "gd": "gradient descent, line search",
-    "cg": "conjugate gradients",
-    "lstsq": "exact least squares",
-}
+    "gd": "gradient\ndescent", "cg": "conjugate\ngradients", "whitening": "whitened\nfeatures",
+    "lstsq": "least\nsquares",
+}  # fmt: skip
 CONVENTIONS = {
     "exact": "kappa over the nonzero eigenvalues of H, ranks decided on the inputs",
     "ridge": f"kappa of H + {brief(RIDGE)} I, as the published code does; no limit bounds it",
     "noisy": "exact, with delta added to the diagonals of K_P and K_H",
+    "alignment": "rho of features and targets, not centred: the heads have no intercept",
     "primary_loss": "mean squared error; own: the method's head, best: a least-squares head",
     "probe_loss": "squared error summed over rows",
 }
@@ -49,183 +62,182 @@ def opening(settings: Settings) -> str:
 
 
 def closing(result: Result) -> str:
-    """One sentence on what came out, on rows that no method saw."""
-    before, *others = result.methods.items()
-    start = before[1].probes["harmful", "gd"]
-    conditioned, attacked = [], []
-    for name, method in others:
-        report = method.held_out.exact
-        became = not_harder(report.i, report.rir)
-        easier = f", so {became}," if became else ""
-        conditioned.append(
-            f"{_the(name)} made the condition number of the harmful task {_times(report.i)}"
-            f"{easier} and that of the primary task {_times(report.ii)}"
-        )
-        attacked.append(f"{_taken(method.probes['harmful', 'gd'])} after {_the(name)}")
-    solve = others[-1][1].probes["harmful", "lstsq"].steps_to(TOLERANCE)
+    """Say what came out: the attacker, the primary task, what undoes it, rho, and the RIR."""
+    told = {_the(name): values for name, (values,) in result.units.items()}
+    steps = min(STEPS, result.settings.probe_steps)
+    left = {name: left_after(v["probes"]["harmful"]["gd"], steps) for name, v in told.items()}
+    losses = {name: v["primary_loss"]["held_out"]["own"] for name, v in told.items()}
+    rho = {name: v["alignment"]["held_out"]["harmful"]["after"]["rho"] for name, v in told.items()}
+    rir = {name: v["held_out"]["exact"]["rir"] for name, v in told.items() if name != "before"}
+    slowest = max(v["probes"]["harmful"]["lstsq"]["steps_to_tolerance"] for v in told.values())
+    hardest, largest = (max(of, key=lambda name: of[name]) for of in (left, rir))
+    eased = {name: not_harder(told[name]["held_out"]["exact"]["i"], rir[name]) for name in rir}
+    but = f": largest after {largest}, while the attacker is slowest after {hardest}"
+    solve = "one step" if slowest == 1 else f"{slowest} steps"
     return (
-        f"On held-out rows {'; '.join(conditioned)}; an attacker's gradient descent on the harmful "
-        f"training rows takes {_taken(start)} steps before, {' and '.join(attacked)}, while a "
-        f"least-squares solve still takes {'one' if solve == 1 else solve}."
+        f"After {steps} steps of gradient descent on the harmful training rows an attacker has "
+        f"this share of the reducible loss left: {_listed(left)}. The primary loss on held-out "
+        f"rows is {_listed(losses)}. Descent on whitened features and a least-squares solve undo "
+        f"all of them, in {solve}. The label alignment rho on held-out rows is {_listed(rho)}, and "
+        f"the RIR {_listed(rir, eased)}"
+        f"{but if hardest != largest else ''}."
     )
 
 
 def _the(name: str) -> str:
-    return f"the {name}" if name == "closed form" else name
+    return {"identity": "before", "closed form": "the closed form"}.get(name, name)
 
 
-def _times(ratio: float) -> str:
-    """Say a factor as people do."""
-    return f"{_n(ratio)} times larger" if ratio >= 1 else f"{_n(1 / ratio)} times smaller"
-
-
-def _taken(trace: ProbeTrace) -> str:
-    reached = trace.steps_to(TOLERANCE)
-    return f"more than {trace.loss.size - 1:,}" if reached is None else f"{reached:,}"
+def _listed(values: Mapping[str, float], remarks: Mapping[str, str] = MappingProxyType({})) -> str:
+    *cells, last = (
+        f"{number(value)} {'' if name == 'before' else 'after '}{name}"
+        + (f" (by (i), {remarks[name]})" if remarks.get(name) else "")
+        for name, value in values.items()
+    )
+    return f"{', '.join(cells)} and {last}"
 
 
 def print_tables(result: Result, console: Console) -> None:
-    """Print what was immunized, how far, at what cost, and what it is worth."""
-    for table in (_immunity(result), _losses(result), _attackers(result)):
+    """Print what the attacker gets, what the primary task pays, and what the measures say."""
+    for table in (_attack(result), _losses(result), _immunity(result)):
         table.show(console)
 
 
+def _attack(result: Result) -> Table:
+    rows = []
+    for name, (values,) in result.units.items():
+        probes = values["probes"]["harmful"]
+        cells = [number(left_after(probes["gd"], steps)) for steps in _MARKS]
+        rows.append([before_or(name), *cells, *(_steps(probes[a]) for a in ATTACKERS)])
+    return Table(
+        f"What the attacker gets: the harmful task, digit {result.settings.harmful}",
+        ("", *(f"loss left\n{steps:,} step{'s' * (steps > 1)}" for steps in _MARKS),
+         *(_ATTACKERS[attacker] for attacker in ATTACKERS)),
+        rows,
+        "Training rows. loss left: share of the reducible loss after t steps of gradient descent "
+        f"with exact line search. Last columns: steps to within {TOLERANCE:.0%} of the best loss. "
+        "The last two are not slowed: whitening and a least-squares solve undo every method.",
+        (("descent", len(_MARKS)), ("steps of each attacker", len(ATTACKERS))),
+    )  # fmt: skip
+
+
+def _steps(probe: Values) -> str:
+    if probe["steps_to_tolerance"] is not None:
+        return f"{probe['steps_to_tolerance']:,}"
+    return f"> {probe['steps_taken']:,}\n({probe['above'][-1]:.0%} above)"
+
+
+def _losses(result: Result) -> Table:
+    rows = []
+    for name, (values,) in result.units.items():
+        loss, probe = values["primary_loss"], values["probes"]["primary"]["gd"]
+        rows.append(
+            [before_or(name),
+             *(number(loss[key][head]) for key, _ in _ROWS for head in ("own", "best")),
+             number(left_after(probe, STEPS)), _steps(probe)]
+        )  # fmt: skip
+    return Table(
+        f"What the primary task pays: digit {result.settings.primary}",
+        ("", *(f"{rows}\n{head} head" for _, rows in _ROWS for head in ("own", "best")),
+         f"loss left\n{STEPS} steps", f"steps to\n{TOLERANCE:.0%}"),
+        rows,
+        "Mean squared error. best head: least squares on the features; own head: what the method "
+        f"serves, for Algorithm 1 the one it trained along in {result.settings.steps:,} steps. "
+        "Last columns: a probe from scratch, by gradient descent on the training rows.",
+        (("mean squared error", 4), ("a probe from scratch", 2)),
+    )  # fmt: skip
+
+
 def _immunity(result: Result) -> Table:
-    first = next(iter(result.methods.values()))
     rows: list[list[str]] = []
     for key, label in _ROWS:
         rows.append([f"{label} rows"])
-        for name, method in result.methods.items():
-            m: Measured = getattr(method, key)
-            rows.append(
-                [name, _n(m.exact.i), _n(m.exact.ii), _rir(m.exact), _rir(m.noisy),
-                 _n(m.ridge.i), _n(m.ridge.ii), _rir(m.ridge)]
-            )  # fmt: skip
-        m = getattr(first, key)
-        rows.append(["limit", "", "", _n(m.exact.limit.rir), _n(m.noisy.limit.rir)])
+        for name, results in result.units.items():
+            cells = [felt_cell(results, key)]
+            for convention in ("exact", "noisy", "ridge"):
+                cells += [cell(results, key, convention, of) for of in ("i", "ii")]
+                cells.append(rir_cell(results, key, convention))
+            del cells[4:6]  # (i) and (ii) with delta
+            rows.append([before_or(name), *cells])
+        limits: dict[str, ImmunityLimit] = result.limits[key]
+        rows.append(["limit", "", "", "", *(number(limits[of].rir) for of in ("exact", "delta"))])
+    limit: ImmunityLimit = result.limits["training"]["exact"]
+    why = f"The exact limit is infinite: {limit.why_unbounded}"
+    if limit.case != "unbounded":
+        why = f"Exact limit on training rows: {number(limit.rir)} ({limit.case})."
     note = (
-        f"{symbols()} Limit: the most any theta can reach.\n"
+        f"{RHO}\n{symbols()} Limit: the most any theta can reach.\n"
         f"exact: over the nonzero eigenvalues. delta: exact, with feature noise, {_delta(result)}. "
         f"ridge: of H + {brief(RIDGE)} I, as in the published code; the limit does not bound it.\n"
-        f"{_why(first.training.exact.limit)}"
+        f"{why}"
     )
+    for name, results in result.units.items():
+        note += "".join(f"\n{told}" for told in remarks(name, results))
     return Table(
-        f"Immunity: primary digit {result.settings.primary}, harmful digit "
+        f"What the measures say: primary digit {result.settings.primary}, harmful digit "
         f"{result.settings.harmful}",
-        ("", "(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta", "(i)\nridge", "(ii)\nridge",
-         "RIR\nridge"),
+        ("", "rho\nharmful", "(i)\nexact", "(ii)\nexact", "RIR\nexact", "RIR\ndelta",
+         "(i)\nridge", "(ii)\nridge", "RIR\nridge"),
         rows,
         decoded(note, rows),
-        (("exact convention", 4), ("ridge convention", 3)),
+        (("alignment", 1), ("exact convention", 4), ("ridge convention", 3)),
         strong=("limit",),
     )  # fmt: skip
 
 
-def _losses(result: Result) -> Table:
-    return Table(
-        "Primary loss (mean squared error)",
-        ("", *(f"{rows}\n{head} head" for _, rows in _ROWS for head in ("own", "best"))),
-        [
-            [name, *(_n(v) for loss in (m.loss_held_out, m.loss) for v in (loss.own, loss.best))]
-            for name, m in result.methods.items()
-        ],
-        "best head: least squares on the features; own head: what the method serves, for "
-        f"Algorithm 1 the one it trained along in {result.settings.steps:,} steps.",
-    )
-
-
-def _attackers(result: Result) -> Table:
-    methods = result.methods
-    when = {name: "before" if name == "identity" else "after" for name in methods}
-    return Table(
-        f"What immunity is worth: steps to within {TOLERANCE:.0%} of the best harmful loss",
-        ("", *(f"{name}\n{told}" for name, told in when.items())),
-        [
-            [label, *(_steps(method.probes["harmful", attacker]) for method in methods.values())]
-            for attacker, label in _ATTACKERS.items()
-        ],
-        "The last line is not slowed: kappa binds first-order methods, not a least-squares solve.",
-    )
-
-
-def _steps(trace: ProbeTrace) -> str:
-    reached = trace.steps_to(TOLERANCE)
-    if reached is None:
-        return f"> {trace.loss.size - 1:,}\n({trace.above[-1]:.0%} above)"
-    return f"{reached:,}"
-
-
-def _rir(report: ImmunityReport) -> str:
-    return marked(_n(report.rir), report.i, report.rir)
-
-
 def _delta(result: Result) -> str:
-    P, H = result.delta
+    P, H = result.methods["closed form"].parameters["delta"]
     shown = f"delta = {brief(P, 3)}" if P == H else f"delta = {brief(P, 3)} (P), {brief(H, 3)} (H)"
     return shown + (" (rounding of the pixels)" if result.settings.delta is None else "")
 
 
-def _why(limit: ImmunityLimit) -> str:
-    if limit.case != "unbounded":
-        return f"Exact limit on training rows: {_n(limit.rir)} ({limit.case})."
-    return f"The exact limit is infinite: {limit.why_unbounded}"
-
-
 # ---- figures ----
-
-_STYLE = {"identity": (BLACK, "-"), "Algorithm 1": (BLUE, "--"), "closed form": (VERMILION, "-.")}
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name, ready for ``savefig``."""
     with print_style():
-        return {"norm_ratio.png": _norm_ratio(result), "loss.png": _loss(result)}
+        return {
+            "norm_ratio.png": _panels(
+                result, "norm_ratio", r"norm ratio  $\|w_t-w^*\|^2\,/\,\|w_0-w^*\|^2$"
+            ),
+            "loss.png": _panels(result, "above", "loss above the best, relative to the best"),
+        }
 
 
-def _norm_ratio(result: Result) -> Figure:
-    curves = {
-        (task, name): method.probes[task, "gd"].norm_ratio
-        for name, method in result.methods.items()
-        for task in ("primary", "harmful")
-    }
-    label = r"norm ratio  $\|w_t-w^*\|^2\,/\,\|w_0-w^*\|^2$"
-    return _panels(result, curves, label)
-
-
-def _loss(result: Result) -> Figure:
-    curves = {}
-    for name, method in result.methods.items():
-        for task in ("primary", "harmful"):
-            curves[task, name] = method.probes[task, "gd"].above
-    return _panels(result, curves, "loss above the best, relative to the best", mark=TOLERANCE)
-
-
-def _panels(
-    result: Result, curves: dict[tuple[str, str], FloatArray], label: str, mark: float | None = None
-) -> Figure:
+def _panels(result: Result, of: str, label: str) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
-    digits = {"primary": result.settings.primary, "harmful": result.settings.harmful}
-    for ax, task in zip(axes, digits, strict=True):
-        for name, (colour, dashes) in _STYLE.items():
-            steps, values = thin(curves[task, name])
-            ax.plot(steps, values, color=colour, linestyle=dashes, label=before_or(name))
-        if mark is not None:
-            ax.axhline(mark, color="0.45", linewidth=1.0)
+    shown = []
+    whitened = [values["probes"]["harmful"]["whitening"] for (values,) in result.units.values()]
+    solved = [probe["steps_to_tolerance"] for probe in whitened]
+    for ax, task in zip(axes, ("primary", "harmful"), strict=True):
+        for name, (values,) in result.units.items():
+            curve = values["probes"][task]["gd"]
+            style = line_style(result.methods[name].fit.replace("_", "-"))
+            ax.plot(curve["step"], curve[of], label=before_or(name), **style)
+            shown.append(np.asarray(curve[of], dtype=float))
+        if of == "above":
+            ax.axhline(TOLERANCE, color="0.45", linewidth=1.0)
             ax.annotate(
-                f"{mark:.0%}", (0.0, mark), xycoords=("axes fraction", "data"), xytext=(3, 3),
-                textcoords="offset points", color="0.3", fontsize=9,
+                f"{TOLERANCE:.0%}", (0.0, TOLERANCE), xycoords=("axes fraction", "data"),
+                xytext=(3, 3), textcoords="offset points", color="0.3", fontsize=9,
+            )  # fmt: skip
+        if of == "above" and None not in solved and task == "harmful":
+            ax.text(
+                0.03, 0.05, "on whitened features, after any method: "
+                f"{max(solved)} step{'s' * (max(solved) > 1)}", transform=ax.transAxes,
             )  # fmt: skip
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlabel("steps of gradient descent, exact line search")
-        ax.set_title(f"{task} task: digit {digits[task]}")
-    shown = np.concatenate([values[1:] for values in curves.values()])
-    axes[0].set_ylim(max(1e-8, float(shown[shown > 0].min())) / 2, 2 * float(shown.max()))
+        ax.set_title(f"{task} task: digit {getattr(result.settings, task)}")
+    every = np.concatenate(shown)
+    axes[0].set_ylim(max(1e-8, float(every[every > 0].min())) / 2, 2 * float(every.max()))
     axes[0].set_ylabel(label)
-    legend_below(axes[0], 3)
+    legend_below(axes[0], 4)
     return figure
 
 
@@ -234,59 +246,18 @@ def _panels(
 
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
-    data = result.data
-    numbers: dict[str, Any] = plain(
-        {
-            "command": command,
-            "versions": versions,
-            "conventions": CONVENTIONS,
-            "settings": asdict(result.settings),
-            "delta": {"P": result.delta[0], "H": result.delta[1]},
-            "kappa_primary": result.kappa_primary,
-            "lambda_P": result.lambda_P,
-            "lambda_H": result.lambda_H,
-            "ridge": RIDGE,
-            "tolerance": TOLERANCE,
-            "rows": {name: value.shape[0] for name, value in vars(data).items()},
-            "methods": {
-                name: {
-                    **{
-                        key: {
-                            convention: report_as_dict(getattr(getattr(method, key), convention))
-                            for convention in ("exact", "ridge", "noisy")
-                        }
-                        for key, _ in _ROWS
-                    },
-                    "primary_loss": {
-                        "training": asdict(method.loss),
-                        "held_out": asdict(method.loss_held_out),
-                    },
-                    "probes": {
-                        task: {
-                            attacker: _probe(method.probes[task, attacker])
-                            for attacker in _ATTACKERS
-                        }
-                        for task in ("primary", "harmful")
-                    },
-                    "history": method.history,
-                }
-                for name, method in result.methods.items()
-            },
-        }
-    )
-    return numbers
+    trained, closed = (result.methods[n].parameters for n in ("Algorithm 1", "closed form"))
 
+    def measured(name: str) -> Values:
+        (values,) = result.units[name]
+        return {key: value for key, value in values.items() if key != "unit_seconds"}
 
-def _probe(trace: ProbeTrace) -> dict[str, Any]:
-    steps, loss = thin(trace.loss)
-    return {
-        "steps_to_tolerance": trace.steps_to(TOLERANCE),
-        "steps_taken": trace.loss.size - 1,
-        "kappa": trace.kappa,
-        "rank": trace.rank,
-        "slow_share": trace.slow_share,
-        "best_loss": trace.best_loss,
-        "step": steps,
-        "loss": loss,
-        "norm_ratio": trace.norm_ratio[steps],
-    }
+    return record(
+        result, command, versions, CONVENTIONS, measured,
+        delta=dict(zip("PH", closed["delta"], strict=True)), kappa_primary=closed["kappa_P"],
+        lambda_P=trained["lambda_P"], lambda_H=trained["lambda_H"], ridge=RIDGE,
+        tolerance=TOLERANCE, rows=result.counts, limits={
+            rows: {name: asdict(limit) for name, limit in of.items()}
+            for rows, of in result.limits.items()
+        },
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import linear
+from ..._validate import FloatArray
 from .. import _experiment
 from .._experiment import Result, immunized, method_units
 from .._methods import (
@@ -20,7 +21,8 @@ from .._methods import (
     chosen,
     conventions,
     descents,
-    mean_squared_error,
+    felt,
+    losses,
 )
 from .._search import Grid
 from .._units import Unit, Values
@@ -79,6 +81,7 @@ METHODS = {
     "closed-form": Method(
         "closed form", "closed_form", {"delta": DELTA, "kappa_P": 1.0}, "closed form", seeded=False
     ),
+    "fade": Method("fade", "fade", {"tau": 1e4, "delta": DELTA}, "closed form", seeded=False),
 }
 
 # What `immucond house-price --search` tries: every combination.
@@ -147,7 +150,7 @@ class HousePriceExperiment(_experiment.LinearExperiment[Settings, HousePrice, Re
     def common(self, data: HousePrice) -> Parameters:
         """Parameters of every unit."""
         rows = self.settings.rows
-        return {"experiment": self.name, "data": data.fingerprint, "rows": rows}
+        return {"experiment": self.name, "data": data.fingerprint, "rows": rows, "centred": False}
 
     def plan(self, data: HousePrice, methods: Mapping[str, Method]) -> dict[str, list[Unit]]:
         """Units by method."""
@@ -171,12 +174,16 @@ class HousePriceExperiment(_experiment.LinearExperiment[Settings, HousePrice, Re
         Z_P = found.features(P.X)
         head = np.linalg.lstsq(Z_P, P.y, rcond=1e-10)[0]
         values |= {rows: conventions(found, *_inputs(data, rows)) for rows in _ROWS}
-        values["loss"] = {
+        values["loss"] = losses(found, head, {rows: of[0] for rows, of in _rows(data).items()})
+        values["alignment"] = {
             rows: {
-                name: mean_squared_error(found.features(X) @ omega, y)
-                for name, omega in (("own", found.omega), ("best", head))
+                task: {
+                    when: felt(Z, y, values[rows]["exact"][f"rank_{letter}"])
+                    for when, Z in (("before", X), ("after", found.features(X)))
+                }
+                for task, letter, (X, y) in zip(("primary", "harmful"), "PH", of, strict=True)
             }
-            for rows, X, y in zip(_ROWS, (P.X, P.X_held_out), (P.y, P.y_held_out), strict=True)
+            for rows, of in _rows(data).items()
         }
         exact = values["training"]["exact"]
         ranks = exact["rank_P"], exact["rank_H"]
@@ -208,10 +215,18 @@ class HousePriceExperiment(_experiment.LinearExperiment[Settings, HousePrice, Re
 _ROWS = ("training", "held_out")
 
 
-def _inputs(data: HousePrice, rows: str) -> tuple[Any, Any]:
-    if rows == "training":
-        return data.primary.X, data.harmful.X
-    return data.primary.X_held_out, data.harmful.X_held_out
+def _rows(data: HousePrice) -> dict[str, list[tuple[FloatArray, FloatArray]]]:
+    """Features and target of the primary and of the harmful task."""
+    both = (data.primary, data.harmful)
+    return {
+        "training": [(task.X, task.y) for task in both],
+        "held_out": [(task.X_held_out, task.y_held_out) for task in both],
+    }
+
+
+def _inputs(data: HousePrice, rows: str) -> tuple[FloatArray, FloatArray]:
+    (X_P, _), (X_H, _) = _rows(data)[rows]
+    return X_P, X_H
 
 
 def _limits(X_P: Any, X_H: Any, delta: float) -> dict[str, linear.ImmunityLimit]:

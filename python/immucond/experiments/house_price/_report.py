@@ -14,15 +14,18 @@ from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
+    RHO,
     attackers,
     cell,
     curves,
     decoded,
+    felt_cell,
     finished,
     first,
     immunity_cells,
     labelled,
     norm_ratios,
+    overview,
     parameters,
     record,
     remarks,
@@ -37,13 +40,12 @@ _ROWS = (("held_out", "held-out rows"), ("training", "training rows"))
 
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
-    made = [_immunity(result), _limits(result), _losses(result), parameters(result.methods)]
     found = first(result.units)
-    if found:
-        made.append(norm_ratios(labelled(result.methods, found, "curves")))
     compared = labelled(result.methods, found, "attackers")
-    if compared:
-        made.append(attackers(compared))
+    made = [overview(result.methods, result.units, "training", "All on training rows.")]
+    made += [attackers(compared)] if compared else []
+    made += [norm_ratios(labelled(result.methods, found, "curves"))] if found else []
+    made += [_losses(result), _immunity(result), _limits(result), parameters(result.methods)]
     return made
 
 
@@ -63,7 +65,7 @@ def _immunity(result: Result) -> Table:
             if not finished(results):
                 rows.append([method.label, "failed"])
                 continue
-            cells = immunity_cells(results, key)
+            cells = [felt_cell(finished(results), key), *immunity_cells(results, key)]
             paper = [number(v) for v in method.paper or ()] if key == "training" else []
             rows.append([method.label, *cells, *(paper or [""] * 3)])
     count, runs = result.counts, result.settings.seeds
@@ -73,16 +75,16 @@ def _immunity(result: Result) -> Table:
         f"held-out: the other {count['P held-out']} (primary) and {count['H held-out']} (harmful). "
         f"{seeds}\n"
         f"ridge: kappa of H + {brief(RIDGE)} I, {ON_SCALE}. exact: over the nonzero eigenvalues. "
-        "paper: its Table 1, ridge convention."
+        f"paper: its Table 1, ridge convention. {RHO}"
     )
     for name, results in result.units.items():
         note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
     return Table(
-        "House Price: immunity",
-        ("", *IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
+        "House Price: what the measures say",
+        ("", "rho\nharmful", *IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
         rows,
         decoded(note, rows),
-        (*IN_CONVENTIONS, ("the paper", 3)),
+        (("alignment", 1), *IN_CONVENTIONS, ("the paper", 3)),
     )
 
 

@@ -11,11 +11,24 @@ from typing import Any
 import numpy as np
 
 from ..._condition import condition_number
+from ..._gram import condensed
 from ..._task import Root, root_of_inputs, span_of, with_ones
+from ..._validate import FloatArray
 from ...linear.of_roots import limit_of
 from .. import _experiment
 from .._experiment import immunized, method_units
-from .._methods import RIDGE, Fit, Method, Parameters, Source, Tasks, attacked, chosen, descents
+from .._methods import (
+    RIDGE,
+    Fit,
+    Method,
+    Parameters,
+    Source,
+    Tasks,
+    attacked,
+    chosen,
+    descents,
+    felt,
+)
 from .._search import Grid
 from .._sources import ROUNDING_VARIANCE, Images, load_images
 from .._units import Unit, Values
@@ -24,6 +37,7 @@ Pair = tuple[int, int]
 ALL_PAIRS: tuple[Pair, ...] = tuple(itertools.permutations(range(10), 2))
 
 _IDENTITY = Method("identity", "identity", {}, "none", seeded=False)
+_FADE = Method("fade", "fade", {"tau": 1e4, "delta": "rounding"}, "closed form", seeded=False)
 _CLOSED_FORM = Method(
     "closed form",
     "closed_form",
@@ -98,6 +112,7 @@ def _protocol(
         "opt-kappa": iterative("opt-kappa", "Opt kappa", "opt_kappa", {**hessians, **balance}),
         "algorithm1": iterative("algorithm1", "Algorithm 1", "algorithm1", hessians),
         "closed-form": _CLOSED_FORM,
+        "fade": _FADE,
     }
 
 
@@ -189,7 +204,7 @@ class MnistExperiment(_experiment.LinearExperiment[Settings, Images, Result]):
 
     def common(self, data: Images) -> Parameters:
         """Parameters of every unit."""
-        return {"experiment": self.name, "data": data.fingerprint}
+        return {"experiment": self.name, "data": data.fingerprint, "centred": False}
 
     def plan(self, data: Images, methods: Mapping[str, Method]) -> dict[Any, list[Unit]]:
         """Units by (method, pair); limits by ("limits", pair)."""
@@ -234,10 +249,19 @@ class MnistExperiment(_experiment.LinearExperiment[Settings, Images, Result]):
         tasks = self.tasks(data, unit)
         parameters = dict(unit["parameters"])
         if "delta" in parameters:
-            parameters["delta"] = self._delta(len(tasks.X_P), len(tasks.X_H))
+            delta = self._delta(len(tasks.X_P), len(tasks.X_H))
+            parameters["delta"] = delta[0] if unit["method"] == "fade" else delta
         found, values = immunized(tasks, {**unit, "parameters": parameters})
         values["training"] = _measured(data, pair, found, held_out=False)
         values["held_out"] = _measured(data, pair, found, held_out=True)
+        values["alignment"] = {
+            rows: {
+                task: _felt(data, digit, found, values[rows]["exact"][f"rank_{letter}"], rows)
+                for task, letter, digit in zip(("primary", "harmful"), "PH", pair, strict=True)
+                if (rows, task) != ("held_out", "primary")
+            }
+            for rows in ("training", "held_out")
+        }
         if unit["probe_steps"]:
             exact, steps = values["training"]["exact"], unit["probe_steps"]
             values["curves"] = descents(tasks, found, steps, (exact["rank_P"], exact["rank_H"]))
@@ -282,6 +306,26 @@ def _ridge_kappa(images: Images, digit: int, held_out: bool) -> float:
     """Condition number of a digit's images with the ridge."""
     task = _root(images, digit, held_out)
     return condition_number(features=task.scale * task.matrix, ridge=RIDGE)
+
+
+@lru_cache(maxsize=40)
+def _labelled(images: Images, digit: int, held_out: bool) -> tuple[FloatArray, FloatArray]:
+    """Condense a digit's images with their label 1, which an input of ones is too."""
+    X = images.rows(digit, held_out)
+    return condensed(X, np.ones((len(X), 1)))
+
+
+def _felt(images: Images, digit: int, found: Fit, rank: int, rows: str) -> Values:
+    X, y = _labelled(images, digit, rows == "held_out")
+    Z = np.hstack([X, y]) @ found.theta if found.biased else X @ found.theta
+    before = _felt_before(images, digit, rows == "held_out")
+    return {"before": before, "after": felt(Z, y[:, 0], rank)}
+
+
+@lru_cache(maxsize=40)
+def _felt_before(images: Images, digit: int, held_out: bool) -> dict[str, float]:
+    X, y = _labelled(images, digit, held_out)
+    return felt(X, y[:, 0], _root(images, digit, held_out).rank)
 
 
 def _measured(images: Images, pair: tuple[int, ...], found: Fit, *, held_out: bool) -> Values:

@@ -11,15 +11,17 @@ import numpy as np
 
 from ..._format import MARK, brief, not_harder, number
 from ..._show import Table, print_style
-from .._methods import CONVENTIONS, RIDGE
+from .._methods import CONVENTIONS, RIDGE, STEPS
 from .._report import (
     IMMUNITY,
     IN_CONVENTIONS,
     ON_SCALE,
+    RHO,
     attackers,
     cell,
     curves,
     decoded,
+    felt_cell,
     finished,
     immunity_cells,
     labelled,
@@ -61,9 +63,68 @@ def not_harder_in(result: Result, method: str, rows: str, convention: str) -> se
     }
 
 
+def of_probes(
+    result: Result, method: str, of: str, rows: str = "training", task: str = "harmful"
+) -> dict[Pair, tuple[float, ...]]:
+    """Rho or the loss "left", before and after, by pair; without pairs where the method failed."""
+    return {
+        pair: tuple(
+            over_seeds(result.units[method, pair], "alignment", rows, task, when, of)[0]
+            for when in ("before", "after")
+        )
+        for pair in result.settings.pairs
+        if finished(result.units[method, pair])
+    }
+
+
+def log_slowing(result: Result, method: str, rows: str) -> dict[Pair, float]:
+    """log10 of rho before over rho after, by pair: above 0, the labels moved to slower directions.
+
+    Pairs whose features see nothing of the labels any more, rho 0, are left out.
+    """
+    told = of_probes(result, method, "rho", rows)
+    return {p: math.log10(before / after) for p, (before, after) in told.items() if after > 0.0}
+
+
+def _overview(result: Result) -> Table:
+    total = len(result.settings.pairs)
+    rows = []
+    for name, method in result.methods.items():
+        left = of_probes(result, name, "left")
+        if not left:
+            rows.append([method.label, "failed"])
+            continue
+        harder = sum(after > before for before, after in left.values())
+        rir = log_rir(result, name, "training", "exact")
+        deceived = sum(after < left[pair][0] and rir[pair] > 0 for pair, (_, after) in left.items())
+        rows.append(
+            [method.label, _medians(left), f"{harder} of {total}",
+             _medians(of_probes(result, name, "left", task="primary")),
+             *(_medians(of_probes(result, name, "rho", key)) for key in ("training", "held_out")),
+             f"{np.median([*rir.values()]):.2f}", f"{deceived} of {total}"]
+        )  # fmt: skip
+    return Table(
+        "MNIST: what the attacker gets, what the primary task pays, and what the measures say",
+        ("", "harmful\nloss left", "harder\nin", "primary\nloss left", "rho\ntraining",
+         "rho\nheld-out", "log RIR\nexact", "RIR > 1, and\nprobe easier"),
+        rows,
+        f"Medians over {_pairs_of(total)}, before → after. loss left: share of the reducible loss "
+        f"of the label 1 after {STEPS} steps of gradient descent by 1 / sigma_1; harder: more of "
+        "it. Whitening the features, or solving for least squares, undoes every method: see the "
+        "attackers on the first pair. "
+        f"{RHO} Last column: pairs for which the RIR says harder, and the probe says easier.",
+        (("the attacker", 2), ("the primary task", 1), ("alignment", 2), ("RIR", 2)),
+    )  # fmt: skip
+
+
+def _medians(told: dict[Pair, tuple[float, ...]]) -> str:
+    medians = np.median([*told.values()], axis=0)
+    return " → ".join(dict.fromkeys(map(number, medians.tolist())))
+
+
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
-    made = [_immunity(result), _limits(result)]
+    made = [_overview(result), _immunity(result), _limits(result)]
     if len(result.settings.pairs) <= 6:
         made.append(_pairs(result))
     made.append(parameters(result.methods))
@@ -178,18 +239,18 @@ def _pairs(result: Result) -> Table:
                 if not results:
                     rows.append([method.label, "failed"])
                     continue
-                cells = immunity_cells(results, key)
+                cells = [felt_cell(results, key), *immunity_cells(results, key)]
                 rows.append([method.label, *cells, cell(results, "seconds") + " s"])
     return Table(
         "MNIST: pair by pair",
-        ("", *IMMUNITY, "time"),
+        ("", "rho\nharmful", *IMMUNITY, "time"),
         rows,
         decoded(
-            f"{symbols()} "
+            f"{RHO} {symbols()} "
             f"ridge: kappa of H + {brief(RIDGE)} I. exact: over the nonzero eigenvalues.",
             rows,
         ),
-        (*IN_CONVENTIONS, ("time", 1)),
+        (("alignment", 1), *IN_CONVENTIONS, ("time", 1)),
     )
 
 
@@ -232,7 +293,9 @@ _TITLES = (("ridge", "H + 1e-6 I, as published"), ("exact", "nonzero eigenvalues
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
     P, H = result.settings.pairs[0]
-    made = {f"grid-{name}": _grid(result, name) for name in result.methods if name != "identity"}
+    names = [name for name in result.methods if name != "identity"]
+    made = {f"grid-{name}": _grid(result, name) for name in names}
+    made |= {f"rho-{name}": _rho_grid(result, name) for name in names}
     if result.probed:
         drawn = {name: values["curves"] for name, values in result.probed.items()}
         titles = {"primary": f"primary task: digit {P}", "harmful": f"harmful task: digit {H}"}
@@ -241,9 +304,30 @@ def figures(result: Result) -> dict[str, Figure]:
 
 
 def _grid(result: Result, name: str) -> Figure:
-    """Log RIR by pair in both conventions, of the digits that took part, on one scale."""
+    """Log RIR by pair in both conventions."""
+    found = {title: log_rir(result, name, "training", key) for key, title in _TITLES}
+    eased = {title: not_harder_in(result, name, "training", key) for key, title in _TITLES}
+    what, label = "log$_{10}$ RIR", result.methods[name].label
+    return _grids_of(result, found, eased, what, f"{what} on training images, {label}")
+
+
+def _rho_grid(result: Result, name: str) -> Figure:
+    """Log of what rho was over what it is by pair, where it was made and on images held out."""
+    found = {title: log_slowing(result, name, key) for key, title in _ROWS[::-1]}
+    what = r"log$_{10}$ $\rho$ before / $\rho$ after"
+    title = f"{what} of the harmful labels, {result.methods[name].label}"
+    return _grids_of(result, found, {}, what, title)
+
+
+def _grids_of(
+    result: Result,
+    found: dict[str, dict[Pair, float]],
+    eased: dict[str, set[Pair]],
+    what: str,
+    heading: str,
+) -> Figure:
+    """Two grids by title, of the digits that took part, on one scale."""
     pairs = result.settings.pairs
-    found = {key: log_rir(result, name, "training", key) for key, _ in _TITLES}
     largest = max((abs(v) for values in found.values() for v in values.values()), default=1.0)
     with print_style():
         from matplotlib.figure import Figure
@@ -251,19 +335,18 @@ def _grid(result: Result, name: str) -> Figure:
         figure = Figure(figsize=(9.6, 5.1), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         marks = set()
-        for ax, (key, title) in zip(panels, _TITLES, strict=True):
-            eased = not_harder_in(result, name, "training", key)
-            picture = _draw(ax, found[key], pairs, eased, max(1.0, float(np.ceil(largest))))
+        for ax, (title, values) in zip(panels, found.items(), strict=True):
+            here, bold = eased.get(title, set()), max(1.0, float(np.ceil(largest)))
+            picture = _draw(ax, values, pairs, here, bold)
             ax.set_title(title)
             ax.set_xlabel("harmful digit")
-            if eased:
-                marks.add("! : (i) is not above 1, the harmful task got no harder")
-            if len(found[key]) < len(pairs):
+            if here:
+                marks.add("! : (i) is not above 1, the harmful condition number did not grow")
+            if len(values) < len(pairs):
                 marks.add("x : failed")
         panels[0].set_ylabel("primary digit")
-        figure.colorbar(picture, ax=panels, label="log$_{10}$ RIR", shrink=0.85)
-        title = f"log$_{{10}}$ RIR on training images, {result.methods[name].label}"
-        figure.suptitle("\n".join([title, "; ".join(sorted(marks))]).strip(), fontsize=11)
+        figure.colorbar(picture, ax=panels, label=what, shrink=0.85)
+        figure.suptitle("\n".join([heading, "; ".join(sorted(marks))]).strip(), fontsize=11)
         return figure
 
 
