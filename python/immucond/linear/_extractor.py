@@ -33,17 +33,13 @@ def optimal_extractor(
 
     Parameters
     ----------
-    K_P, K_H : (d, d) array_like
-        Gram matrices of the primary and the harmful inputs, symmetric positive semidefinite.
-    X_P, X_H : (N_P, d) and (N_H, d) array_like
-        The inputs instead: keeps twice the digits of the Gram matrices.
+    K_P, K_H, X_P, X_H, delta, ranks, computed_in
+        As in :func:`immunity_limit`.
     kappa_P : float or None, default 1
         Condition number that H_P(theta) shall have; the harmful one is ``kappa_M * kappa_P``. None
         leaves the primary one as it is, that of K_P: then the harmful one is at least
         ``kappa(K_H)``. At 1 the ratio of both is as large, and the harmful one may well be less
         than it was.
-    delta : float or (float, float), default 0
-        Added to the diagonals of (K_P, K_H), in their units (feature noise: N times its variance).
     rotate : bool, default True
         Rotate the features so that H_H(theta) has a constant diagonal. Otherwise H_H is diagonal,
         and one who standardizes the features undoes everything; with it, no rescaling D of the
@@ -52,10 +48,6 @@ def optimal_extractor(
         Number of columns of theta, m; d by default. More are zero columns; with fewer than
         rank(K_P) the limit is still attained, by columns that include both extremes of the pencil,
         but primary directions are lost: condition (c) no longer holds.
-    ranks : (int or None, int or None), optional
-        Known ranks of (K_P, K_H).
-    computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
 
     Returns
     -------
@@ -219,16 +211,10 @@ def blind_extractor(
 
     Parameters
     ----------
-    K_P : (d, d) array_like
-        Gram matrix of the primary inputs.
-    X_P : (N_P, d) array_like
-        The inputs instead: keeps twice the digits.
-    delta : float, default 0
-        Added to the diagonal of K_P, in its units.
+    K_P, X_P, delta, computed_in
+        As in :func:`immunity_limit`, of the primary task alone.
     rank : int, optional
         Known rank of K_P.
-    computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the rank.
 
     Returns
     -------
