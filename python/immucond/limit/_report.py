@@ -184,6 +184,9 @@ CASES = {
 }
 
 
+# ---- tables, JSON and a figure ----
+
+
 def print_tables(result: Result, console: Console) -> None:
     """Print the two tasks, their limit, the frontier and the noise floor."""
     limit, line, noise = result.frontier.limit, result.frontier, result.noise

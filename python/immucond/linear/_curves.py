@@ -15,6 +15,8 @@ from .._task import Ranks, Root, lost, roots, roots_plus
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
 
+# ---- the frontier ----
+
 
 @dataclass(frozen=True)
 class Frontier:
@@ -121,6 +123,9 @@ def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]
             f"{wanted.max():.3g}"
         )
     return Frontier(wanted, largest, limit)
+
+
+# ---- feature noise ----
 
 
 @dataclass(frozen=True)

@@ -17,88 +17,6 @@ from ._limit import Pencil, deficit_of, features_of, pencil
 
 
 @underflow_is_zero
-def leveling_rotation(H: npt.ArrayLike) -> FloatArray:
-    r"""Orthogonal Q for which ``diag(Q^T H Q)`` is constant, by at most m - 1 Givens rotations.
-
-    Standardized features, a Jacobi preconditioner and, roughly, Adam rescale one feature at a time:
-    ``D H D`` with a positive diagonal D. Where H is diagonal that brings kappa down to 1. After the
-    rotation no D gains more than a factor m:
-
-    .. math:: \kappa(D H D) \ge \frac{\operatorname{tr} H / m}{\lambda_{\min}(H)}
-              \ge \frac{\kappa(H)}{m}.
-
-    Parameters
-    ----------
-    H : (m, m) array_like
-        Hessian of the features, symmetric positive semidefinite.
-
-    Returns
-    -------
-    (m, m) array
-        Q. Serve ``theta Q`` in place of theta: every condition number stays as it is, and with the
-        head ``Q^T omega`` every prediction does.
-
-    Raises
-    ------
-    ValueError
-        Where H is not symmetric, positive semidefinite, finite and nonzero.
-
-    Notes
-    -----
-    Ours. That a rotation can make the diagonal of a symmetric matrix constant goes back to
-    Schur and Horn; :func:`optimal_extractor` applies this one by default.
-
-    Examples
-    --------
-    >>> import numpy as np, immucond as ic
-    >>> H = np.diag([100.0, 1.0, 1.0])
-    >>> Q = ic.linear.leveling_rotation(H)
-    >>> (Q.T @ H @ Q).diagonal().round(12)
-    array([34., 34., 34.])
-    """
-    given = as_matrix(H, "H")
-    rule = rank_rule(given.shape, given.dtype, rank=None, rtol=None, computed_in=None)
-    psd_ends(given, rule, "H")  # refuses what is not symmetric positive semidefinite
-    A = as_float64(given, "H")
-    rows = np.eye(A.shape[0])
-    level(rows, A / np.max(np.abs(A)))
-    return rows.T
-
-
-def level(rows: FloatArray, H: FloatArray) -> None:
-    """Rotate pairs of rows, in place, until the Hessian of these features is level.
-
-    A row leaves once its diagonal entry is the mean; the other one carries the surplus into the
-    next rotation. So of the rotated Hessian only the carrier's row is ever needed.
-    """
-    diagonal = H.diagonal()
-    mean = float(diagonal.mean())
-    above = [i for i in np.argsort(diagonal) if diagonal[i] > mean]
-    below = [i for i in np.argsort(-diagonal) if diagonal[i] <= mean]
-    if not above:
-        return
-    carry = above.pop()
-    value, met = float(diagonal[carry]), H[carry].copy()
-    while below or above:
-        fresh = below.pop() if value > mean and below else (above or below).pop()
-        p, q, b = value - mean, float(diagonal[fresh]) - mean, float(met[fresh])
-        if p == 0.0:
-            carry, value, met = fresh, float(diagonal[fresh]), H[fresh].copy()
-            continue
-        # (c x + s y)^T H (c x + s y) = mean:  p + 2 b t + q t^2 = 0,  t = s / c = -p / r. Where
-        # r = 0, y is level, to the rounding of the mean, and leaves in place of x.
-        r = b + math.copysign(math.sqrt(max(0.0, b * b - p * q)), b)
-        length = math.hypot(r, p)
-        c, s = abs(r) / length, -math.copysign(p, p * r) / length
-        rows[carry], rows[fresh] = (
-            c * rows[carry] + s * rows[fresh],
-            c * rows[fresh] - s * rows[carry],
-        )
-        met = c * H[fresh] - s * met
-        carry, value = fresh, value + q
-
-
-@underflow_is_zero
 def optimal_extractor(
     K_P: npt.ArrayLike | None = None, K_H: npt.ArrayLike | None = None, *,
     X_P: npt.ArrayLike | None = None, X_H: npt.ArrayLike | None = None, kappa_P: float | None = 1.0,
@@ -115,17 +33,13 @@ def optimal_extractor(
 
     Parameters
     ----------
-    K_P, K_H : (d, d) array_like
-        Gram matrices of the primary and the harmful inputs, symmetric positive semidefinite.
-    X_P, X_H : (N_P, d) and (N_H, d) array_like
-        The inputs instead: keeps twice the digits of the Gram matrices.
+    K_P, K_H, X_P, X_H, delta, ranks, computed_in
+        As in :func:`immunity_limit`.
     kappa_P : float or None, default 1
         Condition number that H_P(theta) shall have; the harmful one is ``kappa_M * kappa_P``. None
         leaves the primary one as it is, that of K_P: then the harmful one is at least
         ``kappa(K_H)``. At 1 the ratio of both is as large, and the harmful one may well be less
         than it was.
-    delta : float or (float, float), default 0
-        Added to the diagonals of (K_P, K_H), in their units (feature noise: N times its variance).
     rotate : bool, default True
         Rotate the features so that H_H(theta) has a constant diagonal. Otherwise H_H is diagonal,
         and one who standardizes the features undoes everything; with it, no rescaling D of the
@@ -134,10 +48,6 @@ def optimal_extractor(
         Number of columns of theta, m; d by default. More are zero columns; with fewer than
         rank(K_P) the limit is still attained, by columns that include both extremes of the pencil,
         but primary directions are lost: condition (c) no longer holds.
-    ranks : (int or None, int or None), optional
-        Known ranks of (K_P, K_H).
-    computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
 
     Returns
     -------
@@ -301,16 +211,10 @@ def blind_extractor(
 
     Parameters
     ----------
-    K_P : (d, d) array_like
-        Gram matrix of the primary inputs.
-    X_P : (N_P, d) array_like
-        The inputs instead: keeps twice the digits.
-    delta : float, default 0
-        Added to the diagonal of K_P, in its units.
+    K_P, X_P, delta, computed_in
+        As in :func:`immunity_limit`, of the primary task alone.
     rank : int, optional
         Known rank of K_P.
-    computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the rank.
 
     Returns
     -------
@@ -355,3 +259,88 @@ def blind_extractor(
     theta *= np.linalg.norm(P.sigma) / np.sqrt(P.rank)
     theta += theta.T.copy()
     return theta / 2
+
+
+# ---- the rotation ----
+
+
+@underflow_is_zero
+def leveling_rotation(H: npt.ArrayLike) -> FloatArray:
+    r"""Orthogonal Q for which ``diag(Q^T H Q)`` is constant, by at most m - 1 Givens rotations.
+
+    Standardized features, a Jacobi preconditioner and, roughly, Adam rescale one feature at a time:
+    ``D H D`` with a positive diagonal D. Where H is diagonal that brings kappa down to 1. After the
+    rotation no D gains more than a factor m:
+
+    .. math:: \kappa(D H D) \ge \frac{\operatorname{tr} H / m}{\lambda_{\min}(H)}
+              \ge \frac{\kappa(H)}{m}.
+
+    Parameters
+    ----------
+    H : (m, m) array_like
+        Hessian of the features, symmetric positive semidefinite.
+
+    Returns
+    -------
+    (m, m) array
+        Q. Serve ``theta Q`` in place of theta: every condition number stays as it is, and with the
+        head ``Q^T omega`` every prediction does.
+
+    Raises
+    ------
+    ValueError
+        Where H is not symmetric, positive semidefinite, finite and nonzero.
+
+    Notes
+    -----
+    Ours. That a rotation can make the diagonal of a symmetric matrix constant goes back to
+    Schur and Horn; :func:`optimal_extractor` applies this one by default.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> H = np.diag([100.0, 1.0, 1.0])
+    >>> Q = ic.linear.leveling_rotation(H)
+    >>> (Q.T @ H @ Q).diagonal().round(12)
+    array([34., 34., 34.])
+    """
+    given = as_matrix(H, "H")
+    rule = rank_rule(given.shape, given.dtype, rank=None, rtol=None, computed_in=None)
+    psd_ends(given, rule, "H")  # refuses what is not symmetric positive semidefinite
+    A = as_float64(given, "H")
+    rows = np.eye(A.shape[0])
+    level(rows, A / np.max(np.abs(A)))
+    return rows.T
+
+
+def level(rows: FloatArray, H: FloatArray) -> None:
+    """Rotate pairs of rows, in place, until the Hessian of these features is level.
+
+    A row leaves once its diagonal entry is the mean; the other one carries the surplus into the
+    next rotation. So of the rotated Hessian only the carrier's row is ever needed.
+    """
+    diagonal = H.diagonal()
+    mean = float(diagonal.mean())
+    above = [i for i in np.argsort(diagonal) if diagonal[i] > mean]
+    below = [i for i in np.argsort(-diagonal) if diagonal[i] <= mean]
+    if not above:
+        return
+    carry = above.pop()
+    value, met = float(diagonal[carry]), H[carry].copy()
+    while below or above:
+        fresh = below.pop() if value > mean and below else (above or below).pop()
+        p, q, b = value - mean, float(diagonal[fresh]) - mean, float(met[fresh])
+        if p == 0.0:
+            carry, value, met = fresh, float(diagonal[fresh]), H[fresh].copy()
+            continue
+        # (c x + s y)^T H (c x + s y) = mean:  p + 2 b t + q t^2 = 0,  t = s / c = -p / r. Where
+        # r = 0, y is level, to the rounding of the mean, and leaves in place of x.
+        r = b + math.copysign(math.sqrt(max(0.0, b * b - p * q)), b)
+        length = math.hypot(r, p)
+        c, s = abs(r) / length, -math.copysign(p, p * r) / length
+        rows[carry], rows[fresh] = (
+            c * rows[carry] + s * rows[fresh],
+            c * rows[fresh] - s * rows[carry],
+        )
+        met = c * H[fresh] - s * met
+        carry, value = fresh, value + q

@@ -21,6 +21,9 @@ from ._alignment import LabelledTask
 _SAFE = 1e6
 
 
+# ---- the pencil ----
+
+
 @dataclass(frozen=True)
 class Pencil:
     """``K_H V = K_P V diag(values)``, ``V^T K_P V = I`` on range(K_P); roots at unit scale.
@@ -83,6 +86,9 @@ def deficit_of(P: Root, H: Root | LabelledTask) -> int:
     explained = H.rtol + np.linalg.norm((H.matrix @ P.range_basis) * P.turned, 2)
     # Counting dimensions settles what angles leave open: range(K_H) of more does not fit.
     return max(int(np.count_nonzero(leak > explained)), H.rank - P.rank)
+
+
+# ---- the limit ----
 
 
 Case = Literal[

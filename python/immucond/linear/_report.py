@@ -114,10 +114,8 @@ def immunity(
     ----------
     theta : (d, m) array_like
         Linear extractor.
-    X_P, X_H : (N_P, d) and (N_H, d) array_like
-        Inputs of the primary and the harmful task, one row a sample.
-    K_P, K_H : (d, d) array_like
-        Their Gram matrices instead; the inputs keep twice the digits.
+    X_P, X_H, K_P, K_H, computed_in
+        As in :func:`immunity_limit`.
     ridge : float, default 0
         With a positive ridge, condition numbers are those of ``H + ridge I``, the convention of
         the published code (1e-6 there). Not scale-invariant, and not bounded by the limit.
@@ -125,8 +123,6 @@ def immunity(
         Extractor to compare with; the identity by default, the pre-trained one for RIR_theta0.
     ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H). An invertible theta keeps them, so they are never re-decided.
-    computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
 
     Returns
     -------

@@ -17,6 +17,8 @@ from ._alignment import centred, labels_of, task_of_inputs
 from ._fade import FadeMap, fade_of
 from ._limit import deficit_of, kappa_of_pencil
 
+# ---- condition numbers ----
+
 
 @underflow_is_zero
 def sampling_ratio(
@@ -170,6 +172,9 @@ def rows_needed(d: SupportsIndex, factor: float, *, population: bool = False) ->
     h = math.tanh(math.log(factor) / 16.0)  # rho = factor^(1/4), sqrt(rho) = (1 + h) / (1 - h)
     y = h * h if population else h * h / (1.0 + math.sqrt(1.0 - h * h))
     return max(size + 1, math.ceil(size / y))
+
+
+# ---- labels that were faded ----
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from .._rank import default_rtol
 from .._task import root_of_gram, span_of
 from .._validate import FloatArray, as_float64, as_theta, check_real
 
+# ---- Proposition 3.2 ----
+
 
 @underflow_is_zero
 def relative_angles(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
@@ -191,6 +193,9 @@ def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, Floa
     padded = np.zeros(A.shape[1])
     padded[: s.size] = s
     return padded, angles, (root.scale * root.sigma) ** 2
+
+
+# ---- by the singular values of theta alone ----
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The analysis of tasks whose roots are taken already: for the packages that build on this one."""
+"""The analysis of tasks whose roots and labels are read already: for the packages built on it."""
 
 from ._alignment import centred as centred
 from ._alignment import labels_of as labels_of

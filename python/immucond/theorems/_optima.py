@@ -227,6 +227,9 @@ OPTIMA = (
 )  # fmt: skip
 
 
+# ---- folded into a network ----
+
+
 @dataclass(frozen=True)
 class Net:
     """Features of a net on both tasks, its head, and a map to put after the features.

@@ -220,6 +220,9 @@ SPECTRUM = (
 )  # fmt: skip
 
 
+# ---- how far theta, or another sample, can move it ----
+
+
 def _distortion(case: Tasks) -> Verdict:
     s = singular_values(case.theta)
     spread = float(s[0] / s[-1]) ** 2  # kappa(theta)^2

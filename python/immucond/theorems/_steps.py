@@ -147,6 +147,9 @@ def small(sigma: Spectrum, p: int) -> Fraction | None:  # noqa: ARG001
     return (first - second) / first / 10
 
 
+# ---- a step of a regularizer ----
+
+
 @dataclass(frozen=True)
 class Step:
     """A spectrum, and where in its interval a step lies.
