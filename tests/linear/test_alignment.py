@@ -430,6 +430,10 @@ def test_rows_needed_give_the_leak_wanted():
         found.rows_needed(found.own / 2)
     with pytest.raises(ValueError, match=r"folds = 5 needs 10 rows"):
         ic.linear.leak(X_P, Z[:9], y[:9])
+    rare = np.where(np.arange(1000) < 4, 7, y)
+    with pytest.raises(ValueError, match=r"part 1 of 5 has 200 rows alike in column 4 of Y_H"):
+        ic.linear.leak(X_P, Z, rare)
+    assert ic.linear.leak(X_P, Z, np.where(np.arange(1000) < 5, 7, y)).other > 0.0
     assert ic.linear.leak(X_P, Z, y) == found
     assert ic.linear.leak(X_P, Z, y, seed=1) != found
 

@@ -261,7 +261,7 @@ def leak(
     folds : int, default: 5
         Parts; each in turn is tested on, and the map made from the others.
     seed : int, default: 0
-        Of the permutation that deals rows to folds.
+        Of the permutation by which rows are dealt to folds, those of a class in turn.
 
     Returns
     -------
@@ -270,7 +270,8 @@ def leak(
     Raises
     ------
     ValueError
-        As in :func:`fade`; for fewer than two folds, or folds of fewer than two rows.
+        As in :func:`fade`; for fewer than two folds, or folds of fewer than two rows or without
+        a class.
 
     Notes
     -----
@@ -304,7 +305,16 @@ def leak(
 
     found = []
     order = np.random.default_rng(seed).permutation(A.shape[0])
-    for fold in np.array_split(order, parts):
+    order = order[np.lexsort(y[order].T)]  # alike targets side by side, and dealt in turn
+    for number in range(parts):
+        fold = order[number::parts]
+        missing = np.flatnonzero((np.ptp(y[fold], axis=0) == 0) & (np.ptp(y, axis=0) > 0))
+        if missing.size:
+            raise ValueError(
+                f"part {number + 1} of {parts} has {len(fold)} rows alike in column "
+                f"{missing[0]} of Y_H (a class is missing, or all are of one): give fewer folds, or "
+                "more rows"
+            )
         rest = np.setdiff1d(order, fold)
         own = task_of_inputs(A[rest], y[rest], ("X_H", "Y_H"), **options)
         other = task_of_inputs(A[fold], y[fold], ("X_H", "Y_H"), **options)
