@@ -23,7 +23,7 @@ from immucond._cli import main as immucond
 from immucond._format import MARK, NOTE, marked, not_harder, number
 from immucond.experiments import mnist as mnist_package
 from immucond.experiments._methods import Method
-from immucond.experiments._report import overview
+from immucond.experiments._report import felt_cell, overview
 from immucond.experiments.house_price import GRIDS as HOUSE_PRICE_GRIDS
 from immucond.experiments.mnist import GRIDS as MNIST_GRIDS
 from immucond.experiments.mnist import SEARCH_PAIRS
@@ -140,7 +140,7 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
     units = {name: method["seeds"] for name, method in methods.items()}
     yield overview(methods_of(results), units, "training", "Training rows.").markdown()
     held_out = [
-        [method["label"], *house_row(method, "held_out")]
+        [method["label"], felt_cell(seeds(method), "held_out"), *house_row(method, "held_out")]
         for method in methods.values()
         if seeds(method)
     ]
@@ -150,7 +150,7 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
         "and the paper does not report:"
     )
     yield ""
-    yield from table(["held-out rows", *ours], held_out)
+    yield from table(["held-out rows", "ρ harmful", *ours], held_out)
     yield (
         "Training rows, those of the paper's table; the weights called *searched* were chosen on "
         "them:"
