@@ -21,6 +21,9 @@ from typing import Any
 
 from immucond._cli import main as immucond
 from immucond._format import MARK, NOTE, marked, not_harder, number
+from immucond.experiments import mnist as mnist_package
+from immucond.experiments._methods import Method
+from immucond.experiments._report import felt_cell, overview
 from immucond.experiments.house_price import GRIDS as HOUSE_PRICE_GRIDS
 from immucond.experiments.mnist import GRIDS as MNIST_GRIDS
 from immucond.experiments.mnist import SEARCH_PAIRS
@@ -103,6 +106,12 @@ def legend(*tables: Sequence[Sequence[str]]) -> Iterator[str]:
         yield ""
 
 
+def methods_of(results: dict[str, Any]) -> dict[str, Method]:
+    """Methods by name, of a record."""
+    keys = ("label", "fit", "parameters", "source")
+    return {n: Method(*(m[key] for key in keys)) for n, m in results["methods"].items()}
+
+
 # ---- House Price ----
 
 
@@ -128,8 +137,10 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
         "others are in the last column."
     )
     yield ""
+    units = {name: method["seeds"] for name, method in methods.items()}
+    yield overview(methods_of(results), units, "training", "Training rows.").markdown()
     held_out = [
-        [method["label"], *house_row(method, "held_out")]
+        [method["label"], felt_cell(seeds(method), "held_out"), *house_row(method, "held_out")]
         for method in methods.values()
         if seeds(method)
     ]
@@ -139,7 +150,7 @@ def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
         "and the paper does not report:"
     )
     yield ""
-    yield from table(["held-out rows", *ours], held_out)
+    yield from table(["held-out rows", "ρ harmful", *ours], held_out)
     yield (
         "Training rows, those of the paper's table; the weights called *searched* were chosen on "
         "them:"
@@ -267,7 +278,23 @@ def mnist(results: dict[str, dict[str, Any]], commit: str) -> Iterator[str]:
         yield from protocol(name, result)
 
 
+def felt(results: dict[str, Any]) -> Iterator[str]:
+    """What probes feel; a run before that was measured has no such numbers."""
+    if not all("alignment" in v or "failure" in v for v in walk_units(results)):
+        return
+    pairs = {f"{P}-{H}": (P, H) for P, H in results["settings"]["pairs"]}
+    result = mnist_package.Result(
+        settings=mnist_package.Settings(pairs=tuple(pairs.values())), source="", fingerprint="",
+        counts={}, methods=methods_of(results),
+        units={(name, pair): method["pairs"][told] for name, method in results["methods"].items()
+               for told, pair in pairs.items()},
+        limits={pair: results["limits"][told] for told, pair in pairs.items()},
+    )  # fmt: skip
+    yield mnist_package.tables(result)[0].markdown()
+
+
 def protocol(run: str, results: dict[str, Any]) -> Iterator[str]:
+    yield from felt(results)
     methods = {k: m for k, m in results["methods"].items() if k != "identity"}
     whole = whole_grid(results)
     for rows, title in (("held_out", "held-out images"), ("training", "training images")):

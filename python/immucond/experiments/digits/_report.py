@@ -226,10 +226,10 @@ def _panels(result: Result, of: str, label: str) -> Figure:
                 xytext=(3, 3), textcoords="offset points", color="0.3", fontsize=9,
             )  # fmt: skip
         if of == "above" and None not in solved and task == "harmful":
-            ax.text(
-                0.03, 0.05, "on whitened features, after any method: "
-                f"{max(solved)} step{'s' * (max(solved) > 1)}", transform=ax.transAxes,
-            )  # fmt: skip
+            many = "" if max(solved) == 1 else "s"
+            steps = f"{max(solved)} step{many} to {TOLERANCE:.0%}"
+            told = f"on whitened features, after any method:\n{steps}"
+            ax.text(0.03, 0.05, told, transform=ax.transAxes, fontsize=9)
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlabel("steps of gradient descent, exact line search")
