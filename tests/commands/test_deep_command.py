@@ -150,9 +150,11 @@ def test_numbers_of_the_defenders_rows(text, tmp_path, capsys):
     for method in found.values():
         assert set(method["seeds"][0]["transfer"]) == {"sgd", "adam"}
     assert "transfer" in numbers["fingerprints"]
-    assert main([*line, "--defender-rows", "25"]) == 2
-    told = "defender_rows must be at most 24, one half of the training samples of harmful"
+    assert main([*line, "--defender-rows", "33"]) == 2
+    told = "defender_rows must be at most 32, so that of the 48 training samples of harmful a batch"
     assert told in capsys.readouterr().err
+    assert main([*line, "--train-size", "40", "40", "40"]) == 2
+    assert "train_size must be one number, or that of benign tasks" in capsys.readouterr().err
 
 
 def test_a_map_that_rounding_would_spoil_is_a_failure_that_is_told(text, tmp_path):

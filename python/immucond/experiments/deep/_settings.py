@@ -89,11 +89,14 @@ class Settings:
         Runs of each method that depends on one.
     batch_size : int
         Of immunization.
-    train_size, test_size : int or None
-        Most samples of each task that are used, drawn at random.
+    train_size : tuple of int
+        Most training samples of each task that are used, drawn at random: one number, or that of
+        benign tasks and that of the harmful one.
+    test_size : int or None
+        Most test samples of each.
     defender_rows : tuple of int
-        Harmful training rows that immunization sees, see `chosen_methods`; by default all of the
-        defender's, who has half of them. The attackers train on the other half.
+        Harmful training rows that immunization sees, see `chosen_methods`; by default one half.
+        The attackers train on the other half, or on what the largest number leaves.
     transfer : str or None
         Another benign task, which a probe learns from scratch.
     fine_tune : bool
@@ -119,7 +122,7 @@ class Settings:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: int = 3
     batch_size: int = 64
-    train_size: int | None = None
+    train_size: tuple[int, ...] = ()
     test_size: int | None = None
     defender_rows: tuple[int, ...] = ()
     transfer: str | None = None
