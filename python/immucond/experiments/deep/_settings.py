@@ -27,7 +27,8 @@ METHODS = {
     "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "imma": Method("IMMA", "imma", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "opt-kappa": Method("Opt kappa", "opt_kappa", {**_TRAINED, "terms": (1.0, 0.03)}, "by hand"),
-    # All that a method has goes to `immunize` as it stands: another form of fade is an entry here.
+    # What a method has goes to `immunize` as it stands, and with "epochs" the blocks to train: a
+    # fade that trains the last blocks is another entry.
     "fade": Method("fade", "fade", {"tau": 1e4, "delta": 0.0}, "closed form", seeded=False),
     "alignment": Method("alignment", "alignment", {**_TRAINED, "terms": (0.0, 0.3)}, "by hand"),
     "leace": Method("LEACE", "leace", {}, "closed form", seeded=False),
