@@ -29,7 +29,8 @@ from immucond.experiments.deep import LABELS
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 20000 --test-size 2000 --defender-rows 1500 5000 10000 --save fade closed-form"
+    "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
+    "--save fade closed-form"
 )
 RUNS = {
     "minilm": (

@@ -176,7 +176,7 @@ def resnet(tmp_path_factory):
     settings = Settings(
         str(folder / "resnet"), "primary", "harmful", data_dir=folder, batch_size=16, group_size=12,
         trainable=("resnet.encoder.stages.1",), image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3,
-        defender_rows=(20, 48),
+        defender_rows=(20, 56), train_size=(80, 96),
     )  # fmt: skip
     return prepared(settings, folder / "cache", silent)
 
@@ -186,11 +186,12 @@ def test_defender_and_attacker_share_no_sample(resnet):
     names = [{sample.stamp for sample in side.inputs} for side in sides]
     assert not names[0] & names[1]
     assert names[0] | names[1] == {sample.stamp for sample in resnet.harmful.train.inputs}
-    assert [len(side.inputs) for side in sides] == [48, 48]
-    assert sorted(resnet.defended) == [20, 48]
+    assert [len(side.inputs) for side in sides] == [56, 40]
+    assert len(resnet.primary.train.inputs) == 80
+    assert sorted(resnet.defended) == [20, 56]
     few, all_of_them = (
         features(resnet.backbone.model, resnet.backbone.split, resnet.defended[n]).Z
-        for n in (20, 48)
+        for n in (20, 56)
     )
     kept = {tuple(row) for row in all_of_them.numpy().round(4).tolist()}
     assert {tuple(row) for row in few.numpy().round(4).tolist()} <= kept  # the larger holds it

@@ -24,7 +24,7 @@ from deep_cases import (
 
 from immucond._cli import main
 from immucond.experiments import deep
-from immucond.experiments.deep import _experiment
+from immucond.experiments.deep import _experiment, _report
 
 QUICK = [
     "--batch-size", "16", "--group-size", "12", "--groups", "3", "--probe-epochs", "2",
@@ -150,9 +150,29 @@ def test_numbers_of_the_defenders_rows(text, tmp_path, capsys):
     for method in found.values():
         assert set(method["seeds"][0]["transfer"]) == {"sgd", "adam"}
     assert "transfer" in numbers["fingerprints"]
-    assert main([*line, "--defender-rows", "25"]) == 2
-    told = "defender_rows must be at most 24, one half of the training samples of harmful"
+    assert main([*line, "--defender-rows", "33"]) == 2
+    told = "defender_rows must be at most 32, so that of the 48 training samples of harmful a batch"
     assert told in capsys.readouterr().err
+    assert main([*line, "--train-size", "40", "40", "40"]) == 2
+    assert "train_size must be one number, or that of benign tasks" in capsys.readouterr().err
+
+
+def test_a_rir_that_rises_while_the_probe_gets_easier_is_told():
+    def values(sgd, adam, rho, i, rir):
+        curves = {"sgd": {"accuracy": [0.1, sgd]}, "adam": {"accuracy": [0.1, adam]}}
+        own = {"after": rho, "defender's rows": None}
+        return [{"probe": curves, "rho": own, "all": {"i": i, "rir": rir}}]
+
+    units = {
+        "identity": values(0.71, 0.87, 0.2, 1.0, 1.0),
+        "closed-form": values(0.93, 0.94, 0.3, 9e4, 8.7e4),
+        "fade": values(0.19, 0.28, 1e-3, 2.0, 0.05),
+    }
+    methods = {name: deep.METHODS[name] for name in units}
+    table = _report._alignment(_experiment.Result(None, {}, {"H test": 2000}, (), methods, units))
+    assert "RIR above 1, and the harmful probe easier: closed form, (ii) = 1." in table.note
+    assert table.rows[1][-2:] == ["+22.0", "+7.0"]
+    assert table.rows[2][-2:] == ["-52.0", "-59.0"]
 
 
 def test_a_map_that_rounding_would_spoil_is_a_failure_that_is_told(text, tmp_path):

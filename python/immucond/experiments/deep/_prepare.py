@@ -110,6 +110,10 @@ class Loaded:
     primary: Task
     harmful: Task
     benign: Task | None
+    defender: Part
+    """Harmful samples that immunization sees."""
+    attacker: Part
+    """Harmful samples that attackers train on, none of which is the defender's."""
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -120,16 +124,6 @@ class Loaded:
         if self.benign is not None:
             parts["transfer"] = self.benign
         return {name: part.fingerprint for name, part in parts.items()}
-
-    @cached_property
-    def defender(self) -> Part:
-        """Harmful samples that immunization sees."""
-        return self.harmful.train.halves()[0]
-
-    @cached_property
-    def attacker(self) -> Part:
-        """Harmful samples that attackers train on, none of which is the defender's."""
-        return self.harmful.train.halves()[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,11 +197,20 @@ def loaded(settings: Settings) -> Loaded:
         Where they do not.
     """
     transformers.logging.disable_progress_bar()  # there is one of ours
+    if len(settings.train_size) > 2:
+        raise ValueError(
+            "train_size must be one number, or that of benign tasks and that of the harmful one, "
+            f"and is {', '.join(map(str, settings.train_size))}"
+        )
+    sizes = settings.train_size or (None,)
     tasks = [
-        load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
-        for spec in (settings.primary, settings.harmful, settings.transfer)
+        load(spec, settings.data_dir).subset(size, settings.test_size)
+        for spec, size in (
+            (settings.primary, sizes[0]), (settings.harmful, sizes[-1]),
+            (settings.transfer, sizes[0]),
+        )
         if spec is not None
-    ]
+    ]  # fmt: skip
     for other in tasks[1:]:
         if other.kind != tasks[0].kind:
             raise ValueError(
@@ -235,14 +238,18 @@ def loaded(settings: Settings) -> Loaded:
         mean=settings.mean,
         std=settings.std,
     )
-    found = Loaded(backbone, *tasks, *[None] * (3 - len(tasks)))
-    most = len(found.defender.inputs)
-    if max(settings.defender_rows, default=0) > most:
+    primary, harmful = tasks[:2]
+    benign = tasks[2] if len(tasks) > 2 else None
+    all_rows = len(harmful.train.inputs)
+    most = max(settings.defender_rows, default=0)
+    if most > all_rows - settings.batch_size:
         raise ValueError(
-            f"defender_rows must be at most {most}, one half of the training samples of "
-            f"{found.harmful.name}, and is {max(settings.defender_rows)}"
+            f"defender_rows must be at most {all_rows - settings.batch_size}, so that of the "
+            f"{all_rows} training samples of {harmful.name} a batch is left for the attackers, "
+            f"and is {most}"
         )
-    return found
+    parts = harmful.train.parted(max(most, all_rows // 2))
+    return Loaded(backbone, primary, harmful, benign, *parts)
 
 
 @lru_cache(maxsize=1)
@@ -276,8 +283,9 @@ def prepared(settings: Settings, cache: Path, progress: Progress) -> Prepared:
         _backbone.fit_head(head, found.Z, found.labels)
     before = of_parts(backbone.model, backbone.split, activations)
     return Prepared(
-        backbone, here.primary, here.harmful, here.benign, activations, defended, before
-    )
+        backbone, here.primary, here.harmful, here.benign, here.defender, here.attacker,
+        activations, defended, before,
+    )  # fmt: skip
 
 
 def of_parts(model: nn.Module, split: str, activations: Mapping[str, Kept]) -> dict[str, Features]:

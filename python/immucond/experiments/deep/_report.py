@@ -134,41 +134,38 @@ def _undone(result: Result) -> Table:
 def _alignment(result: Result) -> Table:
     """Show rho and RIR beside what the probe did: the one tells, the other may not."""
     start = finished(result.units.get("identity", []))
-    eased = []
+
+    def changes(results: Sequence[Values]) -> list[float]:
+        """Change of the accuracy, by attacker."""
+        return [
+            float(np.mean([last_accuracy(v, name) for v in finished(results)]))
+            - last_accuracy(start[0], name)
+            for name in (BENIGN if start else ())
+        ]
 
     def cells(results: Sequence[Values]) -> list[str]:
-        done = finished(results)
-        own = done[0]["rho"]["defender's rows"]
-        found = [
+        own = finished(results)[0]["rho"]["defender's rows"]
+        return [
             cell(results, "rho", "after"),
             "" if own is None else number(float(own)),
             rir_cell(results, "all"),
+            *(f"{100.0 * change:+.1f}" for change in changes(results)),
         ]
-        for name in BENIGN if start else ():
-            changes = [last_accuracy(v, name) - last_accuracy(start[0], name) for v in done]
-            found.append(f"{100.0 * float(np.mean(changes)):+.1f}")
-        return found
 
-    for name, results in result.units.items():
-        done = finished(results)
-        if start and done and over_seeds(results, "all", "rir")[0] > 1.0:
-            gain = max(
-                float(np.mean([last_accuracy(v, a) for v in done])) - last_accuracy(start[0], a)
-                for a in BENIGN
-            )
-            if gain > 2.0 * (0.5 / result.counts["H test"]) ** 0.5:  # more than chance
-                eased.append(result.methods[name].label)
+    chance = 2.0 * (0.5 / result.counts["H test"]) ** 0.5
+    eased = [
+        result.methods[name].label
+        for name, results in result.units.items()
+        if finished(results)
+        and over_seeds(results, "all", "rir")[0] > 1.0
+        and max(changes(results), default=0.0) > chance
+    ]
     told = f"\nRIR above 1, and the harmful probe easier: {', '.join(eased)}." if eased else ""
     rows = _by_method(result, cells)
     return Table(
         "Label alignment and RIR, beside what the harmful probe did",
-        (
-            "",
-            "rho",
-            "rho,\ndefender's rows",
-            "RIR_theta0",
-            *(f"{LABELS[a]},\npoints" for a in BENIGN),
-        ),
+        ("", "rho", "rho,\ndefender's rows", "RIR_theta0",
+         *(f"{LABELS[name]},\npoints" for name in BENIGN)),
         rows,
         decoded(
             "rho: alignment of the harmful labels with the attackers' features; small is slow. "
@@ -176,7 +173,7 @@ def _alignment(result: Result) -> Table:
             f"exact. points: change of the accuracy against theta_0.{told}",
             rows,
         ),
-    )
+    )  # fmt: skip
 
 
 def last_accuracy(values: Values, attacker: str) -> float:

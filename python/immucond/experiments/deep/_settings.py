@@ -27,7 +27,7 @@ METHODS = {
     "r-ill-only": Method("R_ill only", "r_ill", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "imma": Method("IMMA", "imma", {**_TRAINED, "terms": (0.0, 3.0)}, "by hand"),
     "opt-kappa": Method("Opt kappa", "opt_kappa", {**_TRAINED, "terms": (1.0, 0.03)}, "by hand"),
-    # All that a method has goes to `immunize` as it stands.
+    # What a method has goes to `immunize` as it stands, and with "epochs" the blocks to train.
     "fade": Method("fade", "fade", {"tau": 1e4, "delta": 0.0}, "closed form", seeded=False),
     "fade-distilled": Method(
         "fade, distilled", "fade", {"tau": 1e4, "delta": 0.0, "lr": 1e-3, "epochs": 3}, "by hand"
@@ -92,11 +92,14 @@ class Settings:
         Runs of each method that depends on one.
     batch_size : int
         Of immunization.
-    train_size, test_size : int or None
-        Most samples of each task that are used, drawn at random.
+    train_size : tuple of int
+        Most training samples of each task that are used, drawn at random: one number, or that of
+        benign tasks and that of the harmful one.
+    test_size : int or None
+        Most test samples of each.
     defender_rows : tuple of int
-        Harmful training rows that immunization sees, see `chosen_methods`; by default all of the
-        defender's, who has half of them. The attackers train on the other half.
+        Harmful training rows that immunization sees, see `chosen_methods`; by default one half.
+        The attackers train on the other half, or on what the largest number leaves.
     transfer : str or None
         Another benign task, which a probe learns from scratch.
     fine_tune : bool
@@ -122,7 +125,7 @@ class Settings:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: int = 3
     batch_size: int = 64
-    train_size: int | None = None
+    train_size: tuple[int, ...] = ()
     test_size: int | None = None
     defender_rows: tuple[int, ...] = ()
     transfer: str | None = None

@@ -75,10 +75,10 @@ class Part:
             return self
         return self._at(np.random.default_rng(seed).permutation(len(self.inputs))[:size])
 
-    def halves(self) -> tuple[Part, Part]:
-        """Part in two at random: nobody who has the one has a sample of the other."""
+    def parted(self, first: int) -> tuple[Part, Part]:
+        """Part in two at random, so many samples in the first: no sample is in both."""
         order = np.random.default_rng(1).permutation(len(self.inputs))
-        return self._at(order[: len(order) // 2]), self._at(order[len(order) // 2 :])
+        return self._at(order[:first]), self._at(order[first:])
 
     def _at(self, places: Labels) -> Part:
         chosen = np.sort(places)
