@@ -131,6 +131,21 @@ def test_the_harmful_task_is_examined_where_it_is_asked_for():
         ic.linear.alignment_limit(K_P=K_P, **odd, kappa_P=10.0)
 
 
+def test_grams_that_change_before_they_are_examined_are_not_taken_for_what_they_were():
+    K_P, given_ = primary(0, 40, 40), harmful(1, 40)
+    faded = ic.linear.fade(K_P=K_P, **given_)
+    before = ic.linear.fade(K_P=K_P, **given_).rho
+    kept = given_["K_H"].copy()
+    given_["K_H"] += np.eye(40)  # as an accumulator does that goes on
+    with pytest.raises(ValueError, match="K_H has changed since"):
+        _ = faded.rho
+    given_["K_H"][:] = kept
+    assert faded.rho == before
+    K_P *= 2.0
+    with pytest.raises(ValueError, match="K_P has changed since"):
+        _ = faded.kappa_P_before
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

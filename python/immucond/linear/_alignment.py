@@ -24,8 +24,8 @@ from .._validate import (
     as_matrix,
     as_targets,
     check_real,
-)
-from ._factored import plausible
+)  # fmt: skip
+from ._factored import plausible, unchanged
 
 # By how much rounding may make the labels that a Gram matrix explains exceed their energy.
 _EXPLAINED = 1e-6
@@ -108,8 +108,7 @@ class LabelledTask:
 def _independent(A: FloatArray) -> FloatArray:
     _, s, vt = np.linalg.svd(A, full_matrices=False)
     kept = int(np.count_nonzero(s > default_rtol(A.shape, np.float64) * s.max()))
-    combined: FloatArray = A @ vt[:kept].T
-    return combined
+    return np.asarray(A @ vt[:kept].T)
 
 
 def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
@@ -203,20 +202,24 @@ def task_of_gram(
     given = as_matrix(K, names[0])
     cross = as_targets(as_array(b, names[1], ndim=None), given.shape[0], names[1], names[0])
     total = np.nan if energy is None else check_real(energy, names[2], low=0.0)
-    examine = partial(_examined, given, cross, total, names, rank, computed_in)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = float(np.linalg.norm(given)) if given.dtype == np.float64 else math.nan
+    examine = partial(_examined, given, norm, cross, total, names, rank, computed_in)
     size = float(np.max(np.abs(cross))) or 1.0
     task = LabelledTask(given.shape[0], total, names[0], examine, cross / size)
-    least = total / size / size * (1.0 + _EXPLAINED)
-    if rank is not None or not plausible(given, cross / size, least):
+    most = total / size / size * (1.0 + _EXPLAINED)
+    if rank is not None or not plausible(given, norm, cross / size, most):
         _ = task.matrix
     return task
 
 
 def _examined(
-    K: Array, cross: FloatArray, energy: float, names: tuple[str, str, str],
+    K: Array, norm: float, cross: FloatArray, energy: float, names: tuple[str, str, str],
     rank: SupportsIndex | None, computed_in: Any,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
     """Parts of a task that is given by K and b, whose rank and energy are examined."""
+    if math.isfinite(norm):
+        K = unchanged(K, norm, names[0])
     root = root_of_gram(K, names[0], rank=rank, computed_in=computed_in)
     labels = root.whitened(cross.T).T / root.scale
     reached = float(np.sum(labels**2))

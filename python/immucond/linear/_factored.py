@@ -1,4 +1,4 @@
-"""A Gram matrix factored, not diagonalized, where that settles its rank: a few of d^3 flops."""
+"""A Gram matrix factored in place of an eigendecomposition, where that settles its rank."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _CHANCE = 1e-10
 _FEW, _MANY = 10, 32
 # Smallest nonzero eigenvalue, in units of the tolerance that decides the rank.
 _SURE = 10.0
+_SMALL = 1e-153  # of a number whose square is still one
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Factored:
         R itself where K is definite, else T.
     reflectors : tuple of arrays, or None
         Where K is singular: the Householder vectors and factors of Q, the pivots, and L.
-    given : array and keywords
+    given : array, its norm, and keywords
         What the Root is made from.
     """
 
@@ -59,13 +60,13 @@ class Factored:
     name: str
     triangle: FloatArray
     reflectors: tuple[FloatArray, FloatArray, npt.NDArray[np.intp], FloatArray] | None
-    given: tuple[Array, dict[str, Any]]
+    given: tuple[Array, float, dict[str, Any]]
 
     @cached_property
     def root(self) -> Root:
         """Root of the same Gram matrix, with its certified condition number."""
-        K, keywords = self.given
-        return root_of_gram(K, self.name, **keywords)
+        K, norm, keywords = self.given
+        return root_of_gram(unchanged(K, norm, self.name), self.name, **keywords)
 
     @cached_property
     def matrix(self) -> FloatArray:
@@ -147,13 +148,14 @@ def factored(
         rank_name=f"rank of {name}",
     )  # fmt: skip
     size = float(given.diagonal().max())  # the largest entry of all, where K is as it should be
-    if rule.rounded or not 0.0 < size < math.inf:
+    if rule.rounded or not _SMALL < size < 1.0 / _SMALL:
         return None
-    unit = np.divide(given, size)
-    norm, trace = float(np.linalg.norm(unit)), float(unit.trace())
+    with np.errstate(over="ignore"):
+        whole = float(np.linalg.norm(given))
+    norm, unit = whole / size, np.divide(given, size)
     build = partial(
         Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), name=name,
-        given=(given, {"rank": rank, "computed_in": computed_in}),
+        given=(given, whole, {"rank": rank, "computed_in": computed_in}),
     )  # fmt: skip
 
     def settled(found: Factored, beyond: float) -> bool:
@@ -181,22 +183,28 @@ def factored(
     )
     probes = np.random.default_rng(1).normal(size=(d, _MANY))
     beyond = _norm_bound(unit @ probes - found.matrix.T @ (found.matrix @ probes))
-    if beyond > rule.rtol * norm**2 / trace:
+    if beyond > rule.rtol * norm**2 / float(unit.trace()):
         return None
     return found if settled(found, beyond) else None
 
 
-def plausible(K: Array, b: FloatArray, energy: float) -> bool:
+def plausible(K: Array, norm: float, b: FloatArray, energy: float) -> bool:
     """Whether a glance finds nothing against K, and an energy of at least what it must be.
 
     The labels that K and b explain are of energy ``tr(b^T K^+ b) >= ||b||_F^2 / ||K||_F``.
     """
-    if K.dtype != np.float64 or K.shape[0] != K.shape[1]:
+    if K.dtype != np.float64 or K.shape[0] != K.shape[1] or not 0.0 < norm < math.inf:
         return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        size, crossed = float(np.linalg.norm(K)), float(np.linalg.norm(b))
-        least = crossed / size * crossed if size else math.inf
-    return size < math.inf and K.diagonal().min() >= 0.0 and not least > energy
+    crossed = float(np.linalg.norm(b))
+    with np.errstate(over="ignore"):
+        return K.diagonal().min() >= 0.0 and not crossed / norm * crossed > energy
+
+
+def unchanged(K: Array, norm: float, name: str) -> Array:
+    """Return K, which was given without a copy and is read again, or say that it is another."""
+    if float(np.linalg.norm(K)) != norm:
+        raise ValueError(f"{name} has changed since the map was made from it: give a copy")
+    return K
 
 
 def symmetric(A: Array) -> bool:
