@@ -312,7 +312,7 @@ def leak(
         if missing.size:
             raise ValueError(
                 f"part {number + 1} of {parts} has {len(fold)} rows alike in column "
-                f"{missing[0]} of Y_H (a class is missing, or all are of one): give fewer folds, or "
+                f"{missing[0]} of Y_H (a class is missing, or all are of one): give fewer folds or "
                 "more rows"
             )
         rest = np.setdiff1d(order, fold)
