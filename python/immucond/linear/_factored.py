@@ -19,7 +19,8 @@ from .._validate import Array, FloatArray, as_matrix
 # a chance of slack^-vectors (Halko, Martinsson & Tropp, SIAM Review 2011, Eq. 4.3): of 1e-10.
 _CHANCE = 1e-10
 _FEW, _MANY = 10, 32
-# Smallest nonzero eigenvalue, in units of rounding: below, rounding is half of it, and a Root warns.
+# Smallest nonzero eigenvalue, in units of rounding: below, where rounding is half of it, a Root
+# warns.
 _SURE = 2.0
 _SMALL = 1e-153  # of a number whose square is still one
 
