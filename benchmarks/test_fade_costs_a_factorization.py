@@ -22,7 +22,7 @@ CLASSES = 10
 def task(d, rank):
     """K_P of that rank; K_H, b_H and the energy of labels on rows in its range; and a vector."""
     rng = np.random.default_rng(5)
-    basis = rng.standard_normal((rank, d)) / np.sqrt(d)
+    basis = np.eye(d) if rank == d else rng.standard_normal((rank, d)) / np.sqrt(d)
     X_P = rng.standard_normal((2 * rank, rank)) * np.geomspace(10, 1, rank) @ basis
     y = rng.integers(CLASSES, size=2 * d)
     Y = np.eye(CLASSES)[y] - np.bincount(y, minlength=CLASSES) / (2 * d)

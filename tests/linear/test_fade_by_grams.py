@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import immucond as ic
+from immucond._task import lost
 from immucond.linear import _factored
 from immucond.linear._alignment import tasks_of
 from immucond.linear._factored import factored
@@ -61,6 +62,14 @@ def test_the_factor_gives_the_map_of_the_eigenvectors(seed, d, share, decades):
     assert found.kappa_P_before == expected.kappa_P_before
     assert found.limit == pytest.approx(expected.limit, rel=1e3 * lost)
     assert found.moved == pytest.approx(expected.moved, rel=1e3 * lost, abs=lost)
+
+
+@given(SEEDS, st.integers(20, 80), st.integers(0, 3), st.floats(7.0, 14.0))
+def test_what_a_factor_settles_is_what_the_certified_ends_say(seed, d, lost_ranks, decades):
+    P = factored(primary(seed, d, d - lost_ranks, decades), "K_P")
+    if P is not None:
+        assert P.rank == P.root.rank
+        assert not lost(P.root)  # nothing to warn of
 
 
 @pytest.mark.parametrize("rank", [60, 45])

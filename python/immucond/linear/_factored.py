@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
-from .._rank import rank_rule
+from .._rank import default_rtol, rank_rule
 from .._task import Root, root_of_gram
 from .._validate import Array, FloatArray, as_matrix
 
@@ -19,8 +19,9 @@ from .._validate import Array, FloatArray, as_matrix
 # a chance of slack^-vectors (Halko, Martinsson & Tropp, SIAM Review 2011, Eq. 4.3): of 1e-10.
 _CHANCE = 1e-10
 _FEW, _MANY = 10, 32
-# Smallest nonzero eigenvalue, in units of the tolerance that decides the rank.
-_SURE = 10.0
+# Smallest nonzero eigenvalue, in units of rounding: below, where rounding is half of it, a Root
+# warns.
+_SURE = 2.0
 _SMALL = 1e-153  # of a number whose square is still one
 
 
@@ -134,10 +135,11 @@ def factored(
 ) -> Factored | None:
     """Factor a Gram matrix; None where that does not settle the rank, or something is amiss.
 
-    A factor of rank r settles it where ``||(R R^T)^-1||`` leaves lambda_r far above the tolerance
-    that decides the rank, and for r < d ``||K - R^T R||``, which bounds the eigenvalues beyond, is
-    within it; lambda_1 lies between ``||K||_F^2 / tr(K)`` and ``||K||_F``. Both norms are bounded
-    by products with random vectors. A :class:`Root` decides the rest, and says what is amiss.
+    A factor of rank r settles it where ``||(R R^T)^-1||`` leaves lambda_r above rounding and the
+    tolerance that decides the rank, and for r < d ``||K - R^T R||``, which bounds the eigenvalues
+    beyond, is within that; lambda_1 lies between ``||K||_F^2 / tr(K)`` and ``||K||_F``. Both norms
+    are bounded by products with random vectors. A :class:`Root` decides the rest, and says what is
+    amiss.
     """
     given = as_matrix(K, name)
     d = given.shape[0]
@@ -153,6 +155,7 @@ def factored(
     with np.errstate(over="ignore"):
         whole = float(np.linalg.norm(given))
     norm, unit = whole / size, np.divide(given, size)
+    rounding = max(rule.rtol, default_rtol(given.shape, np.float64, "gram"))
     build = partial(
         Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), name=name,
         given=(given, whole, {"rank": rank, "computed_in": computed_in}),
@@ -163,11 +166,13 @@ def factored(
             return False
         # (R R^T)^-1 for R itself, (T^T T)^-1 for T.
         first = 0 if found.reflectors is None else 1
-        images = np.random.default_rng(0).normal(size=(found.rank, _FEW))
-        for trans in (first, 1 - first):
-            images = blas.dtrsm(1.0, found.triangle, images, trans_a=trans)
-        smallest = 1.0 / _norm_bound(images) - beyond
-        return bool(smallest > _SURE * rule.rtol * norm)
+        for count in (_FEW, _MANY):  # more of them bound it more tightly
+            images = np.random.default_rng(count).normal(size=(found.rank, count))
+            for trans in (first, 1 - first):
+                images = blas.dtrsm(1.0, found.triangle, images, trans_a=trans)
+            if 1.0 / _norm_bound(images) - beyond > _SURE * rounding * norm:
+                return True
+        return False
 
     R, info = lapack.dpotrf(unit.T, lower=0, clean=1, overwrite_a=1)
     if info == 0 and settled(found := build(rank=d, triangle=R, reflectors=None), 0.0):
