@@ -335,7 +335,7 @@ def curves(
     methods : mapping
         Every method by its name; the legend names those without a curve as failed.
     drawn : mapping
-        :func:`._measure.descent` by task, by the method's name.
+        :func:`._methods.descent` by task, by the method's name.
     titles : mapping
         What the tasks "primary" and "harmful" are.
     """

@@ -69,7 +69,8 @@ def closing(result: Result) -> str:
     losses = {name: v["primary_loss"]["held_out"]["own"] for name, v in told.items()}
     rho = {name: v["alignment"]["held_out"]["harmful"]["after"]["rho"] for name, v in told.items()}
     rir = {name: v["held_out"]["exact"]["rir"] for name, v in told.items() if name != "before"}
-    slowest = max(v["probes"]["harmful"]["lstsq"]["steps_to_tolerance"] for v in told.values())
+    undoing = [v["probes"]["harmful"][a] for v in told.values() for a in ("whitening", "lstsq")]
+    slowest = max(p["steps_to_tolerance"] or p["steps_taken"] + 1 for p in undoing)
     hardest, largest = (max(of, key=lambda name: of[name]) for of in (left, rir))
     eased = {name: not_harder(told[name]["held_out"]["exact"]["i"], rir[name]) for name in rir}
     but = f": largest after {largest}, while the attacker is slowest after {hardest}"

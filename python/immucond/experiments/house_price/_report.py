@@ -8,29 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..._format import brief, number
 from ..._show import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
+from .. import _report as shared
 from .._experiment import Result
 from .._methods import CONVENTIONS, RIDGE
-from .._report import (
-    IMMUNITY,
-    IN_CONVENTIONS,
-    ON_SCALE,
-    RHO,
-    attackers,
-    cell,
-    curves,
-    decoded,
-    felt_cell,
-    finished,
-    first,
-    immunity_cells,
-    labelled,
-    norm_ratios,
-    overview,
-    parameters,
-    record,
-    remarks,
-    symbols,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,20 +20,20 @@ _ROWS = (("held_out", "held-out rows"), ("training", "training rows"))
 
 def tables(result: Result) -> list[Table]:
     """All tables of a run."""
-    found = first(result.units)
-    compared = labelled(result.methods, found, "attackers")
-    made = [overview(result.methods, result.units, "training", "All on training rows.")]
-    made += [attackers(compared)] if compared else []
-    made += [norm_ratios(labelled(result.methods, found, "curves"))] if found else []
-    made += [_losses(result), _immunity(result), _limits(result), parameters(result.methods)]
+    found = shared.first(result.units)
+    compared = shared.labelled(result.methods, found, "attackers")
+    made = [shared.overview(result.methods, result.units, "training", "All on training rows.")]
+    made += [shared.attackers(compared)] if compared else []
+    made += [shared.norm_ratios(shared.labelled(result.methods, found, "curves"))] if found else []
+    made += [_losses(result), _immunity(result), _limits(result), shared.parameters(result.methods)]
     return made
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
-    drawn = {name: values["curves"] for name, values in first(result.units).items()}
+    drawn = {name: values["curves"] for name, values in shared.first(result.units).items()}
     titles = {"primary": "primary task: LotArea", "harmful": "harmful task: SalePrice"}
-    return {"curves": curves(result.methods, drawn, titles)}
+    return {"curves": shared.curves(result.methods, drawn, titles)}
 
 
 def _immunity(result: Result) -> Table:
@@ -62,29 +42,32 @@ def _immunity(result: Result) -> Table:
         rows.append([label])
         for name, method in result.methods.items():
             results = result.units[name]
-            if not finished(results):
+            if not shared.finished(results):
                 rows.append([method.label, "failed"])
                 continue
-            cells = [felt_cell(finished(results), key), *immunity_cells(results, key)]
+            cells = [
+                shared.felt_cell(shared.finished(results), key),
+                *shared.immunity_cells(results, key),
+            ]
             paper = [number(v) for v in method.paper or ()] if key == "training" else []
             rows.append([method.label, *cells, *(paper or [""] * 3)])
     count, runs = result.counts, result.settings.seeds
     seeds = f"Mean ± standard deviation over {runs} seeds where they differ." if runs > 1 else ""
     note = (
-        f"{symbols()} Training rows: the first {count['P training']} of either set, "
+        f"{shared.symbols()} Training rows: the first {count['P training']} of either set, "
         f"held-out: the other {count['P held-out']} (primary) and {count['H held-out']} (harmful). "
         f"{seeds}\n"
-        f"ridge: kappa of H + {brief(RIDGE)} I, {ON_SCALE}. exact: over the nonzero eigenvalues. "
-        f"paper: its Table 1, ridge convention. {RHO}"
+        f"ridge: kappa of H + {brief(RIDGE)} I, {shared.ON_SCALE}. exact: over the nonzero "
+        f"eigenvalues. paper: its Table 1, ridge convention. {shared.RHO}"
     )
     for name, results in result.units.items():
-        note += "".join(f"\n{told}" for told in remarks(result.methods[name].label, results))
+        note += "".join(f"\n{told}" for told in shared.remarks(result.methods[name].label, results))
     return Table(
         "House Price: what the measures say",
-        ("", "rho\nharmful", *IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
+        ("", "rho\nharmful", *shared.IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
         rows,
-        decoded(note, rows),
-        (("alignment", 1), *IN_CONVENTIONS, ("the paper", 3)),
+        shared.decoded(note, rows),
+        (("alignment", 1), *shared.IN_CONVENTIONS, ("the paper", 3)),
     )
 
 
@@ -118,12 +101,19 @@ def _losses(result: Result) -> Table:
     rows = []
     for name, method in result.methods.items():
         results = result.units[name]
-        if finished(results):
+        if shared.finished(results):
             cells = [
-                cell(results, "loss", key, head) for key, _ in _ROWS for head in ("own", "best")
+                shared.cell(results, "loss", key, head)
+                for key, _ in _ROWS
+                for head in ("own", "best")
             ]
             rows.append(
-                [method.label, *cells, cell(results, "size"), cell(results, "seconds") + " s"]
+                [
+                    method.label,
+                    *cells,
+                    shared.cell(results, "size"),
+                    shared.cell(results, "seconds") + " s",
+                ]
             )
     return Table(
         "Primary loss (mean squared error), size of theta, time",
@@ -137,7 +127,7 @@ def _losses(result: Result) -> Table:
 
 def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str, Any]:
     """Every number of the run as plain Python values; an infinite one is the string "inf"."""
-    return record(
+    return shared.record(
         result, command, versions, CONVENTIONS, lambda name: {"seeds": result.units[name]},
         source="OpenML" if result.source == "OpenML" else "files",
         fingerprint=result.fingerprint,

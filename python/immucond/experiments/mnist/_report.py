@@ -259,30 +259,33 @@ def _grids(result: Result) -> list[Table]:
     for name, method in result.methods.items():
         if name == "identity":
             continue
-        for convention in ("ridge", "exact"):
-            values = log_rir(result, name, "training", convention)
-            eased = not_harder_in(result, name, "training", convention)
-            rows = [
-                [
-                    f"P = {P}",
-                    *(f"{values[P, H]:.2f}" + MARK * ((P, H) in eased) if (P, H) in values else ""
-                      for H in range(10)),
-                ]
-                for P in range(10)
-            ]  # fmt: skip
-            made.append(
-                Table(
-                    f"log RIR on training images, {convention} convention: {method.label}",
-                    ("", *(f"H = {H}" for H in range(10))),
-                    rows,
-                    decoded(
-                        "P: the primary digit, H: the harmful one. log: to base 10; above 0 the "
-                        "pair is immunized.",
-                        rows,
-                    ),
-                )
+        made.append(
+            _grid_table(
+                f"log rho before / rho after, held-out images: {method.label}",
+                log_slowing(result, name, "held_out"), set(), "above 0 the labels got slower.",
             )
+        )  # fmt: skip
+        made += [
+            _grid_table(
+                f"log RIR on training images, {convention} convention: {method.label}",
+                log_rir(result, name, "training", convention),
+                not_harder_in(result, name, "training", convention),
+                "above 0 the pair is immunized, by its condition numbers.",
+            )
+            for convention in ("ridge", "exact")
+        ]
     return made
+
+
+def _grid_table(title: str, values: dict[Pair, float], eased: set[Pair], told: str) -> Table:
+    rows = [
+        [f"P = {P}",
+         *(f"{values[P, H]:.2f}" + MARK * ((P, H) in eased) if (P, H) in values else ""
+           for H in range(10))]
+        for P in range(10)
+    ]  # fmt: skip
+    note = f"P: the primary digit, H: the harmful one. log: to base 10; {told}"
+    return Table(title, ("", *(f"H = {H}" for H in range(10))), rows, decoded(note, rows))
 
 
 # ---- figures ----
