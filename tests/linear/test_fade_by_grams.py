@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,7 +121,7 @@ def test_a_norm_is_within_its_bound(seed, d, count):
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(d, d)) * 10.0 ** rng.uniform(-9, 0, size=d)
     norm = np.linalg.norm(A, 2)
-    found = _factored._norm_bound(A @ rng.normal(size=(d, count)))
+    found = min(_factored._norm_bounds(A @ rng.normal(size=(d, 2 * count))))
     assert norm <= found <= 100.0 * np.sqrt(d) * norm
 
 
@@ -174,3 +175,24 @@ def test_a_glance_refuses_the_rest_at_once(change, match):
     given_ = {"K_P": primary(0, 40, 40), **harmful(1, 40), **change}
     with pytest.raises(ValueError, match=match):
         ic.linear.fade(**given_)
+
+
+def test_an_eigenvalue_that_hides_from_the_vectors_of_a_fixed_seed_is_found():
+    """Whoever knows the code puts a vector of the factor at a right angle to all of them."""
+    d = 90
+    known = np.hstack(
+        [np.random.default_rng(s).normal(size=(d, s)) for s in (_factored._FEW, _factored._MANY)]
+    )
+    hidden = np.linalg.svd(known)[0][:, -1]
+    small = d * np.finfo(np.float64).eps  # what rounding leaves
+    R, _ = scipy.linalg.rq(np.eye(d) - (1.0 - np.sqrt(small)) * np.outer(hidden, hidden))
+    R *= np.sign(R.diagonal())  # as Cholesky has it
+    K = R.T @ R
+    K = (K + K.T) / 2
+    assert np.linalg.matrix_rank(K, tol=1e-10) == d - 1
+    images = known
+    for trans in (0, 1):  # (R R^T)^-1, as if it were bounded
+        images = scipy.linalg.solve_triangular(R, images, trans=trans)
+    assert np.linalg.norm(images) < 1e-6 / small
+    found = factored(K, "K")
+    assert found is None or found.rank == d - 1
