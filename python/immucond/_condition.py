@@ -81,13 +81,9 @@ def condition_number(
     if features is not None:
         array = as_matrix(features, "features")
         rule = rank_rule(
-            array.shape,
-            array.dtype,
-            rank=rank,
-            rtol=tolerance,
-            computed_in=computed_in,
+            array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in,
             given="features",
-        )
+        )  # fmt: skip
         try:
             fields = _core.feature_extreme_pairs(array, rule=rule, search=Search(), name="features")
         except OverflowError:

@@ -98,7 +98,8 @@ def extreme_pairs(
     >>> round(pairs.sigma_max, 12), round(pairs.sigma_min, 12), pairs.rank
     (4.0, 3.0, 2)
     """
-    return _pairs_of(S, "S", rank, rtol, computed_in, tol, method, start, inverse, seed, psd=False)
+    entries = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
+    return _pairs_of(S, "S", inverse, seed, entries, {"tol": tol, "method": method, "start": start})
 
 
 @by_shape
@@ -148,35 +149,26 @@ def psd_extreme_pairs(
     >>> round(pairs.condition_number, 12)
     3.0
     """
-    return _pairs_of(H, "H", rank, rtol, computed_in, tol, method, start, inverse, seed, psd=True)
+    entries = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
+    return _pairs_of(H, "H", inverse, seed, entries, {"tol": tol, "method": method, "start": start})
 
 
 def _pairs_of(
-    S: Any,
-    name: str,
-    rank: SupportsIndex | None,
-    rtol: float | None,
-    computed_in: Any,
-    tol: float | None,
-    method: str,
-    start: ExtremePairs | None,
-    inverse: Any,
-    seed: SupportsIndex,
-    *,
-    psd: bool,
-) -> ExtremePairs:
-    """Return the pairs of a matrix, of a stack, or of an operator."""
+    S: Any, name: Literal["S", "H"], inverse: Any, seed: SupportsIndex, entries: dict[str, Any],
+    steering: dict[str, Any],
+) -> ExtremePairs:  # fmt: skip
+    """Return the pairs of a matrix, of a stack, or of an operator; those called H are psd.
+
+    `entries` are the keywords that decide the rank, `steering` those of the search.
+    """
+    psd = name == "H"
     if is_operator(S):
-        of_entries = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
-        return pairs_of_operator(
-            S, inverse, name, of_entries, psd=psd, tol=tol, method=method, start=start, seed=seed
-        )
+        return pairs_of_operator(S, inverse, name, entries, psd=psd, seed=seed, **steering)
     if inverse is not None:
         raise TypeError(f"inverse goes with a LinearOperator {name}, and {name} is an array")
     array = as_matrices(S, name)
-    methods = METHODS_PSD if psd else METHODS
-    search = search_from(array.shape, method=method, methods=methods, tol=tol, start=start)
-    rule = rank_rule(array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in)
+    search = search_from(array.shape, methods=METHODS_PSD if psd else METHODS, **steering)
+    rule = rank_rule(array.shape[-2:], array.dtype, **entries)
     kernel = _core.psd_extreme_pairs if psd else _core.extreme_pairs
     found = kernel(array, rule=rule, search=search)
     return pairs_with_warnings(found, name, rule, array.shape)
@@ -240,21 +232,13 @@ def feature_extreme_pairs(
     """
     array = as_matrices(Z, "Z")
     search = search_from(
-        array.shape,
-        method=method,
-        methods=METHODS_OF_FEATURES,
-        tol=tol,
-        start=start,
+        array.shape, method=method, methods=METHODS_OF_FEATURES, tol=tol, start=start,
         given="features",
-    )
+    )  # fmt: skip
     rule = rank_rule(
-        array.shape[-2:],
-        array.dtype,
-        rank=rank,
-        rtol=rtol,
-        computed_in=computed_in,
+        array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
         given="features",
-    )
+    )  # fmt: skip
     found = _core.feature_extreme_pairs(array, rule=rule, search=search)
     return pairs_with_warnings(found, "Z^T Z", rule, array.shape)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from . import _core
-from ._pairs import ExtremePairs, Search, search_from
+from ._pairs import ExtremePairs, search_from
 from ._validate import FloatArray, as_count
 
 
@@ -41,17 +41,9 @@ def check_operator(op: Any, name: str, *, size: int | None = None) -> tuple[int,
 
 
 def pairs_of_operator(
-    op: Any,
-    inverse: Any,
-    name: str,
-    of_entries: dict[str, Any],
-    *,
-    psd: bool,
-    tol: float | None,
-    method: str,
-    start: ExtremePairs | None,
-    seed: SupportsIndex,
-) -> ExtremePairs:
+    op: Any, inverse: Any, name: str, of_entries: dict[str, Any], *, psd: bool, seed: SupportsIndex,
+    **steering: Any,
+) -> ExtremePairs:  # fmt: skip
     """Return the pairs of an operator, those of the smallest end None without an inverse.
 
     Lanczos on H itself, or on ``S^T S`` (or ``S S^T``, the smaller); the smallest pair from the
@@ -59,22 +51,13 @@ def pairs_of_operator(
     operator's dtype, or of the results' where that is worse: `_Products.error`.
 
     `of_entries` are the keywords that decide the rank of an array; an operator has no entries to
-    decide it from, and they must be None.
+    decide it from, and they must be None. `steering` are those of `search_from`.
     """
     for keyword, value in of_entries.items():
         if value is not None:
             raise ValueError(f"{keyword} must be None for a LinearOperator, and is {value!r}")
-    search = search_from(
-        tuple(op.shape), method=method, methods=("auto", "lanczos"), tol=tol, start=start
-    )
+    search = search_from(tuple(op.shape), methods=("auto", "lanczos"), **steering)
     seed = as_count(seed, "seed", least=0)
-    fields = _fields(op, inverse, search, name=name, psd=psd, seed=seed)
-    return ExtremePairs(**fields)
-
-
-def _fields(
-    op: Any, inverse: Any, search: Search, *, name: str, psd: bool, seed: int
-) -> dict[str, Any]:
     rows, cols = check_operator(op, name)
     if psd and rows != cols:
         raise ValueError(f"{name} must be square, and has shape {(rows, cols)}")
@@ -109,7 +92,7 @@ def _fields(
     found["simple_max"] = found["gap_max"] * sigma > 2 * found["bound_max"]
     found |= dict.fromkeys(("sigma_min", "u_min", "v_min", "gap_min", "simple_min", "bound_min"))
     if inverse is None:
-        return found
+        return ExtremePairs(**found)
     if rows != cols:
         raise ValueError(f"inverse has a meaning for square {name} only, of shape {(rows, cols)}")
     check_operator(inverse, "inverse", size=size)
@@ -127,7 +110,7 @@ def _fields(
     sigma_min = 1.0 / root(low.value)
     gap = root(low.value) / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
     bound = 1.0 / root(low.value - low.bound) - sigma_min
-    return found | {
+    found |= {
         "sigma_min": sigma_min,
         "v_min": low.vector,
         "u_min": low.vector if psd else _unit(solve_t(low.vector)),
@@ -139,6 +122,7 @@ def _fields(
         "rank": size,
         "condition_number": max(1.0, sigma / sigma_min),
     }
+    return ExtremePairs(**found)
 
 
 class _Products:

@@ -211,26 +211,15 @@ class SpectralRegularizer:
         size = map_.shape[1]
         search = search_from((size, size), start=start)
         rule = rank_rule(
-            (size, size),
-            matrix.dtype,
-            rank=rank,
-            rtol=rtol,
-            computed_in=computed_in,
+            (size, size), matrix.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
             given="product",
-        )
+        )  # fmt: skip
         with explaining(rule):
             found = _core.evaluate_theta(
-                map_,
-                matrix,
-                coefficients=self.coefficients,
-                degree=self.degree,
-                rule=rule,
-                search=search,
-                p=counted(p, self),
-                preconditioned=preconditioned,
-                gradient=True,
+                map_, matrix, coefficients=self.coefficients, degree=self.degree, rule=rule,
+                search=search, p=counted(p, self), preconditioned=preconditioned, gradient=True,
                 pairs=return_pairs,
-            )
+            )  # fmt: skip
         return self._told(found, "theta^T gram theta", rule, size)
 
     def value_and_grad_features(
@@ -265,51 +254,30 @@ class SpectralRegularizer:
         return self._evaluate("Z", Z, rank, rtol, computed_in, start, return_pairs, p)
 
     def _evaluate(
-        self,
-        name: Literal["S", "Z"],
-        X: npt.ArrayLike,
-        rank: SupportsIndex | None,
-        rtol: float | None,
-        computed_in: Any,
-        start: ExtremePairs | None,
-        return_pairs: bool,
-        p: Counted,
-        *,
-        gradient: bool = True,
-    ) -> tuple[Any, ...]:
+        self, name: Literal["S", "Z"], X: npt.ArrayLike, rank: SupportsIndex | None,
+        rtol: float | None, computed_in: Any, start: ExtremePairs | None, return_pairs: bool,
+        p: Counted, *, gradient: bool = True,
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Return value, gradient and perhaps pairs at a matrix S or at features Z, or a stack."""
         array = as_matrices(X, name)
         given: Literal["features", "matrix"] = "features" if name == "Z" else "matrix"
         search = search_from(array.shape, start=start, given=given)
         rule = rank_rule(
-            array.shape[-2:],
-            array.dtype,
-            rank=rank,
-            rtol=rtol,
-            computed_in=computed_in,
+            array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
             given=given,
-        )
+        )  # fmt: skip
         kernel = _core.evaluate_features if name == "Z" else _core.evaluate
         with explaining(rule):
             found = kernel(
-                array,
-                coefficients=self.coefficients,
-                degree=self.degree,
-                rule=rule,
-                search=search,
-                p=counted(p, self),
-                gradient=gradient,
-                pairs=return_pairs,
-            )
+                array, coefficients=self.coefficients, degree=self.degree, rule=rule,
+                search=search, p=counted(p, self), gradient=gradient, pairs=return_pairs,
+            )  # fmt: skip
         return self._told(found, "Z^T Z" if name == "Z" else "S", rule, min(array.shape[-2:]))
 
     def _told(
-        self,
-        found: tuple[Any, FloatArray | None, dict[str, Any] | None, Any, Any, Any],
-        name: str,
-        rule: Rule,
-        size: int,
-    ) -> tuple[Any, ...]:
+        self, found: tuple[Any, FloatArray | None, dict[str, Any] | None, Any, Any, Any],
+        name: str, rule: Rule, size: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Return what a kernel found, with the warnings that it calls for."""
         value, gradient, pairs, tied, determined, rank = found
         warn_half(name, rank, size, rule)

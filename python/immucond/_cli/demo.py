@@ -1,8 +1,9 @@
 """Immunize handwritten digits and show what it did and what it is worth.
 
 Takes scikit-learn's bundled digits (8 x 8 pixels, no download), one digit as the primary task and
-another one as the harmful task, immunizes a linear extractor by Algorithm 1 and by the closed
-form, prints tables and writes results.json, norm_ratio.png and loss.png.
+another one as the harmful task, immunizes a linear extractor by Algorithm 1, by the closed form and
+by fade, prints what the attacker gets, what the primary task pays and what the measures say, and
+writes results.json, norm_ratio.png and loss.png.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("seed", Whole(0), "of the split into training and held-out rows and of the first head"),
         ("steps", Whole(1), "steps of Algorithm 1"),
         ("lr", Number(0.0, above=True), "step size of Algorithm 1"),
-        ("delta", Number(0.0), "added to the diagonals of both Gram matrices for the limit and the "
-         "closed form, in units of squared pixels in [0, 1]; by default what rounding to 16 grey "
-         "levels adds, number of rows times 1/3072"),
+        ("delta", Number(0.0), "added to the diagonals of both Gram matrices for the limit, the "
+         "closed form and fade, in units of squared pixels in [0, 1]; by default what rounding to "
+         "16 grey levels adds, number of rows times 1/3072"),
         ("kappa_primary", Number(1.0), "condition number that the closed form gives the primary "
          "task; by default the middle of the frontier, where (i) = 1/(ii)"),
         ("probe_steps", Whole(1), "most steps a linear probe may take"),

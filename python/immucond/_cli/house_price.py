@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("rows", Whole(2), "first rows of each set to train on, 200 in the published code; the "
          "others are held out"),
         ("delta", Number(0.0, above=True), "added to the diagonals of both Gram matrices for the "
-         "closed form and its limit"),
+         "closed form and its limit, and to the primary one for fade"),
         ("probe_steps", Whole(1), "most steps a linear probe may take"),
     ):  # fmt: skip
         add_number(parser, settings, name, kind, what)

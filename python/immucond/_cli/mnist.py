@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_number(
         parser, settings, "noise", Number(0.0, above=True),
-        "variance of the noise in a normalized pixel, for the closed form and its limit; the "
-        "default is that of rounding to 256 grey levels",
+        "variance of the noise in a normalized pixel, for the closed form, its limit and fade; "
+        "the default is that of rounding to 256 grey levels",
     )  # fmt: skip
     add_number(parser, settings, "probe_steps", Whole(1), "most steps a linear probe may take")
 

@@ -115,7 +115,8 @@ class Settings(_experiment.Settings):
     rows : int
         First rows of each set that are for training.
     delta : float
-        Added to the diagonals of both Gram matrices for the closed form and its limit.
+        Added to the diagonals of both Gram matrices for the closed form and its limit, and to that
+        of the primary one for fade.
     """
 
     seeds: int = 3

@@ -164,7 +164,7 @@ class Settings(_experiment.Settings):
         Of `METHODS`.
     noise : float
         A variance, of normalized pixels: times the number of rows it is the delta of the closed
-        form and of its limit.
+        form, of its limit and of fade.
     """
 
     pairs: tuple[Pair, ...] = ALL_PAIRS
