@@ -29,8 +29,7 @@ from immucond.experiments.deep import LABELS
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
-    "--save fade closed-form"
+    "--train-size 10000 16000 --test-size 4000 --defender-rows 10000 --save fade closed-form"
 )
 RUNS = {
     "minilm": (
@@ -41,7 +40,7 @@ RUNS = {
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--terms-opt-kappa 0.1 0.003",
+        "--method identity fade leace closed-form",
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",

@@ -37,13 +37,13 @@ CONVENTIONS = {
 # What the paper reports for Algorithm 1 with ImageNet as the primary task.
 REFERENCE = "ViT-B/16, ImageNet against Stanford Cars and Country211: 34 to 41"
 
+# What undoes a map comes last: it is not seen, or the features are no longer those it was made for.
 LABELS = {
-    **{name: attacker.label for name, attacker in ATTACKERS.items() if not attacker.undoes},
+    **{name: attacker.label for name, attacker in ATTACKERS.items()},
     "batch-norm-reestimated": "BatchNorm re-estimated, Adam",
-    **{name: attacker.label for name, attacker in ATTACKERS.items() if attacker.undoes},
     **TUNED,
 }
-UNDOING = (*(name for name, attacker in ATTACKERS.items() if attacker.undoes), *TUNED)
+UNDOING = tuple(name for name in LABELS if name not in ATTACKERS or ATTACKERS[name].undoes)
 
 
 def tables(result: Result) -> list[Table]:
@@ -127,7 +127,8 @@ def _undone(result: Result) -> Table:
         _by_method(result, lambda v: [_share(v, "probe", name) for name in UNDOING]),
         "Whoever whitens the features or solves for the least squares is not slowed by any map "
         "that has an inverse. What LEACE erased is gone for these too, but for its sampling "
-        "error.",
+        "error. BatchNorm re-estimated: the statistics of the trained blocks on the attackers' "
+        "samples, which changes the features that a map was made for.",
     )
 
 
