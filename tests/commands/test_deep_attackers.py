@@ -234,8 +234,6 @@ def test_where_the_head_alone_differs_only_the_head_runs(resnet, tmp_path, metho
 
 @pytest.mark.parametrize("name", TUNED)
 def test_fine_tuning_trains_the_last_blocks_of_a_copy(resnet, name):
-    if name == "lora":
-        pytest.importorskip("peft", reason="PEFT is not installed")
     backbone = resnet.backbone
     before = {key: x.clone() for key, x in backbone.model.state_dict().items()}
     found = fine_tune(
