@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..linear import FadeMap
 from ._batches import Batches, Outcome, everything
-from ._fade import NetworkFade, change, map_of
+from ._maps import NetworkFade, change, map_of
 from ._network import SplitModel, copied
 from ._objectives import Alignment, Objective
 

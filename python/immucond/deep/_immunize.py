@@ -27,9 +27,9 @@ from ._descent import (
     outcomes,
 )
 from ._distillation import WEIGHTS, Distillation, Lessons, adam, imitation
-from ._fade import checked_tau, closed_form, fade_network
 from ._frozen import let_gradients_through, trained_parameters
 from ._loaders import left_as_found
+from ._maps import checked_tau, closed_form, fade_network
 from ._network import SplitModel, blocks_named, copied, names_of, refuse_compiled
 from ._objectives import (
     Loss,
@@ -113,7 +113,8 @@ def immunize(
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
-        loss, by a weight of at most ten times what it was in the first step.
+        loss, by a weight of at most ten times what it was in the first step; not in distillation,
+        whose loss starts at zero.
     trainable : str or sequence of str, optional
         The names of the blocks to train, the last ones of the network; by default all of it. A
         layer whose weight is that of one of them, or of the head, moves with it.
