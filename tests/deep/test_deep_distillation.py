@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from torch_cases import torch
-from torch_nets import loaders, net
+from torch_nets import loaders, net, states_equal
 
 import immucond as ic
 import immucond.deep as icd
@@ -146,6 +146,132 @@ def test_targets_are_imitated_by_their_squares():
     assert first == 0.0
     share = float((after - before).square().mean() / before.var())
     assert 0.0 < share < 0.5
+
+
+# LayerNorm leaves 11 dimensions, which half precision says of itself that it cannot prove.
+OF_HALF = pytest.mark.filterwarnings("ignore:the rank of .* is 11 of 12")
+
+
+def small(dtype=torch.float32):
+    torch.manual_seed(0)
+    body = (nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.LayerNorm(12))
+    return nn.Sequential(*body, nn.Linear(12, 3)).to(dtype)
+
+
+def rows():
+    torch.manual_seed(1)
+    x_P, x_H = torch.randn(200, 10), torch.randn(200, 10) + 0.3
+    return (x_P, (x_P @ torch.randn(10, 3)).argmax(1)), (x_H, (x_H @ torch.randn(10, 4)).argmax(1))
+
+
+def distil(model, primary, harmful, **options):
+    options = {"split": "4", "trainable": BLOCKS, "epochs": 4, **options}
+    return icd.immunize(model, method="fade", primary=primary, harmful=harmful, **options)
+
+
+@OF_HALF
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_networks_in_another_precision_learn_what_those_in_float32_do(dtype):
+    (x_P, y_P), (x_H, y_H) = rows()
+    single = distil(small(), loader(x_P, y_P), loader(x_H, y_H), epochs=10)
+    done = distil(small(dtype), loader(x_P.to(dtype), y_P), loader(x_H.to(dtype), y_H), epochs=10)
+    assert done.model[2].weight.dtype == dtype
+    assert single.report.rho < 0.8 * single.report.reference_rho
+    assert done.report.rho == pytest.approx(single.report.rho, rel=0.2)
+    assert done.history["well"][-1] == pytest.approx(single.history["well"][-1], rel=0.1)
+
+
+@OF_HALF
+@pytest.mark.parametrize("targets", [False, True])
+def test_logits_of_a_network_in_float16_may_be_large(targets):
+    (x_P, y_P), (x_H, y_H) = rows()
+    model = small().half()
+    with torch.no_grad():
+        model[4].weight.mul_(1000.0)
+        said = model(x_P.half()).float()
+    assert float(said.var()) > torch.finfo(torch.float16).max
+    tasks = loader(x_P.half(), said if targets else y_P), loader(x_H.half(), y_H)
+    assert np.isfinite(distil(model, *tasks, epochs=1).history["loss"]).all()
+
+
+@pytest.mark.parametrize("power", [-90, 70])
+def test_the_scale_of_the_features_does_not_matter(power):
+    (x_P, y_P), (x_H, y_H) = rows()
+    scaled = small()
+    with torch.no_grad():
+        for parameter, by in zip(scaled[3:].parameters(), (1, 1, -1, 0), strict=True):
+            parameter.mul_(2.0 ** (by * power))
+    tasks = loader(x_P, y_P), loader(x_H, y_H)
+    one, other = (distil(model, *tasks, lr=0.0, epochs=1) for model in (small(), scaled))
+    for name in ("well", "ill"):
+        assert np.allclose(other.history[name], one.history[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("harmful", ["targets", "of one class a batch"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_labels_may_be_targets_or_lack(harmful, labelled):
+    (x_P, y_P), (x_H, y_H) = rows()
+    order = y_H.argsort()
+    batches_P = [
+        (x, y) if labelled else x for x, y in zip(x_P.split(50), y_P.split(50), strict=True)
+    ]
+    if harmful == "targets":
+        batches_H = [(x, x[:, 0].double()) for x in x_H.split(50)]
+    else:
+        batches_H = [(x_H[order[y_H[order] == c]], y_H[order[y_H[order] == c]]) for c in range(4)]
+    history = distil(small(), batches_P, batches_H, epochs=20).history
+    assert history["well"][-1] < 0.8
+    assert history["ill"][-4:].mean() < history["ill"][:4].mean() - 0.2
+
+
+def test_a_primary_batch_without_differences_has_nothing_to_learn():
+    (x_P, y_P), harmful = rows()
+    batches = [(x_P, y_P), (x_P[:1].expand(2, 10), y_P[:1].expand(2))]
+    history = distil(small(), batches, [harmful], epochs=3).history
+    assert history["well"][1] == history["well"][-1] == 0.0 < history["well"][2]
+
+
+def test_a_map_that_moves_nothing_leaves_the_network_nearly_as_it_was():
+    (x_P, y_P), (x_H, y_H) = rows()
+    done = distil(small(), loader(x_P, y_P), loader(x_H, y_H), tau=1.0)
+    assert done.fade.logits_changed < 0.02
+    assert done.report.rho == pytest.approx(done.report.reference_rho, rel=1e-2)
+
+
+class Tied(nn.Module):
+    """A head with the weight of the first layer, which moves with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle = nn.Linear(10, 10, bias=False), nn.Linear(10, 10)
+        self.norm, self.head = nn.LayerNorm(10), nn.Linear(10, 10, bias=False)
+        self.head.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.norm(torch.tanh(self.middle(torch.tanh(self.first(x))))))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_checkpoint_is_taken_up_to_the_same_bits(tied, tmp_path):
+    (x_P, y_P), (x_H, y_H) = rows()
+    torch.manual_seed(0)
+    model = Tied() if tied else small()
+    where = {"split": "head", "trainable": "middle"} if tied else {}
+
+    def run(**options):
+        return distil(model, loader(x_P, y_P), loader(x_H, y_H), **where, **options)
+
+    whole, file = run(), tmp_path / "run.pt"
+    run(checkpoint=file, checkpoint_every=1, callback=lambda step, _: step == 5)
+    again = run(checkpoint=file)
+    assert states_equal(again.model, whole.model)
+    assert all(np.array_equal(again.history[name], whole.history[name]) for name in whole.history)
+    assert again.fade.logits_changed == whole.fade.logits_changed
+    assert again.report.rho == whole.report.rho
+    if tied:
+        assert again.model.head.weight is again.model.first.weight
+    with pytest.raises(ValueError, match=r"map is \[10000.0, 0.0\] there and \[10.0, 0.0\] here"):
+        run(checkpoint=file, tau=10.0)
 
 
 def test_kept_activations_give_the_same(trained):

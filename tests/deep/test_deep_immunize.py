@@ -630,6 +630,18 @@ class Spoiled(icd.Objective):
         return torch.sqrt(primary.features * 0.0).sum(), None
 
 
+class Undefined(icd.Objective):
+    """A term whose gradient is finite, and whose value is not."""
+
+    def terms(self, primary, harmful):
+        return primary.features.square().sum() + float("nan"), None
+
+
+def test_a_value_that_is_not_finite():
+    with pytest.raises(ic.ImmucondError, match="the primary term is not finite"):
+        icd.immunize(net(), split="head", method=Undefined(), lambdas=(1.0, 0.0), **loaders())
+
+
 @pytest.mark.parametrize("lambdas", ["balance", (1.0, 0.0)])
 def test_a_gradient_that_is_not_finite(lambdas):
     told = "gradient of the primary term by the features is not finite"

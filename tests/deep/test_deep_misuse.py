@@ -217,6 +217,7 @@ def test_the_closed_form_and_fade_refuse_what_they_do_not_have(method, given):
     [
         ({"loss": nn.functional.cross_entropy}, "imitates the network's own logits.* no loss"),
         ({"momentum": 0.5}, "takes Adam, and has no momentum"),
+        ({"lambdas": "balance"}, "must be two numbers for distillation.* has not moved"),
         ({"kappa_P": 2.0}, "only the closed form has kappa_P"),
         ({"trainable": "nowhere"}, "trainable must name a module"),
         ({"tau": math.inf}, "tau must be finite"),

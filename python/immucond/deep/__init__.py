@@ -9,8 +9,8 @@ with extra("torch"):
     import torch as _torch  # noqa: F401
 
 from ._activations import keep_activations
-from ._fade import NetworkFade
 from ._immunize import immunize
+from ._maps import NetworkFade
 from ._objectives import Objective
 from ._probes import linear_probes
 from ._report import DeepImmunization, DeepReport, immunity_report

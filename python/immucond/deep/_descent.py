@@ -169,9 +169,13 @@ class Steps:
             for term, Z in ((well, P.features), (ill, H.features))
         )
         norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
-        for norm, name in zip(norms, ("loss", "primary term", "harmful term"), strict=True):
+        values = [0.0 if t is None else float(t.detach()) for t in (loss, well, ill)]
+        names = ("loss", "primary term", "harmful term")
+        for norm, value, name in zip(norms, values, names, strict=True):
             if not math.isfinite(norm):
                 raise ImmucondError(f"the gradient of the {name} by the features is not finite")
+            if not math.isfinite(value):
+                raise ImmucondError(f"the {name} is not finite")
         of_terms = [None if t is None else n for t, n in zip((well, ill), norms[1:], strict=True)]
         assert not isinstance(self._rule, Terms)
         lambda_P, lambda_H = weights(self._rule, norms[0], of_terms, self.first)
@@ -193,8 +197,7 @@ class Steps:
         torch.autograd.backward(list(roots), list(roots.values()))
         self._keep()
         self.optimizer.step()
-        terms = (0.0 if t is None else float(t.detach()) for t in (loss, well, ill))
-        return dict(zip(RECORD, (*terms, lambda_P, lambda_H, *norms), strict=True))
+        return dict(zip(RECORD, (*values, lambda_P, lambda_H, *norms), strict=True))
 
     @property
     def _trained(self) -> list[Tensor]:

@@ -7,7 +7,6 @@ serve ``Z A`` load with the network's own code.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..linear import FadeMap
 from ._batches import Batches, Outcome, everything
-from ._fade import NetworkFade, change, map_of
+from ._maps import NetworkFade, change, map_of
 from ._network import SplitModel, copied
 from ._objectives import Alignment, Objective
 
@@ -25,7 +24,8 @@ WEIGHTS = (1.0, 1.0)
 ALIGNMENT = 0.3
 """Of log rho in the harmful term."""
 
-ADAM_LR = 1e-3
+_ADAM_LR = 1e-3
+_HALF_EPS = 1e-2  # float16 holds the squares of gradients above this share of 1 alone
 
 
 class Lesson(NamedTuple):
@@ -42,23 +42,8 @@ class Taught:
 
     def __init__(self, task: Batches, teacher: SplitModel, A: FadeMap) -> None:
         self._task, self._teacher, self._map = task, teacher, A
-        self.least, self.alike = task.least, task.alike
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Any]:
-        """Yield the batches of one epoch."""
-        return self._task.epoch(generator)
-
-    def in_order(self) -> Generator[Any, None, None]:
-        """Yield the batches once, in the order of the samples."""
-        return self._task.in_order()
-
-    def drawn(self) -> Generator[Any, None, None]:
-        """Yield the batches of an epoch as training draws them, alike each time."""
-        return self._task.drawn()
-
-    def fingerprint(self) -> str:
-        """Return that of the task."""
-        return self._task.fingerprint()
+        self.least, self.alike, self.fingerprint = task.least, task.alike, task.fingerprint
+        self.epoch, self.in_order, self.drawn = task.epoch, task.in_order, task.drawn
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the model makes of a batch, and as labels what it is to learn."""
@@ -67,15 +52,17 @@ class Taught:
             before = self._task.run(self._teacher, batch)
         Z = before.features
         faded = torch.from_numpy(Z.double().cpu().numpy() @ self._map).to(Z)
-        rounding = torch.finfo(Z.dtype).eps ** 2 * _spread(Z)
-        return found._replace(
-            labels=Lesson(faded, _spread(faded - Z) + rounding, before.logits, before.labels)
-        )
+        missing = _spread(faded - Z) + torch.finfo(Z.dtype).eps ** 2 * _spread(Z)  # of rounding
+        missing = missing.clamp_min(torch.finfo(missing.dtype).tiny)
+        return found._replace(labels=Lesson(faded, missing, before.logits, before.labels))
 
 
 def _spread(change: Tensor) -> Tensor:
-    """Mean square of what differs from row to row: a constant is the head's bias."""
-    change = change.to(torch.promote_types(change.dtype, torch.float32))
+    """Mean square of what differs from row to row: a constant is the head's bias.
+
+    In float64, which holds the squares of all that the features' dtype holds.
+    """
+    change = change.double()
     return (change - change.mean(0)).square().sum(1).mean()
 
 
@@ -86,8 +73,9 @@ class Distillation(Objective):
 
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
         """Share of the change that is still missing, of each task; with 0.3 log rho."""
+        dtype = torch.promote_types(primary.features.dtype, torch.float32)
         missing_P, missing_H = (
-            _spread(task.features - task.labels.faded) / task.labels.missing
+            (_spread(task.features - task.labels.faded) / task.labels.missing).to(dtype)
             for task in (primary, harmful)
         )
         plain = harmful._replace(labels=harmful.labels.labels)
@@ -97,18 +85,26 @@ class Distillation(Objective):
 
 def imitation(logits: Tensor, lesson: Any) -> Tensor:
     """How far logits are from those before: Kullback and Leibler's, or of targets the square."""
-    labels, said = lesson.labels, lesson.logits
+    # Squares and probabilities leave the range of float16, or its digits.
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    now, said, labels = logits.to(dtype), lesson.logits.to(dtype), lesson.labels
     targets = isinstance(labels, Tensor) and labels.is_floating_point()
-    if targets or logits.ndim != 2 or logits.shape[1] == 1:
-        spread = (said - said.mean(0)).square().mean()
-        square: Tensor = (logits - said).square().mean() / spread.clamp_min(
-            torch.finfo(said.dtype).tiny
-        )
+    if targets or now.ndim != 2 or now.shape[1] == 1:
+        spread = (said - said.mean(0)).square().mean().clamp_min(torch.finfo(dtype).tiny)
+        square: Tensor = (now - said).square().mean() / spread
         return square
     divergence: Tensor = nn.functional.kl_div(
-        logits.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
+        now.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True
     )
     return divergence
+
+
+def adam(parameters: list[nn.Parameter], lr: float | None) -> torch.optim.Optimizer:
+    """Return the optimizer; in float16 one that does not divide by squares that underflowed."""
+    half = any(p.dtype == torch.float16 for p in parameters)
+    return torch.optim.Adam(
+        parameters, lr=_ADAM_LR if lr is None else lr, eps=_HALF_EPS if half else 1e-8
+    )
 
 
 class Lessons:

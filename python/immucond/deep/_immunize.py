@@ -26,10 +26,10 @@ from ._descent import (
     optimizer_of,
     outcomes,
 )
-from ._distillation import ADAM_LR, WEIGHTS, Distillation, Lessons, imitation
-from ._fade import checked_tau, closed_form, fade_network
+from ._distillation import WEIGHTS, Distillation, Lessons, adam, imitation
 from ._frozen import let_gradients_through, trained_parameters
 from ._loaders import left_as_found
+from ._maps import checked_tau, closed_form, fade_network
 from ._network import SplitModel, blocks_named, copied, names_of, refuse_compiled
 from ._objectives import (
     Loss,
@@ -113,7 +113,8 @@ def immunize(
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
-        loss, by a weight of at most ten times what it was in the first step.
+        loss, by a weight of at most ten times what it was in the first step; not in distillation,
+        whose loss starts at zero.
     trainable : str or sequence of str, optional
         The names of the blocks to train, the last ones of the network; by default all of it. A
         layer whose weight is that of one of them, or of the head, moves with it.
@@ -247,7 +248,7 @@ def immunize(
         return DeepImmunization(model, done, {}, report, faded)
     if distilled:
         rule = rule if asked_by(lambdas, terms) else WEIGHTS
-        optimizer = optimizer or partial(torch.optim.Adam, lr=ADAM_LR if lr is None else lr)
+        optimizer = optimizer or partial(adam, lr=lr)
     else:
         refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
@@ -335,6 +336,11 @@ def _refuse_misplaced(
     elif method == "distilled":
         refuse("distillation imitates the network's own logits, and has no", of_training, "loss")
         refuse("distillation takes Adam, and has no", of_training, "momentum")
+        if isinstance(lambdas := of_training["lambdas"], str) and lambdas == "balance":
+            raise ValueError(
+                "lambdas must be two numbers for distillation, and is 'balance', which goes by the "
+                "gradient of the primary loss: that is zero for a network that has not moved"
+            )
         refuse("only the closed form has", of_maps, "kappa_P")
     else:
         refuse("the closed form and fade alone have", of_maps)

@@ -1,4 +1,7 @@
-"""What each method of deep immunization descends on: its terms, by the features of a batch."""
+"""What each method of deep immunization descends on: its terms, by the features of a batch.
+
+With the weights of these terms, and their gradients by the features in float64.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .._validate import FloatArray
 from ..linear import FadeMap, alignment
 from ._activations import task_of
 from ._batches import Batches, Outcome, gathered, kappa_and_rank
-from ._fade import NetworkFade
+from ._maps import NetworkFade
 from ._network import SplitModel, array, heads_named, served
 from ._probes import linear_probes
 from ._rir import Ratios
@@ -109,17 +109,17 @@ class DeepImmunization:
         A copy of the model that was given, immunized, in evaluation mode.
     split : str
         The name of the linear layer whose input are its features; where a layer was put before the
-        head (by the closed form, and by fade unless it is folded), the folded head's last layer.
+        head (by the closed form, and by fade that is inserted), the folded head's last layer.
     history : dict of str to (steps,) array
         Every term at every step: ``loss`` (of the primary task), ``well`` and ``ill`` (the terms of
         the primary and of the harmful features), their weights ``lambda_P`` and ``lambda_H``, and
         the Frobenius norms of their gradients by the features ``grad_loss``, ``grad_well``,
-        ``grad_ill``. Empty for the closed form and fade, which take no steps.
+        ``grad_ill``. Empty for the closed form, and for fade unless it is distilled.
     report : DeepReport or None
         (i), (ii), RIR and what linear probes get of the harmful task, before and after. None where
         it could not be measured, such as where the features collapsed to zero; a warning says why.
     fade : NetworkFade or None
-        Of fade: the map, the layer that holds it, and by how much primary logits changed.
+        Of fade: the map, what holds it, and by how much primary logits changed.
     """
 
     model: nn.Module = field(repr=False)

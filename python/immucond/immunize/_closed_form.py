@@ -173,25 +173,16 @@ def fade(
     True
     """
     strength = check_real(tau, "tau", low=1.0)
-    targets = as_float64(y_P, "y_P", ndim=np.ndim(y_P))
-    faded = fade_map(
-        X_P,
-        X_H,
-        y_H,
-        tau=strength,
-        form=form,  # type: ignore[arg-type]
-        Y_P=targets if protect else None,
-        protect=protect,
-        delta=delta,
-        center=center,
-        ranks=ranks,
-        computed_in=computed_in,
-    )
-    P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
     X = as_float64(X_P, "X_P")
-    omega: FloatArray = faded.solve(
-        P.least_squares(X, as_targets(targets, X.shape[0], "y_P", "X_P"))
-    )
+    targets = as_targets(y_P, X.shape[0], "y_P", "X_P")
+    faded = fade_map(
+        X_P, X_H, y_H, tau=strength,
+        form=form,  # type: ignore[arg-type]
+        Y_P=targets if protect else None, protect=protect, delta=delta, center=center, ranks=ranks,
+        computed_in=computed_in,
+    )  # fmt: skip
+    P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
+    omega: FloatArray = faded.solve(P.least_squares(X, targets))
     theta = faded.theta
     own = {
         "tau": strength, "form": form, "protect": bool(protect), "delta": float(delta),

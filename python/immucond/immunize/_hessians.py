@@ -23,7 +23,7 @@ import scipy.linalg
 
 from .._extreme import ExtremePairs, feature_extreme_pairs, psd_extreme_pairs
 from .._gram import gram, hessian
-from .._regularizers import SpectralRegularizer, r_well
+from .._regularizers import SpectralRegularizer
 from .._task import Root
 from .._validate import FloatArray
 
@@ -153,11 +153,10 @@ class FullHessian(Hessian):
     def evaluate(
         self, regularizer: SpectralRegularizer, theta: FloatArray, start: ExtremePairs | None
     ) -> Evaluated:
-        if regularizer is r_well and theta.shape[1] != self._columns:
-            regularizer = well_of(self._columns)
         value, step, pairs = regularizer.value_and_grad_theta(
-            theta, self.K, preconditioned=self._free, rank=self.rank, start=start, return_pairs=True
-        )
+            theta, self.K, preconditioned=self._free, rank=self.rank, start=start,
+            return_pairs=True, p=self._columns if regularizer.takes_p else None,
+        )  # fmt: skip
         if self._range is not None:
             step = self._range @ (self._range.T @ step)
         elif self._factor is not None:
@@ -222,7 +221,7 @@ class BatchHessian(Hessian):
         value, G, pairs = regularizer.value_and_grad(
             np.diag(s * s),
             rank=self.rank,
-            p="rank" if regularizer is r_well else None,
+            p="rank" if regularizer.takes_p else None,
             return_pairs=True,
         )
         g = 2.0 * G.diagonal()
@@ -250,16 +249,6 @@ class BatchHessian(Hessian):
             factor = _cholesky(self._X @ self._X.T, self._ridge, self._name)
             A = scipy.linalg.cho_solve(factor, A)
         return LowRank(self._X.T @ A, Vt)
-
-
-def well_of(columns: int) -> SpectralRegularizer:
-    """R_well that counts so many singular values, of which a matrix may hold the nonzero alone."""
-
-    def coefficients(s: Any) -> tuple[float, float, float, float]:
-        below = s.below_max + (columns - s.p) * s.sigma_max**2
-        return below / (2 * columns), s.sigma_max, 0.0, -1.0 / columns
-
-    return SpectralRegularizer("r_well", 2, coefficients)
 
 
 def _cholesky(K: FloatArray, ridge: float, name: str) -> Any:

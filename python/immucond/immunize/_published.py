@@ -16,7 +16,7 @@ from .._task import roots, with_ones
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
-from ._hessians import BatchHessian, LowRank, well_of
+from ._hessians import BatchHessian, LowRank
 from ._losses import task_loss
 from ._movers import mover_of
 from ._objective import Conditioning, PrimaryLoss
@@ -139,7 +139,7 @@ def published(
     )  # fmt: skip
     terms = [
         PrimaryLoss("loss", 1.0),
-        Conditioning("well", own["lambda_P"], 0, well_of(d), "r_well"),
+        Conditioning("well", own["lambda_P"], 0, _well_of(d), "r_well"),
         Conditioning("ill", own["lambda_H"], 1, _ill_of(d), "r_ill"),
     ]
     mover = mover_of("adam", setup.lr)
@@ -185,6 +185,16 @@ class _Hessian(BatchHessian):
         weights, bias = np.vstack([inputs.T @ A, zero]), np.zeros((self._X.shape[1], A.shape[1]))
         bias[-1] = A.sum(axis=0)
         return LowRank(np.hstack([weights, bias]), np.vstack([right, Vt]))
+
+
+def _well_of(columns: int) -> SpectralRegularizer:
+    """R_well that counts so many singular values, of which a matrix may hold the nonzero alone."""
+
+    def coefficients(s: Any) -> tuple[float, float, float, float]:
+        below = s.below_max + (columns - s.p) * s.sigma_max**2
+        return below / (2 * columns), s.sigma_max, 0.0, -1.0 / columns
+
+    return SpectralRegularizer("r_well", 2, coefficients)
 
 
 def _ill_of(columns: int) -> SpectralRegularizer:

@@ -165,21 +165,18 @@ def report_of(
 ) -> ImmunityReport:
     """Report from the roots."""
     (kappa_P, rank_P), (kappa_H, rank_H) = _measure(P, H, theta, ridge, "theta")
-    (kappa_P_reference, _), (kappa_H_reference, _) = _measure(P, H, reference, ridge, "reference")
+    before = _measure(P, H, reference, ridge, "reference")
+    (kappa_P_reference, _), (kappa_H_reference, _) = before
     limit = limit_of(P, H)
+    if reference is not None:  # kappa_H <= kappa_M kappa_P is as it was, the RIR relative to it
+        exact = _measure(P, H, reference, 0.0, "reference") if ridge else before
+        limit = replace(limit, rir=limit.kappa_M * (exact[0][0] / exact[1][0]))
     return ImmunityReport(
         kappa_P=kappa_P, kappa_H=kappa_H, kappa_P_reference=kappa_P_reference,
         kappa_H_reference=kappa_H_reference, rank_P=rank_P, rank_H=rank_H,
         rank_from="given" if "given" in (P.rank_from, H.rank_from) else P.rank_from,
-        limit=limit if reference is None else _relative_to(limit, P, H, reference),
-        convention="ridge" if ridge else "exact", ridge=ridge,
+        limit=limit, convention="ridge" if ridge else "exact", ridge=ridge,
     )  # fmt: skip
-
-
-def _relative_to(limit: ImmunityLimit, P: Root, H: Root, reference: FloatArray) -> ImmunityLimit:
-    """Limit of the RIR relative to a reference: ``kappa_H <= kappa_M kappa_P`` is as it was."""
-    (kappa_P, _), (kappa_H, _) = _measure(P, H, reference, 0.0, "reference")
-    return replace(limit, rir=limit.kappa_M * (kappa_P / kappa_H))
 
 
 def _measure(

@@ -3,6 +3,8 @@
 The dispatcher's entry (fake kernel, autograd, vmap rule) is what ``torch.compile`` and
 ``torch.library.opcheck`` see; autograd that is registered there does not support the transforms of
 ``torch.func``, which a ``Function`` with `setup_context` and `vmap` does. Both share a derivative.
+
+With what all operators share: the checks of their arguments, and scaling by powers of two.
 """
 
 from __future__ import annotations

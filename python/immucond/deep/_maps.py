@@ -1,4 +1,4 @@
-"""A linear map before the head, without training: by the closed form, or by fade.
+"""Linear maps before the head, made without training: the closed form's, and that of fade.
 
 Fade folds its map into the linear layer whose output the head takes in, where that serves for
 nothing else; any other map is a layer of its own.
