@@ -29,7 +29,8 @@ from immucond.experiments.deep import LABELS
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 10000 16000 --test-size 4000 --defender-rows 10000 --save fade closed-form"
+    "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
+    "--save fade closed-form"
 )
 RUNS = {
     "minilm": (
@@ -157,7 +158,8 @@ def main() -> None:
         if immucond(["deep", *words]):
             raise SystemExit(f"immucond deep failed on {title}")
         sections[title] = "\n".join(section(title, folder))
-    ordered = [sections[title].strip() + "\n" for title, _ in RUNS.values() if title in sections]
+    own = [title for title, _ in RUNS.values() if title in sections]
+    ordered = [sections[title].strip() + "\n" for title in dict.fromkeys([*own, *sections])]
     page.write_text("\n".join([HEAD, *ordered]), encoding="utf-8")
 
 
