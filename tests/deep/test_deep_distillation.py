@@ -173,8 +173,8 @@ def distil(model, primary, harmful, **options):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_networks_in_another_precision_learn_what_those_in_float32_do(dtype):
     (x_P, y_P), (x_H, y_H) = rows()
-    single = distil(small(), loader(x_P, y_P), loader(x_H, y_H), epochs=10)
-    done = distil(small(dtype), loader(x_P.to(dtype), y_P), loader(x_H.to(dtype), y_H), epochs=10)
+    single = distil(small(), loader(x_P, y_P), loader(x_H, y_H), epochs=20)
+    done = distil(small(dtype), loader(x_P.to(dtype), y_P), loader(x_H.to(dtype), y_H), epochs=20)
     assert done.model[2].weight.dtype == dtype
     assert single.report.rho < 0.8 * single.report.reference_rho
     assert done.report.rho == pytest.approx(single.report.rho, rel=0.2)
@@ -235,7 +235,7 @@ def test_a_map_that_moves_nothing_leaves_the_network_nearly_as_it_was():
     (x_P, y_P), (x_H, y_H) = rows()
     done = distil(small(), loader(x_P, y_P), loader(x_H, y_H), tau=1.0)
     assert done.fade.logits_changed < 0.02
-    assert done.report.rho == pytest.approx(done.report.reference_rho, rel=1e-2)
+    assert done.report.rho == pytest.approx(done.report.reference_rho, rel=3e-2)
 
 
 class Tied(nn.Module):
@@ -315,3 +315,20 @@ def test_transformers_loads_a_distilled_network(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(x).logits, done.model(x).logits)
         assert not torch.allclose(again.vit(x)[0], model.vit(x)[0])
+
+
+def test_the_rate_falls_to_nothing_and_another_number_of_epochs_is_another_run(tmp_path):
+    def run(**options):
+        return icd.immunize(
+            net(), **loaders(), split="head", method="fade", trainable="block2", **options
+        )
+
+    weights = []
+    done = run(epochs=8, callback=lambda *_: weights.append(1))
+    assert len(weights) == len(done.history["loss"]) == 16
+    path = tmp_path / "run.pt"
+    run(epochs=2, checkpoint=path)
+    rates = [g["lr"] for g in torch.load(path)["optimizer"]["param_groups"]]
+    assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * 3 / 4)) / 2])
+    with pytest.raises(ValueError, match="epochs"):
+        run(epochs=3, checkpoint=path)

@@ -79,6 +79,8 @@ class Kept:
         self._device, self._batch_size = device, loader.batch_size
         self._drop_last, self.least = loader.drop_last, least_batch(loader)
         self._count = len(dataset)
+        whole, rest = divmod(self._count, self._batch_size)
+        self.count: int | None = whole + (rest > 0 and not self._drop_last)
         self._folder = folder
         self._rows: list[_Rows | Any] = []
         with left_as_found(loader):

@@ -49,6 +49,9 @@ class Batches(Protocol):
     least: int | None
     """Samples in the smallest batch, where that is known."""
 
+    count: int | None
+    """Batches of an epoch, where that is known."""
+
     alike: bool
     """Whether an epoch follows from the generator alone, whatever came before it."""
 
@@ -74,6 +77,10 @@ class Loaded:
     def __init__(self, loader: Any, device: torch.device) -> None:
         self._loader, self._device, self._passes = starting_anew(loader), device, 0
         self.least, self.alike = least_batch(loader), draws_alike(loader)
+        try:
+            self.count: int | None = len(loader)
+        except TypeError:
+            self.count = None
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the loader's batches; all that they are drawn from gets a seed drawn here."""
@@ -91,10 +98,7 @@ class Loaded:
 
     def fingerprint(self) -> str:
         """Of the first batch, where it is the same twice, and of its shapes where it is not."""
-        try:
-            count = str(len(self._loader))
-        except TypeError:
-            count = "?"
+        count = "?" if self.count is None else str(self.count)
         first, again = (fingerprint_of(self._first()) for _ in range(2))
         if first != again:
             shapes = tree_map_only(Tensor, lambda x: (str(x.dtype), *x.shape), self._first())

@@ -7,6 +7,7 @@ serve ``Z A`` load with the network's own code.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ class Taught:
     def __init__(self, task: Batches, teacher: SplitModel, A: FadeMap) -> None:
         self._task, self._teacher, self._map = task, teacher, A
         self.least, self.alike, self.fingerprint = task.least, task.alike, task.fingerprint
+        self.count = task.count
         self.epoch, self.in_order, self.drawn = task.epoch, task.in_order, task.drawn
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
@@ -99,12 +101,25 @@ def imitation(logits: Tensor, lesson: Any) -> Tensor:
     return divergence
 
 
-def adam(parameters: list[nn.Parameter], lr: float | None) -> torch.optim.Optimizer:
-    """Return the optimizer; in float16 one that does not divide by squares that underflowed."""
+def adam(
+    parameters: list[nn.Parameter], lr: float | None, steps: int | None
+) -> torch.optim.Optimizer:
+    """Return the optimizer; in float16 one that does not divide by squares that underflowed.
+
+    Over so many steps the rate falls to 0 along a cosine: what jitters about the features that
+    were wanted carries harmful labels.
+    """
     half = any(p.dtype == torch.float16 for p in parameters)
-    return torch.optim.Adam(
-        parameters, lr=_ADAM_LR if lr is None else lr, eps=_HALF_EPS if half else 1e-8
-    )
+    rate = _ADAM_LR if lr is None else lr
+    made = torch.optim.Adam(parameters, lr=rate, eps=_HALF_EPS if half else 1e-8)
+
+    def decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1.0 + math.cos(math.pi * done / (steps or math.inf))) / 2.0
+
+    made.register_step_pre_hook(decay)
+    return made
 
 
 class Lessons:

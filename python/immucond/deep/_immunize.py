@@ -121,7 +121,8 @@ def immunize(
     epochs : int, default 1
         Passes over the primary loader.
     lr, momentum : float, default 3e-3 and 0.9
-        Of stochastic gradient descent. Distillation takes Adam, by default at 1e-3.
+        Of stochastic gradient descent. Distillation takes Adam, by default from 1e-3 on, falling
+        to 0 along a cosine where the primary loader's length is known.
     loss : callable, optional
         From logits and labels; by default the cross-entropy.
     optimizer : callable, optional
@@ -145,11 +146,11 @@ def immunize(
         By default that of the model.
     checkpoint : path, optional
         A file that keeps the run's state. Where it is there already, of the same network, data,
-        loss and settings (`epochs` may be more), the run goes on from it, to the same bits. Data
-        are told apart by their length and first batch; a loss and an objective by their code and
-        all that they hold, an optimizer by its type and its groups' settings. Loaders
-        whose order follows from more than a generator (samplers, iterables of one's own) are read
-        again from the first epoch on.
+        loss and settings (`epochs` may be more, but not of distillation), the run goes on from it,
+        to the same bits. Data are told apart by their length and first batch; a loss and an
+        objective by their code and all that they hold, an optimizer by its type and its groups'
+        settings. Loaders whose order follows from more than a generator (samplers, iterables of
+        one's own) are read again from the first epoch on.
     checkpoint_every : int, default 100
         Steps from one writing of it to the next; it is written at the end too.
     cache : path, optional
@@ -248,7 +249,6 @@ def immunize(
         return DeepImmunization(model, done, {}, report, faded)
     if distilled:
         rule = rule if asked_by(lambdas, terms) else WEIGHTS
-        optimizer = optimizer or partial(adam, lr=lr)
     else:
         refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
@@ -260,6 +260,10 @@ def immunize(
     )
     first = next(iter(P.in_order()))
     let_gradients_through(splitted, parameters, lambda: P.run(splitted, first).features)
+    passes = as_count(1 if epochs is None else epochs, "epochs", least=0)
+    if distilled and optimizer is None:
+        decay_over = None if P.count is None else passes * P.count
+        optimizer = partial(adam, lr=lr, steps=decay_over)
     descending, optimizer_settings = optimizer_of(optimizer, parameters, lr, momentum)
     steps = Steps(splitted, objective, rule, wanted_loss, descending)
     lesson = None
@@ -283,6 +287,7 @@ def immunize(
         }
         if distilled:
             settings["map"] = [strength, added]
+            settings["epochs"] = passes  # the rate falls over them
         every = 100 if checkpoint_every is None else checkpoint_every
         count = as_count(every, "checkpoint_every", least=1)
         kept = NetworkCheckpoint(checkpoint, count, settings)
@@ -305,7 +310,7 @@ def immunize(
 
     try:
         with left_as_found(primary, harmful):
-            run.to(as_count(1 if epochs is None else epochs, "epochs", least=0), callback)
+            run.to(passes, callback)
     except DivergenceError as error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the divergence is what counts
