@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
     "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
-    "--save fade closed-form"
+    "--save fade fade-distilled closed-form"
 )
 RUNS = {
     "minilm": (
@@ -41,7 +41,7 @@ RUNS = {
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--method identity fade leace closed-form",
+        "--method identity fade fade-distilled leace closed-form --seeds 1",
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",
