@@ -163,23 +163,25 @@ def test_mnist_grids():
 def test_deep():
     def unit(i, rir):
         told = {k: {"mean": v, "std": 0.0} for k, v in report(i, rir).items()}
+        learnt = {"accuracy": [0.5, 0.6], "loss": [1.0, 0.5]}
         return {
             "groups": {"exact": told, "ridge": told},
             "all": {**report(i, rir), "kappa_P": 1.0, "kappa_H": 1.0},
             "accuracy": 0.9, "changed_predictions": 0, "seconds": 1.0, "warnings": [],
-            "probe": {
-                name: {"accuracy": [0.5, 0.6], "loss": [1.0, 0.5]}
-                for name in ("sgd", "momentum", "adam", "whitening")
-            },
+            "probe": dict.fromkeys(("sgd", "momentum", "adam", "lbfgs", "whitening"), learnt),
+            "primary_probe": dict.fromkeys(("sgd", "adam"), learnt),
+            "rho": {"before": 0.5, "after": 0.05, "defender's rows": None},
+            "moved": 0.0, "kappa_A": None,
         }  # fmt: skip
 
     settings = deep.Settings(backbone="b", primary="p", harmful="h", probe_epochs=1)
     counts = dict.fromkeys(
-        ("P classes", "P training", "P test", "H classes", "H training", "H test"), 2
-    )
+        ("P classes", "P training", "P test", "H classes", "H training", "H test", "H defender",
+         "H attacker"), 2,
+    )  # fmt: skip
     units = {"closed-form": [unit(0.4, 2.5)], "algorithm1": [unit(3.0, 9.0)]}
     result = deep.Result(settings, {}, counts, ("block",), METHODS, {"identity": []} | units)
-    groups, whole, *_ = deep.tables(result)
+    *_, groups, whole = (t for t in deep.tables(result) if "(i)" in str(t.headings))
     assert lines(groups)["", "closed form"][3::3][:2] == ["2.5 ± 0 !"] * 2
     assert lines(whole)["", "closed form"][3] == "2.5 !"
     assert lines(whole)["", "Algorithm 1"][3] == "9"

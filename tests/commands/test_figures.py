@@ -97,7 +97,11 @@ def test_grids_show_the_pairs_that_ran_on_one_scale():
 def test_a_network_before_immunization_is_called_so():
     probe = {"accuracy": [0.1, 0.2], "loss": [1.0, 0.5]}
     unit = {
-        "probe": dict.fromkeys(("sgd", "momentum", "adam", "whitening"), probe),
+        "probe": dict.fromkeys(("sgd", "momentum", "adam", "lbfgs", "whitening"), probe),
+        "primary_probe": dict.fromkeys(("sgd", "adam"), probe),
+        "accuracy": 0.9,
+        "rho": {"before": 0.5, "after": 0.5},
+        "all": {"rir": 1.0},
         "spectra": {task: {"place": [1, 2], "value": [2.0, 1.0]} for task in "PH"},
     }
     methods = {"identity": replace(METHODS["identity"], label="theta_0")}
