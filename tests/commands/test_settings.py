@@ -18,7 +18,10 @@ COMMANDS = {
     "limit": (limit, "run", FILES, dict(zip(("primary", "harmful"), FILES, strict=True))),
     "deep": (
         deep, "run", ["--backbone", "a", "--primary", "b", "--harmful", "c"],
-        {"backbone": "a", "primary": "b", "harmful": "c", "save": ("algorithm1", "closed-form", "fade-distilled")},
+        {
+            "backbone": "a", "primary": "b", "harmful": "c",
+            "save": ("algorithm1", "closed-form", "fade-distilled"),
+        },  # fmt: skip
     ),
 }  # fmt: skip
 
