@@ -17,13 +17,17 @@ COMMANDS = {
     "mnist": (mnist, "run", [], {}),
     "limit": (limit, "run", FILES, dict(zip(("primary", "harmful"), FILES, strict=True))),
     "deep": (
-        deep, "run", ["--backbone", "a", "--primary", "b", "--harmful", "c"],
+        deep,
+        "run",
+        ["--backbone", "a", "--primary", "b", "--harmful", "c"],
         {
-            "backbone": "a", "primary": "b", "harmful": "c",
+            "backbone": "a",
+            "primary": "b",
+            "harmful": "c",
             "save": ("algorithm1", "closed-form", "fade-distilled"),
-        },  # fmt: skip
+        },
     ),
-}  # fmt: skip
+}
 
 
 class BegunError(Exception):
