@@ -239,13 +239,13 @@ def test_saved_networks_load_and_give_the_same_logits(text, done, tmp_path):
 
 def test_the_files_are_read_back_and_say_who_sees_the_map(done):
     numbers = json.loads((done / "results.json").read_text())["methods"]
-    for name in ("algorithm1", "closed-form", "fade"):
+    for name in ("algorithm1", "closed-form", "fade", "fade-distilled"):
         (values,) = numbers[name]["seeds"]
         found = values["read_back"]
         assert found["accuracy"] == values["accuracy"]
         assert found["changed_predictions"] == 0
         assert found["i"] == pytest.approx(values["all"]["i"], rel=1e-4)
-        assert (found["i_before_the_map"] == 1.0) == (name != "algorithm1")
+        assert (found["i_before_the_map"] == 1.0) == (name in ("closed-form", "fade"))
     tables = (done / "tables.md").read_text()
     assert "Networks that were kept" in tables
     folder = done / "units" / "models" / "closed-form"

@@ -41,10 +41,10 @@ def immunized(tmp_path, *options):
     return [found[name]["seeds"][0] for name in methods]
 
 
-def check(start, folded, faded):
+def check(start, folded, faded, share=0.5):
     check_closed_form(start, folded)
     assert faded["changed_predictions"] <= 1
-    assert faded["rho"]["after"] < 0.5 * start["rho"]["after"]
+    assert faded["rho"]["after"] < share * start["rho"]["after"]
     for attacker in ("sgd", "adam"):
         slow, fast = (values["probe"][attacker]["accuracy"] for values in (faded, start))
         assert sum(slow) < sum(fast)
@@ -68,7 +68,7 @@ def test_text_encoder(data_dir, tmp_path):
         300, "--max-length", 16,
     )  # fmt: skip
     assert start["accuracy"] > 0.7
-    check(start, *others)
+    check(start, *others, share=0.8)  # the defender has six samples of a class
 
 
 def test_vision_transformer(data_dir, models_dir, tmp_path):

@@ -24,7 +24,7 @@ COMMANDS = {
             "backbone": "a",
             "primary": "b",
             "harmful": "c",
-            "save": ("algorithm1", "closed-form", "fade-distilled"),
+            "save": ("algorithm1", "closed-form", "fade", "fade-distilled"),
         },
     ),
 }

@@ -145,16 +145,19 @@ def of_mnist():
 
 def of_deep():
     told = {k: {"mean": v, "std": 1.23e-9} for k, v in report(1e-11, 1e-9).items()}
-    probes = ("sgd", "momentum", "adam", "whitening")
+    learnt = {"accuracy": [0.5] * 21, "loss": [1.0] * 21}
     unit = {
         "groups": {"exact": told, "ridge": told}, "attackers": COMPARED,
         "all": {**report(1e-11, 1e-9), "kappa_P": 1.2e9, "kappa_H": 1.2e9},
         "accuracy": 0.912, "changed_predictions": 1000, "seconds": 1234.0, "warnings": [],
-        "probe": {name: {"accuracy": [0.5] * 21, "loss": [1.0] * 21} for name in probes},
+        "probe": dict.fromkeys(deep.LABELS, learnt), "moved": 0.0123, "kappa_A": 1.2e9,
+        "primary_probe": dict.fromkeys(("sgd", "adam"), learnt),
+        "rho": {"before": 0.123, "after": 1.2e-9, "defender's rows": 1.2e-9},
     }  # fmt: skip
     counts = dict.fromkeys(
-        ("P classes", "P training", "P test", "H classes", "H training", "H test"), 2
-    )
+        ("P classes", "P training", "P test", "H classes", "H training", "H test", "H defender",
+         "H attacker"), 2,
+    )  # fmt: skip
     settings = deep.Settings(backbone="b", primary="p", harmful="h")
     units = {name: [unit] for name in deep.METHODS}
     return deep.Result(settings, {}, counts, ("block",), dict(deep.METHODS), units)
@@ -178,10 +181,10 @@ def test_tables_of_an_experiment_at_80_columns(experiment, result):
 
 def test_a_probe_stands_beside_its_own_accuracies():
     pytest.importorskip("torch", reason="the extra torch is not installed")
-    (table,) = [t for t in deep.tables(of_deep()) if "linear probe" in t.title]
+    (table,) = [t for t in deep.tables(of_deep()) if "by epoch" in t.title]
     assert len(table._parts(80)) == 1
     sections = [row[0] for row in table.rows if len(row) == 1]
-    assert sections == ["SGD", "SGD, momentum 0.9", "Adam", "SGD, features whitened"]
+    assert sections == ["SGD", "SGD, momentum 0.9", "Adam", "whitened, SGD"]
     assert [*table.headings] == ["", "epoch 1", "epoch 20", "RFD"]
 
 

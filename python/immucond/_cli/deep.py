@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser, "immucond-deep")
     parser.add_argument(
         "--save", nargs="+", choices=tuple(deep.METHODS),
-        default=["algorithm1", "closed-form", "fade-distilled"], metavar="NAME",
+        default=["algorithm1", "closed-form", "fade", "fade-distilled"], metavar="NAME",
         help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
     )  # fmt: skip
     add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
