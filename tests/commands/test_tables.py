@@ -185,7 +185,7 @@ def test_a_probe_stands_beside_its_own_accuracies():
     assert len(table._parts(80)) == 1
     sections = [row[0] for row in table.rows if len(row) == 1]
     assert sections == ["SGD", "SGD, momentum 0.9", "Adam", "whitened, SGD"]
-    assert [*table.headings] == ["", "epoch 1", "epoch 20", "RFD"]
+    assert [*table.headings] == ["", "epoch 1", "epoch 5", "epoch 20", "RFD"]
 
 
 def test_a_descent_that_arrived_leaves_no_blank():
