@@ -64,7 +64,7 @@ problem is not slowed by any map that has an inverse, and fine-tuning the whole 
 {doc}`/guide/limits`.
 
 ```sh
-python scripts/deep_results.py
+python scripts/deep_results.py  # or with names of networks
 ```
 """
 
