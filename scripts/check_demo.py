@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-METHODS = ("identity", "Algorithm 1", "closed form")
+METHODS = ("identity", "Algorithm 1", "closed form", "fade")
 PRINTED = ("(i)", "(ii)", "RIR", "limit", "training", "held-out", "loss", "gradient descent",
-           "conjugate gradients", "least squares", "not slowed", *METHODS)  # fmt: skip
+           "conjugate", "whitened", "least squares", "not slowed", "rho", "before", *METHODS)  # fmt: skip
 MAY_BE_INFINITE = {"rir", "kappa_M"}  # the limit, where there is none
 
 
@@ -59,10 +59,14 @@ def check_numbers(path: Path) -> None:
             require(noisy["rir"] <= limit * (1 + 1e-6), f"{name}: RIR beyond the limit {limit}")
             if name == "identity":
                 require(abs(noisy["rir"] - 1) < 1e-12, "the identity's RIR is not 1")
+            elif name == "fade":
+                felt = method["alignment"][rows]["harmful"]
+                less = felt["after"]["rho"] < 0.5 * felt["before"]["rho"]
+                require(less, f"fade leaves rho of {rows} rows as it was")
             else:
                 require(noisy["rir"] > 1, f"{name} does not immunize {rows} rows")
         for attackers in method["probes"].values():
-            require(set(attackers) == {"gd", "cg", "lstsq"}, f"{name}: wrong attackers")
+            require(set(attackers) == {"gd", "cg", "whitening", "lstsq"}, f"{name}: wrong attackers")
             require(attackers["lstsq"]["steps_to_tolerance"] == 1, f"{name}: least squares slowed")
 
 
