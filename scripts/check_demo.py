@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 METHODS = ("identity", "Algorithm 1", "closed form", "fade")
-PRINTED = ("(i)", "(ii)", "RIR", "limit", "training", "held-out", "loss", "gradient descent",
-           "conjugate", "whitened", "least squares", "not slowed", "rho", "before", *METHODS)  # fmt: skip
+PRINTED = (
+    *("(i)", "(ii)", "RIR", "limit", "training", "held-out", "loss", "gradient descent"),
+    *("conjugate", "whitened", "least squares", "not slowed", "rho", "before", *METHODS),
+)
 MAY_BE_INFINITE = {"rir", "kappa_M"}  # the limit, where there is none
 
 
@@ -66,7 +68,9 @@ def check_numbers(path: Path) -> None:
             else:
                 require(noisy["rir"] > 1, f"{name} does not immunize {rows} rows")
         for attackers in method["probes"].values():
-            require(set(attackers) == {"gd", "cg", "whitening", "lstsq"}, f"{name}: wrong attackers")
+            require(
+                set(attackers) == {"gd", "cg", "whitening", "lstsq"}, f"{name}: wrong attackers"
+            )
             require(attackers["lstsq"]["steps_to_tolerance"] == 1, f"{name}: least squares slowed")
 
 
