@@ -73,15 +73,16 @@ def section(title: str, folder: Path) -> Iterator[str]:
     """A run: its command, its tables, its plots."""
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     units = [unit for method in results["methods"].values() for unit in method["seeds"]]
+    seeds = results["settings"]["seeds"]
     seconds = sum(unit["unit_seconds"] for unit in units)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     prints = ", ".join(f"{name} {value}" for name, value in results["fingerprints"].items())
     yield f"## {title}"
     yield ""
     yield (
-        f"`{results['command']}`, commit {commit()}: {len(units)} units of work, seeds 0 to "
-        f"{results['settings']['seeds'] - 1}, {seconds:.0f} s of computing on a core of a busy "
-        f"machine, measuring and probing included; {versions}; fingerprints: {prints}."
+        f"`{results['command']}`, commit {commit()}: {len(units)} units of work, "
+        f"{'seed 0' if seeds == 1 else f'seeds 0 to {seeds - 1}'}, {seconds:.0f} s of "
+        f"computing on a core of a busy machine, measuring and probing included; {versions}; fingerprints: {prints}."
     )
     yield ""
     yield from short(results)

@@ -106,8 +106,7 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Return the optimizer; in float16 one that does not divide by squares that underflowed.
 
-    Over so many steps the rate falls to 0 along a cosine: what jitters about the features that
-    were wanted carries harmful labels.
+    Over so many steps the rate falls to 0 along a cosine, so that the last ones settle.
     """
     half = any(p.dtype == torch.float16 for p in parameters)
     rate = _ADAM_LR if lr is None else lr

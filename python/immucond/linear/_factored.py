@@ -221,7 +221,8 @@ def unchanged(K: Array, norm: float, name: str) -> Array:
 def symmetric(A: Array) -> bool:
     """Whether a square matrix is finite, and symmetric up to rounding.
 
-    Both triangles, each taken for all of it, have one product with a random vector.
+    Both triangles, each taken for all of it, have one product with a random vector, which nobody
+    knows beforehand.
     """
     d = A.shape[0]
     if A.shape != (d, d):

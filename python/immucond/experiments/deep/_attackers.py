@@ -269,10 +269,44 @@ def attack(
 ) -> dict[str, Curve]:
     """Let attackers learn a task from features with their classes, each in its own way.
 
+    Parameters
+    ----------
+    train, test : (Tensor, Tensor)
+        Features (N, m) with classes (N,), whole numbers from 0 on: to train on, and to test on.
+    attackers : sequence of str
+        Names in `ATTACKERS`; all by default.
+    epochs : int, default 20
+        Passes over the rows to train on, or `LBFGS_STEPS` steps each of L-BFGS.
+    seed : int, default 0
+        Of the order of the rows.
+
+    Returns
+    -------
+    dict of str to dict
+        By attacker: lists ``accuracy`` (held out) and ``loss`` (of the rows to train on), from
+        before the first epoch to the last, of one number where all rows are solved for at once;
+        and ``lr`` where a step length was chosen, by the held-out accuracy.
+
     Raises
     ------
     ValueError, TypeError
         For what are no features with their classes, and unknown attackers.
+
+    Notes
+    -----
+    Ours: what people do with frozen features, beside the paper's gradient descent (arXiv
+    2505.23760, Sec. 5).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from immucond.experiments.deep import attack
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> Z = torch.randn(400, 5, generator=generator)
+    >>> y = (Z[:, 0] > 0).long()
+    >>> found = attack((Z[:200], y[:200]), (Z[200:], y[200:]), attackers=["sgd", "least-squares"])
+    >>> len(found["sgd"]["accuracy"]), found["least-squares"]["accuracy"][0] > 0.9
+    (21, True)
     """
     rows = Rows(*_checked(train, "train"), *_checked(test, "test"))
     if rows.Z.shape[1] != rows.Z_test.shape[1]:
