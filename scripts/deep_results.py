@@ -82,7 +82,8 @@ def section(title: str, folder: Path) -> Iterator[str]:
     yield (
         f"`{results['command']}`, commit {commit()}: {len(units)} units of work, "
         f"{'seed 0' if seeds == 1 else f'seeds 0 to {seeds - 1}'}, {seconds:.0f} s of "
-        f"computing on a core of a busy machine, measuring and probing included; {versions}; fingerprints: {prints}."
+        "computing on a core of a busy machine, measuring and probing included; "
+        f"{versions}; fingerprints: {prints}."
     )
     yield ""
     yield from short(results)
