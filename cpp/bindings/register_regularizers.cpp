@@ -17,12 +17,37 @@ namespace {
 /// One of the library's own, or a user's function from a spectrum to the coefficients.
 using CoefficientsOf = std::variant<BuiltIn, py::function>;
 
+/// Python's state of a thread that the kernels started, for as long as the thread lives. Making one
+/// takes a lock of the interpreter's that a child forked meanwhile would wait for in vain (CPython
+/// 3.11 makes it anew too late): so within a phase, which a fork waits for.
+class ThreadState {
+ public:
+  ThreadState() = default;
+  ThreadState(const ThreadState&) = delete;
+  ThreadState& operator=(const ThreadState&) = delete;
+  ~ThreadState() {
+    if (own_ == nullptr) return;
+    PyEval_AcquireThread(own_);
+    PyThreadState_Clear(own_);
+    PyThreadState_DeleteCurrent();
+  }
+  void ensure() {
+    if (PyGILState_GetThisThreadState() == nullptr)
+      own_ = PyThreadState_New(PyInterpreterState_Main());
+  }
+
+ private:
+  PyThreadState* own_ = nullptr;
+};
+thread_local ThreadState thread_state;
+
 Regularizer regularizer_of(const CoefficientsOf& coefficients) {
   if (const auto* built_in = std::get_if<BuiltIn>(&coefficients))
     return [regularizer = *built_in](const Spectrum& spectrum) {
       return checked_coefficients(regularizer, spectrum);
     };
   return [&function = std::get<py::function>(coefficients)](const Spectrum& spectrum) {
+    thread_state.ensure();
     const blas::Intermission intermission;  // over before the phase goes on: the GIL
     const py::gil_scoped_acquire acquire;
     const auto [value, alpha, beta, gamma] =
