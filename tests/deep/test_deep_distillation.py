@@ -112,11 +112,15 @@ def test_what_is_reached_stands_beside_the_exact_map(trained, distilled):
     assert fade.logits_changed == pytest.approx(largest, rel=1e-4)
 
 
-def test_history_starts_at_a_network_that_has_not_moved(distilled):
+def test_history_starts_at_a_network_that_has_not_moved(trained, distilled):
+    model, given = trained
+    Z = seen(model, given["primary"].dataset.tensors[0])
+    change = centred(Z @ distilled.fade.map.theta - Z)
     history = distilled.history
     assert abs(history["loss"][0]) < 1e-6  # Kullback-Leibler divergence from itself
-    assert history["well"][0] == pytest.approx(1.0, rel=1e-5)
-    assert history["well"][-1] < 0.7
+    first = np.sum(change**2) / np.sum(centred(Z) ** 2)
+    assert history["well"][0] == pytest.approx(first, rel=0.2)  # of a batch
+    assert history["well"][-1] < 0.7 * first
     assert history["ill"][-1] < history["ill"][0] - 0.3
     assert set(history["lambda_P"]) == set(history["lambda_H"]) == {1.0}
 
@@ -126,7 +130,7 @@ def test_weights_and_optimizer_can_be_given(trained):
     options = {"split": "4", "method": "fade", "trainable": BLOCKS, **given}
     alone = icd.immunize(model, lambdas=(0, 1), **options)
     assert set(alone.history["lambda_P"]) == {0.0}
-    own = icd.immunize(model, optimizer=lambda p: torch.optim.SGD(p, lr=1e-2), **options)
+    own = icd.immunize(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **options)
     assert own.history["ill"][-5:].mean() < own.history["ill"][0]
     still = icd.immunize(model, lr=0.0, **options)
     assert still.fade.logits_changed == 0.0

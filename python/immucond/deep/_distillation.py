@@ -20,7 +20,7 @@ from ._network import SplitModel, copied
 from ._objectives import Alignment, Objective
 
 WEIGHTS = (1.0, 1.0)
-"""Of the primary and of the harmful term, each 1 for features that have not moved."""
+"""Of the primary and of the harmful term."""
 
 ALIGNMENT = 0.3
 """Of log rho in the harmful term."""
@@ -32,8 +32,8 @@ _HALF_EPS = 1e-2  # float16 holds the squares of gradients above this share of 1
 class Lesson(NamedTuple):
     """What the network said of a batch before, and what the map makes of its features."""
 
+    features: Tensor
     faded: Tensor
-    missing: Tensor  # by how much the map moves features, a number
     logits: Tensor
     labels: Any
 
@@ -54,18 +54,23 @@ class Taught:
             before = self._task.run(self._teacher, batch)
         Z = before.features
         faded = torch.from_numpy(Z.double().cpu().numpy() @ self._map).to(Z)
-        missing = _spread(faded - Z) + torch.finfo(Z.dtype).eps ** 2 * _spread(Z)  # of rounding
-        missing = missing.clamp_min(torch.finfo(missing.dtype).tiny)
-        return found._replace(labels=Lesson(faded, missing, before.logits, before.labels))
+        return found._replace(labels=Lesson(Z, faded, before.logits, before.labels))
 
 
-def _spread(change: Tensor) -> Tensor:
+def _spread(features: Tensor) -> Tensor:
     """Mean square of what differs from row to row: a constant is the head's bias.
 
     In float64, which holds the squares of all that the features' dtype holds.
     """
-    change = change.double()
-    return (change - change.mean(0)).square().sum(1).mean()
+    features = features.double()
+    return (features - features.mean(0)).square().sum(1).mean()
+
+
+def _relative(error: Tensor, to: Tensor, features: Tensor) -> Tensor:
+    """Spread of an error relative to that of something else, and to what rounding makes of it."""
+    least = torch.finfo(features.dtype).eps ** 2 * _spread(features)
+    scale = (_spread(to) + least).clamp_min(torch.finfo(torch.float64).tiny)
+    return (_spread(error) / scale).to(torch.promote_types(features.dtype, torch.float32))
 
 
 class Distillation(Objective):
@@ -74,15 +79,17 @@ class Distillation(Objective):
     needs_harmful_labels: ClassVar[bool] = True
 
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:
-        """Share of the change that is still missing, of each task; with 0.3 log rho."""
-        dtype = torch.promote_types(primary.features.dtype, torch.float32)
-        missing_P, missing_H = (
-            (_spread(task.features - task.labels.faded) / task.labels.missing).to(dtype)
-            for task in (primary, harmful)
-        )
-        plain = harmful._replace(labels=harmful.labels.labels)
-        log_rho = Alignment().terms(primary, plain)[1]
-        return missing_P, missing_H if log_rho is None else missing_H + ALIGNMENT * log_rho
+        """Error of the primary features relative to themselves, of the harmful to their change.
+
+        The latter is 1 for features that have not moved; it comes with 0.3 log rho. Were the former
+        relative to its change too, which is small by fade's design, the primary task would weigh a
+        hundred times more, and harmful labels stay readable in the error of their own features.
+        """
+        P, H = primary.labels, harmful.labels
+        missed_P = _relative(primary.features - P.faded, P.features, P.features)
+        missed_H = _relative(harmful.features - H.faded, H.faded - H.features, H.features)
+        log_rho = Alignment().terms(primary, harmful._replace(labels=H.labels))[1]
+        return missed_P, missed_H if log_rho is None else missed_H + ALIGNMENT * log_rho
 
 
 def imitation(logits: Tensor, lesson: Any) -> Tensor:
