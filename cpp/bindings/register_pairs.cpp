@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "immucond/compensated.hpp"
 #include "immucond/generalized.hpp"
 #include "immucond/lanczos.hpp"
 #include "pairs.hpp"
@@ -127,6 +128,38 @@ class FunctionOperator final : public Operator {
   Index n_;
 };
 
+using Halves = std::tuple<py::array_t<double, py::array::c_style | py::array::forcecast>,
+                          py::array_t<double, py::array::c_style | py::array::forcecast>>;
+
+DoubleDoubleVector from_halves(const Halves& halves, Index n) {
+  const auto& [hi, lo] = halves;
+  if (hi.size() != n || lo.size() != n)
+    throw py::value_error("a product in two halves must have " + std::to_string(n) +
+                          " entries in each, and has " + std::to_string(hi.size()) + " and " +
+                          std::to_string(lo.size()));
+  DoubleDoubleVector x(n);
+  std::copy_n(hi.data(), n, x.hi.data());
+  std::copy_n(lo.data(), n, x.lo.data());
+  return x;
+}
+
+py::tuple to_halves(const DoubleDoubleVector& x) {
+  return py::make_tuple(vector(x.hi), vector(x.lo));
+}
+
+/// Rows that are elsewhere, multiplied by a Python function (hi, lo, exponent) -> (hi, lo), or
+/// None.
+Factored factored(Index count, double lost, const py::object& product) {
+  Factored rows{count, lost, {}};
+  if (!product.is_none())
+    rows.product = [&product](const DoubleDoubleVector& x, int exponent) {
+      const py::gil_scoped_acquire acquire;
+      return from_halves(py::cast<Halves>(product(*to_halves(x), exponent)),
+                         static_cast<Index>(x.hi.size()));
+    };
+  return rows;
+}
+
 }  // namespace
 
 py::dict pairs_dict(std::vector<ExtremePairs> all, bool stack) {
@@ -155,6 +188,30 @@ void register_pairs(py::module_& m) {
             {without_gil([&] { return generalized_extreme_pairs(a, b, wanted.given()); })}, false);
       },
       py::arg("A"), py::arg("B"), py::kw_only(), py::arg("rule"), py::arg("search"));
+
+  m.def(
+      "triangle_extreme_pairs",
+      [](const py::array& R, Index count, double lost, const py::object& product,
+         const RuleTuple& rule, const Search& search) {
+        const MatrixView view = view_of(R, "R");
+        require_size(view.rows == view.cols, view, view, "R must be square");
+        const Wanted wanted(rule, search);
+        const Factored rows = factored(count, lost, product);
+        return pairs_dict(
+            {without_gil([&] { return triangle_extreme_pairs(view, rows, wanted.given()); })},
+            false);
+      },
+      py::arg("R"), py::kw_only(), py::arg("count"), py::arg("lost"), py::arg("product"),
+      py::arg("rule"), py::arg("search"));
+
+  m.def(
+      "gram_product",
+      [](const py::array& A, const Halves& x, int exponent) {
+        const MatrixView view = scaled(view_of(A, "A"), exponent);
+        const DoubleDoubleVector wide = from_halves(x, view.cols);
+        return to_halves(without_gil([&] { return accurate_gram_product(view, wide); }));
+      },
+      py::arg("A"), py::kw_only(), py::arg("x"), py::arg("exponent"));
 
   m.def(
       "largest_pair",

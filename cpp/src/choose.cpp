@@ -39,11 +39,12 @@ std::unique_ptr<Decomposition> decompose_triangle(const TallQr& qr, Index n, con
 
 /// Through A = Q R: the spectrum of A^T A as that of R^T R.
 std::unique_ptr<Decomposition> decompose_by_qr(const MatrixView& A, bool keep_q,
-                                               const SymmetricMatrix& gram, const Given& given) {
+                                               const SymmetricMatrix& gram, double lost,
+                                               const Given& given) {
   TallQr qr(A, keep_q);
   const Given of_r = with_floor(given, qr.r().data(), A.cols * A.cols);
   auto factor = decompose_triangle(qr, A.cols, of_r, A.name);
-  return square_of_triangle(std::move(qr), std::move(factor), gram, A.name);
+  return square_of_triangle(std::move(qr), std::move(factor), gram, lost, A.name);
 }
 
 /// Vectors v of Z^T Z as vectors Z v of Z Z^T, for A = Z^T.
@@ -112,10 +113,12 @@ std::unique_ptr<Decomposition> decompose(const MatrixView& S, const Given& wante
   return reduce_general(std::move(a), tall.rows, tall.cols, swapped, given, exponent, S.name);
 }
 
-FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given, double lost) {
   FeatureProblem problem;
+  problem.lost = lost;
   problem.dual = Z.rows < Z.cols;
   problem.A = problem.dual ? Z.transposed() : Z;
+  problem.rows = problem.A.rows;
   const Index n = problem.A.cols;
   SymmetricMatrix& G = problem.gram;
   G.n = n;
@@ -158,7 +161,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given) {
     return gram_carries(given.rule, s.sigma_max, s.sigma_min, s.rank, n, noise, floor);
   };
   if (only_qr || (!only_gram && !carried()))
-    problem.decomposition = decompose_by_qr(problem.A, problem.dual, G, seen);
+    problem.decomposition = decompose_by_qr(problem.A, problem.dual, G, lost, seen);
   problem.decomposition->set_p(Z.cols);
   return problem;
 }

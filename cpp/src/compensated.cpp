@@ -1,5 +1,7 @@
 #include "immucond/compensated.hpp"
 
+#include <algorithm>
+
 #include "immucond/multiversion.hpp"
 
 namespace immucond {
@@ -100,6 +102,8 @@ DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x) {
 }
 
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const DoubleDoubleVector& x) {
+  if (std::all_of(x.lo.begin(), x.lo.end(), [](double lo) { return lo == 0.0; }))
+    return accurate_gram_product(A, x.hi.data());
   return weighted_rows(A, 2, [&](Index, const double* row) {
     return dot2(row, x.hi.data(), A.cols) + dot2(row, x.lo.data(), A.cols);
   });

@@ -89,15 +89,16 @@ Triplet certified_triplet(const MatrixView& S, const Decomposition& decompositio
 /// second order, bounded by the triplet of R, whose residual keeps the digits that one of A^T A in
 /// v would lose, with an allowance for what the factorization itself rounds; then, at the small
 /// end, refined.
-template <class Product>
-Certificate certified_by_triangle(const MatrixView& A, double unit, const Triangle& triangle,
-                                  End end, Product product, std::vector<double>& u,
+Certificate certified_by_triangle(const FeatureProblem& problem, const Triangle& triangle, End end,
+                                  const GramProduct& product, std::vector<double>& u,
                                   std::vector<double>& v) {
   Triplet triplet = certified_triplet(triangle.unit, *triangle.decomposition, end);
   u = std::move(triplet.u);
   v = std::move(triplet.v);
   const Index n = static_cast<Index>(v.size());
-  const double rayleigh = eigen_residual(v.data(), product(v.data()), n).rayleigh;
+  DoubleDoubleVector x(n);
+  x.hi = v;
+  const double rayleigh = eigen_residual(v.data(), product(x), n).rayleigh;
   const double sigma = triplet.certificate.sigma;
   const double bound = triplet.certificate.bound + triangle.noise;
   const double squared = (2 * sigma + bound) * bound;
@@ -105,11 +106,12 @@ Certificate certified_by_triangle(const MatrixView& A, double unit, const Triang
   const Certificate by_triangle{
       rayleigh > 0.0 ? rayleigh : sigma * sigma,
       squared + std::fabs(rayleigh - sigma * sigma) + kEps * std::fabs(rayleigh)};
-  if (end == End::max) return by_triangle;
+  const bool at_hand = problem.lost == 0.0 || problem.product;
+  if (end == End::max || !at_hand) return by_triangle;
   const Ends& s = triangle.decomposition->ends();
   const double next = std::max(0.0, s.next_min - s.noise_min - s.next_error_min - triangle.noise);
   if (s.rank < 2 || s.tied_min > 1) return by_triangle;
-  const auto refined = refine_smallest(A, unit, triangle, v, next * next);
+  const auto refined = refine_smallest(product, problem.rows, triangle, v, next * next);
   if (!refined || !(refined->sigma > 0.0) || refined->bound >= by_triangle.bound)
     return by_triangle;
   v = refined->vector;
@@ -239,20 +241,26 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   const Decomposition& decomposition = *problem.decomposition;
   const int exponent = decomposition.ends().exponent;
   const double unit = std::ldexp(1.0, -exponent);
-  const auto product = [&](const double* x) {
+  const GramProduct product = [&](const DoubleDoubleVector& x) {
     // H = 2^-exponent A^T A in the decomposition's units.
-    DoubleDoubleVector y = accurate_gram_product(problem.A, x);
+    DoubleDoubleVector y =
+        problem.product ? problem.product(x) : accurate_gram_product(problem.A, x);
     for (double& hi : y.hi) hi *= unit;
     for (double& lo : y.lo) lo *= unit;
     return y;
+  };
+  const auto rounded_product = [&](const double* x) {
+    DoubleDoubleVector wide(problem.A.cols);
+    std::copy_n(x, problem.A.cols, wide.hi.data());
+    return product(wide);
   };
   const Triangle* triangle = decomposition.triangle();
   auto [max, min] = triangle == nullptr ? decomposition.both() : std::pair<Vectors, Vectors>{};
   std::vector<double> left_max, left_min;
   const auto certified = [&](End end, std::vector<double>& left, std::vector<double>& vector) {
     return triangle != nullptr
-               ? certified_by_triangle(problem.A, unit, *triangle, end, product, left, vector)
-               : certified_end(decomposition, end, product, vector);
+               ? certified_by_triangle(problem, *triangle, end, product, left, vector)
+               : certified_end(decomposition, end, rounded_product, vector);
   };
   Certificate top = certified(End::max, left_max, max.right);
   Certificate bottom = certified(End::min, left_min, min.right);
@@ -295,6 +303,18 @@ ExtremePairs extreme_pairs(const MatrixView& S, const Given& given) {
 
 ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given) {
   return certified_features(decompose_features(Z, given));
+}
+
+ExtremePairs triangle_extreme_pairs(const MatrixView& R, const Factored& rows, const Given& given) {
+  Given by_qr = given;
+  if (by_qr.method != Method::jacobi) by_qr.method = Method::qr;
+  FeatureProblem problem = decompose_features(R, by_qr, rows.lost);
+  problem.rows = rows.count;
+  if (rows.product)
+    problem.product = [&](const DoubleDoubleVector& x) {
+      return rows.product(x, problem.exponent);
+    };
+  return certified_features(problem);
 }
 
 }  // namespace immucond

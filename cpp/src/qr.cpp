@@ -24,11 +24,11 @@ constexpr Index kNone = -1;
 class QrDecomposition final : public Decomposition {
  public:
   QrDecomposition(TallQr qr, std::unique_ptr<Decomposition> factor, const SymmetricMatrix& gram,
-                  const char* name)
+                  double lost, const char* name)
       : qr_(std::move(qr)), factor_(std::move(factor)) {
     constexpr Index step = sizeof(double);
     const Ends& r = factor_->ends();
-    const double noise = reduction_noise(gram.n) * r.sigma_max;
+    const double noise = (reduction_noise(gram.n) + lost) * r.sigma_max;
     triangle_ = {{qr_.r().data(), Dtype::f64, gram.n, gram.n, step, gram.n * step, name},
                  factor_.get(),
                  noise,
@@ -152,8 +152,9 @@ void triangle(const MatrixView& A, double* out) {
 }
 
 std::unique_ptr<Decomposition> square_of_triangle(TallQr qr, std::unique_ptr<Decomposition> factor,
-                                                  const SymmetricMatrix& gram, const char* name) {
-  return std::make_unique<QrDecomposition>(std::move(qr), std::move(factor), gram, name);
+                                                  const SymmetricMatrix& gram, double lost,
+                                                  const char* name) {
+  return std::make_unique<QrDecomposition>(std::move(qr), std::move(factor), gram, lost, name);
 }
 
 }  // namespace immucond

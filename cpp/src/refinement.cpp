@@ -4,8 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "immucond/compensated.hpp"
-
 namespace immucond {
 namespace {
 
@@ -21,7 +19,7 @@ DoubleDouble dot(const DoubleDoubleVector& x, const DoubleDoubleVector& y) {
 
 }  // namespace
 
-std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, const Triangle& R,
+std::optional<RefinedPair> refine_smallest(const GramProduct& H, Index rows, const Triangle& R,
                                            const std::vector<double>& vector, double next) {
   const Ends& ends = R.decomposition->ends();
   const Index n = static_cast<Index>(vector.size());
@@ -32,9 +30,7 @@ std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, con
   RefinedPair best{0.0, std::numeric_limits<double>::infinity(), {}};
   double last = std::numeric_limits<double>::infinity();
   for (int step = 0; step < kMostSteps; ++step) {
-    DoubleDoubleVector y = accurate_gram_product(A, v);
-    for (double& hi : y.hi) hi *= unit;
-    for (double& lo : y.lo) lo *= unit;
+    const DoubleDoubleVector y = H(v);
     const DoubleDouble vv = dot(v, v), vy = dot(v, y);
     const DoubleDouble lambda = quotient(vy, vv);
     std::vector<double> t(vector.size());
@@ -42,7 +38,7 @@ std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, con
     lapack::trsv('T', n, factor, n, t.data());
     const double computed = norm(t.data(), n) / std::sqrt(lambda.hi * vv.hi);
     // What double-double leaves of r, which R^-T magnifies by kappa(H) at most.
-    const double floor = 8 * kEps * kEps * std::sqrt(static_cast<double>(A.rows + A.cols)) *
+    const double floor = 8 * kEps * kEps * std::sqrt(static_cast<double>(rows + n)) *
                          ends.sigma_max * ends.sigma_max / lambda.hi;
     const double rho = 2 * computed + floor;
     const double isolated = 1 - lambda.hi / next;

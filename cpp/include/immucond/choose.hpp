@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "immucond/compensated.hpp"
 #include "immucond/decomposition.hpp"
 #include "immucond/symmetric.hpp"
 
@@ -28,7 +29,10 @@ struct FeatureProblem {
   int exponent = 0;
   SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
+  Index rows = 0;                                // of what A stands for: of A itself, or
+  double lost = 0.0;    // in making A, a QR factor of other rows, relative to their largest sigma
+  GramProduct product;  // x -> H x for such rows, where they are at hand
 };
-FeatureProblem decompose_features(const MatrixView& Z, const Given& given);
+FeatureProblem decompose_features(const MatrixView& Z, const Given& given, double lost = 0.0);
 
 }  // namespace immucond

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "immucond/double_double.hpp"
@@ -30,5 +31,8 @@ DoubleDoubleVector accurate_product(const MatrixView& A, const double* x);
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x);
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const DoubleDoubleVector& x);
 DoubleDoubleVector accurate_transposed_product(const MatrixView& A, const double* y);
+
+/// x -> A^T (A x), as accurate, of an A that need not be at hand.
+using GramProduct = std::function<DoubleDoubleVector(const DoubleDoubleVector&)>;
 
 }  // namespace immucond

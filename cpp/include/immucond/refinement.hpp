@@ -3,6 +3,7 @@
 #include <optional>
 #include <vector>
 
+#include "immucond/compensated.hpp"
 #include "immucond/decomposition.hpp"
 
 namespace immucond {
@@ -12,9 +13,9 @@ struct RefinedPair {
   std::vector<double> vector;
 };
 
-/// The smallest eigenpair of H = unit A^T A (unit a power of two), A of full column rank, refined
-/// from an approximate vector: inverse iteration in double-double with the QR factor R of A as the
-/// preconditioner. A step costs one pass over A.
+/// The smallest eigenpair of H = A^T A, A (N x n) of full column rank, refined from an approximate
+/// vector: inverse iteration in double-double with the QR factor R of A as the preconditioner. A
+/// step costs one product by H.
 ///
 /// With r = H v - lambda v at the Rayleigh quotient lambda, and H = R^T R up to a relative error
 /// that the caller keeps small, x = R v / ||R v|| is an approximate eigenvector of R^-T R^-1 at 1 /
@@ -24,7 +25,7 @@ struct RefinedPair {
 /// must be where R is large.
 ///
 /// Empty where that does not bring more than the vector had.
-std::optional<RefinedPair> refine_smallest(const MatrixView& A, double unit, const Triangle& R,
+std::optional<RefinedPair> refine_smallest(const GramProduct& H, Index rows, const Triangle& R,
                                            const std::vector<double>& vector, double next);
 
 }  // namespace immucond
