@@ -1,4 +1,4 @@
-"""Gram matrices of a batch whose rows are spread over ranks (torch.distributed)."""
+"""A batch whose rows are spread over ranks (torch.distributed): what stands for all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._pairs import warn_half
-from .._rank import Rule, default_rtol, rank_rule
+from .._rank import Rule, default_rtol, epsilon, rank_rule
+from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
 from ._operator import DTYPES, Options, check_tensor
 
@@ -39,6 +40,30 @@ class _SumOfGrams(torch.autograd.Function):
         return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None
 
 
+class _TriangleOfAll(torch.autograd.Function):
+    """The QR factor R of all ranks' rows: a tree of merges, and nothing in the backward pass.
+
+    Whatever depends on the rows by ``H = R^T R`` alone has the gradient ``U = 2 R G`` by R, G that
+    by H, and ``2 Z G = Z R^+ U`` by a rank's own rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
+        accumulator = TriangleAccumulator(Z.shape[1])
+        R = torch.from_numpy(accumulator.update(Z.detach().cpu().numpy()).all_reduce(group).R)
+        ctx.save_for_backward(Z, R)
+        return R.to(Z.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        Z, R = ctx.saved_tensors
+        size = torch.linalg.vector_norm(R, dim=0)
+        size = torch.where(size > 0.0, size, 1.0)[:, None]  # columns of any scale, dead ones too
+        G = torch.linalg.lstsq(R / size.T, upstream.cpu(), driver="gelsd").solution / size
+        return (Z.double() @ G.to(Z.device)).to(Z.dtype), None
+
+
 class _AllRows(torch.autograd.Function):
     """All ranks' rows, in the order of the ranks; each rank's gradient is that of its own rows."""
 
@@ -60,20 +85,23 @@ class _AllRows(torch.autograd.Function):
 
 
 def _counts(Z: Tensor, group: Any) -> list[int]:
-    """Return the number of rows on each rank, which must agree in width and dtype."""
+    """Return the number of rows on each rank, which must be finite, of one width and dtype."""
     if torch.compiler.is_compiling():
         # Which collectives run follows from numbers that other ranks hold.
         raise NotImplementedError(
             "group= cannot be part of a compiled graph: call the regularizer outside the function "
             "that torch.compile compiles, or in one under torch.compiler.disable"
         )
-    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype)], device=Z.device)
+    finite = bool(Z.detach().isfinite().all())
+    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype), finite], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(all_, mine, group=group)
     shapes = [tuple(int(x) for x in t) for t in all_]
-    if len({shape[1:] for shape in shapes}) > 1:
-        seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d in shapes)
+    if len({shape[1:3] for shape in shapes}) > 1:
+        seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d, _ in shapes)
         raise ValueError(f"features must have one width and dtype on all ranks, and have {seen}")
+    if bad := [rank for rank, shape in enumerate(shapes) if not shape[3]]:
+        raise ValueError(f"features must be finite, and hold NaN or infinity on rank {bad[0]}")
     return [shape[0] for shape in shapes]
 
 
@@ -142,6 +170,9 @@ def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Ru
         rule = rule._replace(rounded=0.0)
     if sum(counts) < width:
         return _AllRows.apply(Z, group, counts), options, rule  # type: ignore[no-untyped-call]
+    if epsilon(computed_in or Z.dtype) <= epsilon("float64"):
+        return _TriangleOfAll.apply(Z, group), options, rule  # type: ignore[no-untyped-call]
+    # The rounding of coarser rows hides all that a Gram matrix in float64 loses.
     H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
     # Of H: singular values of features are square roots, and H itself is rounded.
     of_H = max(rule.rtol**2, default_rtol(shape, "float64", "gram"))

@@ -1,0 +1,71 @@
+"""What the processes of a torch.distributed group hold, brought together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ._errors import extra
+from ._validate import Array, FloatArray
+
+
+class Ranks:
+    """The processes of a group, seen from one of them. All must call, and call the same.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup or DeviceMesh, optional
+        A mesh of one dimension; by default every process.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        with extra("torch"):
+            import torch
+            from torch import distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise RuntimeError("torch.distributed has no process group: init_process_group first")
+        get_group = getattr(group, "get_group", None)  # of a mesh
+        self.group = distributed.group.WORLD if group is None else group
+        if get_group is not None:
+            self.group = get_group()
+        self._torch, self._dist = torch, distributed
+        self.size = distributed.get_world_size(self.group)
+        self.rank = distributed.get_rank(self.group)
+        nccl = distributed.get_backend(self.group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu"
+
+    def gathered(self, x: Array) -> list[Array]:
+        """Return the array of every rank, in their order; all have one shape and dtype."""
+        mine = self._tensor(x)
+        found = [self._torch.empty_like(mine) for _ in range(self.size)]
+        self._dist.all_gather(found, mine, group=self.group)
+        return [t.cpu().numpy() for t in found]
+
+    def joined(self, x: FloatArray, join: Callable[[FloatArray, FloatArray], Any]) -> FloatArray:
+        """Return all ranks' arrays as one, by a binary tree that `join` makes of neighbours.
+
+        A rank receives at most ceil(log2 P) arrays before the result goes to all. That is one for
+        all, to the bit.
+        """
+        step = 1
+        while step < self.size:
+            if self.rank % (2 * step):
+                self._dist.send(self._tensor(x), self._of_world(self.rank - step), self.group)
+                break
+            if self.rank + step < self.size:
+                other = self._tensor(np.empty_like(x))
+                self._dist.recv(other, self._of_world(self.rank + step), self.group)
+                x = join(x, other.cpu().numpy())
+            step *= 2
+        result = self._tensor(x)
+        self._dist.broadcast(result, self._of_world(0), group=self.group)
+        found: FloatArray = result.cpu().numpy()
+        return found
+
+    def _of_world(self, rank: int) -> int:
+        return int(self._dist.get_global_rank(self.group, rank))
+
+    def _tensor(self, x: Array) -> Any:
+        return self._torch.from_numpy(np.array(x)).to(self._device)
