@@ -34,6 +34,7 @@ from ._extreme import (
 )
 from ._gram import GramAccumulator, feature_hessian, gram, hessian
 from ._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
+from ._triangle import TriangleAccumulator
 
 if _TYPE_CHECKING:
     from . import cuda as cuda
@@ -59,6 +60,7 @@ __all__ = [
     "ImmucondError",
     "ImmunityWarning",
     "SpectralRegularizer",
+    "TriangleAccumulator",
     "condition_number",
     "extreme_pairs",
     "feature_extreme_pairs",

@@ -18,8 +18,8 @@ import scipy.linalg
 
 from ._errors import AccuracyWarning, warn, warn_accuracy
 from ._extreme import psd_ends
-from ._gram import triangular
 from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
+from ._triangle import triangular
 from ._validate import FloatArray, as_delta, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]

@@ -152,14 +152,3 @@ def test_rank_at_every_size_of_a_leaf(rng, columns, part, distinct):
     rows = distinct + round(part * max(1500, 16 * columns))
     X = rng.uniform(0.1, 3, (distinct, columns))[np.arange(rows) % distinct]
     assert quiet(ic.feature_extreme_pairs, X, method="qr").rank == distinct
-
-
-def test_a_stream_may_reuse_its_memory(tmp_path):
-    from immucond._gram import TriangularSum
-
-    X = np.random.default_rng(0).normal(size=(130, 20))
-    total, buffer = TriangularSum(), np.empty((13, 20))  # fewer rows than columns
-    for block in np.split(X, 10):
-        buffer[...] = block
-        total.add(buffer)
-    assert np.allclose(total.R.T @ total.R, X.T @ X, rtol=1e-12, atol=1e-12)

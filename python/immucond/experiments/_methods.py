@@ -12,9 +12,9 @@ import numpy.typing as npt
 from .. import immunize, linear, probing
 from .._errors import ImmucondError
 from .._format import brief
-from .._gram import condensed, triangular
 from .._show import thin
 from .._task import Ranks, root_of_inputs, with_ones
+from .._triangle import condensed, triangular
 from .._validate import FloatArray
 from ..linear import ImmunityReport
 from ._units import Values

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from .._gram import condensed
+from .._triangle import condensed
 from .._validate import FloatArray, as_targets, check_choice
 
 

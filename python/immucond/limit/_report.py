@@ -11,10 +11,11 @@ import numpy as np
 
 from .._errors import AccuracyWarning
 from .._format import NOTE, brief, marked, not_harder, number, plain
-from .._gram import GramAccumulator, TriangularSum
+from .._gram import GramAccumulator
 from .._rank import default_rtol
 from .._show import BLACK, BLUE, LIMIT_SYMBOLS, VERMILION, before_or, empty_table, print_style
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
+from .._triangle import TriangleAccumulator
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
 from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows
@@ -150,28 +151,25 @@ def _task(rows: Rows, rank: int | None, settings: Settings, report: Progress) ->
     """Sum the Gram matrix or merge the R factors of the file's blocks."""
     by_gram = settings.through == "gram"
     computed_in = settings.computed_in or rows.dtype.name
-    total, count = GramAccumulator(rows.columns), 0
-    triangles = TriangularSum()
+    seen = GramAccumulator(rows.columns) if by_gram else TriangleAccumulator(rows.columns)
     for block, done in rows.blocks():
-        if by_gram:
-            try:
-                total.update(block)
-            except (OverflowError, ValueError) as error:
-                raise type(error)(f"{rows.name}: {error}") from error
-        else:
-            triangles.add(block.astype(np.float64, copy=False))
-        count += block.shape[0]
+        try:
+            # Only a Gram matrix wants exact integers.
+            seen.update(block if by_gram else block.astype(np.float64, copy=False))
+        except (OverflowError, ValueError) as error:
+            raise type(error)(f"{rows.name}: {error}") from error
         report(rows.name, round(_PERMILLE * min(1.0, done)), _PERMILLE)
-    if by_gram:
+    if isinstance(seen, GramAccumulator):
         root = root_of_gram(
-            total.gram,
+            seen.gram,
             rows.name,
             rank=rank,
-            rtol=min(0.5, default_rtol((count, rows.columns), computed_in, "gram")),
+            rtol=min(0.5, default_rtol((seen.count, rows.columns), computed_in, "gram")),
         )
     else:
-        root = root_of_inputs(triangles.R, rows.name, rank=rank, computed_in=computed_in)
-    return Task(rows.name, count, rows.columns, computed_in, root)
+        R = seen.R[: seen.count]
+        root = root_of_inputs(R, rows.name, rank=rank, computed_in=computed_in)
+    return Task(rows.name, seen.count, rows.columns, computed_in, root)
 
 
 _SHOWN = 7  # rows of a curve that a terminal has room for

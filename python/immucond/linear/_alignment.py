@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import underflow_is_zero
-from .._gram import condensed
 from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._task import root_of_gram
+from .._triangle import condensed
 from .._validate import (
     Array,
     FloatArray,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._gram import condensed
 from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
+from .._triangle import condensed
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..._condition import condition_number
-from ..._gram import condensed
 from ..._task import Root, root_of_inputs, span_of, with_ones
+from ..._triangle import condensed
 from ..._validate import FloatArray
 from ...linear.of_roots import limit_of
 from .. import _experiment
