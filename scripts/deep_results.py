@@ -1,5 +1,7 @@
 """Run deep immunization on three pre-trained networks and write docs/results/deep.md.
 
+The table of docs/guide/limits.md is of the same runs.
+
 deep_results.py [NAME ...] [--data-dir FOLDER] [--models-dir FOLDER] [--work FOLDER] [--jobs N]
 
 Runs ``immucond deep`` into the work folder, going on from what it holds, and writes every figure
@@ -54,6 +56,8 @@ PLOTS = {
     "alignment": "Harmful accuracy against the label alignment, and against RIR",
     "spectra": "Eigenvalues of both Hessians before and after",
 }
+LIMITS = ("resnet18", ("identity", "closed-form", "fade", "fade-distilled"))  # of the guide's table
+BEGIN, END = "<!-- begin: scripts/deep_results.py -->", "<!-- end: scripts/deep_results.py -->"
 HEAD = """# Deep networks: results
 
 What `immucond deep` gave, run and written down by one command, section by section, each at the
@@ -131,6 +135,23 @@ def short(results: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def limits(folder: Path) -> Iterator[str]:
+    """What each attacker gets of the harmful task, by method: the table of the guide."""
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    methods = [results["methods"][name] for name in LIMITS[1] if name in results["methods"]]
+
+    def row(label: str, read: Callable[[dict[str, Any]], float]) -> str:
+        cells = (f"{mean(read(unit) for unit in method['seeds']):.1%}" for method in methods)
+        return f"| {label} | {' | '.join(cells)} |"
+
+    yield "| harmful held-out accuracy | " + " | ".join(m["label"] for m in methods) + " |"
+    yield "|---|" + "--:|" * len(methods)
+    for name, label in LABELS.items():
+        if all(name in unit["probe"] for method in methods for unit in method["seeds"]):
+            yield row(label, lambda unit, name=name: unit["probe"][name]["accuracy"][-1])  # type: ignore[misc]
+    yield row("(primary test accuracy)", lambda unit: unit["accuracy"])
+
+
 def commit() -> str:
     """The commit of the code."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
@@ -160,6 +181,11 @@ def main() -> None:
         if immucond(["deep", *words]):
             raise SystemExit(f"immucond deep failed on {title}")
         sections[title] = "\n".join(section(title, folder))
+        if name == LIMITS[0]:
+            guide = ROOT / "docs" / "guide" / "limits.md"
+            before, _, rest = guide.read_text(encoding="utf-8").partition(BEGIN)
+            table = "\n".join([BEGIN, "", *limits(folder), "", END])
+            guide.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
     own = [title for title, _ in RUNS.values() if title in sections]
     ordered = [sections[title].strip() + "\n" for title in dict.fromkeys([*own, *sections])]
     page.write_text("\n".join([HEAD, *ordered]), encoding="utf-8")

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from immucond.experiments._units import silent
 from immucond.experiments.deep import ATTACKERS, Settings, _backbone, _experiment, attack
 from immucond.experiments.deep._attackers import BATCH, Rows, standardized, whitened
-from immucond.experiments.deep._prepare import features, of_parts, prepared
+from immucond.experiments.deep._prepare import features, loaded, of_parts, prepared
 from immucond.experiments.deep._tuning import TUNED, batch_norms, fine_tune, reestimated
 
 EPOCHS = 4
@@ -245,14 +245,10 @@ def test_fine_tuning_trains_the_last_blocks_of_a_copy(resnet, name):
     assert all(torch.equal(x, before[key]) for key, x in backbone.model.state_dict().items())
 
 
-def test_without_peft_the_extra_is_named(resnet, monkeypatch):
+def test_without_peft_the_extra_is_named_before_anything_runs(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    backbone = resnet.backbone
     with pytest.raises(ImportError, match=r"peft is not installed: .*lora"):
-        fine_tune(
-            backbone.model, backbone.split, backbone.trainable, resnet.kept["H train"],
-            resnet.kept["H test"], classes=2, epochs=1, lora=True,
-        )  # fmt: skip
+        loaded(Settings("no such network", "primary", "harmful", fine_tune=True))
 
 
 def test_texts_are_parted_too(tmp_path):

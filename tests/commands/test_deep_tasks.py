@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,10 +230,6 @@ def test_bad_samples(train, message):
         task("t", train, (["a", "b"], ["x", "y"]))
 
 
-def test_what_is_public_is_there_and_serves_the_script_of_the_limits():
+def test_what_is_public_is_there():
     assert all(getattr(deep, name) is not None for name in deep.__all__)
-    script = Path(__file__).resolve().parents[2] / "scripts" / "limits_table.py"
-    imported = re.findall(r"^from (immucond\S*) import (.*)$", script.read_text(), re.MULTILINE)
-    assert imported
-    assert not [found for found in imported if re.search(r"(^|[. ])_", " ".join(found))]
     assert deep.load_network is not deep.load

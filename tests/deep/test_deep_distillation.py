@@ -49,7 +49,7 @@ def trained():
 @pytest.fixture(scope="module")
 def distilled(trained):
     model, given = trained
-    return icd.immunize(model, split="4", method="fade", trainable=BLOCKS, epochs=6, **given)
+    return icd.immunize(model, split="4", method="fade", trainable=BLOCKS, epochs=10, **given)
 
 
 def seen(model, x, split="4"):

@@ -26,6 +26,7 @@ ALIGNMENT = 0.3
 """Of log rho in the harmful term."""
 
 _ADAM_LR = 1e-3
+_RISING = 0.1  # of all steps
 _HALF_EPS = 1e-2  # float16 holds the squares of gradients above this share of 1 alone
 
 
@@ -113,18 +114,25 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Return the optimizer; in float16 one that does not divide by squares that underflowed.
 
-    Over so many steps the rate falls to 0 along a cosine, so that the last ones settle.
+    The rate rises over the first tenth of so many steps, since Adam's first ones are as long as its
+    last whatever the gradients are, and falls to 0 along a cosine, so that the last ones settle.
     """
     half = any(p.dtype == torch.float16 for p in parameters)
     rate = _ADAM_LR if lr is None else lr
     made = torch.optim.Adam(parameters, lr=rate, eps=_HALF_EPS if half else 1e-8)
 
-    def decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def share(done: int) -> float:
+        if not steps:
+            return 1.0
+        rising, at = min(1.0, (done + 1) / (_RISING * steps)), min(1.0, done / steps)
+        return rising * (1.0 + math.cos(math.pi * at)) / 2.0
+
+    def schedule(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1.0 + math.cos(math.pi * done / (steps or math.inf))) / 2.0
+            group["lr"] = rate * share(done)
 
-    made.register_step_pre_hook(decay)
+    made.register_step_pre_hook(schedule)
     return made
 
 

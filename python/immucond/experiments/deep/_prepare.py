@@ -195,7 +195,12 @@ def loaded(settings: Settings) -> Loaded:
     ------
     OSError, ValueError
         Where they do not.
+    ImportError
+        Where attackers fine-tune and peft is not installed.
     """
+    if settings.fine_tune:  # not after minutes of work
+        with extra("lora"):
+            import peft  # noqa: F401
     transformers.logging.disable_progress_bar()  # there is one of ours
     if len(settings.train_size) > 2:
         raise ValueError(
