@@ -1,10 +1,14 @@
 """What each process of test_torch_distributed.py does; apart, for what it does not import."""
 
+import pickle
 from functools import partial
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
+import immucond as ic
 import immucond.torch as ict
 
 FUNCTIONS = {
@@ -61,6 +65,15 @@ def work(rank, world, folder):
             H = ict.gram(Z, group=group)
             (H * torch.arange(WIDTH**2).reshape(WIDTH, WIDTH)).sum().backward()
             results[kind, dtype_name, "gram"] = H.detach(), Z.grad
+    mesh = dist.device_mesh.init_device_mesh("cpu", (world,))
+    Z = mine.double().requires_grad_()
+    shape = torch.Size([sum(split), WIDTH])
+    of_all = DTensor.from_local(Z, mesh, [Shard(0)], shape=shape, stride=(WIDTH, 1))
+    value = ict.r_well(features=of_all)
+    value.backward()
+    results["sharded"] = value.detach(), Z.grad
+    results["by mesh"] = ict.r_well(features=Z.detach(), group=mesh), None
+    results["not sharded"] = ict.r_well(features=Z.detach(), group=group), None
     Z = mine.double().requires_grad_()
     loss = ict.ImmunizationLoss(0.1, 2.0, group=group)
     results["loss"] = loss(Z, 2 * Z).detach(), None
@@ -70,8 +83,61 @@ def work(rank, world, folder):
         lambda: ict.r_ill(features=torch.eye(5)[rank : rank + 1] * float("nan"), group=group),
         lambda: gradient_of_gram(Z, group).sum().backward(),
         lambda: ict.r_ill(features=torch.ones(2, 3, 4), group=group),
+        lambda: ict.r_ill(features=DTensor.from_local(torch.eye(5), mesh, [Replicate()])),
     ]
     for call in wrong:
+        try:
+            call()
+            errors.append("none")
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    results["errors"] = errors
+    torch.save(results, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+GRADED = 12  # columns
+
+
+def graded():
+    """Rows of kappa(H) = 1e24, which their Gram matrix does not hold."""
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.normal(size=(n, GRADED)))[0] for n in (400, GRADED))
+    return (U * np.logspace(0, -12, GRADED)) @ V.T
+
+
+def merge(rank, world, folder):
+    """One process: the triangle of all ranks' rows, its pairs, and a gradient through it."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
+    group = dist.group.WORLD
+    # The last of several ranks has no rows.
+    parts = [*np.array_split(graded(), max(1, world - 1)), np.zeros((0, GRADED))]
+    mine = parts[rank]
+    mesh = dist.device_mesh.init_device_mesh("cpu", (world,))
+    accumulator = ic.TriangleAccumulator(GRADED).update(mine).all_reduce(mesh)
+    assert (accumulator.R == ic.TriangleAccumulator(GRADED).update(mine).all_reduce().R).all()
+    sums = ic.GramAccumulator(GRADED).update(mine).all_reduce(group)
+    keywords = {"rank": GRADED}
+    results = {
+        "R": accumulator.R,
+        "gram": sums.gram,
+        "counts": (accumulator.count, sums.count),
+        "alone": accumulator.pairs(**keywords),
+        "refined": accumulator.pairs(rows=[mine[:3], mine[3:]], group=group, **keywords),
+        "written": pickle.loads(pickle.dumps(accumulator)).pairs(**keywords),
+    }
+    Z = torch.from_numpy(mine).requires_grad_()
+    value = ict.log_kappa(features=Z, group=group, **keywords)
+    value.backward()
+    results["log_kappa"] = value.item(), Z.grad
+    errors = []
+    for call in (
+        lambda: ic.TriangleAccumulator(3 + rank).all_reduce(group),
+        lambda: accumulator.pairs(rows=[mine[1:]], group=group),
+    ):
         try:
             call()
             errors.append("none")

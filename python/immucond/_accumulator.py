@@ -1,4 +1,4 @@
-"""What accumulators share: rows come in blocks, from others, and from a file."""
+"""What accumulators share: rows come in blocks, from others, from other ranks, from a file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from ._errors import warn_accuracy
 from ._extreme import ExtremePairs
 from ._rank import epsilon
+from ._ranks import Ranks
 from ._tensor_file import read_tensors, write_tensors
-from ._validate import Array, as_count, as_matrix
+from ._validate import Array, FloatArray, as_count, as_matrix
 
 
 class Accumulator(ABC):
@@ -87,6 +89,45 @@ class Accumulator(ABC):
         self._counted(other._count, other._dtype)
         return self
 
+    def all_reduce(self, group: Any = None) -> Self:
+        """Add all that the other ranks of a group have seen, on every rank of it.
+
+        A binary tree of merges: a rank receives at most ``ceil(log2 P)`` messages before the result
+        goes to all, the same to the bit. A rank may have seen no rows.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup or DeviceMesh, optional
+            A mesh of one dimension; by default every process. All of its ranks must call.
+
+        Returns
+        -------
+        Self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            On every rank, where widths differ.
+        RuntimeError
+            Where there is no process group, or a rank does not answer within its time-out.
+        """
+        ranks = Ranks(group)
+        name = np.zeros(16, np.uint8)
+        text = (self._dtype or "").encode()
+        name[: len(text)] = list(text)
+        about = ranks.gathered(np.array([self._d, self._count, self._depth(), *name], np.int64))
+        widths = [int(numbers[0]) for numbers in about]
+        if len(set(widths)) > 1:
+            raise ValueError(f"all ranks must have one width, and have {widths}")
+        total = ranks.joined(self._packed(), self._joined)
+        self._unpack(total, max(int(n[2]) for n in about) + (ranks.size - 1).bit_length())
+        self._count = 0
+        for numbers in about:
+            found = bytes(numbers[3:].astype(np.uint8)).rstrip(b"\0").decode()
+            self._counted(int(numbers[1]), found or None)
+        return self
+
     def _counted(self, rows: int, dtype: str | None) -> None:
         self._count += rows
         if dtype is not None:
@@ -99,6 +140,22 @@ class Accumulator(ABC):
     @abstractmethod
     def _join(self, other: Self) -> None:
         """Take in what another one of the same width holds, or raise and change nothing."""
+
+    def _depth(self) -> int:
+        """How many roundings a row has gone through, where that matters."""
+        return 0
+
+    @abstractmethod
+    def _packed(self) -> FloatArray:
+        """Return all that is held as few numbers, whose length depends on the width alone."""
+
+    @abstractmethod
+    def _joined(self, first: FloatArray, second: FloatArray) -> FloatArray:
+        """Return what two ranks packed as one, for one more of depth."""
+
+    @abstractmethod
+    def _unpack(self, packed: FloatArray, depth: int) -> None:
+        """Hold this, and nothing else."""
 
     @abstractmethod
     def _arrays(self) -> dict[str, Array]:
@@ -148,6 +205,13 @@ def _read_count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19):
         raise ValueError(f"count must be a whole number, and is {text!r}")
     return int(text)
+
+
+def two_sum(a: FloatArray, b: FloatArray | float) -> tuple[FloatArray, FloatArray]:
+    """Return a + b and what rounding took from it (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def need_rows(accumulator: Accumulator) -> None:

@@ -112,6 +112,18 @@ def extreme_pairs(
 def feature_extreme_pairs(
     Z: _Array, *, rule: _Rule, search: _Search, name: str = "Z"
 ) -> dict[str, Any]: ...
+def triangle_extreme_pairs(
+    R: _Array,
+    *,
+    count: int,
+    lost: float,
+    product: Callable[[_Float64, _Float64, int], tuple[_Float64, _Float64]] | None,
+    rule: _Rule,
+    search: _Search,
+) -> dict[str, Any]: ...
+def gram_product(
+    A: _Array, *, x: tuple[_Float64, _Float64], exponent: int
+) -> tuple[_Float64, _Float64]: ...
 def generalized_extreme_pairs(
     A: _Array, B: _Array, *, rule: _Rule, search: _Search
 ) -> dict[str, Any]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex
 
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from ._pairs import (
 )
 from ._pairs import ExtremePairs as ExtremePairs
 from ._rank import Rule, epsilon, rank_rule
-from ._validate import Array, as_matrices, as_matrix
+from ._validate import Array, FloatArray, as_matrices, as_matrix
 
 
 @by_shape
@@ -241,6 +242,34 @@ def feature_extreme_pairs(
     )  # fmt: skip
     found = _core.feature_extreme_pairs(array, rule=rule, search=search)
     return pairs_with_warnings(found, "Z^T Z", rule, array.shape)
+
+
+def pairs_of_triangle(
+    R: FloatArray,
+    count: int,
+    lost: float,
+    product: Callable[[FloatArray, FloatArray, int], tuple[FloatArray, FloatArray]],
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    tol: float | None = None,
+    method: Literal["auto", "qr", "jacobi"] = "auto",
+) -> ExtremePairs:
+    """`feature_extreme_pairs` of so many rows X that are known by their R factor.
+
+    `lost`: what rounding took in making R, relative to its largest singular value; `product`:
+    ``(hi, lo, e) -> 4^-e X^T X (hi + lo)``, in two halves too, by which the small end is refined.
+    """
+    search = search_from(R.shape, method=method, methods=("auto", "qr", "jacobi"), tol=tol)
+    rule = rank_rule(
+        (count, R.shape[1]), R.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
+        given="features",
+    )  # fmt: skip
+    found = _core.triangle_extreme_pairs(
+        R, count=count, lost=lost, product=product, rule=rule, search=search
+    )
+    return pairs_with_warnings(found, "X^T X", rule, (count, R.shape[1]))
 
 
 def generalized_extreme_pairs(

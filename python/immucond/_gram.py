@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._accumulator import Accumulator, need_rows, wider
+from ._accumulator import Accumulator, need_rows, two_sum, wider
 from ._extreme import ExtremePairs, psd_extreme_pairs
 from ._rank import default_rtol
 from ._validate import Array, FloatArray, as_matrix, check_choice
@@ -213,13 +213,21 @@ class GramAccumulator(Accumulator):
 
     def _plus(self, gram: FloatArray, rest: FloatArray | float) -> None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            total = self._gram + gram
-            # What the sum rounded away (Knuth), so that many blocks are as good as one.
-            part = total - self._gram
-            lost = (self._gram - (total - part)) + (gram - part)
+            # With what it rounds away, so that many blocks are as good as one.
+            total, lost = two_sum(self._gram, gram)
         if not np.isfinite(total.diagonal()).all():
             raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
         self._gram, self._rest = total, self._rest + (lost + rest)
+
+    def _packed(self) -> FloatArray:
+        return np.stack([self._gram, self._rest])
+
+    def _joined(self, first: FloatArray, second: FloatArray) -> FloatArray:
+        total, lost = two_sum(first[0], second[0])
+        return np.stack([total, first[1] + second[1] + lost])
+
+    def _unpack(self, packed: FloatArray, depth: int) -> None:  # noqa: ARG002
+        self._gram, self._rest = packed
 
     def _arrays(self) -> dict[str, Array]:
         return {"gram": self._gram, "rest": self._rest}

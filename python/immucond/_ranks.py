@@ -27,9 +27,9 @@ class Ranks:
         if not (distributed.is_available() and distributed.is_initialized()):
             raise RuntimeError("torch.distributed has no process group: init_process_group first")
         get_group = getattr(group, "get_group", None)  # of a mesh
-        self.group = distributed.group.WORLD if group is None else group
         if get_group is not None:
-            self.group = get_group()
+            group = get_group()
+        self.group: Any = distributed.group.WORLD if group is None else group
         self._torch, self._dist = torch, distributed
         self.size = distributed.get_world_size(self.group)
         self.rank = distributed.get_rank(self.group)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _core
-from ._accumulator import Accumulator, need_rows, wider
+from ._accumulator import Accumulator, need_rows, two_sum, wider
 from ._errors import underflow_is_zero
-from ._extreme import ExtremePairs, feature_extreme_pairs
-from ._validate import Array, FloatArray, as_float64
+from ._extreme import ExtremePairs, feature_extreme_pairs, pairs_of_triangle
+from ._ranks import Ranks
+from ._validate import Array, FloatArray, as_float64, as_matrix
 
 # Relative to the largest entry: a singular value below it has a kappa beyond the float range.
 _DUST = 1e-154
@@ -113,11 +115,24 @@ class TriangleAccumulator(Accumulator):
         first = np.take_along_axis(R, np.argmax(R != 0.0, axis=1)[:, None], axis=1)
         return np.where(first < 0.0, -R, R) + 0.0  # no -0.0
 
-    def pairs(self, *, computed_in: Any = None, **keywords: Any) -> ExtremePairs:
+    def pairs(
+        self,
+        *,
+        rows: Sequence[npt.ArrayLike] | None = None,
+        group: Any = None,
+        computed_in: Any = None,
+        **keywords: Any,
+    ) -> ExtremePairs:
         """Return the extreme eigenpairs of ``H = X^T X`` for all rows X so far.
 
         Parameters
         ----------
+        rows : sequence of array_like, optional
+            The blocks again, where they are still at hand, of d rows at least: the small end is
+            refined by them, to full precision up to kappa(H) of about 1e24. A step reads them once.
+        group : torch.distributed.ProcessGroup or DeviceMesh, optional
+            The ranks whose rows `all_reduce` brought together; then `rows` are this rank's (none:
+            an empty list), and a step gathers d numbers twice from each.
         computed_in : dtype_like, optional
             The precision in which the rows were computed, which sets the default `rtol`; by default
             the coarsest dtype they had.
@@ -159,6 +174,14 @@ class TriangleAccumulator(Accumulator):
         need_rows(self)
         R = self._factor()[: min(self._count, self._d)]
         given = self._dtype if computed_in is None else computed_in
+        if rows is not None and len(R) == self._d:
+            lost = self._reductions() * _core.reduction_noise(self._d)
+            product = _Product(rows, self._d, group)
+            if product.count != self._count:
+                raise ValueError(
+                    f"rows must be the {self._count} that were accumulated, and are {product.count}"
+                )
+            return pairs_of_triangle(R, self._count, lost, product, computed_in=given, **keywords)
         pairs = feature_extreme_pairs(R, computed_in=given, **keywords)
         return wider(pairs, *_rounding(R, self._reductions(), pairs))
 
@@ -217,6 +240,24 @@ class TriangleAccumulator(Accumulator):
             held, filled = (), 0
         return held, triangles
 
+    def _depth(self) -> int:
+        return self._reductions()
+
+    def _packed(self) -> FloatArray:
+        return self._factor()[np.triu_indices(self._d)]
+
+    def _joined(self, first: FloatArray, second: FloatArray) -> FloatArray:
+        stack = np.zeros((2, self._d, self._d))
+        upper, columns = np.triu_indices(self._d)
+        stack[:, upper, columns] = first, second
+        return triangle(stack.reshape(-1, self._d))[upper, columns]
+
+    def _unpack(self, packed: FloatArray, depth: int) -> None:
+        R = np.zeros((self._d, self._d))
+        R[np.triu_indices(self._d)] = packed
+        level = max(0, depth - _reductions(self._leaf, self._d))
+        self._rows, self._triangles = (), {level: R} if R.any() else {}
+
     def _arrays(self) -> dict[str, Array]:
         levels = sorted(self._triangles, reverse=True)
         none = np.zeros((0, self._d))
@@ -246,6 +287,38 @@ class TriangleAccumulator(Accumulator):
             raise ValueError(f"count must be that of the rows held, and is {count}")
         self._rows = (rows,) if len(rows) else ()
         self._triangles = dict(zip(levels.tolist(), triangles, strict=True))
+
+
+class _Product:
+    """``(x, e) -> 4^-e X^T (X x)`` in double-double, for rows X in blocks, of all ranks."""
+
+    def __init__(self, rows: Sequence[npt.ArrayLike], d: int, group: Any) -> None:
+        self._blocks = [as_matrix(block, "rows") for block in rows if np.shape(block) != (0, d)]
+        widths = {block.shape[1] for block in self._blocks} - {d}
+        if widths:
+            raise ValueError(f"rows must have {d} columns, and a block has {widths.pop()}")
+        self._ranks = None if group is None else Ranks(group)
+        self.count = sum(map(len, self._blocks))
+        if self._ranks is not None:
+            self.count = sum(int(n[0]) for n in self._ranks.gathered(np.array([self.count])))
+
+    def __call__(
+        self, hi: FloatArray, lo: FloatArray, exponent: int
+    ) -> tuple[FloatArray, FloatArray]:
+        parts = [_core.gram_product(block, x=(hi, lo), exponent=exponent) for block in self._blocks]
+        total = _sum_of_halves(parts, len(hi))
+        if self._ranks is not None:
+            total = _sum_of_halves(self._ranks.gathered(np.stack(total)), len(hi))
+        return total
+
+
+def _sum_of_halves(parts: Sequence[Any], d: int) -> tuple[FloatArray, FloatArray]:
+    """Sum vectors in double-double, in their order."""
+    total, rest = np.zeros(d), np.zeros(d)
+    for hi, lo in parts:
+        total, lost = two_sum(total, hi)
+        rest += lost + lo
+    return two_sum(total, rest)
 
 
 def _carried(triangles: dict[int, FloatArray], level: int, R: FloatArray) -> dict[int, FloatArray]:

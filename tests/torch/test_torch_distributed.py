@@ -2,30 +2,45 @@
 
 import multiprocessing
 
+import mpmath
+import numpy as np
 import pytest
 import torch_ranks
 from torch_cases import assert_close, tensor, torch
-from torch_ranks import DTYPES, FUNCTIONS, SPLITS, WIDTH, losses, rows_of
+from torch_ranks import DTYPES, FUNCTIONS, GRADED, SPLITS, WIDTH, graded, losses, rows_of
 
 import immucond as ic
 import immucond.torch as ict
+
+
+def run(work, world, folder):
+    """What the processes wrote, by rank."""
+    multiprocessing.set_forkserver_preload(["immucond.torch"])
+    torch.multiprocessing.start_processes(
+        work, args=(world, str(folder)), nprocs=world, start_method="forkserver"
+    )
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(world)]
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_against_one_process(world, tmp_path):
     # One test for all: starting the processes takes longer than what they do, even from a server
     # that has imported PyTorch already.
-    multiprocessing.set_forkserver_preload(["immucond.torch"])
-    torch.multiprocessing.start_processes(
-        torch_ranks.work, args=(world, str(tmp_path)), nprocs=world, start_method="forkserver"
-    )
-    results = [torch.load(tmp_path / str(rank)) for rank in range(world)]
+    results = run(torch_ranks.work, world, tmp_path)
     for kind, split in SPLITS[world].items():
         for dtype_name in DTYPES:
             check_regularizers(results, kind, split, dtype_name)
         check_gram(results, kind, split)
     check_bits(results)
     check_errors(results)
+    Z = rows_of(split, torch.bfloat16).double().requires_grad_()
+    value = ict.r_well(features=Z)
+    value.backward()
+    for result in results:
+        assert result["sharded"][0] == result["by mesh"][0] == result["not sharded"][0]
+        assert_close(result["sharded"][0], value.detach(), 1e-9)
+    found = torch.cat([result["sharded"][1] for result in results])
+    assert torch.allclose(found, Z.grad, rtol=1e-9, atol=1e-9 * float(Z.grad.abs().max()))
     Z = rows_of(split, torch.bfloat16).double()
     assert_close(results[0]["loss"][0], ict.ImmunizationLoss(0.1, 2.0)(Z, 2 * Z), 1e-9)
 
@@ -65,12 +80,59 @@ def check_bits(results):
 def check_errors(results):
     """They reach every rank."""
     for result in results:
-        widths, nan, second, stack = result["errors"]
+        widths, nan, second, stack, replicated = result["errors"]
         assert "ValueError: features must have one width and dtype on all ranks" in widths
         assert "ValueError" in nan
         assert "must be finite" in nan
         assert "once_differentiable" in second
         assert "2 dimensions with group, got shape (2, 3, 4)" in stack
+        assert "sharded by rows over a mesh of one dimension" in replicated
+        assert "Replicate()" in replicated
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Both ends of kappa(H) = 1e24 to fifty digits, and the gradient of its logarithm."""
+    with mpmath.workdps(50):
+        Z = mpmath.matrix(graded().tolist())
+        values, Q = mpmath.mp.eigsy(Z.T * Z)
+        order = sorted(range(GRADED), key=lambda i: values[i])
+        ends = [(values[i], Q[:, i]) for i in (order[-1], order[0])]
+        top, bottom = (2 * (Z * v) * v.T / value for value, v in ends)
+        gradient = np.array((top - bottom).tolist(), dtype=float)
+        return [value for value, _ in ends], gradient
+
+
+@pytest.mark.filterwarnings("ignore:the smallest singular value of X")
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_triangles_of_ranks_keep_what_a_gram_matrix_loses(world, truth, tmp_path):
+    (largest, smallest), gradient = truth
+    results = run(torch_ranks.merge, world, tmp_path)
+    for result in results:
+        assert (result["R"] == results[0]["R"]).all()
+        assert (result["gram"] == results[0]["gram"]).all()
+        assert result["counts"] == (400, 400)
+        for name, most in (("alone", 1e-4), ("written", 1e-4), ("refined", 1e-14)):
+            pairs = result[name]
+            assert pairs.rank == GRADED
+            with mpmath.workdps(50):
+                off = float(abs(pairs.sigma_min - smallest))
+                assert off <= pairs.bound_min
+                assert off <= most * smallest
+                assert abs(pairs.sigma_max - largest) <= pairs.bound_max
+        assert result["refined"].bound_min <= 1e-9 * result["refined"].sigma_min
+        assert result["log_kappa"][0] == pytest.approx(24 * np.log(10), rel=1e-5)
+        widths, missing = result["errors"]
+        assert ("all ranks must have one width, and have [3, 4" in widths) == (world > 1)
+        assert "ValueError: rows must be the 400 that were accumulated, and are 3" in missing
+    found = np.vstack([result["log_kappa"][1].numpy() for result in results])
+    assert np.abs(found - gradient).max() <= 1e-3 * np.abs(gradient).max()
+    assert_close(torch.from_numpy(results[0]["gram"]), graded().T @ graded(), 1e-13)
+
+
+def test_without_a_process_group():
+    with pytest.raises(RuntimeError, match="no process group: init_process_group first"):
+        ic.TriangleAccumulator(2).all_reduce()
 
 
 def test_gram_of_one_process():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -84,6 +85,20 @@ class _AllRows(torch.autograd.Function):
         return upstream[ctx.rows], None, None
 
 
+def local_rows(features: Tensor | None, group: Any) -> tuple[Tensor | None, Any]:
+    """Return this rank's rows and the process group, of a DTensor or a mesh where one is given."""
+    tensors = sys.modules.get("torch.distributed.tensor")  # else nothing can be a DTensor
+    if tensors is not None and isinstance(features, tensors.DTensor):
+        if features.placements != (tensors.Shard(0),):
+            raise ValueError(
+                "features must be sharded by rows over a mesh of one dimension, (Shard(dim=0),), "
+                f"and have placements {features.placements}"
+            )
+        group = features.device_mesh if group is None else group
+        features = features.to_local()
+    return features, group.get_group() if hasattr(group, "get_group") else group
+
+
 def _counts(Z: Tensor, group: Any) -> list[int]:
     """Return the number of rows on each rank, which must be finite, of one width and dtype."""
     if torch.compiler.is_compiling():
@@ -112,8 +127,8 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     ----------
     Z : Tensor, shape (N, m)
         Features, one row a sample: with `group`, this rank's rows (N may differ between ranks, and
-        be 0).
-    group : torch.distributed.ProcessGroup, optional
+        be 0). A DTensor sharded by rows brings its group along.
+    group : torch.distributed.ProcessGroup or DeviceMesh, optional
         One all-reduce of m x m in the forward pass, and no communication in the backward pass. All
         ranks must call, and the loss must be the same on all of them: then each gets the gradient
         of that one loss by its own rows. (``DistributedDataParallel`` averages the parameters'
@@ -135,6 +150,8 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     tensor([[10., 14.],
             [14., 20.]], dtype=torch.float64)
     """
+    rows, group = local_rows(Z, group)
+    Z = cast(Tensor, rows)
     check_tensor(Z, "Z", empty=group is not None)
     if Z.ndim != 2:
         raise ValueError(f"Z must have 2 dimensions, and has shape {tuple(Z.shape)}")

@@ -12,7 +12,7 @@ from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
-from ._distributed import spread
+from ._distributed import local_rows, spread
 from ._operator import given, wide
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import is_plain, name_of, spectral
@@ -22,6 +22,7 @@ def _value(
     r: SpectralRegularizer, S: Tensor | None, features: Tensor | None, p: Counted, group: Any,
     *of_rank: Any,
 ) -> Tensor:  # fmt: skip
+    features, group = local_rows(features, group)
     X, options = given(S, features, *of_rank, empty=group is not None)
     name, number = name_of(r), counted(p, r)
     result: Tensor
@@ -66,9 +67,12 @@ def r_well(
     p : None, "rank" or int
         Count all singular values (default), the k nonzero ones, which batches with fewer samples
         than features want, or so many.
-    group : torch.distributed.ProcessGroup, optional
+    group : torch.distributed.ProcessGroup or DeviceMesh, optional
         The ranks that hold rows of `features`; each gets the value at all rows, and the gradient
-        by its own. For ``torch.distributed.group.WORLD`` that is every rank.
+        by its own. For ``torch.distributed.group.WORLD`` that is every rank; a DTensor with
+        ``Shard(0)`` brings its own. Rows in float64 meet in a tree of QR factors
+        (`immucond.TriangleAccumulator.all_reduce`), coarser ones in one sum of Gram matrices,
+        which holds all that they tell.
 
     Returns
     -------
@@ -171,6 +175,7 @@ def condition_number(
     shift = check_real(ridge, "ridge", low=0.0)
     if shift == 0.0:
         return _value(built_in.kappa, S, features, None, group, rank, rtol, computed_in)
+    features, group = local_rows(features, group)
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     dtype, definite = wide(X.dtype), None
     if group is not None:
