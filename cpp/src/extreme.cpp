@@ -102,6 +102,11 @@ Certificate certified_by_triangle(const FeatureProblem& problem, const Triangle&
   const double sigma = triplet.certificate.sigma;
   const double bound = triplet.certificate.bound + triangle.noise;
   const double squared = (2 * sigma + bound) * bound;
+  // Rows that R was made of have R's quotients, up to what was rounded.
+  if (problem.product && std::fabs(rayleigh - sigma * sigma) > squared + kEps * rayleigh)
+    throw std::invalid_argument("rows must be those that were accumulated, and are others: where " +
+                                ("these have the square " + format(sigma * sigma)) + " they have " +
+                                format(rayleigh) + ", relative to about the largest");
   // A quotient whose products vanish says nothing; R's singular values are positive.
   const Certificate by_triangle{
       rayleigh > 0.0 ? rayleigh : sigma * sigma,

@@ -296,6 +296,9 @@ class _Product:
 
     def __init__(self, rows: Sequence[npt.ArrayLike], d: int, group: Any) -> None:
         self._blocks = [as_matrix(block, "rows") for block in rows if np.shape(block) != (0, d)]
+        for block in self._blocks:
+            if not np.isfinite(block).all():
+                raise ValueError("rows must be finite, and hold NaN or infinity")
         widths = {block.shape[1] for block in self._blocks} - {d}
         if widths:
             raise ValueError(f"rows must have {d} columns, and a block has {widths.pop()}")

@@ -490,9 +490,10 @@ def test_any_tree_holds_the_truth(rows_like, rng, d, rows, blocks):
     rank = true_rank(truth, d)
     for kind in (Deep, ic.TriangleAccumulator):
         for accumulator in (kind(d).update(X), merged(kind, cut(X, rng, blocks), rng)):
-            pairs = quiet(accumulator.pairs)
-            assert_certified(pairs, truth)
-            assert rank is None or pairs.rank == rank
+            for again in ({}, {"rows": cut(X, rng, blocks)}):
+                pairs = quiet(accumulator.pairs, **again)
+                assert_certified(pairs, truth)
+                assert rank is None or pairs.rank == rank
     pairs = quiet(merged(ic.GramAccumulator, cut(X, rng, blocks), rng).pairs)
     assert_certified(pairs, truth)
 
@@ -565,7 +566,27 @@ def test_twice_the_digits_of_a_gram_matrix():
     assert pairs.rank == 6
     assert pairs.determined_min
     assert abs(pairs.sigma_min - truth[-1]) < 1e-3 * truth[-1]
+    refined = accumulator.pairs(rows=np.array_split(X, 5))
+    assert_certified(refined, truth)
+    assert refined.bound_min < 1e-9 * refined.sigma_min
+    assert abs(refined.sigma_min - truth[-1]) < 1e-14 * truth[-1]
     assert quiet(ic.GramAccumulator(6).update(X).pairs).rank < 6
+
+
+def test_rows_that_refine_are_those_that_were_accumulated():
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    accumulator = ic.TriangleAccumulator(3).update(X)
+    with pytest.raises(ValueError, match="rows must be the 50 that were accumulated, and are 49"):
+        accumulator.pairs(rows=[X[1:]])
+    with pytest.raises(ValueError, match="rows must have 3 columns, and a block has 2"):
+        accumulator.pairs(rows=[X[:, :2]])
+    with pytest.raises(ValueError, match="rows must be finite"):
+        accumulator.pairs(rows=[np.full((50, 3), np.nan)])
+    for others in (X * (1.0 + 1e-9), X[::-1] * np.array([1.0, 1.0, 1.001]), np.flip(X, axis=1)):
+        with pytest.raises(ValueError, match="that were accumulated, and are others: where"):
+            accumulator.pairs(rows=[others])
+    fewer = ic.TriangleAccumulator(3).update(X[:2])
+    assert fewer.pairs(rows=[X[:2]]).sigma_min == fewer.pairs().sigma_min
 
 
 @given(generators, st.sampled_from(["two", "three"]))
