@@ -587,3 +587,20 @@ def test_a_hundred_thousand_equal_rows(rng, name):
         pairs = quiet(merged(kind, blocks, rng).pairs)
         assert pairs.rank == d
         assert_certified(pairs, truth)
+
+
+@pytest.mark.parametrize("d", [150, 200, 300])
+@pytest.mark.parametrize("rows", [2, 3])
+def test_equal_rows_of_many_columns(d, rows):
+    """Where LAPACK reduces by blocks of columns, rounding of one sign leaves the most."""
+    rng = np.random.default_rng(d)
+    pattern = rng.uniform(0.1, 3.0, (rows, d))
+    repeats = 8 * d // rows
+    truth = [repeats * value for value in true_eigenvalues_of_rows(pattern.T)]
+    X = np.tile(pattern, (repeats, 1))
+    for accumulator in (
+        ic.TriangleAccumulator(d).update(X),
+        merged(ic.TriangleAccumulator, cut(X, rng, 4), rng),
+        merged(ic.GramAccumulator, cut(X, rng, 4), rng),
+    ):
+        assert_certified(quiet(accumulator.pairs, rank=rows), truth)
