@@ -187,7 +187,7 @@ class NetworkCheckpoint(Checkpoint[dict[str, Any]]):
         except Exception as error:
             reason = "it has no settings of a run" if isinstance(error, KeyError) else _brief(error)
             raise ValueError(
-                f"checkpoint {self.path} is not one of immunize; name another ({reason})"
+                f"checkpoint {self.path} is not one of immucond; name another ({reason})"
             ) from error
 
 
