@@ -157,11 +157,19 @@ def need_rows(accumulator: Accumulator) -> None:
 
 def wider(pairs: ExtremePairs, share_max: float, share_min: float) -> ExtremePairs:
     """Widen the bounds by these shares of the eigenvalues, and tell what is not determined then."""
-    bound_max = pairs.bound_max + share_max * (pairs.sigma_max + pairs.bound_max)
-    bound_min = pairs.bound_min + share_min * (pairs.sigma_min + pairs.bound_min)
-    # An eigenvalue that underflows is as determined as its scaled self.
+    # One that underflows is as determined as its scaled self.
     known = pairs.bound_min / pairs.sigma_min if pairs.sigma_min > 0.0 else 0.0
     determined = pairs.determined_min and known + share_min * (1.0 + known) < 0.5
     if pairs.determined_min and not determined:
         warn_accuracy("X^T X")
-    return replace(pairs, bound_max=bound_max, bound_min=bound_min, determined_min=determined)
+    return replace(
+        pairs,
+        bound_max=_plus_share(pairs.bound_max, share_max, pairs.sigma_max),
+        bound_min=_plus_share(pairs.bound_min, share_min, pairs.sigma_min),
+        determined_min=determined,
+    )
+
+
+def _plus_share(bound: float, share: float, sigma: float) -> float:
+    largest = sigma + bound
+    return bound + share * largest if largest > 0.0 else bound

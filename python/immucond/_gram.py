@@ -135,7 +135,7 @@ class GramAccumulator(Accumulator):
 
     See Also
     --------
-    TriangleAccumulator : Twice the digits, at about three times the time.
+    TriangleAccumulator : Twice the digits, at about five times the time.
 
     Examples
     --------
