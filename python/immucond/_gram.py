@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +14,8 @@ from ._accumulator import Accumulator, need_rows, wider
 from ._extreme import ExtremePairs, psd_extreme_pairs
 from ._rank import default_rtol
 from ._validate import Array, FloatArray, as_matrix, check_choice
+
+_IN_CACHE = 1 << 13  # entries
 
 
 def gram(X: npt.ArrayLike) -> FloatArray:
@@ -206,20 +209,32 @@ class GramAccumulator(Accumulator):
         return wider(pairs, sums, sums * pairs.condition_number)
 
     def _add(self, rows: Array) -> None:
-        self._plus(_core.gram(rows), 0.0)
+        if self._count:
+            self._plus(_core.gram(rows), None)
+        else:
+            self._gram = _core.gram(rows)
 
     def _join(self, other: Self) -> None:
         self._plus(other._gram, other._rest)
 
-    def _plus(self, gram: FloatArray, rest: FloatArray | float) -> None:
+    def _plus(self, gram: FloatArray, rest: FloatArray | None) -> None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            total = self._gram + gram
-            # What the sum rounded away (Knuth), so that many blocks are as good as one.
-            part = total - self._gram
-            lost = (self._gram - (total - part)) + (gram - part)
-        if not np.isfinite(total.diagonal()).all():
-            raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
-        self._gram, self._rest = total, self._rest + (lost + rest)
+            if not np.isfinite(self._gram.diagonal() + gram.diagonal()).all():
+                raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
+            # In place, by rows that stay in cache: memory is what this takes.
+            step = max(1, _IN_CACHE // self._d)
+            for start in range(0, self._d, step):
+                at = slice(start, start + step)
+                old, new = self._gram[at], gram[at]
+                total = old + new
+                # What the sum rounds away (Knuth), so that many blocks are as good as one.
+                part = total - old
+                lost = (old - (total - part)) + (new - part)
+                self._rest[at] += lost if rest is None else lost + rest[at]
+                self._gram[at] = total
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)
 
     def _arrays(self) -> dict[str, Array]:
         return {"gram": self._gram, "rest": self._rest}

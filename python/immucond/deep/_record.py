@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from .._validate import FloatArray, as_count, as_targets, check_choice
 from ._activations import Kept, task_of
 from ._batches import Loaded, refuse_arrays, running_on
-from ._checkpoint import NetworkCheckpoint, fingerprint, name_of
+from ._checkpoint import NetworkCheckpoint, identity, name_of
 from ._loaders import moved, parse_batch
 from ._moments import MOMENTS, Factor
 from ._network import call, logits_of, modules_matching
@@ -183,7 +183,7 @@ def record(
     data = task_of(loader, _device_of(model), "loader", seed=drawn)
     assert isinstance(data, Loaded)
     settings = {
-        "model": fingerprint(model), "of": of, "factor": factor, "rows": rows,
+        "model": identity(model), "of": of, "factor": factor, "rows": rows,
         "mask": name_of(mask) if callable(mask) else mask,
         "cross": name_of(cross) if callable(cross) else cross,
         "patches": bool(patches), "channels": channels, "repeated": repeated,
