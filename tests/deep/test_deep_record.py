@@ -190,6 +190,7 @@ def test_padding_is_in_no_row(side, factor):
         ]
     )
     assert_moments(mean, name, X)
+    assert mean.computed_in(name) == "float32"  # whatever the means themselves are taken in
     everything = icd.record(model, batches, names, mask=None, factor=factor)
     assert_moments(everything, name, torch.cat(seen).flatten(0, 1))
     # What has no tokens is a row a sample.

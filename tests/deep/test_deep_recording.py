@@ -10,6 +10,7 @@ from torch_nets import data, net
 
 import immucond as ic
 import immucond.deep as icd
+from immucond.deep._checkpoint import identity
 
 nn = torch.nn
 
@@ -169,6 +170,35 @@ def test_recordings_of_something_else_do_not_merge(factor):
     with pytest.raises(ValueError, match="'0' has 3 features there and 2 here"):
         two.merge(three)
     assert_same(found, before)
+
+
+def test_a_network_is_told_by_every_bit_of_its_weights():
+    model = net()
+    model.register_buffer("flags", torch.ones(3, dtype=torch.bool))
+    wide = nn.Linear(200, 300)
+    model.wide = wide
+    seen = {identity(model)}
+
+    def changed(values, to):
+        before = values.clone()
+        values.copy_(to)
+        found = identity(model)
+        values.copy_(before)
+        assert found not in seen
+        seen.add(found)
+
+    with torch.no_grad():
+        for at in ((0, 0), (299, 199), (150, 7)):
+            one = wide.weight.clone()
+            one[at] = torch.nextafter(one[at], torch.tensor(9.0))
+            changed(wide.weight, one)
+        changed(wide.weight, wide.weight.flip(0))  # the same numbers elsewhere
+        changed(wide.weight, wide.weight.roll(1, 1))
+        changed(model.flags, torch.tensor([True, False, True]))
+        changed(model.norm.running_mean, torch.full((4,), 0.5))
+        assert identity(model) in seen
+    assert identity(net()) == identity(net())
+    assert identity(net().double()) not in seen
 
 
 @FACTORS

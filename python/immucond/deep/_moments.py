@@ -57,7 +57,7 @@ class Moments(ABC):
             raise RefusedError(
                 f"{what} must have {self.width} features in all batches, and has {rows.shape[1]}"
             )
-        self._computed_in(str(rows.dtype).removeprefix("torch."))
+        self._computed_in(chunk.computed_in)
         rows = (rows.float() if rows.dtype in _HALF else rows).cpu()
         block = np.ascontiguousarray(rows.numpy())
         with np.errstate(over="ignore", invalid="ignore"):

@@ -350,7 +350,7 @@ def _run(
                         step,
                         {
                             "pass": len(watch.passes) + 1,
-                            "passes": len(planned),
+                            "passes": max(1, len(planned)),
                             "batch": number,
                             "batches": reading.data.count or 0,
                             "rows": watch.rows,

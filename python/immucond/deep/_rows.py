@@ -26,10 +26,11 @@ class RefusedError(Exception):
 
 
 class Chunk(NamedTuple):
-    """Rows (n, m), and of which sample each of them is."""
+    """Rows (n, m), of which sample each of them is, and the dtype that they were computed in."""
 
     rows: Tensor
     samples: Tensor
+    computed_in: str
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def chunks(
     if x.layout != torch.strided or x.ndim < 2:
         kind = f"shape {tuple(x.shape)}" if x.layout == torch.strided else str(x.layout)
         raise RefusedError(f"{what} must be dense, with samples first and features, and has {kind}")
-    x, mask = x.detach(), samples.mask
+    x, mask, computed_in = x.detach(), samples.mask, _dtype(x)
     width = 1
     if layout.rows != "sample":
         x, width = _features_last(x, module, layout, what)
@@ -153,7 +154,7 @@ def chunks(
         part = x[start : start + step]
         kept = None if mask is None else mask[start : start + step].to(x.device)
         rows, of = _rows(part, width, kept, layout.rows, what)
-        yield Chunk(rows, of + start)
+        yield Chunk(rows, of + start, computed_in)
 
 
 def _rows(
