@@ -183,7 +183,7 @@ def test_the_rank_of_half_precision_is_that_of_its_rounding(factor):
     x = torch.linspace(1, 2, 50)[:, None].bfloat16()
     found = icd.record(nn.Sequential(line), [x], "0", of="output", factor=factor)
     assert found.computed_in("0") == "bfloat16"
-    assert found.rank("0") == 1
+    assert found.rank("0") == found["0"].pairs().rank == 1
     assert found.pairs("0", computed_in="float32").rank == 8
 
 

@@ -12,7 +12,7 @@ import torch
 
 from .._accumulator import Accumulator
 from .._gram import GramAccumulator, gram
-from .._rank import default_rtol, epsilon
+from .._rank import default_rtol
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray
 from ..linear import Alignment, alignment
@@ -40,7 +40,6 @@ class Moments(ABC):
         self.cross = np.zeros((width, 0))
         self.sums_of_targets = np.zeros((1, 0))
         self.energy = 0.0
-        self.precision = ""  # the coarsest that rows were computed in
         self._rows, self._filled = np.empty((0, width), dtype=np.float32), 0
 
     @classmethod
@@ -57,7 +56,7 @@ class Moments(ABC):
             raise RefusedError(
                 f"{what} must have {self.width} features in all batches, and has {rows.shape[1]}"
             )
-        self._computed_in(chunk.computed_in)
+        self.accumulator._counted(0, chunk.computed_in)  # in half precision too
         rows = (rows.float() if rows.dtype in _HALF else rows).cpu()
         block = np.ascontiguousarray(rows.numpy())
         with np.errstate(over="ignore", invalid="ignore"):
@@ -70,8 +69,10 @@ class Moments(ABC):
         self.sums += sums
         self.count += len(block)
 
-    def _computed_in(self, precision: str) -> None:
-        self.precision = max(self.precision or precision, precision, key=epsilon)
+    @property
+    def computed_in(self) -> str:
+        """The coarsest dtype that rows came in."""
+        return self.accumulator._dtype or ""
 
     def _push(self, block: Array) -> None:
         size, at = _block(self.width), 0
@@ -92,6 +93,7 @@ class Moments(ABC):
                 self._filled = 0
 
     def _update(self, rows: Array) -> None:
+        rows = rows.astype(np.float64)  # at once: by parts, their Gram matrices would be added
         if self._MORE:
             rows = np.hstack([rows, np.ones((len(rows), self._MORE), dtype=rows.dtype)])
         self.accumulator.update(rows)
@@ -125,8 +127,6 @@ class Moments(ABC):
         self.sums = self.sums + other.sums
         self.energy += other.energy
         self.count += other.count
-        if other.precision:
-            self._computed_in(other.precision)
 
     # ---- what was recorded ----
 
@@ -174,7 +174,7 @@ class Moments(ABC):
             raise ValueError(
                 f"the targets are {'constant' if center else 'zero'}: nothing is left to align with"
             )
-        precision = self.precision if computed_in is None else computed_in
+        precision = self.computed_in if computed_in is None else computed_in
         return self._aligned(center, precision, self.cross_of(center), energy)
 
     # ---- in files ----
@@ -195,7 +195,7 @@ class Moments(ABC):
             arrays["waiting"] = self._rows[: self._filled]
         about = {
             "width": self.width, "count": self.count, "energy": self.energy,
-            "precision": self.precision, "dtype": self.accumulator._dtype,
+            "dtype": self.accumulator._dtype,
         }  # fmt: skip
         return arrays, about
 
@@ -211,7 +211,6 @@ class Moments(ABC):
                 raise ValueError(f"{name} must have shape {shape}, and has {arrays[name].shape}")
             setattr(self, name, arrays[name])
         self.count, self.energy = int(about["count"]), float(about["energy"])
-        self.precision = str(about["precision"])
         if not (math.isfinite(self.energy) and self.energy >= 0.0):
             raise ValueError(f"energy must be a sum of squares, and is {self.energy}")
         self._filled = len(waiting)

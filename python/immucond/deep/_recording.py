@@ -108,7 +108,7 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
 
     def computed_in(self, name: str) -> str:
         """Return the name of the coarsest dtype that a module's rows came in."""
-        return self._of(name).precision
+        return self._of(name).computed_in
 
     def mean(self, name: str) -> FloatArray:
         """Return the mean of a module's rows, shape (m,)."""
@@ -136,12 +136,11 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
     def pairs(self, name: str, **keywords: Any) -> ExtremePairs:
         """Return the extreme eigenpairs of ``X^T X``, as the accumulator's ``pairs`` does.
 
-        The rank follows the precision in which the rows were computed (``computed_in=``), half
-        precision too, although these rows were added as float32.
+        The rank follows the precision in which the rows were computed, unless ``computed_in=`` or
+        ``rtol=`` says otherwise.
         """
-        found = self._of(name)
         try:
-            return found.moment.pairs(**({"computed_in": found.precision or None} | keywords))
+            return self[name].pairs(**keywords)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
@@ -277,7 +276,7 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         kind = f"{self.settings['of']}, by {self.settings['factor']}"
         rows = [("name", "width", "rows", "computed in")]
         items = list(self._moments.items())
-        rows += [(n, f"{x.width}", f"{x.count:,}", x.precision) for n, x in items[:_SHOWN]]
+        rows += [(n, f"{x.width}", f"{x.count:,}", x.computed_in) for n, x in items[:_SHOWN]]
         sizes = [max(len(row[at]) for row in rows) for at in range(3)]
         lines = [f"Recording of {len(items)} modules: {kind}"]
         for name, width, count, precision in rows:
