@@ -133,7 +133,10 @@ class Accumulator(ABC):
             count, dtype = _read_count(about.get("count", "")), about.get("dtype", "")
             if (count == 0) != (dtype == ""):
                 raise ValueError(f"there must be a dtype where there are rows, and it is {dtype!r}")
-            accumulator = cls(arrays[next(iter(cls._ARRAYS))].shape[-1])
+            name = next(iter(cls._ARRAYS))
+            if arrays[name].ndim != 2:
+                raise ValueError(f"{name} must be a matrix, and has shape {arrays[name].shape}")
+            accumulator = cls(arrays[name].shape[1])
             accumulator._restore(arrays, count)
             accumulator._counted(count, dtype or None)
         except (ValueError, TypeError) as error:

@@ -12,7 +12,7 @@ from . import _core
 from ._accumulator import Accumulator, need_rows, wider
 from ._errors import underflow_is_zero
 from ._extreme import ExtremePairs, feature_extreme_pairs
-from ._validate import Array, FloatArray, as_count, as_float64
+from ._validate import Array, FloatArray, as_count
 
 # Relative to the largest entry: a singular value below it has a kappa beyond the float range.
 _DUST = 1e-154
@@ -211,7 +211,7 @@ class TriangleAccumulator(Accumulator):
     def _add(self, rows: Array) -> None:
         for end in (rows.min(), rows.max()):
             if not math.isfinite(end):
-                as_float64(rows, "X")  # says where
+                _core.gram(rows)  # refuses them, and says where
             if abs(float(end)) > _LARGEST:
                 raise OverflowError(f"X holds {end:g}, beyond {_LARGEST:.2g}; scale the rows down")
         self._rows, self._triangles = self._with(rows, self._triangles)
@@ -259,7 +259,7 @@ class TriangleAccumulator(Accumulator):
 
     def _restore(self, arrays: dict[str, Array], count: int) -> None:
         rows, triangles, levels = (arrays[name] for name in self._ARRAYS)
-        if rows.ndim != 2 or len(rows) >= self._leaf:
+        if len(rows) >= self._leaf:
             raise ValueError(f"rows must be fewer than {self._leaf}, and have shape {rows.shape}")
         if triangles.shape != (levels.size, self._d, self._d) or levels.ndim != 1:
             raise ValueError(

@@ -138,7 +138,7 @@ def test_a_refused_block_leaves_it_as_it_was(kind, block, error):
 
 def test_refused_rows_are_named():
     accumulator = ic.TriangleAccumulator(2)
-    with pytest.raises(ValueError, match=r"X must be finite, and holds nan at index \(1, 0\)"):
+    with pytest.raises(ValueError, match="X must be finite, and holds NaN at row 1, column 0"):
         accumulator.update(np.array([[1, 2], [np.nan, 1]], np.float32))
     with pytest.raises(OverflowError, match=r"X holds -1\.7e\+308, beyond 1\.1e\+301; scale"):
         accumulator.update([[-1.7e308, 0.0]])
@@ -222,6 +222,12 @@ def test_an_undetermined_end_is_told_of(kind):
     with pytest.warns(ic.AccuracyWarning, match="not determined"):
         pairs = kind(2).update(X).pairs(rank=2)
     assert not pairs.determined_min
+
+
+@every_kind
+def test_zeros_have_no_pairs(kind):
+    with pytest.raises(ValueError, match="has rank 0"):
+        kind(3).update(np.zeros((5, 3))).pairs()
 
 
 @every_kind
@@ -322,7 +328,8 @@ LIES = {
     "triangle: more levels": (1, {"levels": np.arange(3)}, "triangles must have shape"),
     "triangle: rows": (1, {"rows": np.zeros((4096, 2))}, "rows must be fewer than 4096"),
     "triangle: width": (1, {"rows": np.zeros((3, 5))}, "triangles must have shape"),
-    "triangle: vector": (1, {"rows": np.zeros(2)}, "rows must be fewer than"),
+    "triangle: vector": (1, {"rows": np.zeros(2)}, r"rows must be a matrix.*\(2,\)"),
+    "triangle: number": (1, {"rows": np.array(2.0)}, r"rows must be a matrix.*\(\)"),
     "triangle: count": (1, {"count": "7"}, "count must be that of the rows held, and is 7"),
 }
 
@@ -602,3 +609,20 @@ def test_the_leading_columns_are_as_if_they_alone_had_come(rows):
     for wrong in (0, 8):
         with pytest.raises(ValueError, match=r"d must be at (least 1|most the width, 7)"):
             whole.leading(wrong)
+
+
+@pytest.mark.parametrize("d", [150, 200, 300])
+@pytest.mark.parametrize("rows", [2, 3])
+def test_equal_rows_of_many_columns(d, rows):
+    """Where LAPACK reduces by blocks of columns, rounding of one sign leaves the most."""
+    rng = np.random.default_rng(d)
+    pattern = rng.uniform(0.1, 3.0, (rows, d))
+    repeats = 8 * d // rows
+    truth = [repeats * value for value in true_eigenvalues_of_rows(pattern.T)]
+    X = np.tile(pattern, (repeats, 1))
+    for accumulator in (
+        ic.TriangleAccumulator(d).update(X),
+        merged(ic.TriangleAccumulator, cut(X, rng, 4), rng),
+        merged(ic.GramAccumulator, cut(X, rng, 4), rng),
+    ):
+        assert_certified(quiet(accumulator.pairs, rank=rows), truth)

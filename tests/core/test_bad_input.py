@@ -256,7 +256,7 @@ def test_the_symmetric_tolerance_is_that_of_the_dtype():
     assert ic.psd_extreme_pairs(skewed.astype(np.float32)).rank == 3
 
 
-NO_SPECTRUM = ("gram", "hessian", "feature_hessian", "accumulator")
+NO_SPECTRUM = ("gram", "hessian", "feature_hessian", "accumulator", "triangle")
 
 
 @pytest.mark.parametrize("key", [key for key in ARGUMENTS if key.split()[0] not in NO_SPECTRUM])
