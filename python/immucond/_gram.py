@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +14,8 @@ from ._accumulator import Accumulator, need_rows, two_sum, wider
 from ._extreme import ExtremePairs, psd_extreme_pairs
 from ._rank import default_rtol
 from ._validate import Array, FloatArray, as_matrix, check_choice
+
+_IN_CACHE = 1 << 13  # entries
 
 
 def gram(X: npt.ArrayLike) -> FloatArray:
@@ -206,18 +209,28 @@ class GramAccumulator(Accumulator):
         return wider(pairs, sums, sums * pairs.condition_number)
 
     def _add(self, rows: Array) -> None:
-        self._plus(_core.gram(rows), 0.0)
+        if self._count:
+            self._plus(_core.gram(rows), None)
+        else:
+            self._gram = _core.gram(rows)
 
     def _join(self, other: Self) -> None:
         self._plus(other._gram, other._rest)
 
-    def _plus(self, gram: FloatArray, rest: FloatArray | float) -> None:
+    def _plus(self, gram: FloatArray, rest: FloatArray | None) -> None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            # With what it rounds away, so that many blocks are as good as one.
-            total, lost = two_sum(self._gram, gram)
-        if not np.isfinite(total.diagonal()).all():
-            raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
-        self._gram, self._rest = total, self._rest + (lost + rest)
+            if not np.isfinite(self._gram.diagonal() + gram.diagonal()).all():
+                raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
+            # In place, by rows that stay in cache: memory is what this takes.
+            step = max(1, _IN_CACHE // self._d)
+            for start in range(0, self._d, step):
+                at = slice(start, start + step)
+                # With what the sum rounds away, so that many blocks are as good as one.
+                self._gram[at], lost = two_sum(self._gram[at], gram[at])
+                self._rest[at] += lost if rest is None else lost + rest[at]
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)
 
     def _packed(self) -> FloatArray:
         return np.stack([self._gram, self._rest])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from ._accumulator import Accumulator, need_rows, two_sum, wider
 from ._errors import underflow_is_zero
 from ._extreme import ExtremePairs, feature_extreme_pairs, pairs_of_triangle
 from ._ranks import Ranks
-from ._validate import Array, FloatArray, as_matrix
+from ._validate import Array, FloatArray, as_count, as_matrix
 
 # Relative to the largest entry: a singular value below it has a kappa beyond the float range.
 _DUST = 1e-154
@@ -116,6 +116,33 @@ class TriangleAccumulator(Accumulator):
         R = self._factor()
         first = np.take_along_axis(R, np.argmax(R != 0.0, axis=1)[:, None], axis=1)
         return np.where(first < 0.0, -R, R) + 0.0  # no -0.0
+
+    def leading(self, d: SupportsIndex) -> TriangleAccumulator:
+        """Return an accumulator of the first `d` columns, as if they alone had come.
+
+        What stands behind them, such as a column of ones that tells the means, is left out.
+
+        Raises
+        ------
+        ValueError
+            Where `d` is below 1, or beyond the width.
+
+        Examples
+        --------
+        >>> import immucond as ic
+        >>> both = ic.TriangleAccumulator(2).update([[3.0, 1.0], [4.0, 1.0]])
+        >>> both.leading(1).R
+        array([[5.]])
+        """
+        width = as_count(d, "d", least=1)
+        if width > self._d:
+            raise ValueError(f"d must be at most the width, {self._d}, and is {width}")
+        found = TriangleAccumulator(width)
+        found._triangles = {level: R[:width, :width] for level, R in self._triangles.items()}
+        for rows in self._rows:
+            found._rows, found._triangles = found._with(rows[:, :width], found._triangles)
+        found._counted(self._count, self._dtype)
+        return found
 
     def pairs(
         self,

@@ -610,6 +610,28 @@ def test_a_hundred_thousand_equal_rows(rng, name):
         assert_certified(pairs, truth)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40, 600, 9000])
+def test_the_leading_columns_are_as_if_they_alone_had_come(rows):
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(rows, 7)) * np.geomspace(1.0, 1e-9, 7)
+    whole = ic.TriangleAccumulator(7).update(X)
+    for d in (1, 4, 7):
+        found, alone = whole.leading(d), ic.TriangleAccumulator(d).update(X[:, :d])
+        assert found.count == rows
+        size = np.linalg.norm(X[:, :d], axis=0)  # rounding is relative to the columns
+        assert np.all(np.abs(found.R - alone.R) <= 1e-13 * size)
+        mine, theirs = quiet(found.pairs), quiet(alone.pairs)
+        assert mine.rank == theirs.rank
+        assert abs(mine.sigma_min - theirs.sigma_min) <= mine.bound_min + theirs.bound_min
+        more = rng.normal(size=(300, d))
+        assert found.update(more).count == rows + 300
+        assert np.allclose(found.R.T @ found.R, X[:, :d].T @ X[:, :d] + more.T @ more, rtol=1e-12)
+    assert whole.count == rows
+    for wrong in (0, 8):
+        with pytest.raises(ValueError, match=r"d must be at (least 1|most the width, 7)"):
+            whole.leading(wrong)
+
+
 @pytest.mark.parametrize("d", [150, 200, 300])
 @pytest.mark.parametrize("rows", [2, 3])
 def test_equal_rows_of_many_columns(d, rows):

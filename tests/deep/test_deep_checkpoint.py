@@ -324,7 +324,7 @@ def test_other_files_are_refused_and_left(content, tmp_path):
         path.write_bytes(content)
     before = path.read_bytes()
     reason = "it has no settings of a run" if content is None else r"\w+Error: "
-    with pytest.raises(ValueError, match=rf"model.pt is not one of immunize; .*\({reason}"):
+    with pytest.raises(ValueError, match=rf"model.pt is not one of immucond; .*\({reason}"):
         icd.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
     assert path.read_bytes() == before
 

@@ -13,6 +13,8 @@ from ._immunize import immunize
 from ._maps import NetworkFade
 from ._objectives import Objective
 from ._probes import linear_probes
+from ._record import record
+from ._recording import Recording
 from ._report import DeepImmunization, DeepReport, immunity_report
 from ._rir import DeepImmunity, rir
 from ._saved import load_saved, save
@@ -24,12 +26,14 @@ __all__ = [
     "DeepReport",
     "NetworkFade",
     "Objective",
+    "Recording",
     "TrainerMixin",
     "immunity_report",
     "immunize",
     "keep_activations",
     "linear_probes",
     "load_saved",
+    "record",
     "rir",
     "save",
 ]

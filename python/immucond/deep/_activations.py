@@ -304,12 +304,12 @@ def keep_activations(
         model.train(training)
 
 
-def task_of(task: Any, device: torch.device, name: str) -> Batches:
+def task_of(task: Any, device: torch.device, name: str, seed: int = 0) -> Batches:
     """Return a task's batches through the whole model, or those that were kept before."""
     if isinstance(task, Iterator):
         raise ValueError(f"{name} must be iterable any number of times, and is an iterator")
     refuse_rows(task, name)
-    return task if isinstance(task, Kept) else Loaded(task, device)
+    return task if isinstance(task, Kept) else Loaded(task, device, seed)
 
 
 def batches_of(

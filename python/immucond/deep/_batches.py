@@ -74,8 +74,9 @@ class Batches(Protocol):
 class Loaded:
     """Batches as the loader yields them, through the whole model."""
 
-    def __init__(self, loader: Any, device: torch.device) -> None:
+    def __init__(self, loader: Any, device: torch.device, seed: int = 0) -> None:
         self._loader, self._device, self._passes = starting_anew(loader), device, 0
+        self._seed = seed
         self.least, self.alike = least_batch(loader), draws_alike(loader)
         try:
             self.count: int | None = len(loader)
@@ -91,7 +92,7 @@ class Loaded:
     def in_order(self) -> Generator[Any, None, None]:
         """Yield the loader's batches; one that shuffles does so alike each time."""
         with left_as_found(self._loader):
-            seed_pass(self._loader, 0, 0)
+            seed_pass(self._loader, self._seed, 0)
             yield from self._loader
 
     drawn = in_order

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import fnmatch
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from .._validate import FloatArray
 
 _CONTAINERS = (list, tuple, dict, OrderedDict)
 _SHARED = vars(nn.Module()).keys() - {"_modules"}  # parameters, buffers, hooks
+_COMPILED = "_orig_mod."  # what torch.compile puts into the names of modules within
 _DEPTH = 3  # of containers in an attribute that are searched for modules
 
 
@@ -33,6 +36,36 @@ def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
         )
     found: nn.Module = modules[name]
     return found
+
+
+def modules_matching(
+    model: nn.Module, patterns: str | Sequence[str]
+) -> tuple[dict[str, nn.Module], dict[str, tuple[str, ...]]]:
+    """Return the modules that patterns match, by their first names, and their further ones."""
+    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not given or not all(isinstance(x, str) for x in given):
+        raise TypeError(f"modules must be names of modules or patterns, and is {patterns!r}")
+    named: dict[str, nn.Module] = {
+        name.replace(_COMPILED, ""): module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name and not name.endswith(_COMPILED[:-1])
+    }
+    chosen: set[int] = set()
+    for pattern in given:
+        hits = [name for name in named if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            near = difflib.get_close_matches(pattern, named, n=5, cutoff=0.4) or list(named)[:5]
+            raise ValueError(
+                f"modules must name modules of the model, and {pattern!r} matches none; near are "
+                + ", ".join(map(repr, near))
+            )
+        chosen |= {id(named[name]) for name in hits}
+    names: dict[int, list[str]] = {}
+    for name, module in named.items():
+        if id(module) in chosen:
+            names.setdefault(id(module), []).append(name)
+    found = {first: named[first] for first, *_ in names.values()}
+    return found, {first: tuple(more) for first, *more in names.values() if more}
 
 
 def names_of(trainable: str | Sequence[str]) -> list[str]:
