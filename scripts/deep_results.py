@@ -138,16 +138,21 @@ def short(results: dict[str, Any]) -> Iterator[str]:
 def limits(folder: Path) -> Iterator[str]:
     """What each attacker gets of the harmful task, by method: the table of the guide."""
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    methods = [results["methods"][name] for name in LIMITS[1] if name in results["methods"]]
+    methods = [
+        (method["label"], units)
+        for name in LIMITS[1]
+        if (method := results["methods"].get(name))
+        and (units := [unit for unit in method["seeds"] if "failure" not in unit])
+    ]
 
     def row(label: str, read: Callable[[dict[str, Any]], float]) -> str:
-        cells = (f"{mean(read(unit) for unit in method['seeds']):.1%}" for method in methods)
+        cells = (f"{mean(map(read, units)):.1%}" for _, units in methods)
         return f"| {label} | {' | '.join(cells)} |"
 
-    yield "| harmful held-out accuracy | " + " | ".join(m["label"] for m in methods) + " |"
+    yield "| harmful held-out accuracy | " + " | ".join(label for label, _ in methods) + " |"
     yield "|---|" + "--:|" * len(methods)
     for name, label in LABELS.items():
-        if all(name in unit["probe"] for method in methods for unit in method["seeds"]):
+        if all(name in unit["probe"] for _, units in methods for unit in units):
             yield row(label, lambda unit, name=name: unit["probe"][name]["accuracy"][-1])  # type: ignore[misc]
     yield row("(primary test accuracy)", lambda unit: unit["accuracy"])
 

@@ -97,6 +97,7 @@ def work(rank, world, folder):
 
 
 GRADED = 12  # columns
+SCALES = (1.0, 1e155, 1e-160)
 
 
 def graded():
@@ -133,10 +134,19 @@ def merge(rank, world, folder):
     value = ict.log_kappa(features=Z, group=group, **keywords)
     value.backward()
     results["log_kappa"] = value.item(), Z.grad
+    for scale in SCALES:
+        Z = (torch.from_numpy(mine * np.geomspace(1, 10, GRADED)) * scale).requires_grad_()
+        value = ict.log_kappa(features=Z, group=group, **keywords)
+        results[scale] = torch.autograd.grad(value, Z)[0] * scale
+    zeros = ic.TriangleAccumulator(2).update(np.zeros((rank, 2))).all_reduce(group)
+    zeros.to_safetensors(f"{folder}/zeros-{rank}")
+    results["zeros"] = ic.TriangleAccumulator.from_safetensors(f"{folder}/zeros-{rank}").count
     errors = []
     for call in (
         lambda: ic.TriangleAccumulator(3 + rank).all_reduce(group),
         lambda: accumulator.pairs(rows=[mine[1:]], group=group),
+        lambda: accumulator.pairs(rows=[mine] if rank else 3, group=group),
+        lambda: ict.log_kappa(features=torch.full_like(Z, 1e302), group=group),
     ):
         try:
             call()

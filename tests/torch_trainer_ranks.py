@@ -131,11 +131,13 @@ def work(rank, world, folder):
     mesh = init_device_mesh("cpu", (world,))
     sharded = distribute_tensor(Z, mesh, [Shard(0)])
     found["whole"] = ict.r_ill(features=Z)
+    found["sharded"] = ict.r_ill(features=sharded)
+    found["grams"] = ict.gram(sharded), ict.gram(Z)
+    found["modules"] = ict.RWell()(sharded), ict.RWell()(Z)
     found["dtensor"] = [
-        told(lambda: ict.r_ill(features=sharded)),
-        told(lambda: ict.gram(sharded)),
+        told(lambda: ict.r_ill(sharded)),
         told(lambda: ict.extreme_pairs(sharded)),
-        told(lambda: ict.RWell()(sharded)),
+        told(lambda: ict.extreme_pairs(features=sharded)),
     ]
     found["full"] = ict.r_ill(features=sharded.full_tensor())
     found["local"] = ict.r_ill(features=sharded.to_local(), group=group)

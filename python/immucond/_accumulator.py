@@ -109,6 +109,8 @@ class Accumulator(ABC):
         ------
         ValueError
             On every rank, where widths differ.
+        OverflowError
+            On every rank, as `update`.
         RuntimeError
             Where there is no process group, or a rank does not answer within its time-out.
         """
@@ -120,6 +122,8 @@ class Accumulator(ABC):
         widths = [int(numbers[0]) for numbers in about]
         if len(set(widths)) > 1:
             raise ValueError(f"all ranks must have one width, and have {widths}")
+        if not any(numbers[1] for numbers in about):
+            return self
         total = ranks.joined(self._packed(), self._joined)
         self._unpack(total, max(int(n[2]) for n in about) + (ranks.size - 1).bit_length())
         self._count = 0
@@ -222,17 +226,24 @@ def need_rows(accumulator: Accumulator) -> None:
         raise ValueError(f"{accumulator!r} has seen no rows, and has no pairs")
 
 
-def wider(pairs: ExtremePairs, share_max: float, share_min: float) -> ExtremePairs:
-    """Widen the bounds by these shares of the eigenvalues, and tell what is not determined then."""
+def wider(
+    pairs: ExtremePairs, share_max: float, share_min: float, lost: float = 0.0
+) -> ExtremePairs:
+    """Widen the bounds by these shares of the eigenvalues, and by what is lost whatever they are.
+
+    And tell what is not determined then.
+    """
     # One that underflows is as determined as its scaled self.
     known = pairs.bound_min / pairs.sigma_min if pairs.sigma_min > 0.0 else 0.0
+    bound_min = _plus_share(pairs.bound_min, share_min, pairs.sigma_min) + lost
     determined = pairs.determined_min and known + share_min * (1.0 + known) < 0.5
+    determined = determined and (lost == 0.0 or bound_min < pairs.sigma_min / 2.0)
     if pairs.determined_min and not determined:
         warn_accuracy("X^T X")
     return replace(
         pairs,
-        bound_max=_plus_share(pairs.bound_max, share_max, pairs.sigma_max),
-        bound_min=_plus_share(pairs.bound_min, share_min, pairs.sigma_min),
+        bound_max=_plus_share(pairs.bound_max, share_max, pairs.sigma_max) + lost,
+        bound_min=bound_min,
         determined_min=determined,
     )
 

@@ -206,7 +206,9 @@ class GramAccumulator(Accumulator):
         pairs = psd_extreme_pairs(self.gram, rtol=tolerance, **keywords)
         # Relative to the largest eigenvalue, as wherever a Gram matrix is formed.
         sums = default_rtol(shape, "float64", "gram")
-        return wider(pairs, sums, sums * pairs.condition_number)
+        # Squares that underflow lose up to the least float each, however small the others are.
+        lost = self._d * self._count * 5e-324 if pairs.sigma_max < 1e-290 else 0.0
+        return wider(pairs, sums, sums * pairs.condition_number, lost)
 
     def _add(self, rows: Array) -> None:
         if self._count:
@@ -236,10 +238,13 @@ class GramAccumulator(Accumulator):
         return np.stack([self._gram, self._rest])
 
     def _joined(self, first: FloatArray, second: FloatArray) -> FloatArray:
-        total, lost = two_sum(first[0], second[0])
-        return np.stack([total, first[1] + second[1] + lost])
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            total, lost = two_sum(first[0], second[0])
+            return np.stack([total, first[1] + second[1] + lost])
 
     def _unpack(self, packed: FloatArray, depth: int) -> None:  # noqa: ARG002
+        if not np.isfinite(packed).all():
+            raise OverflowError("the sum of squares passes 1.8e308; scale the rows down")
         self._gram, self._rest = packed
 
     def _arrays(self) -> dict[str, Array]:

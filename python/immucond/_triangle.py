@@ -166,7 +166,8 @@ class TriangleAccumulator(Accumulator):
             The precision in which the rows were computed, which sets the default `rtol`; by default
             the coarsest dtype they had.
         **keywords
-            The others of `feature_extreme_pairs`.
+            The others of `feature_extreme_pairs`; with `rows` its rank, rtol, tol and method
+            ("auto", "qr" or "jacobi").
 
         Returns
         -------
@@ -204,7 +205,8 @@ class TriangleAccumulator(Accumulator):
         R = self._factor()[: min(self._count, self._d)]
         given = self._dtype if computed_in is None else computed_in
         if rows is not None and len(R) == self._d:
-            lost = self._reductions() * _core.reduction_noise(self._d)
+            dust = math.sqrt(self._d) * _dust(float(np.abs(R).max()))
+            lost = self._reductions() * (_core.reduction_noise(_rows_at_once(self._d)) + dust)
             product = _Product(rows, self._d, group)
             if product.count != self._count:
                 raise ValueError(
@@ -285,7 +287,7 @@ class TriangleAccumulator(Accumulator):
         R = np.zeros((self._d, self._d))
         R[np.triu_indices(self._d)] = packed
         level = max(0, depth - _reductions(self._leaf, self._d))
-        self._rows, self._triangles = (), {level: R} if R.any() else {}
+        self._rows, self._triangles = (), {level: R}
 
     def _arrays(self) -> dict[str, Array]:
         levels = sorted(self._triangles, reverse=True)
@@ -322,17 +324,20 @@ class _Product:
     """``(x, e) -> 4^-e X^T (X x)`` in double-double, for rows X in blocks, of all ranks."""
 
     def __init__(self, rows: Sequence[npt.ArrayLike], d: int, group: Any) -> None:
-        self._blocks = [as_matrix(block, "rows") for block in rows if np.shape(block) != (0, d)]
-        for block in self._blocks:
-            if not np.isfinite(block).all():
-                raise ValueError("rows must be finite, and hold NaN or infinity")
-        widths = {block.shape[1] for block in self._blocks} - {d}
-        if widths:
-            raise ValueError(f"rows must have {d} columns, and a block has {widths.pop()}")
         self._ranks = None if group is None else Ranks(group)
-        self.count = sum(map(len, self._blocks))
-        if self._ranks is not None:
-            self.count = sum(int(n[0]) for n in self._ranks.gathered(np.array([self.count])))
+        refused: Exception | None = None
+        try:
+            self._blocks = _blocks_of(rows, d)
+            self.count = sum(map(len, self._blocks))
+        except (TypeError, ValueError) as error:
+            refused, self.count = error, -1
+        if self._ranks is not None:  # a rank that is refused leaves none waiting
+            counts = [int(n[0]) for n in self._ranks.gathered(np.array([self.count]))]
+            if refused is None and min(counts) < 0:
+                refused = ValueError(f"rows are refused on rank {counts.index(-1)}")
+            self.count = sum(counts)
+        if refused is not None:
+            raise refused
 
     def __call__(
         self, hi: FloatArray, lo: FloatArray, exponent: int
@@ -342,6 +347,18 @@ class _Product:
         if self._ranks is not None:
             total = _sum_of_halves(self._ranks.gathered(np.stack(total)), len(hi))
         return total
+
+
+def _blocks_of(rows: Sequence[npt.ArrayLike], d: int) -> list[Array]:
+    if not isinstance(rows, Sequence):
+        raise TypeError(f"rows must be a sequence of blocks, and is a {type(rows).__name__}")
+    blocks = [as_matrix(block, "rows") for block in rows if np.shape(block) != (0, d)]
+    for block in blocks:
+        if block.shape[1] != d:
+            raise ValueError(f"rows must have {d} columns, and a block has {block.shape[1]}")
+        if not np.isfinite(block).all():
+            raise ValueError("rows must be finite, and hold NaN or infinity")
+    return blocks
 
 
 def _sum_of_halves(parts: Sequence[Any], d: int) -> tuple[FloatArray, FloatArray]:
@@ -381,7 +398,7 @@ def _rounding(R: FloatArray, reductions: int, pairs: ExtremePairs) -> tuple[floa
     unit = R / scale
     norms = np.linalg.norm(unit, axis=0)
     # What is set to zero for being small, and what underflows.
-    dust = math.sqrt(d) * max(_DUST, np.finfo(np.float64).tiny / scale)
+    dust = math.sqrt(d) * _dust(scale)
     errors = reductions * (_core.reduction_noise(_rows_at_once(d)) * norms + dust)
     largest = float(np.linalg.norm(unit @ pairs.v_max))
     smallest = largest / math.sqrt(pairs.condition_number)
@@ -395,6 +412,11 @@ def _rounding(R: FloatArray, reductions: int, pairs: ExtremePairs) -> tuple[floa
     with np.errstate(over="ignore"):  # of subnormal rows nothing is known
         most, least = ((2.0 + shares) * shares).tolist()  # of their squares
     return most, least
+
+
+def _dust(scale: float) -> float:
+    """Return what is set to zero or underflows, relative to the largest entry."""
+    return max(_DUST, float(np.finfo(np.float64).tiny) / scale) if scale > 0.0 else _DUST
 
 
 def _least(columns: FloatArray) -> float:

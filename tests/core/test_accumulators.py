@@ -580,6 +580,36 @@ def test_twice_the_digits_of_a_gram_matrix():
     assert quiet(ic.GramAccumulator(6).update(X).pairs).rank < 6
 
 
+@pytest.mark.parametrize("scale", [1e-152, 1e-157, 1e-161, 1e-310])
+def test_squares_that_underflow_are_allowed_for(scale):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3)) * scale
+    truth = true_eigenvalues_of_rows(X)
+    blocks = cut(X, rng, 7)
+    triangle = merged(ic.TriangleAccumulator, blocks, rng)
+    found = [quiet(triangle.pairs), quiet(triangle.pairs, rows=blocks)]
+    if scale > 1e-200:
+        found.append(quiet(merged(ic.GramAccumulator, blocks, rng).pairs))
+    for pairs in found:
+        for sigma, bound, true in (
+            (pairs.sigma_max, pairs.bound_max, truth[0]),
+            (pairs.sigma_min, pairs.bound_min, truth[-1]),
+        ):
+            assert abs(mpmath.mpf(sigma) - true) <= bound
+    many = np.full((10001, 1), 1.5e-162)
+    many[0] = 1e-160  # beside it the others' squares are nothing, and their sum is not
+    pairs = quiet(ic.GramAccumulator(1).update(many).pairs)
+    assert abs(mpmath.mpf(pairs.sigma_max) - true_eigenvalues_of_rows(many)[0]) <= pairs.bound_max
+
+
+def test_sums_over_ranks_that_overflow_leave_it_as_it_was():
+    accumulator = ic.GramAccumulator(1).update([[1e154]])
+    packed = accumulator._packed()
+    with pytest.raises(OverflowError, match="sum of squares"):
+        accumulator._unpack(accumulator._joined(packed, packed), 1)
+    assert accumulator.gram == 1e308
+
+
 def test_rows_that_refine_are_those_that_were_accumulated():
     X = np.random.default_rng(0).normal(size=(50, 3))
     accumulator = ic.TriangleAccumulator(3).update(X)

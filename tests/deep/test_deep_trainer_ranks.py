@@ -110,8 +110,11 @@ def test_a_process_without_a_term_has_the_weight_of_the_others(results, name):
         assert results[0][name]["logs"][0]["lambda_H"] == pytest.approx(0.3 / size, rel=1e-6)
 
 
-def test_dtensors_are_refused_with_the_remedy(results):
+def test_dtensors_sharded_by_rows_stand_for_all_rows_and_others_are_refused(results):
     for result in results:
+        assert_close(result["sharded"], result["whole"], 1e-12)
+        for of_all, whole in (result["grams"], result["modules"]):
+            assert_close(of_all, whole, 1e-12)
         for told in result["dtensor"]:
             assert "must be a plain tensor, and is a DTensor: give" in told
             assert ".full_tensor()" in told

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch_ranks
 from torch_cases import assert_close, tensor, torch
-from torch_ranks import DTYPES, FUNCTIONS, GRADED, SPLITS, WIDTH, graded, losses, rows_of
+from torch_ranks import DTYPES, FUNCTIONS, GRADED, SCALES, SPLITS, WIDTH, graded, losses, rows_of
 
 import immucond as ic
 import immucond.torch as ict
@@ -122,7 +122,13 @@ def test_triangles_of_ranks_keep_what_a_gram_matrix_loses(world, truth, tmp_path
                 assert abs(pairs.sigma_max - largest) <= pairs.bound_max
         assert result["refined"].bound_min <= 1e-9 * result["refined"].sigma_min
         assert result["log_kappa"][0] == pytest.approx(24 * np.log(10), rel=1e-5)
-        widths, missing = result["errors"]
+        widths, missing, refused, large = result["errors"]
+        assert "rows must be a sequence" in refused or "rows are refused on rank 0" in refused
+        assert "OverflowError: features must be below 1.1e+301 with group" in large
+        assert result["zeros"] == sum(range(world))
+        for scale in SCALES[1:]:  # log kappa does not depend on it
+            atol = 1e-2 * float(result[1.0].abs().max()) if len(result[1.0]) else 0.0
+            assert torch.allclose(result[scale], result[1.0], rtol=0.0, atol=atol)
         assert ("all ranks must have one width, and have [3, 4" in widths) == (world > 1)
         assert "ValueError: rows must be the 400 that were accumulated, and are 3" in missing
     found = np.vstack([result["log_kappa"][1].numpy() for result in results])

@@ -100,8 +100,9 @@ def imitation(logits: Tensor, lesson: Any) -> Tensor:
     now, said, labels = logits.to(dtype), lesson.logits.to(dtype), lesson.labels
     targets = isinstance(labels, Tensor) and labels.is_floating_point()
     if targets or now.ndim != 2 or now.shape[1] == 1:
-        spread = (said - said.mean(0)).square().mean().clamp_min(torch.finfo(dtype).tiny)
-        square: Tensor = (now - said).square().mean() / spread
+        size = said.square().mean()
+        spread = (said - said.mean(0)).square().mean() + torch.finfo(dtype).eps * size
+        square: Tensor = (now - said).square().mean() / torch.where(spread > 0.0, spread, 1.0)
         return square
     divergence: Tensor = nn.functional.kl_div(
         now.log_softmax(1), said.log_softmax(1), reduction="batchmean", log_target=True

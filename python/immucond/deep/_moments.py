@@ -115,7 +115,7 @@ class Moments(ABC):
         """Add the rows that fill no block."""
         if self._filled:
             self._update(self._rows[: self._filled])
-        self._rows, self._filled = self._rows[:0], 0
+        self._rows, self._filled = self._rows[:0].copy(), 0  # not a view, which would keep all
 
     def merge(self, other: Moments) -> None:
         """Add another's rows; both are closed."""
@@ -170,10 +170,11 @@ class Moments(ABC):
     def alignment(self, center: bool, computed_in: Any) -> Alignment:
         """Label alignment of the rows with the targets."""
         energy = self.energy_of(center)
+        if not math.isfinite(self.energy):
+            raise OverflowError("the targets' sum of squares passes 1.8e308; scale them down")
         if energy == 0.0:
-            raise ValueError(
-                f"the targets are {'constant' if center else 'zero'}: nothing is left to align with"
-            )
+            told = "constant, to the rounding of their squares" if center else "zero"
+            raise ValueError(f"the targets are {told}: nothing is left to align with")
         precision = self.computed_in if computed_in is None else computed_in
         return self._aligned(center, precision, self.cross_of(center), energy)
 

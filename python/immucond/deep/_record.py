@@ -109,7 +109,8 @@ def record(
         samples: rows are then of each sample's own loss. A mean over a batch of B, such as most
         losses return, divides them by B.
     max_bytes : int, optional
-        Memory for the moments of all modules together. Where they need more, which the first batch
+        Memory for the moments that one pass sums; those that are finished stay beside them, at
+        ``m^2`` numbers or ``2 m^2`` a module. Where all need more, which the first batch
         tells, the modules are recorded by groups, in several passes over the data: to the same
         bits. `Recording.passes` and the logger ``immucond`` say which.
     seed : int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -119,7 +120,7 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         """Return ``X^T X`` of a module's rows X (n, m), of centred ones if asked; not divided by n.
 
         A centred one is a difference: it loses as many digits as the mean is larger than the
-        spread, squared; with ``factor="r"`` none.
+        spread, squared; with ``factor="r"`` not squared.
         """
         return self._of(name).gram(center)
 
@@ -221,6 +222,8 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         ------
         TypeError, ValueError
             For what is no recording, or one of another network, other modules or other settings.
+        OverflowError
+            Where a sum of squares passes 1.8e308. In either case the recording is as it was.
         """
         if not isinstance(other, Recording):
             raise TypeError(f"other must be a Recording, and is a {type(other).__name__}")
@@ -237,10 +240,19 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         ]
         if widths:
             raise ValueError(f"recordings must have features of one width: {'; '.join(widths)}")
+        merged = {}  # apart, so that an error leaves all of it as it was
         for name, theirs in other._moments.items():
-            self._moments[name].merge(theirs)
+            merged[name] = copy.deepcopy(self._moments[name])
+            try:
+                merged[name].merge(theirs)
+            except OverflowError as error:
+                raise OverflowError(f"{name}: {error}") from error
+        self._moments = merged
         self._ends.clear()
         return self
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file, whole or not at all.

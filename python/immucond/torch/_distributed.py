@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, cast
 
 import torch
@@ -15,6 +14,8 @@ from .._rank import Rule, default_rtol, epsilon, rank_rule
 from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
 from ._operator import DTYPES, Options, check_tensor
+
+_LARGEST = 2.0**1000  # of entries whose columns have norms, on however many ranks
 
 
 class _SumOfGrams(torch.autograd.Function):
@@ -51,7 +52,8 @@ class _TriangleOfAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
         accumulator = TriangleAccumulator(Z.shape[1])
-        R = torch.from_numpy(accumulator.update(Z.detach().cpu().numpy()).all_reduce(group).R)
+        accumulator.update(Z.detach().double().cpu().numpy()).all_reduce(group)
+        R = torch.from_numpy(accumulator.R)
         ctx.save_for_backward(Z, R)
         return R.to(Z.device)
 
@@ -59,10 +61,12 @@ class _TriangleOfAll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         Z, R = ctx.saved_tensors
-        size = torch.linalg.vector_norm(R, dim=0)
+        largest = R.abs().max()
+        unit = R / largest
+        size = torch.linalg.vector_norm(unit, dim=0)
         size = torch.where(size > 0.0, size, 1.0)[:, None]  # columns of any scale, dead ones too
-        G = torch.linalg.lstsq(R / size.T, upstream.cpu(), driver="gelsd").solution / size
-        return (Z.double() @ G.to(Z.device)).to(Z.dtype), None
+        G = torch.linalg.lstsq(unit / size.T, upstream.cpu(), driver="gelsd").solution / size
+        return ((Z.double() / largest.to(Z.device)) @ G.to(Z.device)).to(Z.dtype), None
 
 
 class _AllRows(torch.autograd.Function):
@@ -87,9 +91,20 @@ class _AllRows(torch.autograd.Function):
 
 def local_rows(features: Tensor | None, group: Any) -> tuple[Tensor | None, Any]:
     """Return this rank's rows and the process group, of a DTensor or a mesh where one is given."""
-    tensors = sys.modules.get("torch.distributed.tensor")  # else nothing can be a DTensor
-    if tensors is not None and isinstance(features, tensors.DTensor):
-        if features.placements != (tensors.Shard(0),):
+    sharded = hasattr(features, "full_tensor")  # a DTensor
+    if group is None and not sharded:
+        return features, None
+    if torch.compiler.is_compiling():
+        # Which collectives run follows from numbers that other ranks hold.
+        raise NotImplementedError(
+            "group= cannot be part of a compiled graph: call the regularizer outside the function "
+            "that torch.compile compiles, or in one under torch.compiler.disable"
+        )
+    if sharded:
+        from torch.distributed.tensor import DTensor, Shard
+
+        assert isinstance(features, DTensor)
+        if features.placements != (Shard(0),):
             raise ValueError(
                 "features must be sharded by rows over a mesh of one dimension, (Shard(dim=0),), "
                 f"and have placements {features.placements}"
@@ -101,22 +116,23 @@ def local_rows(features: Tensor | None, group: Any) -> tuple[Tensor | None, Any]
 
 def _counts(Z: Tensor, group: Any) -> list[int]:
     """Return the number of rows on each rank, which must be finite, of one width and dtype."""
-    if torch.compiler.is_compiling():
-        # Which collectives run follows from numbers that other ranks hold.
-        raise NotImplementedError(
-            "group= cannot be part of a compiled graph: call the regularizer outside the function "
-            "that torch.compile compiles, or in one under torch.compiler.disable"
-        )
-    finite = bool(Z.detach().isfinite().all())
-    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype), finite], device=Z.device)
+    held = Z.detach().abs()
+    bad = 2 * (not held.isfinite().all()) or int((held > _LARGEST).any())
+    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype), bad], device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(all_, mine, group=group)
     shapes = [tuple(int(x) for x in t) for t in all_]
     if len({shape[1:3] for shape in shapes}) > 1:
         seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d, _ in shapes)
         raise ValueError(f"features must have one width and dtype on all ranks, and have {seen}")
-    if bad := [rank for rank, shape in enumerate(shapes) if not shape[3]]:
-        raise ValueError(f"features must be finite, and hold NaN or infinity on rank {bad[0]}")
+    for rank, (*_, found) in enumerate(shapes):
+        if found == 2:
+            raise ValueError(f"features must be finite, and hold NaN or infinity on rank {rank}")
+        if found == 1:
+            raise OverflowError(
+                f"features must be below {_LARGEST:.2g} with group, and are not on rank {rank}; "
+                "scale them down"
+            )
     return [shape[0] for shape in shapes]
 
 
@@ -162,6 +178,7 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     return result
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives, NumPy between them
 def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Rule]:
     """Return the matrix or the features that stand for all ranks' rows, with options to match.
 
