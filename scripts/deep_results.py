@@ -47,7 +47,8 @@ RUNS = {
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",
-        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60",
+        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --fine-tune "
+        "--method identity fade fade-distilled leace closed-form --seeds 2",
     ),
 }
 PLOTS = {
