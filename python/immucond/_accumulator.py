@@ -214,13 +214,6 @@ def _read_count(text: str) -> int:
     return int(text)
 
 
-def two_sum(a: FloatArray, b: FloatArray | float) -> tuple[FloatArray, FloatArray]:
-    """Return a + b and what rounding took from it (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
 def need_rows(accumulator: Accumulator) -> None:
     if accumulator.count == 0:
         raise ValueError(f"{accumulator!r} has seen no rows, and has no pairs")

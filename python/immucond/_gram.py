@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._accumulator import Accumulator, need_rows, two_sum, wider
+from ._accumulator import Accumulator, need_rows, wider
 from ._extreme import ExtremePairs, psd_extreme_pairs
+from ._products import two_sum
 from ._rank import default_rtol
 from ._validate import Array, FloatArray, as_matrix, check_choice
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._accumulator import Accumulator, need_rows, two_sum, wider
+from ._accumulator import Accumulator, need_rows, wider
 from ._errors import underflow_is_zero
 from ._extreme import ExtremePairs, feature_extreme_pairs, pairs_of_triangle
-from ._ranks import Ranks
-from ._validate import Array, FloatArray, as_count, as_matrix
+from ._products import RowProduct
+from ._validate import Array, FloatArray, as_count
 
 # Relative to the largest entry: a singular value below it has a kappa beyond the float range.
 _DUST = 1e-154
@@ -207,7 +207,7 @@ class TriangleAccumulator(Accumulator):
         if rows is not None and len(R) == self._d:
             dust = math.sqrt(self._d) * _dust(float(np.abs(R).max()))
             lost = self._reductions() * (_core.reduction_noise(_rows_at_once(self._d)) + dust)
-            product = _Product(rows, self._d, group)
+            product = RowProduct(rows, self._d, group)
             if product.count != self._count:
                 raise ValueError(
                     f"rows must be the {self._count} that were accumulated, and are {product.count}"
@@ -318,56 +318,6 @@ class TriangleAccumulator(Accumulator):
             raise ValueError(f"count must be that of the rows held, and is {count}")
         self._rows = (rows,) if len(rows) else ()
         self._triangles = dict(zip(levels.tolist(), triangles, strict=True))
-
-
-class _Product:
-    """``(x, e) -> 4^-e X^T (X x)`` in double-double, for rows X in blocks, of all ranks."""
-
-    def __init__(self, rows: Sequence[npt.ArrayLike], d: int, group: Any) -> None:
-        self._ranks = None if group is None else Ranks(group)
-        refused: Exception | None = None
-        try:
-            self._blocks = _blocks_of(rows, d)
-            self.count = sum(map(len, self._blocks))
-        except (TypeError, ValueError) as error:
-            refused, self.count = error, -1
-        if self._ranks is not None:  # a rank that is refused leaves none waiting
-            counts = [int(n[0]) for n in self._ranks.gathered(np.array([self.count]))]
-            if refused is None and min(counts) < 0:
-                refused = ValueError(f"rows are refused on rank {counts.index(-1)}")
-            self.count = sum(counts)
-        if refused is not None:
-            raise refused
-
-    def __call__(
-        self, hi: FloatArray, lo: FloatArray, exponent: int
-    ) -> tuple[FloatArray, FloatArray]:
-        parts = [_core.gram_product(block, x=(hi, lo), exponent=exponent) for block in self._blocks]
-        total = _sum_of_halves(parts, len(hi))
-        if self._ranks is not None:
-            total = _sum_of_halves(self._ranks.gathered(np.stack(total)), len(hi))
-        return total
-
-
-def _blocks_of(rows: Sequence[npt.ArrayLike], d: int) -> list[Array]:
-    if not isinstance(rows, Sequence):
-        raise TypeError(f"rows must be a sequence of blocks, and is a {type(rows).__name__}")
-    blocks = [as_matrix(block, "rows") for block in rows if np.shape(block) != (0, d)]
-    for block in blocks:
-        if block.shape[1] != d:
-            raise ValueError(f"rows must have {d} columns, and a block has {block.shape[1]}")
-        if not np.isfinite(block).all():
-            raise ValueError("rows must be finite, and hold NaN or infinity")
-    return blocks
-
-
-def _sum_of_halves(parts: Sequence[Any], d: int) -> tuple[FloatArray, FloatArray]:
-    """Sum vectors in double-double, in their order."""
-    total, rest = np.zeros(d), np.zeros(d)
-    for hi, lo in parts:
-        total, lost = two_sum(total, hi)
-        rest += lost + lo
-    return two_sum(total, rest)
 
 
 def _carried(triangles: dict[int, FloatArray], level: int, R: FloatArray) -> dict[int, FloatArray]:
