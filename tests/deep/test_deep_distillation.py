@@ -7,6 +7,7 @@ from torch_nets import loaders, net, states_equal
 
 import immucond as ic
 import immucond.deep as icd
+from immucond.deep._distillation import Lesson, imitation
 from immucond.deep._network import SplitModel
 
 import transformers  # isort: skip  # after torch, which may be absent
@@ -150,6 +151,15 @@ def test_targets_are_imitated_by_their_squares():
     assert first == 0.0
     share = float((after - before).square().mean() / before.var())
     assert 0.0 < share < 0.5
+
+
+def test_constant_outputs_are_imitated_too():
+    """Their spread is rounding, or nothing: the loss is finite, and 0 where they stay."""
+    for value in (0.0, 3.0):
+        said = torch.full((4, 1), value)
+        lesson = Lesson(said, said, said, said)
+        assert imitation(said, lesson) == 0.0
+        assert imitation(said + 0.1, lesson) < 1e6
 
 
 # LayerNorm leaves 11 dimensions, which half precision says of itself that it cannot prove.

@@ -1,5 +1,6 @@
 """What a recording gives: alignment, centred moments, merges, and files."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_targets_by_a_function():
     assert places.energy("stem", center=False) == pytest.approx(36 * np.sum(Y**2))
     X = data(70, 1)[:][0].flatten(1).double().numpy()
     assert np.allclose(places.cross("stem"), X.sum(1) @ Y, rtol=1e-4, atol=1e-4)
+
+
+def test_a_merge_that_overflows_changes_nothing_and_names_the_module():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Identity()).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2, dtype=torch.float64) * 1e153)
+    x = torch.tensor([[1.2, 0.0], [0.0, 0.1]], dtype=torch.float64)
+    found = icd.record(model, [x * 8], "*")
+    before = found.kappa("0")
+    with pytest.raises(OverflowError, match=r"^1: the sum of squares"):
+        found.merge(icd.record(model, [x * 8], "*"))
+    assert found.count("0") == found.count("1") == 2
+    assert found.kappa("0") == before == found.pairs("0").condition_number
+
+
+def test_copies_are_apart():
+    found = recorded()
+    copied = copy.copy(found)
+    copied.merge(recorded())
+    assert copied.count("head") == 2 * found.count("head")
 
 
 @FACTORS
