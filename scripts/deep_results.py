@@ -101,12 +101,17 @@ def section(title: str, folder: Path) -> Iterator[str]:
         yield ""
 
 
-def short(results: dict[str, Any]) -> Iterator[str]:
-    """What came out, in the order of the tables, from the numbers themselves."""
-    methods = {
+def finished(results: dict[str, Any]) -> dict[str, tuple[str, list[dict[str, Any]]]]:
+    """Label and units of each method, those that failed left out."""
+    return {
         name: (method["label"], [unit for unit in method["seeds"] if "failure" not in unit])
         for name, method in results["methods"].items()
     }
+
+
+def short(results: dict[str, Any]) -> Iterator[str]:
+    """What came out, in the order of the tables, from the numbers themselves."""
+    methods = finished(results)
 
     def listed(show: Callable[[float], str], *path: Any) -> str:
         told = []
@@ -139,23 +144,19 @@ def short(results: dict[str, Any]) -> Iterator[str]:
 def limits(folder: Path) -> Iterator[str]:
     """What each attacker gets of the harmful task, by method: the table of the guide."""
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    methods = [
-        (method["label"], units)
-        for name in LIMITS[1]
-        if (method := results["methods"].get(name))
-        and (units := [unit for unit in method["seeds"] if "failure" not in unit])
-    ]
+    found = finished(results)
+    methods = [found[name] for name in LIMITS[1] if found.get(name, ("", []))[1]]
 
-    def row(label: str, read: Callable[[dict[str, Any]], float]) -> str:
-        cells = (f"{mean(map(read, units)):.1%}" for _, units in methods)
+    def row(label: str, *path: Any) -> str:
+        cells = (f"{mean(reduce(getitem, path, u) for u in units):.1%}" for _, units in methods)
         return f"| {label} | {' | '.join(cells)} |"
 
     yield "| harmful held-out accuracy | " + " | ".join(label for label, _ in methods) + " |"
     yield "|---|" + "--:|" * len(methods)
     for name, label in LABELS.items():
         if all(name in unit["probe"] for _, units in methods for unit in units):
-            yield row(label, lambda unit, name=name: unit["probe"][name]["accuracy"][-1])  # type: ignore[misc]
-    yield row("(primary test accuracy)", lambda unit: unit["accuracy"])
+            yield row(label, "probe", name, "accuracy", -1)
+    yield row("(primary test accuracy)", "accuracy")
 
 
 def commit() -> str:

@@ -147,17 +147,13 @@ py::tuple to_halves(const DoubleDoubleVector& x) {
   return py::make_tuple(vector(x.hi), vector(x.lo));
 }
 
-/// Rows that are elsewhere, multiplied by a Python function (hi, lo, exponent) -> (hi, lo), or
-/// None.
-Factored factored(Index count, double lost, const py::object& product) {
-  Factored rows{count, lost, {}};
-  if (!product.is_none())
-    rows.product = [&product](const DoubleDoubleVector& x, int exponent) {
-      const py::gil_scoped_acquire acquire;
-      return from_halves(py::cast<Halves>(product(*to_halves(x), exponent)),
-                         static_cast<Index>(x.hi.size()));
-    };
-  return rows;
+/// Rows that are elsewhere, multiplied by a Python function (hi, lo, exponent) -> (hi, lo).
+Factored factored(Index count, double lost, const py::function& product) {
+  return {count, lost, [&product](const DoubleDoubleVector& x, int exponent) {
+            const py::gil_scoped_acquire acquire;
+            return from_halves(py::cast<Halves>(product(*to_halves(x), exponent)),
+                               static_cast<Index>(x.hi.size()));
+          }};
 }
 
 }  // namespace
@@ -191,7 +187,7 @@ void register_pairs(py::module_& m) {
 
   m.def(
       "triangle_extreme_pairs",
-      [](const py::array& R, Index count, double lost, const py::object& product,
+      [](const py::array& R, Index count, double lost, const py::function& product,
          const RuleTuple& rule, const Search& search) {
         const MatrixView view = view_of(R, "R");
         require_size(view.rows == view.cols, view, view, "R must be square");

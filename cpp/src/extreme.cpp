@@ -111,8 +111,7 @@ Certificate certified_by_triangle(const FeatureProblem& problem, const Triangle&
   const Certificate by_triangle{
       rayleigh > 0.0 ? rayleigh : sigma * sigma,
       squared + std::fabs(rayleigh - sigma * sigma) + kEps * std::fabs(rayleigh)};
-  const bool at_hand = problem.lost == 0.0 || problem.product;
-  if (end == End::max || !at_hand) return by_triangle;
+  if (end == End::max) return by_triangle;
   const Ends& s = triangle.decomposition->ends();
   const double next = std::max(0.0, s.next_min - s.noise_min - s.next_error_min - triangle.noise);
   if (s.rank < 2 || s.tied_min > 1) return by_triangle;
@@ -315,10 +314,7 @@ ExtremePairs triangle_extreme_pairs(const MatrixView& R, const Factored& rows, c
   if (by_qr.method != Method::jacobi) by_qr.method = Method::qr;
   FeatureProblem problem = decompose_features(R, by_qr, rows.lost);
   problem.rows = rows.count;
-  if (rows.product)
-    problem.product = [&](const DoubleDoubleVector& x) {
-      return rows.product(x, problem.exponent);
-    };
+  problem.product = [&](const DoubleDoubleVector& x) { return rows.product(x, problem.exponent); };
   return certified_features(problem);
 }
 

@@ -117,7 +117,7 @@ def triangle_extreme_pairs(
     *,
     count: int,
     lost: float,
-    product: Callable[[_Float64, _Float64, int], tuple[_Float64, _Float64]] | None,
+    product: Callable[[_Float64, _Float64, int], tuple[_Float64, _Float64]],
     rule: _Rule,
     search: _Search,
 ) -> dict[str, Any]: ...

@@ -29,9 +29,11 @@ struct FeatureProblem {
   int exponent = 0;
   SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
-  Index rows = 0;                                // of what A stands for: of A itself, or
-  double lost = 0.0;    // in making A, a QR factor of other rows, relative to their largest sigma
-  GramProduct product;  // x -> H x for such rows, where they are at hand
+  // Where A is the QR factor of other rows: how many these are (else A's own number), what rounding
+  // took in making it, relative to their largest singular value, and their x -> H x.
+  Index rows = 0;
+  double lost = 0.0;
+  GramProduct product;
 };
 FeatureProblem decompose_features(const MatrixView& Z, const Given& given, double lost = 0.0);
 

@@ -29,14 +29,14 @@ ExtremePairs extreme_pairs(const MatrixView& S, const Given& given);
 ExtremePairs feature_extreme_pairs(const MatrixView& Z, const Given& given);
 
 /// Rows that are known by their QR factor R: how many, what rounding lost in making R relative to
-/// their largest singular value, and, where they are at hand, (x, e) -> 2^-2e A^T (A x).
+/// their largest singular value, and (x, e) -> 2^-2e A^T (A x).
 struct Factored {
   Index count;
   double lost;
   std::function<DoubleDoubleVector(const DoubleDoubleVector&, int)> product;
 };
-/// Pairs of H = A^T A for such rows A (N x m, N >= m), R (m x m). The small end is refined by the
-/// rows where they are at hand, and else as good as R is.
+/// Pairs of H = A^T A for such rows A (N x m, N >= m), R (m x m), the small end refined by the
+/// rows.
 ExtremePairs triangle_extreme_pairs(const MatrixView& R, const Factored& rows, const Given& given);
 
 /// sigma, and a bound on its error.

@@ -45,8 +45,8 @@ void triangle(const MatrixView& A, double* out);
 
 /// The decomposition of R in A = Q R, told as that of A^T A = R^T R (n x n), which `gram` holds for
 /// its Frobenius norm: the singular values of R are not squared before they are found. Vectors are
-/// the right ones. `lost`: by R before, against other rows, relative to the largest singular value.
-/// std::overflow_error, naming `name`, where the smallest square underflows.
+/// the right ones. `lost`: what rounding took before, in making A, relative to its largest singular
+/// value. std::overflow_error, naming `name`, where the smallest square underflows.
 std::unique_ptr<Decomposition> square_of_triangle(TallQr qr, std::unique_ptr<Decomposition> factor,
                                                   const SymmetricMatrix& gram, double lost,
                                                   const char* name);
