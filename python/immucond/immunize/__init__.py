@@ -3,8 +3,7 @@
 All return the same :class:`ImmunizationResult`.
 """
 
-from ._algorithm1 import algorithm1
-from ._alignment import alignment
+from ._algorithm1 import algorithm1, alignment
 from ._baselines import imma, opt_kappa, r_ill_only
 from ._closed_form import closed_form, fade
 from ._published import published

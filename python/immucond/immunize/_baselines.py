@@ -12,7 +12,6 @@ from .._regularizers import kappa, r_ill
 from .._task import Ranks
 from .._validate import as_count, check_real
 from ._hessians import Preconditioner
-from ._movers import mover_of
 from ._objective import AdaptedLoss, Conditioning, PrimaryLoss
 from ._problem import (
     EVERY,
@@ -26,7 +25,7 @@ from ._problem import (
     problem_of,
 )
 from ._result import ImmunizationResult
-from ._run import balanced, run
+from ._run import run
 
 
 @underflow_is_zero
@@ -84,21 +83,13 @@ def r_ill_only(
     >>> result.report.i > 1
     True
     """
-    own = {"lambda_H": check_real(lambda_H, "lambda_H", low=0.0)}
-    setup = Setup(
-        X_P, y_P, X_H, loss=loss, lr=lr, steps=steps, batch_size=batch_size, hessian=hessian,
-        preconditioner=preconditioner, ridge=ridge, optimizer=optimizer, theta=theta, omega=omega,
-        seed=seed, ranks=ranks, computed_in=computed_in, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, callback=callback,
-    )  # fmt: skip
-    problem = problem_of(setup)
+    setup = Setup.of(locals())
     terms = [
         PrimaryLoss("loss", 0.0),
         Conditioning("well", 0.0, 0),
-        Conditioning("ill", own["lambda_H"], 1, r_ill, "r_ill"),
+        Conditioning("ill", setup.lambda_H, 1, r_ill, "r_ill"),
     ]
-    mover = mover_of(optimizer, setup.lr)
-    return run(r_ill_only, setup, own, problem, terms, mover, lower=("lr", "lambda_H"))
+    return run(r_ill_only, setup, problem_of(setup), terms, lower=("lr", "lambda_H"))
 
 
 @underflow_is_zero
@@ -162,26 +153,14 @@ def opt_kappa(
     >>> result.report.rir > 1
     True
     """
-    own: dict[str, Any] = {
-        "lambda_P": check_real(lambda_P, "lambda_P", low=0.0),
-        "lambda_H": check_real(lambda_H, "lambda_H", low=0.0),
-        "balance": balance,
-    }
-    setup = Setup(
-        X_P, y_P, X_H, loss=loss, lr=lr, steps=steps, batch_size=batch_size, hessian=hessian,
-        preconditioner=preconditioner, ridge=ridge, optimizer=optimizer, theta=theta, omega=omega,
-        seed=seed, ranks=ranks, computed_in=computed_in, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, callback=callback,
-    )  # fmt: skip
-    problem = problem_of(setup)
+    setup = Setup.of(locals())
     terms = [
         PrimaryLoss("loss", 1.0),
-        Conditioning("kappa_P", own["lambda_P"], 0, kappa),
-        Conditioning("kappa_H", -own["lambda_H"], 1, kappa),
+        Conditioning("kappa_P", setup.lambda_P, 0, kappa),
+        Conditioning("kappa_H", -setup.lambda_H, 1, kappa),
     ]
-    terms, mover = balanced(problem, terms, balance), mover_of(optimizer, setup.lr)
     lower = ("lr", "lambda_P", "lambda_H")
-    return run(opt_kappa, setup, own, problem, terms, mover, lower=lower)
+    return run(opt_kappa, setup, problem_of(setup), terms, lower=lower)
 
 
 @underflow_is_zero
@@ -247,27 +226,20 @@ def imma(
     >>> bool(result.history["adapted_loss"][-1] > result.history["adapted_loss"][0])
     True
     """
-    weight = check_real(lambda_H, "lambda_H", low=0.0)
     count = as_count(inner_steps, "inner_steps", least=1)
     length = None if inner_lr is None else check_real(inner_lr, "inner_lr", low=0.0)
-    setup = Setup(
-        X_P, y_P, X_H, y_H, loss=loss, lr=lr, steps=steps, batch_size=batch_size,
-        optimizer=optimizer, theta=theta, omega=omega, seed=seed, ranks=ranks,
-        computed_in=computed_in, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
-        callback=callback,
-    )  # fmt: skip
+    setup = Setup.of(locals())
     problem = problem_of(setup)
     if length is None:
         length = _inverse_curvature(problem)
     terms = [
         PrimaryLoss("loss", 1.0),
-        AdaptedLoss("adapted", -weight, length, count),
+        AdaptedLoss("adapted", -setup.lambda_H, length, count),
         Conditioning("well", 0.0, 0),
         Conditioning("ill", 0.0, 1),
     ]
-    own = {"lambda_H": weight, "inner_lr": length, "inner_steps": count}
-    mover = mover_of(optimizer, setup.lr)
-    return run(imma, setup, own, problem, terms, mover, lower=("lr", "lambda_H", "inner_lr"))
+    own = {"inner_lr": length, "inner_steps": count}
+    return run(imma, setup, problem, terms, lower=("lr", "lambda_H", "inner_lr"), own=own)
 
 
 def _inverse_curvature(problem: Problem) -> float:

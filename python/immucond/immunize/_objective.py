@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._alignment import r_align
 from .._errors import DegenerateSpectrumError, ImmucondError
 from .._extreme import ExtremePairs
+from .._rank import default_rtol
 from .._regularizers import SpectralRegularizer
 from .._validate import FloatArray
-from ._hessians import LowRank, Step, Weighted, norm
+from ..linear.of_roots import centred
+from ._hessians import LowRank, Preconditioner, Step, Weighted, norm
+from ._losses import Loss
 from ._problem import Problem, Rows
 
 # Pairs of the primary and of the harmful Hessian, for the next ones to start from.
@@ -150,6 +154,67 @@ class AdaptedLoss(Term):
         return Contribution({"adapted_loss": value}, step)
 
 
+@dataclass(frozen=True)
+class LabelAlignment(Term):
+    """``log rho`` of the harmful labels, by theta.
+
+    Attributes
+    ----------
+    preconditioner, ridge
+        Which step.
+    whole : Loss or None
+        Centred inputs and labels of all rows, condensed; None for those of each batch.
+    back : (d, n) array or None
+        What takes a gradient by the features ``X theta`` of `whole` to the step of theta.
+    """
+
+    preconditioner: Preconditioner | None
+    ridge: float
+    whole: Loss | None
+    back: FloatArray | None
+
+    @classmethod
+    def of(cls, problem: Problem, weight: float) -> LabelAlignment:
+        """On a problem whose harmful rows carry labels."""
+        assert problem.harmful_loss is not None
+        kind, ridge = problem.preconditioner, problem.ridge[1]
+        if not problem.full_hessians:
+            return cls("alignment", weight, kind, ridge, None, None)
+        whole = problem.harmful_loss.whole()
+        return cls("alignment", weight, kind, ridge, whole, _back(whole.X, kind, ridge))
+
+    def __call__(
+        self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts,  # noqa: ARG002
+    ) -> Contribution:  # fmt: skip
+        task, back = self.whole, self.back
+        if task is None or back is None:
+            assert rows.harmful_loss is not None
+            task = rows.harmful_loss
+            if not np.ptp(task.targets, axis=0).any():
+                raise ImmucondError(
+                    f"the {task.targets.shape[0]} harmful rows of a batch have one label: give a "
+                    "larger batch_size, or hessian='full'"
+                )
+            back = _back(centred(task.X), self.preconditioner, self.ridge)
+        rho, by_features = r_align.value_and_grad_features(
+            task.X @ theta, task.targets, center=self.whole is None
+        )
+        if rho == 0.0:
+            raise ValueError("the features do not see the harmful labels: rho is 0, without a log")
+        return Contribution({"rho": rho}, back @ (by_features / rho))
+
+
+def _back(X: FloatArray, preconditioner: Preconditioner | None, ridge: float) -> FloatArray:
+    """``X^T``, ``X^+`` or ``(X^T X + ridge I)^-1 X^T``, through (n, n) matrices."""
+    if preconditioner is None:
+        return X.T
+    U, s, Wt = np.linalg.svd(X, full_matrices=False)
+    k = int(np.count_nonzero(s > default_rtol(X.shape, np.float64) * s[0]))
+    added = ridge if preconditioner == "ridge" else 0.0
+    back: FloatArray = (Wt[:k].T * (s[:k] / (s[:k] ** 2 + added))) @ U[:, :k].T
+    return back
+
+
 class BeyondRangeError(ImmucondError):
     """The iteration has left the float range.
 
@@ -194,65 +259,54 @@ class Evaluation:
         return [(term.weight, step) for term, step in self.parts]
 
 
-class Objective:
-    """Terms on a problem's rows.
+def evaluated(
+    problem: Problem, terms: Sequence[Term], step: int, theta: FloatArray, omega: FloatArray,
+    starts: Starts,
+) -> Evaluation:  # fmt: skip
+    """Evaluate an objective's terms on the problem's rows of a step.
 
-    Attributes
-    ----------
-    problem : Problem
-    terms : sequence of Term
+    Raises
+    ------
+    BeyondRangeError
+        Where something is not finite.
     """
-
-    def __init__(self, problem: Problem, terms: Sequence[Term]) -> None:
-        self.problem, self.terms = problem, tuple(terms)
-
-    def __call__(
-        self, step: int, theta: FloatArray, omega: FloatArray, starts: Starts
-    ) -> Evaluation:
-        """Evaluate on the rows of a step.
-
-        Raises
-        ------
-        BeyondRangeError
-            Where something is not finite.
-        """
-        record: dict[str, float] = {}
-        norms: dict[str, float] = {}
-        parts: list[tuple[Term, Step]] = []
-        by_omega: FloatArray | None = None
-        pairs = list(starts)
-        if not np.isfinite(theta).all():
-            raise BeyondRangeError(np.nan)
-        with (
-            np.errstate(over="ignore", invalid="ignore"),
-            # Held back: on the way to a divergence they only distract from its message.
-            warnings.catch_warnings(record=True) as caught,
-        ):
-            warnings.simplefilter("always")
-            rows = self.problem.rows(step)
-            for term in self.terms:
-                try:
-                    found = term(theta, omega, rows, starts)
-                except (ArithmeticError, ValueError) as error:
-                    # Later on an unfit value, such as a lost rank, is theta's.
-                    fit = step == 0 and not isinstance(error, ArithmeticError)
-                    if fit or isinstance(error, DegenerateSpectrumError):
-                        raise
-                    raise BeyondRangeError(record.get("loss", np.nan)) from error
-                record |= found.values
-                if not np.isfinite(list(found.values.values())).all():
-                    raise BeyondRangeError(record.get("loss", np.nan))
-                if found.by_theta is not None:
-                    norms[f"grad_{term.name}"] = norm(found.by_theta)
-                    parts.append((term, found.by_theta))
-                if found.by_omega is not None:
-                    by_omega = found.by_omega
-                if isinstance(term, Conditioning):
-                    pairs[term.task] = found.pairs
-        warned: dict[type[Warning], str] = {}
-        for warning in caught:
-            warned.setdefault(warning.category, f"at step {step}: {warning.message}")
-        identity = [hessian.kappa_identity for hessian in rows.hessians]
-        record["rir"] = (record["kappa_H"] / identity[1]) / (record["kappa_P"] / identity[0])
-        assert by_omega is not None
-        return Evaluation(record | norms, parts, by_omega, (pairs[0], pairs[1]), warned)
+    record: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    parts: list[tuple[Term, Step]] = []
+    by_omega: FloatArray | None = None
+    pairs = list(starts)
+    if not np.isfinite(theta).all():
+        raise BeyondRangeError(np.nan)
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        # Held back: on the way to a divergence they only distract from its message.
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        rows = problem.rows(step)
+        for term in terms:
+            try:
+                found = term(theta, omega, rows, starts)
+            except (ArithmeticError, ValueError) as error:
+                # Later on an unfit value, such as a lost rank, is theta's.
+                fit = step == 0 and not isinstance(error, ArithmeticError)
+                if fit or isinstance(error, DegenerateSpectrumError):
+                    raise
+                raise BeyondRangeError(record.get("loss", np.nan)) from error
+            record |= found.values
+            if not np.isfinite(list(found.values.values())).all():
+                raise BeyondRangeError(record.get("loss", np.nan))
+            if found.by_theta is not None:
+                norms[f"grad_{term.name}"] = norm(found.by_theta)
+                parts.append((term, found.by_theta))
+            if found.by_omega is not None:
+                by_omega = found.by_omega
+            if isinstance(term, Conditioning):
+                pairs[term.task] = found.pairs
+    warned: dict[type[Warning], str] = {}
+    for warning in caught:
+        warned.setdefault(warning.category, f"at step {step}: {warning.message}")
+    identity = [hessian.kappa_identity for hessian in rows.hessians]
+    record["rir"] = (record["kappa_H"] / identity[1]) / (record["kappa_P"] / identity[0])
+    assert by_omega is not None
+    return Evaluation(record | norms, parts, by_omega, (pairs[0], pairs[1]), warned)

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -45,18 +45,21 @@ _NOT_KEPT = ("X_P", "y_P", "X_H", "y_H", "checkpoint", "checkpoint_every", "call
 class Setup:
     """What a method was asked for, as :func:`algorithm1` documents it.
 
-    Each method passes on the keywords that its own signature has; the rest stay at the defaults
-    here, which mean "not so".
+    Each method has those of these keywords that its own signature has; the rest stay at the
+    defaults here, which mean "not so".
     """
 
     X_P: npt.ArrayLike
     y_P: npt.ArrayLike
     X_H: npt.ArrayLike
-    y_H: npt.ArrayLike | None = None
-    _: KW_ONLY
     loss: LossName
     lr: float
     steps: int
+    y_H: npt.ArrayLike | None = None
+    lambda_P: float = 0.0
+    lambda_H: float = 0.0
+    balance: Balance | None = None
+    monotone: bool = False
     batch_size: int | None = None
     hessian: Literal["full", "batch"] = "full"
     preconditioner: Preconditioner | None = None
@@ -71,11 +74,18 @@ class Setup:
     checkpoint_every: int = EVERY
     callback: Callback | None = None
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], **changed: Any) -> Setup:
+        """Take out of a method's arguments, all of them by name, what is no affair of its own."""
+        given = {**arguments, **changed}
+        return cls(**{part.name: given[part.name] for part in fields(cls) if part.name in given})
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", check_real(self.lr, "lr", low=0.0))
-        object.__setattr__(self, "steps", as_count(self.steps, "steps", least=0))
-        every = as_count(self.checkpoint_every, "checkpoint_every", least=1)
-        object.__setattr__(self, "checkpoint_every", every)
+        for name in ("lambda_P", "lambda_H", "lr"):
+            object.__setattr__(self, name, check_real(getattr(self, name), name, low=0.0))
+        for name, least in (("steps", 0), ("checkpoint_every", 1)):
+            object.__setattr__(self, name, as_count(getattr(self, name), name, least=least))
+        object.__setattr__(self, "monotone", bool(self.monotone))
         check_choice(self.hessian, "hessian", ("full", "batch"))
         if self.preconditioner is not None:
             choices = ("right", "projected", "ridge")
@@ -149,31 +159,13 @@ class Batches:
         return self._order[at * self._size : (at + 1) * self._size]
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """Coordinates of range(K_P) + range(K_H) + span(omega), in which descent stays.
+def reduction(P: Root, H: Root, omega: FloatArray) -> FloatArray | None:
+    """Orthonormal basis B (d, r) of range(K_P) + range(K_H) + span(omega); None for all of it.
 
     Started at the identity, every method that descends along gradients (of orthogonally invariant
     functions) moves theta and omega within that subspace, on both sides: theta is
     ``I + B (T - I) B^T`` all along, with T the extractor in the coordinates B.
-
-    Attributes
-    ----------
-    basis : (d, r) array
-        Orthonormal columns, B.
     """
-
-    basis: FloatArray
-
-    def extractor(self, reduced: FloatArray) -> FloatArray:
-        """Theta from T."""
-        d, r = self.basis.shape
-        moved: FloatArray = self.basis @ (reduced - np.eye(r)) @ self.basis.T
-        return np.eye(d) + moved
-
-
-def reduction(P: Root, H: Root, omega: FloatArray) -> Reduction | None:
-    """Find the subspace; None where it is everything."""
     c = omega.shape[1]
     if P.dim - max(P.rank, H.rank) <= c:
         return None
@@ -187,7 +179,7 @@ def reduction(P: Root, H: Root, omega: FloatArray) -> Reduction | None:
     turned = np.linalg.qr(joint.T @ omega, mode="complete")[0]
     left_out = joint @ turned[:, c:]
     complete = np.linalg.qr(left_out, mode="complete")[0]
-    return Reduction(complete[:, left_out.shape[1] :])
+    return complete[:, left_out.shape[1] :]
 
 
 @dataclass(frozen=True)
@@ -231,8 +223,8 @@ class Problem:
         Where a method takes the harmful targets.
     span : array or None
         What theta's columns span, None for everything.
-    reduced : Reduction or None
-        What took the given inputs to these coordinates.
+    basis : (D, d) array or None
+        What took the given inputs to these coordinates, see `reduction`.
     preconditioner
         Which step of a regularizer, see `_hessians`.
     """
@@ -252,7 +244,7 @@ class Problem:
     given: dict[str, FloatArray]
     harmful_loss: Loss | None = None
     span: FloatArray | None = None
-    reduced: Reduction | None = None
+    basis: FloatArray | None = None
     preconditioner: Preconditioner | None = None
 
     def rows(self, step: int) -> Rows:
@@ -299,7 +291,7 @@ class Problem:
 
     @cached_property
     def _full(self) -> tuple[FullHessian, FullHessian]:
-        basis = None if self.reduced is None else self.reduced.basis
+        basis = self.basis
         columns = self.theta.shape[1] if basis is None else basis.shape[0]
         P, H = (
             FullHessian(X, root, basis, columns, self.span, self.preconditioner, ridge)
@@ -311,7 +303,9 @@ class Problem:
 
     def given_theta(self, theta: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Extractor in the coordinates of the inputs, and its bias where it has one."""
-        return (theta if self.reduced is None else self.reduced.extractor(theta)), None
+        if (B := self.basis) is None:
+            return theta, None
+        return np.eye(B.shape[0]) + B @ (theta - np.eye(B.shape[1])) @ B.T, None
 
     def report(self, theta: FloatArray) -> ImmunityReport:
         """Report on the extractor, relative to the identity."""
@@ -319,14 +313,14 @@ class Problem:
 
     def given_omega(self, omega: FloatArray) -> FloatArray:
         """Head in the coordinates of the features, of the shape of the targets."""
-        head = omega if self.reduced is None else self.reduced.basis @ omega
+        head = omega if self.basis is None else self.basis @ omega
         return head[:, 0] if self.single else head
 
 
 def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
     """Check the data, draw the start, and find the coordinates to work in.
 
-    `reducible`: whether the method may run in fewer coordinates, see `Reduction`; Adam, whose
+    `reducible`: whether the method may run in fewer coordinates, see `reduction`; Adam, whose
     steps depend on the coordinates, never does.
     """
     P, H = roots(setup.X_P, setup.X_H, None, None, ranks=setup.ranks, computed_in=setup.computed_in)
@@ -345,11 +339,10 @@ def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
     theta = np.eye(P.dim) if setup.theta is None else as_theta(setup.theta, P.dim).copy()
     omega = _start_head(setup.omega, theta.shape[1], primary.heads, single, seed)
     span = None if setup.theta is None else span_of(theta)
-    reduced = None
+    B = None
     if reducible and setup.theta is None and setup.optimizer == "gd":
-        reduced = reduction(P, H, omega)
-    if reduced is not None:
-        B = reduced.basis
+        B = reduction(P, H, omega)
+    if B is not None:
         theta, omega = np.eye(B.shape[1]), B.T @ omega
         inputs_H = inputs_H @ B
         primary = primary.on_inputs(inputs_P @ B)
@@ -357,7 +350,7 @@ def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
     ridge = check_real(setup.ridge, "ridge", low=0.0)
     return Problem(
         P=P, H=H, loss=primary, harmful_loss=harmful, inputs_H=inputs_H, theta=theta, omega=omega,
-        span=span, reduced=reduced, seed=seed, batch_size=size,
+        span=span, basis=B, seed=seed, batch_size=size,
         full_hessians=setup.hessian == "full", preconditioner=setup.preconditioner,
         ridge=(ridge, ridge),
         computed_in=dtypes if setup.computed_in is None else (setup.computed_in,) * 2,

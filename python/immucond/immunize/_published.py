@@ -13,12 +13,11 @@ from .._errors import DegenerateSpectrumError, underflow_is_zero
 from .._extreme import feature_extreme_pairs
 from .._regularizers import SpectralRegularizer
 from .._task import roots, with_ones
-from .._validate import FloatArray, as_count, as_float64, check_real
+from .._validate import FloatArray, as_count, as_float64
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
 from ._hessians import BatchHessian, LowRank
 from ._losses import task_loss
-from ._movers import mover_of
 from ._objective import Conditioning, PrimaryLoss
 from ._problem import EVERY, Batches, Callback, Path, Problem, Rows, Setup, entropy
 from ._result import ImmunizationResult
@@ -102,27 +101,20 @@ def published(
     pair = as_float64(np.atleast_1d(np.asarray(ridge)), "ridge", ndim=1)
     if pair.shape != (2,) or not (pair > 0.0).all():
         raise ValueError(f"ridge must be a pair of numbers above 0, got {ridge!r}")
-    own: dict[str, Any] = {
-        "lambda_P": check_real(lambda_P, "lambda_P", low=0.0),
-        "lambda_H": check_real(lambda_H, "lambda_H", low=0.0),
-        "epochs": as_count(epochs, "epochs", least=0),
-        "batch_size": as_count(batch_size, "batch_size", least=1),
-        "ridge": pair,
-    }
+    passes = as_count(epochs, "epochs", least=0)
+    size = as_count(batch_size, "batch_size", least=1)
     if loss not in ("squared", "logistic"):
         raise ValueError(f"loss must be one of 'squared', 'logistic', and is {loss!r}")
     whole = task_loss(loss, inputs_P, y_P)
     paired = min(inputs_P.shape[0], inputs_H.shape[0])
-    if batch_size > paired:
+    if size > paired:
         raise ValueError(
             f"batch_size must be at most {paired}, the number of rows that both tasks have, and is "
-            f"{batch_size}"
+            f"{size}"
         )
-    setup = Setup(
-        X_P, y_P, X_H, loss=loss, lr=lr, steps=own["epochs"] * (paired // own["batch_size"]),
-        optimizer="adam", seed=seed, computed_in=computed_in, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, callback=callback,
-    )  # fmt: skip
+    setup = Setup.of(
+        locals(), batch_size=size, ridge=pair, steps=passes * (paired // size), optimizer="adam"
+    )
     kept = np.arange(paired)
     primary = whole.rows(kept).on_inputs(with_ones(inputs_P[:paired]))
     ones_H = with_ones(inputs_H[:paired])
@@ -132,19 +124,18 @@ def published(
     reach = 1.0 / math.sqrt(d)
     problem = _Problem(
         P=P, H=H, loss=primary, inputs_H=ones_H, theta=rng.uniform(-reach, reach, size=(d + 1, d)),
-        omega=rng.normal(size=(d, primary.heads)), seed=drawn, batch_size=own["batch_size"],
+        omega=rng.normal(size=(d, primary.heads)), seed=drawn, batch_size=size,
         full_hessians=False, ridge=(float(pair[0]), float(pair[1])),
         computed_in=(computed_in, computed_in), single=np.ndim(y_P) == 1,
         given={"X_P": inputs_P, "y_P": whole.targets, "X_H": inputs_H},
     )  # fmt: skip
     terms = [
         PrimaryLoss("loss", 1.0),
-        Conditioning("well", own["lambda_P"], 0, _well_of(d), "r_well"),
-        Conditioning("ill", own["lambda_H"], 1, _ill_of(d), "r_ill"),
+        Conditioning("well", setup.lambda_P, 0, _well_of(d), "r_well"),
+        Conditioning("ill", setup.lambda_H, 1, _ill_of(d), "r_ill"),
     ]
-    mover = mover_of("adam", setup.lr)
     lower = ("lr", "lambda_P", "lambda_H")
-    return run(published, setup, own, problem, terms, mover, lower=lower)
+    return run(published, setup, problem, terms, lower=lower, own={"epochs": passes})
 
 
 class _Problem(Problem):

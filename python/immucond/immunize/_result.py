@@ -100,10 +100,13 @@ class ImmunizationResult:
         As :func:`immucond.linear.immunity`, with the bias where there is one: it is the row of
         theta that belongs to an input of ones.
         """
-        return measured(
-            as_float64(X_P, "X_P"), as_float64(X_H, "X_H"), self.theta, self.bias, ridge=ridge,
-            ranks=ranks, computed_in=computed_in,
-        )  # fmt: skip
+        P, H = as_float64(X_P, "X_P"), as_float64(X_H, "X_H")
+        if self.bias is None:
+            exact = roots(P, H, None, None, ranks=ranks, computed_in=computed_in)
+            return report_of(*exact, self.theta, None, ridge)
+        exact = roots(with_ones(P), with_ones(H), None, None, computed_in=computed_in)
+        reference = np.eye(P.shape[1] + 1, P.shape[1])
+        return report_of(*exact, np.vstack([self.theta, self.bias]), reference, ridge)
 
     def alignment(self, X_H: npt.ArrayLike, y_H: npt.ArrayLike, **options: Any) -> Alignment:
         """Label alignment of the harmful task in these features; see `linear.alignment`."""
@@ -150,19 +153,6 @@ class ImmunizationResult:
             bias=arrays.get("bias"),
             classes=arrays.get("classes"),
         )
-
-
-def measured(
-    X_P: FloatArray, X_H: FloatArray, theta: FloatArray, bias: FloatArray | None, *,
-    ridge: float = 0.0, ranks: Ranks | None = None, computed_in: Any = None,
-) -> ImmunityReport:  # fmt: skip
-    """Report on an extractor, which may have a bias, relative to the identity without one."""
-    if bias is None:
-        P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
-        return report_of(P, H, theta, None, ridge)
-    P, H = roots(with_ones(X_P), with_ones(X_H), None, None, computed_in=computed_in)
-    reference = np.eye(X_P.shape[1] + 1, X_P.shape[1])
-    return report_of(P, H, np.vstack([theta, bias]), reference, ridge)
 
 
 def write_archive(

@@ -18,8 +18,8 @@ from .._files import Checkpoint
 from .._format import warn_if_easier
 from .._task import warn_if_lost
 from .._validate import check_choice
-from ._movers import Mover, State
-from ._objective import BeyondRangeError, Evaluation, Objective, PrimaryLoss, Term
+from ._movers import Mover, State, mover_of
+from ._objective import BeyondRangeError, Evaluation, PrimaryLoss, Term, evaluated
 from ._problem import Balance, Problem, Setup, described, recorded
 from ._result import HISTORY, ImmunizationResult, read_archive, write_archive
 
@@ -27,9 +27,9 @@ Records = list[dict[str, float]]
 
 
 def run(
-    method: Callable[..., ImmunizationResult], setup: Setup, own: Mapping[str, Any],
-    problem: Problem, terms: Sequence[Term], mover: Mover, *, lower: Sequence[str],
-    by_kappa: bool = True,
+    method: Callable[..., ImmunizationResult], setup: Setup, problem: Problem,
+    terms: Sequence[Term], *, lower: Sequence[str], mover: Mover | None = None,
+    own: Mapping[str, Any] | None = None, by_kappa: bool = True,
 ) -> ImmunizationResult:  # fmt: skip
     """Iterate, keep checkpoints, warn, and wrap up.
 
@@ -38,28 +38,31 @@ def run(
     method : callable
         The public function, whose keywords and data decide the run.
     setup, own
-        Those keywords: shared by all methods, and its own.
-    problem, terms, mover
-        What is iterated, and how.
+        Those keywords: shared with others, and its own.
+    problem, terms
+        What is iterated; the terms are balanced here.
     lower : sequence of str
         Keywords to lower where the iteration diverges.
+    mover : Mover, optional
+        How; by default the optimizer that was asked for.
     by_kappa : bool
         Whether the method is to raise kappa(H_H), and the user is warned where it fell.
     """
     name, last = method.__name__, setup.steps
-    told = recorded(method, setup, own, problem.seed)
+    terms = balanced(problem, terms, setup.balance)
+    mover = mover_of(setup.optimizer, setup.lr) if mover is None else mover
+    told = recorded(method, setup, own or {}, problem.seed)
     kept = None
     if setup.checkpoint is not None:
         decided = {key: value for key, value in told.items() if key not in ("steps", "epochs")}
         data = {key: described(array) for key, array in problem.given.items()}
         run_of = {"method": name} | decided | data
         kept = RunCheckpoint(setup.checkpoint, setup.checkpoint_every, run_of)
-    objective = Objective(problem, terms)
     records: Records = []
 
     def evaluate(state: State) -> Evaluation:
         try:
-            return objective(state.step, state.theta, state.omega, state.starts)
+            return evaluated(problem, terms, state.step, state.theta, state.omega, state.starts)
         except BeyondRangeError as error:
             if state.step == 0:
                 raise DivergenceError(_cannot_start(name, error.loss)) from error
@@ -135,7 +138,7 @@ def balanced(problem: Problem, terms: Sequence[Term], by: Balance | None) -> lis
         return list(terms)
     check_choice(by, "balance", ("gradient-norm",))
     try:
-        found = Objective(problem, terms)(0, problem.theta, problem.omega, (None, None))
+        found = evaluated(problem, terms, 0, problem.theta, problem.omega, (None, None))
     except BeyondRangeError as error:
         raise ImmucondError(_cannot_start("balance", error.loss)) from error
     loss = found.record["grad_loss"]
