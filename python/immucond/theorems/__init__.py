@@ -6,7 +6,6 @@ proofs of what is ours stand on the documentation page "Theory".
 
 from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
-from ._examination import Counterexample, Examination, examine
 from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
 from ._limit import LIMIT, Frontier, Optimum
@@ -15,7 +14,7 @@ from ._probing import PROBING, Descent, Probe
 from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
 from ._spectrum import DISTORTION, SPECTRUM, Extraction, Samples
 from ._steps import STEPS, Step
-from ._theorem import Claim, Theorem, Verdict
+from ._theorem import Claim, Counterexample, Examination, Theorem, Verdict, examine
 
 THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem

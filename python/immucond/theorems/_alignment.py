@@ -10,21 +10,8 @@ from functools import partial
 import numpy as np
 
 from .._validate import FloatArray
-from ._instances import (
-    ANGLES,
-    EPS,
-    SEED,
-    Parameters,
-    Real,
-    Reals,
-    Whole,
-    extractor,
-    gaussian,
-    kappa,
-    root,
-    rounding,
-    singular_values,
-)
+from ._instances import EPS, extractor, gaussian, kappa, root, rounding, singular_values
+from ._parameters import ANGLES, SEED, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 _DECADES = 6.0
@@ -62,23 +49,20 @@ class Labelled:
     def cross(self) -> FloatArray:
         """``Z_H^T Y_H``, divided by its norm."""
         b = self.X_H.T @ self.Y_H
-        normed: FloatArray = b / np.linalg.norm(b)
-        return normed
+        return np.asarray(b / np.linalg.norm(b))
 
     @property
     def whitening(self) -> FloatArray:
         """``K_P^-1/2``."""
         _, s, vt = np.linalg.svd(self.X_P, full_matrices=False)
-        symmetric: FloatArray = (vt.T / s) @ vt
-        return symmetric
+        return np.asarray((vt.T / s) @ vt)
 
     @property
     def projector(self) -> FloatArray:
         """``Pi = K_P^-1 b (b^T K_P^-1 b)^+ b^T``, from an orthonormal basis of ``K_P^-1/2 b``."""
         _, s, vt = np.linalg.svd(self.X_P, full_matrices=False)
         Q, _ = np.linalg.qr((vt.T / s).T @ self.cross)
-        oblique: FloatArray = (vt.T / s) @ Q @ (Q.T @ (s[:, None] * vt))
-        return oblique
+        return np.asarray((vt.T / s) @ Q @ (Q.T @ (s[:, None] * vt)))
 
     @property
     def lost(self) -> float:

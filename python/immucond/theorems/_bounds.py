@@ -11,7 +11,8 @@ import numpy as np
 
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, as_float64
-from ._instances import ANGLES, EPS, GAPS, Parameters, Real, Whole, rotation, rounding, spectrum
+from ._instances import EPS, rotation, rounding, spectrum
+from ._parameters import ANGLES, GAPS, Parameters, Real, Whole
 from ._theorem import NENOV, OURS, PAPER, Claim, Theorem, Verdict, at_most, equal
 
 

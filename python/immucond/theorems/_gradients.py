@@ -15,19 +15,8 @@ import numpy as np
 
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._validate import FloatArray, as_float64, as_theta
-from ._instances import (
-    ANGLES,
-    EPS,
-    SEED,
-    Parameters,
-    Reals,
-    Whole,
-    gaussian,
-    rotation,
-    rounding,
-    singular_values,
-    spectrum,
-)
+from ._instances import EPS, gaussian, rotation, rounding, singular_values, spectrum
+from ._parameters import ANGLES, SEED, Parameters, Reals, Whole
 from ._theorem import NENOV, OURS, PAPER, Claim, Theorem, Verdict, at_most, equal
 
 

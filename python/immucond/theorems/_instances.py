@@ -1,133 +1,25 @@
-"""Parameters of instances, drawn by NumPy or by Hypothesis, and what is built from them.
-
-One description serves the command line, the tests and the search for a smallest counterexample.
-"""
+"""What instances are built from: spectra, rotations, extractors and pairs of tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
-
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-
-class Parameter(Protocol):
-    """A kind of number, or of list of numbers, with its range."""
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """Random value, the ends of the range more often than by chance."""
-
-    def strategy(self) -> SearchStrategy[Any]:
-        """Hypothesis strategy of the same values."""
-
-    def simpler(self, value: Any) -> Iterator[Any]:
-        """Values to put in its place while shrinking, the simplest first."""
-
-
-Parameters = dict[str, Parameter]
-
-
-@dataclass(frozen=True)
-class Whole:
-    """Whole number from `low` to `high`, both included; the smaller the simpler."""
-
-    low: int
-    high: int
-
-    def draw(self, rng: np.random.Generator) -> int:
-        """Uniform."""
-        return int(rng.integers(self.low, self.high, endpoint=True))
-
-    def strategy(self) -> SearchStrategy[int]:
-        """As integers."""
-        from hypothesis import strategies as st
-
-        return st.integers(self.low, self.high)
-
-    def simpler(self, value: int) -> Iterator[int]:
-        """Smaller ones."""
-        for candidate in sorted({self.low, (self.low + value) // 2, value - 1}):
-            if self.low <= candidate < value:
-                yield candidate
-
-
-@dataclass(frozen=True)
-class Real:
-    """Real number from `low` to `high`; 0 is the simplest, then few digits."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: np.random.Generator) -> float:
-        """Uniform, one time in eight an end of the range or 0."""
-        if rng.random() < 1 / 8:
-            return float(rng.choice([self.low, self.high, min(max(0.0, self.low), self.high)]))
-        return float(rng.uniform(self.low, self.high))
-
-    def strategy(self) -> SearchStrategy[float]:
-        """As floats, to nine decimals: what underflows is for the tests of the kernels."""
-        from hypothesis import strategies as st
-
-        return st.floats(self.low, self.high).map(lambda value: round(value, 9))
-
-    def simpler(self, value: float) -> Iterator[float]:
-        """Those with fewer digits nearby, and 0."""
-        for candidate in (0.0, *(round(value, digits) for digits in range(4))):
-            if self.low <= candidate <= self.high and len(repr(candidate)) < len(repr(value)):
-                yield candidate
-        if value != 0.0 and self.low <= 0.0 <= self.high:
-            yield 0.0
-
-
-@dataclass(frozen=True)
-class Reals:
-    """List of `least` to `most` real numbers from `low` to `high`; the shorter the simpler."""
-
-    low: float
-    high: float
-    least: int
-    most: int
-
-    @property
-    def _entry(self) -> Real:
-        return Real(self.low, self.high)
-
-    def draw(self, rng: np.random.Generator) -> list[float]:
-        """Of uniform length."""
-        size = int(rng.integers(self.least, self.most, endpoint=True))
-        return [self._entry.draw(rng) for _ in range(size)]
-
-    def strategy(self) -> SearchStrategy[list[float]]:
-        """As lists of floats."""
-        from hypothesis import strategies as st
-
-        return st.lists(self._entry.strategy(), min_size=self.least, max_size=self.most)
-
-    def simpler(self, value: list[float]) -> Iterator[list[float]]:
-        """Shorter ones, then those with a simpler entry."""
-        if len(value) > self.least:
-            for i in range(len(value)):
-                yield value[:i] + value[i + 1 :]
-        for i, entry in enumerate(value):
-            for candidate in self._entry.simpler(entry):
-                yield [*value[:i], candidate, *value[i + 1 :]]
-
-
-SEED = Whole(0, 2**32 - 1)
-# Exponents of the relative gaps between neighbours: from nearly degenerate to steeply graded.
-GAPS = Reals(-8.0, 6.0, 1, 5)
-MORE_GAPS = Reals(-8.0, 6.0, 0, 5)
-ANGLES = Reals(-3.2, 3.2, 0, 15)
-
+from ..linear import immunity_limit
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+def filled(values: Sequence[float], size: int) -> FloatArray:
+    """So many numbers: the first of the values, and 0 for those that are missing."""
+    array = np.zeros(size)
+    given = list(values)[:size]
+    array[: len(given)] = given
+    return array
 
 
 def spectrum(gaps: Sequence[float], k: int, decades: float = 12.0) -> FloatArray:
@@ -135,10 +27,7 @@ def spectrum(gaps: Sequence[float], k: int, decades: float = 12.0) -> FloatArray
 
     Neighbours have the ratio ``1 + 10^gap``; where gaps are missing, 2.
     """
-    exponents = np.zeros(max(0, k - 1))
-    given = list(gaps)[: k - 1]
-    exponents[: len(given)] = given
-    ratios: FloatArray = 1.0 + np.power(10.0, exponents)
+    ratios: FloatArray = 1.0 + np.power(10.0, filled(gaps, k - 1))
     excess = float(np.log10(ratios).sum()) / decades
     if excess > 1.0:
         ratios = ratios ** (1.0 / excess)
@@ -156,9 +45,12 @@ def rotation(angles: Sequence[float], d: int) -> FloatArray:
     return Q
 
 
-def root(gaps: Sequence[float], angles: Sequence[float], d: int, decades: float) -> FloatArray:
-    """Build inputs X (d x d) whose Gram matrix has that spectrum, in a rotated basis."""
-    return np.sqrt(spectrum(gaps, d, decades))[:, None] * rotation(angles, d).T
+def root(
+    gaps: Sequence[float], angles: Sequence[float], d: int, decades: float, rank: int | None = None
+) -> FloatArray:
+    """Build inputs X (rank x d) whose Gram matrix has that spectrum, in a rotated basis."""
+    k = rank or d
+    return np.sqrt(spectrum(gaps, k, decades))[:, None] * rotation(angles, d)[:, :k].T
 
 
 def inputs(
@@ -207,17 +99,26 @@ def rounding(size: int, *conditions: float) -> float:
     return 16.0 * size * EPS * math.prod(conditions)
 
 
+def whitening(X: FloatArray) -> FloatArray:
+    """(d, d) matrix W with ``W^T X^T X W = I``, for X of full column rank."""
+    _, s, vt = np.linalg.svd(X, full_matrices=False)
+    return np.asarray(vt.T / s)
+
+
 def pencil(X_P: FloatArray, X_H: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Generalized eigenvectors V and eigenvalues, descending: ``V^T K_P V = I``.
 
     K_P definite. Through singular values of ``X_H K_P^-1/2``, which keep twice the digits.
     """
-    _, s, vt = np.linalg.svd(X_P, full_matrices=False)
-    whiten = vt.T / s
+    whiten = whitening(X_P)
     _, t, wt = np.linalg.svd(X_H @ whiten, full_matrices=True)
-    values = np.zeros(s.size)
-    values[: t.size] = t**2
-    return whiten @ wt.T, values
+    return whiten @ wt.T, filled(t**2, wt.shape[0])  # type: ignore[arg-type]
+
+
+def kappa_M(X_P: FloatArray, X_H: FloatArray) -> float:
+    """Ratio of the extreme generalized eigenvalues."""
+    _, values = pencil(X_P, X_H)
+    return float(values[0] / values[-1])
 
 
 @dataclass(frozen=True)
@@ -264,6 +165,11 @@ class Tasks:
         """Bound rounding in a kappa by the pencil plus that in one under such an extractor."""
         own = max(kappa(self.X_P), kappa(self.X_H)) ** 0.5
         return rounding(self.dim, self.condition) + rounding(self.dim, own, spread)
+
+    @property
+    def limit(self) -> float:
+        """The library's RIR*."""
+        return immunity_limit(X_P=self.X_P, X_H=self.X_H, ranks=(self.dim, self.dim)).rir
 
     @property
     def kappa_theta(self) -> float:

@@ -9,24 +9,20 @@ from functools import partial
 import numpy as np
 
 from .._validate import FloatArray, as_float64, check_real
-from ..linear import immunity_limit, optimal_extractor
+from ..linear import optimal_extractor
 from ._instances import (
-    ANGLES,
-    GAPS,
-    MORE_GAPS,
-    Parameters,
-    Real,
-    Reals,
     Tasks,
-    Whole,
     extractor,
+    filled,
     inputs,
     invertible,
     kappa,
+    kappa_M,
     pencil,
     rotation,
     rounding,
 )
+from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
@@ -49,23 +45,21 @@ EXTRACTOR: Parameters = {
 
 
 def _limit(case: Tasks) -> Verdict:
-    d, known = case.dim, (case.dim, case.dim)
-    _, values = pencil(case.X_P, case.X_H)
-    kappa_M = float(values[0] / values[-1])
+    d = case.dim
+    of_M = kappa_M(case.X_P, case.X_H)
     kappa_P = kappa(case.X_P @ case.theta, case.rank)
     kappa_H = kappa(case.X_H @ case.theta, case.rank)
     own_P, own_H = kappa(case.X_P), kappa(case.X_H)
     lost = rounding(d, case.condition)
     features = rounding(d, max(own_P, own_H) ** 0.5, case.kappa_theta)
-    found = immunity_limit(X_P=case.X_P, X_H=case.X_H, ranks=known)
-    rir_limit = kappa_M * own_P / own_H
+    rir_limit = of_M * own_P / own_H
     return Verdict.of(
-        at_most("kappa_H <= kappa(M) kappa_P", kappa_H, kappa_M * kappa_P, lost + features),
+        at_most("kappa_H <= kappa(M) kappa_P", kappa_H, of_M * kappa_P, lost + features),
         at_most("RIR <= RIR*", (kappa_H / own_H) / (kappa_P / own_P), rir_limit, lost + features),
         at_most("1 <= RIR*", 1.0, rir_limit, lost),
         at_most("RIR* <= kappa(K_P)^2", rir_limit, own_P**2, lost),
-        equal("library's RIR*", found.rir, rir_limit, 2 * lost),
-        kappa_M=kappa_M,
+        equal("library's RIR*", case.limit, rir_limit, 2 * lost),
+        kappa_M=of_M,
         kappa_P=kappa_P,
         kappa_H=kappa_H,
         rir_limit=rir_limit,
@@ -110,7 +104,7 @@ def _frontier(case: Frontier) -> Verdict:
     both, tau = case.tasks, case.kappa_P
     d = both.dim
     V, values = pencil(case.X_P, case.X_H)
-    kappa_M = float(values[0] / values[-1])
+    of_M = float(values[0] / values[-1])
     # tau = kappa(M)^s; where all generalized eigenvalues are equal, any one direction does it.
     logs = np.log(values / values[-1])
     shares = logs / logs[0] if logs[0] > 0 else np.arange(d - 1, -1, -1) / (d - 1)
@@ -120,16 +114,15 @@ def _frontier(case: Frontier) -> Verdict:
     else:  # both extremes stay
         kept = max(2, d + case.more)
         theta = theta[:, [*range(kept - 1), d - 1]]
-    own = kappa(theta, min(theta.shape)) ** 0.5
-    lost = both.lost(own)
-    found = optimal_extractor(X_P=case.X_P, X_H=case.X_H, kappa_P=tau, ranks=(d, d))
     rank = min(theta.shape)
+    lost = both.lost(kappa(theta, rank) ** 0.5)
+    found = optimal_extractor(X_P=case.X_P, X_H=case.X_H, kappa_P=tau, ranks=(d, d))
     return Verdict.of(
         equal("kappa_P = tau", kappa(case.X_P @ theta, rank), tau, lost),
-        equal("kappa_H = kappa(M) tau", kappa(case.X_H @ theta, rank), kappa_M * tau, lost),
+        equal("kappa_H = kappa(M) tau", kappa(case.X_H @ theta, rank), of_M * tau, lost),
         equal("library's kappa_P", kappa(case.X_P @ found), tau, lost),
-        equal("library's kappa_H", kappa(case.X_H @ found), kappa_M * tau, lost),
-        kappa_M=kappa_M,
+        equal("library's kappa_H", kappa(case.X_H @ found), of_M * tau, lost),
+        kappa_M=of_M,
         tau=tau,
     )
 
@@ -185,10 +178,7 @@ def _optimum_case(
     **pair: Sequence[float],
 ) -> Optimum:  # fmt: skip
     d = len(pair["primary"]) + 1
-    inner = np.zeros(d - 2)
-    given = list(shares)[: d - 2]
-    inner[: len(given)] = given
-    weights = 10.0 ** (decades * np.concatenate([[1.0], inner, [0.0]]))
+    weights = 10.0 ** (decades * np.concatenate([[1.0], filled(shares, d - 2), [0.0]]))
     return Optimum(*inputs(**pair), weights, rotation(middle, d - 2), rotation(right, d))
 
 

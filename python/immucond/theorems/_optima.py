@@ -9,46 +9,39 @@ from functools import partial
 import numpy as np
 
 from .._validate import FloatArray
-from ..linear import immunity_limit, optimal_extractor
+from ..linear import optimal_extractor
 from ._instances import (
-    ANGLES,
     EPS,
-    GAPS,
-    MORE_GAPS,
-    SEED,
-    Parameters,
-    Real,
-    Reals,
     Tasks,
-    Whole,
     extractor,
+    filled,
     gaussian,
     inputs,
     kappa,
-    pencil,
+    kappa_M,
     rir,
     root,
     rounding,
     singular_values,
+    whitening,
 )
 from ._limit import DEFINITE, EXTRACTOR, PAIR, SPREAD, tasks
+from ._parameters import ANGLES, GAPS, MORE_GAPS, SEED, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
 def _blind(case: Tasks) -> Verdict:
     """Theta of K_P alone; only the check looks at the harmful task."""
-    _, s, vt = np.linalg.svd(case.X_P, full_matrices=False)
-    blind = (vt.T / s) @ np.linalg.qr(case.theta)[0]
-    found = rir(case.X_P, case.X_H, blind)
-    limit = immunity_limit(X_P=case.X_P, X_H=case.X_H, ranks=(case.dim, case.dim))
+    blind = whitening(case.X_P) @ np.linalg.qr(case.theta)[0]
+    found, limit = rir(case.X_P, case.X_H, blind), case.limit
     lost = rounding(case.dim, case.condition)
     return Verdict.of(
         equal(
             "kappa_P = 1", kappa(case.X_P @ blind), 1.0, rounding(case.dim, kappa(case.X_P) ** 0.5)
         ),
-        equal("RIR = RIR*", found, limit.rir, lost),
+        equal("RIR = RIR*", found, limit, lost),
         rir=found,
-        rir_limit=limit.rir,
+        rir_limit=limit,
     )
 
 
@@ -112,8 +105,7 @@ def _several(case: SeveralTasks) -> Verdict:
     bounds, lost = [], 0.0
     for X in case.primary:
         both = Tasks(X, case.X_H, case.theta)
-        _, values = pencil(X, case.X_H)
-        bounds.append(float(values[0] / values[-1]) * kappa(X @ case.theta))
+        bounds.append(kappa_M(X, case.X_H) * kappa(X @ case.theta))
         lost = max(lost, rounding(both.dim, both.condition))
         own = max(kappa(X), kappa(case.X_H)) ** 0.5
         lost = max(lost, rounding(both.dim, own, both.kappa_theta))
@@ -146,9 +138,7 @@ class Rescaled:
 
 def _rescaled_case(decades: float, factors: Sequence[float], **pair: Sequence[float]) -> Rescaled:
     d = len(pair["primary"]) + 1
-    logs = np.zeros(d)
-    logs[: len(factors)] = list(factors)[:d]
-    return Rescaled(*inputs(**pair), 10.0**decades, 10.0**logs)
+    return Rescaled(*inputs(**pair), 10.0**decades, 10.0 ** filled(factors, d))
 
 
 def _rotation(case: Rescaled) -> Verdict:
@@ -274,26 +264,18 @@ def _fold(case: Net) -> Verdict:
     served_P, served_H = case.Z_P @ case.A, case.Z_H @ case.A
     folded = np.linalg.solve(case.A, case.omega)
     size = float(np.linalg.norm(case.Z_P, 2) * np.linalg.norm(case.omega, 2))
-    limit = immunity_limit(X_P=case.Z_P, X_H=case.Z_H, ranks=(m, m))
     # The same limit with K := H(theta_0), attained by whitening the primary features.
-    _, values = pencil(case.Z_P, case.Z_H)
-    _, s, vt = np.linalg.svd(case.Z_P, full_matrices=False)
-    white = vt.T / s
-    # Whitening what is served undoes A, whatever A is.
-    _, t, wt = np.linalg.svd(served_H, full_matrices=False)
+    limit = Tasks(case.Z_P, case.Z_H, case.A).limit
+    of_M = kappa_M(case.Z_P, case.Z_H)
     return Verdict.of(
         equal("predictions", served_P @ folded, before, rounding(m, spread**2), scale=size),
-        at_most(
-            "kappa_H <= kappa(M) kappa_P",
-            kappa(served_H),
-            float(values[0] / values[-1]) * kappa(served_P),
-            lost,
-        ),
-        equal("RIR* attained", rir(case.Z_P, case.Z_H, white), limit.rir, lost),
-        equal("whitening removes it", kappa(served_H @ (wt.T / t)), 1.0, lost),
+        at_most("kappa_H <= kappa(M) kappa_P", kappa(served_H), of_M * kappa(served_P), lost),
+        equal("RIR* attained", rir(case.Z_P, case.Z_H, whitening(case.Z_P)), limit, lost),
+        # Whitening what is served undoes A, whatever A is.
+        equal("whitening removes it", kappa(served_H @ whitening(served_H)), 1.0, lost),
         kappa_P=kappa(served_P),
         kappa_H=kappa(served_H),
-        rir_limit=limit.rir,
+        rir_limit=limit,
     )
 
 

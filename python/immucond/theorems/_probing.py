@@ -11,20 +11,8 @@ import numpy as np
 from .._condition import condition_number
 from .._validate import FloatArray, as_float64, as_targets
 from ..probing import probe
-from ._instances import (
-    ANGLES,
-    EPS,
-    GAPS,
-    Parameters,
-    Real,
-    Reals,
-    Whole,
-    kappa,
-    rotation,
-    rounding,
-    singular_values,
-    spectrum,
-)
+from ._instances import EPS, filled, kappa, rotation, rounding, singular_values, spectrum
+from ._parameters import ANGLES, GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, PAPER, Theorem, Verdict, at_most, equal
 
 STEPS = 60
@@ -68,11 +56,7 @@ def _probe(
 
 def _powers(exponents: Sequence[float], size: int) -> FloatArray:
     """Powers of ten, none of them 0: missing exponents are."""
-    filled = np.zeros(size)
-    given = list(exponents)[:size]
-    filled[: len(given)] = given
-    powers: FloatArray = np.power(10.0, filled)
-    return powers
+    return np.power(10.0, filled(exponents, size))
 
 
 def _two_heads(

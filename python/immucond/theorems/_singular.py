@@ -10,20 +10,8 @@ import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
 from ..linear import immunity_limit, optimal_extractor
-from ._instances import (
-    ANGLES,
-    MORE_GAPS,
-    Parameters,
-    Real,
-    Reals,
-    Whole,
-    extractor,
-    kappa,
-    rotation,
-    rounding,
-    singular_values,
-    spectrum,
-)
+from ._instances import extractor, kappa, root, rotation, rounding, singular_values, spectrum
+from ._parameters import ANGLES, MORE_GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Theorem, Verdict, at_most, equal
 
 
@@ -116,7 +104,7 @@ def _of_rank_one(
 ) -> SingularTasks:  # fmt: skip
     k = len(primary) + 1
     d = k + null_P
-    X_P = np.sqrt(spectrum(primary, k, 6.0))[:, None] * rotation(basis, d)[:, :k].T
+    X_P = root(primary, basis, d, 6.0, k)
     X_H = spectrum(harmful, 2, 6.0)[:1, None] * rotation(inner, d)[:, :1].T
     return SingularTasks(X_P, X_H, extractor(theta, left, right, d, d, d))
 
@@ -218,11 +206,7 @@ def _narrow_case(
 ) -> Narrow:  # fmt: skip
     d = len(primary) + 1
     r = max(2, d - null_H)
-    return Narrow(
-        np.sqrt(spectrum(primary, d, 4.0))[:, None] * rotation(basis, d).T,
-        np.sqrt(spectrum(harmful, r, 2.0))[:, None] * rotation(other, d)[:, :r].T,
-        10.0**-decades,
-    )
+    return Narrow(root(primary, basis, d, 4.0), root(harmful, other, d, 2.0, r), 10.0**-decades)
 
 
 def _narrow(case: Narrow) -> Verdict:

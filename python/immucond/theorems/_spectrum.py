@@ -9,25 +9,23 @@ from functools import partial
 import numpy as np
 
 from .._validate import FloatArray, as_float64, as_theta
-from ..linear import immunity_limit, rayleigh_spectrum
+from ..linear import rayleigh_spectrum
 from ._instances import (
-    ANGLES,
     EPS,
-    GAPS,
-    MORE_GAPS,
-    Parameters,
-    Reals,
     Tasks,
+    filled,
+    inputs,
     invertible,
     kappa,
+    kappa_M,
     pencil,
     rir,
     root,
-    rotation,
     rounding,
     singular_values,
     spectrum,
 )
+from ._parameters import ANGLES, GAPS, MORE_GAPS, Parameters, Reals
 from ._theorem import OURS, PAPER, Theorem, Verdict, at_most, equal
 
 
@@ -57,8 +55,7 @@ def _extraction(
 ) -> Extraction:
     """Build theta diagonal, K rotated against it: a change of basis makes every case this one."""
     d = len(gaps) + 1
-    X = np.sqrt(spectrum(inputs, d))[:, None] * rotation(angles, d).T
-    return Extraction(X, np.diag(spectrum(gaps, d, 4.0)))
+    return Extraction(root(inputs, angles, d, 12.0), np.diag(spectrum(gaps, d, 4.0)))
 
 
 def _quotients(case: Extraction) -> tuple[FloatArray, FloatArray, float]:
@@ -114,13 +111,8 @@ def _aligned(
 ) -> Tasks:
     """Both Gram matrices diagonal, in descending order, and a diagonal extractor."""
     d = len(primary) + 1
-    logs = np.zeros(d)
-    logs[: len(extractor)] = list(extractor)[:d]
-    return Tasks(
-        np.diag(np.sqrt(spectrum(primary, d, 6.0))),
-        np.diag(np.sqrt(spectrum(harmful, d, 6.0))),
-        np.diag(10.0**-logs),
-    )
+    theta = np.diag(10.0 ** -filled(extractor, d))
+    return Tasks(root(primary, [], d, 6.0), root(harmful, [], d, 6.0), theta)
 
 
 def _remark(case: Tasks) -> Verdict:
@@ -153,12 +145,7 @@ def _alignment(case: Tasks) -> Verdict:
         at_most("bottom, primary", primary[-1], at[-1], lost),
         at_most("1 <= top", 1.0, top, lost),
         at_most("1 <= bottom", 1.0, bottom, lost),
-        equal(
-            "RIR* = top * bottom",
-            immunity_limit(X_P=case.X_P, X_H=case.X_H, ranks=(case.dim, case.dim)).rir,
-            top * bottom,
-            lost,
-        ),
+        equal("RIR* = top * bottom", case.limit, top * bottom, lost),
         top=top,
         bottom=bottom,
         rir_limit=top * bottom,
@@ -211,10 +198,7 @@ SPECTRUM = (
         "x^T K_P x <= lambda_1(K_P), x the top eigenvector of K_H",
         hypotheses="K_P and K_H definite",
         build=lambda primary, harmful, angles: Tasks(
-            np.diag(np.sqrt(spectrum(primary, len(primary) + 1, 8.0))),
-            np.sqrt(spectrum(harmful, len(primary) + 1, 8.0))[:, None]
-            * rotation(angles, len(primary) + 1).T,
-            np.eye(len(primary) + 1),
+            *inputs(primary, harmful, [], angles, (8.0, 8.0)), np.eye(len(primary) + 1)
         ),
     ),
 )  # fmt: skip
@@ -272,14 +256,9 @@ def _samples(
 
 def _sampling(case: Samples) -> Verdict:
     one, two = case.first, case.second
-    rho, rirs, limits = 1.0, [], []
-    for X, Y in ((one.X_P, two.X_P), (one.X_H, two.X_H)):
-        _, values = pencil(X, Y)
-        rho *= float(values[0] / values[-1])
-    for both in (one, two):
-        rirs.append(rir(both.X_P, both.X_H, both.theta))
-        found = immunity_limit(X_P=both.X_P, X_H=both.X_H, ranks=(both.dim, both.dim))
-        limits.append(found.rir)
+    rho = kappa_M(one.X_P, two.X_P) * kappa_M(one.X_H, two.X_H)
+    rirs = [rir(both.X_P, both.X_H, both.theta) for both in (one, two)]
+    limits = [both.limit for both in (one, two)]
     own = max(kappa(X) for both in (one, two) for X in (both.X_P, both.X_H)) ** 0.5
     lost = 4 * rounding(one.dim, max(one.condition, two.condition))
     lost += 4 * rounding(one.dim, own, one.kappa_theta)

@@ -18,7 +18,8 @@ import numpy as np
 from .._regularizers import r_ill, r_well
 from .._validate import FloatArray, as_float64
 from ..linear import step_interval
-from ._instances import GAPS, Parameters, Real, Whole, rounding, spectrum
+from ._instances import rounding, spectrum
+from ._parameters import GAPS, Parameters, Real, Whole
 from ._theorem import NENOV, OURS, PAPER, Claim, Theorem, Verdict, below, equal, not_below
 
 Kind = Literal["r_well", "r_ill"]
