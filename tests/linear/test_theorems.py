@@ -18,6 +18,7 @@ from immucond import theorems as th
 from immucond.theorems import (
     THEOREMS,
     _gradients,
+    _instances,
     _limit,
     _optima,
     _probing,
@@ -298,7 +299,7 @@ WRONG_ILL = ic.SpectralRegularizer(
     ),
 )  # fmt: skip
 MUTATIONS = [
-    ("alignment", _spectrum, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
+    ("alignment", _instances, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
     ("rayleigh-majorization", _spectrum, "rayleigh_spectrum", off_by(1.01)),
     ("theorem-4.1-3", _gradients, "r_ill", lambda _: WRONG_ILL),
     ("theorem-a.1-3", _gradients, "r_well", lambda _: WRONG_WELL),
@@ -306,10 +307,10 @@ MUTATIONS = [
     ("theorem-4.2", _gradients, "r_ill", lambda _: WRONG_ILL),
     ("r-well-step", _steps, "step_interval", off_by(1.01)),
     ("r-ill-step-theta", _steps, "step_interval", off_by(0.99)),
-    ("limit", _limit, "immunity_limit", lambda f: off_by(0.99)(f, "rir")),
-    ("limit", _limit, "pencil", lambda f: lambda P, H: (f(P, H)[0], f(P, H)[1] ** 0.9)),
+    ("limit", _instances, "immunity_limit", lambda f: off_by(0.99)(f, "rir")),
+    ("limit", _instances, "pencil", lambda f: lambda P, H: (f(P, H)[0], f(P, H)[1] ** 0.9)),
     ("frontier", _limit, "optimal_extractor", lambda f: lambda **k: np.tril(f(**k))),
-    ("blind-optimum", _optima, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
+    ("blind-optimum", _instances, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
     ("rotation", _optima, "optimal_extractor", lambda f: lambda **k: f(**(k | {"rotate": False}))),
     ("singular-limit", _singular, "immunity_limit", lambda f: off_by(1.01)(f, "kappa_M")),
     ("equation-2", _probing, "probe", lambda f: lambda *a, **k: dataclasses.replace(

@@ -233,6 +233,32 @@ class Library(Protocol):
         """Set ``array[index]`` to a NumPy array or a number."""
 
 
+class Place(NamedTuple):
+    """A device, and the library that allocates there, on whose current stream things run."""
+
+    library: Library
+    device: int
+
+    def empty(self, *shape: int, dtype: str = "float64") -> Any:
+        """Return an uninitialized array, contiguous by rows."""
+        return self.library.empty(shape, dtype, self.device)
+
+    def workspace(self, size: int) -> Any:
+        """Return so many bytes, or None."""
+        return self.empty(size // 8) if size else None
+
+    def run(self, kernel: Callable[..., None], **arguments: Any) -> None:
+        """Launch; an array goes by its address, and None by 0."""
+        passed = {
+            name: value if isinstance(value, int | float | str | tuple) else self._address(value)
+            for name, value in arguments.items()
+        }
+        kernel(**passed, device=self.device, stream=self.library.stream(self.device))
+
+    def _address(self, array: Any) -> int:
+        return 0 if array is None else self.library.address(array)
+
+
 class _Torch:
     def __init__(self) -> None:
         import torch

@@ -9,7 +9,7 @@ from .._pairs import explaining, warn_half
 from .._rank import Given, rank_rule
 from .._regularizers import Counted, SpectralRegularizer, counted
 from . import _device
-from ._device import DeviceArray, Library, float64_by_rows, ingest
+from ._device import DeviceArray, Library, Place, float64_by_rows, ingest
 from .stacks import Stack, built_in, gram_of
 
 _BUILT_IN = ("r_well", "r_ill", "kappa", "log_kappa")
@@ -94,18 +94,11 @@ def feature_hessian(X: Any, theta: Any) -> Any:
             f"{extractor.device}"
         )
     theta = float64_by_rows(library.adopt(theta), extractor, library)
-    cuda, device = _device.bound_module(), inputs.device
-    out = library.empty((m, m), "float64", device)
-    size = cuda.feature_hessian_workspace_bytes(inputs.layout, m)
-    workspace = library.empty((size // 8,), "float64", device)
-    cuda.feature_hessian(
-        X=inputs.layout,
-        theta=library.address(theta),
-        columns=m,
-        out=library.address(out),
-        workspace=library.address(workspace),
-        device=device,
-        stream=library.stream(device),
+    cuda, place = _device.bound_module(), Place(library, inputs.device)
+    out = place.empty(m, m)
+    workspace = place.workspace(cuda.feature_hessian_workspace_bytes(inputs.layout, m))
+    place.run(
+        cuda.feature_hessian, X=inputs.layout, theta=theta, columns=m, out=out, workspace=workspace
     )
     return out
 

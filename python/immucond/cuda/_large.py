@@ -16,7 +16,7 @@ from .. import _core
 from .._rank import Rule
 from .._validate import FloatArray
 from . import _device
-from ._device import Library
+from ._device import Library, Place
 
 WIDTH = 2  # starting vectors: two see a double eigenvalue, where one takes it for simple
 MOST = 384  # products, after which a direct method is the cheaper way
@@ -106,37 +106,22 @@ class DeviceSteps:
     """The steps of Lanczos with a matrix on the device."""
 
     def __init__(self, A: Any, n: int, library: Library, device: int) -> None:
-        self.n, self._A, self._library, self._device = n, A, library, device
+        self.n, self._A, self._library, self._place = n, A, library, Place(library, device)
         self._cuda = _device.bound_module()
-        self._most = min(MOST, n - WIDTH)
-        self._rows = self._most + WIDTH
-        self._V = self._empty(self._rows, n)  # by rows here: columns there
-        self._T = self._empty(self._most, self._rows)
-        self._work = self._empty(self._cuda.lanczos_workspace(n, self._rows))
+        most = min(MOST, n - WIDTH)
+        self._rows = most + WIDTH
+        self._V = self._place.empty(self._rows, n)  # by rows here: columns there
+        self._T = self._place.empty(most, self._rows)
+        self._work = self._place.empty(self._cuda.lanczos_workspace(n, self._rows))
         library.assign(self._V, slice(0, WIDTH), start(n).T.copy())
         library.assign(self._T, slice(None), 0.0)
 
-    def _empty(self, *shape: int) -> Any:
-        return self._library.empty(shape, "float64", self._device)
-
-    def _where(self) -> dict[str, int]:
-        return {"device": self._device, "stream": self._library.stream(self._device)}
-
     def advance(self, first: int, last: int) -> None:
         """As `Steps.advance`."""
-        at = self._library.address
-        self._cuda.lanczos(
-            n=self.n,
-            A=at(self._A),
-            V=at(self._V),
-            width=WIDTH,
-            first=first,
-            last=last,
-            T=at(self._T),
-            rows=self._rows,
-            work=at(self._work),
-            **self._where(),
-        )
+        self._place.run(
+            self._cuda.lanczos, n=self.n, A=self._A, V=self._V, width=WIDTH, first=first, last=last,
+            T=self._T, rows=self._rows, work=self._work,
+        )  # fmt: skip
 
     def projection(self, k: int) -> FloatArray:
         """As `Steps.projection`."""
@@ -146,12 +131,9 @@ class DeviceSteps:
     def combine(self, coefficients: FloatArray) -> Any:
         """As `Steps.combine`; the vectors are the rows of the result."""
         k, count = coefficients.shape
-        S = self._empty(count, k)
+        S, out = self._place.empty(count, k), self._place.empty(count, self.n)
         self._library.assign(S, slice(None), np.ascontiguousarray(coefficients.T))
-        out, at = self._empty(count, self.n), self._library.address
-        self._cuda.combine(
-            n=self.n, V=at(self._V), k=k, S=at(S), count=count, out=at(out), **self._where()
-        )
+        self._place.run(self._cuda.combine, n=self.n, V=self._V, k=k, S=S, count=count, out=out)
         return out
 
 
@@ -177,7 +159,7 @@ class LargeMatrix:
     def __init__(
         self, H: Any, n: int, library: Library, device: int, *, rule: Rule, formed: bool
     ) -> None:
-        self.H, self.n, self.library, self.device = H, n, library, device
+        self.H, self.n, self.library, self.place = H, n, library, Place(library, device)
         self.rule, self.formed, self.noise = rule, formed, _core.reduction_noise(n)
         self.floor = 0.0
 
@@ -236,28 +218,17 @@ class LargeMatrix:
         if not self.formed:
             return self.noise * sigma_max < sigma_min / 2
         return _core.gram_carries(
-            rule=self.rule,
-            sigma_max=sigma_max,
-            sigma_min=sigma_min,
-            rank=rank,
-            n=self.n,
-            noise=self.noise,
-            floor=self.floor,
-        )
+            rule=self.rule, sigma_max=sigma_max, sigma_min=sigma_min, rank=rank, n=self.n,
+            noise=self.noise, floor=self.floor,
+        )  # fmt: skip
 
     # ---- the methods ----
 
-    def _where(self) -> dict[str, int]:
-        return {"device": self.device, "stream": self.library.stream(self.device)}
-
-    def _empty(self, *shape: int, dtype: str = "float64") -> Any:
-        return self.library.empty(shape, dtype, self.device)
-
     def _measured(self) -> tuple[float, float, float]:
         """Return the sum of squares in two parts, and the largest magnitude, infinite for NaN."""
-        cuda, at = _device.bound_module(), self.library.address
-        out = self._empty(cuda.PARTS, 3)
-        cuda.measure(count=self.n**2, x=at(self.H), out=at(out), **self._where())
+        cuda = _device.bound_module()
+        out = self.place.empty(cuda.PARTS, 3)
+        self.place.run(cuda.measure, count=self.n**2, x=self.H, out=out)
         parts = self.library.to_numpy(out)
         if not np.isfinite(parts).all():
             return 0.0, 0.0, math.inf
@@ -266,11 +237,11 @@ class LargeMatrix:
         return squares, math.fsum([*sums, -squares]), float(parts[:, 2].max())
 
     def _iterated(self) -> _Found | None:
-        top = largest(DeviceSteps(self.H, self.n, self.library, self.device), self.noise)
+        top = largest(DeviceSteps(self.H, self.n, *self.place), self.noise)
         inverse = None if top is None else self._inverse()
         if top is None or inverse is None:
             return None
-        below = largest(DeviceSteps(inverse, self.n, self.library, self.device), self.noise)
+        below = largest(DeviceSteps(inverse, self.n, *self.place), self.noise)
         if below is None:
             return None
         bottom, following, error = below.inverted()
@@ -279,27 +250,27 @@ class LargeMatrix:
         )
         if not simple or (self.rule.rank == 0 and bottom <= self._cut(top.value)):
             return None
-        vectors = self._empty(2, self.n)
+        vectors = self.place.empty(2, self.n)
         vectors[0], vectors[1] = top.vectors[0], below.vectors[0]
         return self.n, top.value, bottom, vectors
 
     def _inverse(self) -> Any:
         """Return the inverse (in its lower triangle), or None where H is not definite."""
-        cuda, at = _device.bound_module(), self.library.address
-        A = self._empty(self.n, self.n)
+        cuda, empty = _device.bound_module(), self.place.empty
+        A = empty(self.n, self.n)
         A[:] = self.H
-        size = cuda.inverse_workspace(self.n, at(A), self.device)
-        work, info = self._empty(size), self._empty(2, dtype="int32")
-        cuda.inverse(n=self.n, a=at(A), work=at(work), size=size, info=at(info), **self._where())
+        size = cuda.inverse_workspace(self.n, self.library.address(A), self.place.device)
+        work, info = empty(size), empty(2, dtype="int32")
+        self.place.run(cuda.inverse, n=self.n, a=A, work=work, size=size, info=info)
         return A if not self.library.to_numpy(info).any() else None
 
     def _direct(self) -> _Found | None:
-        cuda, at, n = _device.bound_module(), self.library.address, self.n
-        A, w = self._empty(n, n), self._empty(n)
+        cuda, empty, at, n = _device.bound_module(), self.place.empty, self.library.address, self.n
+        A, w = empty(n, n), empty(n)
         A[:] = self.H
-        size = cuda.syevd_workspace(n, at(A), at(w), self.device)
-        work, info = self._empty(size), self._empty(1, dtype="int32")
-        cuda.syevd(n=n, a=at(A), w=at(w), work=at(work), size=size, info=at(info), **self._where())
+        size = cuda.syevd_workspace(n, at(A), at(w), self.place.device)
+        work, info = empty(size), empty(1, dtype="int32")
+        self.place.run(cuda.syevd, n=n, a=A, w=w, work=work, size=size, info=info)
         if self.library.to_numpy(info).any():
             return None
         values = self.library.to_numpy(w)[::-1]
@@ -318,6 +289,6 @@ class LargeMatrix:
         at_bottom = np.count_nonzero(values[:k] <= bottom + self._width(bottom, top))
         if at_top > 1 or at_bottom > 1:
             return None
-        vectors = self._empty(2, n)
+        vectors = empty(2, n)
         vectors[0], vectors[1] = A[n - 1], A[n - k]  # columns there: rows here
         return k, top, bottom, vectors

@@ -17,7 +17,7 @@ from .._pairs import ExtremePairs, Search, pairs_from
 from .._rank import Rule
 from .._regularizers import SpectralRegularizer
 from . import _device
-from ._device import DeviceArray, Library, float64_by_rows
+from ._device import DeviceArray, Library, Place, float64_by_rows
 from ._device import torch_library as torch_library
 from ._large import Large, LargeMatrix
 
@@ -42,36 +42,18 @@ def built_in(regularizer: Any) -> str | None:
 
 def gram_of(X: DeviceArray, library: Library, *, narrow: bool = False) -> Any:
     """Return ``X^T X`` for a matrix; see `gram`."""
-    cuda, device = _device.bound_module(), X.device
-    cols = X.shape[1]
-    out = library.empty((cols, cols), "float32" if narrow else "float64", device)
-    size = 0 if narrow else cuda.gram_workspace_bytes(X.layout)
-    workspace = library.empty((size // 8,), "float64", device) if size else None
-    cuda.gram(
-        X=X.layout,
-        out=library.address(out),
-        workspace=library.address(workspace) if size else 0,
-        narrow=narrow,
-        device=device,
-        stream=library.stream(device),
-    )
+    cuda, place, cols = _device.bound_module(), Place(library, X.device), X.shape[1]
+    out = place.empty(cols, cols, dtype="float32" if narrow else "float64")
+    workspace = place.workspace(0 if narrow else cuda.gram_workspace_bytes(X.layout))
+    place.run(cuda.gram, X=X.layout, out=out, workspace=workspace, narrow=narrow)
     return out
 
 
 def times(A: DeviceArray, scale: float, B: Any, out: DeviceArray, library: Library) -> None:
     """Set ``out = scale A B^T``, for B (columns, n) in float64 by rows."""
-    cuda, device = _device.bound_module(), A.device
-    size = cuda.times_workspace_bytes(A.layout, out.shape[1])
-    workspace = library.empty((size // 8,), "float64", device)
-    cuda.times(
-        A=A.layout,
-        scale=scale,
-        B=library.address(B),
-        out=out.layout,
-        workspace=library.address(workspace),
-        device=device,
-        stream=library.stream(device),
-    )
+    cuda, place = _device.bound_module(), Place(library, A.device)
+    workspace = place.workspace(cuda.times_workspace_bytes(A.layout, out.shape[1]))
+    place.run(cuda.times, A=A.layout, scale=scale, B=B, out=out.layout, workspace=workspace)
 
 
 class Small(NamedTuple):
@@ -109,11 +91,11 @@ def small_problems(
     pairs: bool = False,
 ) -> Small:
     """Launch one block of threads a matrix on the current stream; nothing is waited for."""
-    cuda, device = _device.module(), stack.device
+    cuda, place = _device.module(), Place(library, stack.device)
     count, rows, cols = stack.shape
 
     def empty(wanted: bool, *shape: int, dtype: str = "float64") -> Any:
-        return library.empty((count, *shape), dtype, device) if wanted else None
+        return place.empty(count, *shape, dtype=dtype) if wanted else None
 
     found = Small(
         value=empty(regularizer != "none"),
@@ -123,22 +105,11 @@ def small_problems(
         rank=empty(True, dtype="int32"),
         status=empty(True, dtype="int32"),
     )
-    size = cuda.small_workspace_bytes(kind, count, rows, cols, gradient)
-    workspace = library.empty((size // 8,), "float64", device) if size else None
-    addresses = {
-        name: 0 if array is None else library.address(array)
-        for name, array in (*found._asdict().items(), ("gram", workspace))
-    }
-    cuda.small_problems(
-        stack=stack.layout,
-        kind=kind,
-        rule=tuple(rule),
-        regularizer=regularizer,
-        p=p,
-        **addresses,
-        device=device,
-        stream=library.stream(device),
-    )
+    workspace = place.workspace(cuda.small_workspace_bytes(kind, count, rows, cols, gradient))
+    place.run(
+        cuda.small_problems, stack=stack.layout, kind=kind, rule=tuple(rule),
+        regularizer=regularizer, p=p, gram=workspace, **found._asdict(),
+    )  # fmt: skip
     return found
 
 
@@ -194,7 +165,7 @@ class Stack:
 
         Matrices that the kernels leave stay NaN while a graph is captured.
         """
-        where, library = self.where, self.library
+        where, library, place = self.where, self.library, Place(self.library, self.where.device)
         ranks: list[int]  # 0: for the host
         if self._launched:
             small = small_problems(
@@ -212,12 +183,8 @@ class Stack:
             status = library.to_numpy(small.status)
             ranks = np.where(status == 0, library.to_numpy(small.rank), 0).tolist()
         else:
-            value = library.empty(where.shape[:1], "float64", where.device)
-            by_X = (
-                library.empty(where.shape, where.at_least_float32, where.device)
-                if gradient
-                else None
-            )
+            value = place.empty(where.shape[0])
+            by_X = place.empty(*where.shape, dtype=where.at_least_float32) if gradient else None
             ranks = [
                 self._evaluate_one(i, regularizer, p, value, by_X) for i in range(where.shape[0])
             ]
@@ -247,16 +214,16 @@ class Stack:
 
     def pairs(self) -> PairsFound:
         """Return both ends of each: symmetric positive semidefinite matrices, or features."""
-        library, device, (count, _, cols) = self.library, self.where.device, self.where.shape
+        library, (count, _, cols) = self.library, self.where.shape
         if self._launched:
             small = small_problems(self.where, library, kind=self._kind, rule=self.rule, pairs=True)
             sigma, vectors, rank = small.sigma, small.vectors, small.rank
             waits = not library.capturing()
             left = np.flatnonzero(library.to_numpy(small.status)).tolist() if waits else []
         else:
-            sigma = library.empty((count, 2), "float64", device)
-            vectors = library.empty((count, 2, cols), "float64", device)
-            rank = library.empty((count,), "int32", device)
+            place = Place(library, self.where.device)
+            sigma, vectors = place.empty(count, 2), place.empty(count, 2, cols)
+            rank = place.empty(count, dtype="int32")
             left = [i for i in range(count) if not self._pairs_of_one(i, sigma, vectors, rank)]
         on_host = {}
         kernel = _core.feature_extreme_pairs if self.features else _core.extreme_pairs
@@ -331,20 +298,12 @@ class Stack:
         self, formed: _Formed, vectors: Any, alpha: float, beta: float, gamma: float
     ) -> Any:
         """Return ``alpha u u^T + beta w w^T + gamma H``."""
-        n, device, at = formed.n, formed.A.device, self.library.address
-        G = self.library.empty((n, n), "float64", device)
-        _device.bound_module().rank_two(
-            n=n,
-            alpha=alpha,
-            u=at(vectors),
-            beta=beta,
-            w=at(vectors) + 8 * n,
-            gamma=gamma,
-            H=at(formed.H),
-            out=at(G),
-            device=device,
-            stream=self.library.stream(device),
-        )
+        place, n = Place(self.library, formed.A.device), formed.n
+        G = place.empty(n, n)
+        place.run(
+            _device.bound_module().rank_two, n=n, alpha=alpha, u=vectors[0], beta=beta,
+            w=vectors[1], gamma=gamma, H=formed.H, out=G,
+        )  # fmt: skip
         return G
 
     def _like(self, A: DeviceArray, out: Any) -> DeviceArray:
