@@ -190,5 +190,4 @@ def _largest(
 
 
 def _unit(x: FloatArray) -> FloatArray:
-    length: FloatArray = x / np.linalg.norm(x)
-    return length
+    return np.asarray(x / np.linalg.norm(x))

@@ -108,21 +108,18 @@ class Root:
         """(rank, d) matrix R."""
         if self.factor is not None:
             return self.factor
-        kept: FloatArray = self.sigma[: self.rank, None] * self.range_basis.T
-        return kept
+        return np.asarray(self.sigma[: self.rank, None] * self.range_basis.T)
 
     def whitened(self, A: FloatArray) -> FloatArray:
         """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
         if self.factor is not None:
-            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A.T, trans="T").T
-            return solved
+            return np.asarray(scipy.linalg.solve_triangular(self.factor, A.T, trans="T").T)
         return (A @ self.range_basis) / self.sigma[: self.rank]
 
     def unwhitened(self, A: FloatArray) -> FloatArray:
         """Return ``R^+ A``."""
         if self.factor is not None:
-            solved: FloatArray = scipy.linalg.solve_triangular(self.factor, A)
-            return solved
+            return np.asarray(scipy.linalg.solve_triangular(self.factor, A))
         return (self.range_basis / self.sigma[: self.rank]) @ A
 
     @property

@@ -287,7 +287,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             self._need("y_harmful", y_harmful)
             keywords["y_H"], _, _ = _targets(harmful, y_harmful, "auto", "y_harmful")
         if self.method == "fade":
-            keywords["delta"], _ = self.delta_ = self._one_delta()
+            keywords["delta"], _ = self.delta_ = self._delta(X, harmful)
             if keywords.get("protect"):
                 self._need("y", y)
                 targets, _, classes = _targets(X, y, "auto", "y")
@@ -327,21 +327,16 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         validate_data(self, X_harmful, reset=False, skip_check_array=True)  # compares their names
         return harmful
 
-    def _one_delta(self) -> tuple[float, float]:
-        """Delta of K_P alone, which is all that fade takes."""
-        if isinstance(self.delta, str):
-            check_choice(self.delta, "delta", ("auto",))
-            return 0.0, 0.0
-        delta = as_delta(self.delta)
-        if np.ndim(self.delta) and delta[1] != 0.0:
-            raise ValueError(f"delta must be one number for method='fade', got {self.delta!r}")
-        return delta[0], 0.0
-
     def _delta(self, X: FloatArray, harmful: FloatArray | None) -> tuple[float, float]:
+        """Deltas of both Gram matrices; that of K_P is all that fade takes."""
+        fade = self.method == "fade"
         if not isinstance(self.delta, str):
-            return as_delta(self.delta)
+            delta = as_delta(self.delta)
+            if fade and np.ndim(self.delta) and delta[1] != 0.0:
+                raise ValueError(f"delta must be one number for method='fade', got {self.delta!r}")
+            return (delta[0], 0.0) if fade else delta
         check_choice(self.delta, "delta", ("auto",))
-        if harmful is None:
+        if fade or harmful is None:
             return 0.0, 0.0
         P, H = roots(X, harmful, None, None, names=("X", "X_harmful", "K_P", "K_H"))
         return sufficient_delta(P, H), 0.0

@@ -98,8 +98,7 @@ def _top_two(T: FloatArray) -> tuple[list[float], FloatArray]:
 def start(n: int) -> FloatArray:
     """Return orthonormal starting vectors (n x WIDTH), the same ones each time."""
     random = np.random.default_rng(20260101).normal(size=(n, WIDTH))
-    basis: FloatArray = np.linalg.qr(random)[0]
-    return basis
+    return np.asarray(np.linalg.qr(random)[0])
 
 
 class DeviceSteps:
@@ -125,8 +124,7 @@ class DeviceSteps:
 
     def projection(self, k: int) -> FloatArray:
         """As `Steps.projection`."""
-        T: FloatArray = self._library.to_numpy(self._T[:k]).T[: k + WIDTH]
-        return T
+        return np.asarray(self._library.to_numpy(self._T[:k]).T[: k + WIDTH])
 
     def combine(self, coefficients: FloatArray) -> Any:
         """As `Steps.combine`; the vectors are the rows of the result."""

@@ -55,10 +55,6 @@ class Loss(ABC):
         """Return the loss on some of the rows."""
         return replace(self, X=self.X[index], targets=self.targets[index])
 
-    def on_inputs(self, X: FloatArray) -> Self:
-        """Return the loss with the same targets on other inputs."""
-        return replace(self, X=X)
-
     def whole(self) -> Loss:
         """Return the loss on all rows, with as few as will do."""
         return self
@@ -115,8 +111,7 @@ class LogisticLoss(Loss):
         return total, -self.targets * scipy.special.expit(-margin)
 
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
-        bent: FloatArray = scipy.special.expit(F) * scipy.special.expit(-F) * dF
-        return bent
+        return np.asarray(scipy.special.expit(F) * scipy.special.expit(-F) * dF)
 
     def smoothness(self) -> float:
         return 0.25 / self.entries
@@ -140,8 +135,7 @@ class SoftmaxLoss(Loss):
     def _bend(self, F: FloatArray, dF: FloatArray) -> FloatArray:
         chances = scipy.special.softmax(F, axis=1)
         weighted = chances * dF
-        bent: FloatArray = weighted - chances * weighted.sum(axis=1, keepdims=True)
-        return bent
+        return np.asarray(weighted - chances * weighted.sum(axis=1, keepdims=True))
 
     def smoothness(self) -> float:
         return 0.5 / self.entries

@@ -211,8 +211,7 @@ def _back(X: FloatArray, preconditioner: Preconditioner | None, ridge: float) ->
     U, s, Wt = np.linalg.svd(X, full_matrices=False)
     k = int(np.count_nonzero(s > default_rtol(X.shape, np.float64) * s[0]))
     added = ridge if preconditioner == "ridge" else 0.0
-    back: FloatArray = (Wt[:k].T * (s[:k] / (s[:k] ** 2 + added))) @ U[:, :k].T
-    return back
+    return np.asarray((Wt[:k].T * (s[:k] / (s[:k] ** 2 + added))) @ U[:, :k].T)
 
 
 class BeyondRangeError(ImmucondError):

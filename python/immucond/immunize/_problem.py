@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -345,8 +345,8 @@ def problem_of(setup: Setup, *, reducible: bool = True) -> Problem:
     if B is not None:
         theta, omega = np.eye(B.shape[1]), B.T @ omega
         inputs_H = inputs_H @ B
-        primary = primary.on_inputs(inputs_P @ B)
-        harmful = None if harmful is None else harmful.on_inputs(inputs_H)
+        primary = replace(primary, X=inputs_P @ B)
+        harmful = None if harmful is None else replace(harmful, X=inputs_H)
     ridge = check_real(setup.ridge, "ridge", low=0.0)
     return Problem(
         P=P, H=H, loss=primary, harmful_loss=harmful, inputs_H=inputs_H, theta=theta, omega=omega,

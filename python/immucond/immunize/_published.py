@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -116,7 +117,7 @@ def published(
         locals(), batch_size=size, ridge=pair, steps=passes * (paired // size), optimizer="adam"
     )
     kept = np.arange(paired)
-    primary = whole.rows(kept).on_inputs(with_ones(inputs_P[:paired]))
+    primary = replace(whole.rows(kept), X=with_ones(inputs_P[:paired]))
     ones_H = with_ones(inputs_H[:paired])
     P, H = roots(primary.X, ones_H, None, None, computed_in=computed_in)
     drawn = entropy(seed)

@@ -142,17 +142,22 @@ class ImmunizationResult:
         return cls(
             theta=arrays["theta"],
             omega=arrays["omega"],
-            history={
-                name.removeprefix(HISTORY): values
-                for name, values in arrays.items()
-                if name.startswith(HISTORY)
-            },
+            history=under(HISTORY, arrays),
             report=ImmunityReport(**report | {"limit": ImmunityLimit(**limit)}),
             method=description["method"],
             parameters=description["parameters"],
             bias=arrays.get("bias"),
             classes=arrays.get("classes"),
         )
+
+
+def under(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of an archive whose names begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def write_archive(

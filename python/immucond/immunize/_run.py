@@ -21,7 +21,7 @@ from .._validate import check_choice
 from ._movers import Mover, State, mover_of
 from ._objective import BeyondRangeError, Evaluation, PrimaryLoss, Term, evaluated
 from ._problem import Balance, Problem, Setup, described, recorded
-from ._result import HISTORY, ImmunizationResult, read_archive, write_archive
+from ._result import HISTORY, ImmunizationResult, read_archive, under, write_archive
 
 Records = list[dict[str, float]]
 
@@ -200,31 +200,23 @@ class RunCheckpoint(Checkpoint[tuple[State, Records]]):
         """Return settings and state."""
         description, arrays = read_archive(self.path, "checkpoint")
         step = int(description["step"])
-        history = {
-            name.removeprefix(HISTORY): values
-            for name, values in arrays.items()
-            if name.startswith(HISTORY)
-        }
+        history = under(HISTORY, arrays)
         records = [
             {name: float(values[number]) for name, values in history.items()}
             for number in range(step)
         ]
         starts = [_pairs(arrays, f"start{number}/") for number in range(2)]
-        moments = sum(name.startswith("moment") for name in arrays)
+        moments = under("moment", arrays)
         state = State(
-            step,
-            arrays["theta"],
-            arrays["omega"],
-            (starts[0], starts[1]),
-            tuple(arrays[f"moment{number}"] for number in range(moments)),
-        )
+            step, arrays["theta"], arrays["omega"], (starts[0], starts[1]),
+            tuple(moments[str(number)] for number in range(len(moments))),
+        )  # fmt: skip
         return description["run"], (state, records)
 
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
     found: dict[str, Any] = {
-        name.removeprefix(prefix): values.item() if values.ndim == 0 else values
-        for name, values in arrays.items()
-        if name.startswith(prefix)
+        name: values.item() if values.ndim == 0 else values
+        for name, values in under(prefix, arrays).items()
     }
     return ExtremePairs(**found) if found else None

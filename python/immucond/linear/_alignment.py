@@ -138,8 +138,7 @@ def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray
 def centred(A: FloatArray) -> FloatArray:
     """Subtract the mean of each column, and once more what rounding left of it."""
     A = A - A.mean(axis=0)
-    remainder: FloatArray = A - A.mean(axis=0)
-    return remainder
+    return np.asarray(A - A.mean(axis=0))
 
 
 def task_of_inputs(

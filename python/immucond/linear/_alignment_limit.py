@@ -241,8 +241,7 @@ def case_of(P: Root, H: LabelledTask) -> AlignmentCase:
 def live_null_basis(P: Root, H: LabelledTask) -> FloatArray:
     """Orthonormal basis of the directions of null(K_P) in which harmful rows have energy."""
     _, _, vt = np.linalg.svd(H.matrix @ P.null_basis, full_matrices=False)
-    basis: FloatArray = P.null_basis @ vt[: deficit_of(P, H)].T
-    return basis
+    return np.asarray(P.null_basis @ vt[: deficit_of(P, H)].T)
 
 
 def orthonormal(columns: FloatArray, shape: tuple[int, ...]) -> FloatArray:
@@ -307,8 +306,7 @@ def slow_extractor(P: Root, Q: FloatArray, tau: float) -> FloatArray:
     columns = P.unwhitened(S)
     if P.rank < P.dim:
         columns = np.hstack([columns, P.null_basis / P.smallest])
-    square: FloatArray = columns * (P.frobenius / float(np.linalg.norm(S)))
-    return square
+    return np.asarray(columns * (P.frobenius / float(np.linalg.norm(S))))
 
 
 def one_or_all(values: list[float]) -> float | tuple[float, ...]:

@@ -40,14 +40,12 @@ class Frontier:
     @property
     def i(self) -> FloatArray:
         """(i): how many times worse the harmful task is conditioned than under the identity."""
-        ratio: FloatArray = self.kappa_H / self.limit.kappa_H
-        return ratio
+        return np.asarray(self.kappa_H / self.limit.kappa_H)
 
     @property
     def ii(self) -> FloatArray:
         """(ii): the same of the primary task; condition (b) holds up to 1."""
-        ratio: FloatArray = self.kappa_P / self.limit.kappa_P
-        return ratio
+        return np.asarray(self.kappa_P / self.limit.kappa_P)
 
 
 @underflow_is_zero
@@ -254,16 +252,12 @@ def noise_curve_of(
         determined.append(not any(map(lost, noisy)))
         if progress is not None:
             progress(done, levels.size)
-    return NoiseCurve(
-        variance=levels,
-        delta=delta,
-        kappa_M=np.array([limit.kappa_M for limit in limits]),
-        kappa_P=np.array([limit.kappa_P for limit in limits]),
-        kappa_H=np.array([limit.kappa_H for limit in limits]),
-        rir=np.array([limit.rir for limit in limits]),
-        determined=np.array(determined),
-        exact=limit_of(P, H),
-    )
+    found = {
+        name: np.array([getattr(limit, name) for limit in limits])
+        for name in ("kappa_M", "kappa_P", "kappa_H", "rir")
+    }
+    exact = limit_of(P, H)
+    return NoiseCurve(levels, delta, determined=np.array(determined), exact=exact, **found)
 
 
 def _counts(

@@ -85,8 +85,7 @@ class Factored:
     def whitened(self, A: FloatArray) -> FloatArray:
         """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
         if self.reflectors is None:
-            solved: FloatArray = blas.dtrsm(1.0, self.triangle, A.T, trans_a=1).T
-            return solved
+            return np.asarray(blas.dtrsm(1.0, self.triangle, A.T, trans_a=1).T)
         return np.asarray(blas.dtrsm(1.0, self.triangle, self._turned(A.T)[: self.rank]).T)
 
     def unwhitened(self, A: FloatArray) -> FloatArray:

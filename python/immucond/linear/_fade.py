@@ -92,16 +92,13 @@ class FadeMap:
             raise ValueError("tau is infinite: what is erased has no inverse")
         if self.whitening is not None:
             return np.asarray(np.linalg.solve(self.whitening, head))
-        back: FloatArray = head + (math.sqrt(self.tau) - 1.0) * (self.left @ (self.right.T @ head))
-        return back
+        return np.asarray(head + (math.sqrt(self.tau) - 1.0) * (self.left @ (self.right.T @ head)))
 
     def _right_of(self, Z: FloatArray) -> FloatArray:
         if self.whitening is not None:
-            product: FloatArray = Z @ self.whitening
-            return product
+            return np.asarray(Z @ self.whitening)
         share = 1.0 - 1.0 / math.sqrt(self.tau)
-        faded: FloatArray = Z - share * ((Z @ self.left) @ self.right.T)
-        return faded
+        return np.asarray(Z - share * ((Z @ self.left) @ self.right.T))
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
         return self._right_of(np.asarray(Z, dtype=np.float64))
@@ -109,11 +106,9 @@ class FadeMap:
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
         head = np.asarray(omega, dtype=np.float64)
         if self.whitening is not None:
-            product: FloatArray = self.whitening @ head
-            return product
+            return np.asarray(self.whitening @ head)
         share = 1.0 - 1.0 / math.sqrt(self.tau)
-        faded: FloatArray = head - share * (self.left @ (self.right.T @ head))
-        return faded
+        return np.asarray(head - share * (self.left @ (self.right.T @ head)))
 
     # NumPy leaves the product Z @ fade to us.
     __array_ufunc__ = None

@@ -173,7 +173,8 @@ def joint_extractor(
     inside = search.inside([identity, *starts], most)
     candidates = [inside]
     for start in starts:
-        candidates += search.climb(search.drawn_within(start, inside), most)
+        begin = search.drawn_within(start, inside)
+        candidates += [begin, *search.descend(begin, most, 1.0)]  # near the caps or within
     B = max((search.drawn_within(B, inside) for B in candidates), key=search.harmful)
     theta = whiten @ B
     theta /= np.linalg.norm(theta)
@@ -215,7 +216,7 @@ class _Search:
 
     def inside(self, known: list[FloatArray], most: int) -> FloatArray:
         """Find a point within the caps: the one farthest inside, up to smoothing."""
-        points = self._descend(np.eye(self._H.shape[1]), most, 0.0)
+        points = self.descend(np.eye(self._H.shape[1]), most, 0.0)
         best = min([*points, *known], key=self.excess)
         if (excess := self.excess(best)) > _ROUNDING:
             raise ValueError(
@@ -244,11 +245,7 @@ class _Search:
                 high = t
         return best
 
-    def climb(self, B: FloatArray, most: int) -> list[FloatArray]:
-        """Points on the way up from B, each near the caps or within."""
-        return [B, *self._descend(B, most, 1.0)]
-
-    def _descend(self, B: FloatArray, most: int, harmful: float) -> list[FloatArray]:
+    def descend(self, B: FloatArray, most: int, harmful: float) -> list[FloatArray]:
         """Minimize what is above the caps, less `harmful` times ``log kappa_H``."""
         points = []
         for sharpness in _SHARPNESS:

@@ -116,8 +116,7 @@ def _nearest(target: FloatArray, top: float, bottom: int) -> FloatArray:
         if top == 1.0 or distance >= last * (1.0 - _SETTLED):
             break
         last = distance
-    nearest: FloatArray = c * (S @ Q)
-    return nearest
+    return np.asarray(c * (S @ Q))
 
 
 def _scale(first: float, last: float, values: FloatArray, top: float) -> float:

@@ -130,24 +130,19 @@ def _end(
         if k == 1 or 1.0 - sigma[1] <= tie:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
-        return _scaled(_theta_well(sigma, p), scale, -2) if of_theta else _matrix_well(sigma, p)
+        if of_theta:
+            return _scaled(_theta_well(sigma, p), scale, -2)
+        r = float(sigma[1] * sigma[-1])
+        return (1 - r) / (1 - 1 / p + r / p)
     gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
     D = float(gap.sum()) / (2 * k)
     if tie >= D:
         raise DegenerateSpectrumError(
             f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
         )
-    end = _theta_ill(sigma, D) if of_theta else _matrix_ill(k, D)
-    return _scaled(end, scale, 6 if of_theta else 4)
-
-
-def _matrix_well(sigma: FloatArray, p: int) -> float:
-    r = float(sigma[1] * sigma[-1])
-    return (1 - r) / (1 - 1 / p + r / p)
-
-
-def _matrix_ill(k: int, D: float) -> float:
-    return math.inf if k == 2 else 2 * k / (k - 2) * D**2
+    if of_theta:
+        return _scaled(_theta_ill(sigma, D), scale, 6)
+    return _scaled(math.inf if k == 2 else 2 * k / (k - 2) * D**2, scale, 4)
 
 
 def _theta_well(sigma: FloatArray, p: int) -> float:

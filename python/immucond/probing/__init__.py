@@ -4,9 +4,8 @@ kappa governs unpreconditioned first-order probing alone. A least-squares solve 
 """
 
 from ._attackers import METHODS
-from ._compare import LABELS, Comparison, Effort, compare
 from ._curve import loss_curve, steps_needed
-from ._probe import ProbeTrace, probe
+from ._probe import LABELS, Comparison, Effort, ProbeTrace, compare, probe
 
 __all__ = [
     "LABELS",

@@ -1,17 +1,18 @@
-"""One entry to all attackers on frozen features, and what they did step by step."""
+"""What the attackers do to frozen features, step by step, and before and after immunization."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._errors import underflow_is_zero
-from .._validate import FloatArray, as_count, check_choice, check_real
+from .._validate import FloatArray, as_count, as_float64, as_targets, check_choice, check_real
 from ._attackers import METHODS, STEP_LENGTHS, Method, drive
-from ._curve import predicted
+from ._curve import predicted, steps_needed
 from ._problem import Problem
 
 
@@ -169,12 +170,13 @@ def probe(
     unit = problem.curvature_unit
     stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
     excess, distance = drive(METHODS[method](problem, length), most, stop)
+    above = excess / unit / (problem.measure_of_loss or 1.0)
     h, start = problem.curvature, problem.excess
     energy = h * problem.error**2 / (start or 1.0)
     of_loss, of_norm = predicted(problem, method, length, np.arange(excess.size, dtype=np.float64))
     return ProbeTrace(
         method=method, loss=problem.loss_of(excess), norm_ratio=distance / (distance[0] or 1.0),
-        best_loss=problem.best_loss * problem.loss_unit, above=problem.above_best(excess),
+        best_loss=problem.best_loss * problem.loss_unit, above=above,
         kappa=float(h[0] / h[-1]), rank=h.size, slow_share=float(energy[h < 0.01 * h[0]].sum()),
         curvature=h, energy=energy,
         predicted_loss=None if of_loss is None else problem.loss_of(of_loss * start),
@@ -192,3 +194,193 @@ def _step_length(method: str, lr: float | None) -> float:
         above = " and below 2, where it diverges" if method == "gd-constant" else ""
         raise ValueError(f"lr must be above 0{above}, and is {length:g}")
     return length
+
+
+# ---- before and after ----
+
+# What tables call the attackers.
+LABELS = {
+    "gd": "gradient descent, line search", "gd-constant": "gradient descent, constant step",
+    "nesterov": "Nesterov, kappa known", "cg": "conjugate gradients", "lbfgs": "L-BFGS",
+    "adam": "Adam, step tuned", "whitening": "whitening, then descent", "lstsq": "least squares",
+    "lstsq-float32": "least squares in float32",
+}  # fmt: skip
+_TUNED = (1e-3, 1e-2, 1e-1, 1.0)  # step lengths among which Adam's is chosen by hindsight
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What one attacker needs on one set of features.
+
+    Attributes
+    ----------
+    steps : int or None
+        First step within the tolerance; None where the run ended above it.
+    taken : int
+        Steps taken.
+    above : float
+        How far the last loss is above the best, see `ProbeTrace.above`.
+    predicted : int or None
+        What the closed form says the steps are, also beyond the run (constant step only).
+    """
+
+    steps: int | None
+    taken: int
+    above: float
+    predicted: int | None = None
+
+    def __str__(self) -> str:
+        if self.steps is not None:
+            return f"{self.steps:,}"
+        more = f", {self.predicted:.2g} needed" if self.predicted else ""
+        return f"> {self.taken:,} ({self.above:.2g} above{more})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attackers before and after immunization; ``print`` it for the table.
+
+    Attributes
+    ----------
+    efforts : dict
+        (before, after), each an :class:`Effort`, by method.
+    tolerance : float
+        Relative to the best loss, see `ProbeTrace.above`.
+    kappa : (float, float)
+        Condition number of the Hessian before and after.
+    slow_share : (float, float)
+        Share of the reducible loss along eigenvalues below a hundredth of the largest.
+    """
+
+    efforts: dict[str, tuple[Effort, Effort]]
+    tolerance: float
+    kappa: tuple[float, float]
+    slow_share: tuple[float, float]
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            (f"steps to within {self.tolerance:g} of the best loss", "before", "after")
+        ]
+        rows += [(LABELS[name], *map(str, pair)) for name, pair in self.efforts.items()]
+        rows.append(("kappa", *(f"{value:.3g}" for value in self.kappa)))
+        rows.append(("label energy in slow directions", *(f"{v:.2%}" for v in self.slow_share)))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [
+            f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}"
+            for name, before, after in rows
+        ]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number as plain Python values.
+
+        Examples
+        --------
+        >>> import numpy as np, immucond as ic
+        >>> Z, y = np.array([[1, 0], [0, 1], [1, 1]]), [1, 0, 2]
+        >>> compared = ic.probing.compare(Z, Z * [1, 9], y, methods=["cg"])
+        >>> compared.as_dict()["attackers"]["cg"]["after"]["steps"]
+        2
+        """
+        return {
+            "tolerance": self.tolerance,
+            "kappa": {"before": self.kappa[0], "after": self.kappa[1]},
+            "slow_share": {"before": self.slow_share[0], "after": self.slow_share[1]},
+            "attackers": {
+                name: {"before": asdict(before), "after": asdict(after)}
+                for name, (before, after) in self.efforts.items()
+            },
+        }
+
+
+@underflow_is_zero
+def compare(
+    before: npt.ArrayLike, after: npt.ArrayLike, y: npt.ArrayLike, *,
+    methods: Sequence[Method] | None = None, steps: int = 10_000, tolerance: float = 0.01,
+    weight_decay: float = 0.0, computed_in: Any = None,
+) -> Comparison:  # fmt: skip
+    """Tell what an immunization is worth: the steps that each attacker needs before and after it.
+
+    Parameters
+    ----------
+    before, after : (N, m) array_like
+        Features of the harmful task without and with immunization, one row a sample.
+    y : (N,) or (N, c) array_like
+        Its targets.
+    methods : sequence of str, optional
+        Attackers, of those that :func:`probe` knows; all by default. Adam runs at four step
+        lengths, 0.001 to 1, and the best counts.
+    steps : int, default 10000
+        Most steps that each may take.
+    tolerance : float, default 0.01
+        Done at a loss of ``(1 + tolerance)`` times the best, or where the features fit y exactly,
+        of `tolerance` times that at w = 0.
+    weight_decay, computed_in
+        As in :func:`probe`.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError
+        As in :func:`probe`.
+
+    Notes
+    -----
+    Ours. The last rows are the honest ones: kappa slows unpreconditioned first-order methods alone.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> rng = np.random.default_rng(0)
+    >>> X_P, X_H = rng.normal(size=(2, 200, 4)) * [[[9, 3, 2, 1]], [[1, 1, 1, 1]]]
+    >>> y = X_H @ [1, 2, 3, 4] + rng.normal(size=200)
+    >>> theta = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H)
+    >>> print(ic.probing.compare(X_H, X_H @ theta, y, methods=["gd", "cg", "lstsq"]))
+    steps to within 0.01 of the best loss  before  after
+    gradient descent, line search               2     60
+    conjugate gradients                         2      4
+    least squares                               1      1
+    kappa                                    1.34     70
+    label energy in slow directions         0.00%  0.00%
+    """
+    names: tuple[Any, ...] = tuple(METHODS if methods is None else methods)
+    for name in names:
+        check_choice(name, "methods", tuple(METHODS))
+    if not names:
+        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
+    goal = check_real(tolerance, "tolerance", low=0.0)
+    for Z, given in ((before, "before"), (after, "after")):
+        as_targets(y, as_float64(Z, given).shape[0], "y", given)
+    options: dict[str, Any] = {"weight_decay": weight_decay, "computed_in": computed_in}
+    traces: list[dict[str, ProbeTrace]] = []
+    efforts: list[dict[str, Effort]] = []
+    for Z in (before, after):
+        runs = {name: _best(Z, y, name, steps=steps, tolerance=goal, **options) for name in names}
+        traces.append(runs)
+        efforts.append({
+            name: Effort(
+                steps=trace.steps_to(goal),
+                taken=trace.loss.size - 1,
+                above=float(trace.above[-1]),
+                predicted=steps_needed(Z, y, goal, **options) if name == "gd-constant" else None,
+            )
+            for name, trace in runs.items()
+        })  # fmt: skip
+    first = [runs[names[0]] for runs in traces]
+    return Comparison(
+        efforts={name: (efforts[0][name], efforts[1][name]) for name in names},
+        tolerance=goal,
+        kappa=(first[0].kappa, first[1].kappa),
+        slow_share=(first[0].slow_share, first[1].slow_share),
+    )
+
+
+def _best(Z: npt.ArrayLike, y: npt.ArrayLike, name: Method, **options: Any) -> ProbeTrace:
+    """Run, for Adam the one of all step lengths that is done first, or ends lowest."""
+    lengths = _TUNED if name == "adam" else (None,)
+    runs = [probe(Z, y, method=name, lr=lr, **options) for lr in lengths]
+    goal = options["tolerance"]
+    return min(runs, key=lambda run: (run.steps_to(goal) is None, run.loss.size, run.loss[-1]))

@@ -133,16 +133,11 @@ class Problem:
             raise OverflowError("the loss of y is beyond the float range: scale y")
         return (self.best_loss + excess / self.curvature_unit) * self.loss_unit
 
-    def above_best(self, excess: FloatArray) -> FloatArray:
-        """Excesses relative to the measure of loss."""
-        return excess / self.curvature_unit / (self.measure_of_loss or 1.0)
-
     def apply(self, e: FloatArray) -> FloatArray:
         """Hessian, in ``curvature_unit``, times an (m, c) error: the gradient there."""
         mu = self.weight_decay / self.curvature_unit
         along = (self.curvature - mu)[:, None] * (self.basis.T @ e)
-        gradient: FloatArray = self.basis @ along + mu * e
-        return gradient
+        return np.asarray(self.basis @ along + mu * e)
 
     def measure(self, w: FloatArray) -> tuple[float, float]:
         """Excess loss and squared distance to w* of an (m, c) head, all in the problem's units."""

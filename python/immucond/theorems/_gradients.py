@@ -109,8 +109,7 @@ def extractor(
 
 
 def _unit(E: FloatArray) -> FloatArray:
-    unit: FloatArray = E / np.linalg.norm(E)
-    return unit
+    return np.asarray(E / np.linalg.norm(E))
 
 
 # ---- by the matrix ----

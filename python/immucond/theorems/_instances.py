@@ -31,8 +31,7 @@ def spectrum(gaps: Sequence[float], k: int, decades: float = 12.0) -> FloatArray
     excess = float(np.log10(ratios).sum()) / decades
     if excess > 1.0:
         ratios = ratios ** (1.0 / excess)
-    sigma: FloatArray = np.append(np.cumprod(ratios[::-1])[::-1], 1.0)
-    return sigma
+    return np.asarray(np.append(np.cumprod(ratios[::-1])[::-1], 1.0))
 
 
 def rotation(angles: Sequence[float], d: int) -> FloatArray:
@@ -67,8 +66,7 @@ def extractor(
 ) -> FloatArray:
     """Theta (d x m) of that rank, its singular values spread over at most three decades."""
     U, V = rotation(left, d), rotation(right, m)
-    theta: FloatArray = (U[:, :rank] * spectrum(gaps, rank, 3.0)) @ V[:, :rank].T
-    return theta
+    return np.asarray((U[:, :rank] * spectrum(gaps, rank, 3.0)) @ V[:, :rank].T)
 
 
 def gaussian(seed: int, *shape: int) -> FloatArray:

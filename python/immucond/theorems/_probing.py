@@ -117,8 +117,7 @@ def _run(sigma: FloatArray, error: FloatArray, eta: float) -> FloatArray:
     for _ in range(STEPS + 1):
         squares.append(float(e @ e))
         e = e - eta * (sigma * e)
-    ratios: FloatArray = np.array(squares) / squares[0]
-    return ratios
+    return np.asarray(np.array(squares) / squares[0])
 
 
 def _constant_step(case: Descent) -> Verdict:

@@ -47,8 +47,7 @@ class SingularTasks:
     def factor(self) -> FloatArray:
         """N with ``X_H = N X_P``, where null(K_P) lies within null(K_H)."""
         u, s, vt = np.linalg.svd(self.X_P, full_matrices=False)
-        N: FloatArray = ((self.X_H @ vt.T) / s) @ u.T
-        return N
+        return np.asarray(((self.X_H @ vt.T) / s) @ u.T)
 
     def lost(self, rank: int) -> float:
         """Bound rounding in the condition numbers."""

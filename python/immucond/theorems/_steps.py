@@ -94,8 +94,7 @@ def interval(
     before, D = sigma[-2], excess(sigma)
     if not by_theta:
         R = first * before / last**2
-        restart = _over(1 + R, k - 1 - R)
-        return _times(k * D * D, _over(Fraction(2), Fraction(k - 2))), _times(k * D * D, restart)
+        return _over(2 * k * D * D, Fraction(k - 2)), _over(k * D * D * (1 + R), k - 1 - R)
     E = _over(D * D, last * (1 - Fraction(1, k)) - first / k)
     if E is None:
         return None, None
@@ -113,10 +112,6 @@ def interval(
 
 def _over(a: Fraction, b: Fraction) -> Fraction | None:
     return a / b if b > 0 else None
-
-
-def _times(a: Fraction, b: Fraction | None) -> Fraction | None:
-    return None if b is None else a * b
 
 
 def _sqrt(x: Fraction) -> Fraction:
