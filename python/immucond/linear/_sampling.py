@@ -122,10 +122,14 @@ def expected_sampling_ratio(d: SupportsIndex, rows: float, other_rows: float = m
     size = as_count(d, "d", least=1)
     y = []
     for value, name in ((rows, "rows"), (other_rows, "other_rows")):
-        count = math.inf if value == math.inf else check_real(value, name, low=1.0)
-        y.append(min(1.0, size / count))
+        y.append(min(1.0, size / _rows(value, name)))
     h = math.sqrt(y[0] + y[1] - y[0] * y[1])
     return math.inf if h >= 1.0 else ((1.0 + h) / (1.0 - h)) ** 2
+
+
+def _rows(value: float, name: str) -> float:
+    """Check a number of rows, infinitely many for the population."""
+    return math.inf if value == math.inf else check_real(value, name, low=1.0)
 
 
 @underflow_is_zero
@@ -220,10 +224,7 @@ class Leak:
         Of first order in 1/N and in :math:`1/\sqrt\tau`.
         """
         count = check_real(rows, "rows", low=1.0)
-        tested = (
-            other_rows if other_rows == math.inf else check_real(other_rows, "other_rows", low=1)
-        )
-        return self.own + self.per_row * (1.0 / count + 1.0 / tested)
+        return self.own + self.per_row * (1.0 / count + 1.0 / _rows(other_rows, "other_rows"))
 
     def rows_needed(self, rho: float) -> int:
         """How many harmful rows the map takes for a rho, in the population.

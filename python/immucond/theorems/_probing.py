@@ -130,12 +130,17 @@ def _constant_step(case: Descent) -> Verdict:
     t = np.arange(STEPS + 1)
     lost = 16 * STEPS * EPS * (1 + 1 / excess)
     floor = (EPS * k) ** 2
+    best = (excess / (2 + excess)) ** 2
     claims = []
-    for eta in (low + case.share * (high - low), 1 / first):
+    for name, eta, falls in (
+        ("Eq. 2 in the interval", low + case.share * (high - low), rate),
+        ("Eq. 2 in the interval", 1 / first, rate),
+        ("best constant step", 2 / (first + last), best),
+    ):
         ratios = _run(sigma, case.error, eta)
-        bound = rate**t + floor
+        bound = falls**t + floor
         at = int(np.argmin((bound - ratios) / bound))
-        claims.append(at_most("Eq. 2 in the interval", float(ratios[at]), float(bound[at]), lost))
+        claims.append(at_most(name, float(ratios[at]), float(bound[at]), lost))
     # Outside, the slowest or the fastest eigenvector alone breaks it in one step.
     ends = np.eye(k)[[-1, 0]]
     for eta, start in ((low * (1 - 1e-3), ends[0]), (high * (1 + 1e-3), ends[1])):
@@ -144,11 +149,6 @@ def _constant_step(case: Descent) -> Verdict:
     slow = _run(sigma, ends[0], 1 / first)[1]
     claims.append(equal("(1 - 1/kappa)^(2t) at 1/sigma_1 is sharp", slow, rate**2, lost,
                         scale=1.0))  # fmt: skip
-    best = (excess / (2 + excess)) ** 2
-    ratios = _run(sigma, case.error, 2 / (first + last))
-    bound = best**t + floor
-    at = int(np.argmin((bound - ratios) / bound))
-    claims.append(at_most("best constant step", float(ratios[at]), float(bound[at]), lost))
     return Verdict.of(*claims, kappa=1 + excess, low=low, high=high)
 
 
