@@ -159,29 +159,17 @@ def _fade(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
     )
 
 
-def _iterative(method: Callable[..., immunize.ImmunizationResult]) -> Callable[..., Fit]:
+def _iterative(
+    method: Callable[..., immunize.ImmunizationResult], *rows: str
+) -> Callable[..., Fit]:
     def run(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
-        chosen = _in_steps(tasks, parameters)
-        return _of(method(tasks.X_P, tasks.y_P, tasks.X_H, seed=seed, ranks=tasks.ranks, **chosen))
+        chosen = dict(parameters)
+        if "epochs" in chosen:  # of batches: passes over the primary rows
+            chosen["steps"] = chosen.pop("epochs") * (len(tasks.X_P) // chosen["batch_size"])
+        given = [getattr(tasks, name) for name in rows or ("X_P", "y_P", "X_H")]
+        return _of(method(*given, seed=seed, ranks=tasks.ranks, **chosen))
 
     return run
-
-
-def _imma(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
-    chosen = _in_steps(tasks, parameters)
-    return _of(
-        immunize.imma(
-            tasks.X_P, tasks.y_P, tasks.X_H, tasks.y_H, seed=seed, ranks=tasks.ranks, **chosen
-        )
-    )
-
-
-def _in_steps(tasks: Tasks, parameters: Parameters) -> dict[str, Any]:
-    """Turn epochs of batches into steps: passes over the primary rows."""
-    chosen = dict(parameters)
-    if "epochs" in chosen:
-        chosen["steps"] = chosen.pop("epochs") * (len(tasks.X_P) // chosen["batch_size"])
-    return chosen
 
 
 def _published(tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
@@ -200,7 +188,7 @@ FITS: dict[str, Callable[[Tasks, Parameters, int], Fit]] = {
     "algorithm1": _iterative(immunize.algorithm1),
     "r_ill_only": _iterative(immunize.r_ill_only),
     "opt_kappa": _iterative(immunize.opt_kappa),
-    "imma": _imma,
+    "imma": _iterative(immunize.imma, "X_P", "y_P", "X_H", "y_H"),
     "published": _published,
     "closed_form": _closed_form,
     "fade": _fade,
@@ -218,15 +206,15 @@ CONVENTIONS = {
 
 def report_as_dict(report: ImmunityReport) -> dict[str, Any]:
     """Return a report with what follows from it."""
+    follows = ("i", "ii", "rir", "condition_a", "condition_b", "condition_c", "lost_rank")
+    return asdict(report) | {name: getattr(report, name) for name in follows}
+
+
+def limits(X_P: FloatArray, X_H: FloatArray, delta: Any) -> dict[str, linear.ImmunityLimit]:
+    """Limit of two tasks as they are, and with delta."""
     return {
-        **asdict(report),
-        "i": report.i,
-        "ii": report.ii,
-        "rir": report.rir,
-        "condition_a": report.condition_a,
-        "condition_b": report.condition_b,
-        "condition_c": report.condition_c,
-        "lost_rank": report.lost_rank,
+        "exact": linear.immunity_limit(X_P=X_P, X_H=X_H),
+        "delta": linear.immunity_limit(X_P=X_P, X_H=X_H, delta=delta),
     }
 
 
@@ -286,6 +274,22 @@ def felt(Z: FloatArray, y: FloatArray, rank: int | None) -> dict[str, float]:
     trace = probing.probe(Z, y, method="gd-constant", steps=1, rank=rank)
     decay = (1.0 - trace.curvature) ** (2 * STEPS)
     return {"rho": float(trace.energy @ trace.curvature), "left": float(trace.energy @ decay)}
+
+
+def alignments(
+    found: Fit, rows: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]], values: Values
+) -> Values:
+    """:func:`felt` of both tasks before and after, by rows, at the ranks of their reports."""
+    return {
+        name: {
+            task: {
+                when: felt(Z, y, values[name]["exact"][f"rank_{letter}"])
+                for when, Z in (("before", X), ("after", found.features(X)))
+            }
+            for task, letter, (X, y) in zip(("primary", "harmful"), "PH", both, strict=True)
+        }
+        for name, both in rows.items()
+    }
 
 
 def losses(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
+from itertools import chain
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,26 @@ def decoded(note: str, rows: Sequence[Sequence[str]]) -> str:
     return f"{note}\n{NOTE}" if any(MARK in text for row in rows for text in row) else note
 
 
+def by_method(
+    methods: Mapping[str, Method],
+    units: Mapping[str, Sequence[Values]],
+    cells: Callable[[str, list[Values]], Sequence[str]],
+) -> list[list[str]]:
+    """Lay out a row a method: its label, and its cells of what did not fail, or that all did."""
+    return [
+        [methods[name].label, *(cells(name, done) if (done := finished(results)) else ["failed"])]
+        for name, results in units.items()
+    ]
+
+
+def remarked(
+    note: str, methods: Mapping[str, Method], units: Mapping[str, Sequence[Values]]
+) -> str:
+    """Return a note with the `remarks` on all methods, a line each."""
+    told = (remarks(methods[name].label, results) for name, results in units.items())
+    return "\n".join([note, *chain(*told)])
+
+
 def remarks(label: str, results: Sequence[Values]) -> list[str]:
     """Tell what failed and what was warned of."""
     told = [f"{label} failed: {v['failure']}." for v in results if "failure" in v]
@@ -149,22 +170,21 @@ def overview(
     methods: Mapping[str, Method], units: Mapping[str, Sequence[Values]], rows: str, told: str = ""
 ) -> Table:
     """Say what the attacker gets, what the primary task pays, what undoes it; then rho and RIR."""
-    made: list[list[str]] = []
-    for name, results in units.items():
-        done = finished(results)
-        if not done:
-            made.append([methods[name].label, "failed"])
-            continue
+
+    def cells(_: str, done: list[Values]) -> list[str]:
         attackers = done[0].get("attackers", {"attackers": {}})["attackers"]
-        solved = [attackers[a]["after"] if a in attackers else None for a in _UNDOING]
-        made.append(
-            [methods[name].label, cell(done, "alignment", rows, "harmful", "after", "left"),
-             cell(done, "loss", "held_out", "own") if "loss" in done[0] else "",
-             cell(done, "alignment", rows, "primary", "after", "left"),
-             *(_effort(effort) if effort else "" for effort in solved),
-             felt_cell(done, rows), rir_cell(done, rows, "exact") + EASED * eased(done, rows)]
-        )  # fmt: skip
+        return [
+            cell(done, "alignment", rows, "harmful", "after", "left"),
+            cell(done, "loss", "held_out", "own") if "loss" in done[0] else "",
+            cell(done, "alignment", rows, "primary", "after", "left"),
+            *(_effort(attackers[a]["after"]) if a in attackers else "" for a in _UNDOING),
+            felt_cell(done, rows),
+            rir_cell(done, rows, "exact") + EASED * eased(done, rows),
+        ]
+
+    made = by_method(methods, units, cells)
     if "identity" not in units and made and len(made[-1]) > 1:
+        done = finished([*units.values()][-1])
         before = [cell(done, "alignment", rows, task, "before", "left")
                   for task in ("harmful", "primary")]  # fmt: skip
         made.insert(0, ["identity", before[0], "", before[1]])
@@ -296,6 +316,11 @@ def record(
         }
     )
     return numbers
+
+
+def limits_as_dict(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return limits by name, by rows, as :func:`record` takes them."""
+    return {rows: {name: asdict(of[name]) for name in of} for rows, of in limits.items()}
 
 
 # ---- curves ----

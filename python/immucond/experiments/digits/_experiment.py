@@ -23,9 +23,10 @@ from .._methods import (
     Method,
     Parameters,
     Tasks,
+    alignments,
     conventions,
-    felt,
     fit,
+    limits,
     losses,
     middle_of_frontier,
     report_as_dict,
@@ -154,14 +155,8 @@ class DigitsExperiment(Experiment[Settings, Digits, Result]):
         """Put a run's results together."""
         counts = {name: len(rows) for name, rows in vars(data).items()}
         delta = _delta(self.settings, data)
-        limits = {}
-        for rows in ROWS:
-            X_P, X_H = data.rows(rows)
-            limits[rows] = {
-                "exact": linear.immunity_limit(X_P=X_P, X_H=X_H),
-                "delta": linear.immunity_limit(X_P=X_P, X_H=X_H, delta=delta),
-            }
-        return Result(self.settings, "scikit-learn", "", counts, methods, units, limits)
+        told = {rows: limits(*data.rows(rows), delta) for rows in ROWS}
+        return Result(self.settings, "scikit-learn", "", counts, methods, units, told)
 
 
 def run(settings: Settings, progress: Progress = silent) -> Result:
@@ -217,21 +212,12 @@ def _measured(settings: Settings, data: Digits, progress: Progress, unit: Parame
             **conventions(found, X_P, X_H),
             "noisy": report_as_dict(linear.immunity(found.theta, *noisy)),
         }
-    values["alignment"] = {
-        rows: {
-            task: {
-                when: felt(Z, np.ones(len(X)), values[rows]["exact"][f"rank_{task[0].upper()}"])
-                for when, Z in (("before", X), ("after", found.features(X)))
-            }
-            for task, X in zip(("primary", "harmful"), data.rows(rows), strict=True)
-        }
-        for rows in ROWS
-    }
+    targeted = {rows: [(X, np.ones(len(X))) for X in data.rows(rows)] for rows in ROWS}
+    values["alignment"] = alignments(found, targeted, values)
     exact = values["training"]["exact"]
     Z_P = found.features(data.X_P)
     head = root_of_inputs(Z_P, "Z", rank=exact["rank_P"]).least_squares(Z_P, tasks.y_P)
-    on = {rows: (X := data.rows(rows)[0], np.ones(len(X))) for rows in ROWS}
-    values["primary_loss"] = losses(found, head, on)
+    values["primary_loss"] = losses(found, head, {rows: of[0] for rows, of in targeted.items()})
     values["probes"] = {
         task: {
             attacker: _probe(found.features(X), y, attacker, settings.probe_steps)

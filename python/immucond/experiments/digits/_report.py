@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,10 @@ from .._report import (
     decoded,
     felt_cell,
     left_after,
+    limits_as_dict,
     line_style,
     record,
-    remarks,
+    remarked,
     rir_cell,
     symbols,
 )
@@ -172,8 +172,7 @@ def _immunity(result: Result) -> Table:
         f"ridge: of H + {brief(RIDGE)} I, as in the published code; the limit does not bound it.\n"
         f"{why}"
     )
-    for name, results in result.units.items():
-        note += "".join(f"\n{told}" for told in remarks(name, results))
+    note = remarked(note, result.methods, result.units)
     return Table(
         f"What the measures say: primary digit {result.settings.primary}, harmful digit "
         f"{result.settings.harmful}",
@@ -257,8 +256,5 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
         result, command, versions, CONVENTIONS, measured,
         delta=dict(zip("PH", closed["delta"], strict=True)), kappa_primary=closed["kappa_P"],
         lambda_P=trained["lambda_P"], lambda_H=trained["lambda_H"], ridge=RIDGE,
-        tolerance=TOLERANCE, rows=result.counts, limits={
-            rows: {name: asdict(limit) for name, limit in of.items()}
-            for rows, of in result.limits.items()
-        },
+        tolerance=TOLERANCE, rows=result.counts, limits=limits_as_dict(result.limits),
     )  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ... import linear
 from ..._validate import FloatArray
 from .. import _experiment
 from .._experiment import Result, immunized, method_units
@@ -17,11 +16,12 @@ from .._methods import (
     Method,
     Parameters,
     Tasks,
+    alignments,
     attacked,
     chosen,
     conventions,
     descents,
-    felt,
+    limits,
     losses,
 )
 from .._search import Grid
@@ -176,16 +176,7 @@ class HousePriceExperiment(_experiment.LinearExperiment[Settings, HousePrice, Re
         head = np.linalg.lstsq(Z_P, P.y, rcond=1e-10)[0]
         values |= {rows: conventions(found, *_inputs(data, rows)) for rows in _ROWS}
         values["loss"] = losses(found, head, {rows: of[0] for rows, of in _rows(data).items()})
-        values["alignment"] = {
-            rows: {
-                task: {
-                    when: felt(Z, y, values[rows]["exact"][f"rank_{letter}"])
-                    for when, Z in (("before", X), ("after", found.features(X)))
-                }
-                for task, letter, (X, y) in zip(("primary", "harmful"), "PH", of, strict=True)
-            }
-            for rows, of in _rows(data).items()
-        }
+        values["alignment"] = alignments(found, _rows(data), values)
         exact = values["training"]["exact"]
         ranks = exact["rank_P"], exact["rank_H"]
         values["curves"] = descents(tasks, found, unit["probe_steps"], ranks)
@@ -209,8 +200,8 @@ class HousePriceExperiment(_experiment.LinearExperiment[Settings, HousePrice, Re
             for task, own in (("P", data.primary), ("H", data.harmful))
             for part, X in (("training", own.X), ("held-out", own.X_held_out))
         }
-        limits = {rows: _limits(*_inputs(data, rows), self.settings.delta) for rows in _ROWS}
-        return Result(self.settings, data.source, data.fingerprint, counts, methods, units, limits)
+        told = {rows: limits(*_inputs(data, rows), self.settings.delta) for rows in _ROWS}
+        return Result(self.settings, data.source, data.fingerprint, counts, methods, units, told)
 
 
 _ROWS = ("training", "held_out")
@@ -228,10 +219,3 @@ def _rows(data: HousePrice) -> dict[str, list[tuple[FloatArray, FloatArray]]]:
 def _inputs(data: HousePrice, rows: str) -> tuple[FloatArray, FloatArray]:
     (X_P, _), (X_H, _) = _rows(data)[rows]
     return X_P, X_H
-
-
-def _limits(X_P: Any, X_H: Any, delta: float) -> dict[str, linear.ImmunityLimit]:
-    return {
-        "exact": linear.immunity_limit(X_P=X_P, X_H=X_H),
-        "delta": linear.immunity_limit(X_P=X_P, X_H=X_H, delta=delta),
-    }

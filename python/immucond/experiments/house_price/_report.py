@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..._format import brief, number
@@ -11,6 +10,7 @@ from ...linear import ImmunityLimit
 from .. import _report as shared
 from .._experiment import Result
 from .._methods import CONVENTIONS, RIDGE
+from .._units import Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,17 +40,13 @@ def _immunity(result: Result) -> Table:
     rows: list[list[str]] = []
     for key, label in _ROWS:
         rows.append([label])
-        for name, method in result.methods.items():
-            results = result.units[name]
-            if not shared.finished(results):
-                rows.append([method.label, "failed"])
-                continue
-            cells = [
-                shared.felt_cell(shared.finished(results), key),
-                *shared.immunity_cells(results, key),
-            ]
-            paper = [number(v) for v in method.paper or ()] if key == "training" else []
-            rows.append([method.label, *cells, *(paper or [""] * 3)])
+
+        def cells(name: str, done: list[Values], key: str = key) -> list[str]:
+            paper = [number(v) for v in result.methods[name].paper or ()]
+            told = [shared.felt_cell(done, key), *shared.immunity_cells(done, key)]
+            return told + (paper if key == "training" else [])
+
+        rows += shared.by_method(result.methods, result.units, cells)
     count, runs = result.counts, result.settings.seeds
     seeds = f"Mean ± standard deviation over {runs} seeds where they differ." if runs > 1 else ""
     note = (
@@ -60,8 +56,7 @@ def _immunity(result: Result) -> Table:
         f"ridge: kappa of H + {brief(RIDGE)} I, {shared.ON_SCALE}. exact: over the nonzero "
         f"eigenvalues. paper: its Table 1, ridge convention. {shared.RHO}"
     )
-    for name, results in result.units.items():
-        note += "".join(f"\n{told}" for told in shared.remarks(result.methods[name].label, results))
+    note = shared.remarked(note, result.methods, result.units)
     return Table(
         "House Price: what the measures say",
         ("", "rho\nharmful", *shared.IMMUNITY, "(i)\npaper", "(ii)\npaper", "RIR\npaper"),
@@ -74,15 +69,12 @@ def _immunity(result: Result) -> Table:
 def _limits(result: Result) -> Table:
     rows = []
     for key, label in _ROWS:
-        for convention, shown in (
-            ("exact", "exact"), ("delta", f"delta = {brief(result.settings.delta)}"),
-        ):  # fmt: skip
-            limit: ImmunityLimit = result.limits[key][convention]
+        for shown, limit in result.limits[key].items():
+            told = shown if shown == "exact" else f"delta = {brief(result.settings.delta)}"
+            kappas = map(number, (limit.rir, limit.kappa_M, limit.kappa_P, limit.kappa_H))
             rows.append(
-                [f"{label}, {shown}", number(limit.rir), number(limit.kappa_M),
-                 number(limit.kappa_P), number(limit.kappa_H), f"{limit.rank_P}",
-                 f"{limit.rank_H}", limit.case]
-            )  # fmt: skip
+                [f"{label}, {told}", *kappas, f"{limit.rank_P}", f"{limit.rank_H}", limit.case]
+            )
     exact: ImmunityLimit = result.limits["training"]["exact"]
     note = LIMIT_SYMBOLS
     if exact.case == "unbounded":
@@ -98,28 +90,18 @@ def _limits(result: Result) -> Table:
 
 
 def _losses(result: Result) -> Table:
-    rows = []
-    for name, method in result.methods.items():
-        results = result.units[name]
-        if shared.finished(results):
-            cells = [
-                shared.cell(results, "loss", key, head)
-                for key, _ in _ROWS
-                for head in ("own", "best")
-            ]
-            rows.append(
-                [
-                    method.label,
-                    *cells,
-                    shared.cell(results, "size"),
-                    shared.cell(results, "seconds") + " s",
-                ]
-            )
+    def cells(_: str, done: list[Values]) -> list[str]:
+        losses = [
+            shared.cell(done, "loss", key, head) for key, _ in _ROWS for head in ("own", "best")
+        ]
+        return [*losses, shared.cell(done, "size"), shared.cell(done, "seconds") + " s"]
+
+    units = {name: results for name, results in result.units.items() if shared.finished(results)}
     return Table(
         "Primary loss (mean squared error), size of theta, time",
         ("", "held-out\nown head", "held-out\nbest head", "training\nown head",
          "training\nbest head", "size", "time"),
-        rows,
+        shared.by_method(result.methods, units, cells),
         "best head: least squares on the training rows' features; own head: the one that the "
         "method leaves. size: root mean square singular value of theta, 1 for the identity.",
     )  # fmt: skip
@@ -132,8 +114,5 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
         source="OpenML" if result.source == "OpenML" else "files",
         fingerprint=result.fingerprint,
         rows=result.counts,
-        limits={
-            rows: {name: asdict(limit) for name, limit in limits.items()}
-            for rows, limits in result.limits.items()
-        },
+        limits=shared.limits_as_dict(result.limits),
     )  # fmt: skip
