@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.nn.parallel import DistributedDataParallel
 
 import immucond as ic
 import immucond.torch as ict
@@ -45,6 +46,19 @@ def gradient_of_gram(Z, group):
     return torch.autograd.grad(H.square().sum(), Z, create_graph=True)[0]
 
 
+def layer():
+    torch.manual_seed(0)
+    return torch.nn.Linear(WIDTH, 3, bias=False).double()
+
+
+def averaged(mine, group):
+    """The gradient that DistributedDataParallel leaves of a term of all ranks."""
+    net = DistributedDataParallel(layer())
+    term = ict.sum_over_ranks(2.0 * ict.r_ill(features=net(mine), group=group), group)
+    term.backward()
+    return term.detach(), net.module.weight.grad
+
+
 def work(rank, world, folder):
     """One process: every case, its results to a file."""
     torch.set_num_threads(1)
@@ -77,6 +91,7 @@ def work(rank, world, folder):
     Z = mine.double().requires_grad_()
     loss = ict.ImmunizationLoss(0.1, 2.0, group=group)
     results["loss"] = loss(Z, 2 * Z).detach(), None
+    results["averaged"] = averaged(mine.double(), group)
     errors = []
     wrong = [
         lambda: ict.r_ill(features=torch.ones(2, 3 + rank), group=group),

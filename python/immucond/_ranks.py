@@ -10,6 +10,8 @@ import numpy as np
 from ._errors import extra
 from ._validate import Array, FloatArray
 
+_SAID = 2048  # bytes of an error's text that other ranks hear
+
 
 class Ranks:
     """The processes of a group, seen from one of them. All must call, and call the same.
@@ -42,6 +44,19 @@ class Ranks:
         found = [self._torch.empty_like(mine) for _ in range(self.size)]
         self._dist.all_gather(found, mine, group=self.group)
         return [t.cpu().numpy() for t in found]
+
+    def agree(self, error: Exception | None) -> None:
+        """Raise on every rank where one has an error: there its own, elsewhere what it says."""
+        said = np.zeros(_SAID, np.uint8)
+        text = "" if error is None else f"{type(error).__name__}: {error}"
+        held = text.encode()[:_SAID]
+        said[: len(held)] = list(held)
+        told = [x.tobytes().rstrip(b"\0").decode(errors="ignore") for x in self.gathered(said)]
+        if error is not None:
+            raise error
+        for rank, what in enumerate(told):
+            if what:
+                raise RuntimeError(f"rank {rank} failed: {what}")
 
     def joined(self, x: FloatArray, join: Callable[[FloatArray, FloatArray], Any]) -> FloatArray:
         """Return all ranks' arrays as one, by a binary tree that `join` makes of neighbours.

@@ -39,6 +39,12 @@ def test_ranks_against_one_process(world, tmp_path):
     for result in results:
         assert result["sharded"][0] == result["by mesh"][0] == result["not sharded"][0]
         assert_close(result["sharded"][0], value.detach(), 1e-9)
+    net = torch_ranks.layer()
+    expected = 2.0 * ict.r_ill(features=net(rows_of(split, torch.bfloat16).double()))
+    expected.backward()
+    for result in results:
+        for found, right in zip(result["averaged"], (expected, net.weight.grad), strict=True):
+            assert_close(found, right.detach(), 1e-9)
     found = torch.cat([result["sharded"][1] for result in results])
     assert torch.allclose(found, Z.grad, rtol=1e-9, atol=1e-9 * float(Z.grad.abs().max()))
     Z = rows_of(split, torch.bfloat16).double()

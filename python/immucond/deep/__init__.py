@@ -18,6 +18,7 @@ from ._recording import Recording
 from ._report import DeepImmunization, DeepReport, immunity_report
 from ._rir import DeepImmunity, rir
 from ._saved import load_saved, save
+from ._sharded import edit_weight
 from ._trainer import TrainerMixin
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Objective",
     "Recording",
     "TrainerMixin",
+    "edit_weight",
     "immunity_report",
     "immunize",
     "keep_activations",

@@ -108,7 +108,7 @@ class Loaded:
 
     def _first(self) -> Any:
         with closing(self.in_order()) as batches:
-            return on_cpu(next(batches))
+            return on_cpu(next(batches, None))
 
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .._files import Checkpoint, whole
 from .._validate import plain
+from ._sharded import gathered
 
 _SCALARS = (bool, int, float, str)
 _COLUMNS = 8 * 1009  # bytes of a row that is summed: a prime, which no layer's width divides
@@ -27,7 +28,7 @@ def fingerprint(model: nn.Module, *about: Any) -> str:
     digest = hashlib.sha256(repr(about).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(_bytes(value))
+        digest.update(_bytes(gathered(value)))
     return digest.hexdigest()[:16]
 
 
@@ -39,7 +40,7 @@ def identity(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat = gathered(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         whole = flat.size - flat.size % _COLUMNS
         columns = flat[:whole].view(np.uint64).reshape(-1, _COLUMNS // 8)
         digest.update(np.add.reduce(columns, axis=0).tobytes())
@@ -168,7 +169,7 @@ def _globals(function: FunctionType) -> dict[str, Any]:
 
 
 def _bytes(value: Tensor) -> bytes:
-    flat = value.detach().cpu().contiguous().reshape(-1)
+    flat = gathered(value.detach()).cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
 

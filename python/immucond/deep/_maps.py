@@ -23,6 +23,7 @@ from .._validate import FloatArray, check_real
 from ..linear import FadeMap, fade, optimal_extractor
 from ._batches import Batches, Outcome, all_features, everything
 from ._network import FoldedHead, SplitModel, array, refuse_saving, replace_module, storage
+from ._sharded import edit_weight
 
 TOLERANCE = 1e-2
 """By how much of the largest primary logit another one may change."""
@@ -189,14 +190,17 @@ def targets(found: Outcome) -> FloatArray:
     return values
 
 
-@torch.no_grad()
 def _fold(layer: nn.Module, head: nn.Linear, A: FadeMap, omega: FloatArray) -> None:
     """Multiply the layer's weight and bias by A, and the head's weight by its inverse."""
     assert isinstance(layer, nn.Linear)
-    layer.weight.copy_(torch.from_numpy((array(layer.weight).T @ A).T.copy()))
+
+    def through(x: Tensor) -> Tensor:
+        return torch.from_numpy((np.atleast_2d(array(x).T) @ A).T.copy()).reshape(x.shape)
+
+    edit_weight(layer.weight, through)
     if layer.bias is not None:
-        layer.bias.copy_(torch.from_numpy((array(layer.bias)[None] @ A)[0]))
-    head.weight.copy_(torch.from_numpy(omega.T.copy()))
+        edit_weight(layer.bias, through)
+    edit_weight(head.weight, lambda _: torch.from_numpy(omega.T.copy()))
 
 
 def change(before: Tensor, after: Tensor) -> float:

@@ -13,6 +13,7 @@ import torch
 from .._accumulator import Accumulator
 from .._gram import GramAccumulator, gram
 from .._rank import default_rtol
+from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray
 from ..linear import Alignment, alignment
@@ -127,6 +128,20 @@ class Moments(ABC):
         self.sums = self.sums + other.sums
         self.energy += other.energy
         self.count += other.count
+
+    def all_reduce(self, ranks: Ranks) -> None:
+        """Add what all ranks hold, each of this width and closed."""
+        self.accumulator.all_reduce(ranks.group)
+        columns = max(int(n) for (n,) in ranks.gathered(np.array([self.cross.shape[1]])))
+        parts = (
+            _widened(self.cross, columns), self.sums,
+            _widened(self.sums_of_targets, columns), np.array([self.energy]),
+        )  # fmt: skip
+        total = ranks.joined(np.concatenate([part.ravel() for part in parts]), np.add)
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        cross, self.sums, sums_of_targets, energy = np.split(total, ends)
+        self.cross, self.sums_of_targets = cross.reshape(-1, columns), sums_of_targets[None]
+        self.energy, self.count = float(energy[0]), self.accumulator.count
 
     # ---- what was recorded ----
 

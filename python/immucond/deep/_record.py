@@ -5,36 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from .._validate import FloatArray, as_count, as_targets, check_choice
+from .._ranks import Ranks
+from .._validate import as_count, check_choice
 from ._activations import Kept, task_of
-from ._batches import Loaded, refuse_arrays, running_on
+from ._batches import Loaded
 from ._checkpoint import NetworkCheckpoint, identity, name_of
-from ._loaders import moved, parse_batch
 from ._moments import MOMENTS, Factor
-from ._network import call, logits_of, modules_matching
+from ._network import modules_matching
 from ._objectives import Loss
-from ._recording import Recording
+from ._reading import Reading, device_of, summed
+from ._recording import Recording, refuse_unlike
 from ._rows import (
     Channels,
     Layout,
     Of,
-    RefusedError,
     Rows,
-    Samples,
     dimensions_of,
-    mask_of,
     refuse_patches,
-    size_of,
-    started,
 )
 from ._watch import Watch
 
@@ -63,6 +58,7 @@ def record(
     checkpoint: str | Path | None = None,
     checkpoint_every: SupportsIndex = 100,
     callback: Callable[[int, Mapping[str, int]], object] | None = None,
+    group: Any = None,
 ) -> Recording:
     r"""Record the second moments of a network's activations, or of its gradients.
 
@@ -125,6 +121,10 @@ def record(
         Called as ``callback(batch, record)`` after each batch, counted from 1 over all passes;
         ``record`` has ``"pass"`` and ``"passes"``, the ``"batch"`` within the pass, ``"batches"``
         (0 where the loader has no length) and ``"rows"``, of all modules of the pass.
+    group : torch.distributed.ProcessGroup or DeviceMesh, optional
+        The processes over which the data are spread: each records what its own loader gives, which
+        may be nothing, and all return the recording of all data (`Recording.all_reduce`). All of
+        its ranks must call; each has a `checkpoint` of its own.
 
     Returns
     -------
@@ -137,10 +137,14 @@ def record(
         twice in one forward pass, or whose tensor is refused: NaN or infinity (with the batch), no
         tensor, integers, another width than before; for masks and targets that do not fit; for a
         module beyond `max_bytes` by itself; for a checkpoint of something else.
+        With `group` also, on every rank, where ranks differ in network or settings.
     TypeError
         For what is no loader.
     OverflowError
         Where a sum of squares passes 1.8e308.
+    RuntimeError
+        Where another rank of `group` failed, with what it said, once this one has read its data; or
+        does not answer within the group's time-out.
 
     Notes
     -----
@@ -175,13 +179,14 @@ def record(
         raise ValueError(f"only of='gradient' has a loss, and of is {of!r}")
     budget = None if max_bytes is None else as_count(max_bytes, "max_bytes", least=1)
     drawn = as_count(seed, "seed", least=0)
-    model = _uncompiled(model)
+    model = _unwrapped(model)
+    ranks = None if group is None else Ranks(group)
     found, aliases = modules_matching(model, modules)
     if patches:
         refuse_patches(found, of)
     if isinstance(loader, Kept):
         raise TypeError("loader must give whole batches, and is what keep_activations returned")
-    data = task_of(loader, _device_of(model), "loader", seed=drawn)
+    data = task_of(loader, device_of(model), "loader", seed=drawn)
     assert isinstance(data, Loaded)
     settings = {
         "model": identity(model), "of": of, "factor": factor, "rows": rows,
@@ -190,6 +195,8 @@ def record(
         "patches": bool(patches), "channels": channels, "repeated": repeated,
         "loss": name_of(loss) if loss is not None else None,
     }  # fmt: skip
+    if ranks is not None:
+        refuse_unlike(ranks, {**settings, "modules": list(found)})
     kept = None
     if checkpoint is not None:
         every = as_count(checkpoint_every, "checkpoint_every", least=1)
@@ -198,27 +205,27 @@ def record(
             "modules": list(found),
             "seed": drawn,
             "max_bytes": budget,
+            "rank": None if ranks is None else [ranks.rank, ranks.size],
         }
         kept = NetworkCheckpoint(checkpoint, every, {**settings, **run})
     watch = Watch(
         found, of, factor, Layout(rows, bool(patches), channels, dimensions_of(model)),
         repeated == "sum", budget,
     )  # fmt: skip
-    reading = _Reading(model, data, mask, cross, loss or _summed, drawn)
-    passes = _run(watch, reading, kept, callback)
+    reading = Reading(model, data, mask, cross, loss or summed, drawn)
+    recorded = partial(_run, watch, reading, kept, callback, empty=ranks is not None)
+    passes = recorded() if ranks is None else _on_all(ranks, recorded, found, watch)
     _refuse_unseen(found, watch)
-    moments = {name: watch.moments[name] for name in found}
-    return Recording(moments, aliases, settings, passes)
+    recording = Recording({name: watch.moments[name] for name in found}, aliases, settings, passes)
+    return recording if ranks is None else recording.all_reduce(group)
 
 
-def _uncompiled(model: nn.Module) -> nn.Module:
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network within torch.compile and DistributedDataParallel."""
     inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    first = next(iter(model.parameters()), next(iter(model.buffers()), None))
-    return torch.device("cpu") if first is None else first.device
+    if isinstance(model, nn.parallel.DistributedDataParallel):  # would synchronize buffers
+        inner = model.module
+    return _unwrapped(inner) if isinstance(inner, nn.Module) and inner is not model else model
 
 
 def _refuse_unseen(modules: Mapping[str, nn.Module], watch: Watch) -> None:
@@ -234,93 +241,13 @@ def _refuse_unseen(modules: Mapping[str, nn.Module], watch: Watch) -> None:
             raise ValueError(f"modules that {told}: {', '.join(map(repr, names))}")
 
 
-# ---- what a batch gives ----
-
-
-def _summed(logits: Tensor, labels: Any) -> Tensor:
-    """Cross-entropy summed over the samples, so that each row is of one sample's own loss."""
-    if logits.ndim != 2:
-        raise ValueError(
-            f"logits of shape {tuple(logits.shape)} are no row a sample: give loss=, such as one "
-            "that flattens tokens and moves the labels of a causal model by one"
-        )
-    return nn.functional.cross_entropy(logits, labels, reduction="sum")
-
-
-@dataclass
-class _Reading:
-    """Batches through the model: its mask, its targets, and the loss where there is one."""
-
-    model: nn.Module
-    data: Loaded
-    mask: str | Callable[[Any], Tensor] | None
-    cross: str | Callable[[Any], Any] | None
-    loss: Loss
-    seed: int
-
-    def samples(self, batch: Any, number: int, needed: bool) -> Samples:
-        """Return what the batch says of its rows."""
-        inputs, _ = parse_batch(batch)
-        size = size_of(inputs)
-        value = None
-        if callable(self.mask):
-            value = self.mask(batch)
-        elif self.mask is not None and isinstance(inputs, Mapping):
-            value = inputs.get(self.mask)
-        found = None if value is None else mask_of(value, size, number)
-        return Samples(size if found is None else len(found), found, needed)
-
-    def targets(self, batch: Any, number: int, size: int | None) -> FloatArray | None:
-        """Return the targets of the batch's samples, (B, c)."""
-        if self.cross is None:
-            return None
-        if callable(self.cross):
-            y, what = self.cross(batch), f"what cross makes of batch {number}"
-        else:
-            y, what = parse_batch(batch)[1], f"the labels of batch {number}"
-            if y is None:
-                raise ValueError(f"cross='labels' needs labels, and batch {number} has none")
-        y = y.detach().cpu() if isinstance(y, Tensor) else y
-        y = y.float() if isinstance(y, Tensor) and y.dtype == torch.bfloat16 else y
-        array = np.asarray(y)
-        count = len(array) if size is None else size
-        if self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1:
-            if array.size and int(array.min()) < 0:
-                raise ValueError(f"{what} must count classes from 0, and hold {array.min()}")
-            array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
-        return as_targets(array, count, what, "samples")
-
-    def run(self, batch: Any, number: int, watch: Watch) -> None:
-        """Run the model on one batch, as it would at any other time."""
-        refuse_arrays(batch, "loader")
-        inputs, labels = parse_batch(batch)
-        samples = self.samples(batch, number, self.cross is not None)
-        watch.begin(number, samples, self.targets(batch, number, samples.count))
-        where = _device_of(self.model)
-        inputs, backward = moved(inputs, where), watch.of == "gradient"
-        if backward and labels is None:
-            raise ValueError(f"of='gradient' needs labels, and batch {number} has none")
-        devices = [where] if where.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
-            torch.manual_seed(self.seed + number)  # whatever ran before this batch
-            inputs = tree_map_only(Tensor, started, inputs) if backward else inputs
-            try:
-                with running_on("loader"):
-                    output = call(self.model, inputs)
-                    value = self.loss(logits_of(output), moved(labels, where)) if backward else None
-                if value is not None:
-                    watch.backward(value)
-            except RefusedError as refused:
-                raise ValueError(f"{refused} (batch {number})") from None
-            finally:
-                watch.end()
-
-
 def _run(
     watch: Watch,
-    reading: _Reading,
+    reading: Reading,
     kept: NetworkCheckpoint | None,
     callback: Callable[[int, Mapping[str, int]], object] | None,
+    *,
+    empty: bool,
 ) -> tuple[tuple[str, ...], ...]:
     """Read the data as often as it takes; return what each pass recorded."""
     state = None if kept is None else kept.load()
@@ -359,12 +286,34 @@ def _run(
                     )
                 if kept is not None and number % kept.every == 0:
                     keep(number)
-            if number == 0:
+            if number == 0 and not empty:
                 raise ValueError("loader has no batches")
         watch.end_pass()
         at = 0
         keep(0)
     return tuple(watch.passes)
+
+
+def _on_all(
+    ranks: Ranks,
+    run: Callable[[], tuple[tuple[str, ...], ...]],
+    modules: Mapping[str, nn.Module],
+    watch: Watch,
+) -> tuple[tuple[str, ...], ...]:
+    """Run on this rank; what fails on one fails on all, and a rank without rows learns widths."""
+    passes: tuple[tuple[str, ...], ...] = ()
+    error = None
+    try:
+        passes = run()
+    except Exception as failure:
+        error = failure
+    ranks.agree(error)
+    widths = [watch.moments[name].width if name in watch.moments else 0 for name in modules]
+    mine = np.array([widths, [name in watch.ran for name in modules]], dtype=np.int64)
+    for name, width, ran in zip(modules, *np.max(ranks.gathered(mine), axis=0), strict=True):
+        if ran:
+            watch.share(name, int(width))
+    return passes
 
 
 def _tell(planned: Sequence[tuple[str, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 from .._errors import DegenerateSpectrumWarning, extra
 from .._extreme import ExtremePairs
 from .._gram import GramAccumulator
+from .._ranks import Ranks
 from .._tensor_file import read_tensors, write_tensors
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray, refuse_other
@@ -251,6 +253,41 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         self._ends.clear()
         return self
 
+    def all_reduce(self, group: Any = None) -> Self:
+        """Add what the other ranks of a group recorded of the same network, on every rank of it.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup or DeviceMesh, optional
+            A mesh of one dimension; by default every process. All of its ranks must call. Each
+            module takes a binary tree of messages, as the accumulators' own ``all_reduce``.
+
+        Returns
+        -------
+        Recording
+            Itself, the same to the bit on every rank.
+
+        Raises
+        ------
+        ValueError
+            On every rank, where they differ in network, modules, settings or widths.
+        OverflowError
+            On every rank, where a sum of squares passes 1.8e308.
+        RuntimeError
+            Where there is no process group, or a rank does not answer within its time-out.
+        """
+        ranks = Ranks(group)
+        told = {**self.settings, "modules": list(self.names)}
+        told |= {f"width of {name!r}": moments.width for name, moments in self._moments.items()}
+        refuse_unlike(ranks, told)
+        merged = {}  # apart, so that an error leaves all of it as it was
+        for name, moments in self._moments.items():
+            merged[name] = copy.deepcopy(moments)
+            merged[name].all_reduce(ranks)
+        self._moments = merged
+        self._ends.clear()
+        return self
+
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
 
@@ -297,6 +334,27 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         if len(items) > _SHOWN:
             lines.append(f"  ... {len(items) - _SHOWN} more")
         return "\n".join(lines)
+
+
+def refuse_unlike(ranks: Ranks, told: Mapping[str, Any]) -> None:
+    """Refuse on every rank what is not told alike on all of them."""
+
+    def digests(values: Any) -> Array:
+        whole = [hashlib.sha256(json.dumps(value).encode()).digest()[:8] for value in values]
+        return np.frombuffer(b"".join(whole), dtype=np.int64)
+
+    # The names first: then there are as many values on each.
+    for what, values in (("settings", [list(told)]), ("", list(told.values()))):
+        found = np.stack(ranks.gathered(digests(values)))
+        other = found != found[0]
+        unlike = np.flatnonzero(other.any(axis=0))
+        if unlike.size:
+            rank = int(np.flatnonzero(other.any(axis=1))[0])
+            names = what or ", ".join(list(told)[place] for place in unlike)
+            raise ValueError(
+                "all ranks must record one network in one way, and ranks 0 and "
+                f"{rank} differ in: {names}"
+            )
 
 
 def _read(path: str | os.PathLike[str]) -> Recording:

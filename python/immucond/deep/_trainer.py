@@ -17,6 +17,7 @@ from torch.utils.data import DistributedSampler
 
 from .._files import whole
 from .._validate import plain, refuse_other
+from ..torch import sum_over_ranks
 from ._activations import task_of
 from ._batches import Outcome, endless, first_of, outcome, refuse_few
 from ._checkpoint import name_of
@@ -311,9 +312,9 @@ class TrainerMixin:
         for name, weight, term in zip(("well", "ill"), chosen, terms, strict=True):
             if term is not None:
                 self._add(name, float(term.detach()))
-                total = total + weight * term
-                if objective.of_all_ranks:  # the mean is taken of gradients, their sum is meant
-                    total = total + weight * (self._ranks.size - 1) * (term - term.detach())
+                part = weight * term
+                spread = objective.of_all_ranks and self._ranks.size > 1
+                total = total + (sum_over_ranks(part, self._ranks.group) if spread else part)
         return total
 
     def _add(self, name: str, value: float) -> None:

@@ -86,6 +86,12 @@ class Watch:
         for name in self._fitting(self.waiting):
             self._take_up(name, self.waiting.pop(name))
 
+    def share(self, name: str, width: int) -> None:
+        """Take up a module that ran on another rank, of this width or of no rows."""
+        self.ran.add(name)
+        if width and name not in self.moments:
+            self.moments[name] = self._kind(width)
+
     def _fitting(self, widths: Mapping[str, int]) -> tuple[str, ...]:
         free, group = self._budget or 0, []
         for name, width in widths.items():

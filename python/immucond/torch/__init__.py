@@ -12,7 +12,7 @@ with extra("torch"):
     import torch as _torch  # noqa: F401
 
 from ._alignment import RAlign, r_align
-from ._distributed import gram
+from ._distributed import gram, sum_over_ranks
 from ._modules import ImmunizationLoss, RIll, RWell
 from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
@@ -61,6 +61,7 @@ __all__ = [
     "r_well",
     "rir",
     "save",
+    "sum_over_ranks",
 ]
 
 if not _TYPE_CHECKING:  # a type checker reads the imports above, and finds misspelt names

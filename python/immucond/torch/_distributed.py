@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .._pairs import warn_half
 from .._rank import Rule, default_rtol, epsilon, rank_rule
+from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
 from ._operator import DTYPES, Options, check_tensor
@@ -147,8 +148,8 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     group : torch.distributed.ProcessGroup or DeviceMesh, optional
         One all-reduce of m x m in the forward pass, and no communication in the backward pass. All
         ranks must call, and the loss must be the same on all of them: then each gets the gradient
-        of that one loss by its own rows. (``DistributedDataParallel`` averages the parameters'
-        gradients over W ranks; the sum is what is meant here, W times that.)
+        of that one loss by its own rows. ``DistributedDataParallel`` averages the parameters'
+        gradients over the ranks; the sum is what is meant here: `sum_over_ranks`.
 
     Returns
     -------
@@ -176,6 +177,41 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     _counts(Z, group)
     result: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
     return result
+
+
+def sum_over_ranks(term: Tensor, group: Any = None) -> Tensor:
+    """Return a term of all ranks' rows whose gradient is still their sum once ranks average it.
+
+    Each rank's gradient of such a term is a part, and the sum of all parts is meant.
+    ``DistributedDataParallel`` and ``fully_shard`` take the mean over W ranks, which is right for
+    a loss that is a mean over each rank's own samples. This one counts W times in the gradient,
+    and once in the value.
+
+    Parameters
+    ----------
+    term : Tensor
+        A regularizer with ``group=``, times its weight.
+    group : torch.distributed.ProcessGroup or DeviceMesh, optional
+        The ranks whose gradients are averaged; by default every process.
+
+    Returns
+    -------
+    Tensor
+        Of the same value.
+
+    Raises
+    ------
+    RuntimeError
+        Where there is no process group.
+
+    Examples
+    --------
+    In a training loop of one's own::
+
+        term = 0.1 * ict.r_ill(features=net.module.body(x), group=group)
+        (loss(net(x), y) + ict.sum_over_ranks(term, group)).backward()
+    """
+    return term + (Ranks(group).size - 1) * (term - term.detach())
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives, NumPy between them

@@ -1,0 +1,104 @@
+"""What `record` makes of a batch: its samples, its targets, and a run of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from .._validate import FloatArray, as_targets
+from ._batches import Loaded, refuse_arrays, running_on
+from ._loaders import moved, parse_batch
+from ._network import call, logits_of
+from ._objectives import Loss
+from ._rows import RefusedError, Samples, mask_of, size_of, started
+from ._watch import Watch
+
+
+def device_of(model: nn.Module) -> torch.device:
+    first = next(iter(model.parameters()), next(iter(model.buffers()), None))
+    return torch.device("cpu") if first is None else first.device
+
+
+def summed(logits: Tensor, labels: Any) -> Tensor:
+    """Cross-entropy summed over the samples, so that each row is of one sample's own loss."""
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} are no row a sample: give loss=, such as one "
+            "that flattens tokens and moves the labels of a causal model by one"
+        )
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+@dataclass
+class Reading:
+    """Batches through the model: its mask, its targets, and the loss where there is one."""
+
+    model: nn.Module
+    data: Loaded
+    mask: str | Callable[[Any], Tensor] | None
+    cross: str | Callable[[Any], Any] | None
+    loss: Loss
+    seed: int
+
+    def samples(self, batch: Any, number: int, needed: bool) -> Samples:
+        """Return what the batch says of its rows."""
+        inputs, _ = parse_batch(batch)
+        size = size_of(inputs)
+        value = None
+        if callable(self.mask):
+            value = self.mask(batch)
+        elif self.mask is not None and isinstance(inputs, Mapping):
+            value = inputs.get(self.mask)
+        found = None if value is None else mask_of(value, size, number)
+        return Samples(size if found is None else len(found), found, needed)
+
+    def targets(self, batch: Any, number: int, size: int | None) -> FloatArray | None:
+        """Return the targets of the batch's samples, (B, c)."""
+        if self.cross is None:
+            return None
+        if callable(self.cross):
+            y, what = self.cross(batch), f"what cross makes of batch {number}"
+        else:
+            y, what = parse_batch(batch)[1], f"the labels of batch {number}"
+            if y is None:
+                raise ValueError(f"cross='labels' needs labels, and batch {number} has none")
+        y = y.detach().cpu() if isinstance(y, Tensor) else y
+        y = y.float() if isinstance(y, Tensor) and y.dtype == torch.bfloat16 else y
+        array = np.asarray(y)
+        count = len(array) if size is None else size
+        if self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1:
+            if array.size and int(array.min()) < 0:
+                raise ValueError(f"{what} must count classes from 0, and hold {array.min()}")
+            array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
+        return as_targets(array, count, what, "samples")
+
+    def run(self, batch: Any, number: int, watch: Watch) -> None:
+        """Run the model on one batch, as it would at any other time."""
+        refuse_arrays(batch, "loader")
+        inputs, labels = parse_batch(batch)
+        samples = self.samples(batch, number, self.cross is not None)
+        watch.begin(number, samples, self.targets(batch, number, samples.count))
+        where = device_of(self.model)
+        inputs, backward = moved(inputs, where), watch.of == "gradient"
+        if backward and labels is None:
+            raise ValueError(f"of='gradient' needs labels, and batch {number} has none")
+        devices = [where] if where.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(backward):
+            torch.manual_seed(self.seed + number)  # whatever ran before this batch
+            inputs = tree_map_only(Tensor, started, inputs) if backward else inputs
+            try:
+                with running_on("loader"):
+                    output = call(self.model, inputs)
+                    value = self.loss(logits_of(output), moved(labels, where)) if backward else None
+                if value is not None:
+                    watch.backward(value)
+            except RefusedError as refused:
+                raise ValueError(f"{refused} (batch {number})") from None
+            finally:
+                watch.end()
