@@ -206,10 +206,17 @@ def sum_over_ranks(term: Tensor, group: Any = None) -> Tensor:
 
     Examples
     --------
-    In a training loop of one's own::
+    In a training loop of one's own the first line is that of the launcher (here one process):
 
-        term = 0.1 * ict.r_ill(features=net.module.body(x), group=group)
-        (loss(net(x), y) + ict.sum_over_ranks(term, group)).backward()
+    >>> import torch
+    >>> import immucond.torch as ict
+    >>> store = torch.distributed.HashStore()
+    >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    >>> _ = torch.manual_seed(0)
+    >>> net, x, group = torch.nn.Linear(4, 3), torch.randn(8, 4), torch.distributed.group.WORLD
+    >>> term = 0.1 * ict.r_ill(features=net(x), group=group)
+    >>> (net(x).square().mean() + ict.sum_over_ranks(term, group)).backward()
+    >>> torch.distributed.destroy_process_group()
     """
     return term + (Ranks(group).size - 1) * (term - term.detach())
 
