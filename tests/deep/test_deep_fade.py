@@ -478,3 +478,15 @@ def test_a_report_of_other_networks_has_rho_too():
             )
         assert found.rho is None
         assert found.reference_rho is None
+
+
+def test_weights_beyond_the_range_of_their_dtype_are_refused_by_their_names():
+    model = chain()
+    with torch.no_grad():
+        model[-1].weight.mul_(1e36)
+    with pytest.raises(ValueError, match=r"'2' or of the head beyond the range of torch\.float32"):
+        fade(model, tau=1e8)
+    done = fade(
+        model.double(), {k: [(x.double(), y) for x, y in v] for k, v in tasks().items()}, tau=1e8
+    )
+    assert done.fade.form == "folded"

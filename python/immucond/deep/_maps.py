@@ -162,21 +162,29 @@ def fade_network(
     A, before = map_of(model, tasks, tau, delta, computed_in)
     primary, head = tasks["primary"], model.head
     omega = A.solve(array(head.weight).T)
+    remedy = (
+        f"its map has condition number {A.kappa:.3g}. Give a smaller tau (it is {A.tau:g}), a "
+        f"larger delta (it is {A.delta:g}), or the network in float64, model.double()"
+    )
     name = feeder(model, tasks.values())
     split = model.split
     if name is None:
         split = put_before_head(model, A.theta, primary, "fade", omega)
         name = f"{model.split}.0"
     else:
-        _fold(model.model.get_submodule(name), head, A, omega)
+        try:
+            _fold(model.model.get_submodule(name), head, A, omega)
+        except ValueError as error:
+            raise ValueError(
+                f"fade would take weights of {name!r} or of the head beyond the range of "
+                f"{head.weight.dtype}: {remedy}"
+            ) from error
     after = everything(SplitModel(model.model, split), primary, "primary").logits
     changed = change(before, after)
     if not changed <= TOLERANCE:
         raise ValueError(
             f"fade would change primary logits by {changed:.3g} of the largest one, and "
-            f"{TOLERANCE:g} is tolerated: its map has condition number {A.kappa:.3g}, and the "
-            f"network computes in {head.weight.dtype}. Give a smaller tau (it is {A.tau:g}), a "
-            f"larger delta (it is {A.delta:g}), or the network in float64, model.double()"
+            f"{TOLERANCE:g} is tolerated, computed in {head.weight.dtype}: {remedy}"
         )
     return split, NetworkFade(name, "folded" if split == model.split else "inserted", changed, A)
 
