@@ -121,9 +121,8 @@ def main() -> None:
     start = time.perf_counter()
     right = count(args.count, args.seed)
     seconds = time.perf_counter() - start
-    head = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-    )
+    told = ("git", "rev-parse", "--short=12", "HEAD")
+    head = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     lines = [
         f"|  | {' | '.join(KINDS)} | in all |", "|---|" + "--:|" * (len(KINDS) + 1),
         *(
