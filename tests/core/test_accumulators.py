@@ -318,6 +318,7 @@ LIES = {
     "gram: oblong": (0, {"gram": lambda K: K[:1]}, "gram must be symmetric, and has shape"),
     "gram: rest": (0, {"rest": np.zeros((3, 3))}, "rest must be symmetric, and has shape"),
     "gram: negative": (0, {"gram": lambda K: -K}, "gram must be a sum of 4501 squares"),
+    "gram: no square": (0, {"gram": lambda K: K + 1e9 * (1 - np.eye(2)) * K.max()}, "semidefinite"),
     "gram: single": (0, {"gram": lambda K: K.astype("f4")}, "must hold the arrays"),
     "gram: more": (0, {"count": "0", "dtype": ""}, "gram must be a sum of 0 squares"),
     "triangle: nan": (1, {"triangles": with_entry(np.nan)}, "triangles in .* must be finite"),

@@ -160,6 +160,12 @@ def test_labels_that_do_not_fit():
         record(loader=[(x, y - 100)], cross="labels")
     with pytest.raises(ValueError, match="of='gradient' needs labels, and batch 1 has none"):
         record(loader=[x], of="gradient")
+    told = "the labels of batch 2 are numbers, and those of batches before classes"
+    with pytest.raises(ValueError, match=told):
+        record(loader=[(x, y), (x, y.double())], cross="labels")
+    told = "the labels of batch 2 are classes, and those of batches before numbers"
+    with pytest.raises(ValueError, match=told):
+        record(loader=[(x, y.float()), (x, y)], cross="labels")
     with pytest.raises(ValueError, match="cross must be 'labels' or a function"):
         record(cross="targets")
     found = record(loader=[(x, y)])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -245,6 +246,7 @@ def test_files_that_hold_no_recording(tmp_path):
 
     with safe_open(tmp_path / "whole", framework="np") as file:
         about = file.metadata()
+        assert about["recording"].count('"count": ') == 4
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wrong = {
         "missing": {k: x for k, x in arrays.items() if k != "0.sums"},
@@ -253,7 +255,9 @@ def test_files_that_hold_no_recording(tmp_path):
     }
     for kind, held in wrong.items():
         save_file(held, tmp_path / kind, about)
-    for kind in ("text", "gram", *wrong):
+    told = {"recording": re.sub('"count": ', '"count": -', about["recording"])}
+    save_file(arrays, tmp_path / "negative", about | told)
+    for kind in ("text", "gram", "negative", *wrong):
         with pytest.raises(ValueError, match=r"holds no Recording|must hold|must be finite"):
             icd.Recording.from_safetensors(tmp_path / kind)
     with pytest.raises(FileNotFoundError):

@@ -234,6 +234,8 @@ class Moments(ABC):
             self._rows = np.empty((_block(self.width), self.width), dtype=waiting.dtype)
             self._rows[: self._filled] = waiting
         added = self.count - self._filled
+        if added < 0:
+            raise ValueError(f"count must be that of the rows, and is {self.count}")
         held = {name: arrays[name] for name in self.accumulator._ARRAYS}
         self.accumulator._restore(held, added)
         self.accumulator._counted(added, about["dtype"])

@@ -45,6 +45,7 @@ class Reading:
     cross: str | Callable[[Any], Any] | None
     loss: Loss
     seed: int
+    targets_are: str | None = None  # classes or numbers
 
     def samples(self, batch: Any, number: int, needed: bool) -> Samples:
         """Return what the batch says of its rows."""
@@ -72,7 +73,12 @@ class Reading:
         y = y.float() if isinstance(y, Tensor) and y.dtype == torch.bfloat16 else y
         array = np.asarray(y)
         count = len(array) if size is None else size
-        if self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1:
+        classes = self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1
+        kind = "classes" if classes else "numbers"
+        if kind != (self.targets_are or kind):
+            raise ValueError(f"{what} are {kind}, and those of batches before {self.targets_are}")
+        self.targets_are = kind
+        if classes:
             if array.size and int(array.min()) < 0:
                 raise ValueError(f"{what} must count classes from 0, and hold {array.min()}")
             array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
