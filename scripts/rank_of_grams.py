@@ -3,7 +3,7 @@
 rank_of_grams.py [--count N] [--seed N] [--write]
 
 Rows are float32, of whole numbers times powers of two, so that their exact rank is known: some
-columns are dead, some repeat others, are sums of others, or nearly (to 2^-8 to 2^-12) another one.
+columns are dead, some repeat others, are sums of others, or nearly (to about 2^-10) another one.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def rows_of(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, int]:
 
 
 def _few(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Ones, of either sign, in so many rows that their norm is 2^-8 to 2^-10 of a column's."""
+    """Ones, of either sign, in so many rows that their norm is about 2^-10 of a column's."""
     return rng.choice([-1, 0, 1], size=n) * (rng.random(n) < rng.choice([0.2, 0.5, 1.0]))
 
 

@@ -1,6 +1,8 @@
 """What the tests of immucond.torch share: its functions, their truth, and where to run them."""
 
+import multiprocessing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,19 @@ def tensor(shape: tuple[int, int], k: int | None = None, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     sigma = separated(rng, min(shape) if k is None else k)
     return torch.from_numpy(with_singular_values(rng, *shape, sigma))
+
+
+def on_ranks(work: Callable[..., None], world: int, folder: Path) -> list[Any]:
+    """What ``work(rank, world, folder)`` saved as folder/rank in each process, None where nothing.
+
+    From a server that has imported PyTorch already: starting takes longer than what they do.
+    """
+    multiprocessing.set_forkserver_preload(["immucond.torch"])
+    torch.multiprocessing.start_processes(
+        work, args=(world, str(folder)), nprocs=world, start_method="forkserver"
+    )
+    files = [folder / str(rank) for rank in range(world)]
+    return [torch.load(f, weights_only=False) if f.exists() else None for f in files]
 
 
 def assert_close(got: Any, expected: Any, rtol: float = 1e-10) -> None:

@@ -1,9 +1,7 @@
 """The mix-in over two processes: one step on all rows, and harmful samples that differ."""
 
-import multiprocessing
-
 import pytest
-from torch_cases import assert_close, torch
+from torch_cases import assert_close, on_ranks, torch
 
 import immucond.torch as ict
 
@@ -12,12 +10,7 @@ import torch_trainer_ranks as ranks  # isort: skip  # transformers, after torch,
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.set_forkserver_preload(["immucond.torch"])
-    torch.multiprocessing.start_processes(
-        ranks.work, args=(2, str(folder)), nprocs=2, start_method="forkserver"
-    )
-    return [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
+    return on_ranks(ranks.work, 2, tmp_path_factory.mktemp("ranks"))
 
 
 def features(net, x):

@@ -1,32 +1,21 @@
 """Rows spread over processes: the value at all rows, and each rank's part of the one gradient."""
 
-import multiprocessing
-
 import mpmath
 import numpy as np
 import pytest
 import torch_ranks
-from torch_cases import assert_close, tensor, torch
+from torch_cases import assert_close, on_ranks, tensor, torch
 from torch_ranks import DTYPES, FUNCTIONS, GRADED, SCALES, SPLITS, WIDTH, graded, losses, rows_of
 
 import immucond as ic
 import immucond.torch as ict
 
 
-def run(work, world, folder):
-    """What the processes wrote, by rank."""
-    multiprocessing.set_forkserver_preload(["immucond.torch"])
-    torch.multiprocessing.start_processes(
-        work, args=(world, str(folder)), nprocs=world, start_method="forkserver"
-    )
-    return [torch.load(folder / str(rank), weights_only=False) for rank in range(world)]
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_against_one_process(world, tmp_path):
     # One test for all: starting the processes takes longer than what they do, even from a server
     # that has imported PyTorch already.
-    results = run(torch_ranks.work, world, tmp_path)
+    results = on_ranks(torch_ranks.work, world, tmp_path)
     for kind, split in SPLITS[world].items():
         for dtype_name in DTYPES:
             check_regularizers(results, kind, split, dtype_name)
@@ -113,7 +102,7 @@ def truth():
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_triangles_of_ranks_keep_what_a_gram_matrix_loses(world, truth, tmp_path):
     (largest, smallest), gradient = truth
-    results = run(torch_ranks.merge, world, tmp_path)
+    results = on_ranks(torch_ranks.merge, world, tmp_path)
     for result in results:
         assert (result["R"] == results[0]["R"]).all()
         assert (result["gram"] == results[0]["gram"]).all()
