@@ -32,6 +32,20 @@ void register_gram(py::module_& m) {
       py::arg("X"));
 
   m.def(
+      "joined_triangles",
+      [](const py::array& upper, const py::array& lower) {
+        const MatrixView first = view_of(upper, "upper"), second = view_of(lower, "lower");
+        const bool alike = first.rows == second.rows && first.cols == second.cols;
+        require_size(alike && first.rows == first.cols, first, second,
+                     "both must be square, alike");
+        Matrix out = matrix(first.cols, first.cols);
+        double* data = out.mutable_data();
+        without_gil([&] { joined_triangles(first, second, data); });
+        return out;
+      },
+      py::arg("upper"), py::arg("lower"));
+
+  m.def(
       "hessian",
       [](const py::array& theta, const py::array& K) {
         const MatrixView map = view_of(theta, "theta"), view = view_of(K, "gram");

@@ -380,6 +380,26 @@ void ormqr(Index m, Index k, Index columns, double* a, Index lda, const double* 
   check<Routine::dormqr>(info);
 }
 
+// Narrow panels: half of a panel's work is done by products with vectors.
+Index triangle_block(Index n) { return std::min<Index>(n, n <= 64 ? 8 : 32); }
+
+void tpqrt(Index n, double* a, double* b, double* t) {
+  Integers info;
+  const Index block = triangle_block(n);
+  auto work = workspace(block * n);
+  call<Routine::dtpqrt>(n, n, n, block, a, n, b, n, t, block, work.data(), &info);
+  check<Routine::dtpqrt>(info);
+}
+
+void tpmqrt(Index n, const double* b, const double* t, double* x, double* y) {
+  Integers info;
+  const Index block = triangle_block(n);
+  auto work = workspace(block);
+  call<Routine::dtpmqrt>('L', 'N', n, Index{1}, n, n, block, b, n, t, block, x, n, y, n,
+                         work.data(), &info);
+  check<Routine::dtpmqrt>(info);
+}
+
 void gejsv(Index m, Index n, double* a, Index lda, double* sigma, double* u, double* v) {
   Integers info, integers(m + 3 * n);
   const Index size = std::max(2 * m + n, 2 * n * n + 6 * n) + n * kBlock + 7;

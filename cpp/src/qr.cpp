@@ -86,12 +86,10 @@ TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols),
     Waiting lower = std::move(waiting.back());
     waiting.pop_back();
     Waiting& upper = waiting.back();
-    std::vector<double> stack(size(2 * m * m));
-    for (Index j = 0; j < m; ++j) {
-      std::copy_n(upper.r.data() + j * m, m, stack.data() + 2 * j * m);
-      std::copy_n(lower.r.data() + j * m, m, stack.data() + (2 * j + 1) * m);
-    }
-    upper.r = reduce({2 * m, 0, upper.node, lower.node, {}, {}}, std::move(stack));
+    std::vector<double> t(size(lapack::triangle_block(m) * m));
+    lapack::tpqrt(m, upper.r.data(), lower.r.data(), t.data());
+    if (keep_q_)
+      nodes_.push_back({2 * m, 0, upper.node, lower.node, std::move(lower.r), std::move(t)});
     upper.node = static_cast<Index>(nodes_.size()) - 1;
     upper.leaves += lower.leaves;
   };
@@ -99,7 +97,7 @@ TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols),
     const Index first = leaf * rows_ / leaves, rows = (leaf + 1) * rows_ / leaves - first;
     std::vector<double> block(size(rows * m));
     copy_to(row_range(A, first, rows), block.data());
-    std::vector<double> r = reduce({rows, first, kNone, kNone, {}, {}}, std::move(block));
+    std::vector<double> r = reduce(rows, first, std::move(block));
     waiting.push_back({std::move(r), 1, static_cast<Index>(nodes_.size()) - 1});
     while (waiting.size() > 1 && waiting.end()[-2].leaves == waiting.back().leaves) join();
   }
@@ -110,17 +108,13 @@ TallQr::TallQr(const MatrixView& A, bool keep_q) : rows_(A.rows), cols_(A.cols),
   rescale(r_.data(), m * m, -exponent_);
 }
 
-/// R of `rows` (node.rows x m, column-major).
-std::vector<double> TallQr::reduce(Node node, std::vector<double> rows) {
+/// R of `block` (rows x m, column-major).
+std::vector<double> TallQr::reduce(Index rows, Index first, std::vector<double> block) {
   const Index m = cols_;
-  node.tau.resize(size(m));
-  lapack::geqrf(node.rows, m, rows.data(), node.rows, node.tau.data());
-  std::vector<double> r(size(m * m));
-  for (Index j = 0; j < m; ++j) std::copy_n(rows.data() + j * node.rows, j + 1, r.data() + j * m);
-  if (keep_q_) {
-    node.reflectors = std::move(rows);
-    nodes_.push_back(std::move(node));
-  }
+  std::vector<double> tau(size(m)), r(size(m * m));
+  lapack::geqrf(rows, m, block.data(), rows, tau.data());
+  for (Index j = 0; j < m; ++j) std::copy_n(block.data() + j * rows, j + 1, r.data() + j * m);
+  if (keep_q_) nodes_.push_back({rows, first, kNone, kNone, std::move(block), std::move(tau)});
   return r;
 }
 
@@ -133,22 +127,43 @@ std::vector<double> TallQr::apply_q(const std::vector<double>& y) const {
 void TallQr::spread(Node& node, const double* y, double* out) const {
   std::vector<double> x(size(node.rows));
   std::copy_n(y, cols_, x.data());
-  lapack::ormqr(node.rows, cols_, 1, node.reflectors.data(), node.rows, node.tau.data(), x.data(),
-                node.rows);
   if (node.upper == kNone) {
+    lapack::ormqr(node.rows, cols_, 1, node.reflectors.data(), node.rows, node.factors.data(),
+                  x.data(), node.rows);
     std::copy(x.begin(), x.end(), out + node.first_row);
     return;
   }
+  double* const lower = x.data() + cols_;
+  lapack::tpmqrt(cols_, node.reflectors.data(), node.factors.data(), x.data(), lower);
   spread(nodes_[size(node.upper)], x.data(), out);
-  spread(nodes_[size(node.lower)], x.data() + cols_, out);
+  spread(nodes_[size(node.lower)], lower, out);
 }
+
+namespace {
+
+/// out (row-major) = r (m x m, column-major).
+void write_rows(const std::vector<double>& r, Index m, double* out) {
+  for (Index j = 0; j < m; ++j)
+    for (Index i = 0; i < m; ++i) out[i * m + j] = r[size(i + j * m)];
+}
+
+}  // namespace
 
 void triangle(const MatrixView& A, double* out) {
   const Index m = A.cols;
   const TallQr qr(A, /*keep_q=*/false);
-  for (Index j = 0; j < m; ++j)
-    for (Index i = 0; i < m; ++i) out[i * m + j] = qr.r()[size(i + j * m)];
+  write_rows(qr.r(), m, out);
   scale_by_power(out, m * m, qr.exponent(), "the triangular factor");
+}
+
+void joined_triangles(const MatrixView& upper, const MatrixView& lower, double* out) {
+  const Index m = upper.cols;
+  std::vector<double> r(size(m * m)), below(size(m * m)), t(size(lapack::triangle_block(m) * m));
+  copy_to(upper, r.data());
+  copy_to(lower, below.data());
+  lapack::tpqrt(m, r.data(), below.data(), t.data());
+  write_rows(r, m, out);
+  require_representable(out, m * m, "the triangular factor");
 }
 
 std::unique_ptr<Decomposition> square_of_triangle(TallQr qr, std::unique_ptr<Decomposition> factor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
@@ -36,7 +37,16 @@ def triangle(X: Array) -> FloatArray:
     Columns that repeat leave entries of 1e-16, 1e-32, ... down to subnormal ones, on which LAPACK's
     SVD spends a hundred times its time; they are set to zero.
     """
-    R: FloatArray = _core.triangle(X)
+    return _without_dust(_core.triangle(X))
+
+
+@underflow_is_zero
+def joined(upper: FloatArray, lower: FloatArray) -> FloatArray:
+    """R factor of the rows of two triangles, at a fifth of the time of those of 2 m other rows."""
+    return _without_dust(_core.joined_triangles(upper, lower))
+
+
+def _without_dust(R: FloatArray) -> FloatArray:
     R[np.abs(R) < _DUST * np.max(np.abs(R))] = 0.0
     return R
 
@@ -218,20 +228,17 @@ class TriangleAccumulator(Accumulator):
 
     def _factor(self) -> FloatArray:
         """R factor of all rows so far, padded with zeros to be square."""
-        parts = [R for _, R in sorted(self._triangles.items(), reverse=True)]
-        if len(parts) == 1 and not self._rows:
-            return parts[0]
-        stack = np.vstack([*parts, *self._rows, np.zeros((0, self._d))])
-        missing = max(0, self._d - len(stack))
-        return triangle(np.pad(stack, ((0, missing), (0, 0))))
+        parts = [R for _, R in sorted(self._triangles.items())]
+        if self._rows or not parts:
+            rows = np.vstack([*self._rows, np.zeros((0, self._d))])
+            missing = max(0, self._d - len(rows))
+            parts.insert(0, triangle(np.pad(rows, ((0, missing), (0, 0)))))
+        return reduce(joined, parts)
 
     def _reductions(self) -> int:
         """How many reductions a row has gone through to R, at most."""
-        held = self._d * len(self._triangles) + sum(map(len, self._rows))
-        last = 0 if len(self._triangles) == 1 and not self._rows else _reductions(held, self._d)
-        if not self._triangles:
-            return last
-        return _reductions(self._leaf, self._d) + max(self._triangles) + last
+        parts = len(self._triangles) + (1 if self._rows or not self._triangles else 0)
+        return _reductions(self._leaf, self._d) + max(self._triangles, default=0) + parts - 1
 
     def _add(self, rows: Array) -> None:
         for end in (rows.min(), rows.max()):
@@ -278,10 +285,10 @@ class TriangleAccumulator(Accumulator):
         return self._factor()[np.triu_indices(self._d)]
 
     def _joined(self, first: FloatArray, second: FloatArray) -> FloatArray:
-        stack = np.zeros((2, self._d, self._d))
+        pair = np.zeros((2, self._d, self._d))
         upper, columns = np.triu_indices(self._d)
-        stack[:, upper, columns] = first, second
-        return triangle(stack.reshape(-1, self._d))[upper, columns]
+        pair[:, upper, columns] = first, second
+        return joined(*pair)[upper, columns]
 
     def _unpack(self, packed: FloatArray, depth: int) -> None:
         R = np.zeros((self._d, self._d))
@@ -324,7 +331,7 @@ def _carried(triangles: dict[int, FloatArray], level: int, R: FloatArray) -> dic
     """Add a triangle of 2^level leaves, as a binary counter adds a digit."""
     rest = dict(triangles)
     while level in rest:
-        R = triangular(np.vstack([rest.pop(level), R]))
+        R = joined(rest.pop(level), R)
         level += 1
     rest[level] = R
     return rest

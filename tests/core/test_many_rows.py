@@ -1,10 +1,12 @@
 """Many rows: rounding of sums and reductions that does not grow with their number."""
 
+import math
 from fractions import Fraction
 
 import mpmath
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import EPS, generators, quiet
@@ -55,6 +57,26 @@ def test_tall_rank_deficient_features(rng, rows, family):
     assert quiet(ic.feature_extreme_pairs, X).rank == rank
     assert quiet(ic.feature_extreme_pairs, X, method="qr").rank == rank
     assert np.isfinite(quiet(ic.r_well.value_and_grad_features, X)[1]).all()
+
+
+@pytest.mark.parametrize("columns", [16, 64, 256])
+@pytest.mark.parametrize("leaves", [2, 8])
+@pytest.mark.parametrize("smallest", [-8, -34])
+def test_singular_values_known_to_the_bit_through_a_tree(columns, leaves, smallest):
+    """Orthogonal rows times powers of two times an orthogonal matrix: every entry is exact."""
+    rows = leaves * max(128, 4 * columns)
+    sigma = 2.0 ** np.linspace(0, smallest, columns).round()
+    U = scipy.linalg.hadamard(rows)[:, :columns] * 1.0
+    X = (U * sigma) @ (scipy.linalg.hadamard(columns) / math.isqrt(columns))
+    triangles = ic.TriangleAccumulator(columns).update(X)
+    for pairs in (quiet(ic.feature_extreme_pairs, X, method="qr"), quiet(triangles.pairs)):
+        assert pairs.rank == columns
+        assert abs(pairs.sigma_max - rows) <= pairs.bound_max <= 1e-11 * rows
+        least = rows * 4.0**smallest
+        assert abs(pairs.sigma_min - least) <= pairs.bound_min <= 0.05 * least
+    H = X.T @ X  # through another Gram matrix, column by column
+    R = triangles.R
+    assert (np.abs(R.T @ R - H) <= 1e-13 * np.outer(*[np.sqrt(H.diagonal())] * 2)).all()
 
 
 def test_the_limit_sees_the_rank_of_many_rows():

@@ -27,9 +27,9 @@ class TallQr {
   /// A reduction: of the rows from first_row on, or of the triangles of two others.
   struct Node {
     Index rows, first_row, upper, lower;
-    std::vector<double> reflectors, tau;
+    std::vector<double> reflectors, factors;
   };
-  std::vector<double> reduce(Node node, std::vector<double> rows);
+  std::vector<double> reduce(Index rows, Index first, std::vector<double> block);
   void spread(Node& node, const double* y, double* out) const;
 
   Index rows_, cols_;
@@ -42,6 +42,9 @@ class TallQr {
 /// out (m x m, row-major) = R of A (N x m), N >= m. std::overflow_error where an entry is too
 /// large.
 void triangle(const MatrixView& A, double* out);
+
+/// out (m x m, row-major) = R of the rows of two upper triangles (m x m each).
+void joined_triangles(const MatrixView& upper, const MatrixView& lower, double* out);
 
 /// The decomposition of R in A = Q R, told as that of A^T A = R^T R (n x n), which `gram` holds for
 /// its Frobenius norm: the singular values of R are not squared before they are found. Vectors are
