@@ -110,6 +110,10 @@ def work(rank, world, folder):
     results["network"] = refused(lambda: icd.record(other, loader(rows), NAMES, group=group))
     none = slice(0, 0)
     results["empty"] = refused(lambda: icd.record(net(), loader(none), NAMES, group=group))
+    single = [(X[rows].float(), y[rows])] if split[rank] else []
+    with torch.autocast("cpu", torch.bfloat16, enabled=rank == 0):
+        mixed = refused(lambda: icd.record(net().float(), single, NAMES, group=group))
+    results["mixed"] = mixed
 
     results["sharded"] = sharded(rank, world, folder, rows)
     torch.save(results, Path(folder) / str(rank))

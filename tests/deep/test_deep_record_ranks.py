@@ -53,6 +53,8 @@ def check_errors(result, broken):
     assert result["of"] == f"{same}of"
     assert result["network"] == f"{same}model"
     assert "modules that never ran" in result["empty"]
+    mixed = "all ranks must record '2' in one dtype, and did in bfloat16 (rank 0), float32 (rank "
+    assert mixed in result["mixed"]
     assert "must return the weight's shape (5, 8), and returned (8, 5)" in result["sharded"]["odd"]
     assert "finite in torch.float64" in result["sharded"]["bad"]
 

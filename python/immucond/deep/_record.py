@@ -137,7 +137,7 @@ def record(
         twice in one forward pass, or whose tensor is refused: NaN or infinity (with the batch), no
         tensor, integers, another width than before; for masks and targets that do not fit; for a
         module beyond `max_bytes` by itself; for a checkpoint of something else.
-        With `group` also, on every rank, where ranks differ in network or settings.
+        With `group` also, on every rank, where ranks differ in network, settings or dtypes.
     TypeError
         For what is no loader.
     OverflowError

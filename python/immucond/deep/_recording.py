@@ -22,6 +22,7 @@ from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray, refuse_other
 from ..linear import Alignment
 from ._moments import MOMENTS, Moments
+from ._rows import DTYPES
 
 _SHOWN = 24  # modules in a repr
 
@@ -235,10 +236,8 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         )
         widths = [
             f"{name!r} has {theirs.width} features there and {mine.width} here"
-            for (name, mine), theirs in zip(
-                self._moments.items(), other._moments.values(), strict=True
-            )
-            if theirs.width != mine.width
+            for name, mine in self._moments.items()
+            if (theirs := other._moments[name]).width != mine.width
         ]
         if widths:
             raise ValueError(f"recordings must have features of one width: {'; '.join(widths)}")
@@ -270,7 +269,8 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         Raises
         ------
         ValueError
-            On every rank, where they differ in network, modules, settings or widths.
+            On every rank, where they differ in network, modules, settings, widths, or the dtypes
+            in which a module's rows were computed; a rank may have no rows.
         OverflowError
             On every rank, where a sum of squares passes 1.8e308.
         RuntimeError
@@ -280,10 +280,10 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         told = {**self.settings, "modules": list(self.names)}
         told |= {f"width of {name!r}": moments.width for name, moments in self._moments.items()}
         refuse_unlike(ranks, told)
-        merged = {}  # apart, so that an error leaves all of it as it was
-        for name, moments in self._moments.items():
-            merged[name] = copy.deepcopy(moments)
-            merged[name].all_reduce(ranks)
+        _refuse_mixed(ranks, self._moments)
+        merged = copy.deepcopy(self._moments)  # apart, so that an error leaves all as it was
+        for moments in merged.values():
+            moments.all_reduce(ranks)
         self._moments = merged
         self._ends.clear()
         return self
@@ -355,6 +355,16 @@ def refuse_unlike(ranks: Ranks, told: Mapping[str, Any]) -> None:
                 "all ranks must record one network in one way, and ranks 0 and "
                 f"{rank} differ in: {names}"
             )
+
+
+def _refuse_mixed(ranks: Ranks, moments: Mapping[str, Moments]) -> None:
+    """Refuse on every rank what came in float32 to one, and in bfloat16 to another."""
+    mine = np.array([DTYPES.index(x.computed_in) if x.count else -1 for x in moments.values()])
+    for name, found in zip(moments, np.transpose(ranks.gathered(mine)), strict=True):
+        came = {DTYPES[code]: rank for rank, code in enumerate(found) if code >= 0}
+        if len(came) > 1:
+            listed = ", ".join(f"{dtype} (rank {rank})" for dtype, rank in came.items())
+            raise ValueError(f"all ranks must record {name!r} in one dtype, and did in {listed}")
 
 
 def _read(path: str | os.PathLike[str]) -> Recording:

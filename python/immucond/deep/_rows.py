@@ -18,7 +18,7 @@ Channels = Literal["first", "last"]
 _CHUNK = 2**22  # entries that are taken at once: patches and copies stay small
 _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.EmbeddingBag)
 _FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_DTYPES = ("float64", "float32", "float16", "bfloat16")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 _POOLING = "torch.nn.modules.pooling"
 
 
@@ -130,7 +130,7 @@ def chunks(
     x: Tensor, module: nn.Module, layout: Layout, samples: Samples, what: str
 ) -> Iterator[Chunk]:
     """Yield a module's tensor as rows, some samples at once; `what` is for messages."""
-    if _dtype(x) not in _DTYPES:
+    if _dtype(x) not in DTYPES:
         raise RefusedError(
             f"{what} must be of floating-point numbers, and is of {_dtype(x)}: of numbers of "
             "tokens, say, record what their embedding puts out"
