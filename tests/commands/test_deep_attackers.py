@@ -119,7 +119,7 @@ def test_standardized_and_whitened_are_what_they_say():
     torch.testing.assert_close(
         found.Z.std(0, correction=0), torch.tensor([1.0] * 6 + [0.0]).double()
     )
-    white = whitened(Rows(Z, y, Z_test, y_test)).Z
+    white = whitened(Rows(Z, y, Z_test, y_test), center=True).Z
     assert white.shape == (600, 6)  # a constant feature is lost
     torch.testing.assert_close(white.T @ white / 600, torch.eye(6).double(), atol=1e-6, rtol=1e-6)
 
@@ -150,7 +150,7 @@ GOOD = rows(30, 1)
         ((GOOD[0] * torch.nan, GOOD[1]), GOOD, {}, ValueError, "train must be finite"),
         ((0.0 * GOOD[0], GOOD[1]), GOOD, {}, ValueError, "must not all be zero"),
         ((GOOD[0], GOOD[1] - 1), GOOD, {}, ValueError, "counted from 0, and hold -1"),
-        ((GOOD[0], GOOD[1] * 1.0), GOOD, {}, TypeError, "whole classes, and has"),
+        ((GOOD[0], GOOD[1] * 1.0), GOOD, {}, TypeError, "classes of train must be whole numbers"),
         ((GOOD[0], 0 * GOOD[1]), GOOD, {}, ValueError, "two classes at least, and has 0 alone"),
         (GOOD, GOOD, {"attackers": ["newton"]}, ValueError, "attackers must be one of"),
         (GOOD, GOOD, {"epochs": 0}, ValueError, "epochs must be"),

@@ -5,7 +5,7 @@ import pytest
 from deep_cases import torch
 
 from immucond.deep import linear_probes
-from immucond.deep._probes import ATTACKERS, drop
+from immucond.deep._probes import RULES, drop
 from immucond.experiments.deep._backbone import WEIGHT_DECAY, fit_head
 
 CLASSES = 3
@@ -61,7 +61,7 @@ def test_names_of_attackers_come_in_a_sequence():
 
 def test_curves_start_at_chance_and_learn():
     found = linear_probes(*parts(), epochs=8)
-    assert set(found) == set(ATTACKERS)
+    assert set(found) == set(RULES)
     for curve in found.values():
         assert curve["accuracy"].shape == curve["loss"].shape == (9,)
         assert curve["loss"][0] == pytest.approx(np.log(CLASSES))
@@ -71,7 +71,7 @@ def test_curves_start_at_chance_and_learn():
 
 def test_the_scale_of_the_features_changes_nothing():
     plain, scaled = (linear_probes(*parts(lambda Z, c=c: c * Z), epochs=4) for c in (1.0, 64.0))
-    for name in ATTACKERS:
+    for name in RULES:
         np.testing.assert_allclose(scaled[name]["loss"], plain[name]["loss"], rtol=1e-3)
 
 

@@ -1,63 +1,78 @@
-"""Linear probes on frozen features by mini-batches: accuracy and loss by epoch."""
+"""Linear heads on frozen features, trained by mini-batches: accuracy and loss by epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from functools import partial
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from .._validate import FloatArray, as_count, check_choice
+from .._validate import as_count, check_choice
 
 BATCH = 256
 
-# An update from (gradient, state, step number), for heads of all step lengths at once.
-Update = Callable[[Tensor, dict[str, Tensor], int], Tensor]
-
-
-def _sgd(gradient: Tensor, _: dict[str, Tensor], __: int) -> Tensor:
-    return gradient
-
-
-def _momentum(gradient: Tensor, state: dict[str, Tensor], _: int) -> Tensor:
-    state["m"] = 0.9 * state.get("m", torch.zeros_like(gradient)) + gradient
-    return state["m"]
-
-
-def _adam(gradient: Tensor, state: dict[str, Tensor], step: int) -> Tensor:
-    zero = torch.zeros_like(gradient)
-    state["m"] = 0.9 * state.get("m", zero) + 0.1 * gradient
-    state["v"] = 0.999 * state.get("v", zero) + 0.001 * gradient.square()
-    m, v = state["m"] / (1.0 - 0.9**step), state["v"] / (1.0 - 0.999**step)
-    return m / (v.sqrt() + 1e-12 * v.max().sqrt())
-
-
-# Label, update, step lengths. Those of descent are in units of 1 / (largest eigenvalue of
+# Optimizer and step lengths. Those of descent are in units of 1 / (largest eigenvalue of
 # Z^T Z / N), those of Adam in units of 1 / (root mean square entry of Z): the scale of the features
 # changes nothing.
-ATTACKERS: dict[str, tuple[str, Update, tuple[float, ...]]] = {
-    "sgd": ("SGD", _sgd, (0.5, 1.0, 2.0, 4.0, 8.0)),
-    "momentum": ("SGD, momentum 0.9", _momentum, (0.05, 0.1, 0.2, 0.4, 0.8)),
-    "adam": ("Adam", _adam, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
-    "whitening": ("SGD, features whitened", _sgd, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
+RULES: dict[str, tuple[Callable[..., torch.optim.Optimizer], tuple[float, ...]]] = {
+    "sgd": (torch.optim.SGD, (0.5, 1.0, 2.0, 4.0, 8.0)),
+    "momentum": (partial(torch.optim.SGD, momentum=0.9), (0.05, 0.1, 0.2, 0.4, 0.8)),
+    "adam": (torch.optim.Adam, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "whitening": (torch.optim.SGD, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
 }
+
+
+class Rows(NamedTuple):
+    """Features (N, m) with their classes, to train on and to test on."""
+
+    Z: Tensor
+    y: Tensor
+    Z_test: Tensor
+    y_test: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the labels name."""
+        return int(max(self.y.max(), self.y_test.max())) + 1
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        """Rows of other features."""
+        return self._replace(Z=change(self.Z), Z_test=change(self.Z_test))
+
+
+class Trained(NamedTuple):
+    """Heads of all step lengths: `lr` (k), and by epoch from 0 on (epochs + 1, k)."""
+
+    lr: list[float]
+    accuracy: np.ndarray[Any, Any]
+    """Of the test rows."""
+    loss: np.ndarray[Any, Any]
+    """Of the rows trained on."""
+
+    def of(self, best: int) -> dict[str, Any]:
+        """Return the curves of one of them."""
+        accuracy, loss = self.accuracy[:, best], self.loss[:, best]
+        return {"lr": self.lr[best], "accuracy": accuracy, "loss": loss}
 
 
 def linear_probes(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
-    attackers: Sequence[str] = tuple(ATTACKERS),
+    attackers: Sequence[str] = tuple(RULES),
     classes: SupportsIndex | None = None,
     epochs: SupportsIndex = 20,
     seed: SupportsIndex = 0,
 ) -> dict[str, dict[str, Any]]:
     """Train a linear head on frozen features by several attackers: what they get of a task.
 
-    Mini-batches, the cross-entropy, no bias, from zero. Each attacker runs at several step lengths,
-    and the one with the lowest training loss at the end counts.
+    Mini-batches of 256, the cross-entropy, no bias, from zero, by the optimizers of PyTorch. Each
+    attacker runs at several step lengths, and the one with the lowest training loss at the end
+    counts.
 
     Parameters
     ----------
@@ -100,38 +115,36 @@ def linear_probes(
     if isinstance(attackers, str):
         raise TypeError(f"attackers must be a sequence of names, and is {attackers!r}")
     for name in attackers:
-        check_choice(name, "attackers", tuple(ATTACKERS))
+        check_choice(name, "attackers", tuple(RULES))
     passes, drawn = as_count(epochs, "epochs", least=0), as_count(seed, "seed", least=0)
-    parts = [_checked(pair, name) for pair, name in ((train, "train"), (test, "test"))]
-    widths = [Z.shape[1] for Z, _ in parts]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"train and test must have features of one width, and have {widths[0]} and {widths[1]}"
-        )
-    if not bool(parts[0][0].any()):
-        raise ValueError("the features of train must not all be zero, and are")
-    count = max(int(y.max()) for _, y in parts) + 1
+    rows = rows_of(train, test).mapped(Tensor.double)
+    count = rows.classes
     if classes is not None:
         count = as_count(classes, "classes", least=count)
     found = {}
     for name in attackers:
-        _, update, lengths = ATTACKERS[name]
-        (Z, labels), (Z_test, labels_test) = parts
-        if name == "whitening":
-            W = _whitener(Z)
-            Z, Z_test = Z @ W, Z_test @ W
-        unit = float(Z.square().mean().sqrt())
-        if name != "adam":
-            unit = float(torch.linalg.matrix_norm(Z, 2) ** 2) / len(Z)
-        steps = torch.tensor([length / unit for length in lengths], dtype=torch.float32)
-        found[name] = _run(
-            (Z.float(), labels), (Z_test.float(), labels_test), count, update, steps, passes, drawn
-        )
+        seen = whitened(rows, center=False) if name == "whitening" else rows
+        heads = descend(seen, name, passes, drawn, bias=False, classes=count)
+        found[name] = heads.of(int(np.argmin(np.nan_to_num(heads.loss[-1], nan=np.inf))))
+        size = float(seen.Z.square().mean().sqrt())
+        found[name]["lr"] /= size if name == "adam" else size**2
     return found
 
 
+def rows_of(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Rows:
+    """Return features with their classes on the CPU, or refuse what is neither."""
+    rows = Rows(*_checked(train, "train"), *_checked(test, "test"))
+    if rows.Z.shape[1] != rows.Z_test.shape[1]:
+        raise ValueError(
+            f"train and test must have features of one width, and have {rows.Z.shape[1]} and "
+            f"{rows.Z_test.shape[1]}"
+        )
+    if not bool(rows.Z.any()):
+        raise ValueError("the features of train must not all be zero, and are")
+    return rows
+
+
 def _checked(pair: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Return features in float64 and classes, on the CPU, or refuse what is neither."""
     wanted = f"{name} must be a pair of tensors, features (N, m) and classes (N,)"
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{wanted}, and is a {type(pair).__name__}")
@@ -149,57 +162,76 @@ def _checked(pair: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
         raise ValueError(f"the features of {name} must be finite, and are not")
     if int(y.min()) < 0:
         raise ValueError(f"the classes of {name} must be counted from 0, and hold {int(y.min())}")
-    return Z.detach().cpu().double(), y.cpu().long()
+    return Z.detach().cpu(), y.cpu().long()
 
 
-def _run(
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    classes: int,
-    update: Update,
-    steps: Tensor,
+def descend(
+    rows: Rows,
+    rule: str,
     epochs: int,
     seed: int,
-) -> dict[str, Any]:
-    (Z, y), generator = train, torch.Generator().manual_seed(seed)
-    heads = torch.zeros(len(steps), Z.shape[1], classes, dtype=Z.dtype)
-    state: dict[str, Tensor] = {}
-    rows = [_measured(heads, train, test)]
-    taken = 0
-    with torch.no_grad():
-        for _ in range(epochs):
-            for batch in torch.randperm(len(Z), generator=generator).split(BATCH):
-                taken += 1
-                residual = (Z[batch] @ heads).softmax(-1)
-                residual[:, torch.arange(len(batch)), y[batch]] -= 1.0
-                gradient = Z[batch].T @ residual / len(batch)
-                heads -= steps[:, None, None] * update(gradient, state, taken)
-            rows.append(_measured(heads, train, test))
-    accuracy, loss = (np.array(column).T for column in zip(*rows, strict=True))
-    best = int(np.argmin(np.nan_to_num(loss[:, -1], nan=np.inf)))
-    return {"lr": float(steps[best]), "accuracy": accuracy[best], "loss": loss[best]}
+    *,
+    bias: bool,
+    front: nn.Module | None = None,
+    classes: int | None = None,
+) -> Trained:
+    """Train heads from zero at all step lengths of a rule at once, behind `front`."""
+    make, lengths = RULES[rule]
+    size = rows.Z.square().mean().sqrt()
+    rows = rows.mapped(lambda part: (part / size).float())
+    front = nn.Identity() if front is None else front
+
+    def entering(Z: Tensor) -> Tensor:
+        Z = front(Z)
+        return torch.cat([Z, torch.ones_like(Z[:, :1])], dim=1) if bias else Z
+
+    def logits(Z: Tensor) -> Tensor:
+        side_by_side = torch.stack(heads, dim=2).flatten(1)
+        found: Tensor = (entering(Z) @ side_by_side).unflatten(1, (-1, len(heads)))
+        return found
+
+    @torch.no_grad()
+    def measured() -> tuple[list[float], list[float]]:
+        front.eval()
+        right = logits(rows.Z_test).argmax(1) == rows.y_test[:, None]
+        found = logits(rows.Z)
+        front.train()
+        targets = rows.y[:, None].expand(-1, len(heads))
+        loss = cross_entropy(found, targets, reduction="none").double().mean(0)
+        return right.double().mean(0).tolist(), loss.tolist()
+
+    unit = 1.0
+    if make is not torch.optim.Adam:
+        Z = torch.cat([rows.Z, torch.ones_like(rows.Z[:, :1])], dim=1) if bias else rows.Z
+        unit = float(torch.linalg.matrix_norm(Z, 2) ** 2) / len(Z)
+    shape = rows.Z.shape[1] + bias, rows.classes if classes is None else classes
+    heads = [rows.Z.new_zeros(shape, requires_grad=True) for _ in lengths]
+    lr = [length / unit for length in lengths]
+    optimizer = make([{"params": [head], "lr": step} for head, step in zip(heads, lr, strict=True)])
+    order = torch.Generator().manual_seed(seed)
+    curves = [measured()]
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows.Z), generator=order).split(BATCH):
+            if len(batch) == 1 and not isinstance(front, nn.Identity):
+                continue  # one row has no variance
+            optimizer.zero_grad()
+            targets = rows.y[batch][:, None].expand(-1, len(heads))
+            (cross_entropy(logits(rows.Z[batch]), targets) * len(heads)).backward()
+            optimizer.step()
+        curves.append(measured())
+    accuracy, loss = (np.array(column) for column in zip(*curves, strict=True))
+    return Trained(lr, accuracy, loss)
 
 
-def _measured(
-    heads: Tensor, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
-) -> tuple[list[float], list[float]]:
-    """Test accuracy and training loss of each head."""
-    right = (test[0] @ heads).argmax(-1) == test[1]
-    logits = (train[0] @ heads).flatten(0, 1)
-    losses = torch.nn.functional.cross_entropy(
-        logits, train[1].repeat(len(heads)), reduction="none"
-    )
-    accuracy: list[float] = right.double().mean(1).tolist()
-    loss: list[float] = losses.unflatten(0, (len(heads), -1)).mean(1).tolist()
-    return accuracy, loss
-
-
-def _whitener(Z: Tensor) -> Tensor:
-    """W (m, k) such that Z W has equal singular values: the attacker's own preconditioner."""
-    values, vectors = np.linalg.eigh((Z.T @ Z).numpy() / len(Z))
-    kept = values > len(values) * np.finfo(np.float32).eps ** 2 * values[-1]
-    W: FloatArray = vectors[:, kept] / np.sqrt(values[kept])
-    return torch.from_numpy(W)
+def whitened(rows: Rows, *, center: bool) -> Rows:
+    """Features whose second moments are the identity, by the rows to train on."""
+    Z = rows.Z.double()
+    mean = Z.mean(0) if center else torch.zeros_like(Z[0])
+    values, vectors = torch.linalg.eigh((Z - mean).T @ (Z - mean) / len(Z))
+    # What is below was lost to the rounding of float32 in the features.
+    kept = values > Z.shape[1] * torch.finfo(torch.float32).eps ** 2 * values[-1]
+    W = vectors[:, kept] / values[kept].sqrt()
+    return rows.mapped(lambda part: (part.double() - mean) @ W)
 
 
 def drop(before: dict[str, Any], after: dict[str, Any]) -> float:

@@ -9,6 +9,10 @@ from ._network import array as array
 from ._network import module_named as module_named
 from ._network import refuse_saving as refuse_saving
 from ._network import replace_module as replace_module
-from ._probes import ATTACKERS as ATTACKERS
+from ._probes import BATCH as BATCH
+from ._probes import Rows as Rows
+from ._probes import descend as descend
 from ._probes import drop as drop
+from ._probes import rows_of as rows_of
+from ._probes import whitened as whitened
 from ._rir import immunity_of as immunity_of

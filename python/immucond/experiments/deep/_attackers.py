@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,30 +24,14 @@ with extra("deep"):
     from torch import Tensor, nn
     from torch.nn.functional import cross_entropy, one_hot
 
-BATCH = 256
+from ...deep.parts import BATCH as BATCH
+from ...deep.parts import Rows, descend, rows_of, whitened
+
 LBFGS_STEPS = 10  # in what is counted as an epoch
 LOGISTIC_STEPS = 1000  # at most, of scikit-learn's solver
 
 Curve = dict[str, Any]
 """Lists "accuracy" (held out) and "loss" (of the training rows) by epoch, and "lr" where chosen."""
-
-
-class Rows(NamedTuple):
-    """Features with their classes, to train on and to test on."""
-
-    Z: Tensor
-    y: Tensor
-    Z_test: Tensor
-    y_test: Tensor
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that the labels name."""
-        return int(max(self.y.max(), self.y_test.max())) + 1
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
-        """Rows of other features."""
-        return self._replace(Z=change(self.Z), Z_test=change(self.Z_test))
 
 
 @dataclass(frozen=True)
@@ -71,83 +55,18 @@ class Attacker:
 
 # ---- by batches, with the optimizers of PyTorch ----
 
-# Optimizer and step lengths. Those of descent are in units of 1 / (largest eigenvalue of the
-# Hessian of the features); Adam's are of features with a root mean square of 1.
-_RULES: dict[str, tuple[Callable[..., torch.optim.Optimizer], tuple[float, ...]]] = {
-    "sgd": (torch.optim.SGD, (0.5, 1.0, 2.0, 4.0, 8.0)),
-    "momentum": (partial(torch.optim.SGD, momentum=0.9), (0.05, 0.1, 0.2, 0.4, 0.8)),
-    "adam": (torch.optim.Adam, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
-    "long-sgd": (torch.optim.SGD, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
-}
-
 
 def descent(
     Z: Tensor, y: Tensor, Z_test: Tensor, y_test: Tensor, seed: int = 0, epochs: int = 20,
     *, rule: str, normalized: bool = False,
 ) -> Curve:  # fmt: skip
     """Train by mini-batches at several step lengths at once; `normalized`: behind a BatchNorm."""
-    make, lengths = _RULES[rule]
-    rows = Rows(Z, y, Z_test, y_test)
-    size = Z.square().mean().sqrt()
-    rows = rows.mapped(lambda part: (part / size).float())
-    front: nn.Module = nn.Identity()
-    if normalized:
-        front = nn.BatchNorm1d(Z.shape[1], affine=False)  # its weights would be the head's
-    unit = 1.0
-    if make is not torch.optim.Adam:
-        unit = float(torch.linalg.matrix_norm(_with_ones(rows.Z), 2) ** 2) / len(Z)
-    heads = [torch.zeros(Z.shape[1] + 1, rows.classes, requires_grad=True) for _ in lengths]
-    optimizer = make(
-        [
-            {"params": [head], "lr": length / unit}
-            for head, length in zip(heads, lengths, strict=True)
-        ]
-    )
-    order = torch.Generator().manual_seed(seed)
-    found = [_accuracy_and_loss(heads, rows, front)]
-    for _ in range(epochs):
-        for batch in torch.randperm(len(Z), generator=order).split(BATCH):
-            if normalized and len(batch) == 1:
-                continue  # one row has no variance
-            optimizer.zero_grad()
-            logits = _logits(front(rows.Z[batch]), heads)
-            targets = rows.y[batch][:, None].expand(-1, len(heads))
-            (cross_entropy(logits, targets) * len(heads)).backward()
-            optimizer.step()
-        found.append(_accuracy_and_loss(heads, rows, front))
-    accuracy, loss = (np.array(column) for column in zip(*found, strict=True))
-    last = np.where(np.isfinite(loss).all(0), accuracy[-1], -1.0)
-    best = int(np.argmax(last))
-    return {
-        "lr": lengths[best] / unit,
-        "accuracy": accuracy[:, best].tolist(),
-        "loss": loss[:, best].tolist(),
-    }
-
-
-def _with_ones(Z: Tensor) -> Tensor:
-    return torch.cat([Z, torch.ones_like(Z[:, :1])], dim=1)
-
-
-def _logits(Z: Tensor, heads: Sequence[Tensor]) -> Tensor:
-    """Logits (N, c, heads)."""
-    side_by_side = torch.stack(tuple(heads), dim=2).flatten(1)
-    logits: Tensor = (_with_ones(Z) @ side_by_side).unflatten(1, (-1, len(heads)))
-    return logits
-
-
-@torch.no_grad()
-def _accuracy_and_loss(
-    heads: Sequence[Tensor], rows: Rows, front: nn.Module
-) -> tuple[list[float], list[float]]:
-    """Held-out accuracy and training loss of each head."""
-    front.eval()
-    right = _logits(front(rows.Z_test), heads).argmax(1) == rows.y_test[:, None]
-    logits = _logits(front(rows.Z), heads)
-    front.train()
-    targets = rows.y[:, None].expand(-1, len(heads))
-    loss = cross_entropy(logits, targets, reduction="none").double().mean(0)
-    return right.double().mean(0).tolist(), loss.tolist()
+    # Without weights of its own, which would be the head's.
+    front = nn.BatchNorm1d(Z.shape[1], affine=False) if normalized else None
+    heads = descend(Rows(Z, y, Z_test, y_test), rule, epochs, seed, bias=True, front=front)
+    last = np.where(np.isfinite(heads.loss).all(0), heads.accuracy[-1], -1.0)
+    best = heads.of(int(np.argmax(last)))
+    return {**best, "accuracy": best["accuracy"].tolist(), "loss": best["loss"].tolist()}
 
 
 # ---- other features first ----
@@ -160,17 +79,6 @@ def standardized(rows: Rows) -> Rows:
     return rows.mapped(lambda Z: (Z.double() - mean) / scale)
 
 
-def whitened(rows: Rows) -> Rows:
-    """Features with the identity for their covariance, by the rows to train on."""
-    Z = rows.Z.double()
-    mean = Z.mean(0)
-    values, vectors = torch.linalg.eigh((Z - mean).T @ (Z - mean) / len(Z))
-    # What is below was lost to the rounding of float32 in the features.
-    kept = values > Z.shape[1] * torch.finfo(torch.float32).eps ** 2 * values[-1]
-    W = vectors[:, kept] / values[kept].sqrt()
-    return rows.mapped(lambda part: (part.double() - mean) @ W)
-
-
 def _after(change: Callable[[Rows], Rows], learn: Callable[..., Curve]) -> Callable[..., Curve]:
     def changed(
         Z: Tensor, y: Tensor, Z_test: Tensor, y_test: Tensor, seed: int = 0, epochs: int = 20
@@ -181,6 +89,10 @@ def _after(change: Callable[[Rows], Rows], learn: Callable[..., Curve]) -> Calla
 
 
 # ---- all rows at once ----
+
+
+def _with_ones(Z: Tensor) -> Tensor:
+    return torch.cat([Z, torch.ones_like(Z[:, :1])], dim=1)
 
 
 def lbfgs(
@@ -200,11 +112,17 @@ def lbfgs(
         loss.backward()
         return loss
 
-    found = [_accuracy_and_loss([head], rows, nn.Identity())]
+    @torch.no_grad()
+    def measured() -> tuple[float, float]:
+        right = (_with_ones(rows.Z_test) @ head).argmax(1) == rows.y_test
+        loss = cross_entropy(_with_ones(rows.Z) @ head, rows.y)
+        return float(right.double().mean()), float(loss)
+
+    found = [measured()]
     for _ in range(epochs):
         optimizer.step(closure)
-        found.append(_accuracy_and_loss([head], rows, nn.Identity()))
-    return {"accuracy": [a for (a,), _ in found], "loss": [loss for _, (loss,) in found]}
+        found.append(measured())
+    return {"accuracy": [a for a, _ in found], "loss": [loss for _, loss in found]}
 
 
 def logistic(
@@ -253,7 +171,9 @@ ATTACKERS = {
     ),
     "batch-norm": Attacker("BatchNorm head, Adam", partial(descent, rule="adam", normalized=True)),
     "whitening": Attacker(
-        "whitened, SGD", _after(whitened, partial(descent, rule="long-sgd")), undoes=True
+        "whitened, SGD",
+        _after(partial(whitened, center=True), partial(descent, rule="whitening")),
+        undoes=True,
     ),
     "least-squares": Attacker("least squares", least_squares, undoes=True),
 }
@@ -308,37 +228,10 @@ def attack(
     >>> len(found["sgd"]["accuracy"]), found["least-squares"]["accuracy"][0] > 0.9
     (21, True)
     """
-    rows = Rows(*_checked(train, "train"), *_checked(test, "test"))
-    if rows.Z.shape[1] != rows.Z_test.shape[1]:
-        raise ValueError(
-            f"train and test must have features of one width, and have {rows.Z.shape[1]} and "
-            f"{rows.Z_test.shape[1]}"
-        )
-    if not bool(rows.Z.any()):
-        raise ValueError("the features of train must not all be zero, and are")
+    rows = rows_of(train, test)
     if len(rows.y.unique()) < 2:
         raise ValueError(f"train must have two classes at least, and has {int(rows.y[0])} alone")
     for name in attackers:
         check_choice(name, "attackers", tuple(ATTACKERS))
     passes, drawn = as_count(epochs, "epochs", least=1), as_count(seed, "seed", least=0)
     return {name: ATTACKERS[name].learn(*rows, drawn, passes) for name in attackers}
-
-
-def _checked(pair: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    Z, y = pair
-    if not (isinstance(Z, Tensor) and isinstance(y, Tensor)):
-        raise TypeError(f"{name} must be a pair of tensors, features (N, m) and classes (N,)")
-    if Z.ndim != 2 or Z.numel() == 0 or y.shape != Z.shape[:1]:
-        raise ValueError(
-            f"{name} must be features (N, m) and classes (N,), and has shapes {tuple(Z.shape)} and "
-            f"{tuple(y.shape)}"
-        )
-    if not Z.is_floating_point() or y.is_floating_point() or y.is_complex():
-        raise TypeError(
-            f"{name} must be real features and whole classes, and has {Z.dtype} and {y.dtype}"
-        )
-    if not bool(Z.isfinite().all()):
-        raise ValueError(f"the features of {name} must be finite, and are not")
-    if int(y.min()) < 0:
-        raise ValueError(f"the classes of {name} must be counted from 0, and hold {int(y.min())}")
-    return Z.detach().cpu(), y.cpu().long()
