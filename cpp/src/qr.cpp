@@ -28,7 +28,7 @@ class QrDecomposition final : public Decomposition {
       : qr_(std::move(qr)), factor_(std::move(factor)) {
     constexpr Index step = sizeof(double);
     const Ends& r = factor_->ends();
-    const double noise = (reduction_noise(gram.n) + lost) * r.sigma_max;
+    const double noise = (qr_noise(gram.n) + lost) * r.sigma_max;
     triangle_ = {{qr_.r().data(), Dtype::f64, gram.n, gram.n, step, gram.n * step, name},
                  factor_.get(),
                  noise,

@@ -198,9 +198,10 @@ def feature_extreme_pairs(
     rank, computed_in, tol, start
         As in `extreme_pairs`.
     rtol : float, optional
-        On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``, and no
-        less than QR in float64 leaves, ``4 sqrt(max(m, 16)) eps``; for half precision that of
-        float32, with whatever rounding each entry once may add, ``eps/2 ||Z||_F``.
+        On the singular values of `Z`, not of H. Default ``4 sqrt(m) eps``, and no less than QR in
+        float64 leaves: for fewer than 16 columns as for these, for 129 to 1023 as for 1024. For
+        half precision that of float32, with whatever rounding each entry once may add,
+        ``eps/2 ||Z||_F``.
     method : {"auto", "direct", "lanczos", "jacobi", "gram", "qr"}
         "gram" squares the condition number: sigma_min of H keeps about ``16 - log10 kappa(H)``
         digits. "qr" does not, at about five times the cost, and refines the smallest pair in

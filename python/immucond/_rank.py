@@ -63,10 +63,11 @@ def default_rtol(shape: tuple[int, ...], computed_in: Any, given: Given = "matri
     given : {"matrix", "features", "gram", "product"}
         ``max(shape) eps`` for a matrix, as in `numpy.linalg.matrix_rank`; ``4 sqrt(m) eps`` for
         features (N x m), whose noise does not grow with N, and no less than what a QR in float64
-        leaves of a column that depends on others, ``4 sqrt(max(m, 16)) eps(float64)``; for the Gram
-        matrix of such features, summed in float64 by `immucond.gram`, its square, and no less than
-        what a block of that sum leaves. In half precision, where each entry was rounded once, the
-        most that this comes to, with ``||Z||_F <= sqrt(min(shape)) sigma_1``; but
+        leaves of a column that depends on others (for fewer than 16 columns as for these, for 129
+        to 1023 as for 1024); for the Gram matrix of such features, summed in float64 by
+        `immucond.gram`, its square, and no less than what a block of that sum leaves. In half
+        precision, where each entry was rounded once, the most that this comes to, with
+        ``||Z||_F <= sqrt(min(shape)) sigma_1``; but
         ``max(shape) eps`` for a "product", a matrix made of such a one.
 
     Examples

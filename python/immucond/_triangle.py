@@ -216,7 +216,7 @@ class TriangleAccumulator(Accumulator):
         given = self._dtype if computed_in is None else computed_in
         if rows is not None and len(R) == self._d:
             dust = math.sqrt(self._d) * _dust(float(np.abs(R).max()))
-            lost = self._reductions() * (_core.reduction_noise(_rows_at_once(self._d)) + dust)
+            lost = self._reductions() * (_noise(self._d) + dust)
             product = RowProduct(rows, self._d, group)
             if product.count != self._count:
                 raise ValueError(
@@ -342,6 +342,11 @@ def _rows_at_once(d: int) -> int:
     return max(128, 4 * d)
 
 
+def _noise(d: int) -> float:
+    """Rounding that one reduction leaves in a column, relative to its norm."""
+    return max(_core.reduction_noise(_rows_at_once(d)), _core.qr_noise(d))
+
+
 def _reductions(rows: int, d: int) -> int:
     """How many reductions a row goes through in the tree of one kernel call, at most."""
     return 1 + math.ceil(math.log2(max(1.0, rows / _rows_at_once(d))))
@@ -356,7 +361,7 @@ def _rounding(R: FloatArray, reductions: int, pairs: ExtremePairs) -> tuple[floa
     norms = np.linalg.norm(unit, axis=0)
     # What is set to zero for being small, and what underflows.
     dust = math.sqrt(d) * _dust(scale)
-    errors = reductions * (_core.reduction_noise(_rows_at_once(d)) * norms + dust)
+    errors = reductions * (_noise(d) * norms + dust)
     largest = float(np.linalg.norm(unit @ pairs.v_max))
     smallest = largest / math.sqrt(pairs.condition_number)
     ends = np.array([largest, smallest])

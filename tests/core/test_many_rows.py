@@ -44,6 +44,22 @@ def test_equal_constant_columns_have_rank_one(rows):
             assert ic.feature_extreme_pairs(X, method="qr").rank == 1
 
 
+@pytest.mark.parametrize("columns", [128, 129, 150, 200, 300, 600])
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_rows_whose_rounding_has_one_sign_have_rank_one(columns, rows):
+    """LAPACK reduces more than 128 columns by blocks, whose products add up hundreds of rows."""
+    rng = np.random.default_rng(columns)
+    for row in (
+        0.1 * rng.choice([1.0, 0.3, 1 / 3, 0.7], columns),
+        1.0 / rng.integers(1, 100, columns),
+        rng.standard_normal(columns),
+    ):
+        X = np.tile(row, (max(columns, rows * 128), 1))
+        assert ic.feature_extreme_pairs(X).rank == 1
+        assert ic.feature_extreme_pairs(X, method="qr").rank == 1
+        assert ic.TriangleAccumulator(columns).update(X).pairs().rank == 1
+
+
 @given(
     rng=generators,
     rows=st.integers(10, 20_000),

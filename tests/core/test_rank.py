@@ -35,7 +35,9 @@ def test_default_tolerances():
     # Features: the noise does not grow with the number of samples.
     assert default_rtol((10**6, 16), np.float32, "features") == 16 * 2.0**-23
     assert default_rtol((3, 16), np.float32, "features") == 16 * 2.0**-23
-    assert math.isclose(default_rtol((9, 384), "float64", "features"), 4 * 384**0.5 * 2.0**-52)
+    for columns, like in ((3, 16), (100, 100), (129, 1024), (1023, 1024), (2048, 2048)):
+        rtol = default_rtol((9, columns), "float64", "features")
+        assert math.isclose(rtol, 4 * like**0.5 * 2.0**-52)
 
 
 def test_the_rule_in_all_its_forms():
