@@ -343,7 +343,7 @@ def _rows_at_once(d: int) -> int:
 
 
 def _noise(d: int) -> float:
-    """Rounding that one reduction leaves in a column, relative to its norm."""
+    """Return what one reduction leaves in a column, relative to its norm."""
     return max(_core.reduction_noise(_rows_at_once(d)), _core.qr_noise(d))
 
 
