@@ -9,6 +9,7 @@ from record_cases import FACTORS, NAMES, assert_same, recorded, shuffled
 from torch_cases import torch
 from torch_nets import Net, data, net, states_equal
 
+import immucond as ic
 import immucond.deep as icd
 from immucond.deep._moments import MOMENTS
 
@@ -173,6 +174,29 @@ def test_mixed_precision_is_remembered():
     assert found.computed_in("block2.0") == "bfloat16"
     X = X.double().numpy()
     assert np.allclose(found.gram("block2.0"), X.T @ X, rtol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore:the rank of .* entries in bfloat16 were rounded")
+def test_alignment_in_half_precision_is_that_of_the_rows():
+    """Of a graded spectrum, whose small end the rounding of bfloat16 has taken."""
+    rng = np.random.default_rng(0)
+    rows = (
+        rng.standard_normal((300, 12))
+        * 2.0 ** -np.arange(12)
+        @ np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    )
+    x = torch.from_numpy(rows).bfloat16()
+    labels = torch.from_numpy(rng.integers(0, 3, 300))
+    found = icd.record(
+        nn.Sequential(nn.Linear(12, 2).bfloat16()), [(x, labels)], ["0"], factor="r", cross="labels"
+    )
+    truth = ic.linear.alignment(
+        x.double().numpy(), np.eye(3)[labels.numpy()], computed_in="bfloat16"
+    )
+    assert 3 < truth.rank < 12
+    mine = found.alignment("0")
+    assert mine.rank == truth.rank
+    assert mine.rho == pytest.approx(truth.rho, rel=1e-8)
 
 
 @FACTORS

@@ -12,7 +12,7 @@ import torch
 
 from .._accumulator import Accumulator
 from .._gram import GramAccumulator, gram
-from .._rank import default_rtol
+from .._rank import default_rtol, rank_rule, tolerance_at
 from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray
@@ -317,7 +317,10 @@ class TriangleMoments(Moments):
         R, shape = self.triangle(center), (self.count, self.width)
         u, s, vt = scipy.linalg.svd(R)
         noise = default_rtol(shape, np.float64, "features") * float(np.linalg.norm(self.moment.R))
-        rank = _above(s, default_rtol(shape, precision, "features"), noise)
+        rule = rank_rule(
+            R.shape, R.dtype, rank=None, rtol=None, computed_in=precision, given="features"
+        )
+        rank = _above(s, tolerance_at(s, rule) if s[0] > 0.0 else 1.0, noise)
         labels = u[:, :rank] @ ((vt[:rank] @ b) / s[:rank, None])
         # A row beyond R holds the labels that no features explain; there may be many classes.
         more = max(1, b.shape[1] - self.width)
