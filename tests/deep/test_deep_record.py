@@ -210,6 +210,9 @@ def test_a_mask_by_a_function_and_padding_that_is_nan():
     assert_moments(found, "0", x[mask.bool()])
     flat = nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3))
     assert_moments(icd.record(flat, [x], "1", mask=lambda batch: mask), "1", x[mask.bool()])
+    one = x[:, :1].nan_to_num()  # flattened, they have as many rows as there are samples
+    of_one = torch.tensor([[1], [0], [1]])
+    assert_moments(icd.record(flat, [one], "1", mask=lambda batch: of_one), "1", one[[0, 2], 0])
     with pytest.raises(ValueError, match=r"all of whose tokens are padding.*batch 1"):
         icd.record(model, [x], "0", mask=lambda batch: mask, rows="mean")
 

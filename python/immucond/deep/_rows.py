@@ -218,7 +218,7 @@ def _masked(
     x: Tensor, width: int, mask: Tensor, rows: Rows, what: str
 ) -> tuple[Tensor, Tensor | None]:
     """Return a tensor with its samples first, and its mask; None where it has no tokens."""
-    if x.ndim == 2 and len(x) == len(mask):
+    if x.ndim == 2 and len(x) == len(mask) and mask.shape[1] > 1:
         return x, None
     if rows == "sample":
         if bool(mask.all()):
