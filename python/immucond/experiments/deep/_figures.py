@@ -49,28 +49,35 @@ def _drawn_attackers(drawn: dict[str, tuple[str, Any]]) -> Figure:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10.0, 6.4), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 1), sharex=True)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 1))
         some = next(iter(drawn.values()))[1]["probe"]
         harmful = [name for name in LABELS if name in some]
+        # One above the other: what is alike is seen to be.
+        shifts = dict(zip(drawn, np.linspace(-0.32, 0.32, len(drawn)), strict=True))
         for name, (label, values) in drawn.items():
             style: dict[str, Any] = {
                 "color": _STYLES[name][0], "marker": _MARKERS[name], "linestyle": "none",
-                "markersize": 7, "markerfacecolor": "none" if name == "identity" else None,
+                "markersize": 6, "markerfacecolor": "none" if name == "identity" else None,
             }  # fmt: skip
             found = [100.0 * last_accuracy(values, attacker) for attacker in harmful]
-            left.plot(found, range(len(harmful)), label=label, **style)
+            left.plot(found, np.arange(len(harmful)) + shifts[name], label=label, **style)
             primary = [values["accuracy"]]
             primary += [values["primary_probe"][a]["accuracy"][-1] for a in BENIGN]
-            right.plot(100.0 * np.array(primary), range(len(primary)), **style)
+            right.plot(
+                100.0 * np.array(primary), np.arange(len(primary)) + shifts[name], **style
+            )
         for ax, names, title in (
             (left, [LABELS[name] for name in harmful], "harmful task"),
             (right, ["own head", *(f"new, {LABELS[a]}" for a in BENIGN)], "primary task"),
         ):
             ax.set_yticks(range(len(names)), names)
-            ax.invert_yaxis()
             ax.set_title(title)
             ax.set_xlabel("held-out accuracy, %")
-            ax.set_xlim(0.0, 100.0)
+            ax.grid(visible=False, axis="y")
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            for place in range(1, len(names)):
+                ax.axhline(place - 0.5, color="0.85", linewidth=0.8, zorder=0)
+        left.set_xlim(0.0, 100.0)
         undone = [place for place, name in enumerate(harmful) if name in UNDOING]
         left.axhspan(min(undone) - 0.5, max(undone) + 0.5, color="0.93", zorder=0)
         left.text(1.5, min(undone) - 0.3, "undoes it", va="top", color="0.35")
