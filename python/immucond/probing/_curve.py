@@ -115,7 +115,11 @@ def steps_needed(
     115129254
     """
     allowed = check_real(tolerance, "tolerance", low=0.0)
-    problem = Problem.of(Z, y, weight_decay, rank, computed_in)
+    return first_within(Problem.of(Z, y, weight_decay, rank, computed_in), allowed)
+
+
+def first_within(problem: Problem, allowed: float) -> int | None:
+    """Return the first step of length 1 / sigma_max whose loss is above the best by so much."""
     h, e = problem.curvature, problem.error
 
     def reached(t: int) -> bool:

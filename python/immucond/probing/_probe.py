@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .._errors import underflow_is_zero
 from .._validate import FloatArray, as_count, as_float64, as_targets, check_choice, check_real
 from ._attackers import METHODS, STEP_LENGTHS, Method, drive
-from ._curve import predicted, steps_needed
+from ._curve import first_within, predicted
 from ._problem import Problem
 
 
@@ -166,7 +166,14 @@ def probe(
     if tolerance is not None:
         check_real(tolerance, "tolerance", low=0.0)
     length = _step_length(method, lr)
-    problem = Problem.of(Z, y, weight_decay, rank, computed_in)
+    return _traced(
+        Problem.of(Z, y, weight_decay, rank, computed_in), method, length, most, tolerance
+    )
+
+
+def _traced(
+    problem: Problem, method: str, length: float, most: int, tolerance: float | None
+) -> ProbeTrace:
     unit = problem.curvature_unit
     stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
     excess, distance = drive(METHODS[method](problem, length), most, stop)
@@ -354,18 +361,19 @@ def compare(
     goal = check_real(tolerance, "tolerance", low=0.0)
     for Z, given in ((before, "before"), (after, "after")):
         as_targets(y, as_float64(Z, given).shape[0], "y", given)
-    options: dict[str, Any] = {"weight_decay": weight_decay, "computed_in": computed_in}
+    most = as_count(steps, "steps", least=1)
     traces: list[dict[str, ProbeTrace]] = []
     efforts: list[dict[str, Effort]] = []
     for Z in (before, after):
-        runs = {name: _best(Z, y, name, steps=steps, tolerance=goal, **options) for name in names}
+        problem = Problem.of(Z, y, weight_decay, None, computed_in)
+        runs = {name: _best(problem, name, most, goal) for name in names}
         traces.append(runs)
         efforts.append({
             name: Effort(
                 steps=trace.steps_to(goal),
                 taken=trace.loss.size - 1,
                 above=float(trace.above[-1]),
-                predicted=steps_needed(Z, y, goal, **options) if name == "gd-constant" else None,
+                predicted=first_within(problem, goal) if name == "gd-constant" else None,
             )
             for name, trace in runs.items()
         })  # fmt: skip
@@ -378,9 +386,8 @@ def compare(
     )
 
 
-def _best(Z: npt.ArrayLike, y: npt.ArrayLike, name: Method, **options: Any) -> ProbeTrace:
+def _best(problem: Problem, name: str, most: int, goal: float) -> ProbeTrace:
     """Run, for Adam the one of all step lengths that is done first, or ends lowest."""
-    lengths = _TUNED if name == "adam" else (None,)
-    runs = [probe(Z, y, method=name, lr=lr, **options) for lr in lengths]
-    goal = options["tolerance"]
+    lengths = _TUNED if name == "adam" else (_step_length(name, None),)
+    runs = [_traced(problem, name, length, most, goal) for length in lengths]
     return min(runs, key=lambda run: (run.steps_to(goal) is None, run.loss.size, run.loss[-1]))

@@ -63,9 +63,7 @@ def _drawn_attackers(drawn: dict[str, tuple[str, Any]]) -> Figure:
             left.plot(found, np.arange(len(harmful)) + shifts[name], label=label, **style)
             primary = [values["accuracy"]]
             primary += [values["primary_probe"][a]["accuracy"][-1] for a in BENIGN]
-            right.plot(
-                100.0 * np.array(primary), np.arange(len(primary)) + shifts[name], **style
-            )
+            right.plot(100.0 * np.array(primary), np.arange(len(primary)) + shifts[name], **style)
         for ax, names, title in (
             (left, [LABELS[name] for name in harmful], "harmful task"),
             (right, ["own head", *(f"new, {LABELS[a]}" for a in BENIGN)], "primary task"),
