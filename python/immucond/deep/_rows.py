@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..torch.parts import token_mask
+
 Of = Literal["input", "output", "gradient"]
 Rows = Literal["token", "sample", "mean"]
 Channels = Literal["first", "last"]
@@ -253,15 +255,4 @@ def size_of(inputs: Any) -> int | None:
 
 def mask_of(value: Any, size: int | None, number: int) -> Tensor:
     """Return a batch's mask as (B, T) of bool, or refuse it."""
-    what = f"the mask of batch {number}"
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{what} must be a tensor, and is a {type(value).__name__}")
-    if value.ndim != 2 or size not in (None, len(value)):
-        rows = "" if size is None else f", with {size} rows"
-        raise ValueError(
-            f"{what} must have shape (samples, tokens){rows}, and has shape {tuple(value.shape)}"
-        )
-    kept = value != 0
-    if not bool((kept == value).all()):
-        raise ValueError(f"{what} must hold 0 for padding and 1 for tokens, and holds other values")
-    return kept
+    return token_mask(value, f"the mask of batch {number}", samples=size)

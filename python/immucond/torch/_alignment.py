@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from .._validate import as_count
-from ._operator import Function, Operator, check_tensor, exponent_of, nestable, times_power, wide
+from ._operator import (
+    Constant,
+    Function,
+    Operator,
+    check_tensor,
+    exponent_of,
+    nestable,
+    times_power,
+    wide,
+)
 from ._pairs import pairs_operator
+from ._tokens import Tokens, check_tokens
 
 
 class _Energy(Function):
@@ -43,7 +53,26 @@ _energy = Operator(
 )
 
 
-def r_align(Z: Tensor, Y: Tensor, *, center: bool = True, classes: int | None = None) -> Tensor:
+class _OneHot(Constant):
+    """Classes as one-hot columns, of so many classes."""
+
+
+_one_hot = Operator(
+    _OneHot,
+    "one_hot(Tensor labels, int classes) -> Tensor",
+    fake=lambda labels, classes: labels.new_empty((*labels.shape, classes), dtype=torch.float64),
+    kernel=lambda labels, classes: nn.functional.one_hot(labels, classes).double(),
+)
+
+
+def r_align(
+    Z: Tensor,
+    Y: Tensor,
+    *,
+    mask: Tensor | None = None,
+    center: bool = True,
+    classes: int | None = None,
+) -> Tensor:
     """Return the label alignment of features, ``||Z^T Y||^2 / (sigma_1 ||Y||^2)``.
 
     See `immucond.r_align`. Descent on its logarithm makes plain gradient descent slow on these
@@ -54,11 +83,16 @@ def r_align(Z: Tensor, Y: Tensor, *, center: bool = True, classes: int | None = 
     Z : Tensor, shape (..., N, m)
         Features, one row a sample, or a stack of them.
     Y : Tensor, shape (..., N, c), or integers of shape (..., N)
-        Targets, or one class a row.
+        Targets, or one class a row. With a mask one a token, (B, T, c) or integers (B, T), of
+        which tokens of class -100 do not count; or one a sample, (B, c) or integers (B,), for all
+        of its tokens.
+    mask : Tensor, shape (B, T), optional
+        Of Z (B, T, m): as in `immucond.torch.r_well`; the rows that count are centred.
     center : bool, default True
         Whether features and targets are centred first, as a probe with an intercept sees them.
     classes : int, optional
-        How many classes integers name, where the batch may lack some (`torch.compile` needs it).
+        How many classes integers name, where the batch may lack some (`torch.compile` and `vmap`
+        need it).
 
     Returns
     -------
@@ -80,9 +114,16 @@ def r_align(Z: Tensor, Y: Tensor, *, center: bool = True, classes: int | None = 
     tensor(0.2500)
     """
     check_tensor(Z, "Z")
+    tokens = None
+    if mask is not None:
+        Y = _by_token(Z, Y)
+        tokens = Tokens(mask, Z, "Z", labels=None if _are_numbers(Y) else Y.long())
+        Z, Y = tokens.rows(Z), tokens.rows(Y)
     y = _targets(Z, Y, classes)
     A = times_power(Z.double(), -exponent_of(Z.double()), False)
-    if center:
+    if tokens is not None:
+        A, y = (tokens.centred(x) if center else tokens.only(x) for x in (A, y))
+    elif center:
         A, y = (x - x.mean(-2, keepdim=True) for x in (A, y))
     b = A.mT @ y
     top = pairs_operator(A, True, None, None, None, False)[0]
@@ -90,18 +131,41 @@ def r_align(Z: Tensor, Y: Tensor, *, center: bool = True, classes: int | None = 
     return value.to(wide(Z.dtype))
 
 
-def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
-    """Return targets in float64, classes as one-hot columns."""
+def _are_numbers(Y: Tensor) -> bool:
+    """Whether they are no classes."""
     if not isinstance(Y, Tensor):
         raise TypeError(f"Y must be a torch.Tensor, and is {type(Y).__name__}")
-    if not (Y.is_floating_point() or Y.is_complex()):
+    return Y.is_floating_point() or Y.is_complex()
+
+
+def _by_token(Z: Tensor, Y: Tensor) -> Tensor:
+    """Return targets (B, T, c) or classes (B, T): those of a sample for each of its tokens."""
+    check_tokens(Z, "Z")
+    columns = ("c",) if _are_numbers(Y) else ()
+    spread = Y
+    if Y.ndim == 1 + len(columns):
+        spread = Y.unsqueeze(1).expand(-1, *Z.shape[1:2], *Y.shape[1:])
+    if spread.ndim != 2 + len(columns) or spread.shape[:2] != Z.shape[:2]:
+        raise ValueError(
+            f"Y must have one row a token, shape {(*Z.shape[:2], *columns)}, or one a sample, "
+            f"{(*Z.shape[:1], *columns)}, for Z of shape {tuple(Z.shape)} with a mask, and has "
+            f"shape {tuple(Y.shape)}"
+        )
+    return spread
+
+
+def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
+    """Return targets in float64, classes as one-hot columns."""
+    if not _are_numbers(Y):
         if Y.shape != Z.shape[:-1]:
             raise ValueError(
                 f"Y must name one class a row, of shape {tuple(Z.shape[:-1])} for Z of shape "
                 f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
             )
-        count = -1 if classes is None else as_count(classes, "classes", least=2)
-        return nn.functional.one_hot(Y.long(), count).double()
+        if classes is None:
+            return nn.functional.one_hot(Y.long()).double()
+        columns: Tensor = _one_hot(Y.long(), as_count(classes, "classes", least=2))
+        return columns
     check_tensor(Y, "Y")
     if Y.shape[:-1] != Z.shape[:-1]:
         raise ValueError(
@@ -135,9 +199,9 @@ class RAlign(nn.Module):
         super().__init__()
         self.center, self.classes, self.log = bool(center), classes, bool(log)
 
-    def forward(self, Z: Tensor, Y: Tensor) -> Tensor:
-        """Return the value at features and their labels."""
-        value = r_align(Z, Y, center=self.center, classes=self.classes)
+    def forward(self, Z: Tensor, Y: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the value at features and their labels, of (B, T, m) those that a mask keeps."""
+        value = r_align(Z, Y, mask=mask, center=self.center, classes=self.classes)
         return torch.log(value) if self.log else value
 
     def extra_repr(self) -> str:

@@ -15,6 +15,7 @@ from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
 from ._operator import DTYPES, Options, check_tensor
+from ._tokens import kept_rows
 
 _LARGEST = 2.0**1000  # of entries whose columns have norms, on however many ranks
 
@@ -137,7 +138,7 @@ def _counts(Z: Tensor, group: Any) -> list[int]:
     return [shape[0] for shape in shapes]
 
 
-def gram(Z: Tensor, *, group: Any = None) -> Tensor:
+def gram(Z: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
     """Return the Gram matrix ``Z^T Z`` in float64, of the rows of all ranks with `group`.
 
     Parameters
@@ -145,6 +146,8 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
     Z : Tensor, shape (N, m)
         Features, one row a sample: with `group`, this rank's rows (N may differ between ranks, and
         be 0). A DTensor sharded by rows brings its group along.
+    mask : Tensor, shape (B, T), optional
+        Of Z (B, T, m): as in `r_well`.
     group : torch.distributed.ProcessGroup or DeviceMesh, optional
         One all-reduce of m x m in the forward pass, and no communication in the backward pass. All
         ranks must call, and the loss must be the same on all of them: then each gets the gradient
@@ -168,7 +171,7 @@ def gram(Z: Tensor, *, group: Any = None) -> Tensor:
             [14., 20.]], dtype=torch.float64)
     """
     rows, group = local_rows(Z, group)
-    Z = cast(Tensor, rows)
+    Z = cast(Tensor, kept_rows(rows, mask, "Z", empty=group is not None))
     check_tensor(Z, "Z", empty=group is not None)
     if Z.ndim != 2:
         raise ValueError(f"Z must have 2 dimensions, and has shape {tuple(Z.shape)}")

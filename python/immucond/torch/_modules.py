@@ -29,8 +29,8 @@ class _Regularizer(nn.Module):
             f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name)
         )
 
-    def _arguments(self, x: Tensor) -> dict[str, Any]:
-        return {"features" if self.input == "features" else "S": x, **self.options}
+    def _arguments(self, x: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        return {"features" if self.input == "features" else "S": x, "mask": mask, **self.options}
 
 
 class RWell(_Regularizer):
@@ -63,9 +63,9 @@ class RWell(_Regularizer):
     ) -> None:
         super().__init__(input, rank=rank, rtol=rtol, computed_in=computed_in, p=p, group=group)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the value at features, or at a matrix."""
-        return r_well(**self._arguments(x))
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the value at features, of (B, T, m) those that a mask keeps, or at a matrix."""
+        return r_well(**self._arguments(x, mask))
 
 
 class RIll(_Regularizer):
@@ -95,9 +95,9 @@ class RIll(_Regularizer):
     ) -> None:
         super().__init__(input, rank=rank, rtol=rtol, computed_in=computed_in, group=group)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the value at features, or at a matrix."""
-        return r_ill(**self._arguments(x))
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the value at features, of (B, T, m) those that a mask keeps, or at a matrix."""
+        return r_ill(**self._arguments(x, mask))
 
 
 class ImmunizationLoss(nn.Module):
@@ -149,7 +149,18 @@ class ImmunizationLoss(nn.Module):
         """Return what ``repr`` shows between the parentheses."""
         return f"lambda_P={self.lambda_P:g}, lambda_H={self.lambda_H:g}"
 
-    def forward(self, primary: Tensor, harmful: Tensor) -> Tensor:
-        """Return the value at the features of the primary and of the harmful task."""
-        result: Tensor = self.lambda_P * self.r_well(primary) + self.lambda_H * self.r_ill(harmful)
+    def forward(
+        self,
+        primary: Tensor,
+        harmful: Tensor,
+        *,
+        mask_P: Tensor | None = None,
+        mask_H: Tensor | None = None,
+    ) -> Tensor:
+        """Return the value at the features of the primary and of the harmful task.
+
+        Of features (B, T, m) at the tokens that their masks (B, T) keep.
+        """
+        well, ill = self.r_well(primary, mask=mask_P), self.r_ill(harmful, mask=mask_H)
+        result: Tensor = self.lambda_P * well + self.lambda_H * ill
         return result

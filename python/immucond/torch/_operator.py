@@ -66,6 +66,19 @@ class Function(torch.autograd.Function):
         return apply(*args)
 
 
+class Constant(Function):
+    """A function without derivatives, such as one that looks at its argument's numbers."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.inputs = len(inputs)
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, _: Any) -> Any:
+        return (None,) * ctx.inputs
+
+
 class Operator:
     """A `Function` and its entry ``torch.ops.immucond.NAME`` in the dispatcher.
 
@@ -146,6 +159,19 @@ def nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:
             return jvp(saved, ctx, *tangents)
 
     return rule
+
+
+def is_plain(X: Tensor) -> bool:
+    """Whether nothing but the dispatcher's kernels will look at it."""
+    return type(X) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
+
+def at_hand(X: Tensor) -> bool:
+    """Whether a program may look at its numbers: it is neither traced, transformed nor captured."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or not is_plain(X) or X.is_meta:
+        return False
+    return not (X.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -23,6 +23,7 @@ from ._operator import (
     wide,
 )
 from ._resolvent import apply, halves, outer, resolvent
+from ._tokens import kept_rows
 
 _LEAST = 2.0**-960  # of a square with all its digits, and those of what is a little smaller
 
@@ -267,6 +268,7 @@ def extreme_pairs(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -282,6 +284,8 @@ def extreme_pairs(
         Any finite real matrix, or a stack. Give either `S` or `features`.
     features : Tensor, shape (..., N, m), optional
         Features Z: the eigenpairs of ``H = Z^T Z``.
+    mask : Tensor, shape (B, T), optional
+        Of features (B, T, m): as in `r_well`.
     rank, rtol, computed_in
         As in `immucond.extreme_pairs` and `immucond.feature_extreme_pairs`.
 
@@ -313,6 +317,7 @@ def extreme_pairs(
     tensor([[0., 0.],
             [0., 1.]])
     """
+    features = kept_rows(features, mask)
     X, options = given(S, features, rank, rtol, computed_in)
     pairs = ExtremePairs(*pairs_operator(X, *options, True))
     if wide(X.dtype) == torch.float64:

@@ -13,16 +13,18 @@ from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
 from ._distributed import local_rows, spread
-from ._operator import given, wide
+from ._operator import at_hand, given, wide
 from ._pairs import ExtremePairs, pairs_operator
-from ._spectral import is_plain, name_of, spectral
+from ._spectral import name_of, spectral
+from ._tokens import kept_rows
 
 
 def _value(
-    r: SpectralRegularizer, S: Tensor | None, features: Tensor | None, p: Counted, group: Any,
-    *of_rank: Any,
+    r: SpectralRegularizer, S: Tensor | None, features: Tensor | None, mask: Tensor | None,
+    p: Counted, group: Any, *of_rank: Any,
 ) -> Tensor:  # fmt: skip
     features, group = local_rows(features, group)
+    features = kept_rows(features, mask, empty=group is not None)
     X, options = given(S, features, *of_rank, empty=group is not None)
     name, number = name_of(r), counted(p, r)
     result: Tensor
@@ -43,6 +45,7 @@ def r_well(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -61,6 +64,10 @@ def r_well(
     features : Tensor, shape (..., N, m), optional
         Features Z, one row a sample: r at ``H = Z^T Z``. The cost is that of the smaller of
         ``Z^T Z`` and ``Z Z^T``.
+    mask : Tensor, shape (B, T), optional
+        1 for tokens and 0 for padding, of bool, integers or floats: features (B, T, m) are then
+        the rows of *one* matrix, those of the tokens that are kept, and not a stack of B. Padding
+        may hold anything, NaN too; its gradient is exactly zero.
     rank, rtol, computed_in
         As in `immucond.extreme_pairs` and `immucond.feature_extreme_pairs`: the default `rtol`
         follows `computed_in`, and that the dtype of the tensor.
@@ -104,14 +111,22 @@ def r_well(
     >>> value.backward()
     >>> round(value.item(), 6), Z.grad.diagonal().tolist()
     (3.75, [8.0, -1.0])
+
+    Two texts of two tokens and of one, whose padding does not count:
+
+    >>> tokens = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [torch.nan, 9.0]]])
+    >>> mask = torch.tensor([[1, 1], [1, 0]])
+    >>> bool(ict.r_well(features=tokens, mask=mask) == ict.r_well(features=tokens[mask.bool()]))
+    True
     """
-    return _value(built_in.r_well, S, features, p, group, rank, rtol, computed_in)
+    return _value(built_in.r_well, S, features, mask, p, group, rank, rtol, computed_in)
 
 
 def r_ill(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -133,13 +148,14 @@ def r_ill(
     >>> ict.r_ill(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     tensor(1.3333)
     """
-    return _value(built_in.r_ill, S, features, None, group, rank, rtol, computed_in)
+    return _value(built_in.r_ill, S, features, mask, None, group, rank, rtol, computed_in)
 
 
 def condition_number(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     ridge: float = 0.0,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
@@ -174,8 +190,9 @@ def condition_number(
     """
     shift = check_real(ridge, "ridge", low=0.0)
     if shift == 0.0:
-        return _value(built_in.kappa, S, features, None, group, rank, rtol, computed_in)
+        return _value(built_in.kappa, S, features, mask, None, group, rank, rtol, computed_in)
     features, group = local_rows(features, group)
+    features = kept_rows(features, mask, empty=group is not None)
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     dtype, definite = wide(X.dtype), None
     if group is not None:
@@ -197,8 +214,7 @@ def condition_number(
 
 def _definite(S: Tensor, computed_in: Any) -> Tensor | None:
     """Return which matrices are positive definite; refuse what is not semidefinite to rounding."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if traced or not is_plain(S):
+    if not at_hand(S):
         return None
     H = S.detach().double()
     size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
@@ -217,6 +233,7 @@ def log_kappa(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -233,7 +250,7 @@ def log_kappa(
     >>> ict.log_kappa(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     tensor(0.)
     """
-    return _value(built_in.log_kappa, S, features, None, group, rank, rtol, computed_in)
+    return _value(built_in.log_kappa, S, features, mask, None, group, rank, rtol, computed_in)
 
 
 def evaluate(
@@ -241,6 +258,7 @@ def evaluate(
     S: Tensor | None = None,
     *,
     features: Tensor | None = None,
+    mask: Tensor | None = None,
     rank: SupportsIndex | None = None,
     rtol: float | None = None,
     computed_in: Any = None,
@@ -254,7 +272,7 @@ def evaluate(
     regularizer : SpectralRegularizer
         For second derivatives its coefficients must be arithmetic, NumPy's functions (``np.log``,
         not ``math.log``) and branches; they are differentiated as they stand.
-    S, features, rank, rtol, computed_in, p, group
+    S, features, mask, rank, rtol, computed_in, p, group
         As in `r_well`.
 
     Returns
@@ -282,4 +300,4 @@ def evaluate(
         raise TypeError(
             f"regularizer must be a SpectralRegularizer, and is a {type(regularizer).__name__}"
         )
-    return _value(regularizer, S, features, p, group, rank, rtol, computed_in)
+    return _value(regularizer, S, features, mask, p, group, rank, rtol, computed_in)

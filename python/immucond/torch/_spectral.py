@@ -14,7 +14,7 @@ from .._pairs import explaining, warn_half
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 from ._curvature import hessian_product
 from ._kernels import kernels_for
-from ._operator import Function, Operator, nestable, rule_of, wide
+from ._operator import Function, Operator, is_plain, nestable, rule_of, wide
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
 # graph that was compiled may run again at any time.
@@ -99,11 +99,6 @@ class _Spectral(Function):
 
 
 _NOTHING = (None,) * 7
-
-
-def is_plain(X: Tensor) -> bool:
-    """Whether nothing but the dispatcher's kernels will look at it."""
-    return type(X) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
 
 
 _SCHEMA = (

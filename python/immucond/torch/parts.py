@@ -1,0 +1,3 @@
+"""The parts of `immucond.torch` that programs for whole networks share with the operators."""
+
+from ._tokens import token_mask as token_mask
