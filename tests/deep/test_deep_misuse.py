@@ -270,7 +270,7 @@ def test_places_are_not_samples():
         def forward(self, x):
             return self.head(self.body(x[:, 0])).mean(1)
 
-    told = r"must have shape \(N, 6\).*\(32, 6, 6\): tokens or places.*Pool them before the head"
+    told = r"have shape \(32, 6, 6\).*logits of shape \(32, 2\): neither one row a token.*Pool the"
     with pytest.raises(ValueError, match=told):
         immunize(Tokens())
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
-from ._batches import Batches, Loaded, Outcome, refuse_rows
+from ._batches import Batches, Loaded, refuse_rows
 from ._checkpoint import fingerprint_of
 from ._frozen import (
     gradients_agree,
@@ -46,6 +46,7 @@ from ._loaders import (
     refuse_random,
 )
 from ._network import SplitModel, blocks_named
+from ._outcome import Outcome, rows_of_tokens
 
 _log = logging.getLogger("immucond")
 
@@ -125,7 +126,7 @@ class Kept:
             wanted = model(inputs)[0][few]
             try:
                 with run_without_a_graph(model, parameters) as cut:
-                    got = self.run(model, torch.arange(self._size)[few]).features
+                    got = self._passed(model, torch.arange(self._size)[few])[0]
             except Exception as error:
                 raise CannotKeepError(f"the model does not run on them ({error})") from error
             near = 1e-5 * float(wanted.detach().abs().max())
@@ -196,14 +197,18 @@ class Kept:
 
     def run(self, model: SplitModel, batch: Tensor) -> Outcome:
         """Return what the model makes of the samples with these indices."""
+        *seen, logits, inputs, labels = self._passed(model, batch)
+        return rows_of_tokens(model, inputs, (seen[0], seen[1]), logits, labels)
+
+    def _passed(self, model: SplitModel, batch: Tensor) -> tuple[Any, ...]:
+        """Run on them; return features, the head's output, logits, inputs and labels."""
         leaves = [
             row[batch].to(self._device) if isinstance(row, (_Rows, _Zeros)) else row
             for row in self._rows
         ]
         inputs, arguments, labels = tree_unflatten(leaves, self._spec)
         with replaced(model, self._trace, arguments, self._size, len(batch)):
-            features, logits = model(inputs)
-        return Outcome(features, logits, moved(labels, self._device))
+            return *model(inputs), inputs, moved(labels, self._device)
 
 
 class _Rows:

@@ -27,20 +27,16 @@ from ._loaders import (
     starting_anew,
 )
 from ._network import SplitModel, array
-
-
-class Outcome(NamedTuple):
-    """What the model makes of one batch."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Any
+from ._outcome import Outcome, outcome_of
 
 
 def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
     """Return what the whole model makes of a batch."""
     inputs, labels = parse_batch(batch)
-    return Outcome(*model(moved(inputs, device)), moved(labels, device))
+    return outcome_of(model, moved(inputs, device), moved(labels, device))
+
+
+_LOGITS = 2**26  # numbers, of which no more than another batch are kept
 
 
 class Batches(Protocol):
@@ -195,41 +191,67 @@ def everything(
     name: str,
     usable: Callable[[Outcome], bool] = lambda found: isinstance(found.labels, Tensor),
     most: float = math.inf,
+    shown: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> Outcome:
-    """Return features, logits and labels of a task's first samples, all by default, on the CPU.
+    """Return features, what is `shown` of logits, and labels of a task's first rows, on the CPU.
 
-    Labels are None unless those of every batch are usable.
+    Labels are None unless those of every batch are usable. Logits are those of the first rows
+    alone, where all would be many: of every token, one for each word of a vocabulary.
     """
     rows: list[Outcome] = []
-    count = 0
+    count = held = 0
     with torch.no_grad(), closing(batches.in_order()) as epoch:
         for batch in epoch:
             refuse_arrays(batch, name)
             with running_on(name):
                 found = batches.run(model, batch)
             labels = found.labels.cpu() if usable(found) else None
-            rows.append(Outcome(found.features.cpu(), found.logits.cpu(), labels))
-            count += len(found.features)
+            logits = shown(found.logits if held < _LOGITS else found.logits[:0])
+            rows.append(Outcome(found.features.cpu(), logits.cpu(), labels))
+            count, held = count + len(found.features), held + logits.numel()
             if count >= most:
                 break
     if not rows:
         raise ValueError(f"{name} has no batches")
-    features, logits = (torch.cat([row[at] for row in rows]) for at in (0, 1))
+    features = torch.cat([row.features for row in rows])
+    logits = torch.cat([row.logits for row in rows])
     known = all(row.labels is not None for row in rows)
     return Outcome(features, logits, torch.cat([row.labels for row in rows]) if known else None)
 
 
-def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Outcome:
-    """Return the same of at most so many samples, at least two, whose features are finite.
+class Measured(NamedTuple):
+    """Features (N, m) of some rows, with the class that each is taken for, and its own.
 
-    Labels are None where they are no classes, one whole number a sample.
+    `guesses` are None where there are no logits, one for each of `classes`; `labels` where they are
+    no classes, one whole number a row.
     """
-    features, logits, labels = everything(model, batches, name, _classes, most)
-    refuse_few(len(features), name)
-    features = features[:most]
+
+    features: Tensor
+    guesses: Tensor | None
+    classes: int
+    labels: Tensor | None
+
+
+def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Measured:
+    """Return at most so many rows of a task, at least two, whose features are finite."""
+    shapes: set[torch.Size] = set()
+
+    def guessed(logits: Tensor) -> Tensor:
+        """Return a class for each row: of many logits nothing else is kept."""
+        shapes.add(logits.shape[1:])
+        if logits.ndim != 2:
+            return logits.new_zeros(len(logits))
+        return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
+
+    found = everything(model, batches, name, _classes, most, guessed)
+    refuse_few(len(found.features), name)
+    features, labels = found.features[:most], found.labels
     if not bool(features.isfinite().all()):
         raise ValueError(f"the features of {name} must be finite, and are not")
-    return Outcome(features, logits[:most], None if labels is None else labels[:most])
+    (shape,) = shapes if len(shapes) == 1 else ((),)
+    classes = shape[0] if len(shape) == 1 else 0
+    guesses = found.logits[:most] if classes else None
+    return Measured(features, guesses, classes, None if labels is None else labels[:most])
 
 
 def _classes(found: Outcome) -> bool:

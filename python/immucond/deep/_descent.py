@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from .._errors import DivergenceError, ImmucondError
 from .._validate import check_real
 from ._activations import task_of
-from ._batches import Batches, Outcome, endless, first_of, refuse_few, running_on
+from ._batches import Batches, endless, first_of, refuse_few, running_on
 from ._checkpoint import NetworkCheckpoint, settings_of
 from ._network import SplitModel
 from ._objectives import (
@@ -31,6 +31,7 @@ from ._objectives import (
     norm_of,
     weights,
 )
+from ._outcome import Outcome
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -79,7 +80,8 @@ def first_terms(
         with running_on(name), torch.no_grad():
             found = task.run(model, batch)
         features = found.features
-        refuse_few(len(features) if task.least is None else min(len(features), task.least), name)
+        by_sample = None if found.whole is not None else task.least
+        refuse_few(len(features) if by_sample is None else min(len(features), by_sample), name)
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")
         if bool((features == features[0]).all()):
@@ -163,10 +165,10 @@ class Steps:
                 raise ImmucondError(f"the features of {name} are not finite any more")
         loss = finite(self._loss(P.logits, P.labels))
         well, ill = self.objective.terms(P, H)
-        by_loss = gradient_by(loss, P.features)
+        by_loss = gradient_by(loss, P.root)
         by_well, by_ill = (
             torch.zeros_like(Z) if term is None else gradient_by(term, Z)
-            for term, Z in ((well, P.features), (ill, H.features))
+            for term, Z in ((well, P.root), (ill, H.root))
         )
         norms = [norm_of(gradient) for gradient in (by_loss, by_well, by_ill)]
         values = [0.0 if t is None else float(t.detach()) for t in (loss, well, ill)]
@@ -188,8 +190,8 @@ class Steps:
             root: gradient.to(root.dtype)
             for root, gradient in (
                 (loss, torch.ones_like(loss)),
-                (P.features, by_P),
-                (H.features, lambda_H * by_ill),
+                (P.root, by_P),
+                (H.root, lambda_H * by_ill),
             )
             if root.requires_grad
         }

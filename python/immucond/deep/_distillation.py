@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..linear import FadeMap
-from ._batches import Batches, Outcome, everything
+from ._batches import Batches, everything
 from ._maps import NetworkFade, change, map_of
 from ._network import SplitModel, copied
 from ._objectives import Alignment, Objective
+from ._outcome import Outcome
 
 WEIGHTS = (1.0, 1.0)
 """Of the primary and of the harmful term."""

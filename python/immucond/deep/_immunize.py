@@ -92,7 +92,8 @@ def immunize(
         Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
         are needed (harmful ones are for "imma", "alignment" and "fade"). Inputs are one tensor, a
         tuple of positional or a mapping of keyword arguments. The harmful ones start anew as often
-        as needed.
+        as needed. Where the head runs on tokens (B, T, m), rows are those that ``attention_mask``
+        keeps and whose label is not -100; of causal models labels are those of the tokens behind.
     method : str or Objective
         "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; "alignment", whose harmful term
         is the logarithm of `immucond.torch.r_align`; or one of two without training, at the same
@@ -124,7 +125,7 @@ def immunize(
         Of stochastic gradient descent. Distillation takes Adam, by default from 1e-3 on, falling
         to 0 along a cosine where the primary loader's length is known.
     loss : callable, optional
-        From logits and labels; by default the cross-entropy.
+        From logits and labels, of rows as above; by default the cross-entropy.
     optimizer : callable, optional
         From a list of parameters to an optimizer, instead of `lr` and `momentum`.
     kappa_P, delta : float, optional

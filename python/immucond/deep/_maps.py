@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from .._validate import FloatArray, check_real
 from ..linear import FadeMap, fade, optimal_extractor
-from ._batches import Batches, Outcome, all_features, everything
+from ._batches import Batches, all_features, everything
 from ._network import FoldedHead, SplitModel, array, refuse_saving, replace_module, storage
+from ._outcome import Outcome
 from ._sharded import edit_weight
 
 TOLERANCE = 1e-2
@@ -132,7 +133,7 @@ def checked_tau(tau: Any) -> float:
 def map_of(
     model: SplitModel, tasks: Mapping[str, Batches], tau: float, delta: Any, computed_in: Any
 ) -> tuple[FadeMap, Tensor]:
-    """Return the map for a network's features, with all primary logits."""
+    """Return the map for a network's features, with primary logits."""
     of_P, of_H = (everything(model, task, name) for name, task in tasks.items())
     try:
         A = fade(

@@ -134,8 +134,8 @@ class SplitModel:
         self.head = head
         self.whole_graph = False  # whether inputs that can need gradients do
 
-    def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        """Return features (N, m) and logits."""
+    def __call__(self, inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (N, m) or (B, T, m), what the head makes of them, and logits."""
         if self.whole_graph and torch.is_grad_enabled():
             inputs = tree_map_only(
                 Tensor,
@@ -144,41 +144,41 @@ class SplitModel:
             )
         with self.watched() as seen:
             output = call(self.model, inputs)
-        return self.checked(seen), logits_of(output)
+        return *self.checked(seen), logits_of(output)
 
-    def checked(self, seen: list[Tensor]) -> Tensor:
-        """Return the features of one forward pass that was watched."""
-        if len(seen) != 1:
+    def checked(self, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the features of one forward pass that was watched, and the head's output."""
+        if len(seen) != 2:
             raise ValueError(
-                f"the head {self.split!r} must run once in each forward pass, and ran {len(seen)} "
-                "times"
+                f"the head {self.split!r} must run once in each forward pass, and ran "
+                f"{len(seen) // 2} times"
             )
-        return seen[0]
+        return seen[0], seen[1]
 
     @contextmanager
     def watched(self) -> Iterator[list[Tensor]]:
-        """Collect what enters the head meanwhile."""
+        """Collect what enters the head meanwhile, and what it puts out."""
         seen: list[Tensor] = []
 
         def see(head: nn.Module, args: tuple[Any, ...]) -> None:
             features = args[0]
-            if features.ndim != 2 or features.shape[1] != head.in_features:
-                remedy = (
-                    ": tokens or places are no samples. Pool them before the head, by their mean "
-                    "or by the first one, in the network's forward"
-                )
+            if features.ndim not in (2, 3) or features.shape[-1] != head.in_features:
                 raise ValueError(
                     f"the features that enter {self.split!r} must have shape (N, "
-                    f"{head.in_features}), one row a sample, and have shape "
-                    f"{tuple(features.shape)}{remedy if features.ndim > 2 else ''}"
+                    f"{head.in_features}), one row a sample, or (B, T, {head.in_features}), and "
+                    f"have shape {tuple(features.shape)}"
                 )
             seen.append(features)
 
-        handle = self.head.register_forward_pre_hook(see)
+        handles = (
+            self.head.register_forward_pre_hook(see),
+            self.head.register_forward_hook(lambda *passed: seen.append(passed[-1])),
+        )
         try:
             yield seen
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def refuse_compiled(model: nn.Module) -> None:

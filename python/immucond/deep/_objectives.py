@@ -20,7 +20,7 @@ from .._errors import ImmucondError
 from .._rank import epsilon
 from .._validate import check_choice, check_real
 from ..torch import condition_number, r_align, r_ill, r_well
-from ._batches import Outcome
+from ._outcome import Outcome
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = Sequence[float] | np.ndarray[Any, Any] | Tensor

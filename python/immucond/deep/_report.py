@@ -14,7 +14,7 @@ from .._rank import epsilon
 from .._validate import FloatArray
 from ..linear import FadeMap, alignment
 from ._activations import task_of
-from ._batches import Batches, Outcome, gathered, kappa_and_rank
+from ._batches import Batches, Measured, gathered, kappa_and_rank
 from ._maps import NetworkFade
 from ._network import SplitModel, array, heads_named, served
 from ._probes import linear_probes
@@ -178,7 +178,7 @@ class Measurement:
             probes={name: (probed[0][name], probed[1][name]) for name in probed[0]},
             rho=None if reference_rho is None else rho,
             reference_rho=None if rho is None else reference_rho,
-            changed=_changed(self.P.logits, after.P.logits),
+            changed=_changed(self.P, after.P),
         )
 
     def rho_under(self, A: FadeMap) -> float | None:
@@ -189,23 +189,24 @@ class Measurement:
         return _rho(self.H._replace(features=mapped), precision)
 
 
-def _accuracy(found: Outcome) -> float | None:
+def _accuracy(found: Measured) -> float | None:
     """Return None unless the labels are classes of these logits."""
-    logits, labels = found.logits, found.labels
-    if labels is None or logits.ndim != 2 or int(labels.max()) >= max(2, logits.shape[1]):
+    guesses, labels = found.guesses, found.labels
+    if labels is None or guesses is None or int(labels.max()) >= max(2, found.classes):
         return None
-    guessed = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
-    return float((guessed == labels).double().mean())
+    return float((guesses == labels).double().mean())
 
 
-def _changed(before: Tensor, after: Tensor) -> int | None:
+def _changed(before: Measured, after: Measured) -> int | None:
     """Rows whose largest logit is another one."""
-    if before.ndim != 2 or before.shape[1] < 2 or before.shape != after.shape:
+    if before.guesses is None or after.guesses is None or before.classes < 2:
         return None
-    return int((before.argmax(1) != after.argmax(1)).sum())
+    if (before.classes, len(before.guesses)) != (after.classes, len(after.guesses)):
+        return None
+    return int((before.guesses != after.guesses).sum())
 
 
-def _rho(found: Outcome, computed_in: Any) -> float | None:
+def _rho(found: Measured, computed_in: Any) -> float | None:
     """Alignment of harmful labels; None without two classes, or with a class for each row."""
     if found.labels is None:
         return None
@@ -216,7 +217,7 @@ def _rho(found: Outcome, computed_in: Any) -> float | None:
     return alignment(array(found.features), found.labels.numpy(), computed_in=precision).rho
 
 
-def _probed(test: Outcome, train: Outcome | None) -> dict[str, float]:
+def _probed(test: Measured, train: Measured | None) -> dict[str, float]:
     """Accuracy of each attacker's probe in the end."""
     labels = test.labels if train is None else train.labels
     if labels is None or test.labels is None:

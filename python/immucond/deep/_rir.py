@@ -117,8 +117,8 @@ def rir(
     model, reference : nn.Module
         The immunized network, and the one that it was made from (theta_0).
     primary, harmful : DataLoader, or iterable of batches
-        As in `immunize`; all samples are read once, in the order of the loader, which must be the
-        same each time (no shuffling).
+        As in `immunize`; all samples (of heads that run on tokens: those) are read once, in the
+        order of the loader, which must be the same each time (no shuffling).
     split : str or (str, str)
         The name of the head of both, or of each: `DeepImmunization.split` and the original's.
     groups, size : int

@@ -19,10 +19,10 @@ from .._files import whole
 from .._validate import plain, refuse_other
 from ..torch import sum_over_ranks
 from ._activations import task_of
-from ._batches import Outcome, endless, first_of, outcome, refuse_few
+from ._batches import endless, first_of, outcome, refuse_few
 from ._checkpoint import name_of
 from ._loaders import parse_batch
-from ._network import SplitModel, evaluating, refuse_compiled
+from ._network import SplitModel, evaluating, logits_of, refuse_compiled
 from ._objectives import (
     Method,
     Objective,
@@ -39,6 +39,7 @@ from ._objectives import (
     weighting,
     weights,
 )
+from ._outcome import Outcome, rows_of_tokens, runs_on_tokens
 
 SETTINGS = "immunization.json"
 """In each checkpoint's folder: what the run is immunized by, and its first weights."""
@@ -130,7 +131,7 @@ class TrainerMixin:
         if objective is None:
             raise ValueError(f"method must be one that trains, and is {method!r}")
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
-        if task.least is not None:
+        if task.least is not None and not runs_on_tokens(self.model):
             refuse_few(task.least, "harmful")
         batch = first_of(task, "harmful")
         if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
@@ -217,6 +218,8 @@ class TrainerMixin:
         size = getattr(options, "train_batch_size", None)
         if size is None or not isinstance(data, Sized) or self._ranks.size > 1:
             return
+        if runs_on_tokens(self.model):
+            return
         count = len(data)
         if size == 1 or (count % size == 1 and not getattr(options, "dataloader_drop_last", False)):
             raise ValueError(
@@ -242,7 +245,10 @@ class TrainerMixin:
         items = keywords.pop("num_items_in_batch", None)
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
-        primary = Outcome(network.checked(seen), torch.empty(0), None)
+        features, output = network.checked(seen)
+        logits = features if features.ndim == 2 else logits_of(outputs)  # read of tokens alone
+        given, labels = parse_batch(inputs)
+        primary = rows_of_tokens(network, given, (features, output), logits, labels)
         with evaluating(self.model) as served:
             batch = next(self._harmful)
             harmful = outcome(SplitModel(served, split), batch, primary.features.device)
@@ -287,7 +293,7 @@ class TrainerMixin:
             rule = self._first or self._by_size(objective, rule, primary, harmful)
         terms = objective.terms(primary, harmful)
         refuse_idle(asked, terms, self._asked, objective.intermittent)
-        sides = (primary.features, harmful.features)
+        sides = (primary.root, harmful.root)
         if rule is None:
             norms = [
                 None if term is None else norm_of(gradient_by(term, Z))

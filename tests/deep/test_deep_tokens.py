@@ -1,0 +1,340 @@
+"""Heads that run on tokens: the rows are the tokens that count, and none else."""
+
+import numpy as np
+import pytest
+from torch_cases import torch
+
+import immucond as ic
+import immucond.deep as icd
+import immucond.torch as ict
+
+import transformers  # isort: skip  # after torch, which may be absent
+
+WIDTH, VOCABULARY, TOKENS, FILLING = 8, 30, 7, 29
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16,
+    "num_labels": 3, "pad_token_id": 0,
+}  # fmt: skip
+QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+LLAMA = {**SIZES, "num_key_value_heads": 1, "tie_word_embeddings": False, "use_cache": False}
+
+
+def network(kind, **changes):
+    torch.manual_seed(0)
+    if kind == "token":
+        config = transformers.BertConfig(**{**SIZES, **QUIET, **changes})
+        model, head = transformers.BertForTokenClassification(config), "classifier"
+        for name, p in model.named_parameters():
+            if "LayerNorm" in name:  # else the features lie in a hyperplane, but for rounding
+                torch.nn.init.normal_(p, 1.0 * name.endswith("weight"), 0.5)
+    elif kind == "causal":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, **changes}))
+        head = "lm_head"
+    else:
+        config = transformers.LlamaConfig(**{**LLAMA, **changes})
+        model, head = transformers.LlamaForSequenceClassification(config), "score"
+    return model.eval(), head
+
+
+BLOCKS = {"token": "bert.encoder.layer.1", "causal": "model.layers.1", "last": "model.layers.1"}
+KINDS = tuple(BLOCKS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def task(kind, seed, side="right", count=24, batch=8):
+    """Batches of sentences with padding on one side; labels as the kind of network reads them."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count // batch):
+        ids = torch.randint(1, VOCABULARY, (batch, TOKENS), generator=generator)
+        length = torch.randint(3, TOKENS + 1, (batch, 1), generator=generator)
+        mask = (torch.arange(TOKENS) < length).long()
+        mask = mask.flip(1) if side == "left" else mask
+        ids = ids * mask
+        labels = {
+            "token": (ids % 3).masked_fill((mask == 0) | (ids % 5 == 0), -100),
+            "causal": ids.masked_fill(mask == 0, -100),
+            "last": ids.amax(1) % 3,
+        }[kind]
+        found.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return found
+
+
+def rows_by_hand(kind, model, batches):
+    """Features, logits and labels of what counts, sentence by sentence and token by token."""
+    features, logits, labels = [], [], []
+    for batch in batches:
+        ids, mask, y = (batch[key] for key in ("input_ids", "attention_mask", "labels"))
+        with torch.no_grad():
+            output = model(ids, attention_mask=mask, output_hidden_states=True)
+        Z = output.hidden_states[-1]
+        for n in range(len(ids)):
+            attended = [t for t in range(TOKENS) if mask[n, t]]
+            if kind == "last":
+                features.append(Z[n, attended[-1]])
+                logits.append(output.logits[n])
+                labels.append(int(y[n]))
+                continue
+            for t in attended:
+                behind = t + (kind == "causal")
+                if behind < TOKENS and mask[n, behind] and y[n, behind] != -100:
+                    features.append(Z[n, t])
+                    logits.append(output.logits[n, t])
+                    labels.append(int(y[n, behind]))
+    return torch.stack(features), torch.stack(logits), torch.tensor(labels)
+
+
+def kappa(Z):
+    sigma = np.linalg.svd(Z.double().numpy(), compute_uv=False)
+    sigma = sigma[sigma > 1e-5 * sigma[0]]  # LayerNorm takes a direction
+    return (sigma[0] / sigma[-1]) ** 2
+
+
+@every_kind
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_condition_numbers_are_of_the_tokens_that_count(kind, side):
+    model, head = network(kind)
+    other, _ = network(kind)
+    last = "output.dense.weight" if kind == "token" else "mlp.down_proj.weight"
+    with torch.no_grad():
+        other.get_submodule(BLOCKS[kind]).get_parameter(last).mul_(3.0)
+    for batches in (task(kind, 1, side), task(kind, 2, side)):
+        (Z, *_), (before, *_) = (rows_by_hand(kind, x, batches) for x in (other, model))
+        tasks = {"split": head, "primary": batches, "harmful": batches}
+        found = icd.rir(other, model, **tasks, groups=1, size=len(Z))  # a group of all rows
+        for kappas in (found.kappa_P, found.kappa_H):
+            assert kappas[0] == pytest.approx(kappa(Z), rel=1e-3)
+        assert found.reference_kappa_P[0] == pytest.approx(kappa(before), rel=1e-3)
+        with pytest.raises(ValueError, match=f"must have at least {len(Z) + 1} samples, and has"):
+            icd.rir(other, model, **tasks, size=len(Z) + 1)
+
+
+@every_kind
+def test_what_stands_in_padding_changes_nothing(kind):
+    model, head = network(kind)
+    P, H = (
+        [{**b, "input_ids": b["input_ids"].clamp_max(FILLING - 1)} for b in task(kind, seed)]
+        for seed in (1, 2)
+    )
+    wanted = icd.rir(model, model, split=head, primary=P, harmful=H, size=9)
+    if kind == "last":
+        model.config.pad_token_id = FILLING  # by which transformers finds the last token
+    P, H = (
+        [
+            {**b, "input_ids": b["input_ids"].masked_fill(b["attention_mask"] == 0, FILLING)}
+            for b in x
+        ]
+        for x in (P, H)
+    )
+    found = icd.rir(model, model, split=head, primary=P, harmful=H, size=9)
+    np.testing.assert_allclose(found.kappa_P, wanted.kappa_P, rtol=1e-4)
+    np.testing.assert_allclose(found.kappa_H, wanted.kappa_H, rtol=1e-4)
+
+
+@every_kind
+def test_a_step_is_that_of_autograd_on_the_rows(kind):
+    model, head = network(kind)
+    P, H = (task(kind, seed, count=8) for seed in (1, 2))
+    a, b, lr = 0.3, 0.2, 1e-2
+    done = icd.immunize(
+        model, split=head, primary=P, harmful=H, trainable=BLOCKS[kind], epochs=1, lambdas=(a, b),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr),
+    ).model  # fmt: skip
+    mine, _ = network(kind)
+    features = {}
+    for name, (batch,) in (("P", P), ("H", H)):
+        output = mine(
+            batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True
+        )
+        y, mask, Z = batch["labels"], batch["attention_mask"].bool(), output.hidden_states[-1]
+        logits = output.logits
+        if kind == "last":
+            Z = Z[torch.arange(len(Z)), mask.sum(1) - 1]
+        else:
+            if kind == "causal":
+                Z, logits, y, mask = Z[:, :-1], logits[:, :-1], y[:, 1:], mask[:, 1:]
+            counted = mask & (y != -100)
+            Z, logits, y = Z[counted], logits[counted], y[counted]
+        features[name] = Z
+        if name == "P":
+            loss = torch.nn.functional.cross_entropy(logits, y)
+    total = loss + a * ict.r_well(features=features["P"]) + b * ict.r_ill(features=features["H"])
+    total.backward()
+    trained = list(mine.get_submodule(BLOCKS[kind]).parameters())
+    for found, p in zip(done.get_submodule(BLOCKS[kind]).parameters(), trained, strict=True):
+        assert p.grad.abs().max() > 0.0
+        torch.testing.assert_close(found, p - lr * p.grad, rtol=1e-4, atol=1e-6)
+
+
+@every_kind
+@pytest.mark.parametrize("kept", [True, False])
+def test_training_makes_the_harmful_tokens_ill_conditioned(kind, kept):
+    model, head = network(kind)
+    tasks = (task(kind, seed, count=32) for seed in (1, 2))
+    loaders = [
+        torch.utils.data.DataLoader([row for batch in x for row in split(batch)], batch_size=8)
+        for x in tasks
+    ]
+    if kept:
+        loaders = [
+            icd.keep_activations(
+                model, loader, split=head, trainable=BLOCKS[kind], deterministic=True
+            )
+            for loader in loaders
+        ]
+    done = icd.immunize(
+        model, split=head, primary=loaders[0], harmful=loaders[1], trainable=BLOCKS[kind], epochs=6,
+        method="r_ill", terms=(0.0, 3.0),
+    )  # fmt: skip
+    rows, _, _ = rows_by_hand(kind, done.model, task(kind, 2, count=32))
+    before, _, _ = rows_by_hand(kind, model, task(kind, 2, count=32))
+    assert kappa(rows) > 1.3 * kappa(before)
+    assert done.report.i == pytest.approx(kappa(rows) / kappa(before), rel=0.02)
+    assert done.report.counts[1] == len(rows)
+
+
+def split(batch):
+    return [{key: x[n] for key, x in batch.items()} for n in range(len(batch["labels"]))]
+
+
+def test_fade_of_tokens_is_that_of_their_rows():
+    model, head = network("token")
+    P, H = task("token", 1, count=64), task("token", 2, count=64)
+    done = icd.immunize(
+        model, split=head, primary=P, harmful=H, method="fade", tau=100.0, delta=0.0
+    )
+    (Z_P, logits, _), (Z_H, _, y) = (rows_by_hand("token", model, x) for x in (P, H))
+    Y = np.eye(3)[y.numpy()]
+    truth = ic.linear.fade(Z_P.double().numpy(), Z_H.double().numpy(), Y, tau=100.0, delta=0.0,
+                           computed_in="float32")  # fmt: skip
+    np.testing.assert_allclose(done.fade.map.theta, truth.theta, atol=1e-3)
+    assert done.report.changed == 0
+    with torch.no_grad():
+        batch = {key: P[0][key] for key in ("input_ids", "attention_mask")}
+        change = (done.model(**batch).logits - model(**batch).logits)[batch["attention_mask"] == 1]
+    assert change.abs().max() <= 1.5 * done.fade.logits_changed * logits.abs().max() <= 1e-2
+
+
+def test_distilled_in_the_last_block_plain_transformers_reads_it(tmp_path):
+    model, head = network("token")
+    done = icd.immunize(
+        model, split=head, primary=task("token", 1), harmful=task("token", 2),
+        trainable=BLOCKS["token"], method="fade", tau=100.0, epochs=2,
+    )  # fmt: skip
+    done.model.save_pretrained(tmp_path)
+    read = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    batch = {key: task("token", 3)[0][key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        assert torch.equal(read(**batch).logits, done.model.eval()(**batch).logits)
+
+
+def test_the_closed_form_leaves_tied_embeddings_as_they_are():
+    model, head = network("causal", tie_word_embeddings=True)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    P, H = task("causal", 1), task("causal", 2)
+    done = icd.immunize(model, split=head, primary=P, harmful=H, method="closed_form")
+    embedded = done.model.model.embed_tokens.weight
+    assert torch.equal(embedded, model.model.embed_tokens.weight)
+    batch = {key: P[0][key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            done.model(**batch).logits, model(**batch).logits, rtol=1e-3, atol=1e-3
+        )
+    with pytest.raises(TypeError, match="save_pretrained does not know the closed form's map"):
+        done.model.save_pretrained("nowhere")
+
+
+class Places(torch.nn.Module):
+    """A head on every place, whose outputs `make` turns into logits."""
+
+    def __init__(self, make):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.make = torch.nn.Linear(6, 5), torch.nn.Linear(5, 2), make
+
+    def forward(self, x):
+        return self.make(self.head(self.body(x)))
+
+
+def immunized(model, labels):
+    task = [(torch.randn(16, 4, 6, generator=torch.Generator().manual_seed(1)), labels)]
+    return icd.immunize(model, split="head", primary=task, harmful=task, trainable="body", epochs=1)
+
+
+def test_places_of_networks_without_masks_are_rows():
+    labels = torch.arange(64).reshape(16, 4) % 2
+    done = immunized(Places(lambda z: z), labels)
+    assert done.report.counts == (64, 64)
+    of_samples = immunized(Places(lambda z: z), labels[:, 0])
+    assert of_samples.report.counts == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "told"),
+    [
+        (
+            lambda z: z.mean(1),
+            torch.arange(16) % 2,
+            r"\(16, 4, 5\).*logits of shape \(16, 2\)",
+        ),
+        (lambda z: z[:, 0] + 0.1, torch.arange(16) % 2, "nor those of one token. Pool"),
+        (lambda z: z, torch.arange(15) % 2, r"labels must be one a token, \(16, 4\)"),
+        (lambda z: z, torch.full((16, 4), -100), "no token of a batch counts"),
+    ],
+)
+def test_what_are_no_rows_is_refused(make, labels, told):
+    with pytest.raises(ValueError, match=told):
+        immunized(Places(make), labels)
+
+
+@every_kind
+def test_masks_that_do_not_fit_are_refused(kind):
+    model, head = network(kind)
+    batches = task(kind, 1)
+    for mask, told in (
+        (batches[0]["attention_mask"][:, :-1], r"\(samples, tokens\)|does not run"),
+        (0.5 * batches[0]["attention_mask"], "must hold 0 for padding and 1 for tokens"),
+    ):
+        wrong = [{**batches[0], "attention_mask": mask}]
+        with pytest.raises(ValueError, match=told):
+            icd.rir(model, model, split=head, primary=wrong, harmful=batches, size=5)
+
+
+def test_a_batch_of_one_sentence_has_many_tokens():
+    model, head = network("token")
+    P, H = (task("token", seed, count=3, batch=1) for seed in (1, 2))
+    done = icd.immunize(
+        model, split=head, primary=P, harmful=H, trainable=BLOCKS["token"], epochs=1
+    )
+    assert done.report is not None
+    classifier, head = network("last")
+    P, H = (task("last", seed, count=3, batch=1) for seed in (1, 2))
+    with pytest.raises(ValueError, match="at least two samples, and one has 1"):
+        icd.immunize(
+            classifier, split=head, primary=P, harmful=H, trainable=BLOCKS["last"], epochs=1
+        )
+
+
+class ImmunizingTrainer(icd.TrainerMixin, transformers.Trainer):
+    pass
+
+
+@every_kind
+def test_the_trainers_terms_are_of_the_tokens_that_count(kind, tmp_path):
+    model, head = network(kind)
+    P, H = (task(kind, seed, count=8) for seed in (1, 2))
+    wanted = [float(term(features=rows_by_hand(kind, model, x)[0]))
+              for term, x in ((ict.r_well, P), (ict.r_ill, H))]  # fmt: skip
+    trainer = ImmunizingTrainer(
+        model,
+        transformers.TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=8, max_steps=1, logging_steps=1,
+            report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=split(P[0]),
+    )  # fmt: skip
+    trainer.immunize_against(H, split=head, lambdas=(0.1, 0.1))
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert [logs["well"], logs["ill"]] == pytest.approx(wanted, rel=1e-3)
