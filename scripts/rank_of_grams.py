@@ -8,19 +8,17 @@ columns are dead, some repeat others, are sums of others, or nearly (to about 2^
 
 import argparse
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.linalg import LinAlgError, cholesky, matrix_rank
+from page import GUIDE, commit, write
 
 import immucond as ic
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "record.md"
-BEGIN, END = "<!-- begin: scripts/rank_of_grams.py -->", "<!-- end: scripts/rank_of_grams.py -->"
+PAGE = GUIDE / "record.md"
 PRIME = 2**31 - 1
 KINDS = ("full", "dead", "duplicate", "sum", "nearly", "all of these")
 
@@ -121,8 +119,6 @@ def main() -> None:
     start = time.perf_counter()
     right = count(args.count, args.seed)
     seconds = time.perf_counter() - start
-    told = ("git", "rev-parse", "--short=12", "HEAD")
-    head = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     lines = [
         f"|  | {' | '.join(KINDS)} | in all |", "|---|" + "--:|" * (len(KINDS) + 1),
         *(
@@ -130,14 +126,12 @@ def main() -> None:
             for way, found in right.items()
         ), "",
         f"`python scripts/rank_of_grams.py --count {args.count} --seed {args.seed} --write`, "
-        f"commit {head}, {seconds:.0f} s, numpy {np.__version__}, {platform.machine()}.",
+        f"commit {commit()}, {seconds:.0f} s, numpy {np.__version__}, {platform.machine()}.",
     ]  # fmt: skip
-    if not args.write:
+    if args.write:
+        write(PAGE, "rank_of_grams.py", lines)
+    else:
         sys.stdout.write("\n".join(lines) + "\n")
-        return
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    table = "\n".join([BEGIN, "", *lines, "", END])
-    PAGE.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,9 @@
 """Rows of known rank, dead, repeated and nearly dependent columns among them: the guide's table."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+from scripts_of_pages import imported
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "rank_of_grams.py"
-spec = importlib.util.spec_from_file_location("rank_of_grams", SCRIPT)
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+script = imported("rank_of_grams")
 
 
 def test_ranks_of_a_thousand_sets_of_rows_are_right_where_peers_are_not():
