@@ -114,6 +114,7 @@ class TriangleAccumulator(Accumulator):
         # Both are replaced and never changed, so that a failure leaves them, and copies are apart.
         self._rows: tuple[FloatArray, ...] = ()  # fewer than a leaf's
         self._triangles: dict[int, FloatArray] = {}  # of 2^level leaves
+        self._reduced: tuple[Any, Any, FloatArray] | None = None  # both, with the R made of them
 
     @property
     def R(self) -> FloatArray:
@@ -227,7 +228,16 @@ class TriangleAccumulator(Accumulator):
         return wider(pairs, *_rounding(R, self._reductions(), pairs))
 
     def _factor(self) -> FloatArray:
-        """R factor of all rows so far, padded with zeros to be square."""
+        """R factor of all rows so far, padded with zeros to be square; made once."""
+        held = self._reduced
+        if held is None or held[0] is not self._rows or held[1] is not self._triangles:
+            held = self._reduced = (self._rows, self._triangles, self._joined_parts())
+        return held[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_reduced": None}
+
+    def _joined_parts(self) -> FloatArray:
         parts = [R for _, R in sorted(self._triangles.items())]
         if self._rows or not parts:
             rows = np.vstack([*self._rows, np.zeros((0, self._d))])

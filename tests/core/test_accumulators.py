@@ -107,6 +107,17 @@ def test_no_rows_add_nothing(kind):
         accumulator.update(np.empty((0, 3)))
 
 
+def test_r_is_that_of_all_rows_after_it_was_asked_for():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 3))
+    asked = Deep(3)
+    for start in range(0, 300, 7):
+        asked.update(rows[start : start + 7])
+        assert np.array_equal(asked.R, Deep(3).update(rows[: start + 7]).R)
+        assert np.array_equal(pickle.loads(pickle.dumps(asked)).R, asked.R)
+    assert np.array_equal(copy.copy(asked).merge(asked).R, Deep(3).update(rows).merge(asked).R)
+
+
 @every_kind
 def test_merging_with_itself_doubles(kind):
     accumulator = kind(2).update([[1, 2], [0, 1]])

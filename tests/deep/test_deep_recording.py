@@ -29,6 +29,20 @@ def rows_by_hand(name="block2.0"):
 
 
 @FACTORS
+def test_what_is_handed_out_is_apart(factor):
+    found = recorded(factor=factor)
+    name = NAMES[0]
+    before, rank = found.gram(name), found.rank(name)
+    taken = found[name]
+    taken.update(np.full((50, len(before)), 7.0))
+    assert np.array_equal(found.gram(name), before)
+    assert found.rank(name) == rank == found.pairs(name).rank
+    assert found[name].count == found.count(name) == taken.count - 50
+    merged = found.merge(recorded(factor=factor))
+    assert np.allclose(merged.gram(name), 2.0 * before, rtol=1e-13)
+
+
+@FACTORS
 def test_alignment_is_that_of_all_rows(factor):
     found = recorded(factor=factor)
     Z, y = rows_by_hand()

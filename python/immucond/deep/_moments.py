@@ -289,11 +289,15 @@ class TriangleMoments(Moments):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, TriangleAccumulator(width + 1))
+        self._leading: tuple[int, TriangleAccumulator] | None = None
 
     @property
     def moment(self) -> TriangleAccumulator:
-        """The accumulator of X alone."""
-        return self.accumulator.leading(self.width)
+        """The accumulator of X alone, made once for so many rows."""
+        count = self.accumulator.count
+        if self._leading is None or self._leading[0] != count:
+            self._leading = count, self.accumulator.leading(self.width)
+        return self._leading[1]
 
     @property
     def zero(self) -> bool:

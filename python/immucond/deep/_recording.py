@@ -90,7 +90,7 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         return tuple(self._moments)
 
     def __getitem__(self, name: str) -> GramAccumulator | TriangleAccumulator:
-        return self._of(name).moment
+        return copy.copy(self._of(name).moment)  # to be updated, or merged, apart
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._moments)
@@ -144,7 +144,7 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         ``rtol=`` says otherwise.
         """
         try:
-            return self[name].pairs(**keywords)
+            return self._of(name).moment.pairs(**keywords)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
