@@ -44,12 +44,11 @@ RUNS = {
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--method identity fade fade-distilled leace closed-form --seeds 1",
+        "--terms-opt-kappa 0.1 0.003 --seeds 1",
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",
-        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --fine-tune "
-        "--method identity fade fade-distilled leace closed-form --seeds 2",
+        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 1",
     ),
 }
 PLOTS = {

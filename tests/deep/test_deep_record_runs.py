@@ -203,6 +203,7 @@ def test_alignment_in_half_precision_is_that_of_the_rows():
 @pytest.mark.filterwarnings("ignore:the rank of .* entries in bfloat16 were rounded")
 def test_the_rank_of_half_precision_is_that_of_its_rounding(factor):
     """Rows of rank 1, each rounded: added as float32, they would seem to have full rank."""
+    torch.manual_seed(1)
     line = nn.Linear(1, 8, bias=False).bfloat16()
     x = torch.linspace(1, 2, 50)[:, None].bfloat16()
     found = icd.record(nn.Sequential(line), [x], "0", of="output", factor=factor)
