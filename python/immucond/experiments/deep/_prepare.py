@@ -98,8 +98,9 @@ def features(model: nn.Module, split: str, batches: Kept) -> Features:
     """Run the rest of a network over a part."""
     network = SplitModel(model, split)
     with torch.no_grad():
-        outcomes = [batches.run(network, batch) for batch in batches.in_order()]
-    return Features(*(torch.cat(columns) for columns in zip(*outcomes, strict=True)))
+        found = [batches.run(network, batch) for batch in batches.in_order()]
+    columns = zip(*(outcome[:3] for outcome in found), strict=True)
+    return Features(*map(torch.cat, columns))
 
 
 @dataclass(frozen=True, eq=False)
