@@ -125,13 +125,13 @@ def test_what_the_network_and_the_loader_draw_follows_from_the_seed():
         def forward(self, x, scale=None):
             return super().forward(x + torch.randn_like(x), scale)
 
-    state, loader = torch.get_rng_state(), shuffled(generator=torch.Generator().manual_seed(5))
-    before = loader.generator.get_state()
-    one, two = (recorded(net(Noisy), loader, seed=7) for _ in range(2))
+    model, loader = net(Noisy), shuffled(generator=torch.Generator().manual_seed(5))
+    state, before = torch.get_rng_state(), loader.generator.get_state()
+    one, two = (recorded(model, loader, seed=7) for _ in range(2))
     assert_same(one, two)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(loader.generator.get_state(), before)
-    other = recorded(net(Noisy), loader, seed=8)
+    other = recorded(model, loader, seed=8)
     assert not np.array_equal(one.gram("stem"), other.gram("stem"))
 
 
