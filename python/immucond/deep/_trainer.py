@@ -243,11 +243,11 @@ class TrainerMixin:
             refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
         items = keywords.pop("num_items_in_batch", None)
+        given, labels = parse_batch(inputs)  # from which a loss of one's own takes the labels out
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         features, output = network.checked(seen)
         logits = features if features.ndim == 2 else logits_of(outputs)  # read of tokens alone
-        given, labels = parse_batch(inputs)
         primary = rows_of_tokens(network, given, (features, output), logits, labels)
         with evaluating(self.model) as served:
             batch = next(self._harmful)
