@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
     args = parser.parse_args()
-    start = time.perf_counter()
+    head, start = commit(), time.perf_counter()  # another commit may come before the end
     model, tokenizer = minilm()
     texts = task(args.data_dir)
     changed = planted(model, args.seed)
@@ -229,7 +229,7 @@ def main() -> None:
     for bits, found in tables.items():
         lines += [*table(bits, found, failures), ""]
     lines.append(
-        f"`python scripts/quantize_layer.py --seed {args.seed} --write`, commit {commit()}, "
+        f"`python scripts/quantize_layer.py --seed {args.seed} --write`, commit {head}, "
         f"{time.perf_counter() - start:.0f} s, {held_out.count(LAYER):,} rows held out, "
         f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}."
     )

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
     args = parser.parse_args()
-    start = time.perf_counter()
+    head, start = commit(), time.perf_counter()
     right = count(args.count, args.seed)
     seconds = time.perf_counter() - start
     lines = [
@@ -126,7 +126,7 @@ def main() -> None:
             for way, found in right.items()
         ), "",
         f"`python scripts/rank_of_grams.py --count {args.count} --seed {args.seed} --write`, "
-        f"commit {commit()}, {seconds:.0f} s, numpy {np.__version__}, {platform.machine()}.",
+        f"commit {head}, {seconds:.0f} s, numpy {np.__version__}, {platform.machine()}.",
     ]  # fmt: skip
     if args.write:
         write(PAGE, "rank_of_grams.py", lines)

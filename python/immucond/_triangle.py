@@ -108,13 +108,14 @@ class TriangleAccumulator(Accumulator):
         "levels": "int64",
     }
 
+    _reduced: tuple[Any, Any, FloatArray] | None = None  # rows, triangles, and the R made of them
+
     def __init__(self, d: int) -> None:
         super().__init__(d)
         self._leaf = max(4 * self._d, (1 << 13) // self._d)
         # Both are replaced and never changed, so that a failure leaves them, and copies are apart.
         self._rows: tuple[FloatArray, ...] = ()  # fewer than a leaf's
         self._triangles: dict[int, FloatArray] = {}  # of 2^level leaves
-        self._reduced: tuple[Any, Any, FloatArray] | None = None  # both, with the R made of them
 
     @property
     def R(self) -> FloatArray:
@@ -233,9 +234,6 @@ class TriangleAccumulator(Accumulator):
         if held is None or held[0] is not self._rows or held[1] is not self._triangles:
             held = self._reduced = (self._rows, self._triangles, self._joined_parts())
         return held[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_reduced": None}
 
     def _joined_parts(self) -> FloatArray:
         parts = [R for _, R in sorted(self._triangles.items())]

@@ -150,6 +150,7 @@ GOOD = rows(30, 1)
         ((GOOD[0] * torch.nan, GOOD[1]), GOOD, {}, ValueError, "train must be finite"),
         ((0.0 * GOOD[0], GOOD[1]), GOOD, {}, ValueError, "must not all be zero"),
         ((GOOD[0], GOOD[1] - 1), GOOD, {}, ValueError, "counted from 0, and hold -1"),
+        ((GOOD[0].long(), GOOD[1]), GOOD, {}, TypeError, "train must be real numbers"),
         ((GOOD[0], GOOD[1] * 1.0), GOOD, {}, TypeError, "classes of train must be whole numbers"),
         ((GOOD[0], 0 * GOOD[1]), GOOD, {}, ValueError, "two classes at least, and has 0 alone"),
         (GOOD, GOOD, {"attackers": ["newton"]}, ValueError, "attackers must be one of"),

@@ -7,6 +7,8 @@ from torch_cases import torch
 import immucond as ic
 import immucond.deep as icd
 import immucond.torch as ict
+from immucond.deep._network import SplitModel
+from immucond.deep._outcome import outcome_of
 
 import transformers  # isort: skip  # after torch, which may be absent
 
@@ -278,7 +280,11 @@ def test_places_of_networks_without_masks_are_rows():
             torch.arange(16) % 2,
             r"\(16, 4, 5\).*logits of shape \(16, 2\)",
         ),
-        (lambda z: z[:, 0] + 0.1, torch.arange(16) % 2, "nor those of one token. Pool"),
+        (
+            lambda z: z[:, 0] + 0.1,
+            torch.arange(16) % 2,
+            "nor those of one token, the same in each sample. Pool",
+        ),
         (lambda z: z, torch.arange(15) % 2, r"labels must be one a token, \(16, 4\)"),
         (lambda z: z, torch.full((16, 4), -100), "no token of a batch counts"),
     ],
@@ -314,6 +320,124 @@ def test_a_batch_of_one_sentence_has_many_tokens():
         icd.immunize(
             classifier, split=head, primary=P, harmful=H, trainable=BLOCKS["last"], epochs=1
         )
+
+
+def test_the_token_behind_the_logits_is_found_where_others_are_alike():
+    class First(Places):
+        def __init__(self, at, zero=False):
+            super().__init__(lambda z: z[:, at])
+            if zero:
+                for p in self.head.parameters():
+                    torch.nn.init.zeros_(p)
+
+    labels = torch.arange(16) % 2
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(16, 4, 6, generator=generator)
+    x[:8, 1:3] = x[:8, :1]  # tokens that are alike
+    for at in (0, 3):
+        model = First(at)
+        Z = model.body(x)[:, at].detach()
+        found = icd.rir(
+            model, model, split="head", primary=[(x, labels)], harmful=[(x, labels)], groups=1,
+            size=16,
+        )  # fmt: skip
+        assert found.kappa_P[0] == pytest.approx(kappa(Z), rel=1e-3)
+    with pytest.raises(ValueError, match="nor those of one token, the same in each sample"):
+        icd.rir(
+            First(0, zero=True), model, split="head", primary=[(x, labels)], harmful=[(x, labels)]
+        )
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_it_had():
+    model, head = network("last")
+    P, H = (task("last", seed) for seed in (1, 2))
+    with pytest.raises(ic.DivergenceError) as caught:
+        icd.immunize(
+            model, split=head, primary=P, harmful=H, trainable=BLOCKS["last"], epochs=2, lr=1e30
+        )
+    assert caught.value.result is not None
+
+
+def test_a_last_batch_of_one_sentence_is_refused_before_any_step():
+    model, head = network("last")
+    rows = split(task("last", 1, count=9, batch=9)[0])
+    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    steps = []
+    with pytest.raises(ValueError, match="at least two samples, and one has 1"):
+        icd.immunize(
+            model, split=head, primary=loader, harmful=loader, trainable=BLOCKS["last"],
+            callback=lambda step, record: steps.append(step),
+        )  # fmt: skip
+    assert not steps
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_kept_activations_keep_the_mask(dtype):
+    model, head = network("token")
+    batch = task("token", 1, count=16, batch=16)[0]
+    rows = split({**batch, "attention_mask": batch["attention_mask"].to(dtype)})
+    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    kept = icd.keep_activations(
+        model, loader, split=head, trainable=BLOCKS["token"], deterministic=True
+    )
+    tasks = {"split": head, "groups": 1, "size": len(rows_by_hand("token", model, [batch])[0])}
+    of_kept = icd.rir(model, model, primary=kept, harmful=kept, **tasks)
+    assert of_kept.kappa_P[0] == pytest.approx(
+        icd.rir(model, model, primary=loader, harmful=loader, **tasks).kappa_P[0], rel=1e-4
+    )
+
+
+def test_labels_are_moved_where_transformers_moves_them():
+    """The mean cross-entropy of the rows is the loss of the class itself."""
+    small = {"n_layers": 1, "n_heads": 2, "emb_dim": WIDTH, "n_words": VOCABULARY}
+    torch.manual_seed(0)
+    for model, head in (
+        (transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=1, n_head=2, n_positions=16)), "lm_head"),
+        (transformers.XLMWithLMHeadModel(transformers.XLMConfig(
+            **small, pad_index=0, dropout=0.0, attention_dropout=0.0)), "pred_layer.proj"),
+        (transformers.BertForMaskedLM(transformers.BertConfig(**SIZES)), "cls.predictions.decoder"),
+        (transformers.BertLMHeadModel(transformers.BertConfig(**SIZES, is_decoder=True)),
+         "cls.predictions.decoder"),
+    ):  # fmt: skip
+        (batch,) = task("causal", 1, count=8)
+        model.eval()
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            found = outcome_of(SplitModel(model, head), inputs, batch["labels"])
+            wanted = model(**batch).loss
+        mine = torch.nn.functional.cross_entropy(found.logits, found.labels)
+        assert float(mine) == pytest.approx(float(wanted), rel=1e-5), type(model).__name__
+
+
+def test_encoders_with_decoders_need_the_decoders_inputs():
+    torch.manual_seed(0)
+    model = transformers.BartForConditionalGeneration(
+        transformers.BartConfig(
+            vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=1, decoder_layers=1,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+            decoder_ffn_dim=16, max_position_embeddings=16, pad_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    (batch,) = task("causal", 1, count=8)
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    split_model = SplitModel(model, "lm_head")
+    with pytest.raises(ValueError, match=r"must hold decoder_input_ids.*DataCollatorForSeq2Seq"):
+        outcome_of(split_model, inputs, batch["labels"])
+    with torch.no_grad():
+        decoded = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+        found = outcome_of(split_model, {**inputs, "decoder_input_ids": decoded}, batch["labels"])
+        wanted = model(**batch).loss
+    mine = torch.nn.functional.cross_entropy(found.logits, found.labels)
+    assert float(mine) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_classes_of_few_bits_are_not_taken_for_minus_a_hundred():
+    model, head = network("token")
+    (batch,) = task("token", 1, count=8)
+    labels = torch.full((8, TOKENS), 156, dtype=torch.uint8)
+    found = outcome_of(SplitModel(model, head), {"input_ids": batch["input_ids"]}, labels)
+    assert len(found.labels) == 8 * TOKENS
 
 
 class ImmunizingTrainer(icd.TrainerMixin, transformers.Trainer):

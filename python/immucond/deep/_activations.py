@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from ._loaders import (
     refuse_random,
 )
 from ._network import SplitModel, blocks_named
-from ._outcome import Outcome, rows_of_tokens
+from ._outcome import MASKS, Outcome, rows_of_tokens
 
 _log = logging.getLogger("immucond")
 
@@ -148,11 +148,17 @@ class Kept:
         elif spec != self._spec:
             raise CannotKeepError("its batches differ in what they hold")
         of_inputs = len(tree_flatten(inputs)[0])
+        masks = [inputs.get(name) for name in MASKS] if isinstance(inputs, Mapping) else []
         for at, leaf in enumerate(leaves):
             by_sample = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
             if fresh and not by_sample:
                 self._rows.append(leaf)
-            elif fresh and at < of_inputs and leaf.is_floating_point():
+            elif (
+                fresh
+                and at < of_inputs
+                and leaf.is_floating_point()
+                and not any(leaf is mask for mask in masks)  # which tell the tokens that count
+            ):
                 self._rows.append(_Zeros(leaf))
             elif fresh:
                 self._rows.append(_Rows(self._count, leaf, self._folder))

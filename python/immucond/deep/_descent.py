@@ -80,7 +80,7 @@ def first_terms(
         with running_on(name), torch.no_grad():
             found = task.run(model, batch)
         features = found.features
-        by_sample = None if found.whole is not None else task.least
+        by_sample = None if found.by_token else task.least
         refuse_few(len(features) if by_sample is None else min(len(features), by_sample), name)
         if not bool(features.isfinite().all()):
             raise ValueError(f"the features of {name} must be finite, and are not")

@@ -286,14 +286,14 @@ class TriangleMoments(Moments):
     accumulator: TriangleAccumulator
     _MATRICES = 12
     _MORE = 1
+    _leading: tuple[int, TriangleAccumulator] | None = None
 
     def __init__(self, width: int) -> None:
         super().__init__(width, TriangleAccumulator(width + 1))
-        self._leading: tuple[int, TriangleAccumulator] | None = None
 
     @property
     def moment(self) -> TriangleAccumulator:
-        """The accumulator of X alone, made once for so many rows."""
+        """The accumulator of X alone, made anew where rows have come."""
         count = self.accumulator.count
         if self._leading is None or self._leading[0] != count:
             self._leading = count, self.accumulator.leading(self.width)

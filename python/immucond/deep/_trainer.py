@@ -247,7 +247,7 @@ class TrainerMixin:
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
         features, output = network.checked(seen)
-        logits = features if features.ndim == 2 else logits_of(outputs)  # read of tokens alone
+        logits = torch.empty(0) if features.ndim == 2 else logits_of(outputs)
         primary = rows_of_tokens(network, given, (features, output), logits, labels)
         with evaluating(self.model) as served:
             batch = next(self._harmful)

@@ -229,6 +229,9 @@ def attack(
     (21, True)
     """
     rows = rows_of(train, test)
+    for Z, name in ((rows.Z, "train"), (rows.Z_test, "test")):
+        if not Z.is_floating_point():
+            raise TypeError(f"the features of {name} must be real numbers, and have {Z.dtype}")
     if len(rows.y.unique()) < 2:
         raise ValueError(f"train must have two classes at least, and has {int(rows.y[0])} alone")
     for name in attackers:
