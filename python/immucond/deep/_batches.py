@@ -206,7 +206,7 @@ def everything(
             with running_on(name):
                 found = batches.run(model, batch)
             labels = found.labels.cpu() if usable(found) else None
-            logits = shown(found.logits if held < _LOGITS else found.logits[:0])
+            logits = shown(found.logits if held < _LOGITS else found.logits[:0].clone())
             rows.append(Outcome(found.features.cpu(), logits.cpu(), labels))
             count, held = count + len(found.features), held + logits.numel()
             if count >= most:
