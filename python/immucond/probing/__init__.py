@@ -4,15 +4,19 @@ kappa governs unpreconditioned first-order probing alone. A least-squares solve 
 """
 
 from ._attackers import METHODS
+from ._cost import AttackCost, Bracket, attack_cost
 from ._curve import loss_curve, steps_needed
 from ._probe import LABELS, Comparison, Effort, ProbeTrace, compare, probe
 
 __all__ = [
     "LABELS",
     "METHODS",
+    "AttackCost",
+    "Bracket",
     "Comparison",
     "Effort",
     "ProbeTrace",
+    "attack_cost",
     "compare",
     "loss_curve",
     "probe",

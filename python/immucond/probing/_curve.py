@@ -173,13 +173,17 @@ def excess_curve(h: FloatArray, e: FloatArray, lr: float, t: FloatArray) -> Floa
     total = float(energy.sum())
     if total == 0.0:
         return np.zeros_like(t)
-    # log |1 - lr h| by log1p: a small h would vanish beside 1. At lr h = 1 one step is enough.
-    step = lr * h
-    logs = np.where(step < 1.0, np.log1p(-np.minimum(step, 0.5)), 0.0)
-    logs = np.where(step > 0.5, np.log(np.maximum(np.abs(1.0 - step), 1e-300)), logs)
-    with np.errstate(under="ignore"):
-        curve: FloatArray = np.exp(2.0 * np.multiply.outer(t, logs)) @ (energy / total)
+    curve: FloatArray = decay(lr * h, t) @ (energy / total)
     return curve
+
+
+def decay(x: FloatArray, t: FloatArray) -> FloatArray:
+    """``(1 - x)^(2 t)`` for every t (its axes first) and x in [0, 2]."""
+    # log |1 - x| by log1p: a small x would vanish beside 1. At x = 1 one step is enough.
+    logs = np.where(x < 1.0, np.log1p(-np.minimum(x, 0.5)), 0.0)
+    logs = np.where(x > 0.5, np.log(np.maximum(np.abs(1.0 - x), 1e-300)), logs)
+    with np.errstate(under="ignore"):
+        return np.asarray(np.exp(2.0 * np.multiply.outer(t, logs)))
 
 
 def _lost(problem: Problem, method: str, eps: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._condition import condition_number
 from .._validate import FloatArray, as_float64, as_targets
-from ..probing import probe
+from ..probing import attack_cost, probe
 from ._instances import EPS, filled, kappa, rotation, rounding, singular_values, spectrum
 from ._parameters import ANGLES, GAPS, Parameters, Real, Reals, Whole
 from ._theorem import OURS, PAPER, Theorem, Verdict, at_most, equal
@@ -174,6 +174,33 @@ def _loss_curve(case: Probe) -> Verdict:
     )
 
 
+def _attack_cost(case: Probe) -> Verdict:
+    """Bounds from one to three products, against the whole spectrum."""
+    u, s, _ = np.linalg.svd(case.Z, full_matrices=False)
+    seen = u.T @ case.y
+    total, best = float(np.sum(case.y**2)), float(np.sum((case.y - u @ seen) ** 2))
+    share = (np.sum(seen**2, axis=1), (s / s[0]) ** 2)
+    kappa_H = float(s[0] / s[-1]) ** 2
+    lost = 16 * case.Z.size * EPS
+    # Where eigenvalues are close beside a small one, the Krylov minimum hangs on their distance.
+    shaky = min(lost * kappa_H, 1e-3)
+    claims = []
+    for k in (1, 2, 3):
+        cost = attack_cost(case.Z, case.y, products=k, rank=s.size)
+        for t in (k, 10, 1000, 10**6):
+            left = best + float(share[0] @ (1.0 - share[1]) ** (2 * t))
+            lower, _, upper = cost.loss(t)
+            for name, small, large in (
+                ("Gauss <= loss", lower, left),
+                ("loss <= Gauss-Radau", left, upper),
+            ):
+                claims.append(at_most(f"{name}, k = {k}", small, large + lost * total, lost))
+        cg = float(probe(case.Z, case.y, method="cg", steps=k, rank=s.size).loss[-1])
+        claims.append(at_most(f"Krylov <= conjugate gradients, k = {k}", cost.krylov_loss(k),
+                              cg + shaky * total, shaky))  # fmt: skip
+    return Verdict.of(*claims, kappa=kappa_H, loss=total)
+
+
 def _decayed(
     gaps: Sequence[float], rows: int, left: Sequence[float], right: Sequence[float],
     missing: int, decades: float,
@@ -237,6 +264,15 @@ PROBING = (
         "falls at its own rate, so labels along large eigenvalues are learned at once.",
         formula="excess loss_t = sum_i (u_i^T y)^2 (1 - sigma_i/sigma_1)^(2t)",
         hypotheses="squared loss, w_0 = 0, step 1/sigma_1",
+    ),
+    Theorem(
+        name="attack-cost", source=OURS, section="theory/probing#attack-cost", parameters=_PROBE,
+        build=_probe, verify=_attack_cost,
+        statement="k products bound the loss of gradient descent at every step, and that of any "
+        "Krylov method after as many.",
+        formula="Gauss rule <= sum_i (u_i^T y)^2 (1 - eta sigma_i)^(2t) <= Gauss-Radau rule, node "
+        "0; min over p(0) = 1 of ||p(Z Z^T) y||^2 = 1 / sum_j pi_j(0)^2",
+        hypotheses="squared loss, w_0 = 0, eta <= 1/sigma_1",
     ),
     Theorem(
         name="weight-decay", source=OURS, section="theory/probing#weight-decay", build=_decayed,

@@ -1,0 +1,334 @@
+"""What an attack by gradient descent costs, from a few products: bounds on its loss at any step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from .._errors import underflow_is_zero
+from .._extreme import psd_extreme_pairs
+from .._gram import gram
+from .._rank import default_rtol, rank_rule
+from .._validate import FloatArray, as_count, as_float64, as_matrix, as_targets, check_real
+from ._curve import decay
+from .quadrature import Bidiagonal, bidiagonalize, gamma
+
+_MOST = 2**63  # steps beyond which nobody goes
+_RELATIVE = 1e-12  # of what is summed of rounded powers
+
+
+class Bracket(NamedTuple):
+    """A value between two bounds, and a guess at it: numbers, or arrays."""
+
+    lower: Any
+    forecast: Any
+    upper: Any
+
+
+@dataclass(frozen=True)
+class AttackCost:
+    r"""Loss of gradient descent on ``||Z w - y||^2`` from w = 0, at every step, from k products.
+
+    Attributes
+    ----------
+    start : float
+        ``||y||^2``, the loss at step 0.
+    lambda_max : float
+        Upper bound on the largest eigenvalue of ``Z^T Z``.
+    residual : float
+        How far that may lie above the eigenvalue itself.
+    rate : float
+        ``eta lambda_max``, below 2, of the step ``w <- w - eta Z^T (Z w - y)``.
+    irreducible : (float, float)
+        Bounds on the loss that no head gets below; the upper one is that of a head that was found.
+    certified : bool
+        Whether the bounds hold for certain, rounding included, or are a forecast.
+    backward_error : float
+        The rules are those of features that differ from Z by so much at most, relative to its
+        largest singular value. What this can change is within the bounds.
+    measure : Bidiagonal
+        What the products gave, for Z relative to the root of `lambda_max`.
+    closed : bool
+        Whether no further product could tell more.
+    """
+
+    start: float
+    lambda_max: float
+    residual: float
+    rate: float
+    irreducible: tuple[float, float]
+    certified: bool
+    backward_error: float
+    measure: Bidiagonal = field(repr=False)
+    closed: bool
+
+    @property
+    def products(self) -> int:
+        """Number k of products with Z and with its transpose."""
+        return self.measure.products
+
+    @property
+    def step(self) -> float:
+        """Step length eta."""
+        return self.rate / self.lambda_max
+
+    def loss(self, t: npt.ArrayLike) -> Bracket:
+        r"""Bounds on the loss after t steps, and a forecast: numbers, or arrays where t is one.
+
+        Up to step k the rules are exact. Later the Gauss rule is the lower bound, Gauss-Radau with
+        a node at zero the upper one, and their mean the forecast.
+        """
+        steps = np.asarray(t, dtype=np.float64)
+        if not np.all((steps >= 0.0) & np.isfinite(steps)):
+            raise ValueError(f"t must hold numbers of steps, at least 0, and is {t!r:.80}")
+        flat = steps.ravel()
+        lower, upper = self._at(flat, -1), self._at(flat, 1)
+        # The loss never rises, but what rounding can do to it does: earlier bounds hold too.
+        powers, least = self._milestones
+        earlier = np.searchsorted(powers, flat, side="right") - 1
+        upper = np.where(earlier < 0, upper, np.minimum(upper, least[np.maximum(earlier, 0)]))
+        found = (lower, 0.5 * (lower + upper), upper)
+        if steps.ndim == 0:
+            return Bracket(*(x.item() for x in found))
+        return Bracket(*(x.reshape(steps.shape) for x in found))
+
+    def steps(self, eps: float, *, reducible: bool = False) -> Bracket:
+        """Bounds on the steps until the loss is eps times that at the start, and a forecast.
+
+        ``inf`` where that is not reached within 2^63 steps. With `reducible`, it is the loss above
+        the irreducible one that is to shrink to eps times what it was.
+        """
+        share = check_real(eps, "eps", low=0.0, high=1.0)
+        least, most = self.irreducible if reducible else (0.0, 0.0)
+
+        def first(at: str, floor: float) -> float:
+            target = floor + share * (self.start - floor)
+            return _first_step(lambda t: getattr(self.loss(t), at), target)
+
+        # The larger the irreducible loss, the sooner a share of the rest is gone.
+        return Bracket(first("lower", most), first("forecast", most), first("upper", least))
+
+    def krylov_loss(self, t: SupportsIndex) -> float:
+        r"""Least loss that any Krylov method can have after t products: ``1 / sum_j pi_j(0)^2``.
+
+        Momentum, conjugate gradients, L-BFGS, whatever their step lengths: all whose head is after
+        t products a polynomial of the Hessian times the first gradient, for each class its own. It
+        is that of features within :attr:`backward_error` of Z; beyond k products it is 0, which
+        says nothing, where more of them could tell.
+        """
+        at = as_count(t, "t", least=0)
+        if at > self.products and not self.closed:
+            return 0.0
+        return float(self._krylov[min(at, self.products)])
+
+    def krylov(self, eps: float) -> float:
+        """Fewest products after which :meth:`krylov_loss` is eps times the loss at the start.
+
+        ``k + 1`` where k are not enough, ``inf`` where none are.
+        """
+        share = check_real(eps, "eps", low=0.0, high=1.0)
+        below = np.flatnonzero(self._krylov <= share * self.start)
+        if below.size:
+            return float(below[0])
+        return math.inf if self.closed else self.products + 1.0
+
+    @cached_property
+    def _krylov(self) -> FloatArray:
+        return np.asarray(np.sum(self.measure.least_residuals() ** 2, axis=0) * self._unit)
+
+    @property
+    def _unit(self) -> float:
+        return self.start / float(np.sum(self.measure.norms**2))
+
+    @cached_property
+    def _rules(self) -> dict[int, tuple[FloatArray, FloatArray]]:
+        """Nodes and weights of the lower (-1) and of the upper bound (1)."""
+        upper = self.measure.gauss_radau()
+        return {-1: upper if self.closed else self.measure.gauss(), 1: upper}
+
+    @cached_property
+    def _milestones(self) -> tuple[FloatArray, FloatArray]:
+        """Powers of two, and the least of the upper bounds up to each."""
+        powers: FloatArray = np.exp2(np.arange(64.0))
+        return powers, np.minimum.accumulate(self._at(powers, 1))
+
+    def _at(self, t: FloatArray, side: int) -> FloatArray:
+        """Lower (-1) or upper (1) bounds on the loss at the steps t, (T,)."""
+        nodes, weights = self._rules[1]
+        exact = decay(self.rate * nodes, t) * weights
+        left, over = exact.sum(axis=-1), max(0.0, self.rate - 1.0)
+        later = t > self.products
+        if side < 0 and not self.closed:
+            nodes, weights = self._rules[-1]
+            gauss = (decay(self.rate * nodes, t) * weights).sum(axis=-1)
+            left = np.where(later[:, None], gauss, left)
+        elif side > 0 and over > 0.0:
+            # Gauss-Radau bounds what falls: where eta lambda is above 1, the most it comes to.
+            falling = (exact * (self.rate * nodes < 1.0)).sum(axis=-1)
+            left = np.where(later[:, None], falling + over ** (2.0 * t)[:, None], left)
+        root = np.maximum(0.0, np.sqrt(left) + side * self._rounding(t)[:, None])
+        return np.asarray((root**2 @ self.measure.norms**2) * self._unit * (1.0 + side * _RELATIVE))
+
+    def _rounding(self, t: FloatArray) -> FloatArray:
+        r"""Bound what :attr:`backward_error` can change in ``||r_t|| / ||r_0||``.
+
+        With ``M = I - eta Z Z^T`` and Z' = Z + E, ``M'^t - M^t`` is the sum over s < t of
+        ``eta M^s Z E^T M'^(t-1-s)`` and ``eta M^s E Z'^T M'^(t-1-s)``. The norm of ``M^s Z`` is at
+        most ``(eta (2 s + 1))^(-1/2)`` where eta is at most 1 / lambda_1, and beyond that
+        ``||Z|| (eta lambda_1 - 1)^s`` more.
+        """
+        rate = self.rate * (1.0 + self.backward_error) ** 2  # of the larger of Z and Z'
+        change = np.sqrt(2.0 * rate * t)
+        if rate > 1.0:
+            change = change + rate * np.minimum(t, 1.0 / (2.0 - rate) if rate < 2.0 else math.inf)
+        weights = gamma(64 * (self.products + 1))
+        return np.asarray(2.0 * self.backward_error * change + weights)
+
+
+def _first_step(loss: Callable[[float], float], target: float) -> float:
+    """Return the first step at which a loss that does not rise is down to the target."""
+    if loss(0.0) <= target:
+        return 0.0
+    high = 1
+    while loss(float(high)) > target:
+        high *= 2
+        if high > _MOST:
+            return math.inf
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if loss(float(middle)) <= target else (middle, high)
+    return float(high)
+
+
+@underflow_is_zero
+def attack_cost(
+    Z: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    products: SupportsIndex = 40,
+    step: float | None = None,
+    rank: int | None = None,
+    computed_in: Any = None,
+) -> AttackCost:
+    r"""Bound what gradient descent, and any Krylov method, pays to probe features.
+
+    With the spectral measure :math:`\mu` of y in the eigenbasis of :math:`Z Z^T`,
+
+    .. math:: L_t = \int (1 - \eta \lambda)^{2 t} \, d\mu(\lambda).
+
+    k products with Z and its transpose give rules of k nodes for it. As the integrand is completely
+    monotone, the Gauss rule lies below it and Gauss-Radau above. One product is the bound by label
+    alignment (:func:`immucond.linear.alignment`); each further one tells more.
+
+    Parameters
+    ----------
+    Z : (N, m) array_like
+        Features, one row a sample; centred where the probe has an intercept.
+    y : (N,) or (N, c) array_like
+        Targets, a column a head.
+    products : int, default: 40
+        Number k of products with Z and with its transpose; no more than its rank are needed.
+    step : float, optional
+        Step length eta, below ``2 / lambda_max``; by default ``1 / lambda_max``.
+    rank : int, optional
+        Rank of Z, where it is known.
+    computed_in : dtype_like, optional
+        Precision in which the features were computed: the bounds then hold for all features within
+        its rounding of Z. By default they are those of Z as it is.
+
+    Returns
+    -------
+    AttackCost
+        With ``loss(t)``, ``steps(eps)``, ``krylov_loss(t)`` and ``krylov(eps)``.
+
+    Raises
+    ------
+    ValueError
+        For NaN, mismatched rows, Z or y zero, or a step at which descent diverges.
+
+    Notes
+    -----
+    Ours, of Golub & Meurant, Matrices, Moments and Quadrature (2010), chapters 6 and 7, and full
+    reorthogonalization. The largest eigenvalue is bounded by :func:`immucond.psd_extreme_pairs` of
+    the smaller Gram matrix, so the cost is that of one Gram matrix, its largest eigenvalue and 2 k
+    products. Bounds hold for gradient descent in exact arithmetic; sums of many heads add up.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((300, 200)) * np.logspace(0, -3, 200)
+    >>> y = Z @ rng.standard_normal(200)
+    >>> cost = ic.probing.attack_cost(Z, y, products=20)
+    >>> lower, forecast, upper = cost.loss(10_000)
+    >>> bool(lower <= ic.probing.loss_curve(Z, y, [10_000])[0] <= upper)
+    True
+    >>> cost.steps(1e-3).lower > 100 > cost.krylov(1e-3)
+    True
+    """
+    given = as_matrix(Z, "Z")
+    rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
+    A = as_float64(given, "Z")
+    b = as_targets(y, A.shape[0], "y", "Z")
+    for name, x in (("Z", A), ("y", b)):
+        if not x.any():
+            raise ValueError(f"{name} is zero: there is nothing to learn")
+    Z_scale, y_scale = (float(np.max(np.abs(x))) for x in (A, b))
+    A, b = A / Z_scale, b.T / y_scale
+    b = b[b.any(axis=1)]  # heads without labels stay where they are
+
+    top, residual = _largest(A)
+    lambda_max = _representable(top, Z_scale, "Z")
+    rate = 1.0
+    if step is not None:
+        rate = check_real(step, "step", low=np.nextafter(0.0, 1.0)) * lambda_max
+        if rate >= 2.0:
+            raise ValueError(
+                f"step must be below 2 / lambda_max = {2.0 / lambda_max:.6g}, where descent ceases "
+                f"to converge, and is {step:.6g}"
+            )
+    A /= math.sqrt(top)
+    most = min(A.shape) if rank is None else int(rank)
+    k = min(as_count(products, "products", least=1), most)
+    measure = bidiagonalize(lambda v: v @ A.T, lambda u: u @ A, b, k)
+    error = measure.backward_error(sum(A.shape), float(np.linalg.norm(A)))
+    if computed_in is not None:
+        error += default_rtol(A.shape, computed_in, "features")
+
+    start = _representable(float(np.sum(b**2)), y_scale, "y")
+    rest = b - measure.least_squares_head() @ A.T
+    reached = float(np.sum(rest**2)) / float(np.sum(b**2)) * start
+    irreducible = (reached if k == most else 0.0, reached)
+    return AttackCost(
+        start, lambda_max, residual * Z_scale**2, rate, irreducible, certified=True,
+        backward_error=error, measure=measure, closed=k == most,
+    )  # fmt: skip
+
+
+def _largest(A: FloatArray) -> tuple[float, float]:
+    """Upper bound on the largest eigenvalue of ``A^T A``, and how far that may be above it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # neither the smallest eigenvalue nor ties matter
+        pairs = psd_extreme_pairs(gram(A if A.shape[0] >= A.shape[1] else A.T))
+    off = pairs.bound_max + gamma(max(A.shape)) * float(np.sum(A**2))
+    return pairs.sigma_max + off, 2.0 * off
+
+
+def _representable(value: float, scale: float, name: str) -> float:
+    """Return a value times the square of a scale."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = float(np.float64(value) * scale * scale)
+    if not 0.0 < found < math.inf:
+        raise OverflowError(
+            f"the square of {name}, whose largest entry is {scale:.3g}, is beyond the float range: "
+            f"scale {name}"
+        )
+    return found
