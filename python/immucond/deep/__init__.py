@@ -9,6 +9,7 @@ with extra("torch"):
     import torch as _torch  # noqa: F401
 
 from ._activations import keep_activations
+from ._cost import NetworkCost, attack_cost
 from ._immunize import immunize
 from ._maps import NetworkFade
 from ._objectives import Objective
@@ -25,10 +26,12 @@ __all__ = [
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
+    "NetworkCost",
     "NetworkFade",
     "Objective",
     "Recording",
     "TrainerMixin",
+    "attack_cost",
     "edit_weight",
     "immunity_report",
     "immunize",

@@ -18,7 +18,7 @@ from .._gram import gram
 from .._rank import default_rtol, rank_rule
 from .._validate import FloatArray, as_count, as_float64, as_matrix, as_targets, check_real
 from ._curve import decay
-from .quadrature import Bidiagonal, bidiagonalize, gamma
+from .quadrature import Bidiagonal, bidiagonalize, gamma, rate_of
 
 _MOST = 2**63  # steps beyond which nobody goes
 _RELATIVE = 1e-12  # of what is summed of rounded powers
@@ -287,14 +287,7 @@ def attack_cost(
 
     top, residual = _largest(A)
     lambda_max = _representable(top, Z_scale, "Z")
-    rate = 1.0
-    if step is not None:
-        rate = check_real(step, "step", low=np.nextafter(0.0, 1.0)) * lambda_max
-        if rate >= 2.0:
-            raise ValueError(
-                f"step must be below 2 / lambda_max = {2.0 / lambda_max:.6g}, where descent ceases "
-                f"to converge, and is {step:.6g}"
-            )
+    rate = rate_of(step, lambda_max)
     A /= math.sqrt(top)
     most = min(A.shape) if rank is None else int(rank)
     k = min(as_count(products, "products", least=1), most)

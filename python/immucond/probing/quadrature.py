@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._validate import FloatArray
+from .._validate import FloatArray, check_real
 
 Product = Callable[[FloatArray], FloatArray]
 
@@ -85,6 +85,13 @@ class Bidiagonal:
         heads = np.linalg.pinv(self._matrix()) @ first
         return np.asarray(np.einsum("ckm,ckl->cm", self.basis, heads))
 
+    def largest_ritz(self) -> tuple[float, float]:
+        """Largest node of the Gauss rule of any head, and the norm of its vector's residual."""
+        u, s, _ = np.linalg.svd(self._matrix()[:, :-1])
+        head = int(np.argmax(s[:, 0]))
+        residual = self.alpha[head, -1] * self.beta[head, -1] * abs(u[head, -1, 0])
+        return float(s[head, 0]) ** 2, float(residual)
+
     def gauss(self) -> tuple[FloatArray, FloatArray]:
         """Nodes (c, k) and weights, which sum to 1: exact for polynomials of degree 2 k - 1."""
         u, s, _ = np.linalg.svd(self._matrix()[:, :-1])
@@ -142,6 +149,40 @@ def bidiagonalize(product: Product, adjoint: Product, y: FloatArray, products: i
     return Bidiagonal(alpha, beta, norms, V, neglected, _defect(U) + _defect(V))
 
 
+def tridiagonalize(kernel: Product, y: FloatArray, products: int) -> Bidiagonal:
+    """Lanczos with full reorthogonalization, of ``Z Z^T`` where Z itself is too wide to be kept.
+
+    The factor B of the tridiagonal matrix: what is small beside the largest eigenvalue keeps half
+    the digits that :func:`bidiagonalize` keeps, and there is no `basis`.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``(c, N) -> (c, N)``, ``Z Z^T`` times each head.
+    y, products
+        As for :func:`bidiagonalize`.
+    """
+    norms = np.linalg.norm(y, axis=1)
+    U = np.zeros((len(y), products + 1, y.shape[1]))
+    U[:, 0] = y / norms[:, None]
+    alpha, beta, below = np.zeros((3, len(y), products))
+    squares = np.zeros(len(y))
+    for t in range(products):
+        x = kernel(U[:, t])
+        own = np.sum(x * U[:, t], axis=1)
+        expected = np.zeros((len(y), t + 1))
+        expected[:, t] = own
+        if t:
+            expected[:, t - 1] = below[:, t - 1]
+            own = own - beta[:, t - 1] ** 2
+        U[:, t + 1], below[:, t], lost = _next(x, U[:, : t + 1], expected)
+        squares += lost
+        alpha[:, t] = np.sqrt(np.maximum(own, 0.0))
+        np.divide(below[:, t], alpha[:, t], out=beta[:, t], where=alpha[:, t] > 0.0)
+    none = np.zeros((len(y), products, 0))
+    return Bidiagonal(alpha, beta, norms, none, float(np.sqrt(squares.max())), _defect(U))
+
+
 def _next(
     x: FloatArray, basis: FloatArray, expected: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -174,6 +215,19 @@ def _defect(basis: FloatArray) -> float:
     diagonal = np.arange(k)
     products[:, diagonal, diagonal] -= np.any(basis != 0.0, axis=2)
     return float(np.linalg.norm(products, axis=(1, 2)).max()) + rounding
+
+
+def rate_of(step: float | None, lambda_max: float) -> float:
+    """Return ``step lambda_max``, which must be below 2; 1 without a step."""
+    if step is None:
+        return 1.0
+    rate = check_real(step, "step", low=math.ulp(0.0)) * lambda_max
+    if rate >= 2.0:
+        raise ValueError(
+            f"step must be below 2 / lambda_max = {2.0 / lambda_max:.6g}, where descent ceases to "
+            f"converge, and is {step:.6g}"
+        )
+    return rate
 
 
 def gamma(count: int) -> float:

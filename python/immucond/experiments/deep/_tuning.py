@@ -19,12 +19,11 @@ with extra("deep"):
     from torch.nn.functional import cross_entropy
     from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...deep.parts import Kept, SplitModel, replace_module
+from ...deep.parts import Kept, SplitModel, with_new_head
 
 TUNED = {"last-block": "last blocks fine-tuned", "lora": "LoRA in the last blocks"}
 RATES = (3e-4, 1e-3)
 TUNED_EPOCHS = 3  # at most
-_RANK = 8  # of LoRA
 
 
 def batch_norms(model: nn.Module, blocks: Sequence[str]) -> list[_BatchNorm]:
@@ -75,20 +74,12 @@ def _tuned(
     model: nn.Module, split: str, blocks: Sequence[str], train: Kept, test: Kept, classes: int,
     epochs: int, seed: int, lora: bool, lr: float,
 ) -> dict[str, Any]:  # fmt: skip
-    other = copy.deepcopy(model).eval().requires_grad_(False)
-    head = other.get_submodule(split)
-    assert isinstance(head, nn.Linear)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        new = nn.Linear(head.in_features, classes)
-        if lora:
-            _add_lora(other, blocks)
-        else:
-            for name in blocks:
-                other.get_submodule(name).requires_grad_(True)
+    other = copy.deepcopy(model).eval()
+    new = with_new_head(
+        other, split, classes, params="lora" if lora else "full", seed=seed, blocks=blocks
+    )
     nn.init.zeros_(new.weight)
     nn.init.zeros_(new.bias)
-    replace_module(other, split, new)
     network = SplitModel(other, split)
     optimizer = torch.optim.Adam([p for p in other.parameters() if p.requires_grad], lr=lr)
     order = torch.Generator().manual_seed(seed)
@@ -108,16 +99,3 @@ def _tuned(
         accuracy.append(float(right.double().mean()))
         losses.append(float(np.mean(seen)))
     return {"accuracy": accuracy, "loss": losses}
-
-
-def _add_lora(model: nn.Module, blocks: Sequence[str]) -> None:
-    """Put adapters of low rank beside the linear and convolutional layers of the blocks."""
-    with extra("lora"):
-        from peft import LoraConfig, inject_adapter_in_model
-    names = [
-        f"{block}.{name}"
-        for block in blocks
-        for name, layer in model.get_submodule(block).named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
-    ]
-    inject_adapter_in_model(LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=names), model)

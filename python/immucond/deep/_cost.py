@@ -1,0 +1,252 @@
+"""What an attack on a network costs: a forecast, by the products with its Jacobian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import one_hot
+
+from .._validate import FloatArray, as_count, check_choice
+from ..probing import AttackCost
+from ..probing.quadrature import rate_of, tridiagonalize
+from ._attacked import PARAMS, with_new_head
+from ._batches import Loaded
+from ._loaders import moved, parse_batch
+from ._network import SplitModel, array, copied
+from ._outcome import outcome_of
+
+_LAZY = 0.25  # relative error of the forecast
+
+
+@dataclass(frozen=True, repr=False)
+class NetworkCost(AttackCost):
+    """Forecast of an attack on a network: as if its outputs were linear in its parameters.
+
+    The loss is ``||f - y||^2`` over the attacker's rows, y their classes one-hot, and the steps are
+    of gradient descent on half of it, over all rows at once.
+
+    Attributes
+    ----------
+    params : str
+        What the attacker trains.
+    measured : (T + 1,) array
+        Loss of a real run of T steps, from step 0 on.
+    """
+
+    params: str
+    measured: FloatArray = field(repr=False)
+
+    @property
+    def error(self) -> float:
+        """Largest relative error of the forecast over the steps of the real run."""
+        if not np.isfinite(self.measured).all():
+            return math.inf  # it diverged
+        forecast = np.asarray(self.loss(np.arange(len(self.measured))).forecast)
+        return float(np.max(np.abs(forecast - self.measured) / self.measured))
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the forecast was within a quarter of the real run."""
+        return self.error <= _LAZY
+
+    def __repr__(self) -> str:
+        half = self.steps(0.5)
+        said = "" if self.lazy else ": not lazy, the forecast says little"
+        return (
+            f"NetworkCost({self.params}, {self.products} products, half of the loss after "
+            f"{half.lower:.0f} to {half.upper:.0f} steps; off by {self.error:.1%} at most within "
+            f"{len(self.measured) - 1} real steps{said})"
+        )
+
+
+def attack_cost(
+    model: nn.Module,
+    harmful: Any,
+    *,
+    split: str,
+    params: str = "full",
+    rank: SupportsIndex = 8,
+    products: SupportsIndex = 40,
+    step: float | None = None,
+    steps: SupportsIndex = 20,
+    seed: SupportsIndex = 0,
+    device: Any = None,
+) -> NetworkCost:
+    r"""Forecast what fine-tuning a network on a task costs, without fine-tuning it.
+
+    Around its start the network is linear in its parameters, with the Jacobian J of the outputs,
+    and the loss of gradient descent is that of a probe with J in place of the features
+    (:func:`immucond.probing.attack_cost`). Products with J and its transpose, by forward and by
+    backward differentiation, tell it. A real run of a few steps tells how far that can be trusted.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; it stays as it is, and runs in evaluation mode and in float32 or better.
+    harmful : iterable of batches
+        As for :func:`immucond.deep.immunize`, with classes as labels, or targets (N, c). All of it
+        is held in memory.
+    split : str
+        Name of the head, a linear layer, in whose place a new one is put.
+    params : {"full", "lora", "head"}
+        What is trained beside the new head: all, adapters beside each linear and convolutional
+        layer (PEFT), or nothing.
+    rank : int, default: 8
+        Of the adapters.
+    products : int, default: 40
+        Number of products with J and with its transpose; two passes over the rows each.
+    step : float, optional
+        Step length; by default one over the largest eigenvalue of ``J J^T`` that was seen.
+    steps : int, default: 20
+        Of the real run.
+    seed : int
+        Of the new head and the adapters.
+    device : optional
+        Where to compute; by default where the model is.
+
+    Returns
+    -------
+    NetworkCost
+
+    Raises
+    ------
+    ValueError, TypeError
+        For labels that are neither classes nor targets, outputs that are not finite, and where the
+        real run diverges.
+
+    Notes
+    -----
+    Ours. The head is drawn, and not zero: at zero the gradients of all that comes before it vanish,
+    and the linearization would be that of the head alone. The bounds are those of the linear
+    network, and `certified` is False.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.deep as icd
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
+    >>> x = torch.randn(40, 8)
+    >>> cost = icd.attack_cost(net, [(x, (x[:, 0] > 0).long())], split="2", products=10)
+    >>> cost.lazy, cost.steps(0.9).lower >= 1
+    (True, True)
+    """
+    check_choice(params, "params", PARAMS)
+    where = next(model.parameters()).device if device is None else torch.device(device)
+    SplitModel(model, split)  # refuses what is no head
+    batches = [parse_batch(moved(batch, where)) for batch in Loaded(harmful, where).in_order()]
+    if not batches:
+        raise ValueError("harmful has no batches")
+    width, drawn = as_count(rank, "rank", least=1), as_count(seed, "seed", least=0)
+    taken = as_count(steps, "steps", least=1)
+    attacked = _Attacked(model, split, batches, params, width, drawn, where)
+    start = array(attacked.residual).ravel()
+    k = min(as_count(products, "products", least=1), start.size)
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no forward differentiation
+        found = tridiagonalize(attacked.kernel, start[None], k)
+    ritz, residual = found.largest_ritz()
+    lambda_max = ritz + residual
+    rate = rate_of(step, lambda_max)
+    unit = math.sqrt(lambda_max)
+    measure = replace(found, alpha=found.alpha / unit, beta=found.beta / unit)
+    return NetworkCost(
+        float(start @ start), lambda_max, residual, rate,
+        (0.0, float(measure.least_residuals()[0, -1]) ** 2), certified=False,
+        backward_error=float(torch.finfo(attacked.dtype).eps), measure=measure,
+        closed=k == start.size, params=params, measured=attacked.run(rate / lambda_max, taken),
+    )  # fmt: skip
+
+
+class _Attacked(nn.Module):
+    """A copy with a head of the attacker's, and the products with the Jacobian of its outputs."""
+
+    def __init__(
+        self, model: nn.Module, split: str, batches: list[tuple[Any, Any]], params: str, rank: int,
+        seed: int, where: torch.device,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        classes, width = _targets([labels for _, labels in batches])
+        self.model = copied(model, where).eval()
+        if next(self.model.parameters()).dtype != torch.float64:
+            self.model.float()
+        with_new_head(self.model, split, width, params=params, seed=seed, rank=rank)
+        self._network, self._batches = SplitModel(self.model, split), batches
+        self.trained: dict[str, Tensor] = {
+            name: p for name, p in self.named_parameters() if p.requires_grad
+        }
+        self.dtype = next(iter(self.trained.values())).dtype
+        with torch.no_grad():
+            done = [outcome_of(self._network, *batch) for batch in batches]
+        self._y = [
+            (one_hot(found.labels.long(), width) if classes else found.labels)
+            .to(self.dtype).reshape(len(found.logits), width)
+            for found in done
+        ]  # fmt: skip
+        self.residual = torch.cat([x.logits - y for x, y in zip(done, self._y, strict=True)])
+        if not bool(self.residual.isfinite().all()):
+            raise ValueError("the network's outputs on harmful, or its targets, are not finite")
+
+    def forward(self, inputs: Any, labels: Any) -> Tensor:
+        """Return the outputs of a batch, one row a sample or a token that counts."""
+        return outcome_of(self._network, inputs, labels).logits
+
+    def kernel(self, u: FloatArray) -> FloatArray:
+        """Multiply ``J J^T`` with (1, N c)."""
+        flat = torch.from_numpy(u[0]).to(self.residual).view_as(self.residual)
+        slope, _ = self._pulled(self.trained, flat.split([len(y) for y in self._y]))
+        rows = [
+            jvp(partial(self._outputs, batch), (self.trained,), (slope,))[1]
+            for batch in self._batches
+        ]
+        return array(torch.cat(rows)).reshape(1, -1)
+
+    def run(self, step: float, steps: int) -> FloatArray:
+        """Return the losses of gradient descent on half the loss, (steps + 1,)."""
+        trained, losses = self.trained, []
+        for _ in range(steps + 1):
+            trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
+            slope, loss = self._pulled(trained)
+            losses.append(loss)
+            trained = {name: p - step * slope[name] for name, p in trained.items()}
+        return np.array(losses)
+
+    def _outputs(self, batch: Any, trained: dict[str, Tensor]) -> Tensor:
+        found: Tensor = functional_call(self, trained, batch)
+        return found
+
+    def _pulled(
+        self, trained: dict[str, Tensor], parts: Sequence[Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return J^T times the parts, or times the residual, and the square of what it was."""
+        slope = {name: torch.zeros_like(p) for name, p in trained.items()}
+        square = 0.0
+        for at, batch in enumerate(self._batches):
+            outputs = self._outputs(batch, trained)
+            given = outputs.detach() - self._y[at] if parts is None else parts[at]
+            square += float(given.double().square().sum())
+            found = torch.autograd.grad(outputs, [*trained.values()], given, allow_unused=True)
+            for total, x in zip(slope.values(), found, strict=True):
+                if x is not None:
+                    total += x
+        return slope, square
+
+
+def _targets(labels: Sequence[Any]) -> tuple[bool, int]:
+    """Return whether labels are classes, and their number or the width of the targets."""
+    if not all(isinstance(y, Tensor) for y in labels):
+        raise TypeError("the batches of harmful must have labels, tensors of classes or targets")
+    if any(y.is_floating_point() for y in labels):
+        return False, 1 if labels[0].ndim == 1 else int(labels[0].shape[-1])
+    classes = 1 + max(int(y.max()) for y in labels)
+    if classes < 2:
+        raise ValueError("the labels of harmful must name at least two classes, counted from 0")
+    return True, classes
