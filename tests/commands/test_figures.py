@@ -12,7 +12,7 @@ from test_eased_tasks import METHODS, UNITS, of_pairs, values
 from immucond._cli._results import write_results
 from immucond._show import print_style
 from immucond.experiments import deep, digits, house_price, mnist
-from immucond.experiments._report import curves
+from immucond.experiments._curves import curves
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import scaling_plot

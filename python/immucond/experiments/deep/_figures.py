@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._show import BLUE, SKY, before_or, legend_below, print_style
-from .._report import STYLES, first
+from .._curves import STYLES
+from .._report import first
 from ._experiment import BENIGN, Result
 from ._report import LABELS, UNDOING, last_accuracy
 

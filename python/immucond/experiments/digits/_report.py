@@ -11,6 +11,7 @@ import numpy as np
 from ..._format import brief, not_harder, number
 from ..._show import Table, before_or, legend_below, print_style
 from ...linear import ImmunityLimit
+from .._curves import line_style
 from .._experiment import Result
 from .._methods import RIDGE, STEPS
 from .._report import (
@@ -20,7 +21,6 @@ from .._report import (
     felt_cell,
     left_after,
     limits_as_dict,
-    line_style,
     record,
     remarked,
     rir_cell,

@@ -8,6 +8,7 @@ from ..._format import brief, number
 from ..._show import LIMIT_SYMBOLS, Table
 from ...linear import ImmunityLimit
 from .. import _report as shared
+from .._curves import curves
 from .._experiment import Result
 from .._methods import CONVENTIONS, RIDGE
 from .._units import Values
@@ -33,7 +34,7 @@ def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name without suffix, ready for ``savefig``."""
     drawn = {name: values["curves"] for name, values in shared.first(result.units).items()}
     titles = {"primary": "primary task: LotArea", "harmful": "harmful task: SalePrice"}
-    return {"curves": shared.curves(result.methods, drawn, titles)}
+    return {"curves": curves(result.methods, drawn, titles)}
 
 
 def _immunity(result: Result) -> Table:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..._format import MARK, brief, not_harder, number
 from ..._show import Table, print_style
+from .._curves import curves
 from .._methods import CONVENTIONS, RIDGE, STEPS
 from .._report import (
     IMMUNITY,
@@ -19,7 +20,6 @@ from .._report import (
     RHO,
     attackers,
     cell,
-    curves,
     decoded,
     felt_cell,
     finished,
