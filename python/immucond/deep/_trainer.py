@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from .._files import whole
+from .._ranks import Ranks as Group
 from .._validate import plain, refuse_other
 from ..torch import sum_over_ranks
 from ._activations import task_of
 from ._batches import endless, first_of, outcome, refuse_few
 from ._checkpoint import name_of
+from ._head import SplitModel
 from ._loaders import parse_batch
-from ._network import SplitModel, evaluating, logits_of, refuse_compiled
+from ._network import evaluating, refuse_compiled
 from ._objectives import (
     Method,
     Objective,
@@ -39,7 +41,7 @@ from ._objectives import (
     weighting,
     weights,
 )
-from ._outcome import Outcome, rows_of_tokens, runs_on_tokens
+from ._outcome import Outcome, outcome_of
 
 SETTINGS = "immunization.json"
 """In each checkpoint's folder: what the run is immunized by, and its first weights."""
@@ -125,13 +127,13 @@ class TrainerMixin:
         ValueError, TypeError
             As `immunize` does.
         """
-        SplitModel(self.model, split)
+        network = SplitModel(self.model, split)
         ranks = Ranks(group)
         objective = objective_of(method, computed_in, ranks.group)
         if objective is None:
             raise ValueError(f"method must be one that trains, and is {method!r}")
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
-        if task.least is not None and not runs_on_tokens(self.model):
+        if task.least is not None and not network.runs_on_tokens:
             refuse_few(task.least, "harmful")
         batch = first_of(task, "harmful")
         if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
@@ -218,7 +220,8 @@ class TrainerMixin:
         size = getattr(options, "train_batch_size", None)
         if size is None or not isinstance(data, Sized) or self._ranks.size > 1:
             return
-        if runs_on_tokens(self.model):
+        assert self._immunization is not None
+        if SplitModel(self.model, self._immunization[0]).runs_on_tokens:
             return
         count = len(data)
         if size == 1 or (count % size == 1 and not getattr(options, "dataloader_drop_last", False)):
@@ -243,15 +246,21 @@ class TrainerMixin:
             refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
         items = keywords.pop("num_items_in_batch", None)
-        given, labels = parse_batch(inputs)  # from which a loss of one's own takes the labels out
+        _, labels = parse_batch(inputs)  # from which a loss of one's own takes the labels out
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
-        features, output = network.checked(seen)
-        logits = torch.empty(0) if features.ndim == 2 else logits_of(outputs)
-        primary = rows_of_tokens(network, given, (features, output), logits, labels)
-        with evaluating(self.model) as served:
-            batch = next(self._harmful)
-            harmful = outcome(SplitModel(served, split), batch, primary.features.device)
+        error = None
+        try:
+            # Of samples no logits are needed, and a trainer may return none.
+            of_tokens = any(x.ndim == 3 for x in seen.features)
+            shown = network.shown(seen, outputs if of_tokens else torch.empty(0))
+            primary = outcome_of(network, shown, labels)
+            with evaluating(self.model) as served:
+                batch = next(self._harmful)
+                harmful = outcome(SplitModel(served, split), batch, primary.features.device)
+        except Exception as failure:
+            error = failure
+        self._ranks.agree(error)
         if self._ranks.size == 1:
             refuse_few(len(primary.features), "primary")
             refuse_few(len(harmful.features), "harmful")
@@ -361,6 +370,13 @@ class Ranks:
         all_ = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(all_, mine, group=self.group)
         return [float(x) for x in all_]
+
+    def agree(self, error: Exception | None) -> None:
+        """Raise on every process where one has an error, so that none waits for it."""
+        if self.size > 1:
+            Group(self.group).agree(error)
+        elif error is not None:
+            raise error
 
     def mean(self, value: float) -> float:
         """Return the mean over the processes."""
