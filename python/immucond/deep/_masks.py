@@ -68,7 +68,7 @@ def _arguments(forward: Any) -> tuple[tuple[str, ...], bool, bool]:
 class MaskWatch:
     """Sees what masks the modules of a network are given; `around` are those that hold the head."""
 
-    def __init__(self, model: nn.Module, around: Sequence[nn.Module]) -> None:
+    def __init__(self, model: nn.Module, around: Sequence[nn.Module] = ()) -> None:
         self._around = {id(module) for module in around}
         self._modules = {
             name: module
@@ -108,6 +108,11 @@ class Masks:
         """Yield the very masks that were given."""
         for run in self._runs:
             yield from (run.given[name] for name in (ENCODED, DECODED) if name in run.given)
+
+    def pad(self) -> bool:
+        """Whether an outermost module was given a mask (B, T) with padding."""
+        found = (run.given.get(ENCODED) for run in self._outermost())
+        return any(isinstance(x, Tensor) and x.ndim == 2 and bool((x == 0).any()) for x in found)
 
     def kept(self, samples: int, tokens: int, device: torch.device) -> Tensor:
         """Return which of the head's tokens are no padding, (B, T): all, where there is no mask."""
