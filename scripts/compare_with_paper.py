@@ -12,14 +12,16 @@ import math
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from page import ROOT, commit, git
+
 from immucond._cli import main as immucond
+from immucond._files import write_whole
 from immucond._format import MARK, NOTE, marked, not_harder, number
 from immucond.experiments import mnist as mnist_package
 from immucond.experiments._methods import Method
@@ -28,7 +30,6 @@ from immucond.experiments.house_price import GRIDS as HOUSE_PRICE_GRIDS
 from immucond.experiments.mnist import GRIDS as MNIST_GRIDS
 from immucond.experiments.mnist import SEARCH_PAIRS
 
-ROOT = Path(__file__).resolve().parent.parent
 # Folder of each run under the work folder, with its command.
 RUNS = {
     "house-price": ("house-price",),
@@ -469,16 +470,10 @@ def short_of_grid(name: str, method: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
 def commit_of_tree() -> str:
     """The commit, and whether the code differs from it; this page itself does when it is new."""
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "cpp", "python", "scripts")
-    return git("rev-parse", "--short=12", "HEAD") + (" with local changes" if changed else "")
+    return commit() + (" with local changes" if changed else "")
 
 
 def page(results: dict[str, dict[str, Any]], command: str, commit: str) -> str:
@@ -514,7 +509,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.data_dir is not None:  # not by an option: commands are shown as they were given
         os.environ["IMMUCOND_DATA"] = str(args.data_dir)
-    commit = commit_of_tree()  # before the page itself changes it
+    code = commit_of_tree()  # before the page itself changes it
     runs = {name: words for name, words in RUNS.items() if name in args.mnist or name not in TITLES}
     for name, words in runs.items():
         if immucond([*words, "--out", str(args.work / name), "--jobs", args.jobs]):
@@ -532,9 +527,7 @@ def main() -> None:
     chosen = [] if len(runs) == len(RUNS) else ["--mnist", *args.mnist]
     script = ["python", "scripts/compare_with_paper.py", "--jobs", args.jobs, *chosen]
     command = shlex.join(script)
-    (ROOT / "docs" / "results" / "comparison.md").write_text(
-        page(results, command, commit), encoding="utf-8"
-    )
+    write_whole(ROOT / "docs" / "results" / "comparison.md", page(results, command, code))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -24,11 +23,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from page import GUIDE, ROOT, commit, write
+
 from immucond._cli import main as immucond
+from immucond._files import write_whole
 from immucond._format import number
 from immucond.experiments.deep import LABELS
 
-ROOT = Path(__file__).resolve().parent.parent
 IMAGES = (
     "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
     "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
@@ -58,7 +59,6 @@ PLOTS = {
     "spectra": "Eigenvalues of both Hessians before and after",
 }
 LIMITS = ("resnet18", ("identity", "closed-form", "fade", "fade-distilled"))  # of the guide's table
-BEGIN, END = "<!-- begin: scripts/deep_results.py -->", "<!-- end: scripts/deep_results.py -->"
 HEAD = """# Deep networks: results
 
 What `immucond deep` gave, run and written down by one command, section by section, each at the
@@ -159,12 +159,6 @@ def limits(folder: Path) -> Iterator[str]:
     yield row("(primary test accuracy)", "accuracy")
 
 
-def commit() -> str:
-    """The commit of the code."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def main() -> None:
     """Run what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -189,13 +183,10 @@ def main() -> None:
             raise SystemExit(f"immucond deep failed on {title}")
         sections[title] = "\n".join(section(title, folder))
         if name == LIMITS[0]:
-            guide = ROOT / "docs" / "guide" / "limits.md"
-            before, _, rest = guide.read_text(encoding="utf-8").partition(BEGIN)
-            table = "\n".join([BEGIN, "", *limits(folder), "", END])
-            guide.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
+            write(GUIDE / "limits.md", "deep_results.py", list(limits(folder)))
     own = [title for title, _ in RUNS.values() if title in sections]
     ordered = [sections[title].strip() + "\n" for title in dict.fromkeys([*own, *sections])]
-    page.write_text("\n".join([HEAD, *ordered]), encoding="utf-8")
+    write_whole(page, "\n".join([HEAD, *ordered]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import copy
 import importlib.util
 import platform
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.linalg import LinAlgError
-from page import GUIDE, commit, write
+from page import GUIDE, commit, tell
 from scipy.linalg import solve_triangular
 
 import immucond.deep as icd
@@ -233,10 +232,7 @@ def main() -> None:
         f"{time.perf_counter() - start:.0f} s, {held_out.count(LAYER):,} rows held out, "
         f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}."
     )
-    if args.write:
-        write(PAGE, "quantize_layer.py", lines)
-    else:
-        sys.stdout.write("\n".join(lines) + "\n")
+    tell(lines, PAGE, "quantize_layer.py", into=args.write)
 
 
 if __name__ == "__main__":

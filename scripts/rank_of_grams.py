@@ -8,13 +8,12 @@ columns are dead, some repeat others, are sums of others, or nearly (to about 2^
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 from numpy.linalg import LinAlgError, cholesky, matrix_rank
-from page import GUIDE, commit, write
+from page import GUIDE, commit, tell
 
 import immucond as ic
 
@@ -128,10 +127,7 @@ def main() -> None:
         f"`python scripts/rank_of_grams.py --count {args.count} --seed {args.seed} --write`, "
         f"commit {head}, {seconds:.0f} s, numpy {np.__version__}, {platform.machine()}.",
     ]  # fmt: skip
-    if args.write:
-        write(PAGE, "rank_of_grams.py", lines)
-    else:
-        sys.stdout.write("\n".join(lines) + "\n")
+    tell(lines, PAGE, "rank_of_grams.py", into=args.write)
 
 
 if __name__ == "__main__":

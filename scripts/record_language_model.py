@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from page import GUIDE, commit, write
+from page import GUIDE, commit, tell
 
 import immucond.deep as icd
 from immucond._show import BLUE, VERMILION, print_style
@@ -99,28 +99,27 @@ def table(ends: dict[str, list[dict[str, float]]]) -> list[str]:
 
 
 def figure(ends: dict[str, list[dict[str, float]]]) -> Any:
-    """Rank and condition number by layer."""
+    """Rank and condition number by layer, in the style at hand."""
     from matplotlib.figure import Figure
 
-    with print_style():
-        drawn = Figure(figsize=(9.0, 3.6), layout="constrained")
-        left, right = drawn.subplots(1, 2)
-        for kind, (color, marker, dashes) in KINDS.items():
-            rows = ends[kind]
-            layers = range(len(rows))
-            style = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4}
-            label = f"{kind}, {rows[0]['width']:.0f} features"
-            left.plot(layers, [of["rank"] / of["width"] for of in rows], label=label, **style)
-            right.plot(layers, [of["kappa"] for of in rows], **style)
-        left.set_ylim(0.0, 1.05)
-        left.set_ylabel("rank / features")
-        right.set_yscale("log")
-        right.set_ylabel("condition number of $X^T X$")
-        for ax in (left, right):
-            ax.set_xlabel("layer")
-        handles, labels = left.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=2)
-        return drawn
+    drawn = Figure(figsize=(9.0, 3.6), layout="constrained")
+    left, right = drawn.subplots(1, 2)
+    for kind, (color, marker, dashes) in KINDS.items():
+        rows = ends[kind]
+        layers = range(len(rows))
+        style = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4}
+        label = f"{kind}, {rows[0]['width']:.0f} features"
+        left.plot(layers, [of["rank"] / of["width"] for of in rows], label=label, **style)
+        right.plot(layers, [of["kappa"] for of in rows], **style)
+    left.set_ylim(0.0, 1.05)
+    left.set_ylabel("rank / features")
+    right.set_yscale("log")
+    right.set_ylabel("condition number of $X^T X$")
+    for ax in (left, right):
+        ax.set_xlabel("layer")
+    handles, labels = left.get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=2)
+    return drawn
 
 
 def peak() -> float:
@@ -178,12 +177,10 @@ def main() -> None:
         f"{memory[3]:.1f} GB in all. torch {torch.__version__}, numpy {np.__version__}, "
         f"{platform.machine()}.",
     ]  # fmt: skip
-    if not args.write:
-        sys.stdout.write("\n".join(lines) + "\n")
-        return
-    with print_style():
-        figure(ends).savefig(PLOT, metadata={"Date": None})
-    write(PAGE, "record_language_model.py", lines)
+    if args.write:
+        with print_style():  # which the file's text follows, and its names
+            figure(ends).savefig(PLOT, metadata={"Date": None})
+    tell(lines, PAGE, "record_language_model.py", into=args.write)
 
 
 if __name__ == "__main__":

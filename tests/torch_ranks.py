@@ -46,6 +46,51 @@ def gradient_of_gram(Z, group):
     return torch.autograd.grad(H.square().sum(), Z, create_graph=True)[0]
 
 
+PLACES = 3  # tokens of a sentence
+# Sentences on each rank; the last one's are padding alone.
+SENTENCES = {2: (4, 2), 4: (3, 2, 1, 2)}
+
+
+def sentences_of(world):
+    """Features (B, T, m) of all ranks, NaN where there is padding, and the mask."""
+    count = sum(SENTENCES[world])
+    Z = rows_of((count * PLACES,), torch.float64).reshape(count, PLACES, WIDTH)
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.arange(PLACES) < torch.randint(1, PLACES + 1, (count, 1), generator=generator)
+    mask[-SENTENCES[world][-1] :] = False
+    return torch.where(mask[..., None], Z, torch.nan), mask
+
+
+def masked(rank, world, group, mesh):
+    """Values and gradients of the tokens of all ranks, and what is refused."""
+    Z, mask = (x.split(SENTENCES[world])[rank] for x in sentences_of(world))
+    found = {}
+    for name, function in FUNCTIONS.items():
+        mine = Z.clone().requires_grad_()
+        value = function(features=mine, mask=mask.long(), group=group)
+        (3.0 * value).backward()
+        found["masked", name] = value.detach(), mine.grad
+    mine = Z.clone().requires_grad_()
+    H = ict.gram(mine, mask=mask, group=group)
+    H.square().sum().backward()
+    found["masked", "gram"] = H.detach(), mine.grad
+    loss = ict.ImmunizationLoss(0.1, 2.0, group=group)
+    found["masked", "loss"] = loss(Z, 2 * Z, mask_P=mask, mask_H=mask).detach(), None
+    whole = torch.nan_to_num(Z)
+    shape = torch.Size([sum(SENTENCES[world]), PLACES, WIDTH])
+    of_all = DTensor.from_local(
+        whole, mesh, [Shard(0)], shape=shape, stride=(PLACES * WIDTH, WIDTH, 1)
+    )
+    places = DTensor.from_local(mask, mesh, [Shard(0)], shape=shape[:2], stride=(PLACES, 1))
+    found["masked", "sharded"] = ict.r_ill(features=of_all, mask=mask), None  # a rank's own
+    wrong = [
+        lambda: ict.r_ill(features=of_all, mask=places),
+        lambda: ict.r_ill(features=whole, mask=places, group=group),
+        lambda: ict.r_ill(features=whole, mask=mask & False, group=group),
+    ]
+    return found, wrong
+
+
 def layer():
     torch.manual_seed(0)
     return torch.nn.Linear(WIDTH, 3, bias=False).double()
@@ -92,6 +137,8 @@ def work(rank, world, folder):
     loss = ict.ImmunizationLoss(0.1, 2.0, group=group)
     results["loss"] = loss(Z, 2 * Z).detach(), None
     results["averaged"] = averaged(mine.double(), group)
+    of_tokens, wrong_masks = masked(rank, world, group, mesh)
+    results |= of_tokens
     errors = []
     wrong = [
         lambda: ict.r_ill(features=torch.ones(2, 3 + rank), group=group),
@@ -99,6 +146,7 @@ def work(rank, world, folder):
         lambda: gradient_of_gram(Z, group).sum().backward(),
         lambda: ict.r_ill(features=torch.ones(2, 3, 4), group=group),
         lambda: ict.r_ill(features=DTensor.from_local(torch.eye(5), mesh, [Replicate()])),
+        *wrong_masks,
     ]
     for call in wrong:
         try:

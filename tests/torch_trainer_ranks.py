@@ -96,6 +96,35 @@ def trained(folder, world, lambdas, terms=None, method="algorithm1", given=None)
     return {"state": state, "used": used, "logs": logs, "world": world}
 
 
+class Tokens(Net):
+    """A head on tokens, and labels one each."""
+
+    def forward(self, x, labels=None):
+        logits = self.head(torch.tanh(self.body(x)))
+        loss = None
+        if labels is not None:
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return {"loss": loss, "logits": logits}
+
+
+def without_labels(folder, rank):
+    """A step in which no token of the last process is labelled."""
+    data = [{"x": torch.stack([row["x"]] * 2), "labels": torch.tensor([0, 1])} for row in rows(1)]
+
+    def collate(found):
+        batch = torch.utils.data.default_collate(found)
+        return batch | {"labels": torch.full_like(batch["labels"], -100)} if rank else batch
+
+    arguments = transformers.TrainingArguments(
+        output_dir=f"{folder}/out", per_device_train_batch_size=BATCH, max_steps=1,
+        save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = Immunizing(Tokens(), arguments, train_dataset=data, data_collator=collate)
+    trainer.immunize_against(batches(data, BATCH), split="head", lambdas=(1e-2, 1e-3))
+    trainer.train()
+
+
 def told(call):
     try:
         return call()
@@ -127,6 +156,7 @@ def work(rank, world, folder):
             folder, world, "balance", None, "alignment", first_of_one_class()
         ),
     }
+    found["without labels"] = told(lambda: without_labels(folder, rank))
     Z = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     mesh = init_device_mesh("cpu", (world,))
     sharded = distribute_tensor(Z, mesh, [Shard(0)])

@@ -10,7 +10,7 @@ from torch_nets import Net, data, loaders, net, states_equal
 
 import immucond as ic
 import immucond.deep as icd
-from immucond.deep._network import SplitModel
+from immucond.deep._head import SplitModel
 
 import transformers  # isort: skip  # after torch, which may be absent
 

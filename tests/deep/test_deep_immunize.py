@@ -13,7 +13,7 @@ import immucond as ic
 import immucond.deep as icd
 import immucond.torch as ict
 from immucond.deep._activations import Kept, Loaded, batches_of
-from immucond.deep._network import SplitModel
+from immucond.deep._head import SplitModel
 
 nn = torch.nn
 

@@ -12,7 +12,7 @@ from torch_nets import Net, data, loaders, net, states_equal
 
 import immucond.deep as icd
 from immucond.deep._activations import Kept, Loaded, batches_of
-from immucond.deep._network import SplitModel
+from immucond.deep._head import SplitModel
 
 # Settings here are for what is tested, and do not immunize.
 pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")

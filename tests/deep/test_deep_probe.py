@@ -75,6 +75,19 @@ def test_the_scale_of_the_features_changes_nothing():
         np.testing.assert_allclose(scaled[name]["loss"], plain[name]["loss"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("power", [-1000, -660, 660, 1000])
+def test_scales_whose_squares_leave_the_range_change_nothing(power):
+    scale = 2.0**power
+    plain = linear_probes(*parts(lambda Z: Z.double()), epochs=2)
+    scaled = linear_probes(*parts(lambda Z: scale * Z.double()), epochs=2)
+    for name in RULES:
+        assert np.array_equal(scaled[name]["loss"], plain[name]["loss"])
+        assert np.array_equal(scaled[name]["accuracy"], plain[name]["accuracy"])
+    assert scaled["adam"]["lr"] == plain["adam"]["lr"] / scale
+    assert scaled["whitening"]["lr"] == plain["whitening"]["lr"]
+    assert scaled["sgd"]["lr"] == (np.inf if power < 0 else 0.0)
+
+
 def test_conditioning_slows_descent_and_not_who_whitens():
     stretch = torch.logspace(0, -3, 8)
     plain, ill = (linear_probes(*parts(lambda Z, s=s: Z * s), epochs=6) for s in (1.0, stretch))

@@ -7,7 +7,7 @@ from torch_cases import torch
 import immucond as ic
 import immucond.deep as icd
 import immucond.torch as ict
-from immucond.deep._network import SplitModel
+from immucond.deep._head import SplitModel
 from immucond.deep._outcome import outcome_of
 
 import transformers  # isort: skip  # after torch, which may be absent
@@ -387,6 +387,11 @@ def test_kept_activations_keep_the_mask(dtype):
     )
 
 
+def seen(model, head, inputs, labels):
+    split_model = SplitModel(model, head)
+    return outcome_of(split_model, split_model(inputs), labels)
+
+
 def test_labels_are_moved_where_transformers_moves_them():
     """The mean cross-entropy of the rows is the loss of the class itself."""
     small = {"n_layers": 1, "n_heads": 2, "emb_dim": WIDTH, "n_words": VOCABULARY}
@@ -404,7 +409,7 @@ def test_labels_are_moved_where_transformers_moves_them():
         model.eval()
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            found = outcome_of(SplitModel(model, head), inputs, batch["labels"])
+            found = seen(model, head, inputs, batch["labels"])
             wanted = model(**batch).loss
         mine = torch.nn.functional.cross_entropy(found.logits, found.labels)
         assert float(mine) == pytest.approx(float(wanted), rel=1e-5), type(model).__name__
@@ -421,12 +426,11 @@ def test_encoders_with_decoders_need_the_decoders_inputs():
     ).eval()  # fmt: skip
     (batch,) = task("causal", 1, count=8)
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-    split_model = SplitModel(model, "lm_head")
     with pytest.raises(ValueError, match=r"must hold decoder_input_ids.*DataCollatorForSeq2Seq"):
-        outcome_of(split_model, inputs, batch["labels"])
+        seen(model, "lm_head", inputs, batch["labels"])
     with torch.no_grad():
         decoded = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-        found = outcome_of(split_model, {**inputs, "decoder_input_ids": decoded}, batch["labels"])
+        found = seen(model, "lm_head", {**inputs, "decoder_input_ids": decoded}, batch["labels"])
         wanted = model(**batch).loss
     mine = torch.nn.functional.cross_entropy(found.logits, found.labels)
     assert float(mine) == pytest.approx(float(wanted), rel=1e-5)
@@ -436,7 +440,7 @@ def test_classes_of_few_bits_are_not_taken_for_minus_a_hundred():
     model, head = network("token")
     (batch,) = task("token", 1, count=8)
     labels = torch.full((8, TOKENS), 156, dtype=torch.uint8)
-    found = outcome_of(SplitModel(model, head), {"input_ids": batch["input_ids"]}, labels)
+    found = seen(model, head, {"input_ids": batch["input_ids"]}, labels)
     assert len(found.labels) == 8 * TOKENS
 
 

@@ -5,7 +5,7 @@ from torch_cases import torch
 
 import immucond.deep as icd
 import immucond.torch as ict
-from immucond.deep._network import SplitModel
+from immucond.deep._head import SplitModel
 
 import transformers  # isort: skip  # after torch, which may be absent
 

@@ -120,3 +120,9 @@ def test_a_group_is_left_out_of_a_compiled_graph_or_refused_by_name(results):
     for result in results:
         assert_close(result["compiled"], 2 * result["whole"], 1e-9)
         assert "group= cannot be part of a compiled graph" in result["fullgraph"]
+
+
+def test_a_batch_without_a_label_on_one_process_ends_all(results):
+    first, second = (result["without labels"] for result in results)
+    assert second.startswith("ValueError: no token of a batch counts")
+    assert first.startswith("RuntimeError: rank 1 failed: ValueError: no token of a batch counts")

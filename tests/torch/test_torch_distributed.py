@@ -20,6 +20,7 @@ def test_ranks_against_one_process(world, tmp_path):
         for dtype_name in DTYPES:
             check_regularizers(results, kind, split, dtype_name)
         check_gram(results, kind, split)
+    check_masks(results, world)
     check_bits(results)
     check_errors(results)
     Z = rows_of(split, torch.bfloat16).double().requires_grad_()
@@ -55,6 +56,30 @@ def check_regularizers(results, kind, split, dtype_name):
             assert ((grad - 3.0 * by_rows).abs() <= (1e-9 + 8 * eps) * 3 * largest).all()
 
 
+def check_masks(results, world):
+    """One matrix of the tokens that all ranks keep, of which the last rank has none."""
+    Z, mask = torch_ranks.sentences_of(world)
+    rows = Z[mask].requires_grad_()
+    parts = mask.split(torch_ranks.SENTENCES[world])
+    assert not parts[-1].any()
+    for name, function in (*FUNCTIONS.items(), ("gram", None)):
+        value = ict.gram(rows) if function is None else function(features=rows)
+        total = value.square().sum() if function is None else 3.0 * value
+        (gradient,) = torch.autograd.grad(total, rows)
+        shares = gradient.split([int(part.sum()) for part in parts])
+        for result, part, share in zip(results, parts, shares, strict=True):
+            found, grad = result["masked", name]
+            assert_close(found, value.detach(), 1e-9)
+            assert ((grad[part] - share).abs() <= 1e-9 * gradient.abs().max()).all()
+            assert (grad[~part] == 0.0).all()
+    kept = Z[mask]
+    for result in results:
+        assert result["masked", "sharded"][0] == result["masked", "r_ill"][0]
+        assert_close(
+            result["masked", "loss"][0], ict.ImmunizationLoss(0.1, 2.0)(kept, 2 * kept), 1e-9
+        )
+
+
 def check_gram(results, kind, split):
     weights = torch.arange(WIDTH**2).reshape(WIDTH, WIDTH)
     Z = rows_of(split, torch.float64)
@@ -75,7 +100,7 @@ def check_bits(results):
 def check_errors(results):
     """They reach every rank."""
     for result in results:
-        widths, nan, second, stack, replicated = result["errors"]
+        widths, nan, second, stack, replicated, *of_masks = result["errors"]
         assert "ValueError: features must have one width and dtype on all ranks" in widths
         assert "ValueError" in nan
         assert "must be finite" in nan
@@ -83,6 +108,9 @@ def check_errors(results):
         assert "2 dimensions with group, got shape (2, 3, 4)" in stack
         assert "sharded by rows over a mesh of one dimension" in replicated
         assert "Replicate()" in replicated
+        for told in of_masks[:2]:
+            assert told == "TypeError: mask must be a plain dense tensor, and is a DTensor"
+        assert "ValueError: features must have at least one entry" in of_masks[2]
 
 
 @pytest.fixture(scope="module")

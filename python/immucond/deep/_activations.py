@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from ._batches import Batches, Loaded, refuse_rows
 from ._checkpoint import fingerprint_of
 from ._frozen import (
+    Trace,
     gradients_agree,
     refuse_dependent,
     replaced,
@@ -33,6 +34,7 @@ from ._frozen import (
     tied_to,
     traced,
 )
+from ._head import Pass, SplitModel
 from ._loaders import (
     CannotKeepError,
     equal,
@@ -45,8 +47,8 @@ from ._loaders import (
     refuse_mixed,
     refuse_random,
 )
-from ._network import SplitModel, blocks_named
-from ._outcome import MASKS, Outcome, rows_of_tokens
+from ._network import blocks_named
+from ._outcome import Outcome, outcome_of
 
 _log = logging.getLogger("immucond")
 
@@ -111,7 +113,7 @@ class Kept:
             if first is None:
                 first = inputs, trace
                 refuse_dependent(model, blocks, inputs, trace)
-            self._append(inputs, trace.arguments, labels)
+            self._append(inputs, trace, labels)
         assert first is not None
         return first
 
@@ -123,10 +125,11 @@ class Kept:
         """
         few = slice(self._size // 2, None)
         with requiring_alone(model.model, blocks) as parameters, torch.enable_grad():
-            wanted = model(inputs)[0][few]
+            wanted = model(inputs).features[few]
             try:
                 with run_without_a_graph(model, parameters) as cut:
-                    got = self._passed(model, torch.arange(self._size)[few])[0]
+                    shown, _ = self._passed(model, torch.arange(self._size)[few])
+                    got = shown.features
             except Exception as error:
                 raise CannotKeepError(f"the model does not run on them ({error})") from error
             near = 1e-5 * float(wanted.detach().abs().max())
@@ -138,17 +141,20 @@ class Kept:
                     "a backward pass on them gives other gradients (checkpoints?)"
                 )
 
-    def _append(self, inputs: Any, arguments: Any, labels: Any) -> None:
-        """Keep a batch: what enters the block, labels, and such inputs as are read beside it."""
-        leaves, spec = tree_flatten((inputs, arguments, labels))
-        size = rows_of(arguments)
+    def _append(self, inputs: Any, trace: Trace, labels: Any) -> None:
+        """Keep a batch: what enters the block, labels, and such inputs as are read beside it.
+
+        And which tokens are no padding: what makes the mask may not run again, or on zeros.
+        """
+        kept = trace.shown.kept
+        leaves, spec = tree_flatten((inputs, trace.arguments, labels, kept))
+        size = rows_of(trace.arguments)
         fresh = not self._rows
         if fresh:
             self._spec = spec
         elif spec != self._spec:
             raise CannotKeepError("its batches differ in what they hold")
         of_inputs = len(tree_flatten(inputs)[0])
-        masks = [inputs.get(name) for name in MASKS] if isinstance(inputs, Mapping) else []
         for at, leaf in enumerate(leaves):
             by_sample = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
             if fresh and not by_sample:
@@ -157,7 +163,7 @@ class Kept:
                 fresh
                 and at < of_inputs
                 and leaf.is_floating_point()
-                and not any(leaf is mask for mask in masks)  # which tell the tokens that count
+                and not any(leaf is mask for mask in trace.shown.masks)  # which later blocks read
             ):
                 self._rows.append(_Zeros(leaf))
             elif fresh:
@@ -203,18 +209,17 @@ class Kept:
 
     def run(self, model: SplitModel, batch: Tensor) -> Outcome:
         """Return what the model makes of the samples with these indices."""
-        *seen, logits, inputs, labels = self._passed(model, batch)
-        return rows_of_tokens(model, inputs, (seen[0], seen[1]), logits, labels)
+        return outcome_of(model, *self._passed(model, batch))
 
-    def _passed(self, model: SplitModel, batch: Tensor) -> tuple[Any, ...]:
-        """Run on them; return features, the head's output, logits, inputs and labels."""
+    def _passed(self, model: SplitModel, batch: Tensor) -> tuple[Pass, Any]:
+        """Run on them; return what that shows, and the labels."""
         leaves = [
             row[batch].to(self._device) if isinstance(row, (_Rows, _Zeros)) else row
             for row in self._rows
         ]
-        inputs, arguments, labels = tree_unflatten(leaves, self._spec)
+        inputs, arguments, labels, kept = tree_unflatten(leaves, self._spec)
         with replaced(model, self._trace, arguments, self._size, len(batch)):
-            return *model(inputs), inputs, moved(labels, self._device)
+            return model(inputs, kept), moved(labels, self._device)
 
 
 class _Rows:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from .._errors import DegenerateSpectrumWarning
 from .._extreme import feature_extreme_pairs
 from ._checkpoint import fingerprint_of
+from ._head import SplitModel
 from ._loaders import (
     draws_alike,
     least_batch,
@@ -26,14 +27,14 @@ from ._loaders import (
     seed_pass,
     starting_anew,
 )
-from ._network import SplitModel, array
+from ._network import array
 from ._outcome import Outcome, outcome_of
 
 
 def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
     """Return what the whole model makes of a batch."""
     inputs, labels = parse_batch(batch)
-    return outcome_of(model, moved(inputs, device), moved(labels, device))
+    return outcome_of(model, model(moved(inputs, device)), moved(labels, device))
 
 
 _LOGITS = 2**26  # numbers, of which no more than another batch are kept

@@ -20,9 +20,10 @@ from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
 from ._attacked import PARAMS, with_new_head
 from ._batches import Loaded
+from ._head import SplitModel
 from ._loaders import moved, parse_batch
-from ._network import SplitModel, array, copied
-from ._outcome import outcome_of
+from ._network import array, copied
+from ._outcome import Outcome, outcome_of
 
 _LAZY = 0.25  # relative error of the forecast
 
@@ -185,7 +186,7 @@ class _Attacked(nn.Module):
         }
         self.dtype = next(iter(self.trained.values())).dtype
         with torch.no_grad():
-            done = [outcome_of(self._network, *batch) for batch in batches]
+            done = [self._outcome(*batch) for batch in batches]
         self._y = [
             (one_hot(found.labels.long(), width) if classes else found.labels)
             .to(self.dtype).reshape(len(found.logits), width)
@@ -197,7 +198,10 @@ class _Attacked(nn.Module):
 
     def forward(self, inputs: Any, labels: Any) -> Tensor:
         """Return the outputs of a batch, one row a sample or a token that counts."""
-        return outcome_of(self._network, inputs, labels).logits
+        return self._outcome(inputs, labels).logits
+
+    def _outcome(self, inputs: Any, labels: Any) -> Outcome:
+        return outcome_of(self._network, self._network(inputs), labels)
 
     def kernel(self, u: FloatArray) -> FloatArray:
         """Multiply ``J J^T`` with (1, N c)."""

@@ -19,7 +19,7 @@ from .._validate import check_real
 from ._activations import task_of
 from ._batches import Batches, endless, first_of, refuse_few, running_on
 from ._checkpoint import NetworkCheckpoint, settings_of
-from ._network import SplitModel
+from ._head import SplitModel
 from ._objectives import (
     START_BATCHES,
     Loss,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..linear import FadeMap
 from ._batches import Batches, everything
+from ._head import SplitModel
 from ._maps import NetworkFade, change, map_of
-from ._network import SplitModel, copied
+from ._network import copied
 from ._objectives import Alignment, Objective
 from ._outcome import Outcome
 

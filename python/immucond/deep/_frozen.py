@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ._head import Pass, SplitModel
 from ._loaders import CannotKeepError, equal
-from ._network import SplitModel
 
 
 class Trace(NamedTuple):
@@ -24,6 +24,7 @@ class Trace(NamedTuple):
     entry: str
     arguments: Any  # (args, kwargs) of the entry
     skipped: list[tuple[str, Any]]  # frozen modules, with their outputs
+    shown: Pass
 
 
 def traced(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> Trace:
@@ -54,8 +55,8 @@ def traced(model: SplitModel, blocks: Sequence[nn.Module], inputs: Any) -> Trace
                 module.register_forward_hook(after, with_kwargs=True),
             ):
                 stack.callback(handle.remove)
-        model(inputs)
-    return Trace(*entered[0], skipped)
+        shown = model(inputs)
+    return Trace(*entered[0], skipped, shown)
 
 
 def refuse_dependent(

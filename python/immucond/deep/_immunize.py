@@ -28,9 +28,10 @@ from ._descent import (
 )
 from ._distillation import WEIGHTS, Distillation, Lessons, adam, imitation
 from ._frozen import let_gradients_through, trained_parameters
+from ._head import SplitModel
 from ._loaders import left_as_found
 from ._maps import checked_tau, closed_form, fade_network
-from ._network import SplitModel, blocks_named, copied, names_of, refuse_compiled
+from ._network import blocks_named, copied, names_of, refuse_compiled
 from ._objectives import (
     Loss,
     Method,

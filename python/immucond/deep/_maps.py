@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from .._validate import FloatArray, check_real
 from ..linear import FadeMap, fade, optimal_extractor
 from ._batches import Batches, all_features, everything
-from ._network import FoldedHead, SplitModel, array, refuse_saving, replace_module, storage
+from ._head import SplitModel
+from ._network import FoldedHead, array, refuse_saving, replace_module, storage
 from ._outcome import Outcome
 from ._sharded import edit_weight
 

@@ -286,7 +286,7 @@ class TriangleMoments(Moments):
     accumulator: TriangleAccumulator
     _MATRICES = 12
     _MORE = 1
-    _leading: tuple[int, TriangleAccumulator] | None = None
+    _leading: tuple[Any, Any, TriangleAccumulator] | None = None  # rows and triangles it is of
 
     def __init__(self, width: int) -> None:
         super().__init__(width, TriangleAccumulator(width + 1))
@@ -294,10 +294,11 @@ class TriangleMoments(Moments):
     @property
     def moment(self) -> TriangleAccumulator:
         """The accumulator of X alone, made anew where rows have come."""
-        count = self.accumulator.count
-        if self._leading is None or self._leading[0] != count:
-            self._leading = count, self.accumulator.leading(self.width)
-        return self._leading[1]
+        rows, triangles = self.accumulator._rows, self.accumulator._triangles  # never changed
+        held = self._leading
+        if held is None or held[0] is not rows or held[1] is not triangles:
+            held = self._leading = rows, triangles, self.accumulator.leading(self.width)
+        return held[2]
 
     @property
     def zero(self) -> bool:

@@ -1,4 +1,4 @@
-"""A network split at its head, whose input are the features; and copies of networks."""
+"""A network's modules by their names, a head that a map stands before, and copies of networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from .._validate import FloatArray
 
@@ -105,80 +104,6 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"the model must return logits, and returned {type(output).__name__}")
     return output
-
-
-def _wrapped(split: str, head: nn.Module) -> str:
-    """Say of an adapter around a linear layer, such as PEFT's, what to name instead."""
-    within = [f"{split}.{name}" for name, m in head.named_modules() if isinstance(m, nn.Linear)]
-    if not within or not (hasattr(head, "base_layer") or hasattr(head, "original_module")):
-        return ""
-    return (
-        f" of {type(head).__module__}, an adapter around {', '.join(map(repr, within))}: name the "
-        "one of these that runs, or merge the adapter first (PEFT: merge_and_unload())"
-    )
-
-
-class SplitModel:
-    """A model, its linear head (`split` is its name), and the features that enter it."""
-
-    def __init__(self, model: nn.Module, split: str) -> None:
-        self.model, self.split = model, split
-        head = module_named(model, split, "split")
-        if not isinstance(head, nn.Linear):
-            linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-            listed = ", ".join(repr(name) for name in linear)
-            raise TypeError(
-                f"split must name a linear layer, and {split!r} is a {type(head).__name__}"
-                f"{_wrapped(split, head)}; linear layers are {listed or 'none'}"
-            )
-        self.head = head
-        self.whole_graph = False  # whether inputs that can need gradients do
-
-    def __call__(self, inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features (N, m) or (B, T, m), what the head makes of them, and logits."""
-        if self.whole_graph and torch.is_grad_enabled():
-            inputs = tree_map_only(
-                Tensor,
-                lambda x: x.detach().requires_grad_() if x.is_floating_point() else x,
-                inputs,
-            )
-        with self.watched() as seen:
-            output = call(self.model, inputs)
-        return *self.checked(seen), logits_of(output)
-
-    def checked(self, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the features of one forward pass that was watched, and the head's output."""
-        if len(seen) != 2:
-            raise ValueError(
-                f"the head {self.split!r} must run once in each forward pass, and ran "
-                f"{len(seen) // 2} times"
-            )
-        return seen[0], seen[1]
-
-    @contextmanager
-    def watched(self) -> Iterator[list[Tensor]]:
-        """Collect what enters the head meanwhile, and what it puts out."""
-        seen: list[Tensor] = []
-
-        def see(head: nn.Module, args: tuple[Any, ...]) -> None:
-            features = args[0]
-            if features.ndim not in (2, 3) or features.shape[-1] != head.in_features:
-                raise ValueError(
-                    f"the features that enter {self.split!r} must have shape (N, "
-                    f"{head.in_features}), one row a sample, or (B, T, {head.in_features}), and "
-                    f"have shape {tuple(features.shape)}"
-                )
-            seen.append(features)
-
-        handles = (
-            self.head.register_forward_pre_hook(see),
-            self.head.register_forward_hook(lambda *passed: seen.append(passed[-1])),
-        )
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def refuse_compiled(model: nn.Module) -> None:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..torch.parts import IGNORED, token_mask
-from ._network import SplitModel
-
-MASKS = ("attention_mask", "decoder_attention_mask")
-_DECODED = ("decoder_input_ids", "decoder_inputs_embeds")
-# They generate, and compare logits with the labels of the same token.
-_UNSHIFTED = frozenset({"xlm", "flaubert", "xlnet", "cpmant"})
+from ..torch.parts import IGNORED
+from ._head import Pass, SplitModel
 
 
 class Outcome(NamedTuple):
@@ -36,37 +30,38 @@ class Outcome(NamedTuple):
         return self.features if self.whole is None else self.whole
 
 
-def outcome_of(model: SplitModel, inputs: Any, labels: Any) -> Outcome:
-    """Run the model; of a head that runs on tokens (B, T, m), return those that count.
+def outcome_of(model: SplitModel, shown: Pass, labels: Any) -> Outcome:
+    """Return what a forward pass showed, row by row: of tokens (B, T, m), those that count.
 
-    These are the tokens that the batch's attention mask keeps, less those whose label is -100; a
+    These are the tokens that the network's attention mask keeps, less those whose label is -100; a
     causal language model's labels are moved by one token, as transformers moves them. Of logits
     that are the head's at one token of each sample, such as the last one, it is that token.
     """
-    features, output, logits = model(inputs)
-    return rows_of_tokens(model, inputs, (features, output), logits, labels)
-
-
-def rows_of_tokens(
-    model: SplitModel, inputs: Any, seen: tuple[Tensor, Tensor], logits: Tensor, labels: Any
-) -> Outcome:
-    """Return the same of a forward pass whose features, head's output and logits were seen."""
-    features, output = seen
-    if features.ndim == 2:
+    features, output, logits, kept, _ = shown
+    if kept is None:
         return Outcome(features, logits, labels)
-    kept = _attended(model.model, inputs, features)
-    if logits.shape[:-1] == kept.shape:
-        return _by_token(_shifts(model.model), features, logits, labels, kept)
-    chosen = _one_token(output, logits, kept)
+    transposed = (
+        logits.ndim == 3 and logits.shape[:-1] == kept.shape and _transposed(output, logits)
+    )
+    if logits.shape[:-1] == kept.shape and not transposed:
+        return _by_token(model.shifts, features, logits, labels, kept)
+    chosen = None if transposed else _one_token(output, logits, kept)
     if chosen is None:
         raise ValueError(
             f"the features that enter {model.split!r} have shape {tuple(features.shape)}, and its "
             f"outputs {tuple(output.shape)} make logits of shape {tuple(logits.shape)}: neither "
             "one row a token, nor those of one token, the same in each sample. Pool the tokens or "
-            "places before the head, by their mean or by the first one, in the network's forward"
+            "places before the head, by their mean or by the first one, in the network's forward; "
+            "logits with classes first are those of tokens once their classes are last"
         )
     rows = features[torch.arange(len(chosen), device=chosen.device), chosen]
     return Outcome(rows, logits, labels, features)
+
+
+def _transposed(output: Tensor, logits: Tensor) -> bool:
+    """Whether logits are (B, C, T), which with as many classes as tokens no shape tells."""
+    square = output.shape == logits.shape and logits.shape[1:2] == logits.shape[2:]
+    return square and not torch.equal(output, logits) and torch.equal(output.mT, logits)
 
 
 def _one_token(output: Tensor, logits: Tensor, kept: Tensor) -> Tensor | None:
@@ -91,19 +86,12 @@ def _one_token(output: Tensor, logits: Tensor, kept: Tensor) -> Tensor | None:
 def _by_token(shifts: bool, whole: Tensor, logits: Tensor, labels: Any, kept: Tensor) -> Outcome:
     features = whole
     if labels is not None:
-        if not isinstance(labels, Tensor) or labels.shape[:1] != kept.shape[:1]:
-            shape = getattr(labels, "shape", None)
-            told = f"a {type(labels).__name__}" if shape is None else f"of shape {tuple(shape)}"
-            raise ValueError(
-                f"labels must be one a token, {tuple(kept.shape)}, or one a sample, and are {told}"
-            )
-        classes = not labels.is_floating_point()
-        if labels.shape[:2] != kept.shape or (labels.ndim == 2 and not classes):
+        if not _of_tokens(labels, logits, kept):
             labels = labels[:, None].expand(*kept.shape, *labels.shape[1:])  # of their sample
         elif shifts:
             features, logits, labels = features[:, :-1], logits[:, :-1], labels[:, 1:]
             kept = kept[:, :-1] & kept[:, 1:]
-        if classes and labels.shape == kept.shape:
+        if not labels.is_floating_point() and labels.shape == kept.shape:
             kept = kept & (labels.long() != IGNORED)
     if not bool(kept.any()):
         raise ValueError(f"no token of a batch counts: all are padding, or labelled {IGNORED}")
@@ -116,38 +104,21 @@ def _by_token(shifts: bool, whole: Tensor, logits: Tensor, labels: Any, kept: Te
     return Outcome(rows(features), rows(logits), of_rows, whole, by_token=True)
 
 
-def _attended(model: nn.Module, inputs: Any, features: Tensor) -> Tensor:
-    """Return which tokens are no padding, (B, T): all, where the batch has no mask of them."""
-    given = inputs if isinstance(inputs, Mapping) else {}
-    decoded = any(given.get(name) is not None for name in _DECODED)
-    if _generates(model) and _encodes_and_decodes(model) and not decoded:
-        raise ValueError(
-            f"a batch must hold {_DECODED[0]} for a {type(model).__name__}, which would make them "
-            "of labels that it is not given: DataCollatorForSeq2Seq(tokenizer, model=model) does"
-        )
-    name = MASKS[decoded]
-    samples, tokens, _ = features.shape
-    if given.get(name) is None:
-        return torch.ones(samples, tokens, dtype=torch.bool, device=features.device)
-    found = token_mask(given[name], f"the batch's {name}", samples=samples, tokens=tokens)
-    return found.to(features.device)
+def _of_tokens(labels: Any, logits: Tensor, kept: Tensor) -> bool:
+    """Whether labels are one a token, and not one a sample; refuse what is neither.
 
-
-def runs_on_tokens(model: nn.Module) -> bool:
-    """Whether a network of transformers' classes has its head run on every token."""
-    return _generates(model) or type(model).__name__.endswith("ForTokenClassification")
-
-
-def _generates(model: nn.Module) -> bool:
-    asked = getattr(model, "can_generate", None)
-    return callable(asked) and bool(asked())
-
-
-def _encodes_and_decodes(model: nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def _shifts(model: nn.Module) -> bool:
-    """Whether transformers compares a token's logits with the label of the next one."""
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    return _generates(model) and not _encodes_and_decodes(model) and kind not in _UNSHIFTED
+    Whole numbers (B, T) are tokens' classes. Numbers (B, C) are a sample's targets for C logits,
+    also where it has C tokens; for one logit they are its tokens' targets.
+    """
+    samples, tokens = kept.shape
+    if isinstance(labels, Tensor) and labels.shape[:1] == (samples,):
+        if labels.ndim == 2 and labels.is_floating_point():
+            return labels.shape == kept.shape and logits.shape[-1] == 1
+        if labels.ndim != 2 or labels.shape[1] == tokens:
+            return labels.shape[:2] == kept.shape
+    shape = getattr(labels, "shape", None)
+    told = f"a {type(labels).__name__}" if shape is None else f"of shape {tuple(shape)}"
+    raise ValueError(
+        f"labels must be one a token, {tuple(kept.shape)}, or one a sample, ({samples},) or "
+        f"floating-point targets, and are {told}"
+    )

@@ -91,8 +91,9 @@ def linear_probes(
     Returns
     -------
     dict
-        By attacker: "lr", and by epoch from 0 on the arrays "accuracy" (on the test features) and
-        "loss" (on the training features).
+        By attacker: "lr" (infinite or zero where the scale of the features takes it beyond
+        float64), and by epoch from 0 on the arrays "accuracy" (on the test features) and "loss" (on
+        the training features).
 
     Raises
     ------
@@ -118,6 +119,9 @@ def linear_probes(
         check_choice(name, "attackers", tuple(RULES))
     passes, drawn = as_count(epochs, "epochs", least=0), as_count(seed, "seed", least=0)
     rows = rows_of(train, test).mapped(Tensor.double)
+    # A power of two, so that neither squares nor the steps leave the range of float64.
+    scale = 2.0 ** (int(torch.frexp(rows.Z.abs().max()).exponent) - 1)
+    rows = rows.mapped(lambda part: part / scale)
     count = rows.classes
     if classes is not None:
         count = as_count(classes, "classes", least=count)
@@ -127,7 +131,10 @@ def linear_probes(
         heads = descend(seen, name, passes, drawn, bias=False, classes=count)
         found[name] = heads.of(int(np.argmin(np.nan_to_num(heads.loss[-1], nan=np.inf))))
         size = float(seen.Z.square().mean().sqrt())
-        found[name]["lr"] /= size if name == "adam" else size**2
+        size *= 1.0 if name == "whitening" else scale  # whitened features have none
+        lr = np.float64(found[name]["lr"])
+        with np.errstate(over="ignore", under="ignore"):  # beyond float64 it is inf, or 0
+            found[name]["lr"] = float(lr / size if name == "adam" else lr / size / size)
     return found
 
 

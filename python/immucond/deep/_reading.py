@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from .._validate import FloatArray, as_targets
 from ._batches import Loaded, refuse_arrays, running_on
 from ._loaders import moved, parse_batch
+from ._masks import MaskWatch
 from ._network import call, logits_of
 from ._objectives import Loss
 from ._rows import RefusedError, Samples, mask_of, size_of, started
@@ -100,7 +101,14 @@ class Reading:
             inputs = tree_map_only(Tensor, started, inputs) if backward else inputs
             try:
                 with running_on("loader"):
-                    output = call(self.model, inputs)
+                    with MaskWatch(self.model).hooked() as masks:
+                        output = call(self.model, inputs)
+                    if samples.mask is None and isinstance(self.mask, str) and masks.pad():
+                        raise RefusedError(
+                            f"a module ran with a mask of padding, and the batch has no "
+                            f"{self.mask!r} by name: give mask= a function of the batch, or "
+                            "mask=None, which records the padding too"
+                        )
                     value = self.loss(logits_of(output), moved(labels, where)) if backward else None
                 if value is not None:
                     watch.backward(value)

@@ -15,8 +15,9 @@ from .._validate import FloatArray
 from ..linear import FadeMap, alignment
 from ._activations import task_of
 from ._batches import Batches, Measured, gathered, kappa_and_rank
+from ._head import SplitModel
 from ._maps import NetworkFade
-from ._network import SplitModel, array, heads_named, served
+from ._network import array, heads_named, served
 from ._probes import linear_probes
 from ._rir import Ratios
 

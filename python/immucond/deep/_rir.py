@@ -15,7 +15,8 @@ from .._format import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
 from ._batches import all_features
-from ._network import SplitModel, array, heads_named, served
+from ._head import SplitModel
+from ._network import array, heads_named, served
 
 Kappa = TypeVar("Kappa", float, FloatArray)
 

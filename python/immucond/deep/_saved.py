@@ -13,7 +13,8 @@ from torch import nn
 
 from .._files import whole
 from .._validate import plain
-from ._network import FoldedHead, SplitModel, copied, refuse_saving, replace_module
+from ._head import SplitModel
+from ._network import FoldedHead, copied, refuse_saving, replace_module
 from ._report import DeepImmunization
 
 WEIGHTS, ABOUT = "weights.pt", "immucond.json"

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Iterator, Sized
-from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler
 
 from .._files import whole
 from .._validate import plain, refuse_other
 from ..torch import sum_over_ranks
 from ._activations import task_of
-from ._batches import endless, first_of, outcome, refuse_few
+from ._batches import first_of, outcome, refuse_few
 from ._checkpoint import name_of
+from ._head import SplitModel
 from ._loaders import parse_batch
-from ._network import SplitModel, evaluating, logits_of, refuse_compiled
+from ._network import evaluating, refuse_compiled
 from ._objectives import (
     Method,
     Objective,
@@ -39,7 +36,8 @@ from ._objectives import (
     weighting,
     weights,
 )
-from ._outcome import Outcome, rows_of_tokens, runs_on_tokens
+from ._outcome import Outcome, outcome_of
+from ._processes import Ranks, harmful_by_rank
 
 SETTINGS = "immunization.json"
 """In each checkpoint's folder: what the run is immunized by, and its first weights."""
@@ -125,13 +123,13 @@ class TrainerMixin:
         ValueError, TypeError
             As `immunize` does.
         """
-        SplitModel(self.model, split)
+        network = SplitModel(self.model, split)
         ranks = Ranks(group)
         objective = objective_of(method, computed_in, ranks.group)
         if objective is None:
             raise ValueError(f"method must be one that trains, and is {method!r}")
         task = task_of(harmful, next(self.model.parameters()).device, "harmful")
-        if task.least is not None and not runs_on_tokens(self.model):
+        if task.least is not None and not network.runs_on_tokens:
             refuse_few(task.least, "harmful")
         batch = first_of(task, "harmful")
         if objective.needs_harmful_labels and parse_batch(batch)[1] is None:
@@ -218,7 +216,8 @@ class TrainerMixin:
         size = getattr(options, "train_batch_size", None)
         if size is None or not isinstance(data, Sized) or self._ranks.size > 1:
             return
-        if runs_on_tokens(self.model):
+        assert self._immunization is not None
+        if SplitModel(self.model, self._immunization[0]).runs_on_tokens:
             return
         count = len(data)
         if size == 1 or (count % size == 1 and not getattr(options, "dataloader_drop_last", False)):
@@ -243,15 +242,21 @@ class TrainerMixin:
             refuse_compiled(model)
         # Without the number of items in all accumulated batches the loss is this one's mean.
         items = keywords.pop("num_items_in_batch", None)
-        given, labels = parse_batch(inputs)  # from which a loss of one's own takes the labels out
+        _, labels = parse_batch(inputs)  # from which a loss of one's own takes the labels out
         with network.watched() as seen:
             loss, outputs = above.compute_loss(model, inputs, return_outputs=True, **keywords)
-        features, output = network.checked(seen)
-        logits = torch.empty(0) if features.ndim == 2 else logits_of(outputs)
-        primary = rows_of_tokens(network, given, (features, output), logits, labels)
-        with evaluating(self.model) as served:
-            batch = next(self._harmful)
-            harmful = outcome(SplitModel(served, split), batch, primary.features.device)
+        error = None
+        try:
+            # Of samples no logits are needed, and a trainer may return none.
+            of_tokens = any(x.ndim == 3 for x in seen.features)
+            shown = network.shown(seen, outputs if of_tokens else torch.empty(0))
+            primary = outcome_of(network, shown, labels)
+            with evaluating(self.model) as served:
+                batch = next(self._harmful)
+                harmful = outcome(SplitModel(served, split), batch, primary.features.device)
+        except Exception as failure:
+            error = failure
+        self._ranks.agree(error)
         if self._ranks.size == 1:
             refuse_few(len(primary.features), "primary")
             refuse_few(len(harmful.features), "harmful")
@@ -340,51 +345,3 @@ class TrainerMixin:
             else:
                 found.append(None)
         return balanced(terms, [(found[0], found[1])])
-
-
-class Ranks:
-    """A process group, or one process alone."""
-
-    def __init__(self, group: Any = None) -> None:
-        if group is None and dist.is_available() and dist.is_initialized():
-            group = dist.group.WORLD if dist.get_world_size() > 1 else None
-        self.group = group
-        self.size = 1 if group is None else dist.get_world_size(group)
-        self.rank = 0 if group is None else dist.get_rank(group)
-
-    def _all(self, value: float) -> list[float]:
-        """Return every process's value."""
-        if self.size == 1:
-            return [value]
-        where = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
-        mine = torch.tensor([value], dtype=torch.float64, device=where)
-        all_ = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(all_, mine, group=self.group)
-        return [float(x) for x in all_]
-
-    def mean(self, value: float) -> float:
-        """Return the mean over the processes."""
-        return math.fsum(self._all(value)) / self.size
-
-    def norm(self, value: float) -> float:
-        """Return the norm of what all processes have parts of, from the norm of one's own."""
-        return math.hypot(*self._all(value))
-
-
-def harmful_by_rank(loader: Any, ranks: Ranks) -> Iterator[Any]:
-    """Yield this process's batches, epoch after epoch: of each round of batches its own.
-
-    A loader whose sampler knows the processes has parted the samples already.
-    """
-    sampler, epochs = getattr(loader, "sampler", None), count()
-
-    def epoch() -> Iterator[Any]:
-        number = next(epochs)
-        if isinstance(sampler, DistributedSampler):
-            sampler.set_epoch(number)
-        return iter(loader)
-
-    batches = endless(epoch, "harmful")
-    if isinstance(sampler, DistributedSampler):
-        return batches
-    return islice(batches, ranks.rank, None, ranks.size)

@@ -4,8 +4,8 @@ from ._activations import Kept as Kept
 from ._attacked import with_new_head as with_new_head
 from ._batches import kappa_and_rank as kappa_and_rank
 from ._checkpoint import fingerprint as fingerprint
+from ._head import SplitModel as SplitModel
 from ._network import FoldedHead as FoldedHead
-from ._network import SplitModel as SplitModel
 from ._network import array as array
 from ._network import module_named as module_named
 from ._network import refuse_saving as refuse_saving
