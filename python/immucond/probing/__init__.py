@@ -1,18 +1,23 @@
 """Linear probing of fixed features, from gradient descent to least squares: what immunity is worth.
 
-kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it.
+kappa governs unpreconditioned first-order probing alone. A least-squares solve does not see it, and
+how much any probe reads, `ceiling` tells.
 """
 
 from ._attackers import METHODS
+from ._ceiling import RIDGES, Ceiling, ceiling
 from ._curve import loss_curve, steps_needed
 from ._probe import LABELS, Comparison, Effort, ProbeTrace, compare, probe
 
 __all__ = [
     "LABELS",
     "METHODS",
+    "RIDGES",
+    "Ceiling",
     "Comparison",
     "Effort",
     "ProbeTrace",
+    "ceiling",
     "compare",
     "loss_curve",
     "probe",
