@@ -10,6 +10,7 @@ with extra("torch"):
 
 from ._activations import keep_activations
 from ._immunize import immunize
+from ._leak import LeakProfile, leak_profile
 from ._maps import NetworkFade
 from ._objectives import Objective
 from ._probes import linear_probes
@@ -25,6 +26,7 @@ __all__ = [
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
+    "LeakProfile",
     "NetworkFade",
     "Objective",
     "Recording",
@@ -33,6 +35,7 @@ __all__ = [
     "immunity_report",
     "immunize",
     "keep_activations",
+    "leak_profile",
     "linear_probes",
     "load_saved",
     "record",

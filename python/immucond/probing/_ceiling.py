@@ -254,12 +254,16 @@ def _places(y: Any, rows: int, classes: Array) -> Array:
     ):  # fmt: skip
         missing = [str(label) for label in there if label not in here]
         if missing:
-            raise ValueError(f"held_out {told} {', '.join(missing[:5])}{' ...' * (missing[5:] != [])}")
+            raise ValueError(
+                f"held_out {told} {', '.join(missing[:5])}{' ...' * (missing[5:] != [])}"
+            )
     return np.searchsorted(classes, labels)
 
 
 def _grid(ridges: Any) -> FloatArray:
-    grid = np.unique(as_float64(np.atleast_1d(as_array(ridges, "ridges", ndim=None)), "ridges", ndim=1))
+    grid = np.unique(
+        as_float64(np.atleast_1d(as_array(ridges, "ridges", ndim=None)), "ridges", ndim=1)
+    )
     if grid[0] <= 0.0:
         raise ValueError(f"ridges must be positive, and hold {grid[0]:g}")
     return grid
@@ -361,7 +365,9 @@ class _Whitened:
         if r == 0 or ranks[0] == 0:
             raise ValueError("Z is constant: centred, its rank is 0")
         if sigma[r - 1] == 0.0:
-            raise ValueError(f"rank is given as {r}, and Z and Z_P have at most {np.count_nonzero(sigma)}")
+            raise ValueError(
+                f"rank is given as {r}, and Z and Z_P have at most {np.count_nonzero(sigma)}"
+            )
         turned, C, V = np.linalg.svd(left[:m, :r], full_matrices=False)
         V = V.T
         S = np.linalg.norm(left[m:, :r] @ V, axis=0)
