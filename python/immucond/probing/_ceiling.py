@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._condition import condition_number
 from .._errors import underflow_is_zero
 from .._format import plain
 from .._rank import epsilon, rank_rule
@@ -40,7 +39,8 @@ class Ceiling:
     rank, rank_P : int
         Numerical ranks of the centred features of the harmful and of the primary task.
     kappa : float
-        Condition number of the centred harmful features' Gram matrix, over its nonzero eigenvalues.
+        Condition number of the centred harmful features' Gram matrix, over as many eigenvalues as
+        `rank`.
     rho : float
         Label alignment, as `immucond.linear.alignment`. Neither it nor kappa are invariant.
     count : int
@@ -376,7 +376,7 @@ class _Whitened:
         return cls(
             unit=unit, mean=mean, T=(right[:r].T / sigma[:r]) @ V, C=C, S=S,
             cross=C[:, None] * (turned.T @ labels), shares=shares, rank=ranks[0], rank_P=ranks[1],
-            kappa=condition_number(features=seen[:m, :m], rank=ranks[0]),
+            kappa=_kappa(seen[:m, :m], ranks[0]),
             rho=alignment(seen[:, :m], seen[:, m:], center=False, rank=ranks[0]).rho,
         )  # fmt: skip
 
@@ -389,6 +389,13 @@ class _Whitened:
         heads = (weights[:, :, None] * self.cross[:, None, :]).reshape(len(weights), -1)
         shape = len(G), weights.shape[1], self.cross.shape[1]
         return np.asarray((G @ heads).reshape(shape) + self.shares)
+
+
+def _kappa(R: FloatArray, rank: int) -> float:
+    """Condition number of R^T R over so many eigenvalues; inf where float64 does not tell."""
+    sigma = np.linalg.svd(R, compute_uv=False)
+    with np.errstate(divide="ignore", over="ignore"):
+        return float(np.square(sigma[0] / sigma[rank - 1]))
 
 
 def _left_out(
