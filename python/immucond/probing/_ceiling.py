@@ -17,7 +17,7 @@ from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray, as_array, as_float64, as_matrix
 from ..linear import alignment
 
-RIDGES = tuple(10.0 ** (k / 2) for k in range(-16, 17))
+RIDGES = tuple(10.0**k for k in range(-8, 9))
 """Ridges of the default grid, in units of the rows of the harmful task over the primary's."""
 
 _BLOCK = 2**22  # numbers that are held at once for a block of rows
@@ -123,7 +123,7 @@ def ceiling(
     held_out : ((n, m) array_like, (n,) array_like)
         Features and classes of other harmful rows, in which every class has a row.
     ridges : sequence of float, optional
-        Positive numbers; by default half decades from 1e-8 to 1e8, times N / N_P. The best is
+        Positive numbers; by default the decades from 1e-8 to 1e8, times N / N_P. The best is
         chosen by leave-one-out accuracy on the training rows, among equals by squared error.
     rank : int, optional
         Rank of both tasks' centred features together, where it is known.
