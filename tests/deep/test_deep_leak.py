@@ -362,9 +362,9 @@ def test_it_prints_as_a_table_and_goes_to_json():
 
 
 def test_half_precision():
-    found = profile(mlp().bfloat16(), **{
-        "harmful": batches(dtype=torch.bfloat16), "primary": primary(dtype=torch.bfloat16),
-        "held_out": batches(seed=1, dtype=torch.bfloat16),
-    })  # fmt: skip
+    half = {"dtype": torch.bfloat16}
+    found = profile(
+        mlp().bfloat16(), batches(**half), primary=primary(**half), held_out=batches(seed=1, **half)
+    )
     full = profile()
     assert found.ceiling == pytest.approx(full.ceiling, abs=0.05)
