@@ -95,9 +95,8 @@ class Leak:
             f"What is read of {self.settings.harmful} at every cut",
             ("", "features", "rank", "kappa", "rho", "ceiling", "untrained"),
             rows,
-            f"{_NOTE} A constant guess: {found.majority:.1%} of {found.classes} classes. Rows: "
-            f"{counts}.",
-            strong=(found.where,),
+            f"{_NOTE} Most is read at {found.where}. A constant guess: {found.majority:.1%} of "
+            f"{found.classes} classes. Rows: {counts}.",
         )
 
     def _probed(self) -> dict[str, Any]:
@@ -114,12 +113,12 @@ class Leak:
             figure = Figure(figsize=(max(6.0, 2.4 + 0.5 * len(names)), 5.0), layout="constrained")
             ax = figure.subplots()
             at = np.arange(len(names))
-            style: dict[str, Any]
-            for label, cuts, style in (
+            drawn: list[tuple[str, Any, dict[str, Any]]] = [
                 ("release", found.cuts, {"color": BLUE, "marker": "o"}),
                 ("untrained", found.untrained,
                  {"color": VERMILION, "marker": "s", "linestyle": "--", "markerfacecolor": "none"}),
-            ):  # fmt: skip
+            ]  # fmt: skip
+            for label, cuts, style in drawn:
                 if cuts:
                     shares, errors = (
                         100.0 * np.array([getattr(cuts[name], of) for name in names])
