@@ -44,8 +44,8 @@ class Ceiling:
     rho : float
         Label alignment, as `immucond.linear.alignment`. Neither it nor kappa are invariant.
     count : int
-        Held-out rows.
-    predictions : (count,) array
+        Held-out rows, n.
+    predictions : (n,) array
         Class that the probe gives each held-out row.
     ridges : (k,) array
         All that were tried.
