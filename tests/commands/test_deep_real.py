@@ -93,3 +93,15 @@ def test_every_last_block_of_a_resnet_is_found(data_dir, models_dir):
     assert backbone.split == "classifier.1"
     assert backbone.fitted
     assert primary.classes == tuple(sorted(backbone.model.config.label2id))
+
+
+def test_what_is_read_of_digits_at_the_cuts_of_a_vision_transformer(data_dir, models_dir, tmp_path):
+    assert main([
+        "leak", "--backbone", str(models_dir / "vit-cifar10"), "--primary", "cifar10", "--harmful",
+        "mnist", "--data-dir", str(data_dir), "--train-size", "300", "--test-size", "300",
+        "--image-size", "32", "--mean", "0.4914", "0.4822", "0.4465", "--std", "0.2470", "0.2435",
+        "0.2616", "--no-untrained", "--quiet", "--out", str(tmp_path / "out"),
+    ]) == 0  # fmt: skip
+    profile = json.loads((tmp_path / "out" / "leak.json").read_text())["profile"]
+    assert [n for n in profile["cuts"] if ".layers." in n] == [f"vit.layers.{i}" for i in range(6)]
+    assert profile["ceiling"] > profile["logits"]["accuracy"] + 0.1 > profile["majority"] + 0.2

@@ -123,18 +123,22 @@ def write_json(path: Path, numbers: Any) -> None:
     path.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def file_names(figures: Sequence[str] = ()) -> list[str]:
+RESULTS = ("results.json", "tables.md")
+
+
+def file_names(figures: Sequence[str] = (), texts: Sequence[str] = RESULTS) -> list[str]:
     """Names of what `write_results` writes."""
     drawn = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
-    return ["results.json", "tables.md", *drawn]
+    return [*texts, *drawn]
 
 
 def write_results(
-    folder: Path, tables: Sequence[Table], figures: Mapping[str, Figure], numbers: Any
-) -> list[str]:
-    """Write results.json, tables.md and the figures; return their names."""
-    write_json(folder / "results.json", numbers)
-    (folder / "tables.md").write_text(
+    folder: Path, tables: Sequence[Table], figures: Mapping[str, Figure], numbers: Any,
+    texts: Sequence[str] = RESULTS,
+) -> list[str]:  # fmt: skip
+    """Write numbers and tables to the files of these names, and the figures; return all names."""
+    write_json(folder / texts[0], numbers)
+    (folder / texts[1]).write_text(
         f"`{numbers['command']}`, immucond {numbers['versions']['immucond']}\n\n"
         + "\n".join(table.markdown() for table in tables),
         encoding="utf-8",
@@ -144,7 +148,7 @@ def write_results(
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=200)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return ["results.json", "tables.md", *(f"{n}.png, {n}.svg" for n in figures)]
+    return [*texts, *(f"{n}.png, {n}.svg" for n in figures)]
 
 
 def show(tables: Sequence[Table], written: Sequence[str], out: Path, quiet: bool) -> None:

@@ -11,6 +11,7 @@ with extra("torch"):
 from ._activations import keep_activations
 from ._cost import NetworkCost, attack_cost
 from ._immunize import immunize
+from ._leak import LeakProfile, leak_profile
 from ._maps import NetworkFade
 from ._objectives import Objective
 from ._probes import linear_probes
@@ -26,6 +27,7 @@ __all__ = [
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
+    "LeakProfile",
     "NetworkCost",
     "NetworkFade",
     "Objective",
@@ -36,6 +38,7 @@ __all__ = [
     "immunity_report",
     "immunize",
     "keep_activations",
+    "leak_profile",
     "linear_probes",
     "load_saved",
     "record",

@@ -85,9 +85,9 @@ class Reading:
             array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
         return as_targets(array, count, what, "samples")
 
-    def run(self, batch: Any, number: int, watch: Watch) -> None:
-        """Run the model on one batch, as it would at any other time."""
-        refuse_arrays(batch, "loader")
+    def run(self, batch: Any, number: int, watch: Watch, name: str = "loader") -> Any:
+        """Run the model on one batch, as it would at any other time; return what it returns."""
+        refuse_arrays(batch, name)
         inputs, labels = parse_batch(batch)
         samples = self.samples(batch, number, self.cross is not None)
         watch.begin(number, samples, self.targets(batch, number, samples.count))
@@ -100,7 +100,7 @@ class Reading:
             torch.manual_seed(self.seed + number)  # whatever ran before this batch
             inputs = tree_map_only(Tensor, started, inputs) if backward else inputs
             try:
-                with running_on("loader"):
+                with running_on(name):
                     with MaskWatch(self.model).hooked() as masks:
                         output = call(self.model, inputs)
                     if samples.mask is None and isinstance(self.mask, str) and masks.pad():
@@ -116,3 +116,4 @@ class Reading:
                 raise ValueError(f"{refused} (batch {number})") from None
             finally:
                 watch.end()
+        return output

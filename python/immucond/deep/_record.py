@@ -179,7 +179,7 @@ def record(
         raise ValueError(f"only of='gradient' has a loss, and of is {of!r}")
     budget = None if max_bytes is None else as_count(max_bytes, "max_bytes", least=1)
     drawn = as_count(seed, "seed", least=0)
-    model = _unwrapped(model)
+    model = unwrapped(model)
     ranks = None if group is None else Ranks(group)
     found, aliases = modules_matching(model, modules)
     if patches:
@@ -220,12 +220,12 @@ def record(
     return recording if ranks is None else recording.all_reduce(group)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network within torch.compile and DistributedDataParallel."""
     inner = getattr(model, "_orig_mod", model)
     if isinstance(model, nn.parallel.DistributedDataParallel):  # would synchronize buffers
         inner = model.module
-    return _unwrapped(inner) if isinstance(inner, nn.Module) and inner is not model else model
+    return unwrapped(inner) if isinstance(inner, nn.Module) and inner is not model else model
 
 
 def _refuse_unseen(modules: Mapping[str, nn.Module], watch: Watch) -> None:

@@ -72,6 +72,24 @@ def dimensions_of(model: nn.Module) -> frozenset[int]:
     return frozenset(len(m.kernel_size) for m in found)
 
 
+def is_typed(module: nn.Module) -> bool:
+    """Whether a module's type tells where its channels are."""
+    return isinstance(module, (*_FIRST, *_LAST)) or type(module).__module__ == _POOLING
+
+
+def last_typed(module: nn.Module) -> tuple[Channels, int]:
+    """Return where the last layer of a type within a block has its channels, and how many.
+
+    Of a block without such a layer it is where PyTorch's convolutions have them, of no number.
+    """
+    names = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim")
+    for layer in reversed([m for m in module.modules() if isinstance(m, (*_FIRST, *_LAST))]):
+        shape = getattr(layer, "normalized_shape", ())
+        width = next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
+        return "first" if isinstance(layer, _FIRST) else "last", shape[-1] if shape else width
+    return "first", 0
+
+
 def refuse_patches(modules: Mapping[str, nn.Module], of: Of) -> None:
     """Refuse patches of what is no input of a convolution."""
     if of != "input":
@@ -195,7 +213,7 @@ def _features_last(x: Tensor, module: nn.Module, layout: Layout, what: str) -> t
     if not places:
         return x, shape[-1]
     first = isinstance(module, _FIRST) or type(module).__module__ == _POOLING
-    if not first and not isinstance(module, _LAST):
+    if not is_typed(module):
         if layout.channels is None and places in layout.dimensions:
             raise RefusedError(
                 f"{what} has shape {shape}, and a {type(module).__name__} does not tell where its "

@@ -1,4 +1,4 @@
-"""Deep networks immunized: ``immucond deep``.
+"""Deep networks immunized, ``immucond deep``, and what they let be read, ``immucond leak``.
 
 What needs PyTorch and transformers is imported when it is first asked for.
 """
@@ -12,6 +12,8 @@ _HOMES = {
     "BY_ROWS": "_settings",
     "Backbone": "_backbone",
     "DeepExperiment": "_experiment",
+    "Leak": "_leak",
+    "LeakSettings": "_leak",
     "METHODS": "_settings",
     "PRESETS": "_settings",
     "ImageFile": "_task",
@@ -23,6 +25,7 @@ _HOMES = {
     "as_json": "_report",
     "attack": "_attackers",
     "figures": "_figures",
+    "leak": "_leak",
     "load": "_task",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",

@@ -356,3 +356,24 @@ def load_saved(folder: str | Path) -> nn.Module:
         refuse_saving(model)
     model.get_submodule(about["split"]).load_state_dict(state)
     return model.eval()
+
+
+def saved_release(spec: str) -> Backbone | None:
+    """Load a network that `save` wrote, with its preparation; None where the folder is another.
+
+    Its head is the last layer: behind the map, where one stands before the head.
+    """
+    path = Path(located(spec))
+    if not (path / ABOUT_FILE).is_file():
+        return None
+    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
+    tokenizer = None
+    if about["kind"] == "text":
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path / INNER if about["folded"] else path, trust_remote_code=False
+        )
+    preparation = Preparation(
+        tokenizer, about["max_length"], about["image_size"], about["mean"], about["std"]
+    )
+    split = f"{about['split']}.1" if about["folded"] else about["split"]
+    return Backbone(load_saved(path), split, (), preparation, fitted=True)

@@ -25,7 +25,7 @@ from . import _backbone
 from ._tuning import batch_norms, reestimated
 
 
-class _Samples(Dataset[Any]):
+class Samples(Dataset[Any]):
     """Samples as the network takes them, with their labels; ``tell(place)`` at each.
 
     Attributes
@@ -74,7 +74,7 @@ def _kept(
 ) -> Kept:  # fmt: skip
     """Run the frozen part over samples."""
     stage, size = f"frozen blocks, {name}", len(part.inputs)
-    samples = _Samples(backbone, part, lambda place: progress(stage, place + 1, size))
+    samples = Samples(backbone, part, lambda place: progress(stage, place + 1, size))
     # A last batch that is short is left out of training; a small part is one batch.
     loader: DataLoader[Any] = DataLoader(
         samples, batch_size=min(batch_size, size), drop_last=training
@@ -189,6 +189,16 @@ class Prepared(Loaded):
         return Features(Z, last(Z), found.labels)
 
 
+def same_kind(first: Task, *others: Task) -> None:
+    """Refuse tasks of which some have texts and others images."""
+    for other in others:
+        if other.kind != first.kind:
+            raise ValueError(
+                f"all tasks must be of one kind: {first.name} has {first.kind}s, {other.name} "
+                f"{other.kind}s"
+            )
+
+
 def loaded(settings: Settings) -> Loaded:
     """Load network and tasks, and see that they fit.
 
@@ -217,12 +227,7 @@ def loaded(settings: Settings) -> Loaded:
         )
         if spec is not None
     ]  # fmt: skip
-    for other in tasks[1:]:
-        if other.kind != tasks[0].kind:
-            raise ValueError(
-                f"all tasks must be of one kind: {tasks[0].name} has {tasks[0].kind}s, "
-                f"{other.name} {other.kind}s"
-            )
+    same_kind(*tasks)
     for task in tasks[:2]:
         if len(task.test.inputs) < settings.group_size:
             raise ValueError(

@@ -1,0 +1,221 @@
+"""The leak profile of a network in a folder, on a primary and a harmful task: ``immucond leak``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._errors import extra
+from ..._format import number, plain
+from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from .._units import Progress, silent
+from . import _backbone
+from ._prepare import Samples, same_kind
+from ._task import Part, Task, load
+
+with extra("deep"):
+    import torch
+    import transformers
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+from ...deep import LeakProfile, leak_profile
+from ...deep.parts import SplitModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NOTE = (
+    "ceiling: held-out accuracy on the harmful task of the best linear probe at the cut, ± its "
+    "standard error; its ridge is measured by the primary features, so that no invertible map of "
+    "the features changes it. untrained: the same with weights drawn anew. served logits: what "
+    "whoever keeps all outputs cannot go below. kappa and rho (label alignment): how slowly plain "
+    "descent gets there."
+)
+
+
+@dataclass(frozen=True)
+class LeakSettings:
+    """What a profile depends on; the defaults are those of ``immucond leak``.
+
+    Attributes
+    ----------
+    backbone, primary, harmful, data_dir, max_length, image_size, mean, std
+        As in `Settings`; the backbone may also be a folder that ``immucond deep`` saved.
+    cuts : tuple of str
+        Names of modules or patterns; found by default.
+    train_size, test_size : int or None
+        Most rows of each task, drawn at random, and most held-out harmful rows.
+    batch_size : int
+    untrained : bool
+        Whether the same network is profiled with weights drawn anew.
+    seed : int
+        Of these weights.
+    """
+
+    backbone: str
+    primary: str
+    harmful: str
+    data_dir: Path | None = None
+    cuts: tuple[str, ...] = ()
+    max_length: int = 32
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    train_size: int | None = 2000
+    test_size: int | None = 2000
+    batch_size: int = 64
+    untrained: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A profile, and what it is of."""
+
+    settings: LeakSettings
+    fingerprints: dict[str, str]
+    profile: LeakProfile
+
+    def table(self) -> Table:
+        """Every cut with its ceiling."""
+        found = self.profile
+        rows = [
+            [name, str(found.widths[name]), str(c.rank), number(c.kappa), number(c.rho),
+             f"{c.accuracy:.1%} ± {c.standard_error:.1%}",
+             f"{found.untrained[name].accuracy:.1%}" if name in found.untrained else ""]
+            for name, c in self._probed().items()
+        ]  # fmt: skip
+        counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in found.rows.items())
+        return Table(
+            f"What is read of {self.settings.harmful} at every cut",
+            ("", "features", "rank", "kappa", "rho", "ceiling", "untrained"),
+            rows,
+            f"{_NOTE} Most is read at {found.where}. A constant guess: {found.majority:.1%} of "
+            f"{found.classes} classes. Rows: {counts}.",
+        )
+
+    def _probed(self) -> dict[str, Any]:
+        logits = self.profile.logits
+        return {**self.profile.cuts, **({} if logits is None else {"served logits": logits})}
+
+    def figure(self) -> Figure:
+        """Ceilings by depth, of the release and untrained, with the floor of the logits."""
+        found = self.profile
+        names = list(found.cuts)
+        with print_style():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(max(6.0, 2.4 + 0.5 * len(names)), 5.0), layout="constrained")
+            ax = figure.subplots()
+            at = np.arange(len(names))
+            drawn: list[tuple[str, Any, dict[str, Any]]] = [
+                ("release", found.cuts, {"color": BLUE, "marker": "o"}),
+                ("untrained", found.untrained,
+                 {"color": VERMILION, "marker": "s", "linestyle": "--", "markerfacecolor": "none"}),
+            ]  # fmt: skip
+            for label, cuts, style in drawn:
+                if cuts:
+                    shares, errors = (
+                        100.0 * np.array([getattr(cuts[name], of) for name in names])
+                        for of in ("accuracy", "standard_error")
+                    )
+                    ax.errorbar(at, shares, yerr=errors, label=label, capsize=2, **style)
+            if found.logits is not None:
+                ax.axhline(
+                    100.0 * found.logits.accuracy,
+                    color=GREEN,
+                    linestyle="-.",
+                    label="served logits",
+                )
+            ax.axhline(100.0 * found.majority, color=BLACK, linestyle=":", label="constant guess")
+            ax.set_xticks(at, names, rotation=40, ha="right", rotation_mode="anchor")
+            ax.set_ylim(0.0, 100.0)
+            ax.set_ylabel("harmful task: held-out accuracy, %")
+            ax.set_xlabel("cut, from the input to the head")
+            legend_below(ax, 4)
+            return figure
+
+    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Every number as plain Python values; an infinite one is the string "inf"."""
+        told: dict[str, Any] = plain(
+            {
+                "command": command,
+                "versions": versions,
+                "settings": {**asdict(self.settings), "data_dir": None},
+                "fingerprints": self.fingerprints,
+            }
+        )
+        return {**told, "profile": self.profile.as_dict()}
+
+
+def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
+    """Load a network and both tasks, and profile it.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where they are not there or do not fit, and as `immucond.deep.leak_profile`.
+    """
+    transformers.logging.disable_progress_bar()  # there is one of ours
+    primary, harmful = (
+        load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
+        for spec in (settings.primary, settings.harmful)
+    )
+    same_kind(primary, harmful)
+    torch.manual_seed(settings.seed)
+    backbone = _loaded(settings, primary)
+
+    def loader(part: Part) -> DataLoader[Any]:
+        samples = Samples(backbone, part, lambda _: None)
+        return DataLoader(samples, batch_size=settings.batch_size)
+
+    if not backbone.fitted:
+        _fit(backbone, loader(primary.train), progress)
+
+    def tell(batch: int, about: Mapping[str, Any]) -> None:
+        again = f", pass {about['pass']}" if about["pass"] > 1 else ""
+        name = about["data"].replace("_", "-")
+        progress(f"{about['network']}, {name}{again}", batch, about["batches"])
+
+    profile = leak_profile(
+        backbone.model,
+        loader(harmful.train),
+        primary=loader(primary.train),
+        held_out=loader(harmful.test),
+        cuts=settings.cuts or "auto",
+        untrained=settings.untrained,
+        split=backbone.split,
+        seed=settings.seed,
+        callback=tell,
+    )
+    parts: dict[str, Any] = {"backbone": backbone, "primary": primary, "harmful": harmful}
+    return Leak(settings, {name: x.fingerprint for name, x in parts.items()}, profile)
+
+
+def _loaded(settings: LeakSettings, primary: Task) -> _backbone.Backbone:
+    saved = _backbone.saved_release(settings.backbone)
+    if saved is not None:
+        return saved
+    return _backbone.load(
+        settings.backbone, primary, max_length=settings.max_length, mean=settings.mean,
+        image_size=settings.image_size, std=settings.std,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _fit(backbone: _backbone.Backbone, batches: DataLoader[Any], progress: Progress) -> None:
+    """Fit the head of a network without one to the primary task."""
+    network, found = SplitModel(backbone.model, backbone.split), []
+    for number_of, (inputs, labels) in enumerate(batches, 1):
+        found.append((network(inputs)[0], labels))
+        progress("primary head", number_of, len(batches))
+    head = backbone.model.get_submodule(backbone.split)
+    assert isinstance(head, nn.Linear)
+    Z, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    with torch.enable_grad():
+        _backbone.fit_head(head, Z, labels)

@@ -1,0 +1,151 @@
+"""`immucond leak` on tiny networks: what it writes, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from deep_cases import (
+    encoder_folder,
+    pictures,
+    resnet_folder,
+    sentences,
+    transformers,
+    write_csv,
+    write_zip,
+)
+
+from immucond._cli import main
+
+FILES = ["leak.json", "leak.md", "leak.png", "leak.svg"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_transformers():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Networks and tasks: texts, and images."""
+    place = tmp_path_factory.mktemp("leak")
+    encoder_folder(place / "encoder")
+    resnet_folder(place / "resnet")
+    for name, classes in (("texts", ("greet", "pay")), ("others", ("travel", "cook"))):
+        for part, count in (("train", 48), ("test", 24)):
+            write_csv(place / name / f"{part}.csv", sentences(classes, count, count))
+    for name, classes in (("shapes", ("circle", "square")), ("marks", ("a", "b"))):
+        for part, count in (("train", 40), ("test", 20)):
+            write_zip(place / name / f"{part}.zip", pictures(classes, count, count))
+    return place
+
+
+def command(folder, out, *more, backbone="encoder", primary="texts", harmful="others"):
+    return [
+        "leak", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
+        "--data-dir", str(folder), "--out", str(out), "--max-length", "10", *more,
+    ]  # fmt: skip
+
+
+IMAGES = {"backbone": "resnet", "primary": "shapes", "harmful": "marks"}
+SIZE = ["--image-size", "8", "--mean", "0", "0", "0", "--std", "1", "1", "1"]
+
+
+def test_texts(folder, tmp_path, capsys):
+    assert main(command(folder, tmp_path / "out")) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
+    found = json.loads((tmp_path / "out" / "leak.json").read_text())
+    profile = found["profile"]
+    cuts = profile["cuts"]
+    assert [name for name in cuts if "layer" in name] == [
+        "encoder.encoder.layer.0", "encoder.encoder.layer.1",
+    ]  # fmt: skip
+    assert profile["ceiling"] == max(cut["accuracy"] for cut in cuts.values()) > 0.9
+    assert profile["rows"] == {"harmful": 48, "primary": 48, "held_out": 24}
+    assert all(0.0 <= cut["untrained"]["accuracy"] <= 1.0 for cut in cuts.values())
+    assert profile["logits"]["features"] == 2
+    assert found["command"].startswith("immucond leak --backbone ")
+    assert {"immucond", "torch", "transformers"} <= found["versions"].keys()
+    told = capsys.readouterr()
+    assert "served logits" in told.out
+    assert "Wrote leak.json, leak.md" in told.out
+    assert "release, harmful: 1 of 1" in told.err
+    page = (tmp_path / "out" / "leak.md").read_text()
+    assert f"{profile['ceiling']:.1%}" in page
+    for name in FILES:
+        assert (tmp_path / "out" / name).stat().st_size > 500
+
+
+def test_images_the_same_twice_and_without_untrained(folder, tmp_path, capsys):
+    for name in ("one", "two"):
+        more = [*SIZE, "--quiet", "--no-untrained", "--cuts", "resnet.encoder.stages.[01]"]
+        assert main(command(folder, tmp_path / name, *more, **IMAGES)) == 0
+    assert capsys.readouterr().err == ""
+    one, two = (json.loads((tmp_path / n / "leak.json").read_text()) for n in ("one", "two"))
+    assert one["profile"] == two["profile"]
+    assert one["fingerprints"] == two["fingerprints"]
+    cuts = one["profile"]["cuts"]
+    assert list(cuts) == ["resnet.encoder.stages.0", "resnet.encoder.stages.1"]
+    assert all(cut["untrained"] is None for cut in cuts.values())
+    figure = (tmp_path / "one" / "leak.svg").read_bytes()
+    assert figure == (tmp_path / "two" / "leak.svg").read_bytes()
+    assert b"untrained" not in figure
+
+
+def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
+    out = tmp_path / "deep"
+    assert main([
+        "deep", "--backbone", str(folder / "resnet"), "--primary", "shapes", "--harmful", "marks",
+        "--data-dir", str(folder), "--out", str(out), "--method", "closed-form", "--batch-size",
+        "10", "--group-size", "10", "--groups", "2", "--probe-epochs", "1", "--probe-steps", "5",
+        "--save", "closed-form", "--quiet", *SIZE,
+    ]) == 0  # fmt: skip
+    saved = out / "units" / "models" / "closed-form"
+    profiles = {}
+    for name, backbone in (("saved", saved), ("before", folder / "resnet")):
+        more = command(folder, tmp_path / name, "--no-untrained", "--quiet", *SIZE, **IMAGES)
+        more[2] = str(backbone)
+        assert main(more) == 0
+        profiles[name] = json.loads((tmp_path / name / "leak.json").read_text())["profile"]["cuts"]
+    assert "classifier.1.1 (input)" in profiles["saved"]
+    behind, before = profiles["saved"]["classifier.1.1 (input)"], profiles["before"]
+    # A lock, in single precision: what is read is the same.
+    assert behind["accuracy"] == pytest.approx(
+        before["classifier.1 (input)"]["accuracy"], abs=0.051
+    )
+    assert behind["kappa"] != before["classifier.1 (input)"]["kappa"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--cuts", "stages"], "'stages' matches none; near are"),
+        (["--train-size", "2", "--seed", "1"], "harmful"),
+        (["--backbone", "nowhere"], "no backbone 'nowhere'"),
+        (["--harmful", "shapes"], "all tasks must be of one kind: texts has texts, shapes images"),
+        (["--harmful", "missing"], "no data set 'missing'"),
+    ],
+)
+def test_what_is_refused(folder, tmp_path, capsys, more, told):
+    assert main(command(folder, tmp_path / "out", "--quiet", *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("immucond leak: error: ")
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_is_needed(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["leak", "--backbone", "x"])
+    assert error.value.code == 2
+    assert "--primary, --harmful" in capsys.readouterr().err
+
+
+def test_the_figure_is_of_all_cuts(folder, tmp_path):
+    assert main(command(folder, tmp_path / "out", *SIZE, "--quiet", **IMAGES)) == 0
+    figure = (tmp_path / "out" / "leak.svg").read_text()
+    for text in ("resnet.embedder", "classifier.1 (input)", "served logits", "constant guess",
+                 "release", "untrained"):  # fmt: skip
+        assert text in figure
+    assert np.all([name in figure for name in ("#0072b2", "#d55e00")])
