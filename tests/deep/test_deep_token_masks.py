@@ -257,6 +257,31 @@ def test_a_mask_that_cannot_be_told_is_refused(masks, told):
         seen(model, "head", batch()[0])
 
 
+class Windows(nn.Module):
+    """A model as of images: it takes no mask, and its layers have masks of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.text = Block(), None
+
+    def can_generate(self):
+        return False
+
+    def forward(self, x):
+        if self.text is not None:
+            return self.text(x[..., 0].long(), attention_mask=x[..., 0] != 0).last_hidden_state
+        return self.layer(x, attention_mask=torch.eye(x.shape[1])[None])
+
+
+def test_a_model_that_takes_no_mask_tells_of_those_within_it():
+    model = nn.Sequential(Windows(), nn.Linear(5, 3))
+    assert len(seen(model, "1", torch.randn(6, 4, 5)).features) == 24
+    model = nn.Sequential(Windows(), nn.Linear(WIDTH, 3))
+    model[0].text = build(lambda: Beside(lambda _: []).bodies[0])
+    ids, mask = batch()
+    assert len(seen(model, "1", ids[..., None].float()).features) == int(mask.sum())
+
+
 def test_the_innermost_module_around_the_head_tells():
     class Narrower(Wrapped):
         def forward(self, input_ids, attention_mask):

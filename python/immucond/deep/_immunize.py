@@ -88,13 +88,14 @@ def immunize(
     model : nn.Module
         Pre-trained; it is copied, not changed.
     split : str
-        The name of its head, a linear layer.
+        The name of its head, a linear layer: no adapter around one, and not quantized.
     primary, harmful : DataLoader, iterable of batches, or what `keep_activations` returned
         Batches ``(inputs, labels)``, mappings with ``"labels"``, or inputs alone where no labels
         are needed (harmful ones are for "imma", "alignment" and "fade"). Inputs are one tensor, a
         tuple of positional or a mapping of keyword arguments. The harmful ones start anew as often
         as needed. Where the head runs on tokens (B, T, m), rows are those that ``attention_mask``
-        keeps and whose label is not -100; of causal models labels are those of the tokens behind.
+        keeps, as the network ran with it, and whose label is not -100; of causal models labels are
+        those of the tokens behind.
     method : str or Objective
         "algorithm1"; the baselines "r_ill", "opt_kappa" and "imma"; "alignment", whose harmful term
         is the logarithm of `immucond.torch.r_align`; or one of two without training, at the same

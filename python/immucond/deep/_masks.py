@@ -73,7 +73,7 @@ class MaskWatch:
         self._modules = {
             name: module
             for name, module in model.named_modules()
-            if id(module) in self._around or _forward(module)[1]
+            if id(module) in self._around or _forward(module)[1] or is_model(module)
         }
 
     @contextmanager
@@ -173,13 +173,21 @@ class Masks:
         return found[0][1] if found else everything
 
     def _outermost(self) -> Iterator[_Run]:
-        """Yield the outermost runs that were given a mask, or are a model's, which had none."""
+        """Yield the outermost runs that were given a mask, or are a model's, which had none.
+
+        A model that takes none, such as of images, has masks of its own for its layers; but models
+        within it may be given one.
+        """
         inside: set[int] = set()
         for run in self._runs:
-            outer = id(run.module) not in self._around and id(run.module) not in inside
-            if outer and (ENCODED in run.given or run.decodes or is_model(run.module)):
-                inside |= {id(m) for m in run.module.modules() if m is not run.module}
+            if id(run.module) in self._around or id(run.module) in inside:
+                continue
+            model, below = is_model(run.module), list(run.module.modules())[1:]
+            if ENCODED in run.given or run.decodes or (model and _forward(run.module)[1]):
+                inside |= set(map(id, below))
                 yield run
+            elif model:
+                inside |= {id(m) for m in below if not is_model(m)}
 
 
 def _as_bool(run: _Run, name: str, samples: int, tokens: int) -> Tensor:

@@ -293,7 +293,7 @@ class TriangleMoments(Moments):
 
     @property
     def moment(self) -> TriangleAccumulator:
-        """The accumulator of X alone, made anew where rows have come."""
+        """The accumulator of X alone, kept with its triangle until rows come: m^2 numbers."""
         rows, triangles = self.accumulator._rows, self.accumulator._triangles  # never changed
         held = self._leading
         if held is None or held[0] is not rows or held[1] is not triangles:

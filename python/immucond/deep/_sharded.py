@@ -20,7 +20,9 @@ def edit_weight(weight: Tensor, edit: Callable[[Tensor], Tensor]) -> None:
 
     Of a DTensor, such as FSDP2's ``fully_shard`` makes of all parameters, the whole matrix is
     gathered, edited, and spread again as it was: one matrix at a time is whole, so that a network
-    which no rank could hold can be edited. `torch.distributed.checkpoint` saves it as before.
+    which no rank could hold can be edited. A parameter that several layers share, such as that of a
+    head that is tied to its embedding, changes for all of them. `torch.distributed.checkpoint`
+    saves it as before.
 
     Parameters
     ----------
