@@ -8,6 +8,7 @@ from .._errors import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from . import gauge
 from ._activations import keep_activations
 from ._immunize import immunize
 from ._maps import NetworkFade
@@ -30,6 +31,7 @@ __all__ = [
     "Recording",
     "TrainerMixin",
     "edit_weight",
+    "gauge",
     "immunity_report",
     "immunize",
     "keep_activations",
