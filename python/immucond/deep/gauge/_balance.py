@@ -22,9 +22,7 @@ class Balancing:
     block has ``||W W^T - V^T V||_F <= 1e-12 ||W W^T + V^T V||_F``, or after `sweeps` turns.
     """
 
-    def __init__(
-        self, found: Sequence[GaugeGroup], state: State, sweeps: int = SWEEPS
-    ) -> None:
+    def __init__(self, found: Sequence[GaugeGroup], state: State, sweeps: int = SWEEPS) -> None:
         self.found, self.state = list(found), state
         self.total: list[Tensor] = [
             torch.eye(g.size, dtype=torch.float64).repeat(g.blocks, 1, 1) for g in found

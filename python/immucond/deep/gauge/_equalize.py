@@ -198,4 +198,6 @@ def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
     try:
         return list(tensors(run(work, inputs)))
     except RuntimeError as error:
-        raise TypeError(f"the model must run on the batch in float64, and did not: {error}") from error
+        raise TypeError(
+            f"the model must run on the batch in float64, and did not: {error}"
+        ) from error

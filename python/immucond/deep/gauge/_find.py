@@ -143,7 +143,9 @@ def verified(
     try:
         tape = taped(work, inputs)
     except RuntimeError as error:
-        raise TypeError(f"the model must run on the batch in float64, and did not: {error}") from error
+        raise TypeError(
+            f"the model must run on the batch in float64, and did not: {error}"
+        ) from error
     check = _Check(work, inputs, tape, seed)
     shared, twice = tied(work), repeated(work)
     claimed: set[tuple[str, int]] = set()

@@ -168,6 +168,8 @@ class GaugeGroup:
             return values[:, None, None] * _turn(
                 2 * torch.pi * torch.rand(b, generator=generator, dtype=torch.float64)
             )
+        if self.kind == "batchnorm":  # at least 1: the variance less eps could be below 0 else
+            values = values / values.min()
         if self.kind in _SIGNED:
             values = values * (2 * torch.randint(0, 2, (b,), generator=generator) - 1)
         return values[:, None, None]
@@ -200,6 +202,12 @@ class GaugeGroup:
         missing = [name for name in self.parameters if name not in state]
         if missing:
             raise ValueError(f"the model has no parameter {missing[0]!r}: of which is the group?")
+        for side, eps in self._variances:
+            if (A.square() * (side.read(state).cpu() + eps) < eps * (1 - 1e-12)).any():
+                raise ValueError(
+                    f"element makes a variance of {side.parameter!r} negative: its square must be "
+                    f"at least {eps:g}/(variance + {eps:g}), and 1 will do"
+                )
         self._act(state, A)
 
     def _wrong_form(self, A: Tensor) -> str:
@@ -223,7 +231,8 @@ class GaugeGroup:
                 side.write(state, inverse @ side.read(state))
         for side, eps in self._variances:
             # The root of variance plus eps is what scales: eps itself stays.
-            side.write(state, (A.square() * (side.read(state) + eps) - eps).clamp(min=0.0))
+            variance = A.square() * (side.read(state) + eps) - eps
+            side.write(state, variance.clamp(min=0.0))
 
     def _written(self, state: State) -> Tensor:
         """Return all that is written, (blocks, size, m)."""

@@ -81,7 +81,9 @@ def run_of(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return a module, or those of a sequence that runs one after another, by their names."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         return [
-            found for key, child in module.named_children() for found in run_of(f"{name}.{key}", child)
+            found
+            for key, child in module.named_children()
+            for found in run_of(f"{name}.{key}", child)
         ]
     return [(name, module)]
 

@@ -21,13 +21,15 @@ from ._layers import Linear, linear, repeated, tied
 
 
 class Inserted(nn.Sequential):
-    """A linear layer as two; `weight` and `bias` tell dtype and device to who asks the layer."""
+    """A linear layer as two; `weight` and `bias` are of both, for who reads them off the layer."""
 
     @property
     def weight(self) -> Tensor:
-        """Of the first."""
-        found: Tensor = self[0].weight
-        return found
+        """The product."""
+        axis = 0 if self[1].weight.shape[1] == self[0].weight.shape[0] else 1  # 1: GPT-2's Conv1D
+        first = self[0].weight.movedim(axis, 0)
+        product = self[1].weight.flatten(1) @ first.flatten(1)
+        return product.reshape(len(product), *first.shape[1:]).movedim(0, axis)
 
     @property
     def bias(self) -> Tensor | None:
@@ -123,7 +125,9 @@ def lock(
     if isinstance(groups, str) and groups == "specdef":
         result = copied(model, device)
         for name, layer in _layers(result, modules).items():
-            replace_module(result, name, _specdef(result.get_submodule(name), layer, strength, count))
+            replace_module(
+                result, name, _specdef(result.get_submodule(name), layer, strength, count)
+            )
         return result
     if modules is not None:
         raise ValueError("modules is for groups='specdef'; random gauges act on whole groups")
@@ -160,7 +164,9 @@ def _budget(model: nn.Module, strength: float, delta: float) -> None:
 
 def _layers(model: nn.Module, modules: str | Sequence[str] | None) -> dict[str, Linear]:
     """Return the linear layers to lock by name; those that are tied only where not named."""
-    matched = dict(model.named_modules()) if modules is None else modules_matching(model, modules)[0]
+    matched = (
+        dict(model.named_modules()) if modules is None else modules_matching(model, modules)[0]
+    )
     shared, twice = tied(model), repeated(model)
     within = {
         f"{name}.{child}".lstrip(".")
@@ -212,7 +218,9 @@ def _specdef(module: nn.Module, layer: Linear, strength: float, top: int) -> Ins
         second = kinds[stored.ndim](n, n, 1, bias=bias is not None, **where)  # type: ignore[arg-type]
     else:
         second = nn.Linear(n, n, bias=bias is not None, **where)  # type: ignore[arg-type]
-    second.weight = nn.Parameter(inverse.reshape(second.weight.shape).to(stored.dtype), stored.requires_grad)  # type: ignore[union-attr, operator, arg-type]
+    second.weight = nn.Parameter(
+        inverse.reshape(second.weight.shape).to(stored.dtype), stored.requires_grad
+    )  # type: ignore[union-attr, operator, arg-type]
     if bias is not None:
         second.bias = copy.deepcopy(bias)
     return Inserted(first, second)
