@@ -102,9 +102,8 @@ def _projections(name: str, module: nn.Module) -> Any:
     if isinstance(module, nn.MultiheadAttention):
         return _in_one(module, name)
     for names in _SEPARATE:
-        layers = [_within(module, prefix, each, -1) for each in names]
-        if all(layers):
-            q, k, v = layers
+        q, k, v = (_within(module, prefix, each, -1) for each in names)
+        if q is not None and k is not None and v is not None:
             return (q, 0), (k, 0), (v, 0), (q.outputs, k.outputs, v.outputs)
     for each in _FUSED:
         one = _within(module, prefix, each, -1)
@@ -130,9 +129,8 @@ def _in_one(module: nn.MultiheadAttention, name: str) -> Any:
     weight, n = module.in_proj_weight, module.embed_dim
     if weight is None or module.bias_k is not None:
         return None
-    one = _InProjection(
-        name, 0, 1, *weight.shape, module.in_proj_bias is not None, channels=False, reads=True
-    )
+    bias = module.in_proj_bias is not None
+    one = _InProjection(name, 0, 1, 3 * n, n, bias, channels=False, reads=True)
     return (one, 0), (one, n), (one, 2 * n), (n, n, n)
 
 

@@ -11,7 +11,7 @@ _ROWS, _TOKENS, _SIDE = 2, 12, 64
 
 
 def batch_for(model: nn.Module, seed: int) -> Any:
-    """Return random inputs: of a transformers network by its configuration, else by its first layer.
+    """Return random inputs: by a network's configuration (transformers), or its first layer.
 
     Raises
     ------
@@ -19,6 +19,7 @@ def batch_for(model: nn.Module, seed: int) -> Any:
         Where neither says enough.
     """
     generator = torch.Generator().manual_seed(seed)
+    config: Any
     config, name = getattr(model, "config", None), getattr(model, "main_input_name", None)
     if name == "input_ids" and isinstance(getattr(config, "vocab_size", None), int):
         ids = torch.randint(0, config.vocab_size, (_ROWS, _TOKENS), generator=generator)

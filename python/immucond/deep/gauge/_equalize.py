@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
 from ..._errors import AccuracyWarning, warn

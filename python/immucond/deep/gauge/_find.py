@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def _kinds(kinds: Kind | Sequence[Kind] | None) -> tuple[Kind, ...]:
     for kind in wanted:
         if kind not in KINDS:
             raise ValueError(f"kinds must be of {', '.join(map(repr, KINDS))}, and has {kind!r}")
-    return wanted  # type: ignore[return-value]
+    return wanted
 
 
 def _missing(kind: str, failed: Sequence[GaugeGroup], tolerance: float) -> str:
@@ -132,7 +132,7 @@ def in_float64(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
     device = next(model.parameters()).device
     work = copied(model, device).double().eval()
     for parameter in work.parameters():
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     return work, doubled(batch, device)
 
 
@@ -211,7 +211,9 @@ class _Check:
     def around(self, group: GaugeGroup) -> str:
         """Return the smallest module that runs and holds all that a group changes."""
         parts = [name.split(".") for name in group.modules]
-        common = os.path.commonprefix(parts)  # type: ignore[type-var]
+        common = [
+            each[0] for each in takewhile(lambda x: len(set(x)) == 1, zip(*parts, strict=False))
+        ]
         while common and (
             ".".join(common) not in self.tape.called
             or leaf(self.work.get_submodule(".".join(common)))

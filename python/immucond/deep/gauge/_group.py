@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -42,12 +43,29 @@ class Side:
         """Return the rows of each block, (blocks, size, copies * rest), in float64."""
         rows = _rows(state[self.parameter], self.axis)
         blocks, size, _ = self.index.shape
-        return rows[self.index.to(rows.device)].reshape(blocks, size, -1).double()
+        if not (self._in_order and self.index.numel() == len(rows)):
+            rows = rows[self.index.to(rows.device)]
+        return rows.reshape(blocks, size, -1).double()
+
+    @cached_property
+    def _in_order(self) -> bool:
+        """Whether the places are 0, 1, ...: where they are the whole axis, none is looked up."""
+        count = self.index.numel()
+        return bool((self.index.flatten() == torch.arange(count)).all())
+
+    def width(self, state: State) -> int:
+        """Return the last length of what :meth:`read` returns."""
+        parameter = state[self.parameter]
+        return int(self.index.shape[2]) * (parameter.numel() // parameter.shape[self.axis])
 
     def write(self, state: State, value: Tensor) -> None:
         """Put rows in the place of those that :meth:`read` returns."""
         parameter = state[self.parameter]
         moved = parameter.detach().movedim(self.axis, 0)
+        if self._in_order and self.index.numel() == len(moved):
+            with torch.no_grad():
+                moved.copy_(value.reshape(moved.shape))
+            return
         rows = _rows(parameter, self.axis).clone()
         rows[self.index.to(rows.device)] = value.reshape(*self.index.shape, -1).to(rows.dtype)
         with torch.no_grad():
@@ -247,7 +265,7 @@ class GaugeGroup:
         for sides, value in ((self._writers, written), (self._readers, read)):
             at = 0
             for side in sides:
-                width = side.read(state).shape[-1]
+                width = side.width(state)
                 side.write(state, value[..., at : at + width])
                 at += width
 

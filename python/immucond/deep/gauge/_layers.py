@@ -50,13 +50,14 @@ def linear(name: str, module: nn.Module) -> Linear | None:
     if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
         return None
     bias = isinstance(module._parameters.get("bias"), nn.Parameter)
+    inputs = int(weight.shape[1]) if weight.ndim > 1 else 0
     if isinstance(module, nn.Linear):
-        return Linear(name, 0, 1, *weight.shape, bias, channels=False, reads=True)
+        return Linear(name, 0, 1, len(weight), inputs, bias, channels=False, reads=True)
     if isinstance(module, _CONVOLUTIONS):
-        inputs, whole = int(weight.shape[1]), module.groups == 1
+        whole = module.groups == 1
         return Linear(name, 0, 1, len(weight), inputs, bias, channels=True, reads=whole)
     if type(module).__name__ == "Conv1D" and weight.ndim == 2:  # of transformers, without import
-        return Linear(name, 1, 0, *weight.shape[::-1], bias, channels=False, reads=True)
+        return Linear(name, 1, 0, inputs, len(weight), bias, channels=False, reads=True)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from ..._validate import as_count
 from .._network import copied, modules_matching, replace_module
 from ._batch import batch_for
 from ._equalize import first_batch, store
-from ._find import TOLERANCE, groups as find
-from ._find import in_float64, refuse_compiled
+from ._find import TOLERANCE, in_float64, refuse_compiled
+from ._find import groups as find
 from ._group import KINDS, Kind, state_of
 from ._layers import Linear, linear, repeated, tied
 
@@ -26,16 +26,16 @@ class Inserted(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The product."""
-        axis = 0 if self[1].weight.shape[1] == self[0].weight.shape[0] else 1  # 1: GPT-2's Conv1D
-        first = self[0].weight.movedim(axis, 0)
-        product = self[1].weight.flatten(1) @ first.flatten(1)
+        first, second = (cast(Tensor, layer.weight) for layer in self)
+        axis = 0 if second.shape[1] == first.shape[0] else 1  # 1: GPT-2's Conv1D
+        first = first.movedim(axis, 0)
+        product: Tensor = second.flatten(1) @ first.flatten(1)
         return product.reshape(len(product), *first.shape[1:]).movedim(0, axis)
 
     @property
     def bias(self) -> Tensor | None:
         """Of the last."""
-        found: Tensor | None = self[-1].bias
-        return found
+        return cast("Tensor | None", self[-1].bias)
 
 
 def lock(
@@ -132,9 +132,8 @@ def lock(
     if modules is not None:
         raise ValueError("modules is for groups='specdef'; random gauges act on whole groups")
     if isinstance(groups, str) and groups != "all" and groups not in KINDS:
-        raise ValueError(
-            f"groups must be 'specdef', 'all' or of {', '.join(map(repr, KINDS))}, and is {groups!r}"
-        )
+        known = ", ".join(map(repr, ("specdef", "all", *KINDS)))
+        raise ValueError(f"groups must be of {known}, and is {groups!r}")
     kinds: Any = None if groups == "all" else groups
     batch = batch_for(model, drawn) if data is None else first_batch(data)
     found = find(model, batch, kinds=kinds, tolerance=TOLERANCE, seed=drawn)
@@ -210,17 +209,11 @@ def _specdef(module: nn.Module, layer: Linear, strength: float, top: int) -> Ins
     bias = module._parameters.get("bias")
     if bias is not None:  # GPT-2's Conv1D cannot run without one
         zero = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
-        first.bias = zero if isinstance(bias, nn.Parameter) and layer.out == 1 else None  # type: ignore[assignment]
-    n, where = layer.outputs, {"dtype": stored.dtype, "device": stored.device}
-    second: nn.Module
-    if layer.channels:
-        kinds = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-        second = kinds[stored.ndim](n, n, 1, bias=bias is not None, **where)  # type: ignore[arg-type]
-    else:
-        second = nn.Linear(n, n, bias=bias is not None, **where)  # type: ignore[arg-type]
-    second.weight = nn.Parameter(
-        inverse.reshape(second.weight.shape).to(stored.dtype), stored.requires_grad
-    )  # type: ignore[union-attr, operator, arg-type]
-    if bias is not None:
-        second.bias = copy.deepcopy(bias)
+        first._parameters["bias"] = zero if layer.out == 1 else None
+    n, convolutions = layer.outputs, {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    second: Any = convolutions[stored.ndim](n, n, 1) if layer.channels else nn.Linear(n, n)
+    inverse = inverse.reshape(second.weight.shape).to(stored.dtype)
+    second.weight = nn.Parameter(inverse, stored.requires_grad)
+    second.bias = None if bias is None else copy.deepcopy(bias)
+    second.train(module.training)
     return Inserted(first, second)

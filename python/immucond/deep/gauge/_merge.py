@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .._network import replace_module
@@ -30,8 +30,8 @@ def merge(model: nn.Module) -> list[str]:
             if _merged_pair(name, module, shared, twice):
                 merged.append(name)
                 again = True
-                if len(module) == 1 and name:  # type: ignore[arg-type]
-                    replace_module(model, name, module[0])  # type: ignore[index]
+                if len(module) == 1 and name:
+                    replace_module(model, name, module[0])
                 break
     return list(dict.fromkeys(merged))
 
@@ -40,7 +40,7 @@ def _merged_pair(name: str, module: Any, shared: set[str], twice: set[str]) -> b
     """Merge the first pair of a sequence that can be; its second member goes."""
     prefix = f"{name}." if name else ""
     children = list(module.named_children())
-    for (key, first), (other, second) in zip(children, children[1:], strict=False):
+    for (key, first), (other, second) in pairwise(children):
         one, two = linear(f"{prefix}{key}", first), linear(f"{prefix}{other}", second)
         if one is None or two is None or not _can(one, two, second):
             continue
@@ -56,19 +56,20 @@ def _merged_pair(name: str, module: Any, shared: set[str], twice: set[str]) -> b
 def _can(one: Linear, two: Linear, second: nn.Module) -> bool:
     if one.outputs != two.inputs or one.channels != two.channels or not two.reads:
         return False
-    if two.channels and (
-        set(second.kernel_size) != {1} or set(second.stride) != {1} or set(second.padding) != {0}  # type: ignore[arg-type]
-    ):
-        return False
+    if isinstance(second, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        plain = {*second.kernel_size, *second.stride} == {1} and not any(second.padding)
+        if not plain or isinstance(second.padding, str):
+            return False
     return one.outputs >= min(one.inputs, two.outputs)
 
 
 def _product(first: nn.Module, one: Linear, second: nn.Module, two: Linear) -> nn.Module:
     """Return the first layer with the weight and bias of both."""
-    like = first.weight
+    like, last = first.weight, second.weight
     assert isinstance(like, Tensor)
+    assert isinstance(last, Tensor)
     W1 = like.detach().double().movedim(one.out, 0)
-    W2 = second.weight.detach().double().movedim(two.out, 0).flatten(1)  # type: ignore[union-attr, operator]
+    W2 = last.detach().double().movedim(two.out, 0).flatten(1)
     weight = (W2 @ W1.flatten(1)).reshape(len(W2), *W1.shape[1:]).movedim(0, one.out)
     bias = None
     for layer, through in ((first, W2), (second, None)):
@@ -81,7 +82,9 @@ def _product(first: nn.Module, one: Linear, second: nn.Module, two: Linear) -> n
     merged._parameters = dict(first._parameters)
     trained = like.requires_grad
     merged.weight = nn.Parameter(weight.contiguous().to(like.dtype), requires_grad=trained)
-    merged.bias = None if bias is None else nn.Parameter(bias.to(like.dtype), requires_grad=trained)  # type: ignore[assignment]
+    merged._parameters["bias"] = (
+        None if bias is None else nn.Parameter(bias.to(like.dtype), requires_grad=trained)
+    )
     for name in ("out_features", "out_channels", "nf"):
         if hasattr(merged, name):
             setattr(merged, name, len(W2))

@@ -45,7 +45,8 @@ class Tape:
     def produced(self, of: Call) -> bool:
         """Say whether what entered came out of a leaf module, unchanged."""
         place = self.leaves.index(of)
-        return any(c.left == of.entered for c in self.leaves[:place])
+        # What hands on its input, such as dropout, makes nothing.
+        return any(c.left == of.entered != c.entered for c in self.leaves[:place])
 
 
 def run(model: nn.Module, batch: Any) -> Any:
