@@ -62,7 +62,7 @@ def test_dimensions_are_those_of_the_groups():
 
 def test_a_matrix_between_queries_and_keys_breaks_rotary_embeddings():
     net = llama().double()
-    with pytest.raises(ValueError, match="no group of kind 'query-key'"):
+    with pytest.raises(ValueError, match=r"no group of kind 'query-key'"):
         icd.gauge.groups(net, kinds="query-key")
     (group, _) = icd.gauge.groups(net, kinds="query-key-rope")
     with pytest.raises(ValueError, match="complex numbers"):
@@ -86,7 +86,7 @@ def test_the_guess_that_ignores_rotary_embeddings_fails_its_check(monkeypatch):
     net.model.rotary_emb.__class__ = Renamed
     guesses = _attention.attentions(net, _find.taped(net, batch_for(net, 0)))
     assert {g.kind for found in guesses for g in found} == {"query-key", "value-output"}
-    with pytest.raises(ValueError, match="'query-key' was found: an element on .* changed"):
+    with pytest.raises(ValueError, match=r"'query-key' was found: an element on .* changed"):
         icd.gauge.groups(net, kinds="query-key")
 
 
@@ -171,7 +171,7 @@ def test_batch_norms_scale_statistics_and_keep_eps():
     before = outputs(net, x)
     group.act(net, group.element(condition=1e4, seed=1))
     assert off(outputs(net, x), before) < 1e-12
-    with pytest.raises(ValueError, match="variance of '1.running_var' negative"):
+    with pytest.raises(ValueError, match=r"variance of '1.running_var' negative"):
         group.act(net, torch.full((4, 1, 1), 1e-4))
 
 
@@ -217,7 +217,7 @@ def test_wrong_inputs_are_named():
         icd.gauge.groups(net, kinds="shear")
     with pytest.raises(ValueError, match="batch must be given"):
         icd.gauge.groups(nn.Sequential(nn.Conv2d(3, 3, 3)))
-    with pytest.raises(TypeError, match="must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module"):
         icd.gauge.groups("net")
     with pytest.raises(TypeError, match="compiled"):
         icd.gauge.groups(torch.compile(net, backend="eager"))
@@ -230,7 +230,7 @@ def test_wrong_inputs_are_named():
         group.act(net, torch.zeros(1, 3, 3))
     with pytest.raises(ValueError, match=r"shape \(1, 3, 3\) and be finite"):
         group.act(net, torch.full((1, 3, 3), float("nan")))
-    with pytest.raises(ValueError, match="no parameter '0.weight'"):
+    with pytest.raises(ValueError, match=r"no parameter '0.weight'"):
         group.act(nn.Linear(3, 3), torch.eye(3)[None])
     with pytest.raises(ValueError, match="condition must be"):
         group.element(condition=0.5)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._group import GaugeGroup, State
 
-TOLERANCE = 1e-12
+TOLERANCE = 1e-13
 SWEEPS = 1000
 
 
@@ -19,7 +19,7 @@ class Balancing:
     The sum of squares of all that a product of groups acts on is geodesically convex along it
     (Kempf and Ness), and least where W W^T = V^T V for each group and block. Each step takes one
     group there in closed form; groups that share parameters take turns. They stop where every
-    block has ``||W W^T - V^T V||_F <= 1e-12 ||W W^T + V^T V||_F``, or after `sweeps` turns.
+    block has ``||W W^T - V^T V||_F <= 1e-13 ||W W^T + V^T V||_F``, or after `sweeps` turns.
     """
 
     def __init__(self, found: Sequence[GaugeGroup], state: State, sweeps: int = SWEEPS) -> None:
@@ -44,17 +44,33 @@ class Balancing:
             worst = 0.0
             for place in component:
                 group = self.found[place]
-                written, read = group._written(self.state), group._read(self.state)
-                off = imbalance(written, read, group)
+                if group._scales:
+                    off, A = self._scale(group)
+                    put = None
+                else:
+                    put = group._written(self.state), group._read(self.state)
+                    off = imbalance(*put)
                 worst = max(worst, off)
-                if off > TOLERANCE and sweep < sweeps:
-                    written, read, A = balanced(written, read, group)
+                if off <= TOLERANCE or sweep == sweeps:
+                    continue
+                if put is None:
+                    self._act(place, A)
+                else:
+                    written, read, A = balanced_pair(*put)
                     group._put(self.state, written, read)
                     self.total[place] = A.cpu() @ self.total[place]
             if worst <= TOLERANCE:
                 break
             self.sweeps = max(self.sweeps, sweep + 1)
         self.imbalance = max(self.imbalance, worst)
+
+    def _scale(self, group: GaugeGroup) -> tuple[float, Tensor]:
+        """Return the imbalance of a group of scales, and those that end it."""
+        P, Q = group._norms(self.state)
+        passed = (P > 0) & (Q > 0)  # else nothing passes, and the scale is left alone
+        off = torch.where(passed, (P.square() - Q.square()).abs() / (P.square() + Q.square()), 0.0)
+        scale = torch.where(passed, (Q / P).sqrt(), 1.0)
+        return float(off.max()), scale[:, None, None] * torch.eye(group.size).to(scale)
 
     def _act(self, place: int, A: Tensor) -> None:
         self.found[place]._act(self.state, A)
@@ -69,37 +85,18 @@ class Balancing:
 def condition_of(A: Tensor, group: GaugeGroup) -> float:
     """Return the largest of the matrices' condition numbers; of scales, that over all blocks."""
     values = torch.linalg.svdvals(A)
-    if group.size == 1 or group.kind == "query-key-rope":
+    if group._scales:
         return float(values.max() / values.min())
     least = torch.where(values > 0, values, float("inf")).amin(dim=1)
     return float((values.amax(dim=1) / least).max())
 
 
-def imbalance(written: Tensor, read: Tensor, group: GaugeGroup) -> float:
+def imbalance(written: Tensor, read: Tensor) -> float:
     """Return ||P - Q||_F/||P + Q||_F of the worst block, P = W W^T, Q = V^T V."""
-    if group.size == 1 or group.kind == "query-key-rope":
-        P, Q = written.square().sum(dim=(1, 2)), read.square().sum(dim=(1, 2))
-        one_sided = (P == 0) | (Q == 0)  # nothing passes: the scale is left alone
-        off = torch.where(one_sided, 0.0, (P - Q).abs() / (P + Q))
-    else:
-        P, Q = written @ written.mT, read @ read.mT
-        size = (P + Q).norm(dim=(1, 2))
-        off = torch.where(size > 0, (P - Q).norm(dim=(1, 2)) / size, 0.0)
+    P, Q = written @ written.mT, read @ read.mT
+    size = (P + Q).norm(dim=(1, 2))
+    off = torch.where(size > 0, (P - Q).norm(dim=(1, 2)) / size, 0.0)
     return float(off.max())
-
-
-def balanced(written: Tensor, read: Tensor, group: GaugeGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the balanced pair, and the element that leads there."""
-    if group.size == 1 or group.kind == "query-key-rope":
-        return _scaled(written, read)
-    return balanced_pair(written, read)
-
-
-def _scaled(written: Tensor, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale blocks so that both sides have the same norm; leave those that nothing passes."""
-    P, Q = written.norm(dim=(1, 2)), read.norm(dim=(1, 2))
-    scale = torch.where((P > 0) & (Q > 0), (Q / P).sqrt(), 1.0)[:, None, None]
-    return written * scale, read / scale, scale * torch.eye(written.shape[1]).to(scale)
 
 
 def balanced_pair(written: Tensor, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:

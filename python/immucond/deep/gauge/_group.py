@@ -241,16 +241,29 @@ class GaugeGroup:
 
     def _act(self, state: State, A: Tensor) -> None:
         A = A.to(state[self._writers[0].parameter].device)
-        for side in self._writers:
-            side.write(state, A @ side.read(state))
-        if self._readers:
-            inverse = torch.linalg.inv(A).mT
-            for side in self._readers:
-                side.write(state, inverse @ side.read(state))
+        times = torch.mul if self.size == 1 else torch.matmul
+        inverse = torch.linalg.inv(A).mT
+        for sides, by in ((self._writers, A), (self._readers, inverse)):
+            for side in sides:
+                side.write(state, times(by, side.read(state)))
         for side, eps in self._variances:
             # The root of variance plus eps is what scales: eps itself stays.
             variance = A.square() * (side.read(state) + eps) - eps
             side.write(state, variance.clamp(min=0.0))
+
+    @property
+    def _scales(self) -> bool:
+        """Whether elements are scales: of units, or with a phase of the pairs of a frequency."""
+        return self.kind not in _MATRICES
+
+    def _norms(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return the norms of all that is written, and of all that reads it, by block."""
+        squares = (
+            sum(side.read(state).square().sum(dim=(1, 2)) for side in sides)
+            for sides in (self._writers, self._readers)
+        )
+        written, read = (torch.as_tensor(x).sqrt() for x in squares)
+        return written, read
 
     def _written(self, state: State) -> Tensor:
         """Return all that is written, (blocks, size, m)."""
