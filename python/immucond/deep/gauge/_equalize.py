@@ -124,7 +124,7 @@ def equalize(
     >>> import torch
     >>> import immucond.deep as icd
     >>> _ = torch.manual_seed(0)
-    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)).double()
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 7)).double()
     >>> locked = icd.gauge.lock(net, strength=1e3, groups="linear", seed=0)
     >>> found, plain = icd.gauge.equalize(locked), icd.gauge.equalize(net)
     >>> found.condition_before > 100, round(found.condition_after, 6), found.error < 1e-12
