@@ -15,7 +15,7 @@ import immucond
 from immucond._cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBPACKAGES = ("cuda", "deep", "linear", "immunize", "probing", "theorems", "torch")
+SUBPACKAGES = ("cuda", "deep", "deep.gauge", "linear", "immunize", "probing", "theorems", "torch")
 PACKAGES = ["immucond", *(f"immucond.{p}" for p in SUBPACKAGES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

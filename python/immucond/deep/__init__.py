@@ -8,6 +8,7 @@ from .._errors import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from . import gauge
 from ._activations import keep_activations
 from ._cost import NetworkCost, attack_cost
 from ._immunize import immunize
@@ -35,6 +36,7 @@ __all__ = [
     "TrainerMixin",
     "attack_cost",
     "edit_weight",
+    "gauge",
     "immunity_report",
     "immunize",
     "keep_activations",

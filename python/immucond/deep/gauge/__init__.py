@@ -1,0 +1,14 @@
+"""Reparameterizations that keep a network's function: found, used as locks, and removed.
+
+An invertible map between two layers and its inverse after it change nothing that a network
+computes, and everything about how fast gradient descent trains it: it is a preconditioner.
+``groups`` finds these maps, ``equalize`` brings a network to the form that all of them share, and
+``lock`` is the baseline that ``equalize`` removes.
+"""
+
+from ._equalize import Equalized, equalize
+from ._find import groups
+from ._group import GaugeGroup
+from ._lock import lock
+
+__all__ = ["Equalized", "GaugeGroup", "equalize", "groups", "lock"]

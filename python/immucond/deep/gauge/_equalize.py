@@ -1,0 +1,202 @@
+"""The canonical form of a network under its gauge groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, SupportsIndex
+
+from torch import Tensor, nn
+
+from ..._errors import AccuracyWarning, warn
+from ..._validate import as_count
+from .._network import copied
+from .._sharded import edit_weight
+from ._balance import SWEEPS, Balancing
+from ._batch import batch_for
+from ._find import TOLERANCE, in_float64, refuse_compiled, verified
+from ._group import KINDS, GaugeGroup, state_of
+from ._merge import merge as merged
+from ._tape import change, run, tensors
+
+
+@dataclass(frozen=True)
+class Equalized:
+    """A network in canonical form.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The copy; frozen parameters are frozen still, dtypes as they were.
+    condition_before, condition_after : float
+        Largest condition number of a gauge between a network and its canonical form, over the
+        groups: of the network that was given, and of the copy as it is stored.
+    error : float
+        Largest relative change of a row of the outputs, computed in float64 from weights as they
+        are stored.
+    groups : tuple of GaugeGroup
+        What was balanced.
+    conditions : dict
+        `condition_before` of each group, by kind and modules.
+    merged : tuple of str
+        Names of the layers that took others in.
+    sweeps : int
+        How often groups took turns, at most.
+    imbalance : float
+        Where they stopped, ``||W W^T - V^T V||_F/||W W^T + V^T V||_F`` of the worst block.
+    """
+
+    model: nn.Module = field(repr=False)
+    condition_before: float
+    condition_after: float
+    error: float
+    groups: tuple[GaugeGroup, ...] = field(repr=False)
+    conditions: Mapping[tuple[str, tuple[str, ...]], float] = field(repr=False)
+    merged: tuple[str, ...] = ()
+    sweeps: int = 0
+    imbalance: float = 0.0
+
+
+def equalize(
+    model: nn.Module,
+    *,
+    data: Any = None,
+    merge: bool = False,
+    sweeps: SupportsIndex = SWEEPS,
+    tolerance: float = TOLERANCE,
+    seed: SupportsIndex = 0,
+) -> Equalized:
+    r"""Bring a copy of a network to its canonical form, which any gauge of it has too.
+
+    Whatever invertible reparameterization of the groups that :func:`groups` finds slows training
+    down, this removes it without knowing it: of a pair with the product
+    :math:`W_2 W_1 = U \Sigma V^T` it takes :math:`(U \Sigma^{1/2}, \Sigma^{1/2} V^T)`, where
+    :math:`\operatorname{tr} S W_1 W_1^T + \operatorname{tr} S^{-1} W_2^T W_2` is least; of scales,
+    those that make the norms of both sides equal; of what enters a batch norm, those that make
+    its variance 1. Groups that share parameters take turns, to the least sum of squares.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is.
+    data : optional
+        A batch of inputs, or an iterable such as a DataLoader, of which the first batch is taken:
+        ``(inputs, labels)``, a mapping, or inputs alone. By default as in :func:`groups`.
+    merge : bool
+        Whether linear layers that follow one another in an ``nn.Sequential`` are multiplied, where
+        that adds no rank: an inserted layer is gone, and modules have the names they had without.
+    sweeps : int
+        How often groups take turns at most.
+    tolerance : float
+        Of the check of the groups.
+    seed : int
+        Of the check, and of inputs that are drawn.
+
+    Returns
+    -------
+    Equalized
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`groups`; where what is balanced does not fit the parameters' dtype.
+
+    Warns
+    -----
+    AccuracyWarning
+        Where the groups were not in balance after `sweeps` turns.
+
+    Notes
+    -----
+    The form is unique up to signs and, where singular values of a pair are equal, rotations among
+    them; signs and phases are chosen such that the largest entry of each written row is positive.
+    Of a product without full rank the rows beyond its rank become 0, and train no more; a unit that
+    writes or reads nothing keeps its scale. All is computed in float64 and rounded to each
+    parameter's dtype. Batch norms keep the function in evaluation mode.
+
+    Sources: Kempf and Ness (1979) for the least norm in an orbit; the minimum of one pair is the
+    geometric mean of :math:`(W_1 W_1^T)^{-1}` and :math:`W_2^T W_2`.
+
+    Examples
+    --------
+    A random gauge of condition number 1000, removed:
+
+    >>> import torch
+    >>> import immucond.deep as icd
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 7)).double()
+    >>> locked = icd.gauge.lock(net, strength=1e3, groups="linear", seed=0)
+    >>> found, plain = icd.gauge.equalize(locked), icd.gauge.equalize(net)
+    >>> found.condition_before > 100, round(found.condition_after, 6), found.error < 1e-12
+    (True, 1.0, True)
+    >>> bool(torch.allclose(found.model[0].weight, plain.model[0].weight))
+    True
+    """
+    turns, drawn = as_count(sweeps, "sweeps", least=1), as_count(seed, "seed", least=0)
+    refuse_compiled(model)
+    batch = batch_for(model, drawn) if data is None else first_batch(data)
+    device = next(model.parameters()).device
+    result = copied(model, device)
+    joined = merged(result) if merge else []
+    before = _outputs(model, batch)
+    work, inputs = in_float64(result, batch)
+    found, _ = verified(work, inputs, KINDS, tolerance, drawn)
+    balancing = Balancing(found, state_of(work), turns)
+    if balancing.imbalance > 1e-8:
+        warn(
+            f"the groups are not in balance after {turns} turns, but for "
+            f"{balancing.imbalance:.1e}: give more sweeps",
+            AccuracyWarning,
+        )
+    store(work, result, found)
+    del work
+    again, _ = in_float64(result, batch)
+    error = change(before, list(tensors(run(again, inputs))))
+    settled = Balancing(found, state_of(again), 1)
+    keys = [(g.kind, g.modules) for g in found]
+    return Equalized(
+        model=result,
+        condition_before=max(balancing.conditions, default=1.0),
+        condition_after=max(settled.conditions, default=1.0),
+        error=error,
+        groups=tuple(found),
+        conditions=dict(zip(keys, balancing.conditions, strict=True)),
+        merged=tuple(joined),
+        sweeps=balancing.sweeps,
+        imbalance=balancing.imbalance,
+    )
+
+
+def store(work: nn.Module, result: nn.Module, found: Sequence[GaugeGroup]) -> None:
+    """Round what groups changed in a float64 copy to the parameters of another."""
+    computed, stored = state_of(work), state_of(result)
+    for name in dict.fromkeys(name for group in found for name in group.parameters):
+        edit_weight(stored[name], lambda _, name=name: computed[name].detach().clone())  # type: ignore[misc]
+
+
+def first_batch(data: Any) -> Any:
+    """Return the inputs of a batch, or of the first of several."""
+    batch = data
+    if not isinstance(data, (Tensor, Mapping, list, tuple)) and isinstance(data, Iterable):
+        batch = next(iter(data), None)
+        if batch is None:
+            raise ValueError("data has no batches")
+    if isinstance(batch, Mapping):
+        return {name: value for name, value in batch.items() if name != "labels"}
+    if isinstance(batch, (list, tuple)):
+        batch = batch[0] if batch else None
+    if isinstance(batch, Mapping):
+        return batch
+    if not isinstance(batch, Tensor):
+        raise TypeError(f"data must be a batch, or batches, and is a {type(data).__name__}")
+    return batch
+
+
+def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
+    work, inputs = in_float64(model, batch)
+    try:
+        return list(tensors(run(work, inputs)))
+    except RuntimeError as error:
+        raise TypeError(
+            f"the model must run on the batch in float64, and did not: {error}"
+        ) from error
