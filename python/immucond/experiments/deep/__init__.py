@@ -1,4 +1,4 @@
-"""Deep networks immunized, ``immucond deep``, and what they let be read, ``immucond leak``.
+"""Deep networks: ``immucond deep`` immunizes, ``leak`` tells what is read, ``cost`` what it costs.
 
 What needs PyTorch and transformers is imported when it is first asked for.
 """
@@ -11,6 +11,8 @@ _HOMES = {
     "ATTACKERS": "_attackers",
     "BY_ROWS": "_settings",
     "Backbone": "_backbone",
+    "CostSettings": "_cost",
+    "Costs": "_cost",
     "DeepExperiment": "_experiment",
     "Leak": "_leak",
     "LeakSettings": "_leak",
@@ -18,12 +20,14 @@ _HOMES = {
     "PRESETS": "_settings",
     "ImageFile": "_task",
     "LABELS": "_report",
+    "PARAMS": "_settings",
     "Part": "_task",
     "Result": "_experiment",
     "Settings": "_settings",
     "Task": "_task",
     "as_json": "_report",
     "attack": "_attackers",
+    "cost": "_cost",
     "figures": "_figures",
     "leak": "_leak",
     "load": "_task",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from ..._format import number, plain
 from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from .._units import Progress, silent
 from . import _backbone
-from ._prepare import Samples, same_kind
-from ._task import Part, Task, load
+from ._prepare import same_kind
+from ._release import ReleaseSettings, load_release, loader_of
+from ._task import load
 
 with extra("deep"):
     import torch
-    import transformers
     from torch import nn
     from torch.utils.data import DataLoader
 
@@ -38,39 +38,26 @@ _NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class LeakSettings:
+@dataclass(frozen=True, kw_only=True)
+class LeakSettings(ReleaseSettings):
     """What a profile depends on; the defaults are those of ``immucond leak``.
 
     Attributes
     ----------
-    backbone, primary, harmful, data_dir, max_length, image_size, mean, std
-        As in `Settings`; the backbone may also be a folder that ``immucond deep`` saved.
+    primary : str
+        As in `Settings`.
     cuts : tuple of str
         Names of modules or patterns; found by default.
-    train_size, test_size : int or None
-        Most rows of each task, drawn at random, and most held-out harmful rows.
-    batch_size : int
+    test_size : int or None
+        Most held-out harmful rows.
     untrained : bool
         Whether the same network is profiled with weights drawn anew.
-    seed : int
-        Of these weights.
     """
 
-    backbone: str
     primary: str
-    harmful: str
-    data_dir: Path | None = None
     cuts: tuple[str, ...] = ()
-    max_length: int = 32
-    image_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    train_size: int | None = 2000
     test_size: int | None = 2000
-    batch_size: int = 64
     untrained: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,18 +148,14 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     OSError, ValueError
         Where they are not there or do not fit, and as `immucond.deep.leak_profile`.
     """
-    transformers.logging.disable_progress_bar()  # there is one of ours
     primary, harmful = (
         load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
         for spec in (settings.primary, settings.harmful)
     )
     same_kind(primary, harmful)
     torch.manual_seed(settings.seed)
-    backbone = _loaded(settings, primary)
-
-    def loader(part: Part) -> DataLoader[Any]:
-        samples = Samples(backbone, part, lambda _: None)
-        return DataLoader(samples, batch_size=settings.batch_size)
+    backbone = load_release(settings, settings.backbone, primary)
+    loader = partial(loader_of, backbone, batch_size=settings.batch_size)
 
     if not backbone.fitted:
         _fit(backbone, loader(primary.train), progress)
@@ -195,16 +178,6 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     )
     parts: dict[str, Any] = {"backbone": backbone, "primary": primary, "harmful": harmful}
     return Leak(settings, {name: x.fingerprint for name, x in parts.items()}, profile)
-
-
-def _loaded(settings: LeakSettings, primary: Task) -> _backbone.Backbone:
-    saved = _backbone.saved_release(settings.backbone)
-    if saved is not None:
-        return saved
-    return _backbone.load(
-        settings.backbone, primary, max_length=settings.max_length, mean=settings.mean,
-        image_size=settings.image_size, std=settings.std,
-    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ METHODS = {
     "alignment": Method("alignment", "alignment", {**_TRAINED, "terms": (0.0, 0.3)}, "by hand"),
     "leace": Method("LEACE", "leace", {}, "closed form", seeded=False),
 }
+PARAMS = ("full", "lora", "head")  # what `immucond.deep.attack_cost` knows
 BY_ROWS = ("fade", "leace")  # take seconds, and run with each number of the defender's rows
 
 

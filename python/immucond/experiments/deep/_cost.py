@@ -1,0 +1,177 @@
+"""What fine-tuning a network in a folder costs, forecast: ``immucond cost``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._errors import extra
+from ..._format import number, plain
+from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from ...deep import NetworkCost, attack_cost
+from .._units import Progress, silent
+from ._release import ReleaseSettings, load_release, loader_of
+from ._task import load
+
+with extra("deep"):
+    import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHARES = (0.5, 0.1)  # of the loss at the start
+_COLOURS = {"full": BLUE, "lora": GREEN, "head": VERMILION}
+_NOTE = (
+    "Squared loss of one-hot classes, gradient descent over all rows at once with step "
+    "1 / lambda_max, a new head. steps: until that share of the loss at the start is left, of the "
+    "network as if it were linear in its parameters, between bounds of it. error: the largest "
+    "relative one of the forecast within the real run; where it is above a quarter the network is "
+    "not lazy (!), and the forecast says little. products: fewest with which a Krylov method could "
+    "reach the half."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSettings(ReleaseSettings):
+    """What a forecast depends on; the defaults are those of ``immucond cost``.
+
+    Attributes
+    ----------
+    reference : str or None
+        Another network to put beside it.
+    params : tuple of str
+        What is trained.
+    rank, products, steps : int
+        As in :func:`immucond.deep.attack_cost`.
+    """
+
+    reference: str | None = None
+    params: tuple[str, ...] = ("full", "head")
+    train_size: int | None = 128
+    rank: int = 8
+    products: int = 40
+    steps: int = 20
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Forecasts by network, "release" and perhaps "reference", and by what is trained."""
+
+    settings: CostSettings
+    fingerprints: dict[str, str]
+    costs: dict[str, dict[str, NetworkCost]]
+    rows: int
+
+    def table(self) -> Table:
+        """Every forecast."""
+        rows = [
+            [network, params, *(_steps(cost, share) for share in _SHARES),
+             number(cost.krylov(_SHARES[0])), f"{cost.error:.1%}{'' if cost.lazy else ' !'}"]
+            for network, found in self.costs.items()
+            for params, cost in found.items()
+        ]  # fmt: skip
+        heads = ("network", "trained", *(f"steps to {share:.0%}" for share in _SHARES))
+        return Table(
+            f"What it costs to learn {self.settings.harmful}",
+            (*heads, "products", "error"),
+            rows,
+            f"{_NOTE} {self.rows} rows, {self.settings.products} products.",
+        )
+
+    def figure(self) -> Figure:
+        """Loss by step: bounds as bands, the real run as points."""
+        with print_style():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+            ax = figure.subplots()
+            steps = np.unique(np.geomspace(1, 1e6, 121).round())
+            for network, found in self.costs.items():
+                line, marker = ("-", "o") if network == "release" else ("--", "s")
+                for params, cost in found.items():
+                    lower, forecast, upper = (x / cost.start for x in cost.loss(steps))
+                    colour = _COLOURS[params]
+                    ax.fill_between(steps, np.maximum(lower, 1e-9), upper, color=colour, alpha=0.2)
+                    ax.plot(steps, forecast, line, color=colour, label=f"{network}, {params}")
+                    measured = np.asarray(cost.measured) / cost.start
+                    ax.plot(
+                        np.arange(1, len(measured)), measured[1:], marker, color=colour,
+                        markerfacecolor="none", markersize=4, linestyle="none",
+                    )  # fmt: skip
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.set_ylim(1e-3, 1.5)
+            ax.set_xlabel("steps of gradient descent (bands: bounds; points: the real run)")
+            ax.set_ylabel("loss, relative to the start")
+            legend_below(ax, 3)
+            return figure
+
+    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Every number as plain Python values; an infinite one is the string "inf"."""
+        told: dict[str, Any] = plain({
+            "command": command,
+            "versions": versions,
+            "settings": {**asdict(self.settings), "data_dir": None},
+            "fingerprints": self.fingerprints,
+            "rows": self.rows,
+            "costs": {
+                network: {params: _as_dict(cost) for params, cost in found.items()}
+                for network, found in self.costs.items()
+            },
+        })  # fmt: skip
+        return told
+
+
+def _steps(cost: NetworkCost, share: float) -> str:
+    lower, _, upper = cost.steps(share)
+    return number(lower) if lower == upper else f"{number(lower)} to {number(upper)}"
+
+
+def _as_dict(cost: NetworkCost) -> dict[str, Any]:
+    grid = np.concatenate([[0.0], np.unique(np.geomspace(1, 1e9, 91).round())])
+    return {
+        "start": cost.start,
+        "step": cost.step,
+        "lambda_max": cost.lambda_max,
+        "steps": {f"{share:g}": cost.steps(share)._asdict() for share in _SHARES},
+        "krylov": {f"{share:g}": cost.krylov(share) for share in _SHARES},
+        "loss": {"step": grid, **cost.loss(grid)._asdict()},
+        "measured": cost.measured,
+        "error": cost.error,
+        "lazy": cost.lazy,
+        "certified": cost.certified,
+    }
+
+
+def cost(settings: CostSettings, progress: Progress = silent) -> Costs:
+    """Load networks and the task, and forecast.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where they are not there or do not fit, and as `immucond.deep.attack_cost`.
+    """
+    harmful = load(settings.harmful, settings.data_dir).subset(settings.train_size, 2)
+    names = {"release": settings.backbone, "reference": settings.reference}
+    costs: dict[str, dict[str, NetworkCost]] = {}
+    prints = {"harmful": harmful.fingerprint}
+    total = len(settings.params) * (1 + (settings.reference is not None))
+    for network, name in names.items():
+        if name is None:
+            continue
+        torch.manual_seed(settings.seed)
+        backbone = load_release(settings, name, harmful)
+        prints[network] = backbone.fingerprint
+        costs[network] = {}
+        for params in settings.params:
+            progress(f"{network}, {params}", sum(map(len, costs.values())), total)
+            costs[network][params] = attack_cost(
+                backbone.model, loader_of(backbone, harmful.train, settings.batch_size),
+                split=backbone.split, params=params, rank=settings.rank,
+                products=settings.products, steps=settings.steps, seed=settings.seed,
+            )  # fmt: skip
+    progress("forecast", total, total)
+    return Costs(settings, prints, costs, len(harmful.train.inputs))

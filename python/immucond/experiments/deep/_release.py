@@ -1,0 +1,60 @@
+"""A released network in a folder and the tasks it is measured on, for commands that take one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._errors import extra
+from . import _backbone
+from ._prepare import Samples
+from ._task import Part, Task
+
+with extra("deep"):
+    import transformers
+    from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSettings:
+    """Which network and data, and how they are read.
+
+    Attributes
+    ----------
+    backbone, harmful, data_dir, max_length, image_size, mean, std
+        As in `Settings`; the backbone may also be a folder that ``immucond deep`` saved.
+    train_size : int or None
+        Most training rows of each task, drawn at random.
+    batch_size : int
+    seed : int
+        Of weights that are drawn.
+    """
+
+    backbone: str
+    harmful: str
+    data_dir: Path | None = None
+    max_length: int = 32
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    train_size: int | None = 2000
+    batch_size: int = 64
+    seed: int = 0
+
+
+def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
+    """Load a network; one without a head gets one for the task, which is not fitted yet."""
+    transformers.logging.disable_progress_bar()  # there is one of ours
+    saved = _backbone.saved_release(name)
+    if saved is not None:
+        return saved
+    return _backbone.load(
+        name, task, max_length=settings.max_length, mean=settings.mean,
+        image_size=settings.image_size, std=settings.std,
+    )  # fmt: skip
+
+
+def loader_of(backbone: _backbone.Backbone, part: Part, batch_size: int) -> DataLoader[Any]:
+    """Return batches of a part of a task, as the network reads them."""
+    return DataLoader(Samples(backbone, part, lambda _: None), batch_size=batch_size)
