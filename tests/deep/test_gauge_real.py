@@ -56,7 +56,7 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_lock_then_equalize_is_equalize(name):
     build, kinds = NETS[name]
-    net, kappa = build().float().eval(), 1e3
+    net, kappa = build().to(torch.float32).eval(), 1e3
     data = {"pixel_values": torch.randn(4, 3, 32, 32)} if name == "resnet18" else None
     plain = icd.gauge.equalize(net, data=data)
     assert {k: [g.kind for g in plain.groups].count(k) for k in kinds} == kinds

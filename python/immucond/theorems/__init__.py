@@ -6,6 +6,7 @@ proofs of what is ours stand on the documentation page "Theory".
 
 from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
+from ._gauge import GAUGE, Pair
 from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
 from ._limit import LIMIT, Frontier, Optimum
@@ -20,15 +21,38 @@ THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
     for group in (
         SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
-        DEEP, ALIGNMENT,
+        DEEP, ALIGNMENT, GAUGE,
     )
     for theorem in group
 }  # fmt: skip
 """Every theorem by its name."""
 
 __all__ = [
-    "THEOREMS", "Claim", "Counterexample", "Descent", "Examination", "Extraction", "Extractor",
-    "Features", "Frontier", "Labelled", "Matrix", "Narrow", "Net", "Optimum", "Probe", "Rescaled",
-    "Samples", "SeveralTasks", "SingularTasks", "Slope", "Step", "Stretched", "Tasks", "Theorem",
-    "Verdict", "examine",
+    "THEOREMS",
+    "Claim",
+    "Counterexample",
+    "Descent",
+    "Examination",
+    "Extraction",
+    "Extractor",
+    "Features",
+    "Frontier",
+    "Labelled",
+    "Matrix",
+    "Narrow",
+    "Net",
+    "Optimum",
+    "Pair",
+    "Probe",
+    "Rescaled",
+    "Samples",
+    "SeveralTasks",
+    "SingularTasks",
+    "Slope",
+    "Step",
+    "Stretched",
+    "Tasks",
+    "Theorem",
+    "Verdict",
+    "examine",
 ]  # fmt: skip

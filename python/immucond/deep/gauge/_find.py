@@ -130,7 +130,8 @@ def refuse_compiled(model: nn.Module) -> None:
 def in_float64(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
     """Return a float64 copy in evaluation mode, and the batch for it."""
     device = next(model.parameters()).device
-    work = copied(model, device).double().eval()
+    # Not work.double(): transformers refuses it where weights came from a quantized file.
+    work = nn.Module.double(copied(model, device)).eval()
     for parameter in work.parameters():
         parameter.requires_grad_(False)
     return work, doubled(batch, device)
