@@ -127,7 +127,7 @@ def test_krylov_is_least_squares_over_the_krylov_space(rng, N, m):
         space.append(vector / np.linalg.norm(vector))
         vector = Z.T @ (Z @ space[-1])
         features = Z @ np.stack(space, axis=1)
-        best = np.sum((features @ np.linalg.lstsq(features, y)[0] - y) ** 2)
+        best = np.sum((features @ np.linalg.lstsq(features, y, rcond=None)[0] - y) ** 2)
         assert cost.krylov_loss(t) == pytest.approx(best, rel=1e-6, abs=1e-10 * (y @ y))
     for t in range(cost.products + 1):
         _, _, _, norm, *_ = scipy.sparse.linalg.lsqr(Z, y, atol=0, btol=0, conlim=0, iter_lim=t)

@@ -39,7 +39,7 @@ class LeakProfile:
         By the names of modules, in the order of the network: what a block puts out, and, where the
         name ends in " (input)", what enters the head.
     logits : Ceiling or None
-        Of the served logits: a floor under any defence that keeps them (BEYOND its other cuts).
+        Of the served logits: a floor under any defence that keeps them.
     untrained : dict of str to Ceiling
         The same cuts of the same architecture with weights drawn anew: what no training explains.
     majority : float
