@@ -169,6 +169,16 @@ def add_number(
     )  # fmt: skip
 
 
+def add_pixel_scale(parser: argparse.ArgumentParser) -> None:
+    """Add the mean and the standard deviation of pixels, by channel."""
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}", type=Number(0.0, above=name == "std"), nargs=3, default=None,
+            metavar=("R", "G", "B"),
+            help="of pixels in [0, 1]; by default that of preprocessor_config.json",
+        )  # fmt: skip
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add the option to say nothing but the result."""
     parser.add_argument(

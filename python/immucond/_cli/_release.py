@@ -1,11 +1,16 @@
-"""Arguments of commands that measure one released network on data."""
+"""What commands that measure one released network on data share: their arguments, their run."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ._arguments import Number, Whole, add_quiet
+from .._errors import extra
+from .._files import staged
+from ..experiments import deep
+from ._arguments import Whole, add_pixel_scale, add_quiet, settings_of
+from ._output import progress
+from ._results import file_names, show, versions, write_results
 
 
 def add_release_arguments(
@@ -39,10 +44,27 @@ def add_release_arguments(
         "--image-size", type=Whole(1), default=None, metavar="N",
         help="side of the images; by default that of preprocessor_config.json",
     )  # fmt: skip
-    for name in ("mean", "std"):
-        parser.add_argument(
-            f"--{name}", type=Number(0.0, above=name == "std"), nargs=3, default=None,
-            metavar=("R", "G", "B"),
-            help="of pixels in [0, 1]; by default that of preprocessor_config.json",
-        )  # fmt: skip
+    add_pixel_scale(parser)
     add_quiet(parser)
+
+
+def run_on_release(args: argparse.Namespace, name: str, settings: str) -> None:
+    """Measure by :mod:`immucond.experiments.deep`; files appear together at the end.
+
+    `name` is that of the function there and of the files, `settings` that of what it takes.
+    """
+    with extra("experiments"):
+        import rich.console  # noqa: F401  (missing, it is to be told now)
+    with extra("deep"):
+        import torch
+        import transformers
+
+    given, texts = settings_of(args, getattr(deep, settings)), (f"{name}.json", f"{name}.md")
+    with staged(args.out, file_names((name,), texts)) as folder:
+        with progress(args.quiet) as report:
+            found = getattr(deep, name)(given, report)
+        ran = {"torch": torch.__version__, "transformers": transformers.__version__}
+        numbers = found.as_json(args.command_line, {**versions(), **ran})
+        tables, figures = [found.table()], {name: found.figure()}
+        written = write_results(folder, tables, figures, numbers, texts)
+    show(tables, written, args.out, args.quiet)

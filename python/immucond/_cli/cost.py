@@ -12,14 +12,9 @@ from __future__ import annotations
 import argparse
 
 from .._errors import extra
-from .._files import staged
 from ..experiments import deep
-from ._arguments import Whole, settings_of
-from ._output import progress
-from ._release import add_release_arguments
-from ._results import file_names, show, versions, write_results
-
-_TEXTS = ("cost.json", "cost.md")
+from ._arguments import Whole
+from ._release import add_release_arguments, run_on_release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,22 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Forecast; files appear together at the end."""
-    with extra("experiments"):
-        import rich.console  # noqa: F401  (missing, it is to be told now)
-    with extra("deep"):
-        import torch
-        import transformers
+    """Forecast."""
     if "lora" in args.params:
         with extra("lora"):
-            import peft  # noqa: F401  (the same)
-
-    settings = settings_of(args, deep.CostSettings)
-    with staged(args.out, file_names(("cost",), _TEXTS)) as folder:
-        with progress(args.quiet) as report:
-            found = deep.cost(settings, report)
-        ran = {"torch": torch.__version__, "transformers": transformers.__version__}
-        numbers = found.as_json(args.command_line, {**versions(), **ran})
-        tables, figures = [found.table()], {"cost": found.figure()}
-        written = write_results(folder, tables, figures, numbers, _TEXTS)
-    show(tables, written, args.out, args.quiet)
+            import peft  # noqa: F401  (missing, it is to be told now)
+    run_on_release(args, "cost", "CostSettings")

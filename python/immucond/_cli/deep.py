@@ -17,7 +17,7 @@ from typing import Any
 
 from .._errors import extra
 from ..experiments import deep
-from ._arguments import Number, Whole, add_number, add_quiet, settings_of
+from ._arguments import Number, Whole, add_number, add_pixel_scale, add_quiet, settings_of
 from ._results import SEEDS, UNITS, add_folder, run_experiment
 
 
@@ -92,12 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, deep.Settings, "image_size", Whole(1),
         "side of the images; by default that of preprocessor_config.json",
     )  # fmt: skip
-    for name in ("mean", "std"):
-        parser.add_argument(
-            f"--{name}", type=Number(0.0, above=name == "std"), nargs=3, default=None,
-            metavar=("R", "G", "B"),
-            help="of pixels in [0, 1]; by default that of preprocessor_config.json",
-        )  # fmt: skip
+    add_pixel_scale(parser)
     parser.add_argument(
         "--lr", type=Number(0.0, above=True), default=None, metavar="X",
         help="step size, for all methods that train",

@@ -12,15 +12,8 @@ from __future__ import annotations
 
 import argparse
 
-from .._errors import extra
-from .._files import staged
-from ..experiments import deep
-from ._arguments import Whole, settings_of
-from ._output import progress
-from ._release import add_release_arguments
-from ._results import file_names, show, versions, write_results
-
-_TEXTS = ("leak.json", "leak.md")
+from ._arguments import Whole
+from ._release import add_release_arguments, run_on_release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,19 +38,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Profile the network; files appear together at the end."""
-    with extra("experiments"):
-        import rich.console  # noqa: F401  (missing, it is to be told now)
-    with extra("deep"):
-        import torch
-        import transformers
-
-    settings = settings_of(args, deep.LeakSettings)
-    with staged(args.out, file_names(("leak",), _TEXTS)) as folder:
-        with progress(args.quiet) as report:
-            found = deep.leak(settings, report)
-        ran = {"torch": torch.__version__, "transformers": transformers.__version__}
-        numbers = found.as_json(args.command_line, {**versions(), **ran})
-        tables, figures = [found.table()], {"leak": found.figure()}
-        written = write_results(folder, tables, figures, numbers, _TEXTS)
-    show(tables, written, args.out, args.quiet)
+    """Profile the network."""
+    run_on_release(args, "leak", "LeakSettings")

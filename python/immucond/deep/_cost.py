@@ -48,9 +48,9 @@ class NetworkCost(AttackCost):
 
     @property
     def error(self) -> float:
-        """Largest relative error of the forecast over the steps of the real run."""
+        """Largest relative error of the forecast over the real run; inf where that diverged."""
         if not np.isfinite(self.measured).all():
-            return math.inf  # it diverged
+            return math.inf
         forecast = np.asarray(self.loss(np.arange(len(self.measured))).forecast)
         return float(np.max(np.abs(forecast - self.measured) / self.measured))
 
@@ -121,8 +121,8 @@ def attack_cost(
     Raises
     ------
     ValueError, TypeError
-        For labels that are neither classes nor targets, outputs that are not finite, and where the
-        real run diverges.
+        For labels that are neither classes nor targets, outputs that are not finite, a head that is
+        no linear layer, or a step at which descent diverges.
 
     Notes
     -----
