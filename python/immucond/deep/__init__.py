@@ -23,8 +23,11 @@ from ._rir import DeepImmunity, rir
 from ._saved import load_saved, save
 from ._sharded import edit_weight
 from ._trainer import TrainerMixin
+from .attacks import Attack, AttackReport, attack
 
 __all__ = [
+    "Attack",
+    "AttackReport",
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
@@ -34,6 +37,7 @@ __all__ = [
     "Objective",
     "Recording",
     "TrainerMixin",
+    "attack",
     "attack_cost",
     "edit_weight",
     "gauge",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from .._errors import extra
 from ._network import replace_module
 
 PARAMS = ("full", "lora", "head")
+ADAPTERS = ("lora", "dora", "loha", "lokr")
 
 
 def with_new_head(
@@ -22,11 +24,13 @@ def with_new_head(
     seed: int,
     blocks: Sequence[str] = ("",),
     rank: int = 8,
+    frozen: Collection[str] = (),
 ) -> nn.Linear:
     """Put a new head in a network's place for it, and let an attacker's parameters be trained.
 
-    The network is changed. Of its blocks "full" trains all, "lora" adapters of that rank, and
-    "head" nothing but the new head, which is drawn as `nn.Linear` draws it, by the seed.
+    The network is changed. Of its blocks "full" trains all, a kind of `ADAPTERS` adapters of that
+    rank, and "head" nothing but the new head, which is drawn as `nn.Linear` draws it, by the seed.
+    Modules that are frozen are not trained, and have no adapters.
     """
     head = model.get_submodule(split)
     assert isinstance(head, nn.Linear)
@@ -35,28 +39,40 @@ def with_new_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new = nn.Linear(head.in_features, classes).to(like.device, like.dtype)
-        if params == "lora":
-            _add_lora(model, blocks, rank, split)
+        if params in ADAPTERS:
+            _add_adapters(model, params, blocks, rank, {split, *frozen})
         elif params == "full":
             for name in blocks:
                 model.get_submodule(name).requires_grad_(True)
+            for name in frozen:
+                model.get_submodule(name).requires_grad_(False)
     replace_module(model, split, new)
     return new
 
 
-def _add_lora(model: nn.Module, blocks: Sequence[str], rank: int, split: str) -> None:
+def _add_adapters(
+    model: nn.Module, kind: str, blocks: Sequence[str], rank: int, without: Collection[str]
+) -> None:
     """Put adapters of low rank beside the linear and convolutional layers of the blocks."""
     with extra("lora"):
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
     names = [
         f"{block}.{name}" if block else name
         for block in blocks
         for name, layer in model.get_submodule(block).named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d))
     ]
-    names = [name for name in names if name != split]
+    names = [name for name in names if name not in without]
     if not names:
         raise ValueError(
-            "LoRA needs a linear or convolutional layer before the head; none is there"
+            "adapters need a linear or convolutional layer before the head; none is there"
         )
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), model)
+    config: Any
+    if kind in ("lora", "dora"):
+        config = LoraConfig(
+            r=rank, lora_alpha=2 * rank, use_dora=kind == "dora", target_modules=names
+        )
+    else:
+        made = LoHaConfig if kind == "loha" else LoKrConfig
+        config = made(r=rank, alpha=2 * rank, target_modules=names)
+    inject_adapter_in_model(config, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -20,37 +21,61 @@ def merge(model: nn.Module) -> list[str]:
     left is replaced by it. Tied layers and those with hooks stay.
     """
     merged = []
-    again = True
-    while again:
-        again = False
-        shared, twice = tied(model), repeated(model)
-        for name, module in model.named_modules():
-            if type(module).forward is not nn.Sequential.forward or name in twice:
-                continue
-            if _merged_pair(name, module, shared, twice):
-                merged.append(name)
-                again = True
-                if len(module) == 1 and name:
-                    replace_module(model, name, module[0])
-                break
+    while (pair := next(_pairs(model), None)) is not None:
+        name, (key, first, one), (other, second, two) = pair
+        module: Any = model.get_submodule(name)
+        setattr(module, key, _product(first, one, second, two))
+        delattr(module, other)
+        merged.append(name)
+        if len(module) == 1 and name:
+            replace_module(model, name, module[0])
     return list(dict.fromkeys(merged))
 
 
-def _merged_pair(name: str, module: Any, shared: set[str], twice: set[str]) -> bool:
-    """Merge the first pair of a sequence that can be; its second member goes."""
-    prefix = f"{name}." if name else ""
-    children = list(module.named_children())
-    for (key, first), (other, second) in pairwise(children):
-        one, two = linear(f"{prefix}{key}", first), linear(f"{prefix}{other}", second)
-        if one is None or two is None or not _can(one, two, second):
+def inserted(model: nn.Module) -> list[str]:
+    """Return linear layers that add nothing to what a network can compute.
+
+    They stand beside another linear layer within an ``nn.Sequential``, without a change of width,
+    as a lock's second layer does, or a map before the head.
+
+    Returns
+    -------
+    list of str
+        Names of modules; of a pair of square layers the second.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.deep as icd
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    >>> icd.gauge.inserted(icd.gauge.lock(net, strength=10.0, top=1))
+    ['0.1', '2.1']
+    """
+    found = []
+    for _, (_, _, one), (_, _, two) in _pairs(model):
+        square = two if two.inputs == two.outputs or one.inputs != one.outputs else one
+        found.append(square.name)
+    return list(dict.fromkeys(found))
+
+
+_Member = tuple[str, nn.Module, Linear]
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, _Member, _Member]]:
+    """Yield sequences with two neighbours in each that can be one layer, with their keys."""
+    shared, twice = tied(model), repeated(model)
+    for name, module in model.named_modules():
+        if type(module).forward is not nn.Sequential.forward or name in twice:
             continue
-        names = {f"{layer.name}.{end}" for layer in (one, two) for end in ("weight", "bias")}
-        if names & shared or {one.name, two.name} & twice or first._forward_hooks:
-            continue
-        setattr(module, key, _product(first, one, second, two))
-        delattr(module, other)
-        return True
-    return False
+        prefix = f"{name}." if name else ""
+        for (key, first), (other, second) in pairwise(module.named_children()):
+            one, two = linear(f"{prefix}{key}", first), linear(f"{prefix}{other}", second)
+            if one is None or two is None or not _can(one, two, second):
+                continue
+            names = {f"{layer.name}.{end}" for layer in (one, two) for end in ("weight", "bias")}
+            if names & shared or {one.name, two.name} & twice or first._forward_hooks:
+                continue
+            yield name, (key, first, one), (other, second, two)
 
 
 def _can(one: Linear, two: Linear, second: nn.Module) -> bool:

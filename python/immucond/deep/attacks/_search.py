@@ -1,0 +1,56 @@
+"""Which settings a trial takes: decades of the rate first, then halving around the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._attackers import Rule, Settings
+from ._trial import Trial
+
+_FINEST = 0.05  # decades
+
+
+def propose(space: Rule, done: Sequence[Trial], seed: int) -> Settings:
+    """Return the settings of the next trial, which follow from those before it and the seed.
+
+    The rates' decades from the middle outwards; then the wider of the two gaps in rate beside the
+    best trial is halved, and every other time the further settings are drawn anew at its rate.
+    """
+    number = len(done)
+    settings: Settings = {name: values[0] for name, values in space.also.items()}
+    decades = _outwards(space.rates)
+    if number < len(decades):
+        return {"rate": 10.0 ** decades[number], **settings}
+    best = min(done, key=Trial.score)
+    rng = np.random.default_rng([seed, number])
+    rest = {name: value for name, value in best.settings.items() if name != "rate"}
+    if space.also and (number - len(decades)) % 2 == 1:
+        drawn = {name: values[rng.integers(len(values))] for name, values in space.also.items()}
+        return {"rate": best.settings["rate"], **drawn}
+    return {
+        "rate": _between(best.settings["rate"], [t.settings["rate"] for t in done], rng),
+        **rest,
+    }
+
+
+def _outwards(rates: Sequence[int]) -> list[int]:
+    middle = rates[len(rates) // 2]
+    return sorted(rates, key=lambda rate: (abs(rate - middle), -rate))
+
+
+def _between(best: float, rates: Sequence[float], rng: Any) -> float:
+    """Return a rate in the middle of the wider gap beside the best, or near it once both are small.
+
+    Beyond the outermost rate a gap is a decade wide.
+    """
+    at, logs = math.log10(best), [math.log10(rate) for rate in rates]
+    below = max((x for x in logs if x < at - 1e-9), default=at - 2.0)
+    above = min((x for x in logs if x > at + 1e-9), default=at + 2.0)
+    wider = below if at - below > above - at else above
+    if abs(wider - at) > 2 * _FINEST:
+        return float(10.0 ** ((at + wider) / 2))
+    return float(10.0 ** (at + rng.uniform(-0.25, 0.25)))

@@ -1,0 +1,166 @@
+"""What attackers start from: the network as it is, without what was put in, or at another cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import gauge
+from .._network import call, copied, module_named
+from .._rows import first_tensor, last_typed
+from ._rows import Batch
+
+PLAIN, FROZEN, EQUALIZED = "plain", "frozen", "equalized"
+RIDGES = (1e-6, 1e-3, 1e-1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network to attack, which no attacker changes.
+
+    Attributes
+    ----------
+    name : str
+        "plain"; "frozen": what was inserted is not trained; "equalized": in canonical form, what
+        was inserted merged, and the head behind whitened features; perhaps with a cut's name.
+    model : nn.Module
+        In evaluation mode.
+    split : str
+        Its head.
+    frozen : tuple of str
+        Modules that are not trained.
+    whitened : bool
+    also : mapping
+        Settings that its attackers choose besides their own.
+    """
+
+    name: str
+    model: nn.Module
+    split: str
+    frozen: tuple[str, ...] = ()
+    whitened: bool = False
+    also: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    primary: str | None = None
+
+
+def starts_of(
+    model: nn.Module,
+    split: str,
+    device: torch.device,
+    batch: Batch,
+    *,
+    forms: Sequence[str],
+    training: bool = False,
+) -> list[Start]:
+    """Return what attackers start from; a form that would be another one's again is left out.
+
+    `training`: whether BatchNorm and dropout are in training mode first, as for weights drawn anew.
+    """
+    own = _single(copied(model, device)).eval()
+    modes = (training, not training) if _has_modes(own) else ()
+    also: dict[str, tuple[Any, ...]] = {"training": modes} if modes else {}
+    found = []
+    if PLAIN in forms:
+        found.append(Start(PLAIN, own, split, also=also))
+    inserted = tuple(name for name in gauge.inserted(own) if name != split)
+    if FROZEN in forms and inserted:
+        found.append(Start(FROZEN, own, split, inserted, also=also))
+    if EQUALIZED in forms:
+        found.append(_equalized(own, split, batch, also))
+    return found
+
+
+def _equalized(
+    model: nn.Module, split: str, batch: Batch, also: Mapping[str, tuple[Any, ...]]
+) -> Start:
+    try:
+        balanced = gauge.equalize(model, data=batch, merge=True).model.eval()
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"the network cannot be equalized: {error}; equalize=False attacks it as it is"
+        ) from error
+    while not isinstance(balanced.get_submodule(split), nn.Linear):
+        split = split.rpartition(".")[0]  # its sequence was merged into one layer
+    also = {**also, "ridge": RIDGES}
+    return Start(EQUALIZED, balanced, split, whitened=True, also=also)
+
+
+def _single(model: nn.Module) -> nn.Module:
+    return model if next(model.parameters()).dtype == torch.float64 else model.float()
+
+
+def _has_modes(model: nn.Module) -> bool:
+    """Whether a layer runs otherwise in training."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    return any(isinstance(m, kinds) and getattr(m, "p", 1.0) for m in model.modules())
+
+
+# ---- from another cut ----
+
+
+class AtCut(nn.Module):
+    """A network up to a module, whose output's mean over places or tokens enters a head."""
+
+    def __init__(self, model: nn.Module, cut: str, width: int) -> None:
+        super().__init__()
+        self.model, self.cut = model, cut
+        like = next(model.parameters())
+        self.head = nn.Linear(width, 1).to(like.device, like.dtype)
+
+    def forward(self, *args: Any, **keywords: Any) -> Tensor:
+        """Return what the head makes of the cut."""
+        logits: Tensor = self.head(_pooled_at(self.model, self.cut, keywords or args))
+        return logits
+
+
+class _SeenError(Exception):
+    """The cut was reached: nothing after it needs to run."""
+
+
+def at_cut(start: Start, cut: str, batch: Batch) -> Start:
+    """Return a start whose network ends at a cut."""
+    with torch.no_grad():
+        width = _pooled_at(start.model, cut, batch[0]).shape[1]
+    return replace(
+        start,
+        name=f"{start.name}, {cut}",
+        model=AtCut(start.model, cut, width).eval(),
+        split="head",
+        frozen=tuple(f"model.{name}" for name in start.frozen),
+        primary=start.split,
+    )
+
+
+def _pooled_at(model: nn.Module, cut: str, inputs: Any) -> Tensor:
+    seen: list[Tensor] = []
+    module = module_named(model, cut, "cuts")
+
+    def see(*passed: Any) -> None:
+        seen.append(first_tensor(passed[-1], f"the output of {cut!r}"))
+        raise _SeenError
+
+    handle = module.register_forward_hook(see)
+    try:
+        call(model, inputs)
+    except _SeenError:
+        pass
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError(f"the module {cut!r} of cuts never ran")
+    x = seen[0]
+    if x.ndim == 2:
+        return x
+    kind, width = last_typed(module)
+    if (kind == "first" and x.shape[1] == width) or x.shape[-1] != width:
+        x = x.movedim(1, -1)
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if mask is None or mask.shape != x.shape[:2]:
+        return x.flatten(1, -2).mean(1)
+    kept = mask[..., None].to(x.dtype)
+    total: Tensor = (x * kept).sum(1) / kept.sum(1)
+    return total

@@ -1,0 +1,182 @@
+"""What is trained: a whole network with a head of the attacker's, or the head on kept features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .._attacked import with_new_head
+from .._head import SplitModel
+from .._network import copied, replace_module
+from .._outcome import outcome_of
+from ._attackers import Attacker, Settings
+from ._rows import Batch, Task
+from ._starts import RIDGES, Start
+
+
+class Features:
+    """What enters the head at a start, of the attacker's rows and of those that measure him."""
+
+    def __init__(self, start: Start, task: Task) -> None:
+        self.start, self.task = start, task
+
+    @cached_property
+    def train(self) -> list[Batch]:
+        """Features and classes, one row a sample or a token that counts."""
+        return _entering(self.start, self.task.train)
+
+    @cached_property
+    def held_out(self) -> list[Batch]:
+        """The same of held-out rows."""
+        return _entering(self.start, self.task.held_out)
+
+    def whitened(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Return mean and W with which ``(z - mean) W`` is white, but for a ridge.
+
+        The ridge is relative to the largest eigenvalue of the covariance of the attacker's rows.
+        """
+        mean, values, vectors = self._covariance
+        scaled = vectors / (values + ridge * values[-1] + torch.finfo(values.dtype).tiny).sqrt()
+        return mean, scaled @ vectors.T
+
+    @cached_property
+    def _covariance(self) -> tuple[Tensor, Tensor, Tensor]:
+        Z = torch.cat([z for z, _ in self.train]).double()
+        mean = Z.mean(0)
+        values, vectors = torch.linalg.eigh((Z - mean).T @ (Z - mean) / len(Z))
+        return mean, values.clamp(min=0.0), vectors
+
+
+@torch.no_grad()
+def _entering(start: Start, batches: Sequence[Batch]) -> list[Batch]:
+    network = SplitModel(start.model, start.split)
+    found = []
+    for inputs, labels in batches:
+        outcome = outcome_of(network, network(inputs), labels)
+        if not bool(outcome.features.isfinite().all()):
+            raise ValueError("the features that enter the head are not finite")
+        found.append((outcome.features, outcome.labels.long()))
+    return found
+
+
+def victim_of(
+    features: Features, attacker: Attacker, settings: Settings, seed: int
+) -> Head | Network:
+    """Return what an attacker trains, made anew."""
+    start = features.start
+    ridge = settings.get("ridge", RIDGES[0])
+    white = features.whitened(ridge) if start.whitened or attacker.whitened else None
+    kind = Head if attacker.probes else Network
+    return kind(features, attacker, white, seed)
+
+
+class Head:
+    """A linear head on features that stay as they are."""
+
+    def __init__(
+        self, features: Features, _: Attacker, white: tuple[Tensor, Tensor] | None, seed: int
+    ) -> None:
+        del seed  # it starts at zero
+        self.train, self.held_out = (
+            [(_mapped(z, white), y) for z, y in part]
+            for part in (features.train, features.held_out)
+        )
+        like = self.train[0][0]
+        self.module = _zero(nn.Linear(like.shape[1], features.task.classes)).to(like)
+
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits and classes."""
+        return self.module(batch[0]), batch[1]
+
+    def scale(self) -> float:
+        """Return the mean square norm of the features, with the one of the bias."""
+        return _scale([z for z, _ in self.train])
+
+    def mode(self, _: Settings) -> None:
+        """Nothing in a head depends on it."""
+
+    def utility(self) -> None:
+        """Nothing touches the network."""
+
+
+class Network:
+    """A copy of the start with a new head, which starts at zero."""
+
+    def __init__(
+        self, features: Features, attacker: Attacker, white: tuple[Tensor, Tensor] | None, seed: int
+    ) -> None:
+        start, task = features.start, features.task
+        self.module = copied(start.model, next(start.model.parameters()).device)
+        self._split, self._primary = start.split, start.primary
+        self._old = self.module.get_submodule(start.split)
+        self._new = _zero(
+            with_new_head(
+                self.module, start.split, task.classes, params=attacker.trains,
+                rank=attacker.rank, seed=seed, frozen=start.frozen,
+            )
+        )  # fmt: skip
+        if white is not None:
+            self._new.register_forward_pre_hook(lambda _, args: (_mapped(args[0], white),))
+        self._network = SplitModel(self.module, start.split)
+        self.train, self.held_out, self._task = task.train, task.held_out, task
+        self._features, self._white = features, white
+
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits and classes, one row a sample or a token that counts."""
+        outcome = outcome_of(self._network, self._network(batch[0]), batch[1])
+        return outcome.logits, outcome.labels.long()
+
+    def scale(self) -> float:
+        """Return the mean square norm of what enters the head at the start."""
+        return _scale([_mapped(z, self._white) for z, _ in self._features.train])
+
+    def mode(self, settings: Settings) -> None:
+        """Put BatchNorm and dropout in training mode, or out of it."""
+        self.module.train(settings.get("training", False))
+
+    @torch.no_grad()
+    def utility(self) -> float | None:
+        """Return the primary task's accuracy by its own head, on the features as they are now."""
+        if not self._task.utility:
+            return None
+        self.module.eval()
+        if self._primary is not None:
+            return utility_of(self.module.model, self._primary, self._task)  # type: ignore[arg-type]
+        replace_module(self.module, self._split, self._old)
+        try:
+            return utility_of(self.module, self._split, self._task)
+        finally:
+            replace_module(self.module, self._split, self._new)
+
+
+@torch.no_grad()
+def utility_of(model: nn.Module, split: str, task: Task) -> float:
+    """Return the accuracy of a network on the primary task."""
+    network = SplitModel(model, split)
+    right = count = 0.0
+    for inputs, labels in task.utility:
+        outcome = outcome_of(network, network(inputs), labels)
+        right += float((outcome.logits.argmax(1) == outcome.labels).sum())
+        count += len(outcome.labels)
+    return right / count
+
+
+def _zero(head: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _mapped(z: Tensor, white: tuple[Tensor, Tensor] | None) -> Tensor:
+    if white is None:
+        return z
+    mean, W = white
+    return ((z.double() - mean) @ W).to(z.dtype)
+
+
+def _scale(blocks: Sequence[Tensor]) -> float:
+    total = sum(float(z.double().square().sum()) for z in blocks)
+    return 1.0 + total / sum(len(z) for z in blocks)
