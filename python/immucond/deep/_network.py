@@ -196,7 +196,11 @@ def copied(model: nn.Module, device: torch.device) -> nn.Module:
         # A Parameter's own copy clones it; that of a plain tensor copies each storage once.
         alike = copy.deepcopy(parameter.detach(), memo)
         memo[id(parameter)] = nn.Parameter(alike, parameter.requires_grad)
-    return copy.deepcopy(model, memo).to(device)
+    try:
+        found = copy.deepcopy(model, memo)
+    except TypeError as error:
+        raise TypeError(f"the model cannot be copied (copy.deepcopy): {error}") from error
+    return found.to(device)
 
 
 def _sharing_memory(model: nn.Module) -> dict[str, nn.Parameter]:

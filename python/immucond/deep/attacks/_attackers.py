@@ -41,7 +41,7 @@ def _decades(low: int, high: int) -> tuple[int, ...]:
 RULES: dict[str, Rule] = {
     "gd": Rule(_decades(-5, 2)),
     "momentum": Rule(_decades(-6, 1), {"momentum": (0.9, 0.95, 0.8, 0.99)}),
-    "adam": Rule(_decades(-5, 0), {"betas": ((0.9, 0.999), (0.9, 0.95), (0.8, 0.99))}),
+    "adam": Rule(_decades(-5, 0), {"betas": ([0.9, 0.999], [0.9, 0.95], [0.8, 0.99])}),
     "adamw": Rule(_decades(-5, 0), {"weight_decay": (1e-2, 1e-1, 1e-3)}),
     "muon": Rule(_decades(-4, 1), {"others": (0.1, 1.0, 0.01), "momentum": (0.95, 0.9)}),
     "lbfgs": Rule(_decades(-2, 0), {"history": (20, 100)}, whole=True),
@@ -86,9 +86,14 @@ class Attacker:
         return self.trains == "head"
 
     def space(self, also: Mapping[str, tuple[Any, ...]]) -> Rule:
-        """Return what it searches, with what its start lets it choose besides."""
+        """Return what it searches, with what its start lets it choose besides.
+
+        Of white features the rate that descent wants is known within a decade.
+        """
         rule = RULES[self.rule]
-        return replace(rule, also={**rule.also, **also})
+        known = self.probes and self.rule in ("gd", "momentum") and "ridge" in also
+        rates = rule.rates[-3:] if known else rule.rates
+        return replace(rule, rates=rates, also={**also, **rule.also})
 
 
 def parse(names: str | Sequence[str]) -> list[Attacker]:

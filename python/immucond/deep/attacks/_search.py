@@ -17,8 +17,8 @@ _FINEST = 0.05  # decades
 def propose(space: Rule, done: Sequence[Trial], seed: int) -> Settings:
     """Return the settings of the next trial, which follow from those before it and the seed.
 
-    The rates' decades from the middle outwards; then the wider of the two gaps in rate beside the
-    best trial is halved, and every other time the further settings are drawn anew at its rate.
+    The rates' decades from the middle outwards; then, in turns, one of the best trial's further
+    settings is another one, and the wider of the two gaps in rate beside it is halved.
     """
     number = len(done)
     settings: Settings = {name: values[0] for name, values in space.also.items()}
@@ -26,11 +26,18 @@ def propose(space: Rule, done: Sequence[Trial], seed: int) -> Settings:
     if number < len(decades):
         return {"rate": 10.0 ** decades[number], **settings}
     best = min(done, key=Trial.score)
-    rng = np.random.default_rng([seed, number])
     rest = {name: value for name, value in best.settings.items() if name != "rate"}
-    if space.also and (number - len(decades)) % 2 == 1:
-        drawn = {name: values[rng.integers(len(values))] for name, values in space.also.items()}
-        return {"rate": best.settings["rate"], **drawn}
+    others = [
+        (name, value)
+        for name, values in space.also.items()
+        for value in values
+        if value != rest[name]
+    ]
+    half, odd = divmod(number - len(decades), 2)
+    if others and not odd:
+        name, value = others[half % len(others)]
+        return {"rate": best.settings["rate"], **rest, name: value}
+    rng = np.random.default_rng([seed, number])
     return {
         "rate": _between(best.settings["rate"], [t.settings["rate"] for t in done], rng),
         **rest,

@@ -15,7 +15,7 @@ from .._rows import first_tensor, last_typed
 from ._rows import Batch
 
 PLAIN, FROZEN, EQUALIZED = "plain", "frozen", "equalized"
-RIDGES = (1e-6, 1e-3, 1e-1)
+RIDGES = (1e-6, 1e-3, 1e-9, 1e-1, 1e-12)
 
 
 @dataclass(frozen=True)

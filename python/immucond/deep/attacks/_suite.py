@@ -33,6 +33,7 @@ from ._victims import Features, Head, utility_of, victim_of
 Callback = Callable[[int, Mapping[str, Any]], object]
 
 
+@torch.random.fork_rng(devices=[])
 def attack(
     model: nn.Module,
     harmful: Any,
@@ -154,7 +155,7 @@ def attack(
     chosen = parse(attackers)
     budget = as_count(steps, "steps", least=1)
     count, drawn = as_count(trials, "trials", least=1), as_count(seed, "seed", least=0)
-    drop = check_real(max_utility_drop, "max_utility_drop", low=0.0, high=1.0)
+    drop = check_real(max_utility_drop, "max_utility_drop", low=0.0)
     if equalize not in (True, False, "both"):
         raise ValueError(f"equalize must be True, False or 'both', and is {equalize!r}")
     if freeze is not None:
@@ -289,13 +290,12 @@ class _Run:
         settings = propose(space, done, self._seed)
         best = min((trial.steps for trial in done), default=math.inf)
         budget = replace(self._budget, best=best)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            victim = victim_of(features, attacker, settings, self._seed)
-            if isinstance(victim, Head) and attacker.rule in SOLVERS:
-                tell(0)
-                return solve(victim, attacker.rule, settings, budget, self._seed)
-            return descend(victim, attacker.rule, settings, budget, self._seed, tell)
+        torch.manual_seed(self._seed)
+        victim = victim_of(features, attacker, settings, self._seed)
+        if isinstance(victim, Head) and attacker.rule in SOLVERS:
+            tell(0)
+            return solve(victim, attacker.rule, settings, budget, self._seed)
+        return descend(victim, attacker.rule, settings, budget, self._seed, tell)
 
     def _told(self, about: Mapping[str, Any], step: int) -> None:
         if self._callback is not None:

@@ -84,13 +84,13 @@ class Victim(Protocol):
     """
 
     @property
-    def module(self) -> nn.Module: ...  # noqa: D102
+    def module(self) -> nn.Module: ...
 
     @property
-    def train(self) -> list[Any]: ...  # noqa: D102
+    def train(self) -> list[Any]: ...
 
     @property
-    def held_out(self) -> list[Any]: ...  # noqa: D102
+    def held_out(self) -> list[Any]: ...
 
     def run(self, batch: Any, /) -> tuple[Tensor, Tensor]:
         """Return the logits (N, c) of a batch and its classes (N,)."""

@@ -1,0 +1,231 @@
+"""K-FAC against the Fisher matrix itself and under gauges; networks, adapters and tokens."""
+
+import copy
+import math
+
+import pytest
+import torch
+from deep_cases import transformers
+from torch import nn
+from torch.func import functional_call, jacrev
+
+import immucond.deep as icd
+from immucond.deep.attacks._attackers import STANDARD, parse
+from immucond.deep.attacks._kfac import KFAC
+
+
+class Whole:
+    """A network with its rows, as attackers see one."""
+
+    def __init__(self, module, *batches):
+        self.module, self.train = module, list(batches)
+
+    def run(self, batch):
+        return self.module(batch[0]), batch[1]
+
+
+def closure(victim):
+    def found():
+        victim.module.zero_grad()
+        x, y = victim.train[0]
+        loss = nn.functional.cross_entropy(victim.module(x), y)
+        loss.backward()
+        return loss
+
+    return found
+
+
+def rows(count=40, shape=(5,), classes=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, *shape, generator=generator).double()
+    return x, torch.randint(0, classes, (count,), generator=generator)
+
+
+def moments(module, x):
+    """What enters a last linear layer and the gradients of drawn classes, by autograd alone."""
+    drawn = torch.multinomial(
+        module(x).detach().softmax(1), 1, generator=torch.Generator().manual_seed(0)
+    )[:, 0]
+    logits = module(x).detach().requires_grad_()
+    [g] = torch.autograd.grad(nn.functional.cross_entropy(logits, drawn, reduction="sum"), [logits])
+    return g.T @ g / len(x)
+
+
+def test_a_step_solves_with_both_factors():
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 3).double()
+    x, y = rows()
+    before = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach().clone()
+    a = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    A, G = a.T @ a / len(x), moments(layer, x)
+    layer.zero_grad()
+    nn.functional.cross_entropy(layer(x), y).backward()
+    slope = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1)
+    damping = 1e-3
+    A += damping * A.diagonal().mean() * torch.eye(6)
+    G += damping * G.diagonal().mean() * torch.eye(3)
+    wanted = before - 0.5 * torch.linalg.solve(G, slope) @ torch.linalg.inv(A)
+    KFAC(Whole(layer, (x, y)), 0.5, damping, 0).step(closure(Whole(layer, (x, y))))
+    found = torch.cat([layer.weight, layer.bias[:, None]], dim=1)
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_without_damping_a_step_on_one_row_is_newtons():
+    """Of one row the Kronecker product is the Fisher matrix: no approximation is left."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 2, bias=False).double()
+    x, y = rows(1, (4,), 2)
+    probability = layer(x).detach().softmax(1)[0]
+    J = jacrev(lambda w: functional_call(layer, {"weight": w}, x)[0])(layer.weight).reshape(2, 8)
+    drawn = torch.multinomial(probability, 1, generator=torch.Generator().manual_seed(0))
+    g = probability.clone()
+    g[drawn] -= 1.0
+    fisher = J.T @ torch.outer(g, g) @ J
+    layer.zero_grad()
+    nn.functional.cross_entropy(layer(x), y).backward()
+    wanted = layer.weight - (
+        torch.linalg.pinv(fisher.detach()) @ layer.weight.grad.ravel()
+    ).reshape(2, 4)
+    KFAC(Whole(layer, (x, y)), 1.0, 0.0, 0).step(closure(Whole(layer, (x, y))))
+    torch.testing.assert_close(layer.weight.detach(), wanted.detach(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_kfac_does_not_see_a_gauge(condition):
+    """BEYOND's T2: what a step does to the function stays; that of descent does not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = rows()
+    locked = icd.gauge.lock(net, strength=condition, groups="linear", data=x, seed=3)
+    torch.testing.assert_close(locked(x), net(x), rtol=1e-6, atol=1e-8)
+
+    def moved(model, rule):
+        model = copy.deepcopy(model)
+        start, victim = model(x).log_softmax(1).detach(), Whole(model, (x, y))
+        if rule == "kfac":
+            KFAC(victim, 0.1, 1e-13, 0).step(closure(victim))
+        else:
+            torch.optim.SGD(model.parameters(), lr=1e-6).step(closure(victim))
+        return model(x).log_softmax(1).detach() - start  # a shift of all logits says nothing
+
+    for rule, least, most in (("kfac", 0.0, 1e-2), ("gd", 0.5, math.inf)):
+        one, other = moved(net, rule), moved(locked, rule)
+        assert least <= float((other - one).norm() / one.norm()) <= most
+
+
+def test_a_convolution_is_a_linear_layer_on_patches():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 3, 3, stride=2, padding=1).double()
+    net = nn.Sequential(conv, nn.Flatten(), nn.Linear(27, 3).double())
+    net[2].requires_grad_(False)
+    x, y = rows(30, (2, 5, 5))
+    before = conv.weight.detach().clone()
+    patches = nn.functional.unfold(x, 3, padding=1, stride=2).mT.flatten(0, 1)
+    a = torch.cat([patches, torch.ones(len(patches), 1)], dim=1)
+    A = a.T @ a / len(x)
+    drawn = torch.multinomial(
+        net(x).detach().softmax(1), 1, generator=torch.Generator().manual_seed(0)
+    )[:, 0]
+    out = conv(x).detach().requires_grad_()
+    [g] = torch.autograd.grad(
+        nn.functional.cross_entropy(net[2](out.flatten(1)), drawn, reduction="sum"), [out]
+    )
+    g = g.movedim(1, -1).reshape(-1, 3)
+    G = g.T @ g / len(g)
+    net.zero_grad()
+    nn.functional.cross_entropy(net(x), y).backward()
+    slope = torch.cat([conv.weight.grad.flatten(1), conv.bias.grad[:, None]], dim=1)
+    for factor in (A, G):
+        factor += 1e-6 * factor.diagonal().mean() * torch.eye(len(factor))
+    step = torch.linalg.solve(G, slope) @ torch.linalg.inv(A)
+    KFAC(Whole(net, (x, y)), 1.0, 1e-6, 0).step(closure(Whole(net, (x, y))))
+    wanted = before - step[:, :-1].reshape(before.shape)
+    torch.testing.assert_close(conv.weight.detach(), wanted, rtol=1e-6, atol=1e-9)
+
+
+# ---- networks of transformers' classes ----
+
+
+def bert(kind=transformers.BertForSequenceClassification):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, initializer_range=0.3, num_labels=3,
+    )  # fmt: skip
+    return kind(config)
+
+
+def texts(count=48, seed=1, tokens=False):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 40, (count, 7), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[::2, 5:] = 0
+    labels = (ids > 20).long() if tokens else (ids[:, 0] > 20).long()
+    if tokens:
+        labels[mask == 0] = -100
+    parts = zip(ids.split(16), mask.split(16), labels.split(16), strict=True)
+    return [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in parts]
+
+
+KEEP = {
+    "equalize": False,
+    "split": "classifier",
+    "trials": 3,
+    "steps": 12,
+    "scratch": False,
+    "target": 0.3,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in STANDARD if name != "lora-8"])
+def test_every_attacker_runs_on_a_transformer(name):
+    extra = pytest.importorskip if name == "logistic" else lambda *_, **__: None
+    extra("sklearn", reason="the extra sklearn is not installed")
+    report = icd.attack(bert(), texts(), held_out=texts(seed=2), attackers=[name],
+                        **KEEP | {"equalize": "both"})  # fmt: skip
+    entropy = 2 * report.as_dict()["target"]
+    starts = {a.start for a in report.attacks["release"]}
+    assert {"plain", "equalized"} <= starts
+    cuts = {s for s in starts if s.startswith("plain, ")}
+    assert bool(cuts) == parse([name])[0].probes
+    for attack in report.attacks["release"]:
+        assert attack.best.loss < entropy + 1.0
+
+
+@pytest.mark.parametrize("name", ["lora-4", "dora-4", "loha-4", "lokr-4"])
+def test_adapters_train_beside_the_layers(name):
+    pytest.importorskip("peft", reason="the extra lora is not installed")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.randn(120, 4)
+    batch = [(x, (x[:, 0] * x[:, 1] > 0).long())]
+    keep = {"split": "4", "held_out": batch, "scratch": False, "equalize": False, "target": 0.0}
+    lost = {
+        who: icd.attack(net, batch, attackers=[who], steps=150, trials=3, cuts=(), **keep)
+        .strongest.best.loss
+        for who in (name, "probe-adam")
+    }  # fmt: skip
+    assert lost[name] < 0.9 * lost["probe-adam"]
+
+
+def test_heads_on_tokens_learn_tokens():
+    model = bert(transformers.BertForTokenClassification)
+    report = icd.attack(model, texts(tokens=True), held_out=texts(seed=2, tokens=True),
+                        attackers=["probe-adam", "adam", "lstsq"],
+                        **KEEP | {"steps": 40})  # fmt: skip
+    assert {a.start for a in report.attacks["release"]} == {"plain"}
+    accuracy = {a.attacker: a.best.accuracy for a in report.attacks["release"]}
+    assert accuracy["adam"] > max(report.majority, accuracy["probe-adam"])
+    assert report.rows == {"harmful": 48, "held_out": 48}
+
+
+def test_batch_norm_is_in_training_mode_from_scratch_and_not_before_it_is_tried():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = rows(60, (6,))
+    report = icd.attack(net, [(x.float(), y)], held_out=[(x.float(), y)], split="3", trials=12,
+                        attackers=["adam"], steps=3, target=0.0, equalize=False)  # fmt: skip
+    first = {name: attack.trials[0].settings["training"]
+             for name, [attack] in report.attacks.items()}  # fmt: skip
+    assert first == {"release": False, "scratch": True}
+    assert {t.settings["training"] for t in report.strongest.trials} == {False, True}
