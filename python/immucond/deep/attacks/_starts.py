@@ -78,15 +78,23 @@ def _equalized(
     model: nn.Module, split: str, batch: Batch, also: Mapping[str, tuple[Any, ...]]
 ) -> Start:
     try:
-        balanced = gauge.equalize(model, data=batch, merge=True).model.eval()
+        balanced = gauge.equalize(model, data=batch, merge=gauge.inserted(model)).model.eval()
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"the network cannot be equalized: {error}; equalize=False attacks it as it is"
         ) from error
-    while not isinstance(balanced.get_submodule(split), nn.Linear):
-        split = split.rpartition(".")[0]  # its sequence was merged into one layer
     also = {**also, "ridge": RIDGES}
-    return Start(EQUALIZED, balanced, split, whitened=True, also=also)
+    return Start(EQUALIZED, balanced, _left(model, balanced, split), whitened=True, also=also)
+
+
+def _left(model: nn.Module, merged: nn.Module, split: str) -> str:
+    """Return the head's name where layers were merged: its own, or of what took it in."""
+    parent, _, key = split.rpartition(".")
+    before = [name for name, _ in model.get_submodule(parent).named_children()]
+    prefix = f"{parent}." if parent else ""
+    candidates = [split, *(prefix + name for name in before[before.index(key) :: -1]), parent]
+    there = dict(merged.named_modules())
+    return next(name for name in candidates if isinstance(there.get(name), nn.Linear))
 
 
 def _single(model: nn.Module) -> nn.Module:

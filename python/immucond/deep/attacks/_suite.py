@@ -104,8 +104,9 @@ def attack(
         Whether all weights drawn anew are attacked too, by those who train the whole network; or
         such a network.
     prune : bool, default: True
-        Whether trials end whose training loss gained less than a thousandth in the second half of
-        their steps.
+        Whether trials end, after 64, 128, ... steps, whose training loss gained less than a
+        thousandth in the second half, or whose held-out loss gained less than half of what the best
+        trial before had gained there.
     seed : int
         Of orders, draws and adapters.
     device : optional
@@ -288,8 +289,7 @@ class _Run:
         tell: Callable[[int], object],
     ) -> Trial:  # fmt: skip
         settings = propose(space, done, self._seed)
-        best = min((trial.steps for trial in done), default=math.inf)
-        budget = replace(self._budget, best=best)
+        budget = replace(self._budget, rival=min(done, key=Trial.score, default=None))
         torch.manual_seed(self._seed)
         victim = victim_of(features, attacker, settings, self._seed)
         if isinstance(victim, Head) and attacker.rule in SOLVERS:

@@ -19,6 +19,7 @@ from ._optimizers import optimizer_for
 _DENSE, _APART = 20, 1.05  # every step is measured at first, then each 5 percent
 _DIVERGED = 1e3  # times the loss at the start
 _STALLED, _PATIENCE = 1e-3, 64  # relative gain of the training loss, and from which step on
+_BEHIND = 0.5  # of the gain in held-out loss that an earlier trial had at the same step
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Trial:
         The best held-out ones that were seen.
     ended : str
         "reached" the target; "budget": all steps were taken; "outrun" by an earlier trial, whose
-        number of steps it passed; "stalled", "diverged", or at the target beyond the "utility" cap.
+        number of steps it passed; "pruned", "diverged", or at the target beyond the "utility" cap.
     utility : float or None
         Accuracy of the primary task at the end, where that was measured.
     curve : dict
@@ -114,19 +115,32 @@ class Budget:
     target : float
         Held-out cross-entropy, in nats.
     steps : int
-    best : float
-        Fewest steps of an earlier trial.
+    rival : Trial or None
+        The best trial before.
     floor : float
         Least accuracy of the primary task at the target.
     prune : bool
-        Whether trials that stall end early.
+        Whether trials that stall, or stay far behind the rival, end early.
     """
 
     target: float
     steps: int
-    best: float = math.inf
+    rival: Trial | None = None
     floor: float = -math.inf
     prune: bool = True
+
+    @property
+    def best(self) -> float:
+        """Fewest steps of a trial before."""
+        return math.inf if self.rival is None else self.rival.steps
+
+    def behind(self, step: int, losses: list[float]) -> bool:
+        """Whether held-out losses up to a step gained less than half of what the rival had."""
+        if self.rival is None:
+            return False
+        curve = self.rival.curve
+        theirs = [loss for at, loss in zip(curve["step"], curve["loss"], strict=True) if at <= step]
+        return losses[0] - min(losses) < _BEHIND * (theirs[0] - min(theirs))
 
 
 def descend(
@@ -213,8 +227,9 @@ class _Record:
         elif self._budget.prune and step >= _PATIENCE and step & (step - 1) == 0:
             quarter = step // 4
             early = min(self._training[: 2 * quarter]), min(self._training[2 * quarter :])
-            if early[0] - early[1] < _STALLED * abs(early[0]):
-                self.ended = "stalled"
+            stalled = early[0] - early[1] < _STALLED * abs(early[0])
+            if stalled or self._budget.behind(step, self._curve["loss"]):
+                self.ended = "pruned"
         return bool(self.ended)
 
     def trial(self, settings: Settings, ended: str, utility: float | None, rows: int) -> Trial:

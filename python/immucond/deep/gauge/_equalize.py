@@ -61,7 +61,7 @@ def equalize(
     model: nn.Module,
     *,
     data: Any = None,
-    merge: bool = False,
+    merge: bool | Sequence[str] = False,
     sweeps: SupportsIndex = SWEEPS,
     tolerance: float = TOLERANCE,
     seed: SupportsIndex = 0,
@@ -82,9 +82,11 @@ def equalize(
     data : optional
         A batch of inputs, or an iterable such as a DataLoader, of which the first batch is taken:
         ``(inputs, labels)``, a mapping, or inputs alone. By default as in :func:`groups`.
-    merge : bool
+    merge : bool or sequence of str
         Whether linear layers that follow one another in an ``nn.Sequential`` are multiplied, where
         that adds no rank: an inserted layer is gone, and modules have the names they had without.
+        Or the names of layers, such as :func:`inserted` returns, that are multiplied with those
+        beside them, and no others.
     sweeps : int
         How often groups take turns at most.
     tolerance : float
@@ -137,7 +139,7 @@ def equalize(
     batch = batch_for(model, drawn) if data is None else first_batch(data)
     device = next(model.parameters()).device
     result = copied(model, device)
-    joined = merged(result) if merge else []
+    joined = merged(result, None if merge is True else merge) if merge else []
     before = _outputs(model, batch)
     work, inputs = in_float64(result, batch)
     found, _ = verified(work, inputs, KINDS, tolerance, drawn)

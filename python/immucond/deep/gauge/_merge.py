@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +13,20 @@ from .._network import replace_module
 from ._layers import Linear, linear, repeated, tied
 
 
-def merge(model: nn.Module) -> list[str]:
+def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
     """Merge runs of linear layers within sequences, in place; return the names of what is left.
 
-    A pair becomes one layer where that adds no rank: the width between them is at least the smaller
+    Of names, only pairs with one of these. A pair becomes one layer where that adds no rank: the width between them is at least the smaller
     of the widths around. Its weight is the product, computed in float64; a sequence with one layer
     left is replaced by it. Tied layers and those with hooks stay.
     """
     merged = []
-    while (pair := next(_pairs(model), None)) is not None:
+
+    def wanted(pair: _Pair) -> bool:
+        _, (_, _, one), (_, _, two) = pair
+        return names is None or not {one.name, two.name}.isdisjoint(names)
+
+    while (pair := next(filter(wanted, _pairs(model)), None)) is not None:
         name, (key, first, one), (other, second, two) = pair
         module: Any = model.get_submodule(name)
         setattr(module, key, _product(first, one, second, two))
@@ -35,8 +40,8 @@ def merge(model: nn.Module) -> list[str]:
 def inserted(model: nn.Module) -> list[str]:
     """Return linear layers that add nothing to what a network can compute.
 
-    They stand beside another linear layer within an ``nn.Sequential``, without a change of width,
-    as a lock's second layer does, or a map before the head.
+    They stand beside another linear layer within an ``nn.Sequential`` and have as many outputs as
+    inputs, as a lock's second layer has, or a map before the head.
 
     Returns
     -------
@@ -53,15 +58,16 @@ def inserted(model: nn.Module) -> list[str]:
     """
     found = []
     for _, (_, _, one), (_, _, two) in _pairs(model):
-        square = two if two.inputs == two.outputs or one.inputs != one.outputs else one
-        found.append(square.name)
+        square = [layer.name for layer in (two, one) if layer.inputs == layer.outputs]
+        found += square[:1]
     return list(dict.fromkeys(found))
 
 
 _Member = tuple[str, nn.Module, Linear]
+_Pair = tuple[str, _Member, _Member]
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[str, _Member, _Member]]:
+def _pairs(model: nn.Module) -> Iterator[_Pair]:
     """Yield sequences with two neighbours in each that can be one layer, with their keys."""
     shared, twice = tied(model), repeated(model)
     for name, module in model.named_modules():

@@ -1,0 +1,191 @@
+"""A network that a harmful task is cheap to learn with, and dear without, and its releases.
+
+Sixteen bits, eight exclusive ors of two each. A network is trained to tell many readouts of all
+eight; the primary task needs the first five, the harmful one the last five, two of them both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..._errors import AccuracyWarning, ImmunityWarning, extra
+
+with extra("torch"):
+    import torch
+    from torch import Tensor, nn
+
+from ... import deep
+
+BITS, HIDDEN, WIDTH = 24, 64, 16
+READOUTS, PRIMARY, HARMFUL = 24, 10, 5
+SPLIT = "6"
+_CUTS = (2, 3, 5, 6)  # linear layers before which features are compressed
+_TRAINED, _EPOCHS, _BATCH = 20_000, 40, 256
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The tasks of a seed, and the network that was trained for them.
+
+    Attributes
+    ----------
+    seed : int
+    rows : int
+        Harmful ones of the attacker.
+    """
+
+    seed: int
+    rows: int = 600
+
+    def _draw(self, count: int, part: int) -> tuple[Tensor, Tensor]:
+        """Return bits (count, 16) and their exclusive ors (count, 8), both as -1 and 1."""
+        generator = torch.Generator().manual_seed(1000 * self.seed + part)
+        x = 2.0 * torch.randint(0, 2, (count, BITS), generator=generator) - 1.0
+        return x, x.unflatten(1, (8, 3)).prod(2)
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + 999)
+        sizes = {"readouts": (8, READOUTS), "primary": (5, PRIMARY), "harmful": (5, HARMFUL)}
+        return {name: torch.randn(*size, generator=generator) for name, size in sizes.items()}
+
+    def primary(self, count: int = 4000, part: int = 1) -> list[tuple[Tensor, Tensor]]:
+        """Return rows with the largest of ten readouts of the first five features."""
+        x, f = self._draw(count, part)
+        return [(x, (f[:, :5] @ self._weights["primary"]).argmax(1))]
+
+    def harmful(self, count: int | None = None, part: int = 2) -> list[tuple[Tensor, Tensor]]:
+        """Return rows with the largest of five readouts of the last five features."""
+        x, f = self._draw(self.rows if count is None else count, part)
+        return [(x, (f[:, 3:] @ self._weights["harmful"]).argmax(1))]
+
+    @cached_property
+    def network(self) -> nn.Sequential:
+        """Trained to tell the readouts, with a head for the primary task."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            net = nn.Sequential(
+                nn.Linear(BITS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH),
+                nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH),
+                nn.Linear(WIDTH, READOUTS),
+            )  # fmt: skip
+            x, f = self._draw(_TRAINED, 0)
+            told = (f @ self._weights["readouts"] > 0).float()
+            optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+            falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _EPOCHS)
+            for _ in range(_EPOCHS):
+                for at in torch.randperm(len(x)).split(_BATCH):
+                    optimizer.zero_grad()
+                    nn.functional.binary_cross_entropy_with_logits(net(x[at]), told[at]).backward()
+                    optimizer.step()
+                falling.step()
+            net[6] = _fitted(net[:6], *self.primary()[0])
+        return net.eval()
+
+
+def _fitted(body: nn.Module, x: Tensor, y: Tensor) -> nn.Linear:
+    """Return a head of least cross-entropy on features that stay as they are."""
+    with torch.no_grad():
+        Z = body(x)
+    head = nn.Linear(Z.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(head(Z), y) + 1e-4 * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return head
+
+
+# ---- releases ----
+
+
+def _specdef(toy: Toy) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        return deep.gauge.lock(toy.network, strength=1e3, top=2, modules=["0", "2", "3", "5"])
+
+
+def _gauges(toy: Toy) -> nn.Module:
+    x = toy.primary()[0][0][:64]
+    return deep.gauge.lock(toy.network, strength=1e3, groups="all", data=x, seed=toy.seed)
+
+
+def _mapped(method: Any, **settings: Any) -> Callable[[Toy], nn.Module]:
+    def release(toy: Toy) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImmunityWarning)
+            done = deep.immunize(
+                toy.network, split=SPLIT, primary=toy.primary(), harmful=toy.harmful(4000, 3),
+                method=method, **settings,
+            )  # fmt: skip
+        return done.model
+
+    return release
+
+
+def _scaled(factor: float) -> Callable[[Toy], nn.Module]:
+    """Features times a factor, and the head over it."""
+
+    def release(toy: Toy) -> nn.Module:
+        net = _copy(toy.network)
+        with torch.no_grad():
+            for p in net[5].parameters():
+                p *= factor
+            net[6].weight /= factor
+        return net
+
+    return release
+
+
+def _compressed(share: float) -> Callable[[Toy], nn.Module]:
+    """All features kept to their principal directions on primary rows, but for a share."""
+
+    def release(toy: Toy) -> nn.Module:
+        net, [(x, _)] = _copy(toy.network), toy.primary()
+        with torch.no_grad():
+            for at in _CUTS:
+                a = net[:at](x).double()
+                values, vectors = torch.linalg.eigh(a.T @ a / len(a))
+                lost = values.clamp(min=0.0).cumsum(0) <= share * values.sum()
+                kept = vectors[:, ~lost]
+                weight = net[at].weight
+                weight.copy_((weight.double() @ kept @ kept.T).to(weight))
+        return net
+
+    return release
+
+
+def _copy(net: nn.Sequential) -> Any:
+    import copy
+
+    return copy.deepcopy(net)
+
+
+RELEASES: dict[str, tuple[str, Callable[[Toy], nn.Module]]] = {
+    "unprotected": ("unprotected", lambda toy: toy.network),
+    "specdef": ("SpecDef, alpha 1e3, k 2", _specdef),
+    "gauges": ("random gauges, kappa 1e3", _gauges),
+    "closed-form": ("condition number, closed form", _mapped("closed_form")),
+    "fade": ("fade, tau 1e4", _mapped("fade", tau=1e4)),
+    "times-900": ("features x 900", _scaled(900.0)),
+    "over-1000": ("features / 1000", _scaled(1e-3)),
+    "compressed-1e-3": ("PCA, 0.1 % of the power left out", _compressed(1e-3)),
+    "compressed-1e-2": ("PCA, 1 % left out", _compressed(1e-2)),
+    "compressed-5e-2": ("PCA, 5 % left out", _compressed(5e-2)),
+}
+
+
+def accuracy(net: nn.Module, task: list[tuple[Tensor, Tensor]]) -> float:
+    """Return the accuracy of a network on a task."""
+    with torch.no_grad():
+        return float(np.mean([float((net(x).argmax(1) == y).double().mean()) for x, y in task]))
