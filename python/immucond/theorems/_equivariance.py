@@ -214,7 +214,7 @@ class Adapted:
             outputs.append(self.hidden(A, P, Q) @ self.last.T)
             back = np.einsum("no,noc->nc", outputs[-1] - self.pair.Y, self.slope(A, P, Q))
             one, two = Q.T @ back.T @ X, back.T @ X @ P.T
-            P, Q = P - one / size**3, Q - two / size**3
+            P, Q = P - one / size**2, Q - two / size**2
         return np.array(outputs)
 
 
@@ -251,7 +251,7 @@ def _beside(case: Adapted) -> Verdict:
     ]  # fmt: skip
     # Within, as LoRA starts: its second factor is 0, and the function as it was.
     before, after = (case.slope(B, P, none) for B in (plain, A))
-    inner, start = gaussian(rank, rank, h), np.zeros((h, rank))
+    inner, start = P[:, :h], np.zeros((h, rank))
     between = layers.W2 @ np.linalg.inv(layers.S) @ layers.W2.T
     first, second = kernel(after @ W2, X, P, start), kernel(after, X @ W1.T, inner, none)
     reads = X @ layers.W1.T @ (inner @ A).T

@@ -123,7 +123,7 @@ def _rates(case: SpecDef) -> Verdict:
     plain = np.eye(c)
     frozen = _descend(case, C, first, plain)
     alone, unlocked = _descend(case, plain, W, inverse), _descend(case, plain, W, plain)
-    open_, total = U[:, :r][:, case.t == 1.0], norm + 4.0 * float(np.linalg.norm(case.Y))
+    free, total = U[:, :r][:, case.t == 1.0], norm + 4.0 * float(np.linalg.norm(case.Y))
     much = size * case.strength * (1 + case.steps)
     claims = [
         equal("C W~ = W", C @ first, W, size * case.strength, scale=norm),
@@ -132,8 +132,8 @@ def _rates(case: SpecDef) -> Verdict:
         equal("each on its own", unit @ unit.T, np.eye(c * d), size * kappa**0.5, scale=1.0),
         equal("C frozen", frozen, alone, much, scale=total),
     ]
-    if open_.size:
-        mine, own = open_.T @ frozen, open_.T @ unlocked
+    if free.size:
+        mine, own = free.T @ frozen, free.T @ unlocked
         claims.append(equal("C frozen, where t = 1", mine, own, much, scale=total))
     elif c == d:
         least = float(case.s[0] / case.s[-1]) ** 2
