@@ -6,6 +6,7 @@ proofs of what is ours stand on the documentation page "Theory".
 
 from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
+from ._equivariance import EQUIVARIANCE, Adapted, Damped
 from ._gauge import GAUGE, Pair
 from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
@@ -13,6 +14,7 @@ from ._limit import LIMIT, Frontier, Optimum
 from ._optima import DEEP, OPTIMA, Net, Rescaled, SeveralTasks
 from ._probing import PROBING, Descent, Probe
 from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
+from ._specdef import SPECDEF, SpecDef
 from ._spectrum import DISTORTION, SPECTRUM, Extraction, Samples
 from ._steps import STEPS, Step
 from ._theorem import Claim, Counterexample, Examination, Theorem, Verdict, examine
@@ -21,7 +23,7 @@ THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem
     for group in (
         SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
-        DEEP, ALIGNMENT, GAUGE,
+        DEEP, ALIGNMENT, GAUGE, EQUIVARIANCE, SPECDEF,
     )
     for theorem in group
 }  # fmt: skip
@@ -29,8 +31,10 @@ THEOREMS: dict[str, Theorem] = {
 
 __all__ = [
     "THEOREMS",
+    "Adapted",
     "Claim",
     "Counterexample",
+    "Damped",
     "Descent",
     "Examination",
     "Extraction",
@@ -49,6 +53,7 @@ __all__ = [
     "SeveralTasks",
     "SingularTasks",
     "Slope",
+    "SpecDef",
     "Step",
     "Stretched",
     "Tasks",

@@ -54,13 +54,16 @@ class Pair:
         """``A^T A``, the preconditioner."""
         return np.asarray(self.A.T @ self.A)
 
+    def gauged(self, A: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return ``(A W1, W2 A^-1)``."""
+        return np.asarray(A @ self.W1), np.asarray(self.W2 @ np.linalg.inv(A))
+
     def descend(self, A: FloatArray, *, by: FloatArray | None = None) -> list[FloatArray]:
         """Descend from ``(A W1, W2 A^-1)``, one row after another, and return both mapped back.
 
         With `by` the gradients of the layers are preconditioned by its inverse and by itself.
         """
-        inverse = np.linalg.inv(A)
-        W = [A @ self.W1, self.W2 @ inverse]
+        W = list(self.gauged(A))
         velocity = [np.zeros_like(each) for each in W]
         S = np.eye(len(A)) if by is None else by
         left = np.linalg.inv(S)
@@ -72,7 +75,7 @@ class Pair:
             for i, gradient in enumerate(gradients):
                 velocity[i] = self.momentum * velocity[i] - self.rate * gradient
                 W[i] = W[i] + velocity[i]
-        return [inverse @ W[0], W[1] @ A]
+        return [np.linalg.solve(A, W[0]), W[1] @ A]
 
     @property
     def rate(self) -> float:
@@ -85,11 +88,12 @@ class Pair:
         return float(0.05 * (1.0 - self.momentum) / (size**2 * curvature))
 
 
-def _pair(
+def pair(
     seed: int, width: int, gaps: Sequence[float], left: Sequence[float], right: Sequence[float],
-    scale: float, momentum: float, steps: int,
+    scale: float, momentum: float = 0.0, steps: int = 1,
 ) -> Pair:  # fmt: skip
-    d, c, n = width + 2, width + 1, min(width, 3)  # no more rows than units: K is definite
+    """Build layers of a few rows: no more than units, so that their kernel is definite."""
+    d, c, n = width + 2, width + 1, min(width, 3)
     A = extractor(gaps, left, right, width, width, width) * 10.0**scale
     # Factors with condition numbers of a few.
     W1, W2 = (
@@ -118,17 +122,16 @@ def _preconditioner(case: Pair) -> Verdict:
         for i in range(2)
     ]
     a = max(float(np.linalg.norm(B, 2)) for B in (case.A, np.linalg.inv(case.A)))
-    before, after = (kappa(_jacobian(case, A)) for A in (np.eye(h), case.A))
+    before, after = (kappa(jacobian(case, A).T) for A in (np.eye(h), case.A))
     lost = 64 * h * EPS * (before**0.5 + after**0.5 + case.condition)
     claims.append(at_most("kappa(K_S) <= a^4 kappa(K)", after, a**4 * before, lost))
     return Verdict.of(*claims, kappa_A=case.condition, kappa_K=before, kappa_K_S=after)
 
 
-def _jacobian(case: Pair, A: FloatArray) -> FloatArray:
-    """Transposed Jacobian of the outputs by the reparameterized layers, (weights, n c)."""
-    W1, W2 = A @ case.W1, case.W2 @ np.linalg.inv(A)
-    first, second = np.kron(case.X, W2), np.kron(case.X @ W1.T, np.eye(len(W2)))
-    return np.hstack((first, second)).T
+def jacobian(case: Pair, A: FloatArray) -> FloatArray:
+    """Jacobian of the outputs by the reparameterized layers, column by column, (n c, weights)."""
+    W1, W2 = case.gauged(A)
+    return np.hstack((np.kron(case.X, W2), np.kron(case.X @ W1.T, np.eye(len(W2)))))
 
 
 def _balanced(W1: FloatArray, W2: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -163,7 +166,7 @@ def _geometric_mean(case: Pair) -> Verdict:
     found, nuclear = value(S), float(np.linalg.svd(case.W2 @ case.W1, compute_uv=False).sum())
     lost = 256 * h * EPS * kappa(case.W1) * kappa(case.W2)
     wide = lost * case.condition**2
-    again = _balanced(case.A @ case.W1, case.W2 @ np.linalg.inv(case.A))
+    again = _balanced(*case.gauged(case.A))
     between = _mean(S, case.S)
     apart = 0.5 * (found + value(case.S))
     size = float(np.linalg.norm(one) ** 2)
@@ -182,11 +185,12 @@ def _geometric_mean(case: Pair) -> Verdict:
     )  # fmt: skip
 
 
-_PAIR: Parameters = {
+LAYERS: Parameters = {
     "seed": SEED, "width": Whole(1, 5), "gaps": Reals(-8.0, 3.0, 0, 4), "left": ANGLES,
-    "right": ANGLES, "scale": Real(-1.0, 1.0), "momentum": Real(0.0, 0.9), "steps": Whole(1, 30),
+    "right": ANGLES, "scale": Real(-1.0, 1.0),
 }  # fmt: skip
-_theorem = partial(Theorem, source=OURS, parameters=_PAIR, build=_pair)
+_PAIR = LAYERS | {"momentum": Real(0.0, 0.9), "steps": Whole(1, 30)}
+_theorem = partial(Theorem, source=OURS, parameters=_PAIR, build=pair)
 
 GAUGE = (
     _theorem(
