@@ -29,6 +29,7 @@ from ...deep.parts import SplitModel
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DATA = ("primary", "harmful")
 _NOTE = (
     "ceiling: held-out accuracy on the harmful task of the best linear probe at the cut, ± its "
     "standard error; its ridge is measured by the primary features, so that no invertible map of "
@@ -62,7 +63,7 @@ class LeakSettings(ReleaseSettings):
 
 @dataclass(frozen=True)
 class Leak:
-    """A profile, and what it is of."""
+    """A profile, and the fingerprints of what it is of: network and data, whatever was drawn."""
 
     settings: LeakSettings
     fingerprints: dict[str, str]
@@ -148,9 +149,9 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     OSError, ValueError
         Where they are not there or do not fit, and as `immucond.deep.leak_profile`.
     """
+    data = {name: load(getattr(settings, name), settings.data_dir) for name in _DATA}
     primary, harmful = (
-        load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
-        for spec in (settings.primary, settings.harmful)
+        task.subset(settings.train_size, settings.test_size) for task in data.values()
     )
     same_kind(primary, harmful)
     torch.manual_seed(settings.seed)
@@ -176,8 +177,8 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
         seed=settings.seed,
         callback=tell,
     )
-    parts: dict[str, Any] = {"backbone": backbone, "primary": primary, "harmful": harmful}
-    return Leak(settings, {name: x.fingerprint for name, x in parts.items()}, profile)
+    prints = {name: task.fingerprint for name, task in data.items()}
+    return Leak(settings, {"release": backbone.features_fingerprint, **prints}, profile)
 
 
 @torch.no_grad()
