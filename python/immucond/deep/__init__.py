@@ -8,6 +8,7 @@ from .._errors import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from .._card import Card, card
 from . import gauge
 from ._activations import keep_activations
 from ._cost import NetworkCost, attack_cost
@@ -25,6 +26,7 @@ from ._sharded import edit_weight
 from ._trainer import TrainerMixin
 
 __all__ = [
+    "Card",
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
@@ -35,6 +37,7 @@ __all__ = [
     "Recording",
     "TrainerMixin",
     "attack_cost",
+    "card",
     "edit_weight",
     "gauge",
     "immunity_report",
