@@ -211,9 +211,13 @@ def _leak(leak: Mapping[str, Any]) -> Table:
         rows,
         f"Held-out accuracy of the best linear probe, of {len(cuts)} cuts that at which most is "
         "read and the last one. No invertible map of the features changes it. kappa and rho (label "
-        "alignment): how slowly plain descent gets there. untrained: the same network, weights "
-        f"drawn anew. A constant guess: {leak['majority']:.1%} of {leak['classes']} classes. Rows: "
-        f"{counts}.",
+        "alignment): how slowly plain descent gets there. "
+        + (
+            "untrained: the same network, weights drawn anew. "
+            if any(row[-1] for row in rows)
+            else ""
+        )
+        + f"A constant guess: {leak['majority']:.1%} of {leak['classes']} classes. Rows: {counts}.",
     )
 
 
@@ -241,14 +245,13 @@ def _cost(costs: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _made(versions: Mapping[str, Any]) -> str:
-    """With what the raw runs were made."""
-    said = [
-        f"`immucond {kind}` "
-        + " and ".join(", ".join(f"{name} {of[name]}" for name in sorted(of)) for of in found)
-        for kind, found in sorted(versions.items())
-        if found
-    ]
-    return f"Made from the raw runs of {'; '.join(said)}." if said else ""
+    """With what the raw runs were made, each thing once."""
+    said = {
+        ", ".join(f"{name} {of[name]}" for name in sorted(of)) for found in versions.values()
+        for of in found
+    }  # fmt: skip
+    kinds = ", ".join(f"`immucond {kind}`" for kind, found in sorted(versions.items()) if found)
+    return f"Made from raw runs of {kinds}; {'; '.join(sorted(said))}." if said else ""
 
 
 # ---- Hugging Face's metadata ----
