@@ -12,16 +12,17 @@ ROOT = Path(immucond.__file__).resolve().parent
 # immucond itself, which import no package.
 ARROWS: dict[str, set[str]] = {
     "": set(),
+    "_card": set(),
     "cuda": set(),
     "linear": set(),
     "probing": {"linear"},
     "immunize": {"linear"},
     "theorems": {"linear", "probing", "immunize"},
     "torch": {"cuda"},
-    "deep": {"torch", "linear", "probing"},
+    "deep": {"torch", "linear", "probing", "_card"},
     "limit": {"linear"},
     "experiments": {"linear", "probing", "immunize", "torch", "deep", "limit"},
-    "_cli": {"linear", "probing", "immunize", "theorems", "cuda", "limit", "experiments"},
+    "_cli": {"linear", "probing", "immunize", "theorems", "cuda", "limit", "experiments", "_card"},
 }
 # Its users know the operators of immucond.torch and what is made of them by one name.
 EXCEPTIONS = {("torch/__init__.py", "deep")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from .._errors import extra
 from .._files import staged
@@ -48,10 +49,13 @@ def add_release_arguments(
     add_quiet(parser)
 
 
-def run_on_release(args: argparse.Namespace, name: str, settings: str) -> None:
+def run_on_release(
+    args: argparse.Namespace, name: str, settings: str, *, function: str = "", **more: Any
+) -> None:
     """Measure by :mod:`immucond.experiments.deep`; files appear together at the end.
 
-    `name` is that of the function there and of the files, `settings` that of what it takes.
+    `name` is that of the files and, without another one, of the function there; `settings` is that
+    of what it takes, with whatever else is given.
     """
     with extra("experiments"):
         import rich.console  # noqa: F401  (missing, it is to be told now)
@@ -62,7 +66,7 @@ def run_on_release(args: argparse.Namespace, name: str, settings: str) -> None:
     given, texts = settings_of(args, getattr(deep, settings)), (f"{name}.json", f"{name}.md")
     with staged(args.out, file_names((name,), texts)) as folder:
         with progress(args.quiet) as report:
-            found = getattr(deep, name)(given, report)
+            found = getattr(deep, function or name)(given, report, **more)
         ran = {"torch": torch.__version__, "transformers": transformers.__version__}
         numbers = found.as_json(args.command_line, {**versions(), **ran})
         tables, figures = [found.table()], {name: found.figure()}

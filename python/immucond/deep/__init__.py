@@ -8,6 +8,7 @@ from .._errors import extra
 with extra("torch"):
     import torch as _torch  # noqa: F401
 
+from .._card import Card, card
 from . import gauge
 from ._activations import keep_activations
 from ._cost import NetworkCost, attack_cost
@@ -28,6 +29,7 @@ from .attacks import Attack, AttackReport, attack
 __all__ = [
     "Attack",
     "AttackReport",
+    "Card",
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
@@ -39,6 +41,7 @@ __all__ = [
     "TrainerMixin",
     "attack",
     "attack_cost",
+    "card",
     "edit_weight",
     "gauge",
     "immunity_report",

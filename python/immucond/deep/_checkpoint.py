@@ -23,10 +23,15 @@ _COLUMNS = 8 * 1009  # bytes of a row that is summed: a prime, which no layer's 
 _DEPTH = 12  # of what holds what
 
 
-def fingerprint(model: nn.Module, *about: Any) -> str:
-    """Return a hash of all parameters and buffers, and of what else its outputs depend on."""
+def fingerprint(model: nn.Module, *about: Any, without: str | None = None) -> str:
+    """Return a hash of all parameters and buffers, and of what else its outputs depend on.
+
+    Those of the module `without` are left out.
+    """
     digest = hashlib.sha256(repr(about).encode())
     for name, value in model.state_dict().items():
+        if without is not None and name.startswith(f"{without}."):
+            continue
         digest.update(name.encode())
         digest.update(_bytes(value))
     return digest.hexdigest()[:16]

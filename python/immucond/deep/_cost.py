@@ -15,6 +15,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import one_hot
 
+from .._format import plain
 from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
@@ -58,6 +59,33 @@ class NetworkCost(AttackCost):
     def lazy(self) -> bool:
         """Whether the forecast was within a quarter of the real run."""
         return self.error <= _LAZY
+
+    def as_dict(self, shares: Sequence[float] = (0.5, 0.1)) -> dict[str, Any]:
+        """Every number as plain Python values, steps and products to these shares of the loss.
+
+        Examples
+        --------
+        >>> import torch, immucond.deep as icd
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> cost = icd.attack_cost(net, [(torch.randn(9, 4), torch.arange(9) % 3)], split="2")
+        >>> sorted(cost.as_dict()["steps"])
+        ['0.1', '0.5']
+        """
+        grid = np.concatenate([[0.0], np.unique(np.geomspace(1, 1e9, 91).round())])
+        told: dict[str, Any] = plain({
+            "params": self.params,
+            "start": self.start,
+            "step": self.step,
+            "lambda_max": self.lambda_max,
+            "steps": {f"{share:g}": self.steps(share)._asdict() for share in shares},
+            "krylov": {f"{share:g}": self.krylov(share) for share in shares},
+            "loss": {"step": grid, **self.loss(grid)._asdict()},
+            "measured": self.measured,
+            "error": self.error,
+            "lazy": self.lazy,
+            "certified": self.certified,
+        })  # fmt: skip
+        return told
 
     def __repr__(self) -> str:
         half = self.steps(0.5)

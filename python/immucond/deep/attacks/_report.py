@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -132,6 +132,14 @@ class AttackReport:
         found = self.attacks.get(network, ())
         return min(found, key=lambda attack: attack.best.score()) if found else None
 
+    def best_by_cut(self, network: str) -> dict[tuple[str, str], Attack]:
+        """Return attacks by attacker and start; of those from cuts, his best one, as "cut"."""
+        found: dict[tuple[str, str], Attack] = {}
+        for attack in self.attacks.get(network, ()):
+            key = attack.attacker, "cut" if ", " in attack.start else attack.start
+            found[key] = min(found.get(key, attack), attack, key=lambda a: a.best.score())
+        return found
+
     @property
     def strongest(self) -> Attack:
         """Return the strongest attack on the release."""
@@ -188,8 +196,8 @@ class AttackReport:
 
     def _lines(self) -> Iterator[str]:
         heads = ("attacker", "start", "steps", "passes", "seconds", "accuracy", "trials")
-        for network, attacks in self.attacks.items():
-            table = [heads, *(_row(a) for a in best_by_cut(attacks))]
+        for network in self.attacks:
+            table = [heads, *map(_row, self.best_by_cut(network).values())]
             widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
             yield f"{network}: steps to a held-out cross-entropy of {number(self.target)}"
             for row in table:
@@ -227,15 +235,6 @@ class AttackReport:
             for name, attacks in self.attacks.items()
         }
         return told
-
-
-def best_by_cut(attacks: Sequence[Attack]) -> list[Attack]:
-    """Return attacks with, of each attacker, the best one alone of those at cuts."""
-    found: dict[tuple[str, bool | str], Attack] = {}
-    for attack in attacks:
-        key = (attack.attacker, True if ", " in attack.start else attack.start)
-        found[key] = min(found.get(key, attack), attack, key=lambda a: a.best.score())
-    return list(found.values())
 
 
 def _rfd_of(report: AttackReport, attack: Attack, network: str) -> Mapping[str, Any]:

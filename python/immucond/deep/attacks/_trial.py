@@ -156,10 +156,12 @@ def descend(
     optimizer = optimizer_for(rule, victim, settings, unit, seed)
     whole = RULES[rule].whole
     batches = _drawn(victim.train, seed)
-    record = _Record(budget)
+    record, training = _Record(budget), False
     for step in range(budget.steps + 1):
         if step:
-            victim.mode(settings)
+            if not training:
+                victim.mode(settings)
+                training = True
             before = time.perf_counter()
             chosen = victim.train if whole else [next(batches)]
             loss = float(optimizer.step(_closure(victim, optimizer, chosen)))
@@ -170,6 +172,7 @@ def descend(
         if step <= _DENSE or step >= record.next or step + 1 in (budget.best, budget.steps + 1):
             record.next = step * _APART
             victim.module.eval()
+            training = False
             record.add(step, *measured(victim))
             tell(step)
             if record.ended:

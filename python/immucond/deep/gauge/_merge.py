@@ -16,9 +16,10 @@ from ._layers import Linear, linear, repeated, tied
 def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
     """Merge runs of linear layers within sequences, in place; return the names of what is left.
 
-    Of names, only pairs with one of these. A pair becomes one layer where that adds no rank: the width between them is at least the smaller
-    of the widths around. Its weight is the product, computed in float64; a sequence with one layer
-    left is replaced by it. Tied layers and those with hooks stay.
+    Of names, only pairs with one of these. A pair becomes one layer where that adds no rank: the
+    width between them is at least the smaller of the widths around. Its weight is the product,
+    computed in float64; a sequence with one layer left is replaced by it. Tied layers and those
+    with hooks stay.
     """
     merged = []
 

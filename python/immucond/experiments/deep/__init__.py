@@ -1,6 +1,6 @@
-"""Deep networks: ``immucond deep`` immunizes, ``leak`` tells what is read, ``cost`` what it costs.
+"""Deep networks: ``immucond deep`` immunizes, ``leak`` tells what is read, ``attack`` what it costs.
 
-What needs PyTorch and transformers is imported when it is first asked for.
+``cost`` forecasts that. What needs PyTorch and transformers is imported when it is first asked for.
 """
 
 from importlib import import_module
@@ -9,6 +9,8 @@ from typing import Any
 
 _HOMES = {
     "ATTACKERS": "_attackers",
+    "AttackSettings": "_attack",
+    "Attacks": "_attack",
     "BY_ROWS": "_settings",
     "Backbone": "_backbone",
     "CostSettings": "_cost",
@@ -27,12 +29,14 @@ _HOMES = {
     "Task": "_task",
     "as_json": "_report",
     "attack": "_attackers",
+    "attack_release": "_attack",
     "cost": "_cost",
     "figures": "_figures",
     "leak": "_leak",
     "load": "_task",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",
+    "parse_attackers": "_attack",
     "preset_settings": "_settings",
     "run": "_experiment.DeepExperiment.run",
     "tables": "_report",

@@ -108,9 +108,17 @@ class Backbone:
     @property
     def fingerprint(self) -> str:
         """Of all that its outputs depend on."""
+        return fingerprint(self.model, self.split, self.trainable, *self._prepared)
+
+    @property
+    def features_fingerprint(self) -> str:
+        """Of all that what enters the head depends on: the same whichever task the head is for."""
+        return fingerprint(self.model, self.split, *self._prepared, without=self.split)
+
+    @property
+    def _prepared(self) -> tuple[Any, ...]:
         p = self.preparation
-        about = (self.split, self.trainable, p.max_length, p.image_size, [*p.mean], [*p.std])
-        return fingerprint(self.model, *about)
+        return p.max_length, p.image_size, [*p.mean], [*p.std]
 
 
 def load(

@@ -58,7 +58,10 @@ class CostSettings(ReleaseSettings):
 
 @dataclass(frozen=True)
 class Costs:
-    """Forecasts by network, "release" and perhaps "reference", and by what is trained."""
+    """Forecasts by network, "release" and perhaps "reference", and by what is trained.
+
+    Fingerprints are of networks and data, whatever rows were drawn.
+    """
 
     settings: CostSettings
     fingerprints: dict[str, str]
@@ -118,7 +121,7 @@ class Costs:
             "fingerprints": self.fingerprints,
             "rows": self.rows,
             "costs": {
-                network: {params: _as_dict(cost) for params, cost in found.items()}
+                network: {params: cost.as_dict(_SHARES) for params, cost in found.items()}
                 for network, found in self.costs.items()
             },
         })  # fmt: skip
@@ -130,22 +133,6 @@ def _steps(cost: NetworkCost, share: float) -> str:
     return number(lower) if lower == upper else f"{number(lower)} to {number(upper)}"
 
 
-def _as_dict(cost: NetworkCost) -> dict[str, Any]:
-    grid = np.concatenate([[0.0], np.unique(np.geomspace(1, 1e9, 91).round())])
-    return {
-        "start": cost.start,
-        "step": cost.step,
-        "lambda_max": cost.lambda_max,
-        "steps": {f"{share:g}": cost.steps(share)._asdict() for share in _SHARES},
-        "krylov": {f"{share:g}": cost.krylov(share) for share in _SHARES},
-        "loss": {"step": grid, **cost.loss(grid)._asdict()},
-        "measured": cost.measured,
-        "error": cost.error,
-        "lazy": cost.lazy,
-        "certified": cost.certified,
-    }
-
-
 def cost(settings: CostSettings, progress: Progress = silent) -> Costs:
     """Load networks and the task, and forecast.
 
@@ -154,17 +141,18 @@ def cost(settings: CostSettings, progress: Progress = silent) -> Costs:
     OSError, ValueError
         Where they are not there or do not fit, and as `immucond.deep.attack_cost`.
     """
-    harmful = load(settings.harmful, settings.data_dir).subset(settings.train_size, 2)
+    data = load(settings.harmful, settings.data_dir)
+    harmful = data.subset(settings.train_size, 2)
     names = {"release": settings.backbone, "reference": settings.reference}
     costs: dict[str, dict[str, NetworkCost]] = {}
-    prints = {"harmful": harmful.fingerprint}
+    prints = {"harmful": data.fingerprint}
     total = len(settings.params) * (1 + (settings.reference is not None))
     for network, name in names.items():
         if name is None:
             continue
         torch.manual_seed(settings.seed)
         backbone = load_release(settings, name, harmful)
-        prints[network] = backbone.fingerprint
+        prints[network] = backbone.features_fingerprint
         costs[network] = {}
         for params in settings.params:
             progress(f"{network}, {params}", sum(map(len, costs.values())), total)

@@ -13,22 +13,19 @@ from ..._errors import extra
 from ..._format import number, plain
 from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from .._units import Progress, silent
-from . import _backbone
 from ._prepare import same_kind
-from ._release import ReleaseSettings, load_release, loader_of
+from ._release import ReleaseSettings, fit_head, load_release, loader_of
 from ._task import load
 
 with extra("deep"):
     import torch
-    from torch import nn
-    from torch.utils.data import DataLoader
 
 from ...deep import LeakProfile, leak_profile
-from ...deep.parts import SplitModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DATA = ("primary", "harmful")
 _NOTE = (
     "ceiling: held-out accuracy on the harmful task of the best linear probe at the cut, ± its "
     "standard error; its ridge is measured by the primary features, so that no invertible map of "
@@ -62,7 +59,7 @@ class LeakSettings(ReleaseSettings):
 
 @dataclass(frozen=True)
 class Leak:
-    """A profile, and what it is of."""
+    """A profile, and the fingerprints of what it is of: network and data, whatever was drawn."""
 
     settings: LeakSettings
     fingerprints: dict[str, str]
@@ -148,9 +145,9 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     OSError, ValueError
         Where they are not there or do not fit, and as `immucond.deep.leak_profile`.
     """
+    data = {name: load(getattr(settings, name), settings.data_dir) for name in _DATA}
     primary, harmful = (
-        load(spec, settings.data_dir).subset(settings.train_size, settings.test_size)
-        for spec in (settings.primary, settings.harmful)
+        task.subset(settings.train_size, settings.test_size) for task in data.values()
     )
     same_kind(primary, harmful)
     torch.manual_seed(settings.seed)
@@ -158,7 +155,7 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
 
     if not backbone.fitted:
-        _fit(backbone, loader(primary.train), progress)
+        fit_head(backbone, loader(primary.train), progress)
 
     def tell(batch: int, about: Mapping[str, Any]) -> None:
         again = f", pass {about['pass']}" if about["pass"] > 1 else ""
@@ -176,19 +173,5 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
         seed=settings.seed,
         callback=tell,
     )
-    parts: dict[str, Any] = {"backbone": backbone, "primary": primary, "harmful": harmful}
-    return Leak(settings, {name: x.fingerprint for name, x in parts.items()}, profile)
-
-
-@torch.no_grad()
-def _fit(backbone: _backbone.Backbone, batches: DataLoader[Any], progress: Progress) -> None:
-    """Fit the head of a network without one to the primary task."""
-    network, found = SplitModel(backbone.model, backbone.split), []
-    for number_of, (inputs, labels) in enumerate(batches, 1):
-        found.append((network(inputs)[0], labels))
-        progress("primary head", number_of, len(batches))
-    head = backbone.model.get_submodule(backbone.split)
-    assert isinstance(head, nn.Linear)
-    Z, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    with torch.enable_grad():
-        _backbone.fit_head(head, Z, labels)
+    prints = {name: task.fingerprint for name, task in data.items()}
+    return Leak(settings, {"release": backbone.features_fingerprint, **prints}, profile)

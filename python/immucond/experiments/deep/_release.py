@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import extra
+from ...deep.parts import SplitModel
+from .._units import Progress
 from . import _backbone
 from ._prepare import Samples
 from ._task import Part, Task
 
 with extra("deep"):
+    import torch
     import transformers
+    from torch import nn
     from torch.utils.data import DataLoader
 
 
@@ -58,3 +62,17 @@ def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.
 def loader_of(backbone: _backbone.Backbone, part: Part, batch_size: int) -> DataLoader[Any]:
     """Return batches of a part of a task, as the network reads them."""
     return DataLoader(Samples(backbone, part, lambda _: None), batch_size=batch_size)
+
+
+@torch.no_grad()
+def fit_head(backbone: _backbone.Backbone, batches: DataLoader[Any], progress: Progress) -> None:
+    """Fit the head of a network without one to the primary task."""
+    network, found = SplitModel(backbone.model, backbone.split), []
+    for number_of, (inputs, labels) in enumerate(batches, 1):
+        found.append((network(inputs)[0], labels))
+        progress("primary head", number_of, len(batches))
+    head = backbone.model.get_submodule(backbone.split)
+    assert isinstance(head, nn.Linear)
+    Z, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    with torch.enable_grad():
+        _backbone.fit_head(head, Z, labels)

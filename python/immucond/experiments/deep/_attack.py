@@ -1,0 +1,241 @@
+"""What the strongest attacker of a network in a folder pays: ``immucond attack``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._errors import extra
+from ..._format import number, plain
+from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from ...deep import Attack, AttackReport, attack
+from ...deep.parts import parse_attackers as parse_attackers
+from .._units import Progress, silent
+from . import _backbone
+from ._prepare import same_kind
+from ._release import ReleaseSettings, fit_head, load_release, loader_of
+from ._task import Task, load
+
+with extra("deep"):
+    import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = {"release": BLUE, "reference": GREEN, "scratch": VERMILION}
+_NOTE = (
+    "steps: fewest of any trial until the held-out cross-entropy is at the target (inf: never), "
+    "median over seeds; passes over the attacker's rows and seconds of the same trial. From cuts "
+    "the best one alone is shown. frozen: what was inserted stays; equalized: canonical form, what "
+    "was inserted merged, whitened features before the head. K-FAC, L-BFGS and what solves take "
+    "all rows a step, the others a batch."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings(ReleaseSettings):
+    """What attacks depend on; the defaults are those of ``immucond attack``.
+
+    Attributes
+    ----------
+    primary, reference : str or None
+        The task that must stay, and the unprotected network.
+    attackers : tuple of str
+        As in :func:`immucond.deep.attack`; "standard" is one of each.
+    target : float or None
+        Held-out cross-entropy.
+    steps, trials, seeds : int
+    max_utility_drop : float
+    test_size : int or None
+        Most held-out rows of each task.
+    scratch : bool
+    """
+
+    primary: str | None = None
+    reference: str | None = None
+    attackers: tuple[str, ...] = ("standard",)
+    target: float | None = None
+    train_size: int | None = 600
+    test_size: int | None = 1000
+    steps: int = 200
+    trials: int = 20
+    seeds: int = 1
+    max_utility_drop: float = 0.1
+    scratch: bool = True
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """Reports by seed, and what they are of."""
+
+    settings: AttackSettings
+    fingerprints: dict[str, str]
+    reports: list[AttackReport]
+
+    def table(self) -> Table:
+        """Every network and attacker."""
+        rows: list[list[str]] = []
+        for network in self.reports[0].attacks:
+            rows.append([network])
+            best = [report.best_by_cut(network) for report in self.reports]
+            rows += [
+                [attacker, *_cells([found[attacker, form] for found in best if (attacker, form)
+                                    in found])]
+                for attacker, form in best[0]
+            ]  # fmt: skip
+        first = self.reports[0]
+        told = [f"{name} {_steps(getattr(report, name))}" for report in self.reports
+                for name in ("factor", "scratch_share")]  # fmt: skip
+        strongest = "; ".join(repr(report.strongest) for report in self.reports)
+        counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in first.rows.items())
+        return Table(
+            f"What it takes to learn {self.settings.harmful}",
+            ("", "start", "steps", "passes", "seconds", "accuracy", "trials"),
+            rows,
+            f"{_NOTE} Strongest, by seed: {strongest}. Steps over the reference's and over those "
+            f"from scratch, by seed: {', '.join(told)}. Target {number(first.target)} nats of "
+            f"{first.classes} classes, majority {first.majority:.1%}; rows: {counts}; at most "
+            f"{first.steps} steps and {first.trials} trials of an attacker at a start.",
+        )
+
+    def figure(self) -> Figure:
+        """Fewest steps by number of trials, of all attackers of a network together."""
+        with print_style():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+            ax = figure.subplots()
+            first = self.reports[0]
+            beyond = 1.5 * first.steps
+            for network, attacks in first.attacks.items():
+                for attack in attacks:
+                    curve, best = attack.best.curve, attack is first.strongest_of(network)
+                    ax.plot(
+                        curve["step"], curve["loss"], color=_COLOURS[network],
+                        linewidth=2.0 if best else 0.6, alpha=1.0 if best else 0.4,
+                        marker="o" if len(curve["step"]) == 1 else None, markersize=3,
+                        label=f"{network}: {attack.attacker}, {attack.start}" if best else None,
+                    )  # fmt: skip
+            ax.axhline(first.target, color="0.3", linestyle=":", label="target")
+            ax.set_xscale("symlog", linthresh=1.0)
+            ax.set_xlim(0.0, beyond)
+            ax.set_xlabel("steps of each attacker's best trial (thick: of the strongest)")
+            ax.set_ylabel("held-out cross-entropy, nats")
+            top = max(a.best.curve["loss"][0] for a in first.attacks["release"])
+            ax.set_ylim(0.0, 1.3 * max(top, first.target))
+            legend_below(ax, 2)
+            return figure
+
+    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Every number as plain Python values; an infinite one is the string "inf"."""
+        told: dict[str, Any] = plain({
+            "command": command,
+            "versions": versions,
+            "settings": {**asdict(self.settings), "data_dir": None},
+            "fingerprints": self.fingerprints,
+        })  # fmt: skip
+        return {**told, "runs": [report.as_dict() for report in self.reports]}
+
+
+def _cells(attacks: list[Attack]) -> list[str]:
+    best = [attack.best for attack in attacks]
+
+    def middle(values: list[float]) -> str:
+        return number(float(np.median(values)))
+
+    return [
+        ", ".join(dict.fromkeys(attack.start for attack in attacks)),
+        middle([trial.steps for trial in best]), middle([trial.passes for trial in best]),
+        middle([trial.seconds for trial in best]),
+        f"{np.median([trial.accuracy for trial in best]):.1%}",
+        str(sum(len(attack.trials) for attack in attacks)),
+    ]  # fmt: skip
+
+
+def _steps(ratio: float | None) -> str:
+    return "unknown" if ratio is None else number(ratio)
+
+
+def attack_release(
+    settings: AttackSettings, progress: Progress = silent, *, folder: Path | None = None
+) -> Attacks:
+    """Load networks and tasks, and attack; the folder keeps each trial, and a run goes on there.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where they are not there or do not fit, and as `immucond.deep.attack`.
+    """
+    data = {"harmful": load(settings.harmful, settings.data_dir)}
+    if settings.primary is not None:
+        data["primary"] = load(settings.primary, settings.data_dir)
+        same_kind(data["primary"], data["harmful"])
+    of_head = data.get("primary", data["harmful"]).subset(settings.train_size, settings.test_size)
+    torch.manual_seed(settings.seed)
+    release = load_release(settings, settings.backbone, of_head)
+    prints = {name: task.fingerprint for name, task in data.items()}
+    prints["release"] = release.features_fingerprint
+    reference = None
+    if settings.reference is not None:
+        torch.manual_seed(settings.seed)
+        reference = load_release(settings, settings.reference, of_head)
+        prints["reference"] = reference.features_fingerprint
+        _refuse_read_otherwise(release, reference, of_head)
+    if settings.primary is not None:
+        for backbone in (release, reference):
+            if backbone is not None and not backbone.fitted:
+                fit_head(
+                    backbone, loader_of(backbone, of_head.train, settings.batch_size), progress
+                )
+    reports = [
+        _attacked(settings, seed, release, reference, data, progress, folder)
+        for seed in range(settings.seed, settings.seed + settings.seeds)
+    ]
+    return Attacks(settings, prints, reports)
+
+
+def _attacked(
+    settings: AttackSettings, seed: int, release: _backbone.Backbone,
+    reference: _backbone.Backbone | None, data: Mapping[str, Task], progress: Progress,
+    folder: Path | None,
+) -> AttackReport:  # fmt: skip
+    """Attack with rows and draws of one seed."""
+    loader = partial(loader_of, release, batch_size=settings.batch_size)
+    harmful = data["harmful"].subset(settings.train_size, settings.test_size, seed)
+    primary = data.get("primary")
+
+    def tell(step: int, about: Mapping[str, Any]) -> None:
+        progress(
+            f"seed {seed}, {about['network']}: {about['attacker']}, {about['start']}, trial "
+            f"{about['trial'] + 1}, step {step}", about["attack"], about["attacks"],
+        )  # fmt: skip
+
+    standard = settings.attackers == ("standard",)
+    return attack(
+        release.model, loader(harmful.train), held_out=loader(harmful.test),
+        split=release.split if reference is None else (release.split, reference.split),
+        attackers="standard" if standard else settings.attackers, target=settings.target,
+        steps=settings.steps, trials=settings.trials, max_utility_drop=settings.max_utility_drop,
+        utility=None if primary is None
+        else loader(primary.subset(settings.train_size, settings.test_size, seed).test),
+        reference=None if reference is None else reference.model, scratch=settings.scratch,
+        seed=seed, checkpoint=None if folder is None else folder / f"seed-{seed}", callback=tell,
+    )  # fmt: skip
+
+
+def _refuse_read_otherwise(one: _backbone.Backbone, other: _backbone.Backbone, task: Task) -> None:
+    """Refuse a reference that reads a sample otherwise than the release."""
+    first, second = (b.preparation(task.train.inputs[0]) for b in (one, other))
+    same = first.keys() == second.keys() and all(
+        torch.equal(x, second[n]) for n, x in first.items()
+    )
+    if not same:
+        raise ValueError(
+            "the reference must read inputs as the release does (tokenizer, length, image size, "
+            "mean and standard deviation), and reads them otherwise"
+        )
