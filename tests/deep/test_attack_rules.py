@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 import immucond.deep as icd
-from immucond.deep.attacks._attackers import STANDARD, parse
+from immucond.deep.attacks._attackers import STANDARD, parse_attackers
 from immucond.deep.attacks._kfac import KFAC
 
 
@@ -187,7 +187,7 @@ def test_every_attacker_runs_on_a_transformer(name):
     starts = {a.start for a in report.attacks["release"]}
     assert {"plain", "equalized"} <= starts
     cuts = {s for s in starts if s.startswith("plain, ")}
-    assert bool(cuts) == parse([name])[0].probes
+    assert bool(cuts) == parse_attackers([name])[0].probes
     for attack in report.attacks["release"]:
         assert attack.best.loss < entropy + 1.0
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--target", type=Number(0.0), default=None, metavar="NATS",
-        help="held-out cross-entropy at which one is there; by default half of the classes' entropy",
+        help="held-out cross-entropy that is aimed at; by default half of the classes' entropy",
     )  # fmt: skip
     for name, default, what in (
         ("test-size", 1000, "most held-out rows of each task"),

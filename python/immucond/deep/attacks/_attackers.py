@@ -96,7 +96,7 @@ class Attacker:
         return replace(rule, rates=rates, also={**also, **rule.also})
 
 
-def parse(names: str | Sequence[str]) -> list[Attacker]:
+def parse_attackers(names: str | Sequence[str]) -> list[Attacker]:
     """Return attackers by their names; "standard" are those of `STANDARD`.
 
     Raises

@@ -75,12 +75,14 @@ class KFAC:
             layer.bias -= step[:, width].to(layer.bias)
 
     def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return both second moments of each layer that ran, over all rows."""
+        """Return both second moments of each layer that ran, over all rows; none once diverged."""
         found: dict[str, list[Tensor]] = {}
         count = sum(len(batch[1]) for batch in self._victim.train)
         with self._watched(found):
             for batch in self._victim.train:
                 logits, _ = self._victim.run(batch)
+                if not bool(logits.isfinite().all()):
+                    return {}
                 drawn = torch.multinomial(
                     logits.detach().double().softmax(1).cpu(), 1, generator=self._generator
                 )[:, 0].to(logits.device)

@@ -20,7 +20,7 @@ from .._head import SplitModel
 from .._network import heads_named, refuse_compiled
 from .._reading import Reading, summed
 from .._untrained import untrained_like
-from ._attackers import SOLVERS, Attacker, Rule, parse
+from ._attackers import SOLVERS, Attacker, Rule, parse_attackers
 from ._report import REFERENCE, RELEASE, SCRATCH, Attack, AttackReport
 from ._rows import Task, task_of
 from ._search import propose
@@ -153,7 +153,7 @@ def attack(
     >>> found.strongest.steps <= 5, found.scratch_share <= 1
     (True, True)
     """
-    chosen = parse(attackers)
+    chosen = parse_attackers(attackers)
     budget = as_count(steps, "steps", least=1)
     count, drawn = as_count(trials, "trials", least=1), as_count(seed, "seed", least=0)
     drop = check_real(max_utility_drop, "max_utility_drop", low=0.0)

@@ -164,7 +164,10 @@ def descend(
                 training = True
             before = time.perf_counter()
             chosen = victim.train if whole else [next(batches)]
-            loss = float(optimizer.step(_closure(victim, optimizer, chosen)))
+            try:
+                loss = float(optimizer.step(_closure(victim, optimizer, chosen)))
+            except torch.linalg.LinAlgError:  # of moments that are not finite
+                loss = math.nan
             record.seconds += time.perf_counter() - before
             record.rows += sum(map(_size, chosen))
             if record.ends_by_training(step, loss):

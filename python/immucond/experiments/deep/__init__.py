@@ -1,6 +1,6 @@
-"""Deep networks: ``immucond deep`` immunizes, ``leak`` tells what is read, ``attack`` what it costs.
+"""Deep networks: ``immucond deep``, ``leak``, ``cost`` and ``attack``.
 
-``cost`` forecasts that. What needs PyTorch and transformers is imported when it is first asked for.
+What needs PyTorch and transformers is imported when it is first asked for.
 """
 
 from importlib import import_module

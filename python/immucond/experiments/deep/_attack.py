@@ -32,7 +32,8 @@ _NOTE = (
     "steps: fewest of any trial until the held-out cross-entropy is at the target (inf: never), "
     "median over seeds; passes over the attacker's rows and seconds of the same trial. From cuts "
     "the best one alone is shown. frozen: what was inserted stays; equalized: canonical form, what "
-    "was inserted merged, whitened features before the head. K-FAC, L-BFGS and what solves take "
+    "was inserted merged, whitened features before the head. Trials that spoil the primary task "
+    "beyond the cap count as never there. K-FAC, L-BFGS and what solves take "
     "all rows a step, the others a batch."
 )
 
@@ -209,11 +210,10 @@ def _attacked(
     harmful = data["harmful"].subset(settings.train_size, settings.test_size, seed)
     primary = data.get("primary")
 
-    def tell(step: int, about: Mapping[str, Any]) -> None:
-        progress(
-            f"seed {seed}, {about['network']}: {about['attacker']}, {about['start']}, trial "
-            f"{about['trial'] + 1}, step {step}", about["attack"], about["attacks"],
-        )  # fmt: skip
+    def tell(_: int, about: Mapping[str, Any]) -> None:
+        trials = about["trials"]
+        done = about["attack"] * trials + about["trial"]
+        progress(f"seed {seed}, {about['network']}", done, about["attacks"] * trials)
 
     standard = settings.attackers == ("standard",)
     return attack(

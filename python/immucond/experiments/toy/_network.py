@@ -143,8 +143,7 @@ def _scaled(factor: float) -> Callable[[Toy], nn.Module]:
         with torch.no_grad():
             for p in net[5].parameters():
                 p.mul_(factor)
-            for p in (net.get_parameter(f"{SPLIT}.weight"),):
-                p.div_(factor)
+            net.get_parameter(f"{SPLIT}.weight").div_(factor)
         return net
 
     return release
@@ -157,11 +156,11 @@ def _compressed(share: float) -> Callable[[Toy], nn.Module]:
         net, [(x, _)] = _copy(toy.network), toy.primary()
         with torch.no_grad():
             for at in _CUTS:
-                a = net[:at](x).double()
+                a: Tensor = net[:at](x).double()
                 values, vectors = torch.linalg.eigh(a.T @ a / len(a))
                 lost = values.clamp(min=0.0).cumsum(0) <= share * values.sum()
                 kept = vectors[:, ~lost]
-                weight = net[at].weight
+                weight = net.get_parameter(f"{at}.weight")
                 weight.copy_((weight.double() @ kept @ kept.T).to(weight))
         return net
 
