@@ -45,7 +45,7 @@ RULES: dict[str, Rule] = {
     "adamw": Rule(_decades(-5, 0), {"weight_decay": (1e-2, 1e-1, 1e-3)}),
     "muon": Rule(_decades(-4, 1), {"others": (0.1, 1.0, 0.01), "momentum": (0.95, 0.9)}),
     "lbfgs": Rule(_decades(-2, 0), {"history": (20, 100)}, whole=True),
-    "kfac": Rule(_decades(-3, 0), {"damping": (1e-6, 1e-3, 1e-10, 1e-1)}, whole=True),
+    "kfac": Rule(_decades(-2, 0), {"damping": (1e-6, 1e-10, 1e-3, 1e-1)}, whole=True),
     "lstsq": Rule(_decades(-12, 0), whole=True),
     "logistic": Rule(_decades(-3, 5), whole=True),
 }
