@@ -109,7 +109,7 @@ def test_all_their_weights_can_be_drawn_anew_as_they_start(make, tmp_path):
         for p in loaded.parameters():
             p.add_(10.0)
     device = torch.device("cpu")
-    found, again = (untrained_like(loaded, device, seed=0) for _ in range(2))
+    found, again = (untrained_like(loaded, device, 0, argument="untrained") for _ in range(2))
     fresh = make().state_dict()
     for name, x in found.state_dict().items():
         assert torch.equal(x, again.state_dict()[name])

@@ -24,7 +24,7 @@ from ._rir import DeepImmunity, rir
 from ._saved import load_saved, save
 from ._sharded import edit_weight
 from ._trainer import TrainerMixin
-from .attacks import Attack, AttackReport, attack
+from .attacks import Attack, AttackReport, Trial, attack
 
 __all__ = [
     "Attack",
@@ -39,6 +39,7 @@ __all__ = [
     "Objective",
     "Recording",
     "TrainerMixin",
+    "Trial",
     "attack",
     "attack_cost",
     "card",

@@ -251,7 +251,7 @@ def leak_profile(
     found = cuts_of(model, cuts, reading(model, "harmful"), first, split)
     other = untrained if isinstance(untrained, nn.Module) else None
     if untrained is True:
-        other = untrained_like(model, where, drawn)
+        other = untrained_like(model, where, drawn, argument="untrained")
 
     def profile(network: nn.Module, of: str, with_logits: bool) -> _Measured:
         wanted = found

@@ -16,11 +16,13 @@ _MARK = "_is_hf_initialized"  # with which transformers spare what was loaded
 
 
 @torch.random.fork_rng(devices=[])
-def untrained_like(model: nn.Module, device: torch.device, seed: int) -> nn.Module:
+def untrained_like(
+    model: nn.Module, device: torch.device, seed: int, *, argument: str
+) -> nn.Module:
     """Return a copy in which every weight is as its modules start it.
 
     By transformers' own ``_init_weights`` within one of its models, and by ``reset_parameters``
-    elsewhere.
+    elsewhere. `argument` is the one that asked for it, for messages.
 
     Raises
     ------
@@ -36,18 +38,18 @@ def untrained_like(model: nn.Module, device: torch.device, seed: int) -> nn.Modu
     for module in found.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset) and any(True for _ in _own(module)):
-            _refuse_failing(reset, module)
+            _refuse_failing(reset, module, argument)
     for module, parent in started.items():
         for x in (module, *_own(module)):
             if hasattr(x, _MARK):
                 delattr(x, _MARK)
-        _refuse_failing(lambda at=module, of=parent: of._init_weights(at), module)
+        _refuse_failing(lambda at=module, of=parent: of._init_weights(at), module, argument)
     kept = [name for name, p in found.named_parameters() if bool(p.isnan().any())]
     if kept:
         raise ValueError(
             f"weights that cannot be drawn anew: {', '.join(map(repr, kept[:5]))}"
             f"{', ...' if kept[5:] else ''}, whose modules have no reset_parameters: give "
-            "untrained=False, or a network of this architecture that is not trained"
+            f"{argument}=False, or a network of this architecture that is not trained"
         )
     return found.eval()
 
@@ -72,12 +74,12 @@ def _own(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
-def _refuse_failing(start: Any, module: nn.Module) -> None:
+def _refuse_failing(start: Any, module: nn.Module, argument: str) -> None:
     try:
         with torch.no_grad():
             start()
     except Exception as error:
         raise ValueError(
-            f"a {type(module).__name__} cannot be drawn anew ({error}): give untrained=False, or a "
-            "network of this architecture that is not trained"
+            f"a {type(module).__name__} cannot be drawn anew ({error}): give {argument}=False, or "
+            "a network of this architecture that is not trained"
         ) from error

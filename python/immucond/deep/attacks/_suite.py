@@ -171,7 +171,8 @@ def attack(
         networks[REFERENCE] = (reference, of_reference)
     if scratch is not False:
         like, name = networks.get(REFERENCE, networks[RELEASE])
-        new = scratch if isinstance(scratch, nn.Module) else untrained_like(like, where, drawn)
+        new = scratch if isinstance(scratch, nn.Module) else None
+        new = untrained_like(like, where, drawn, argument="scratch") if new is None else new
         networks[SCRATCH] = (new, name)
     for network, name in networks.values():
         refuse_compiled(network)
