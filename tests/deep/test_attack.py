@@ -343,6 +343,7 @@ def test_an_attacker_may_have_fewer_rows():
         ({"trials": 0}, ValueError, "trials"),
         ({"target": -1.0}, ValueError, "target"),
         ({"target": math.nan}, ValueError, "target"),
+        ({"target": 1.1}, ValueError, r"below log\(3\)"),
         ({"max_utility_drop": -0.1}, ValueError, "max_utility_drop"),
         ({"cuts": ["9"]}, ValueError, "cuts must name a module"),
     ],

@@ -15,9 +15,20 @@ from ._results import file_names, show, versions, write_results
 
 
 def add_release_arguments(
-    parser: argparse.ArgumentParser, out: str, rows: int, seed: str, **data: str
+    parser: argparse.ArgumentParser,
+    out: str,
+    rows: int,
+    seed: str,
+    *,
+    kept: str = "",
+    **data: str,
 ) -> None:
-    """Add the network, each data set by its name and what it is, and how both are read."""
+    """Add the network, each data set by its name and what it is, and how both are read.
+
+    `kept` is the subfolder in which an interrupted run leaves what is done.
+    """
+    whole = "where results go, once the whole run has succeeded"
+    parts = f"; its subfolder {kept} keeps what is done, and an interrupted run goes on from there"
     parser.add_argument(
         "--backbone", required=True, metavar="BACKBONE",
         help="the network; a folder may lie within that which IMMUCOND_MODELS names",
@@ -30,7 +41,7 @@ def add_release_arguments(
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path(out), metavar="FOLDER",
-        help="where results go, once the whole run has succeeded",
+        help=whole + (parts if kept else ""),
     )  # fmt: skip
     for name, least, default, what in (
         ("train-size", 2, rows, "most training rows of each task, drawn at random"),

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_release_arguments(
         parser, "immucond-attack", 600, "of rows, orders and draws; the first of --seeds",
-        harmful="the task that is learned",
+        kept=TRIALS, harmful="the task that is learned",
     )  # fmt: skip
     for name, kind, what in (
         ("primary", "DATA", "the task that must stay: trials that spoil it do not count"),
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the primary task's accuracy, that an attacker may spoil",
     )  # fmt: skip
     parser.add_argument(
-        "--no-scratch", dest="scratch", action="store_false",
+        "--no-scratch", dest="scratch", action="store_false", default=argparse.SUPPRESS,
         help="do not attack weights drawn anew",
     )  # fmt: skip
 

@@ -166,6 +166,11 @@ def attack(
     given = None if rows is None else as_count(rows, "rows", least=2)
     task = task_of(harmful, held_out, utility, given, where, drawn)
     goal = 0.5 * task.entropy if target is None else check_real(target, "target", low=0.0)
+    if goal >= math.log(task.classes):
+        raise ValueError(
+            f"target must be below log({task.classes}) = {math.log(task.classes):.4g}, which a head "
+            f"of zeros has, and is {goal:g}"
+        )
     networks = {RELEASE: (model, of_release)}
     if reference is not None:
         networks[REFERENCE] = (reference, of_reference)
