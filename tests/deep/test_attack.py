@@ -266,6 +266,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert again.as_dict() == done.as_dict()  # times too: all of it was kept
 
 
+def test_more_trials_and_other_attackers_go_on_from_there(tmp_path):
+    run(net(), checkpoint=tmp_path / "run", trials=2)
+    fresh = []
+
+    def note(step, about):
+        if step == 0:
+            fresh.append((about["attacker"], about["trial"]))
+
+    keep = {"attackers": ["gd", "lstsq"], "trials": 4}
+    more = run(net(), checkpoint=tmp_path / "run", callback=note, **keep)
+    assert fresh == [("gd", 2), ("gd", 3), *(("lstsq", n) for n in range(4))]
+    assert numbers(more) == numbers(run(net(), **keep))
+
+
 def test_a_folder_is_of_one_run(tmp_path):
     keep = {"checkpoint": tmp_path / "run", "trials": 2}
     run(net(), **keep)

@@ -113,7 +113,7 @@ def attack(
         Where to compute; by default where the model is.
     checkpoint : path-like, optional
         A folder in which each trial is kept as soon as it is done: the same call goes on from
-        there, to the same numbers.
+        there, to the same numbers, and one with more trials or other attackers does too.
     callback : callable, optional
         Called as ``callback(step, record)`` whenever a trial is measured, with ``"network"``,
         ``"attacker"``, ``"start"``, ``"trial"``, ``"trials"``, ``"attack"`` and ``"attacks"``.
@@ -168,8 +168,8 @@ def attack(
     goal = 0.5 * task.entropy if target is None else check_real(target, "target", low=0.0)
     if goal >= math.log(task.classes):
         raise ValueError(
-            f"target must be below log({task.classes}) = {math.log(task.classes):.4g}, which a head "
-            f"of zeros has, and is {goal:g}"
+            f"target must be below log({task.classes}) = {math.log(task.classes):.4g}, which a "
+            f"head of zeros has, and is {goal:g}"
         )
     networks = {RELEASE: (model, of_release)}
     if reference is not None:
@@ -188,12 +188,11 @@ def attack(
         training = served.training
         before = utility_of(served.eval(), name, task)
         served.train(training)
-    told = {
+    told = {  # but neither who attacks nor how often: more of both go on from there
         "networks": {n: [fingerprint(m), name] for n, (m, name) in networks.items()},
-        "task": task.fingerprint(), "attackers": [a.name for a in chosen], "target": goal,
-        "steps": budget, "trials": count, "equalize": equalize, "freeze": freeze,
-        "cuts": cuts if isinstance(cuts, str) else list(cuts), "seed": drawn, "prune": prune,
-        "max_utility_drop": drop,
+        "task": task.fingerprint(), "target": goal, "steps": budget, "equalize": equalize,
+        "freeze": freeze, "cuts": cuts if isinstance(cuts, str) else list(cuts), "prune": prune,
+        "max_utility_drop": drop, "seed": drawn,
     }  # fmt: skip
     forms = _forms(equalize, freeze)
     with opened(checkpoint, told) as store:
