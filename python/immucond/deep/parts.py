@@ -17,4 +17,4 @@ from ._probes import drop as drop
 from ._probes import rows_of as rows_of
 from ._probes import whitened as whitened
 from ._rir import immunity_of as immunity_of
-from .attacks._attackers import parse_attackers as parse_attackers
+from .attacks import parse_attackers as parse_attackers

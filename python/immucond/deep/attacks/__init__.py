@@ -4,8 +4,9 @@
 features, from the parameters as they are and from their canonical form.
 """
 
+from ._attackers import parse_attackers
 from ._report import Attack, AttackReport
 from ._suite import attack
 from ._trial import Trial
 
-__all__ = ["Attack", "AttackReport", "Trial", "attack"]
+__all__ = ["Attack", "AttackReport", "Trial", "attack", "parse_attackers"]
