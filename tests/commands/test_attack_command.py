@@ -140,9 +140,7 @@ def test_the_numbers_are_those_of_the_trials(ran):
     assert run["scratch_share"] == fewest["release"] / fewest["scratch"]
     assert timeless(run["attacks"]["release"]) == [
         {**timeless(attack), "rfd": mine["rfd"], "rfd_signed": mine["rfd_signed"]}
-        for attack, mine in zip(
-            run["attacks"]["reference"], run["attacks"]["release"], strict=True
-        )
+        for attack, mine in zip(run["attacks"]["reference"], run["attacks"]["release"], strict=True)
     ]  # it is the same network
 
 
