@@ -166,7 +166,7 @@ def descend(
             chosen = victim.train if whole else [next(batches)]
             try:
                 loss = float(optimizer.step(_closure(victim, optimizer, chosen)))
-            except torch.linalg.LinAlgError:  # of moments that are not finite
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # moments not finite
                 loss = math.nan
             record.seconds += time.perf_counter() - before
             record.rows += sum(map(_size, chosen))

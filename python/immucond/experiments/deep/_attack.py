@@ -106,7 +106,7 @@ class Attacks:
         )
 
     def figure(self) -> Figure:
-        """Fewest steps by number of trials, of all attackers of a network together."""
+        """Held-out loss by step, of each attacker's best trial with the first seed."""
         with print_style():
             from matplotlib.figure import Figure
 
