@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 WORDS = {
     "greet": "hello hi dear morning evening",
@@ -141,4 +143,17 @@ def resnet_folder(folder, classes=("circle", "square")):
         label2id={label: place for place, label in enumerate(classes)},
     )
     transformers.ResNetForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def release_folder(folder):
+    """Networks that read texts and images, and two tasks of each, for commands on a release."""
+    encoder_folder(folder / "encoder")
+    resnet_folder(folder / "resnet")
+    for name, classes in (("texts", ("greet", "pay")), ("others", ("travel", "cook"))):
+        for part, count in (("train", 48), ("test", 24)):
+            write_csv(folder / name / f"{part}.csv", sentences(classes, count, count))
+    for name, classes in (("shapes", ("circle", "square")), ("marks", ("a", "b"))):
+        for part, count in (("train", 40), ("test", 20)):
+            write_zip(folder / name / f"{part}.zip", pictures(classes, count, count))
     return folder

@@ -3,15 +3,7 @@
 import json
 
 import pytest
-from deep_cases import (
-    encoder_folder,
-    pictures,
-    resnet_folder,
-    sentences,
-    transformers,
-    write_csv,
-    write_zip,
-)
+from deep_cases import release_folder
 
 from immucond._cli import main
 from immucond.deep._attacked import PARAMS
@@ -20,25 +12,12 @@ from immucond.experiments import deep
 FILES = ["cost.json", "cost.md", "cost.png", "cost.svg"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_transformers():
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Networks and tasks: texts, and images."""
-    place = tmp_path_factory.mktemp("cost")
-    encoder_folder(place / "encoder")
-    resnet_folder(place / "resnet")
-    for part, count in (("train", 24), ("test", 8)):
-        write_csv(place / "texts" / f"{part}.csv", sentences(("travel", "cook"), count, count))
-        write_zip(place / "marks" / f"{part}.zip", pictures(("a", "b"), count, count))
-    return place
+    return release_folder(tmp_path_factory.mktemp("cost"))
 
 
-def command(folder, out, *more, backbone="encoder", harmful="texts"):
+def command(folder, out, *more, backbone="encoder", harmful="others"):
     return [
         "cost", "--backbone", str(folder / backbone), "--harmful", harmful, "--data-dir",
         str(folder), "--out", str(out), "--max-length", "10", "--train-size", "16",

@@ -4,40 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from deep_cases import (
-    encoder_folder,
-    pictures,
-    resnet_folder,
-    sentences,
-    transformers,
-    write_csv,
-    write_zip,
-)
+from deep_cases import release_folder
 
 from immucond._cli import main
 
 FILES = ["leak.json", "leak.md", "leak.png", "leak.svg"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_transformers():
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Networks and tasks: texts, and images."""
-    place = tmp_path_factory.mktemp("leak")
-    encoder_folder(place / "encoder")
-    resnet_folder(place / "resnet")
-    for name, classes in (("texts", ("greet", "pay")), ("others", ("travel", "cook"))):
-        for part, count in (("train", 48), ("test", 24)):
-            write_csv(place / name / f"{part}.csv", sentences(classes, count, count))
-    for name, classes in (("shapes", ("circle", "square")), ("marks", ("a", "b"))):
-        for part, count in (("train", 40), ("test", 20)):
-            write_zip(place / name / f"{part}.zip", pictures(classes, count, count))
-    return place
+    return release_folder(tmp_path_factory.mktemp("leak"))
 
 
 def command(folder, out, *more, backbone="encoder", primary="texts", harmful="others"):

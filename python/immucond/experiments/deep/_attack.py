@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from .._units import Progress, silent
 from . import _backbone
 from ._prepare import same_kind
 from ._release import ReleaseSettings, fit_head, load_release, loader_of
-from ._task import Task, load
+from ._task import Part, Task, load
 
 with extra("deep"):
     import torch
@@ -105,7 +106,7 @@ class Attacks:
         )
 
     def figure(self) -> Figure:
-        """Fewest steps by number of trials, of all attackers of a network together."""
+        """Held-out loss by step, of each attacker's best trial with the first seed."""
         with print_style():
             from matplotlib.figure import Figure
 
@@ -127,8 +128,7 @@ class Attacks:
             ax.set_xlim(0.0, beyond)
             ax.set_xlabel("steps of each attacker's best trial (thick: of the strongest)")
             ax.set_ylabel("held-out cross-entropy, nats")
-            top = max(a.best.curve["loss"][0] for a in first.attacks["release"])
-            ax.set_ylim(0.0, 1.3 * max(top, first.target))
+            ax.set_ylim(0.0, 1.3 * max(math.log(first.classes), first.target))  # heads start at 0
             legend_below(ax, 2)
             return figure
 
@@ -186,7 +186,8 @@ def attack_release(
         torch.manual_seed(settings.seed)
         reference = load_release(settings, settings.reference, of_head)
         prints["reference"] = reference.features_fingerprint
-        _refuse_read_otherwise(release, reference, of_head)
+        rows = data["harmful"].train.some(settings.train_size, settings.seed)
+        _refuse_read_otherwise(release, reference, rows)
     if settings.primary is not None:
         for backbone in (release, reference):
             if backbone is not None and not backbone.fitted:
@@ -228,14 +229,14 @@ def _attacked(
     )  # fmt: skip
 
 
-def _refuse_read_otherwise(one: _backbone.Backbone, other: _backbone.Backbone, task: Task) -> None:
-    """Refuse a reference that reads a sample otherwise than the release."""
-    first, second = (b.preparation(task.train.inputs[0]) for b in (one, other))
-    same = first.keys() == second.keys() and all(
-        torch.equal(x, second[n]) for n, x in first.items()
-    )
-    if not same:
-        raise ValueError(
-            "the reference must read inputs as the release does (tokenizer, length, image size, "
-            "mean and standard deviation), and reads them otherwise"
-        )
+def _refuse_read_otherwise(one: _backbone.Backbone, other: _backbone.Backbone, rows: Part) -> None:
+    """Refuse a reference that reads samples otherwise than the release, whose batches it gets."""
+    for sample in rows.inputs:
+        first, second = (b.preparation(sample) for b in (one, other))
+        if first.keys() != second.keys() or not all(
+            torch.equal(x, second[n]) for n, x in first.items()
+        ):
+            raise ValueError(
+                "the reference must read inputs as the release does (tokenizer, length, image "
+                "size, mean and standard deviation), and reads them otherwise"
+            )

@@ -132,8 +132,8 @@ def figures(result: Result) -> dict[str, Figure]:
             ("unprotected", GREEN, "o"), ("with an inverse", BLUE, "o"), ("PCA", VERMILION, "s"),
         ):  # fmt: skip
             ax.plot([], [], marker, color=colour, markerfacecolor="none", label=label)
-        ax.set_yscale("log")
-        ax.set_ylim(0.8, 1.3 * beyond)
+        ax.set_yscale("symlog", linthresh=1.0, linscale=0.3)
+        ax.set_ylim(-0.2, 1.3 * beyond)
         ax.axhline(result.settings.steps, color="0.6", linewidth=0.8)
         ax.set_xlabel("ceiling of the leak profile, % (one point a seed)")
         ax.set_ylabel("strongest attacker, steps (above the line: never)")
