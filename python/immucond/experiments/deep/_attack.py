@@ -217,7 +217,7 @@ def _attacked(
         progress(f"seed {seed}, {about['network']}", done, about["attacks"] * trials)
 
     standard = settings.attackers == ("standard",)
-    return attack(
+    found = attack(
         release.model, loader(harmful.train), held_out=loader(harmful.test),
         split=release.split if reference is None else (release.split, reference.split),
         attackers="standard" if standard else settings.attackers, target=settings.target,
@@ -227,6 +227,8 @@ def _attacked(
         reference=None if reference is None else reference.model, scratch=settings.scratch,
         seed=seed, checkpoint=None if folder is None else folder / f"seed-{seed}", callback=tell,
     )  # fmt: skip
+    progress(f"seed {seed}", 1, 1)
+    return found
 
 
 def _refuse_read_otherwise(one: _backbone.Backbone, other: _backbone.Backbone, rows: Part) -> None:

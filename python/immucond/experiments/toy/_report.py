@@ -68,7 +68,7 @@ def tables(result: Result) -> list[Table]:
             heads,
             rows,
             f"{_NOTE} Target {number(s.target)} nats, at most {s.steps} steps and {s.trials} "
-            f"trials, {s.seeds} seeds. {_correlation(result)}",
+            f"trials, seeds 0 to {s.seeds - 1}. {_correlation(result)}",
         )
     ]
 
