@@ -266,7 +266,7 @@ def test_the_folder_of_another_run_is_refused(ran, folder, tmp_path, capsys):
     shutil.copytree(ran[0], out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for more, told in (
-        (["--trials", "3"], "trials"),
+        (["--steps", "3"], "steps"),
         (["--no-scratch"], "networks"),
         (["--train-size", "15"], "task"),
     ):
@@ -353,7 +353,7 @@ def test_the_command_offers_what_the_library_knows():
     args = vars(build_parser().parse_args(words))
     for field in fields(deep.AttackSettings):
         if field.name not in ("backbone", "harmful"):
-            given = args[field.name]
+            given = args.get(field.name, field.default)
             given = tuple(given) if isinstance(given, list) else given
             assert given == field.default, field.name
     parser = args["parser"]

@@ -18,7 +18,7 @@ from immucond.experiments.toy import _experiment, _network, _report  # noqa: E40
 
 FILES = ["results.json", "tables.md", "toy.png", "toy.svg"]
 SCALED = {"times-900": 900.0, "over-1000": 1e-3}
-SHARES = [0.01, 0.05, 0.1, 0.2]
+SHARES = [0.05, 0.1]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,7 +25,6 @@ RELEASES = {
     "over-1000": "features / 1000",
     "compressed-0.05": "PCA at every cut, 5 % of the power lost",
     "compressed-0.1": "PCA, 10 % lost",
-    "compressed-0.2": "PCA, 20 % lost",
 }
 _HELD_OUT, _FRESH = 2000, 4  # rows, and their part of what a seed draws
 

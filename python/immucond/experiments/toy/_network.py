@@ -184,7 +184,7 @@ MAKE: dict[str, Callable[[Toy], nn.Module]] = {
     "fade": _mapped("fade", tau=1e4),
     "times-900": _scaled(900.0),
     "over-1000": _scaled(1e-3),
-    **{f"compressed-{share:g}": _compressed(share) for share in (0.05, 0.1, 0.2)},
+    **{f"compressed-{share:g}": _compressed(share) for share in (0.05, 0.1)},
 }
 
 
