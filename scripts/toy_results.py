@@ -16,6 +16,10 @@ from page import ROOT, commit, write
 
 from immucond._cli import main as immucond
 
+PLOTS = {
+    "toy": "Steps of every attacker by release",
+    "toy-ceiling": "Steps of the strongest attacker against the ceiling of the leak profile",
+}
 PAGE = ROOT / "docs" / "results" / "attacks.md"
 
 
@@ -33,16 +37,15 @@ def main() -> None:
     seconds = sum(unit["unit_seconds"] for unit in units)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     _, _, tables = (given.work / "tables.md").read_text(encoding="utf-8").partition("\n\n")
-    shutil.copyfile(given.work / "toy.svg", ROOT / "docs" / "images" / "toy.svg")
+    for name in PLOTS:
+        shutil.copyfile(given.work / f"{name}.svg", ROOT / "docs" / "images" / f"{name}.svg")
     seeds = results["settings"]["seeds"]
     lines = [
         f"`immucond toy --jobs {given.jobs}`, commit {commit()}, seeds 0 to {seeds - 1}: "
         f"{len(units)} units of work, {seconds:.0f} s of computing, {versions}.",
         "",
         *tables.rstrip().split("\n"),
-        "",
-        "![Steps of the strongest attacker against the ceiling of the leak profile]"
-        "(../images/toy.svg)",
+        *(f"\n![{caption}](../images/{name}.svg)" for name, caption in PLOTS.items()),
     ]
     write(PAGE, Path(__file__).name, lines)
 

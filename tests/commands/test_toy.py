@@ -16,7 +16,9 @@ from immucond._cli import main  # noqa: E402
 from immucond.experiments import toy  # noqa: E402
 from immucond.experiments.toy import _experiment, _network, _report  # noqa: E402
 
-FILES = ["results.json", "tables.md", "toy.png", "toy.svg"]
+FILES = [
+    "results.json", "tables.md", "toy-ceiling.png", "toy-ceiling.svg", "toy.png", "toy.svg",
+]  # fmt: skip
 SCALED = {"times-900": 900.0, "over-1000": 1e-3}
 SHARES = [0.05, 0.1]
 
@@ -351,7 +353,7 @@ def test_correlations(ceilings, steps, wanted):
 
 
 def test_every_point_is_within_the_figure():
-    figure = toy.figures(result([0.2, 0.4, 0.6], [0.0, 8.0, "inf"]))["toy"]
+    figure = toy.figures(result([0.2, 0.4, 0.6], [0.0, 8.0, "inf"]))["toy-ceiling"]
     [ax] = figure.axes
     figure.canvas.draw()
     low, high = ax.get_ylim()

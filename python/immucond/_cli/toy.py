@@ -4,7 +4,7 @@ A small network learns readouts of eight exclusive ors; the primary task needs f
 harmful one five, two of both. It is released as it is, locked, mapped, scaled and compressed; from
 each release all attackers start, plain, with inserted layers frozen, and from the canonical form.
 What a lock is worth against each of them is one table. Needs the extras deep and lora. Writes
-results.json, tables.md and toy.png, .svg.
+results.json, tables.md, and toy and toy-ceiling as .png and .svg.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> None:
     with extra("deep"):
         import torch
     versions = {"torch": torch.__version__}
-    run_experiment(args, toy, settings_of(args, toy.Settings), ["toy"], versions)
+    run_experiment(args, toy, settings_of(args, toy.Settings), ["toy", "toy-ceiling"], versions)

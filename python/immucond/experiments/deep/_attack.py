@@ -28,7 +28,7 @@ with extra("deep"):
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = {"release": BLUE, "reference": GREEN, "scratch": VERMILION}
+_STYLES = {"release": (BLUE, "-"), "reference": (GREEN, "--"), "scratch": (VERMILION, "-.")}
 _NOTE = (
     "steps: fewest of any trial until the held-out cross-entropy is at the target (inf: never), "
     "median over seeds; passes over the attacker's rows and seconds of the same trial. From cuts "
@@ -117,8 +117,9 @@ class Attacks:
             for network, attacks in first.attacks.items():
                 for attack in attacks:
                     curve, best = attack.best.curve, attack is first.strongest_of(network)
+                    colour, line = _STYLES[network]
                     ax.plot(
-                        curve["step"], curve["loss"], color=_COLOURS[network],
+                        curve["step"], curve["loss"], line, color=colour,
                         linewidth=2.0 if best else 0.6, alpha=1.0 if best else 0.4,
                         marker="o" if len(curve["step"]) == 1 else None, markersize=3,
                         label=f"{network}: {attack.attacker}, {attack.start}" if best else None,

@@ -12,10 +12,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..._format import number, plain
-from ..._show import BLUE, GREEN, VERMILION, Table, print_style
+from ..._show import BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
 from ._experiment import RELEASES, Result
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Attack = Mapping[str, Any]
@@ -111,34 +112,93 @@ def _correlation(result: Result) -> str:
     return f"Spearman's correlation of ceiling and strongest attacker's steps, by seed: {told}."
 
 
-def figures(result: Result) -> dict[str, Figure]:
-    """Draw steps of the strongest attacker against the ceiling, a point a release and seed."""
-    with print_style():
-        from matplotlib.figure import Figure
+# How an attack is drawn, by what it starts from; what solves is by itself.
+_KINDS = {
+    "plain": ("from the parameters as they are", BLUE, "o"),
+    "frozen": ("inserted layers frozen", ORANGE, "s"),
+    "equalized": ("from the canonical form", GREEN, "^"),
+    "solved": ("K-FAC, least squares, whitening", VERMILION, "x"),
+}
+_SOLVED = ("kfac", "lstsq", "whitening")
 
-        figure = Figure(figsize=(6.0, 4.5), layout="constrained")
-        ax = figure.subplots()
-        beyond = 1.6 * result.settings.steps
-        for name, units in result.units.items():
-            lost = name.startswith("compressed")
-            colour, marker = (VERMILION, "s") if lost else (BLUE, "o")
-            colour = GREEN if name == "unprotected" else colour
-            steps = [min(x, beyond) for x in strongest(units)]
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Draw steps of every attacker by release, and of the strongest against the ceiling."""
+    with print_style():
+        return {"toy": _by_release(result), "toy-ceiling": _by_ceiling(result)}
+
+
+def _by_release(result: Result) -> Figure:
+    from matplotlib.figure import Figure
+
+    height = 1.6 + 0.38 * len(result.units)
+    figure = Figure(figsize=(7.0, height), layout="constrained")
+    ax = figure.subplots()
+    for at, units in enumerate(result.units.values()):
+        found: dict[tuple[str, str], list[float]] = {}
+        for unit in units:
+            best: dict[tuple[str, str], float] = {}  # of all cuts
+            for a in unit["attack"]["attacks"]["release"]:
+                start = a["start"].partition(",")[0]
+                key = "solved" if a["attacker"] in _SOLVED else start, a["attacker"]
+                best[key] = min(best.get(key, math.inf), float(a["steps"]))
+            for key, steps in best.items():
+                found.setdefault(key, []).append(steps)
+        for (kind, _), of_seeds in found.items():
+            _, colour, marker = _KINDS[kind]
+            offset = 0.2 * (list(_KINDS).index(kind) - 1.5)
             ax.plot(
-                [100.0 * u["ceiling"] for u in units], steps, marker, color=colour,
-                markerfacecolor="none", linestyle="none",
+                _drawn(result, [median(of_seeds)]), [at + offset], marker, color=colour,
+                markerfacecolor="none", markersize=5,
             )  # fmt: skip
-        for label, colour, marker in (
-            ("unprotected", GREEN, "o"), ("with an inverse", BLUE, "o"), ("PCA", VERMILION, "s"),
-        ):  # fmt: skip
-            ax.plot([], [], marker, color=colour, markerfacecolor="none", label=label)
-        ax.set_yscale("symlog", linthresh=1.0, linscale=0.3)
-        ax.set_ylim(-0.2, 1.3 * beyond)
-        ax.axhline(result.settings.steps, color="0.6", linewidth=0.8)
-        ax.set_xlabel("ceiling of the leak profile, % (one point a seed)")
-        ax.set_ylabel("strongest attacker, steps (above the line: never)")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        return {"toy": figure}
+    _steps_axis(ax, result, "x")
+    ax.set_yticks(range(len(result.units)), [RELEASES[name] for name in result.units])
+    ax.set_ylim(len(result.units) - 0.5, -0.5)
+    ax.set_xlabel("steps, median over seeds (right of the line: never)")
+    for label, colour, marker in _KINDS.values():
+        ax.plot([], [], marker, color=colour, markerfacecolor="none", label=label)
+    legend_below(ax, 2)
+    return figure
+
+
+def _by_ceiling(result: Result) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.5), layout="constrained")
+    ax = figure.subplots()
+    kinds = {"unprotected": (GREEN, "o"), "with an inverse": (BLUE, "o"), "PCA": (VERMILION, "s")}
+    for name, units in result.units.items():
+        kind = "PCA" if name.startswith("compressed") else "with an inverse"
+        colour, marker = kinds.get(name, kinds[kind])
+        ax.plot(
+            [100.0 * u["ceiling"] for u in units], _drawn(result, strongest(units)), marker,
+            color=colour, markerfacecolor="none", linestyle="none",
+        )  # fmt: skip
+    for label, (colour, marker) in kinds.items():
+        ax.plot([], [], marker, color=colour, markerfacecolor="none", label=label)
+    _steps_axis(ax, result, "y")
+    ax.set_xlabel("ceiling of the leak profile, % (one point a seed)")
+    ax.set_ylabel("strongest attacker, steps (above the line: never)")
+    legend_below(ax, 3)
+    return figure
+
+
+def _drawn(result: Result, steps: Sequence[float]) -> list[float]:
+    """Return steps as they are drawn: beyond the budget where an attacker never got there."""
+    return [min(x, 1.6 * result.settings.steps) for x in steps]
+
+
+def _steps_axis(ax: Axes, result: Result, which: str) -> None:
+    """Make an axis logarithmic from one step on, with the budget as a line."""
+    steps = result.settings.steps
+    scale, limits, line = (
+        (ax.set_xscale, ax.set_xlim, ax.axvline)
+        if which == "x"
+        else (ax.set_yscale, ax.set_ylim, ax.axhline)
+    )
+    scale("symlog", linthresh=1.0, linscale=0.3)
+    limits(-0.2, 2.1 * steps)
+    line(steps, color="0.6", linewidth=0.8)
 
 
 def as_json(result: Result, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
