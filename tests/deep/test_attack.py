@@ -208,6 +208,26 @@ def test_attackers_who_spoil_the_primary_task_do_not_count():
     assert all(math.isinf(t.steps) and t.utility < 1.0 for t in spoilt)
     assert capped.strongest.steps >= free.strongest.steps
     assert run(model, **keep | {"attackers": ["lstsq"]}).strongest.best.utility is None
+    single = {name: [(x.float(), y) for x, y in rows] for name, rows in
+              (("harmful", task()), ("held_out", task(seed=2)), ("utility", primary))}  # fmt: skip
+    half = run(model.half(), **keep | single | {"trials": 1})  # attacked in float32
+    assert half.utility > 0.95
+
+
+def test_the_reference_may_lose_of_its_own_accuracy():
+    """A release that is bad at its task lends the reference no slack, and none the other way."""
+    model, spoilt = net(), net()
+    with torch.no_grad():
+        spoilt[2].weight.neg_()
+        spoilt[2].bias.neg_()
+    primary = [(x, model(x).argmax(1)) for x, _ in task(seed=7)]
+    report = run(spoilt, reference=model, attackers=["adam"], target=0.6, steps=200,
+                 utility=primary, max_utility_drop=0.02)  # fmt: skip
+    assert report.utility < 0.5
+    [attack] = report.attacks["reference"]
+    ended = [t for t in attack.trials if t.utility is not None]
+    assert ended
+    assert all((t.utility >= 0.98) == (t.ended == "reached") for t in ended)
 
 
 # ---- runs ----
@@ -311,6 +331,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 
 def test_nothing_of_the_model_or_of_random_numbers_changes():
     model = net().float().train()
+    model[1].eval()
     before = {name: p.clone() for name, p in model.state_dict().items()}
     torch.manual_seed(3)
     expected = torch.rand(3)
@@ -319,7 +340,7 @@ def test_nothing_of_the_model_or_of_random_numbers_changes():
         held_out=[(x.float(), y) for x, y in task(seed=2)], attackers=["adam", "kfac"],
         utility=[(x.float(), y) for x, y in task(seed=2)], equalize="both", trials=2)  # fmt: skip
     assert torch.equal(torch.rand(3), expected)
-    assert model.training
+    assert [module.training for module in model.modules()] == [True, True, False, True]
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
 

@@ -60,7 +60,7 @@ def starts_of(
 
     `training`: whether BatchNorm and dropout are in training mode first, as for weights drawn anew.
     """
-    own = _single(copied(model, device)).eval()
+    own = prepared(model, device)
     modes = (training, not training) if _has_modes(own) else ()
     also: dict[str, tuple[Any, ...]] = {"training": modes} if modes else {}
     found = []
@@ -94,11 +94,16 @@ def _left(model: nn.Module, merged: nn.Module, split: str) -> str:
     prefix = f"{parent}." if parent else ""
     candidates = [split, *(prefix + name for name in before[before.index(key) :: -1]), parent]
     there = dict(merged.named_modules())
-    return next(name for name in candidates if isinstance(there.get(name), nn.Linear))
+    found = next((name for name in candidates if isinstance(there.get(name), nn.Linear)), None)
+    if found is None:
+        raise ValueError(f"no linear layer is left of {split!r} once inserted layers are merged")
+    return found
 
 
-def _single(model: nn.Module) -> nn.Module:
-    return model if next(model.parameters()).dtype == torch.float64 else model.float()
+def prepared(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy on a device, in evaluation mode and in float32 or better."""
+    own = copied(model, device).eval()
+    return own if next(own.parameters()).dtype == torch.float64 else own.float()
 
 
 def _has_modes(model: nn.Module) -> bool:

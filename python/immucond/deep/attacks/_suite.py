@@ -25,7 +25,7 @@ from ._report import REFERENCE, RELEASE, SCRATCH, Attack, AttackReport
 from ._rows import Task, task_of
 from ._search import propose
 from ._solvers import solve
-from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, starts_of
+from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, prepared, starts_of
 from ._store import Store, opened
 from ._trial import Budget, Trial, descend
 from ._victims import Features, Head, utility_of, victim_of
@@ -182,12 +182,11 @@ def attack(
     for network, name in networks.values():
         refuse_compiled(network)
         SplitModel(network, name)  # refuses what is no head
-    before = None
-    if task.utility:
-        served, name = networks[RELEASE]
-        training = served.training
-        before = utility_of(served.eval(), name, task)
-        served.train(training)
+    before = {
+        name: utility_of(prepared(network, where), head, task)
+        for name, (network, head) in networks.items()
+        if task.utility and name != SCRATCH
+    }
     told = {  # but neither who attacks nor how often: more of both go on from there
         "networks": {n: [fingerprint(m), name] for n, (m, name) in networks.items()},
         "task": task.fingerprint(), "target": goal, "steps": budget, "equalize": equalize,
@@ -199,14 +198,13 @@ def attack(
         attacks = {}
         for name, (network, head) in networks.items():
             plan = _planned(name, network, head, task, chosen, forms, cuts, where, drawn)
-            least = -math.inf if before is None or name == SCRATCH else before - drop
-            limits = Budget(goal, budget, floor=least, prune=prune)
+            limits = Budget(goal, budget, floor=before.get(name, -math.inf) - drop, prune=prune)
             run = _Run(name, task, store, limits, count, drawn, callback)
             attacks[name] = run.all_of(plan)
     return AttackReport(
         attacks=attacks, target=goal, steps=budget, trials=count, rows=task.rows,
-        classes=task.classes, majority=float(task.shares.max()), utility=before,
-        max_utility_drop=None if before is None else drop, seed=drawn,
+        classes=task.classes, majority=float(task.shares.max()), utility=before.get(RELEASE),
+        max_utility_drop=drop if before else None, seed=drawn,
     )  # fmt: skip
 
 
