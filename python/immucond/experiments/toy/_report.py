@@ -9,7 +9,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from ..._format import number, plain
 from ..._show import BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
@@ -98,6 +97,8 @@ def correlations(result: Result) -> list[float]:
 
     NaN where one of them is the same for all releases.
     """
+    from scipy.stats import spearmanr  # which takes a second to import
+
     found = []
     for seed in range(result.settings.seeds):
         ceilings = [units[seed]["ceiling"] for units in result.units.values()]
