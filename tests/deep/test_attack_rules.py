@@ -90,8 +90,8 @@ def test_without_damping_a_step_on_one_row_is_newtons():
     torch.testing.assert_close(layer.weight.detach(), wanted.detach(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("condition", [1e2, 1e4])
-def test_kfac_does_not_see_a_gauge(condition):
+@pytest.mark.parametrize(("condition", "within"), [(1e2, 1e-4), (1e4, 1e-2)])
+def test_kfac_does_not_see_a_gauge(condition, within):
     """BEYOND's T2: what a step does to the function stays; that of descent does not."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
@@ -108,7 +108,7 @@ def test_kfac_does_not_see_a_gauge(condition):
             torch.optim.SGD(model.parameters(), lr=1e-6).step(closure(victim))
         return model(x).log_softmax(1).detach() - start  # a shift of all logits says nothing
 
-    for rule, least, most in (("kfac", 0.0, 1e-2), ("gd", 0.5, math.inf)):
+    for rule, least, most in (("kfac", 0.0, within), ("gd", 0.5, math.inf)):
         one, other = moved(net, rule), moved(locked, rule)
         assert least <= float((other - one).norm() / one.norm()) <= most
 

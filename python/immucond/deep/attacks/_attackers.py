@@ -102,7 +102,7 @@ def parse_attackers(names: str | Sequence[str]) -> list[Attacker]:
     Raises
     ------
     TypeError, ValueError
-        For what names none, or one twice.
+        For what names none.
     ImportError
         Where the extra is missing that one of them needs.
     """

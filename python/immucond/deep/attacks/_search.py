@@ -52,7 +52,7 @@ def _outwards(rates: Sequence[int]) -> list[int]:
 def _between(best: float, rates: Sequence[float], rng: Any) -> float:
     """Return a rate in the middle of the wider gap beside the best, or near it once both are small.
 
-    Beyond the outermost rate a gap is a decade wide.
+    Beyond the outermost rate the next one is a decade away.
     """
     at, logs = math.log10(best), [math.log10(rate) for rate in rates]
     below = max((x for x in logs if x < at - 1e-9), default=at - 2.0)

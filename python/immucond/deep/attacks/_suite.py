@@ -135,10 +135,11 @@ def attack(
 
     Notes
     -----
-    Nothing here is a bound: an attacker who is not in the list, or has other data, may need less.
-    Rates are chosen by the held-out rows, which favours attackers. A diverged trial is counted, and
-    a target that is never reached is infinitely many steps. K-FAC and L-BFGS take all rows a step,
-    others a batch: passes and seconds stand beside the steps.
+    Ours; that whoever adapts to a defence has to measure it follows arXiv 2605.14605. Nothing here
+    is a bound: an attacker who is not in the list, or has other data, may need less. Rates are
+    chosen by the held-out rows, which favours attackers. A diverged trial is counted, and a target
+    that is never reached is infinitely many steps. K-FAC and L-BFGS take all rows a step, others a
+    batch: passes and seconds stand beside the steps.
 
     Examples
     --------

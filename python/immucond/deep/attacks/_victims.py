@@ -18,20 +18,21 @@ from ._starts import RIDGES, Start
 
 
 class Features:
-    """What enters the head at a start, of the attacker's rows and of those that measure him."""
+    """What enters the head at a start, of the attacker's rows and of those that measure him.
+
+    Attributes
+    ----------
+    start : Start
+    task : Task
+    train, held_out : list
+        Features and classes, one row a sample or a token that counts; refused where they are not
+        finite, which every attacker would seem to fail on.
+    """
 
     def __init__(self, start: Start, task: Task) -> None:
         self.start, self.task = start, task
-
-    @cached_property
-    def train(self) -> list[Batch]:
-        """Features and classes, one row a sample or a token that counts."""
-        return _entering(self.start, self.task.train)
-
-    @cached_property
-    def held_out(self) -> list[Batch]:
-        """The same of held-out rows."""
-        return _entering(self.start, self.task.held_out)
+        self.train = _entering(start, task.train, "harmful")
+        self.held_out = _entering(start, task.held_out, "held_out")
 
     def whitened(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Return mean and W with which ``(z - mean) W`` is white, but for a ridge.
@@ -51,13 +52,16 @@ class Features:
 
 
 @torch.no_grad()
-def _entering(start: Start, batches: Sequence[Batch]) -> list[Batch]:
+def _entering(start: Start, batches: Sequence[Batch], name: str) -> list[Batch]:
     network = SplitModel(start.model, start.split)
     found = []
-    for inputs, labels in batches:
+    for number, (inputs, labels) in enumerate(batches, 1):
         outcome = outcome_of(network, network(inputs), labels)
         if not bool(outcome.features.isfinite().all()):
-            raise ValueError("the features that enter the head are not finite")
+            raise ValueError(
+                f"the features that enter the head ({start.name}) must be finite, and those of "
+                f"batch {number} of {name} hold NaN or infinity"
+            )
         found.append((outcome.features, outcome.labels.long()))
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._errors import extra
-from ..._format import number, plain
+from ..._format import number
 from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from ...deep import Attack, AttackReport, attack
 from ...deep.parts import parse_attackers as parse_attackers
 from .._units import Progress, silent
 from . import _backbone
 from ._prepare import same_kind
-from ._release import ReleaseSettings, fit_head, load_release, loader_of
+from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
 from ._task import Part, Task, load
 
 with extra("deep"):
@@ -72,11 +72,10 @@ class AttackSettings(ReleaseSettings):
 
 
 @dataclass(frozen=True)
-class Attacks:
+class Attacks(Measured):
     """Reports by seed, and what they are of."""
 
     settings: AttackSettings
-    fingerprints: dict[str, str]
     reports: list[AttackReport]
 
     def table(self) -> Table:
@@ -133,15 +132,9 @@ class Attacks:
             legend_below(ax, 2)
             return figure
 
-    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
-        """Every number as plain Python values; an infinite one is the string "inf"."""
-        told: dict[str, Any] = plain({
-            "command": command,
-            "versions": versions,
-            "settings": {**asdict(self.settings), "data_dir": None},
-            "fingerprints": self.fingerprints,
-        })  # fmt: skip
-        return {**told, "runs": [report.as_dict() for report in self.reports]}
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return {"runs": [report.as_dict() for report in self.reports]}
 
 
 def _cells(attacks: list[Attack]) -> list[str]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._errors import extra
-from ..._format import number, plain
+from ..._format import number
 from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from ...deep import NetworkCost, attack_cost
 from .._units import Progress, silent
-from ._release import ReleaseSettings, load_release, loader_of
+from ._release import Measured, ReleaseSettings, load_release, loader_of
 from ._task import load
 
 with extra("deep"):
@@ -57,14 +56,13 @@ class CostSettings(ReleaseSettings):
 
 
 @dataclass(frozen=True)
-class Costs:
+class Costs(Measured):
     """Forecasts by network, "release" and perhaps "reference", and by what is trained.
 
     Fingerprints are of networks and data, whatever rows were drawn.
     """
 
     settings: CostSettings
-    fingerprints: dict[str, str]
     costs: dict[str, dict[str, NetworkCost]]
     rows: int
 
@@ -112,20 +110,15 @@ class Costs:
             legend_below(ax, 3)
             return figure
 
-    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
-        """Every number as plain Python values; an infinite one is the string "inf"."""
-        told: dict[str, Any] = plain({
-            "command": command,
-            "versions": versions,
-            "settings": {**asdict(self.settings), "data_dir": None},
-            "fingerprints": self.fingerprints,
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return {
             "rows": self.rows,
             "costs": {
                 network: {params: cost.as_dict(_SHARES) for params, cost in found.items()}
                 for network, found in self.costs.items()
             },
-        })  # fmt: skip
-        return told
+        }
 
 
 def _steps(cost: NetworkCost, share: float) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..._errors import extra
-from ..._format import number, plain
+from ..._format import number
 from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from .._units import Progress, silent
 from ._prepare import same_kind
-from ._release import ReleaseSettings, fit_head, load_release, loader_of
+from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
 from ._task import load
 
 with extra("deep"):
@@ -58,11 +58,10 @@ class LeakSettings(ReleaseSettings):
 
 
 @dataclass(frozen=True)
-class Leak:
+class Leak(Measured):
     """A profile, and the fingerprints of what it is of: network and data, whatever was drawn."""
 
     settings: LeakSettings
-    fingerprints: dict[str, str]
     profile: LeakProfile
 
     def table(self) -> Table:
@@ -124,17 +123,9 @@ class Leak:
             legend_below(ax, 4)
             return figure
 
-    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
-        """Every number as plain Python values; an infinite one is the string "inf"."""
-        told: dict[str, Any] = plain(
-            {
-                "command": command,
-                "versions": versions,
-                "settings": {**asdict(self.settings), "data_dir": None},
-                "fingerprints": self.fingerprints,
-            }
-        )
-        return {**told, "profile": self.profile.as_dict()}
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return {"profile": self.profile.as_dict()}
 
 
 def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:

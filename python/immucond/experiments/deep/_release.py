@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..._errors import extra
+from ..._format import plain
 from ...deep.parts import SplitModel
 from .._units import Progress
 from . import _backbone
@@ -45,6 +47,29 @@ class ReleaseSettings:
     train_size: int | None = 2000
     batch_size: int = 64
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command measured of a release, and what it is of."""
+
+    settings: Any
+    fingerprints: dict[str, str]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured."""
+        raise NotImplementedError
+
+    def as_json(self, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+        """Every number as plain Python values; an infinite one is the string "inf"."""
+        told: dict[str, Any] = plain({
+            "command": command,
+            "versions": versions,
+            "settings": {**asdict(self.settings), "data_dir": None},
+            "fingerprints": self.fingerprints,
+            **self.numbers(),
+        })  # fmt: skip
+        return told
 
 
 def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
