@@ -25,6 +25,7 @@ from ._saved import load_saved, save
 from ._sharded import edit_weight
 from ._trainer import TrainerMixin
 from .attacks import Attack, AttackReport, Trial, attack
+from .erasure import EraseResult, Stage, erase
 
 __all__ = [
     "Attack",
@@ -33,17 +34,20 @@ __all__ = [
     "DeepImmunity",
     "DeepImmunization",
     "DeepReport",
+    "EraseResult",
     "LeakProfile",
     "NetworkCost",
     "NetworkFade",
     "Objective",
     "Recording",
+    "Stage",
     "TrainerMixin",
     "Trial",
     "attack",
     "attack_cost",
     "card",
     "edit_weight",
+    "erase",
     "gauge",
     "immunity_report",
     "immunize",

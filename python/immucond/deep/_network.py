@@ -219,6 +219,21 @@ def storage(x: Tensor) -> int:
     return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 
+def tied(model: nn.Module) -> set[str]:
+    """Return the names of parameters that stand at several places, or share memory."""
+    named = list(model.named_parameters(remove_duplicate=False))
+    objects = Counter(id(p) for _, p in named)
+    memory = Counter(storage(p) for p in {id(p): p for _, p in named}.values())
+    return {n for n, p in named if objects[id(p)] > 1 or (storage(p) and memory[storage(p)] > 1)}
+
+
+def repeated(model: nn.Module) -> set[str]:
+    """Return the names of modules that stand at several places."""
+    named = list(model.named_modules(remove_duplicate=False))
+    count = Counter(id(module) for _, module in named)
+    return {name for name, module in named if count[id(module)] > 1}
+
+
 def _without_graphs(model: nn.Module) -> dict[int, Any]:
     """Return a memo for `copy.deepcopy`, which refuses tensors that are no leaves of a graph.
 

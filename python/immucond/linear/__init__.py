@@ -7,6 +7,7 @@ squared loss, for a primary task P (to keep easy) and a harmful task H (to make 
 from ._alignment import Alignment, alignment
 from ._alignment_limit import AlignmentLimit, alignment_limit
 from ._curves import Frontier, NoiseCurve, frontier, noise_curve
+from ._erasure import Erasure, ErasurePath, erasure, erasure_path
 from ._extractor import blind_extractor, leveling_rotation, optimal_extractor
 from ._fade import FadeMap, fade
 from ._joint import JointImmunity, joint_extractor
@@ -25,10 +26,11 @@ from ._spectrum import (
 from ._steps import step_interval
 
 __all__ = [
-    "Alignment", "AlignmentLimit", "Distortion", "FadeMap", "Frontier", "ImmunityLimit",
-    "ImmunityReport", "JointImmunity", "Leak", "Majorization", "NoiseCurve", "alignment",
-    "alignment_limit", "blind_extractor", "distortion", "expected_sampling_ratio", "fade",
-    "frontier", "immunity", "immunity_limit", "joint_extractor", "leak", "leveling_rotation",
-    "majorization", "nearest_extractor", "noise_curve", "optimal_extractor", "rayleigh_spectrum",
-    "relative_angles", "rows_needed", "sampling_ratio", "step_interval",
+    "Alignment", "AlignmentLimit", "Distortion", "Erasure", "ErasurePath", "FadeMap", "Frontier",
+    "ImmunityLimit", "ImmunityReport", "JointImmunity", "Leak", "Majorization", "NoiseCurve",
+    "alignment", "alignment_limit", "blind_extractor", "distortion", "erasure", "erasure_path",
+    "expected_sampling_ratio", "fade", "frontier", "immunity", "immunity_limit", "joint_extractor",
+    "leak", "leveling_rotation", "majorization", "nearest_extractor", "noise_curve",
+    "optimal_extractor", "rayleigh_spectrum", "relative_angles", "rows_needed", "sampling_ratio",
+    "step_interval",
 ]  # fmt: skip

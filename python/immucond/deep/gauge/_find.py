@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._validate import as_count
-from .._network import copied
+from .._network import copied, repeated, tied
 from ._attention import attentions, gated, group_of
 from ._batch import batch_for
 from ._group import KINDS, GaugeGroup, Kind, Side, state_of
-from ._layers import affine, is_batch_norm, linear, places, repeated, spread, tied
+from ._layers import affine, is_batch_norm, linear, places, spread
 from ._tape import Call, Tape, captured, change, doubled, leaf, replayed, run, taped, tensors
 
 _log = logging.getLogger("immucond")

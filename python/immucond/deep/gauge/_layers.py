@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .._network import storage
 from ._group import Side
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -100,21 +98,6 @@ def spread(width: int, axis: int, *, channels: bool) -> Tensor:
     order = torch.arange(axis)
     found = order.reshape(width, copies) if channels else order.reshape(copies, width).T
     return found[:, None, :]
-
-
-def tied(model: nn.Module) -> set[str]:
-    """Return the names of parameters that stand at several places, or share memory."""
-    named = list(model.named_parameters(remove_duplicate=False))
-    objects = Counter(id(p) for _, p in named)
-    memory = Counter(storage(p) for p in {id(p): p for _, p in named}.values())
-    return {n for n, p in named if objects[id(p)] > 1 or (storage(p) and memory[storage(p)] > 1)}
-
-
-def repeated(model: nn.Module) -> set[str]:
-    """Return the names of modules that stand at several places."""
-    named = list(model.named_modules(remove_duplicate=False))
-    count = Counter(id(module) for _, module in named)
-    return {name for name, module in named if count[id(module)] > 1}
 
 
 def owners(names: Sequence[str]) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..._errors import AccuracyWarning, warn
 from ..._validate import as_count
-from .._network import copied, modules_matching, replace_module
+from .._network import copied, modules_matching, repeated, replace_module, tied
 from ._batch import batch_for
 from ._equalize import first_batch, store
 from ._find import TOLERANCE, in_float64, refuse_compiled
 from ._find import groups as find
 from ._group import KINDS, Kind, state_of
-from ._layers import Linear, linear, repeated, tied
+from ._layers import Linear, linear
 
 
 class Inserted(nn.Sequential):

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._network import replace_module
-from ._layers import Linear, linear, repeated, tied
+from .._network import repeated, replace_module, tied
+from ._layers import Linear, linear
 
 
 def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:

@@ -1,0 +1,6 @@
+"""Erasure: what the primary task does not use is taken out of a network's weights."""
+
+from ._erase import erase
+from ._result import EraseResult, Stage
+
+__all__ = ["EraseResult", "Stage", "erase"]

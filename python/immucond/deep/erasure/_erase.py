@@ -1,0 +1,288 @@
+"""Erasure over a whole network: what the primary task does not use is taken out of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ..._validate import as_count, check_choice, check_real
+from .._activations import task_of
+from .._batches import Loaded, first_of
+from .._checkpoint import NetworkCheckpoint, identity
+from .._loaders import moved, parse_batch
+from .._network import copied, modules_matching
+from .._reading import device_of
+from .._record import unwrapped
+from ._layers import Layer, Layers, layers_of
+from ._result import EraseResult
+from ._run import Callback, Recovery, Run, Tasks
+from ._utility import Utility
+from ._worth import METRICS, Metric
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@torch.random.fork_rng(devices=[])
+def erase(
+    model: nn.Module,
+    primary: Any,
+    *,
+    held_out: Any,
+    tol: float = 0.003,
+    metric: Metric = "fisher",
+    harmful: Any = None,
+    harmful_held_out: Any = None,
+    split: str | None = None,
+    modules: str | Sequence[str] = "auto",
+    rounds: SupportsIndex = 2,
+    recover: SupportsIndex = 0,
+    lr: float = 1e-4,
+    mask: str | Callable[[Any], Tensor] | None = "attention_mask",
+    seed: SupportsIndex = 0,
+    checkpoint: str | Path | None = None,
+    callback: Callback | None = None,
+) -> EraseResult:
+    r"""Take out of a network, for good, what its primary task does not use.
+
+    The output of every layer is kept to few directions by `immucond.linear.erasure`: those that
+    the logits of the primary task need, at one price for all layers, the largest at which no more
+    than `tol` is lost. The projectors go into the layers' own weights, so nothing is inserted, and
+    they have no inverse: no optimizer, gauge or whitening brings back what is gone. An attacker has
+    to learn it anew.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Runs in evaluation mode, and is left as it was.
+    primary : DataLoader or iterable of batches
+        The task to keep. Its labels are needed for `recover` on targets alone.
+    held_out : DataLoader or iterable of batches
+        Other rows of it, on which the loss is measured: of accuracy, where labels are classes, else
+        of the logits (`EraseResult.measure`).
+    tol : float, default: 0.003
+        The most that may be lost there: 0.003 are 3 rows of 1000.
+    metric : {"fisher", "gram", "variance"}
+        What a change of the logits counts: by Fisher's information of the classes that they tell;
+        by its square; or, without any gradient, the share of each layer's variance, which is
+        principal components and a baseline.
+    harmful, harmful_held_out : DataLoader or iterable of batches, optional
+        A task with a class a sample. Directions then go first in which its rows vary most beside
+        the primary ones, the means of its classes ten times as much; and the leak profile is
+        measured, on the held-out rows, after each round.
+    split : str, optional
+        Name of the head; by default the last linear layer that makes the logits. It is kept.
+    modules : "auto", or str or sequence of str
+        Layers, by names or patterns as in `record`; by default all that a map can be folded into.
+    rounds : int, default: 2
+        How often everything is measured anew. Each round may lose another share of `tol`.
+    recover : int, default: 0
+        Steps of distillation on the primary task after each round, within the directions that are
+        left, with the network that was given as teacher. A round may then lose three times as much
+        at first.
+    lr : float, default: 1e-4
+        Of these steps, by Adam.
+    mask
+        As in `record`.
+    seed : int
+        Of what is drawn.
+    checkpoint : path-like, optional
+        A file that keeps the network after each round; the same call goes on from it.
+    callback : callable, optional
+        Called as ``callback(trial, record)`` whenever the primary task was measured, with
+        ``"round"``, ``"rounds"``, ``"price"``, ``"kept"``, ``"lost"`` and ``"allowed"``.
+
+    Returns
+    -------
+    EraseResult
+
+    Raises
+    ------
+    ValueError
+        Where no direction can go within `tol`, or all of them can; for layers that are named and
+        cannot be folded into, with the reason; for data that are the same where they must not be;
+        for harmful rows without held-out ones; where rounding to the network's dtype loses more
+        than `tol`; and as in `record` and `leak_profile`.
+    TypeError
+        For what is no loader.
+
+    Notes
+    -----
+    Ours; see `immucond.linear.erasure`. What a layer's places or tokens change is summed as if they
+    were independent, so `EraseResult.bound` is exact to first order for layers with one row a
+    sample. Other benign tasks lose what the primary one does not use, too.
+
+    Half precision is computed in float32. Layers whose weight is tied, such as an embedding that is
+    the head too, are left alone: `EraseResult.skipped`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import immucond.deep as icd
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> with torch.no_grad():
+    ...     _ = net[2].weight.mul_(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    >>> X = torch.randn(400, 6)
+    >>> batches = list(zip(X.split(100), net(X).argmax(1).split(100)))
+    >>> done = icd.erase(net, batches[:2], held_out=batches[2:])
+    >>> done.ranks["0"][0] < 6, done.lost <= 0.003
+    (True, True)
+    """
+    allowed = check_real(tol, "tol", low=0.0)
+    check_choice(metric, "metric", METRICS)
+    count = as_count(rounds, "rounds", least=1)
+    steps = as_count(recover, "recover", least=0)
+    drawn = as_count(seed, "seed", least=0)
+    check_real(lr, "lr", low=0.0)
+    model = unwrapped(model)
+    where = device_of(model)
+    given = _tasks(primary, held_out, harmful, harmful_held_out)
+    loaded = {
+        name: _loaded(x, where, name, drawn) for name, x in vars(given).items() if x is not None
+    }
+    _refuse_same(loaded)
+    half = any(p.dtype in _HALF for p in model.parameters())
+    work = copied(model, where).eval()
+    tasks, data = given, loaded
+    if half:
+        work = nn.Module.float(work)
+        tasks = Tasks(*(None if x is None else _Widened(x) for x in vars(given).values()))
+        data = {name: _loaded(x, where, name, drawn) for name, x in vars(tasks).items() if x}
+    inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)
+    found = layers_of(work, inputs, split)
+    layers = _chosen(work, found, modules)
+    utility = Utility(work, found.head, data["held_out"])
+    run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
+    kept = None
+    if checkpoint is not None:
+        kept = NetworkCheckpoint(checkpoint, 1, {
+            "model": identity(model), "layers": list(layers), "head": found.head, "tol": allowed,
+            "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
+            "data": {name: of.fingerprint() for name, of in loaded.items()},
+        })  # fmt: skip
+    state = None if kept is None else kept.load()
+    before = leak = run.begin()
+    if state is not None:
+        run.restore(state)
+        leak = run.leak()
+    recovery = None
+    if steps:
+        teacher = nn.Module.float(copied(model, where)).eval() if half else model
+        recovery = Recovery(teacher, data["primary"], steps, lr, drawn)
+    training = model.training
+    model.eval()
+    try:
+        for turn in range(len(run.stages), count + 1):
+            leak = run.round(turn, count, recovery)
+            if kept is not None:
+                kept.save(run.state())
+    finally:
+        model.train(training)
+    _refuse_idle(run)
+    primary_after = run.stages[-1].primary
+    if half:
+        work = _rounded(work, model)
+        primary_after = Utility(work, found.head, loaded["held_out"]).before
+        if utility.before - primary_after > allowed:
+            stored = next(p.dtype for p in model.parameters() if p.dtype in _HALF)
+            raise ValueError(
+                f"rounding to {stored} loses {utility.before - primary_after:.3g} of the primary "
+                f"{utility.measure}, more than tol={allowed:g}: erase in float32, or give a larger "
+                "tol"
+            )
+    work.train(training)
+    return EraseResult(
+        model=work, method="erase" if metric != "variance" else "pca", ranks=run.ranks,
+        bound=run.bound, measure=utility.measure, primary_before=utility.before,
+        primary=primary_after, rows=utility.rows, leak_before=before, leak=leak,
+        curve=tuple(run.stages), skipped=found.skipped,
+    )  # fmt: skip
+
+
+# ---- arguments ----
+
+
+def _tasks(primary: Any, held_out: Any, harmful: Any, harmful_held_out: Any) -> Tasks:
+    if (harmful is None) != (harmful_held_out is None):
+        here, missing = ("harmful", "harmful_held_out")[:: 1 if harmful is not None else -1]
+        raise ValueError(f"{here} is given without {missing}: the leak is measured with both")
+    return Tasks(primary, held_out, harmful, harmful_held_out)
+
+
+def _loaded(loader: Any, where: torch.device, name: str, seed: int) -> Loaded:
+    found = task_of(loader, where, name, seed=seed)
+    if not isinstance(found, Loaded):
+        raise TypeError(f"{name} must give whole batches, and is of keep_activations")
+    return found
+
+
+def _refuse_same(loaded: Mapping[str, Loaded]) -> None:
+    """Refuse two parts that give the same rows."""
+    seen: dict[str, str] = {}
+    for name, of in loaded.items():
+        mark = of.fingerprint()
+        if mark in seen:
+            raise ValueError(
+                f"{seen[mark]} and {name} are the same rows: what is measured must be other rows "
+                "than those used, and the tasks different ones"
+            )
+        seen[mark] = name
+
+
+def _chosen(model: nn.Module, found: Layers, modules: str | Sequence[str]) -> dict[str, Layer]:
+    if modules == "auto":
+        layers = found.layers
+    else:
+        named, _ = modules_matching(model, modules)
+        for name in named:
+            if name not in found.layers:
+                reason = found.skipped.get(name, "it has no weight of its own")
+                reason = "it is the head" if name == found.head else reason
+                raise ValueError(f"no map can be folded into {name!r}: {reason}")
+        layers = {name: layer for name, layer in found.layers.items() if name in named}
+    if not layers:
+        told = "; ".join(f"{name!r}: {why}" for name, why in found.skipped.items())
+        raise ValueError(f"no layer before the head can have a map folded into it ({told})")
+    return layers
+
+
+class _Widened:
+    """Batches whose numbers are float32."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            yield tree_map_only(Tensor, lambda x: x.float() if x.dtype in _HALF else x, batch)
+
+
+def _rounded(work: nn.Module, like: nn.Module) -> nn.Module:
+    """Return a network with each number in the dtype that another has it in."""
+    dtypes = {name: x.dtype for name, x in like.state_dict().items()}
+    result = copied(like, device_of(like))
+    result.load_state_dict({n: x.to(dtypes[n]) for n, x in work.state_dict().items()})
+    return result.eval()
+
+
+def _refuse_idle(run: Run) -> None:
+    """Refuse a network of which nothing could go, or everything."""
+    if not run.ranks:
+        raise ValueError(
+            f"tol={run.tol:g} leaves every direction: to erase those that cost the outputs least "
+            f"loses more of the primary {run.utility.measure}. Give a larger tol, or more held-out "
+            "rows"
+        )
+    if not any(rank for rank, _ in run.ranks.values()):
+        raise ValueError(
+            f"with tol={run.tol:g} every layer can go: the primary {run.utility.measure} of "
+            f"{run.utility.before:.3g} needs nothing of the network. Give a smaller tol"
+        )

@@ -1,0 +1,190 @@
+"""Layers that a map of their output can be folded into: the last thing they do is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._validate import FloatArray
+from .._network import call, logits_of, repeated, tied
+from .._sharded import edit_weight
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose output o becomes ``mean + P (o - mean)`` by a change of its parameters.
+
+    Attributes
+    ----------
+    name : str
+    module : nn.Module
+        Linear, convolution, embedding, or the Conv1D of transformers.
+    axis : int
+        Of the weight, along which the output's features are.
+    norm : nn.Module or None
+        The batch norm that reads the output, where the layer has no bias: its mean takes the shift.
+    """
+
+    name: str
+    module: nn.Module
+    axis: int
+    norm: nn.Module | None = None
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a constant can be added to the output."""
+        held = isinstance(self.module, nn.Embedding) or self.norm is not None
+        return held or isinstance(self.module._parameters.get("bias"), nn.Parameter)
+
+    @property
+    def width(self) -> int:
+        """Features of the output."""
+        return int(self.module.get_parameter("weight").shape[self.axis])
+
+    @property
+    def parameters(self) -> Iterator[Tensor]:
+        """What a map changes."""
+        yield self.module.get_parameter("weight")
+        if isinstance(self.module._parameters.get("bias"), nn.Parameter):
+            yield self.module.get_parameter("bias")
+        elif self.norm is not None:
+            yield self.norm.get_buffer("running_mean")
+
+    def fold(self, left: FloatArray, right: FloatArray, mean: FloatArray) -> None:
+        """Let what the layer puts out be kept in the span of `right` (d, r), about its mean."""
+        L, R = (torch.from_numpy(x) for x in (left, right))
+        mu = torch.from_numpy(mean)
+        shift = mu - R @ (L.T @ mu)
+        axis, embeds = self.axis, isinstance(self.module, nn.Embedding)
+
+        def through(x: Tensor, axis: int) -> Tensor:
+            rows = x.to("cpu", torch.float64).movedim(axis, -1)
+            return ((rows @ L) @ R.T).movedim(-1, axis)
+
+        def weight(x: Tensor) -> Tensor:
+            return through(x, axis) + shift if embeds else through(x, axis)
+
+        edit_weight(self.module.get_parameter("weight"), weight)
+        if not self.shifts or embeds:
+            return
+        if self.norm is not None:
+            edit_weight(self.norm.get_buffer("running_mean"), lambda x: x.cpu().double() - shift)
+        else:
+            bias = self.module.get_parameter("bias")
+            edit_weight(bias, lambda x: through(x, 0) + shift)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What of a network can be erased in place, in the order in which it runs.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+    head : str
+        The layer that makes the logits; it is left alone.
+    skipped : dict of str to str
+        Layers with weights that no map can be folded into, and why.
+    """
+
+    layers: dict[str, Layer]
+    head: str
+    skipped: dict[str, str]
+
+
+def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
+    """Find them by one forward pass; the model is in evaluation mode."""
+    run, feeds, logits = _pass(model, inputs)
+    named = dict(model.named_modules())
+    if head is None:
+        found = [
+            name
+            for name, shape in run.items()
+            if isinstance(named[name], nn.Linear) and shape[-1:] == logits.shape[-1:]
+        ]
+        if not found:
+            raise ValueError("no linear layer makes the logits: name the head (split=)")
+        head = found[-1]
+    elif head not in named:
+        raise ValueError(f"split must name a module of the model, and is {head!r}")
+    shared, twice = tied(model), repeated(model)
+    layers, skipped = {}, {}
+    for name in sorted(named, key=lambda n: list(run).index(n) if n in run else len(run)):
+        module = named[name]
+        weight = module._parameters.get("weight")
+        matrix = isinstance(weight, Tensor) and weight.ndim > 1
+        if name == head or not (matrix or _holds_matrices(module)):
+            continue
+        layer = _layer(name, module, feeds.get(name))
+        reason = (
+            "no layer that a map can be folded into" if layer is None
+            else "it never ran by itself" if name not in run
+            else "it stands at several places" if name in twice
+            else "its weight is tied to another" if f"{name}.weight" in shared
+            else "its weight holds no numbers of its own"
+            if weight is None or not weight.is_floating_point()
+            else ""
+        )  # fmt: skip
+        if reason or layer is None:
+            skipped[name] = reason
+        else:
+            layers[name] = layer
+    return Layers(layers, head, skipped)
+
+
+def _layer(name: str, module: nn.Module, norm: nn.Module | None) -> Layer | None:
+    whole = isinstance(module, _CONVOLUTIONS) and module.groups == 1
+    if isinstance(module, nn.Linear) or whole:
+        biased = isinstance(module._parameters.get("bias"), nn.Parameter)
+        return Layer(name, module, 0, None if biased else norm)
+    weight = module._parameters.get("weight")
+    conv1d = type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2
+    if isinstance(module, nn.Embedding) or conv1d:  # of transformers, without import
+        return Layer(name, module, 1)
+    return None
+
+
+def _holds_matrices(module: nn.Module) -> bool:
+    """Whether a module that is no layer of one weight, such as an LSTM, has matrices itself."""
+    named = module._parameters.items()
+    return any(p is not None and p.ndim > 1 and "weight" in n for n, p in named)
+
+
+def _pass(
+    model: nn.Module, inputs: Any
+) -> tuple[Mapping[str, tuple[int, ...]], dict[str, nn.Module], Tensor]:
+    """Run once: shapes that leave leaf modules in order, batch norms behind them, logits."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    left: list[tuple[str, Tensor]] = []
+    feeds: dict[str, nn.Module] = {}
+
+    def see(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes.pop(name, None)
+            shapes[name] = tuple(output.shape)
+            left.append((name, output))
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if args and isinstance(module.running_mean, Tensor):
+            feeds.update({name: module for name, x in left if x is args[0]})
+
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if next(module.children(), None) is None:
+                handles.append(module.register_forward_hook(partial(see, name)))
+            if isinstance(module, _BATCH_NORMS):
+                handles.append(module.register_forward_pre_hook(enter))
+        with torch.no_grad():
+            return shapes, feeds, logits_of(call(model, inputs))
+    finally:
+        for handle in handles:
+            handle.remove()

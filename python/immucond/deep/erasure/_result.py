@@ -1,0 +1,130 @@
+"""What erasure came to: a network, and the curve of what it cost against what is left to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from ..._format import number, plain
+from .._leak import LeakProfile
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network on the way, from the one that was given on.
+
+    Attributes
+    ----------
+    price : float
+        Of `immucond.linear.erasure`, in units of what a layer is worth; 0 at the start.
+    kept : int
+        Directions that are left, of all layers together.
+    cost : float
+        What the outputs change by, to first order, summed over the layers, in units of what a layer
+        is worth; of this stage alone.
+    primary : float
+        As `EraseResult.primary`.
+    ceiling : float or None
+        Of the leak profile, and the cut where most is read.
+    where : str or None
+    """
+
+    price: float
+    kept: int
+    cost: float
+    primary: float
+    ceiling: float | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class EraseResult:
+    """A network without what its primary task does not use; ``print`` it for a table.
+
+    Attributes
+    ----------
+    model : nn.Module
+        A copy, with nothing inserted: the network's own code loads it.
+    method : str
+        What was done: "erase", or the name of a baseline.
+    ranks : dict of str to (int, int)
+        Directions that are left of each layer's output, and features that it has.
+    bound : float
+        Least sum of costs, to first order, of any maps of these ranks, in the last stage.
+    measure : {"accuracy", "logits"}
+        What `primary` is: the accuracy on the held-out rows, or 1 less the logits' relative change.
+    primary_before, primary : float
+    rows : int
+        Held-out primary rows.
+    leak_before, leak : LeakProfile or None
+        Of the harmful task, where its held-out rows were given.
+    curve : tuple of Stage
+        The trade-off, from the network that was given to the one that was made.
+    skipped : dict of str to str
+        Layers with weights that were left alone, and why.
+    """
+
+    model: nn.Module = field(repr=False)
+    method: str
+    ranks: dict[str, tuple[int, int]]
+    bound: float
+    measure: Literal["accuracy", "logits"]
+    primary_before: float
+    primary: float
+    rows: int
+    leak_before: LeakProfile | None
+    leak: LeakProfile | None
+    curve: tuple[Stage, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def lost(self) -> float:
+        """What the primary task has lost."""
+        return self.primary_before - self.primary
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Directions that are left, and features, of all layers together."""
+        return sum(r for r, _ in self.ranks.values()), sum(d for _, d in self.ranks.values())
+
+    def __repr__(self) -> str:
+        left, of = self.kept
+        read = ""
+        if self.leak is not None and self.leak_before is not None:
+            read = f", ceiling {self.leak_before.ceiling:.1%} -> {self.leak.ceiling:.1%}"
+        ranks = f", {left:,} of {of:,} directions left" if self.ranks else ""
+        return (
+            f"EraseResult({self.method}: primary {self.measure} {self.primary_before:.2%} -> "
+            f"{self.primary:.2%}{read}{ranks})"
+        )
+
+    def __str__(self) -> str:
+        heads = ("price", "directions", "cost", f"primary {self.measure}", "ceiling", "at")
+        rows = [heads] + [
+            (number(s.price), f"{s.kept:,}", number(s.cost), f"{s.primary:.2%}",
+             "" if s.ceiling is None else f"{s.ceiling:.1%}", s.where or "")
+            for s in self.curve
+        ]  # fmt: skip
+        told = 4 if self.leak is None else 6
+        widths = [max(len(row[i]) for row in rows) for i in range(told)]
+        lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in range(told)) for row in rows]
+        lines.append(f"{self.rows:,} held-out primary rows")
+        if self.skipped:
+            lines.append(f"left alone: {', '.join(self.skipped)}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number as plain Python values, without the network."""
+        names = ("method", "bound", "measure", "primary_before", "primary", "lost", "rows")
+        told: dict[str, Any] = plain({name: getattr(self, name) for name in names})
+        return {
+            **told,
+            "ranks": {name: list(pair) for name, pair in self.ranks.items()},
+            "curve": plain([asdict(stage) for stage in self.curve]),
+            "skipped": dict(self.skipped),
+            "leak_before": None if self.leak_before is None else self.leak_before.as_dict(),
+            "leak": None if self.leak is None else self.leak.as_dict(),
+        }

@@ -1,0 +1,240 @@
+"""Rounds of erasure: measure all layers, find the price that is allowed, fold, and recover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...linear import Erasure
+from .._batches import Loaded
+from .._distillation import adam, imitation
+from .._head import SplitModel
+from .._leak import LeakProfile, leak_profile
+from ._layers import Layer
+from ._result import Stage
+from ._utility import Utility
+from ._worth import Metric, Worth, worth_of
+
+Callback = Callable[[int, Mapping[str, Any]], object]
+
+_HALVINGS = 10  # of nine decades of prices: to within 2 %
+_LEAST, _MOST = 1e-8, 10.0  # in units of what a layer is worth
+_REACH = 3.0  # how many times as much a round may lose before it recovers
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Loaders of the primary task, and of the harmful one where there is one."""
+
+    primary: Any
+    held_out: Any
+    harmful: Any
+    harmful_held_out: Any
+
+    def leak(self, model: nn.Module, head: str, mask: Any, seed: int) -> LeakProfile | None:
+        """Measure what is read of the harmful task."""
+        if self.harmful is None:
+            return None
+        return leak_profile(
+            model, self.harmful, primary=self.primary, held_out=self.harmful_held_out,
+            untrained=False, split=head, mask=mask, seed=seed,
+        )  # fmt: skip
+
+
+@dataclass
+class Run:
+    """A copy of a network on its way; `stages`, `ranks` and `bound` say how far it is."""
+
+    work: nn.Module
+    layers: Mapping[str, Layer]
+    head: str
+    tasks: Tasks
+    utility: Utility
+    tol: float
+    metric: Metric
+    mask: Any
+    seed: int
+    callback: Callback | None
+    stages: list[Stage] = field(default_factory=list)
+    ranks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bound: float = 0.0
+    trials: int = 0
+
+    def begin(self) -> LeakProfile | None:
+        """Measure the network that was given."""
+        whole = sum(self.widths().values())
+        leak = self.leak()
+        self.stages = [self._stage(0.0, whole, 0.0, self.utility.before, leak)]
+        return leak
+
+    def widths(self) -> dict[str, int]:
+        """Features of each layer's output."""
+        return {name: layer.width for name, layer in self.layers.items()}
+
+    def leak(self) -> LeakProfile | None:
+        """Measure what is read of the harmful task."""
+        return self.tasks.leak(self.work, self.head, self.mask, self.seed)
+
+    def round(self, turn: int, rounds: int, recovery: Recovery | None) -> LeakProfile | None:
+        """Erase as much as this round may, and recover."""
+        allowed = self.tol * turn / rounds
+        worth = worth_of(
+            self.work, self.layers, self.tasks.primary, self.tasks.harmful, self.metric,
+            self.mask, self.seed + turn,
+        )  # fmt: skip
+        reached = self._dearest(worth, allowed, turn, rounds, recovery)
+        none: dict[str, Erasure] = {}
+        price, found = (0.0, none) if reached is None else reached
+        unit = unit_of(worth)
+        if found:
+            widths = self.widths()
+            self.ranks = {n: (found[n].rank if n in found else 0, widths[n]) for n in self.layers}
+            self.bound = sum(E.bound for E in found.values()) / unit
+        leak = self.leak()
+        kept = sum(r for r, _ in self.ranks.values()) if self.ranks else self.stages[-1].kept
+        cost = sum(E.cost for E in found.values()) / unit
+        self.stages.append(self._stage(price, kept, cost, self.utility.of(self.work), leak))
+        return leak
+
+    def _dearest(
+        self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int,
+        recovery: Recovery | None,
+    ) -> tuple[float, dict[str, Erasure]] | None:  # fmt: skip
+        """Fold the erasures of the highest price that is allowed, by halves of its logarithm."""
+        before = self._snapshot()
+        for reach in (1.0,) if recovery is None else (_REACH, 1.0):
+            found = self._search(worth, reach * allowed, turn, rounds)
+            if found is None:
+                continue
+            project = partial(self._fold, found[1], worth)
+            project()
+            if recovery is None:
+                return found
+            folded = self._snapshot()
+            recovery.run(self.work, self.head, project)
+            if self.utility.lost(self.work) <= allowed:
+                return found
+            self._restore(before if reach > 1.0 else folded)
+            if reach == 1.0:
+                return found
+        return None
+
+    def _search(
+        self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
+    ) -> tuple[float, dict[str, Erasure]] | None:
+        unit, best = unit_of(worth), None
+        before = self._parts()
+        low, high = math.log(_LEAST), math.log(_MOST)
+        for _ in range(_HALVINGS):
+            price = math.exp((low + high) / 2.0)
+            found = {name: each.path.at(price * unit) for name, each in worth.items()}
+            self._fold(found, worth)
+            lost = self.utility.lost(self.work)
+            self._put(before)
+            self.trials += 1
+            if self.callback is not None:
+                kept = sum(E.rank for E in found.values())
+                self.callback(self.trials, {
+                    "round": turn, "rounds": rounds, "price": price, "kept": kept, "lost": lost,
+                    "allowed": allowed,
+                })  # fmt: skip
+            if lost <= allowed:
+                best, low = (price, found), math.log(price)
+            else:
+                high = math.log(price)
+        return best
+
+    def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth]) -> None:
+        for name, E in found.items():
+            self.layers[name].fold(E.left, E.right, worth[name].mean)
+
+    def _stage(
+        self, price: float, kept: int, cost: float, primary: float, leak: LeakProfile | None
+    ) -> Stage:
+        if leak is None:
+            return Stage(price, kept, cost, primary)
+        return Stage(price, kept, cost, primary, leak.ceiling, leak.where)
+
+    # ---- weights, kept and put back ----
+
+    def _parts(self) -> list[Tensor]:
+        return [x.detach().clone() for layer in self.layers.values() for x in layer.parameters]
+
+    @torch.no_grad()
+    def _put(self, parts: list[Tensor]) -> None:
+        mine = [x for layer in self.layers.values() for x in layer.parameters]
+        for x, value in zip(mine, parts, strict=True):
+            x.copy_(value)
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: x.detach().clone() for name, x in self.work.state_dict().items()}
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        self.work.load_state_dict(state)
+
+    # ---- in a file ----
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "model": self._snapshot(), "stages": [asdict(stage) for stage in self.stages],
+            "ranks": {name: list(pair) for name, pair in self.ranks.items()},
+            "bound": self.bound, "trials": self.trials,
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self._restore(state["model"])
+        self.stages = [Stage(**stage) for stage in state["stages"]]
+        self.ranks = {name: (r, d) for name, (r, d) in state["ranks"].items()}
+        self.bound, self.trials = state["bound"], state["trials"]
+
+
+def unit_of(worth: Mapping[str, Worth]) -> float:
+    """Return what a layer is worth as a whole: the median over layers."""
+    totals = torch.tensor([each.path.total for each in worth.values()], dtype=torch.float64)
+    return float(totals.median())
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Steps of distillation on the primary task, from the network that was given."""
+
+    teacher: nn.Module
+    primary: Loaded
+    steps: int
+    lr: float
+    seed: int
+
+    def run(self, work: nn.Module, head: str, project: Callable[[], None]) -> None:
+        """Train all but the head; after each step the weights are projected again."""
+        model, teacher = SplitModel(work, head), SplitModel(self.teacher, head)
+        flags = {name: p.requires_grad for name, p in work.named_parameters()}
+        mine = {id(p) for p in model.head.parameters()}
+        for p in work.parameters():
+            p.requires_grad_(p.is_floating_point() and id(p) not in mine)
+        optimizer = adam([p for p in work.parameters() if p.requires_grad], self.lr, self.steps)
+        generator = torch.Generator().manual_seed(self.seed)
+        done = 0
+        try:
+            while done < self.steps:
+                for batch in self.primary.epoch(generator):
+                    with torch.no_grad():
+                        lesson = self.primary.run(teacher, batch)
+                    optimizer.zero_grad()
+                    imitation(self.primary.run(model, batch).logits, lesson).backward()
+                    optimizer.step()
+                    project()
+                    done += 1
+                    if done >= self.steps:
+                        break
+        finally:
+            for name, p in work.named_parameters():
+                p.grad = None
+                p.requires_grad_(flags[name])

@@ -1,0 +1,64 @@
+"""What the primary task has lost, on rows that were not used to erase."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._batches import Loaded, everything, gathered
+from .._head import SplitModel
+
+
+class Utility:
+    """A network's worth on held-out primary rows, and what a changed copy of it has lost.
+
+    Attributes
+    ----------
+    measure : {"accuracy", "logits"}
+        Share of the rows that are put in their class; or, where labels are no classes, 1 less the
+        change of the logits, squared, relative to their variance.
+    before : float
+        Of the network that was given.
+    rows : int
+    """
+
+    def __init__(self, model: nn.Module, head: str, held_out: Loaded) -> None:
+        self._head, self._data = head, held_out
+        found = gathered(SplitModel(model, head), held_out, "held_out", 10**12)
+        self.rows = len(found.features)
+        self.measure: Literal["accuracy", "logits"] = "logits"
+        self._logits = torch.empty(0)
+        if found.labels is not None and found.guesses is not None:
+            self.measure = "accuracy"
+            self.before = self._share(found.guesses, found.labels)
+        else:
+            self._logits = everything(SplitModel(model, head), held_out, "held_out").logits.double()
+            self.before = 1.0
+
+    def of(self, model: nn.Module) -> float:
+        """Return a network's worth; 0 where it puts out NaN."""
+        split = SplitModel(model, self._head)
+        if self.measure == "accuracy":
+            try:
+                found = gathered(split, self._data, "held_out", 10**12)
+            except ValueError:
+                return 0.0
+            assert found.guesses is not None
+            assert found.labels is not None
+            return self._share(found.guesses, found.labels)
+        now = everything(split, self._data, "held_out").logits.double()
+        moved = (now - self._logits).square().sum()
+        size = (self._logits - self._logits.mean(0)).square().sum()
+        left = 1.0 - float(moved / size) if float(size) > 0.0 else 1.0 - float(moved > 0.0)
+        return left if math.isfinite(left) else 0.0
+
+    def lost(self, model: nn.Module) -> float:
+        """Return how much of its worth the network has lost."""
+        return self.before - self.of(model)
+
+    @staticmethod
+    def _share(guesses: Tensor, labels: Tensor) -> float:
+        return float((guesses == labels).double().mean())

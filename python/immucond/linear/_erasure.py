@@ -1,0 +1,314 @@
+"""Erasure: the map of a given rank that outputs feel least, and nothing brings back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from .._errors import underflow_is_zero
+from .._task import Root, root_of_gram
+from .._validate import FloatArray, as_count, as_float64, as_matrix, check_real
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """``Z @ erasure`` keeps `rank` directions of the features; ``E = left right^T``, ``E E = E``.
+
+    Attributes
+    ----------
+    left, right : (d, r) array
+        Factors, ``right^T left = I``.
+    price : float
+        Of harmful variance, in units of `cost`: a direction stays where it is worth more.
+    values : (rank of K_P,) array
+        What the directions that matter most are worth to the outputs, descending, in units of
+        ``tr(G K_P)``: the eigenvalues of ``G K_P``.
+    cost : float
+        ``tr G (E - I)^T K_P (E - I)``: what the outputs of the primary task change by.
+    kept : float
+        Share of the harmful variance, in units of the primary's, that is left.
+    """
+
+    left: FloatArray = field(repr=False)
+    right: FloatArray = field(repr=False)
+    price: float
+    values: FloatArray = field(repr=False)
+    cost: float
+    kept: float
+
+    @property
+    def rank(self) -> int:
+        """Directions that are kept, r."""
+        return int(self.left.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d, d)``."""
+        return (self.left.shape[0],) * 2
+
+    @property
+    def bound(self) -> float:
+        """Least `cost` of any map of this rank: the sum of `values` beyond it."""
+        return float(self.values[self.rank :].sum())
+
+    @property
+    def total(self) -> float:
+        """``tr(G K_P)``, the cost of erasing everything."""
+        return float(self.values.sum())
+
+    @property
+    def theta(self) -> FloatArray:
+        """(d, d) array E."""
+        return np.asarray(self.left @ self.right.T)
+
+    def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
+        return np.asarray((np.asarray(Z, dtype=np.float64) @ self.left) @ self.right.T)
+
+    def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
+        return np.asarray(self.left @ (self.right.T @ np.asarray(omega, dtype=np.float64)))
+
+    # NumPy leaves the product Z @ erasure to us.
+    __array_ufunc__ = None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
+        if copy is False:
+            raise ValueError("a map of low rank becomes an array by a copy alone")
+        return self.theta.astype(np.float64 if dtype is None else dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Erasure(rank {self.rank} of {self.shape[0]}, cost {self.cost:.3g} of "
+            f"{self.total:.3g} (bound {self.bound:.3g}), price {self.price:.3g})"
+        )
+
+
+@underflow_is_zero
+def erasure(
+    K_P: npt.ArrayLike,
+    G: npt.ArrayLike,
+    rank: SupportsIndex | None = None,
+    *,
+    price: float | None = None,
+    K_H: npt.ArrayLike | None = None,
+    computed_in: Any = None,
+) -> Erasure:
+    r"""Keep the directions of features that the outputs need, and erase all others.
+
+    Features of the primary task with second moment :math:`K_P = E[z z^T]` move the outputs by
+    :math:`E \|J (E^T - I) z\|^2 = \operatorname{tr} G (E - I)^T K_P (E - I)` to first order,
+    :math:`G = E[J^T J]` for the outputs' Jacobian J. With :math:`K_P = R^T R` the maps
+
+    .. math::
+
+        E = R^+ V V^T R, \qquad V \text{ orthonormal}
+
+    are what the choice is among: projectors along the primary metric. For the `rank` leading
+    eigenvectors V of :math:`R G R^T` the cost is the least of all maps of that rank, projectors or
+    not: the sum of the other eigenvalues, which are those of :math:`G K_P`.
+
+    With harmful features those directions go first in which harmful variance is largest beside the
+    primary one: of all V, the columns minimize the cost plus `price` times
+    :math:`\operatorname{tr} V^T (R^{+T} K_H R^+) V`.
+
+    Parameters
+    ----------
+    K_P : (d, d) array_like
+        Second moment of the primary features, per row (centred, where their mean is kept).
+    G : (d, d) array_like
+        Second moment of the outputs' gradients by these features, per row.
+    rank : int, optional
+        Directions to keep, from 0 to d; or give `price`.
+    price : float, optional
+        Directions stay whose worth to the outputs is more than this for a unit of harmful variance
+        relative to the primary one; without `K_H` each direction counts as one.
+    K_H : (d, d) array_like, optional
+        Second moment of the harmful features, per row, with whatever weighs more in it, such as
+        that of the means of classes. It may be singular.
+    computed_in : dtype_like, optional
+        The precision in which the features of `K_P` were computed, where it is not that of `K_P`.
+
+    Returns
+    -------
+    Erasure
+
+    Raises
+    ------
+    ValueError
+        For NaN, sizes that differ, matrices that are not symmetric positive semidefinite, a rank
+        beyond d, a negative price, and neither or both of rank and price.
+
+    Notes
+    -----
+    Ours as a defence; the bound is that of Eckart and Young in the metrics of both sides, and the
+    same projector truncates a balanced linear system (Moore, 1981: K_P and G are its Gramians).
+    An invertible map A of the features takes it to :math:`A^{-1} E A`: no gauge moves what is
+    erased. Directions that no primary row uses are erased at no cost. No inverse of G is taken.
+
+    Without `K_H` the maps of all prices share their directions. With it, a given rank r has the
+    least price at which no more than r directions stay: the (r + 1)-th eigenvalue of the pencil.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> K_P, G = np.diag([4.0, 1.0, 1.0]), np.diag([1.0, 2.0, 0.1])
+    >>> E = ic.linear.erasure(K_P, G, 2)
+    >>> E.theta
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 0.]])
+    >>> round(E.cost, 12), round(E.bound, 12)
+    (0.1, 0.1)
+
+    The harmful rows use the second direction most:
+
+    >>> E = ic.linear.erasure(K_P, G, price=0.25, K_H=np.diag([1.0, 10.0, 0.1]))
+    >>> E.theta.diagonal()
+    array([1., 0., 1.])
+    """
+    if (rank is None) == (price is None):
+        raise ValueError("give either rank or price")
+    path = erasure_path(K_P, G, K_H=K_H, computed_in=computed_in)
+    return path.keeping(rank) if rank is not None else path.at(price)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ErasurePath:
+    """Erasures of the same features, by price or rank: what they share is computed once.
+
+    Attributes
+    ----------
+    root : Root
+        Of K_P.
+    worth : (k, k) array
+        ``R G R^T``, k the rank of K_P: what each direction is worth to the outputs.
+    harm : (k, k) array or None
+        ``R^+T K_H R^+``; None for the identity.
+    """
+
+    root: Root = field(repr=False)
+    worth: FloatArray = field(repr=False)
+    harm: FloatArray | None = field(repr=False)
+
+    @property
+    def dim(self) -> int:
+        """Number of features, d."""
+        return self.root.dim
+
+    @property
+    def total(self) -> float:
+        """``tr(G K_P)``."""
+        return float(self._values.sum())
+
+    @cached_property
+    def _spectrum(self) -> tuple[FloatArray, FloatArray]:
+        s, V = np.linalg.eigh(self.worth)
+        return s[::-1], V[:, ::-1]
+
+    @property
+    def _values(self) -> FloatArray:
+        return np.maximum(self._spectrum[0], 0.0)
+
+    def at(self, price: float) -> Erasure:
+        """Return the erasure of a price, at least 0."""
+        paid = check_real(price, "price", low=0.0)
+        if self.harm is None:
+            s, V = self._spectrum
+            s = s - paid
+        else:
+            s, V = np.linalg.eigh(self.worth - paid * self.harm)
+            s, V = s[::-1], V[:, ::-1]
+        # What is worth nothing but for rounding is not kept, at a price of 0 either.
+        least = np.finfo(np.float64).eps * self.root.rank * max(self.total, float(np.abs(s).max()))
+        return self._made(V[:, : int(np.count_nonzero(s > least))], paid)
+
+    def keeping(self, rank: SupportsIndex) -> Erasure:
+        """Return the erasure that keeps so many directions, from 0 to d."""
+        keep = as_count(rank, "rank", least=0)
+        if keep > self.dim:
+            raise ValueError(f"rank must be at most {self.dim}, the features, and is {keep}")
+        keep = min(keep, self.root.rank)
+        if self.harm is None:
+            V = self._spectrum[1]
+            paid = float(self._values[keep]) if keep < self.root.rank else 0.0
+        else:
+            paid = _least_price(self.worth, self.harm, keep)
+            V = np.linalg.eigh(self.worth - paid * self.harm)[1][:, ::-1]
+        return self._made(V[:, :keep], paid)
+
+    def _made(self, V: FloatArray, price: float) -> Erasure:
+        def of(A: FloatArray) -> float:
+            return float(np.sum(V * (A @ V)))
+
+        k = self.root.rank
+        whole = k if self.harm is None else float(np.trace(self.harm))
+        left_over = V.shape[1] if self.harm is None else of(self.harm)
+        return Erasure(
+            left=self.root.unwhitened(V),
+            right=self.root.matrix.T @ V,
+            price=price,
+            values=self._values,
+            cost=max(float(np.trace(self.worth)) - of(self.worth), 0.0),
+            kept=left_over / whole if whole > 0.0 else 0.0,
+        )
+
+
+@underflow_is_zero
+def erasure_path(
+    K_P: npt.ArrayLike,
+    G: npt.ArrayLike,
+    *,
+    K_H: npt.ArrayLike | None = None,
+    computed_in: Any = None,
+) -> ErasurePath:
+    """Return all erasures of the same features; arguments and errors as those of `erasure`.
+
+    Examples
+    --------
+    >>> import numpy as np, immucond as ic
+    >>> path = ic.linear.erasure_path(np.diag([4.0, 1.0, 1.0]), np.eye(3))
+    >>> [path.at(price).rank for price in (0.5, 2.0, 8.0)], path.keeping(1).price
+    ([3, 1, 0], 1.0)
+    """
+    root = root_of_gram(K_P, "K_P", computed_in=computed_in)
+    worth = root.matrix @ _psd(G, "G", root.dim) @ root.matrix.T * root.scale**2
+    harm = None
+    if K_H is not None:
+        within = root.whitened(root.whitened(_psd(K_H, "K_H", root.dim)).T)
+        harm = (within + within.T) / (2.0 * root.scale**2)
+    return ErasurePath(root, 0.5 * (worth + worth.T), harm)
+
+
+def _psd(A: npt.ArrayLike, name: str, d: int) -> FloatArray:
+    """Return a symmetric positive semidefinite matrix of the size of K_P; it may be 0."""
+    found = as_float64(as_matrix(A, name), name)
+    if found.shape != (d, d):
+        raise ValueError(f"{name} must have shape ({d}, {d}), as K_P, and has {found.shape}")
+    size = float(np.abs(found).max())
+    if float(np.abs(found - found.T).max()) > 1e-8 * size:
+        raise ValueError(f"{name} must be symmetric, and is not")
+    found = 0.5 * (found + found.T)
+    least = float(scipy.linalg.eigvalsh(found, subset_by_index=(0, 0))[0])
+    if least < -1e-8 * d * size:
+        raise ValueError(
+            f"{name} must be positive semidefinite, and has the eigenvalue {least:.3g}"
+        )
+    return found
+
+
+def _least_price(worth: FloatArray, harm: FloatArray, keep: int) -> float:
+    """Return the (keep + 1)-th largest eigenvalue of the pencil worth - price harm."""
+    if keep >= len(worth):
+        return 0.0
+    # As shares of both together, so that harm may be singular; what both lack counts as harm.
+    unit = np.trace(worth) / max(float(np.trace(harm)), np.finfo(np.float64).tiny) or 1.0
+    both = worth + unit * harm
+    floor = np.finfo(np.float64).eps * len(worth) * float(np.trace(both)) or 1.0
+    both[np.diag_indices_from(both)] += floor
+    shares = scipy.linalg.eigh(worth, both, eigvals_only=True)[::-1]
+    share = min(max(float(shares[keep]), 0.0), 1.0 - np.finfo(np.float64).eps)
+    return float(unit * share / (1.0 - share))
