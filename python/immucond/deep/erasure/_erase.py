@@ -39,7 +39,7 @@ def erase(
     harmful_held_out: Any = None,
     split: str | None = None,
     modules: str | Sequence[str] = "auto",
-    rounds: SupportsIndex = 2,
+    rounds: SupportsIndex = 1,
     recover: SupportsIndex = 0,
     lr: float = 1e-4,
     mask: str | Callable[[Any], Tensor] | None = "attention_mask",
@@ -78,8 +78,9 @@ def erase(
         Name of the head; by default the last linear layer that makes the logits. It is kept.
     modules : "auto", or str or sequence of str
         Layers, by names or patterns as in `record`; by default all that a map can be folded into.
-    rounds : int, default: 2
-        How often everything is measured anew. Each round may lose another share of `tol`.
+    rounds : int, default: 1
+        How often everything is measured anew. Each round may lose another share of `tol`; more of
+        them make a longer curve, and rarely a better one.
     recover : int, default: 0
         Steps of distillation on the primary task after each round, within the directions that are
         left, with the network that was given as teacher. A round may then lose three times as much
@@ -103,7 +104,8 @@ def erase(
     Raises
     ------
     ValueError
-        Where no direction can go within `tol`, or all of them can; for layers that are named and
+        Where no direction can go within `tol`; where the network tells no classes apart; for
+        layers that are named and
         cannot be folded into, with the reason; for data that are the same where they must not be;
         for harmful rows without held-out ones; where rounding to the network's dtype loses more
         than `tol`; and as in `record` and `leak_profile`.
@@ -116,7 +118,10 @@ def erase(
     were independent, so `EraseResult.bound` is exact to first order for layers with one row a
     sample. Other benign tasks lose what the primary one does not use, too.
 
-    Half precision is computed in float32. Layers whose weight is tied, such as an embedding that is
+    What is stored has these ranks exactly: weights are rounded to products of whole numbers, about
+    2^-10 of their size, since the rounding of a product tells of all that was erased to whoever
+    reads the network in higher precision. Half precision is computed in float32 and rounded, which
+    is not exact: convert such a network to float32 first where that matters. Layers whose weight is tied, such as an embedding that is
     the head too, are left alone: `EraseResult.skipped`.
 
     Examples
@@ -142,17 +147,15 @@ def erase(
     model = unwrapped(model)
     where = device_of(model)
     given = _tasks(primary, held_out, harmful, harmful_held_out)
-    loaded = {
-        name: _loaded(x, where, name, drawn) for name, x in vars(given).items() if x is not None
-    }
+    loaded = {name: _loaded(x, where, name, drawn) for name, x in given.parts().items()}
     _refuse_same(loaded)
     half = any(p.dtype in _HALF for p in model.parameters())
     work = copied(model, where).eval()
     tasks, data = given, loaded
     if half:
         work = nn.Module.float(work)
-        tasks = Tasks(*(None if x is None else _Widened(x) for x in vars(given).values()))
-        data = {name: _loaded(x, where, name, drawn) for name, x in vars(tasks).items() if x}
+        tasks = Tasks(**{name: _Widened(x) for name, x in given.parts().items()})
+        data = {name: _loaded(x, where, name, drawn) for name, x in tasks.parts().items()}
     inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)
     found = layers_of(work, inputs, split)
     layers = _chosen(work, found, modules)
@@ -184,14 +187,15 @@ def erase(
     finally:
         model.train(training)
     _refuse_idle(run)
-    primary_after = run.stages[-1].primary
+    after = run.stages[-1].primary
     if half:
-        work = _rounded(work, model)
-        primary_after = Utility(work, found.head, loaded["held_out"]).before
-        if utility.before - primary_after > allowed:
+        work, utility = _rounded(work, model), Utility(model.eval(), found.head, loaded["held_out"])
+        model.train(training)
+        after = utility.of(work)
+        if utility.before - after > allowed:
             stored = next(p.dtype for p in model.parameters() if p.dtype in _HALF)
             raise ValueError(
-                f"rounding to {stored} loses {utility.before - primary_after:.3g} of the primary "
+                f"rounding to {stored} loses {utility.before - after:.3g} of the primary "
                 f"{utility.measure}, more than tol={allowed:g}: erase in float32, or give a larger "
                 "tol"
             )
@@ -199,7 +203,7 @@ def erase(
     return EraseResult(
         model=work, method="erase" if metric != "variance" else "pca", ranks=run.ranks,
         bound=run.bound, measure=utility.measure, primary_before=utility.before,
-        primary=primary_after, rows=utility.rows, leak_before=before, leak=leak,
+        primary=after, rows=utility.rows, leak_before=before, leak=leak,
         curve=tuple(run.stages), skipped=found.skipped,
     )  # fmt: skip
 
@@ -274,15 +278,10 @@ def _rounded(work: nn.Module, like: nn.Module) -> nn.Module:
 
 
 def _refuse_idle(run: Run) -> None:
-    """Refuse a network of which nothing could go, or everything."""
-    if not run.ranks:
+    """Refuse a network of which nothing could go."""
+    if sum(rank for rank, _ in run.ranks.values()) == sum(run.widths().values()):
         raise ValueError(
             f"tol={run.tol:g} leaves every direction: to erase those that cost the outputs least "
             f"loses more of the primary {run.utility.measure}. Give a larger tol, or more held-out "
             "rows"
-        )
-    if not any(rank for rank, _ in run.ranks.values()):
-        raise ValueError(
-            f"with tol={run.tol:g} every layer can go: the primary {run.utility.measure} of "
-            f"{run.utility.before:.3g} needs nothing of the network. Give a smaller tol"
         )

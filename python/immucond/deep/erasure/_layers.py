@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..._validate import FloatArray
 from .._network import call, logits_of, repeated, tied
 from .._sharded import edit_weight
+from ._exact import exact_product
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_DIGITS = {torch.float32: 24, torch.float64: 53}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -59,27 +62,34 @@ class Layer:
             yield self.norm.get_buffer("running_mean")
 
     def fold(self, left: FloatArray, right: FloatArray, mean: FloatArray) -> None:
-        """Let what the layer puts out be kept in the span of `right` (d, r), about its mean."""
-        L, R = (torch.from_numpy(x) for x in (left, right))
-        mu = torch.from_numpy(mean)
-        shift = mu - R @ (L.T @ mu)
-        axis, embeds = self.axis, isinstance(self.module, nn.Embedding)
+        """Let what the layer puts out be kept in the span of `right` (d, r), about its mean.
 
-        def through(x: Tensor, axis: int) -> Tensor:
-            rows = x.to("cpu", torch.float64).movedim(axis, -1)
-            return ((rows @ L) @ R.T).movedim(-1, axis)
+        Of the weight exactly so, although in floating-point numbers: to 2^-10 of its size.
+        """
+        shift = mean - right @ (left.T @ mean)
+        axis, embeds = self.axis, isinstance(self.module, nn.Embedding)
+        Q, T = np.linalg.qr(right)
 
         def weight(x: Tensor) -> Tensor:
-            return through(x, axis) + shift if embeds else through(x, axis)
+            W = np.moveaxis(_array(x), axis, 0)
+            within = T @ (left.T @ W.reshape(len(W), -1))
+            if embeds:  # each word's row tells of itself, so its rounding tells no more
+                W = (Q @ within).reshape(W.shape) + shift[:, None]
+            else:
+                W = exact_product(Q, within, _DIGITS[x.dtype]).reshape(W.shape)
+            return torch.from_numpy(np.ascontiguousarray(np.moveaxis(W, 0, axis)))
 
         edit_weight(self.module.get_parameter("weight"), weight)
-        if not self.shifts or embeds:
-            return
         if self.norm is not None:
-            edit_weight(self.norm.get_buffer("running_mean"), lambda x: x.cpu().double() - shift)
-        else:
+            mean_of = self.norm.get_buffer("running_mean")
+            edit_weight(mean_of, lambda x: torch.from_numpy(_array(x) - shift))
+        elif self.shifts and not embeds:
             bias = self.module.get_parameter("bias")
-            edit_weight(bias, lambda x: through(x, 0) + shift)
+            edit_weight(bias, lambda x: torch.from_numpy(right @ (left.T @ _array(x)) + shift))
+
+
+def _array(x: Tensor) -> FloatArray:
+    return np.asarray(x.detach().to("cpu", torch.float64).numpy())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,8 +22,8 @@ from ._worth import Metric, Worth, worth_of
 
 Callback = Callable[[int, Mapping[str, Any]], object]
 
-_HALVINGS = 10  # of nine decades of prices: to within 2 %
-_LEAST, _MOST = 1e-8, 10.0  # in units of what a layer is worth
+_MOST, _LEAST = 0.0, -6.0  # decades of prices, in units of what a layer is worth
+_HALVINGS = 5  # of the last decade: to within 7 %
 _REACH = 3.0  # how many times as much a round may lose before it recovers
 
 
@@ -34,8 +33,15 @@ class Tasks:
 
     primary: Any
     held_out: Any
-    harmful: Any
-    harmful_held_out: Any
+    harmful: Any = None
+    harmful_held_out: Any = None
+
+    def parts(self) -> dict[str, Any]:
+        """Return those that there are, by name."""
+        primary = {"primary": self.primary, "held_out": self.held_out}
+        if self.harmful is None:
+            return primary
+        return {**primary, "harmful": self.harmful, "harmful_held_out": self.harmful_held_out}
 
     def leak(self, model: nn.Module, head: str, mask: Any, seed: int) -> LeakProfile | None:
         """Measure what is read of the harmful task."""
@@ -68,9 +74,11 @@ class Run:
 
     def begin(self) -> LeakProfile | None:
         """Measure the network that was given."""
-        whole = sum(self.widths().values())
+        self.ranks = {name: (width, width) for name, width in self.widths().items()}
         leak = self.leak()
-        self.stages = [self._stage(0.0, whole, 0.0, self.utility.before, leak)]
+        self.stages = [
+            self._stage(0.0, sum(self.widths().values()), 0.0, self.utility.before, leak)
+        ]
         return leak
 
     def widths(self) -> dict[str, int]:
@@ -93,11 +101,13 @@ class Run:
         price, found = (0.0, none) if reached is None else reached
         unit = unit_of(worth)
         if found:
-            widths = self.widths()
-            self.ranks = {n: (found[n].rank if n in found else 0, widths[n]) for n in self.layers}
+            self.ranks = {
+                name: (found[name].rank if name in found else 0, width)
+                for name, width in self.widths().items()
+            }
             self.bound = sum(E.bound for E in found.values()) / unit
         leak = self.leak()
-        kept = sum(r for r, _ in self.ranks.values()) if self.ranks else self.stages[-1].kept
+        kept = sum(rank for rank, _ in self.ranks.values())
         cost = sum(E.cost for E in found.values()) / unit
         self.stages.append(self._stage(price, kept, cost, self.utility.of(self.work), leak))
         return leak
@@ -128,27 +138,33 @@ class Run:
     def _search(
         self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
     ) -> tuple[float, dict[str, Erasure]] | None:
-        unit, best = unit_of(worth), None
-        before = self._parts()
-        low, high = math.log(_LEAST), math.log(_MOST)
-        for _ in range(_HALVINGS):
-            price = math.exp((low + high) / 2.0)
-            found = {name: each.path.at(price * unit) for name, each in worth.items()}
-            self._fold(found, worth)
-            lost = self.utility.lost(self.work)
-            self._put(before)
-            self.trials += 1
-            if self.callback is not None:
-                kept = sum(E.rank for E in found.values())
-                self.callback(self.trials, {
-                    "round": turn, "rounds": rounds, "price": price, "kept": kept, "lost": lost,
-                    "allowed": allowed,
-                })  # fmt: skip
-            if lost <= allowed:
-                best, low = (price, found), math.log(price)
-            else:
-                high = math.log(price)
+        """Try prices from what a layer is worth down by decades, then halves of the last one."""
+        told = {"round": turn, "rounds": rounds, "allowed": allowed}
+        best, exponent, step = None, _MOST, 1.0
+        while best is None and exponent >= _LEAST:
+            best = self._tried(worth, 10.0**exponent, allowed, told)
+            exponent -= 0.0 if best is not None else step
+        for _ in range(_HALVINGS if best is not None else 0):
+            step /= 2.0
+            better = self._tried(worth, 10.0 ** (exponent + step), allowed, told)
+            if better is not None:
+                best, exponent = better, exponent + step
         return best
+
+    def _tried(
+        self, worth: Mapping[str, Worth], price: float, allowed: float, told: Mapping[str, Any]
+    ) -> tuple[float, dict[str, Erasure]] | None:
+        """Return a price's erasures where they lose no more than is allowed."""
+        before, unit = self._parts(), unit_of(worth)
+        found = {name: each.path.at(price * unit) for name, each in worth.items()}
+        self._fold(found, worth)
+        lost = self.utility.lost(self.work)
+        self._put(before)
+        self.trials += 1
+        if self.callback is not None:
+            kept = sum(E.rank for E in found.values())
+            self.callback(self.trials, {**told, "price": price, "kept": kept, "lost": lost})
+        return (price, found) if lost <= allowed else None
 
     def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth]) -> None:
         for name, E in found.items():

@@ -15,6 +15,8 @@ from .._head import SplitModel
 class Utility:
     """A network's worth on held-out primary rows, and what a changed copy of it has lost.
 
+    One that puts all rows in one class has no worth, whatever the share of that class.
+
     Attributes
     ----------
     measure : {"accuracy", "logits"}
@@ -34,6 +36,11 @@ class Utility:
         if found.labels is not None and found.guesses is not None:
             self.measure = "accuracy"
             self.before = self._share(found.guesses, found.labels)
+            if _constant(found.guesses):
+                raise ValueError(
+                    "the network puts all held-out rows of the primary task in one class: nothing "
+                    "of it is needed for that"
+                )
         else:
             self._logits = everything(SplitModel(model, head), held_out, "held_out").logits.double()
             self.before = 1.0
@@ -48,7 +55,7 @@ class Utility:
                 return 0.0
             assert found.guesses is not None
             assert found.labels is not None
-            return self._share(found.guesses, found.labels)
+            return 0.0 if _constant(found.guesses) else self._share(found.guesses, found.labels)
         now = everything(split, self._data, "held_out").logits.double()
         moved = (now - self._logits).square().sum()
         size = (self._logits - self._logits.mean(0)).square().sum()
@@ -62,3 +69,7 @@ class Utility:
     @staticmethod
     def _share(guesses: Tensor, labels: Tensor) -> float:
         return float((guesses == labels).double().mean())
+
+
+def _constant(guesses: Tensor) -> bool:
+    return bool((guesses == guesses[:1]).all())

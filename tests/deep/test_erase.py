@@ -1,0 +1,542 @@
+"""Erasure takes what the primary task does not use out of a network's weights, and no more."""
+
+import copy
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import Tensor, nn  # noqa: E402
+
+import immucond as ic  # noqa: E402
+import immucond.deep as icd  # noqa: E402
+from immucond.deep.erasure._exact import exact_product
+from immucond.deep.erasure._layers import layers_of  # noqa: E402
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def net_of(used: int = 2, inputs: int = 6, width: int = 12) -> nn.Sequential:
+    """Return a network whose head reads the hidden units of the first inputs alone."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3)
+    )
+    with torch.no_grad():
+        net[0].weight.zero_()
+        for unit in range(width):  # each hidden unit of one input
+            net[0].weight[unit, unit % inputs] = 1.0
+        mine = torch.arange(width) % inputs < used
+        net[2].weight.copy_(torch.where(mine[:, None] == mine[None, :], net[2].weight, 0.0))
+        net[2].bias.zero_()
+        net[4].weight.mul_(3.0 * mine)
+        net[4].bias.zero_()
+    return net.eval()
+
+
+def data(net: nn.Module, rows: int, seed: int, inputs: int = 6) -> Batches:
+    """Return primary rows with the classes that the network tells."""
+    X = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return list(zip(X.split(200), net(X).argmax(1).split(200), strict=True))
+
+
+def harmful(rows: int, seed: int, inputs: int = 6) -> Batches:
+    """Return rows whose class is the sign of the last input."""
+    X = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(seed))
+    return list(zip(X.split(200), (X[:, -1] > 0).long().split(200), strict=True))
+
+
+def accuracy(net: nn.Module, batches: Batches) -> float:
+    with torch.no_grad():
+        return float(np.mean([float((net(x).argmax(1) == y).double().mean()) for x, y in batches]))
+
+
+# ---- layers ----
+
+
+class Images(nn.Module):
+    """A padded convolution before a batch norm, one with a bias, one in groups, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.second = nn.Conv2d(6, 5, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(5, 5, 1, groups=5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.norm(self.first(x)).relu())
+        return self.head(self.grouped(x).mean((2, 3)))
+
+
+class Words(nn.Module):
+    """An embedding, transformers' layer with its weight transposed, a layer without bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers.pytorch_utils import Conv1D
+
+        self.words = nn.Embedding(20, 6)
+        self.turned = Conv1D(5, 6)
+        self.plain = nn.Linear(5, 4, bias=False)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.plain(self.turned(self.words(x)).tanh()).mean(1))
+
+
+def folded(net: nn.Module, x: Tensor, name: str, of: str) -> tuple[Tensor, Tensor]:
+    """Return what a layer should put out with a map folded in, and what it does."""
+    net = net.double().eval()
+    layer = layers_of(net, x, None).layers[name]
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((layer.width, 2)) for _ in range(2))
+    mean = rng.standard_normal(layer.width) if layer.shifts else np.zeros(layer.width)
+    seen: list[Tensor] = []
+    net.get_submodule(of).register_forward_hook(lambda *passed: seen.append(passed[-1]))
+    axis = 1 if of in ("first", "norm", "second") else -1
+    P, mu = torch.from_numpy(left @ right.T), torch.from_numpy(mean)
+    with torch.no_grad():
+        if of == name:
+            net(x)
+            wanted = (mu + (seen[0].movedim(axis, -1) - mu) @ P).movedim(-1, axis)
+        else:  # by the batch norm behind it
+            handle = layer.module.register_forward_hook(
+                lambda _, __, o: (mu + (o.movedim(1, -1) - mu) @ P).movedim(-1, 1)
+            )
+            net(x)
+            wanted = seen[0]
+            handle.remove()
+        layer.fold(left, right, mean)
+        net(x)
+    return wanted, seen[-1]
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_map_of_channels_folds_into_a_convolution(name: str) -> None:
+    net = Images()
+    with torch.no_grad():
+        net.norm.running_mean.uniform_(-1.0, 1.0)
+        net.norm.weight.uniform_(0.5, 2.0)
+    wanted, got = folded(
+        net, torch.randn(4, 3, 8, 8).double(), name, "norm" if name == "first" else name
+    )
+    torch.testing.assert_close(got, wanted, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["words", "turned", "plain"])
+def test_a_map_folds_into_layers_of_words(name: str) -> None:
+    pytest.importorskip("transformers")
+    wanted, got = folded(Words(), torch.arange(40).reshape(4, 10) % 20, name, name)
+    torch.testing.assert_close(got, wanted, rtol=0.0, atol=1e-5)
+
+
+def test_layers_that_cannot_take_a_map_are_named() -> None:
+    found = layers_of(Images().eval(), torch.randn(2, 3, 8, 8), None)
+    assert list(found.layers) == ["first", "second"]
+    assert found.head == "head"
+    assert found.skipped == {"grouped": "no layer that a map can be folded into"}
+
+
+def test_tied_and_idle_layers_are_named() -> None:
+    net = nn.Module()
+    net.a, net.b, net.idle, net.head = (
+        nn.Linear(3, 3),
+        nn.Linear(3, 3),
+        nn.Linear(3, 3),
+        nn.Linear(3, 2),
+    )
+    net.b.weight = net.a.weight
+    net.forward = lambda x: net.head(net.b(net.a(x)))  # type: ignore[method-assign]
+    found = layers_of(net, torch.randn(4, 3), None)
+    assert not found.layers
+    assert found.skipped == {
+        "a": "its weight is tied to another", "b": "its weight is tied to another",
+        "idle": "it never ran by itself",
+    }  # fmt: skip
+
+
+# ---- what goes, and what stays ----
+
+
+def test_what_the_primary_task_does_not_use_is_gone() -> None:
+    net = net_of()
+    primary, held_out = data(net, 800, 1), data(net, 1000, 2)
+    done = icd.erase(
+        net, primary, held_out=held_out, tol=0.0, harmful=harmful(600, 3),
+        harmful_held_out=harmful(600, 4),
+    )  # fmt: skip
+    assert done.lost <= 0.0
+    assert done.ranks["0"][0] <= 2
+    assert done.leak_before is not None
+    assert done.leak is not None
+    assert done.leak_before.ceiling > 0.95
+    assert done.leak.ceiling < done.leak.majority + 0.08
+    # By what the network itself does with other values of the inputs that are not used.
+    X = torch.randn(50, 6)
+    moved = X.clone()
+    moved[:, 2:] = torch.randn(50, 4)
+    with torch.no_grad():
+        one, other = (done.model[:4](x) for x in (X, moved))
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-3)
+        torch.testing.assert_close(done.model(X).argmax(1), net(X).argmax(1))
+
+
+def test_primary_rows_alone_do_as_well() -> None:
+    net = net_of()
+    done = icd.erase(net, data(net, 800, 1), held_out=data(net, 1000, 2), tol=0.0)
+    assert done.ranks["0"][0] <= 2
+    assert done.leak is None
+    X, more = torch.randn(50, 6), torch.randn(50, 4)
+    with torch.no_grad():
+        one, other = (done.model[:4](x) for x in (X, torch.cat([X[:, :2], more], 1)))
+    torch.testing.assert_close(one, other, rtol=0.0, atol=1e-5)
+    found = icd.leak_profile(
+        done.model, harmful(600, 3), primary=data(net, 800, 1), held_out=harmful(600, 4),
+        untrained=False,
+    )  # fmt: skip
+    assert found.ceiling < found.majority + 0.08
+
+
+def test_no_gauge_brings_it_back() -> None:
+    net = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)).double().eval()
+    primary, held_out = (
+        [(x.double(), net(x.double()).argmax(1)) for x, _ in harmful(800, seed)] for seed in (1, 2)
+    )
+    done = icd.erase(net, primary, held_out=held_out, tol=0.01)
+    locked = icd.gauge.lock(done.model, strength=1e3, groups="linear", seed=1)
+    task = [(x.double(), y) for x, y in harmful(600, 3)]
+    test = [(x.double(), y) for x, y in harmful(600, 4)]
+    plain, hidden = (
+        icd.leak_profile(
+            n, task, primary=primary, held_out=test, untrained=False, computed_in="float32"
+        )
+        for n in (done.model, locked)
+    )
+    for name, found in plain.cuts.items():
+        assert found.rank == hidden.cuts[name].rank
+        assert np.mean(found.predictions != hidden.cuts[name].predictions) < 0.01
+
+
+def rank_of(W: np.ndarray[Any, Any]) -> int:
+    """Rank in exact arithmetic, by elimination."""
+    rows = [[Fraction(float(x)) for x in row] for row in W]
+    rank = 0
+    for column in range(W.shape[1]):
+        pivot = next((i for i in range(rank, len(rows)) if rows[i][column]), None)
+        if pivot is None:
+            continue
+        rows[rank], rows[pivot] = rows[pivot], rows[rank]
+        for i in range(rank + 1, len(rows)):
+            by = rows[i][column] / rows[rank][column]
+            rows[i] = [x - by * y for x, y in zip(rows[i], rows[rank], strict=True)]
+        rank += 1
+    return rank
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(np.float32, 24), (np.float64, 53)])
+def test_a_product_is_stored_with_its_rank(dtype: Any, digits: int) -> None:
+    rng = np.random.default_rng(0)
+    for d, r, n in ((12, 3, 15), (9, 1, 9), (16, 9, 10), (5, 0, 4)):
+        Q = np.linalg.qr(rng.standard_normal((d, r)))[0] if r else np.zeros((d, 0))
+        Q[:2] *= 1e-6  # rows of any size
+        B = rng.standard_normal((r, n)) * 10.0 ** rng.integers(-20, 20, n)  # and columns
+        found = exact_product(Q, B, digits)
+        assert np.array_equal(found.astype(dtype), found)
+        assert rank_of(found) == min(r, n)
+        if r:
+            size = np.abs(Q).max(1)[:, None] * np.abs(B).max(0)
+            assert np.max(np.abs(found - Q @ B) / size) < r * 2.0 ** (3 - digits / 2)
+
+
+def test_rounding_tells_nothing_of_what_is_gone() -> None:
+    """Whoever computes in float64 sees no more than the ranks; a rounded product shows it all."""
+    net = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)).eval()
+    rows = [(x, net(x).argmax(1)) for x, _ in harmful(800, 1)]
+    done = icd.erase(
+        net, rows, held_out=[(x, net(x).argmax(1)) for x, _ in harmful(800, 2)], tol=0.01
+    )
+    wide = copy.deepcopy(done.model).double()
+    for name, (rank, _) in done.ranks.items():
+        assert rank_of(wide.get_parameter(f"{name}.weight").detach().numpy()) <= rank
+    X = torch.randn(500, 6).double()
+    with torch.no_grad():
+        features = wide[:2](X).numpy()
+    s = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    assert np.count_nonzero(s > 1e-13 * s[0]) == done.ranks["1"][0]
+
+
+def test_the_output_of_each_layer_has_its_rank() -> None:
+    net = net_of(4)
+    done = icd.erase(net, data(net, 800, 1), held_out=data(net, 800, 2), tol=0.05)
+    seen: dict[str, Tensor] = {}
+    for name in done.ranks:
+        done.model.get_submodule(name).register_forward_hook(
+            lambda *passed, name=name: seen.update({name: passed[-1]})
+        )
+    done.model.double()(torch.randn(300, 6).double())
+    for name, (rank, width) in done.ranks.items():
+        rows = seen[name].detach().numpy()
+        s = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+        assert np.count_nonzero(s > 1e-5 * s[0]) == rank < width
+
+
+def test_of_two_directions_that_cost_alike_the_harmful_one_goes() -> None:
+    """The head needs inputs 0 and 1 alike; the harmful rows vary along 1 alone."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(3))
+        net[0].bias.zero_()
+        net[1].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, -1.0, 0.0]]))
+    primary, held_out = data(net, 1000, 1, 3), data(net, 1000, 2, 3)
+
+    def rows(seed: int) -> Batches:
+        X = torch.randn(500, 3, generator=torch.Generator().manual_seed(seed)) * 0.1
+        X[:, 1] *= 30.0
+        return [(X, (X[:, 1] > 0).long())]
+
+    done = icd.erase(
+        net, primary, held_out=held_out, tol=0.5, harmful=rows(3), harmful_held_out=rows(4), rounds=1
+    )  # fmt: skip
+    P = torch.linalg.svd(done.model[0].weight.detach())[2][0]  # what is left
+    assert done.ranks["0"][0] == 1
+    assert abs(float(P[0])) > 0.9
+    assert done.leak is not None
+    assert done.leak.ceiling < 0.75
+
+
+def test_variance_is_principal_components() -> None:
+    net = net_of(6)
+    primary = data(net, 800, 1)
+    done = icd.erase(
+        net, primary, held_out=data(net, 800, 2), tol=0.1, metric="variance", modules="0", rounds=1
+    )
+    X = torch.cat([x for x, _ in primary])
+    with torch.no_grad():
+        a = net[0](X).double().numpy()
+        b = done.model[0](X).double().numpy()
+    mean = a.mean(0)
+    V = np.linalg.svd(a - mean, full_matrices=False)[2][: done.ranks["0"][0]]
+    np.testing.assert_allclose(b, mean + (a - mean) @ V.T @ V, atol=1e-2)
+    assert done.method == "pca"
+
+
+# ---- the tolerance, by rows of one's own ----
+
+
+@pytest.mark.parametrize("tol", [0.0, 0.01, 0.1])
+def test_no_more_is_lost_than_allowed(tol: float) -> None:
+    net = net_of(6)
+    held_out = data(net, 1000, 2)
+    done = icd.erase(net, data(net, 800, 1), held_out=held_out, tol=tol)
+    assert done.primary == pytest.approx(accuracy(done.model, held_out))
+    assert accuracy(net, held_out) - accuracy(done.model, held_out) <= tol
+    assert [stage.kept for stage in done.curve] == sorted(
+        (stage.kept for stage in done.curve), reverse=True
+    )
+    assert done.curve[-1].kept == done.kept[0]
+
+
+def test_targets_are_measured_by_the_logits() -> None:
+    net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 1)).eval()
+    rows = [(x, net(x).detach()) for x, _ in harmful(600, 1)]
+    test = [(x, net(x).detach()) for x, _ in harmful(600, 2)]
+    done = icd.erase(net, rows, held_out=test, tol=0.02, metric="gram")
+    now = torch.cat([done.model(x).detach() for x, _ in test])
+    was = torch.cat([y for _, y in test])
+    lost = float((now - was).square().sum() / (was - was.mean(0)).square().sum())
+    assert done.measure == "logits"
+    assert done.lost == pytest.approx(lost, rel=1e-5)
+    assert done.lost <= 0.02
+
+
+def test_recovery_stays_within_what_is_left() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3))
+    with torch.no_grad():
+        for at in (0, 2, 4):
+            net[at].weight.mul_(2.0)
+    primary, held_out = data(net.eval(), 1600, 1), data(net, 1600, 2)
+    plain, recovered = (
+        icd.erase(net, primary, held_out=held_out, tol=0.03, recover=n, lr=3e-3) for n in (0, 80)
+    )
+    assert recovered.lost <= 0.03
+    assert recovered.kept[0] < plain.kept[0]
+    for name, (rank, _) in recovered.ranks.items():
+        s = np.linalg.svd(
+            recovered.model.get_parameter(f"{name}.weight").detach().double().numpy()
+        )[1]
+        assert np.count_nonzero(s > 1e-9 * s[0]) <= rank
+
+
+# ---- the network that was given, seeds, files ----
+
+
+def test_the_network_and_the_random_state_stay() -> None:
+    net = net_of().train()
+    before = copy.deepcopy(net.state_dict())
+    drawn = torch.get_rng_state()
+    icd.erase(net.train(), data(net, 400, 1), held_out=data(net, 400, 2))
+    assert net.training
+    assert all(torch.equal(before[name], x) for name, x in net.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Any) -> None:
+    net = net_of(6)
+    given = {"primary": data(net, 400, 1), "held_out": data(net, 600, 2)}
+    settings: dict[str, Any] = {
+        "tol": 0.03, "rounds": 3, "recover": 3, "harmful": harmful(300, 3),
+        "harmful_held_out": harmful(300, 4),
+    }  # fmt: skip
+    whole = icd.erase(net, **given, **settings)
+    seen: list[int] = []
+
+    def kill(trial: int, record: Any) -> None:
+        seen.append(trial)
+        if record["round"] == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        icd.erase(net, **given, **settings, checkpoint=path, callback=kill)
+    assert seen == list(range(1, len(seen) + 1))
+    again = icd.erase(net, **given, **settings, checkpoint=path)
+    for name, x in whole.model.state_dict().items():
+        assert torch.equal(x, again.model.state_dict()[name])
+    assert again.as_dict() == whole.as_dict()
+    with pytest.raises(ValueError, match="tol"):
+        icd.erase(net, **given, **{**settings, "tol": 0.02}, checkpoint=path)
+
+
+# ---- tokens, half precision ----
+
+
+def test_a_language_model_with_a_tied_head() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.LlamaForCausalLM(config).eval()
+
+    def batches(seed: int) -> list[dict[str, Tensor]]:
+        words = torch.randint(0, 40, (12, 9), generator=torch.Generator().manual_seed(seed))
+        kept = torch.ones_like(words)
+        kept[::2, 6:] = 0
+        return [{"input_ids": words, "attention_mask": kept,
+                 "labels": torch.where(kept == 1, words, -100)}]  # fmt: skip
+
+    done = icd.erase(net, batches(1), held_out=batches(2), tol=0.05, split="lm_head")
+    assert done.skipped == {"model.embed_tokens": "its weight is tied to another"}
+    assert len(done.ranks) == 14
+    assert done.kept[0] < done.kept[1]
+    assert done.rows == 6 * 8 + 6 * 5  # tokens that are predicted, but for padding
+
+
+def test_half_precision_is_measured_as_it_is_stored() -> None:
+    net = net_of(6)
+    held_out = data(net, 2000, 2)
+    half = copy.deepcopy(net).bfloat16()
+    cast = [(x.bfloat16(), y) for x, y in held_out]
+    primary = [(x.bfloat16(), y) for x, y in data(net, 600, 1)]
+    done = icd.erase(half, primary, held_out=cast, tol=0.05)
+    assert {p.dtype for p in done.model.parameters()} == {torch.bfloat16}
+    assert done.primary == pytest.approx(accuracy(done.model, cast))
+    assert done.lost <= 0.05
+
+
+def test_rounding_that_eats_the_tolerance_is_refused() -> None:
+    half = net_of(2).bfloat16()
+    rows, test = (
+        [(x.bfloat16(), half(x.bfloat16()).detach().float()) for x, _ in harmful(600, seed)]
+        for seed in (1, 2)
+    )
+    with pytest.raises(ValueError, match=r"rounding to torch\.bfloat16"):
+        icd.erase(half, rows, held_out=test, tol=1e-6, metric="gram")
+
+
+# ---- bad input ----
+
+
+def test_bad_input() -> None:
+    net = net_of(6)
+    good: dict[str, Any] = {"held_out": data(net, 300, 2)}
+    primary = data(net, 300, 1)
+
+    def refused(match: str, error: type[Exception] = ValueError, **changed: Any) -> None:
+        given = {"primary": primary, **good, **changed}
+        with pytest.raises(error, match=match):
+            icd.erase(given.pop("model", net), given.pop("primary"), **given)
+
+    refused("are the same rows", held_out=primary)
+    refused("are the same rows", harmful=primary, harmful_held_out=harmful(200, 4))
+    refused("harmful is given without harmful_held_out", harmful=harmful(200, 3))
+    refused("harmful_held_out is given without harmful", harmful_held_out=harmful(200, 3))
+    refused("tol", tol=-0.1)
+    refused("tol", tol=math.nan)
+    refused("metric must be", metric="kappa")
+    refused("rounds", rounds=0)
+    refused("recover", recover=-1)
+    refused("split must name", split="nothing")
+    refused("'4': it is the head", modules=["4"])
+    refused("no module|matches", modules="nothing*")
+    refused("held_out has no batches", held_out=[])
+    refused("loader or an iterable", TypeError, held_out=None)
+    refused("batches", TypeError, primary=(torch.randn(5, 6), torch.arange(5)))
+    bad = [(torch.full((20, 6), math.nan), torch.zeros(20, dtype=torch.long))]
+    refused("NaN|finite", primary=bad)
+    with pytest.raises(ValueError, match=r"'grouped': no layer"):
+        x = torch.randn(40, 3, 8, 8)
+        rows = [(x, torch.arange(40) % 2)]
+        icd.erase(Images(), rows, held_out=[(x + 1.0, torch.arange(40) % 2)], modules="grouped")
+
+
+def test_a_tolerance_that_no_rank_meets() -> None:
+    """Either of two directions tells the classes, and there are no others."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.copy_(torch.eye(2))
+            layer.bias.zero_()
+    with pytest.raises(ValueError, match="leaves every direction"):
+        icd.erase(net, data(net, 400, 1, 2), held_out=data(net, 400, 2, 2), tol=0.0, metric="gram")
+
+
+def test_a_task_that_needs_nothing() -> None:
+    net = net_of(6)
+    with torch.no_grad():
+        net[4].bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="in one class"):
+        icd.erase(net, data(net, 300, 1), held_out=data(net, 300, 2), metric="gram")
+
+
+def test_texts() -> None:
+    net = net_of()
+    done = icd.erase(
+        net, data(net, 400, 1), held_out=data(net, 400, 2), harmful=harmful(300, 3),
+        harmful_held_out=harmful(300, 4),
+    )  # fmt: skip
+    assert "directions left" in repr(done)
+    lines = str(done).splitlines()
+    assert lines[0].split() == [
+        "price",
+        "directions",
+        "cost",
+        "primary",
+        "accuracy",
+        "ceiling",
+        "at",
+    ]
+    assert len(lines) == 2 + len(done.curve)
+    told = done.as_dict()
+    assert told["ranks"]["0"] == list(done.ranks["0"])
+    assert told["curve"][-1]["primary"] == done.primary
+    assert isinstance(ic.linear.erasure(np.eye(2), np.eye(2), 1), ic.linear.Erasure)
