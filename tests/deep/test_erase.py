@@ -13,7 +13,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import immucond as ic  # noqa: E402
 import immucond.deep as icd  # noqa: E402
-from immucond.deep.erasure._exact import exact_product
+from immucond.deep.erasure._exact import exact_product  # noqa: E402
 from immucond.deep.erasure._layers import layers_of  # noqa: E402
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -301,7 +301,7 @@ def test_of_two_directions_that_cost_alike_the_harmful_one_goes() -> None:
         return [(X, (X[:, 1] > 0).long())]
 
     done = icd.erase(
-        net, primary, held_out=held_out, tol=0.5, harmful=rows(3), harmful_held_out=rows(4), rounds=1
+        net, primary, held_out=held_out, tol=0.5, harmful=rows(3), harmful_held_out=rows(4)
     )  # fmt: skip
     P = torch.linalg.svd(done.model[0].weight.detach())[2][0]  # what is left
     assert done.ranks["0"][0] == 1
@@ -329,7 +329,7 @@ def test_variance_is_principal_components() -> None:
 # ---- the tolerance, by rows of one's own ----
 
 
-@pytest.mark.parametrize("tol", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize("tol", [0.003, 0.01, 0.1])
 def test_no_more_is_lost_than_allowed(tol: float) -> None:
     net = net_of(6)
     held_out = data(net, 1000, 2)
@@ -366,7 +366,8 @@ def test_recovery_stays_within_what_is_left() -> None:
         icd.erase(net, primary, held_out=held_out, tol=0.03, recover=n, lr=3e-3) for n in (0, 80)
     )
     assert recovered.lost <= 0.03
-    assert recovered.kept[0] < plain.kept[0]
+    assert recovered.kept[0] <= plain.kept[0]
+    assert recovered.primary > plain.primary
     for name, (rank, _) in recovered.ranks.items():
         s = np.linalg.svd(
             recovered.model.get_parameter(f"{name}.weight").detach().double().numpy()
@@ -493,10 +494,9 @@ def test_bad_input() -> None:
     refused("batches", TypeError, primary=(torch.randn(5, 6), torch.arange(5)))
     bad = [(torch.full((20, 6), math.nan), torch.zeros(20, dtype=torch.long))]
     refused("NaN|finite", primary=bad)
+    x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 2
     with pytest.raises(ValueError, match=r"'grouped': no layer"):
-        x = torch.randn(40, 3, 8, 8)
-        rows = [(x, torch.arange(40) % 2)]
-        icd.erase(Images(), rows, held_out=[(x + 1.0, torch.arange(40) % 2)], modules="grouped")
+        icd.erase(Images(), [(x, y)], held_out=[(x + 1.0, y)], modules="grouped")
 
 
 def test_a_tolerance_that_no_rank_meets() -> None:

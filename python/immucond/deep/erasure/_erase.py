@@ -121,8 +121,8 @@ def erase(
     What is stored has these ranks exactly: weights are rounded to products of whole numbers, about
     2^-10 of their size, since the rounding of a product tells of all that was erased to whoever
     reads the network in higher precision. Half precision is computed in float32 and rounded, which
-    is not exact: convert such a network to float32 first where that matters. Layers whose weight is tied, such as an embedding that is
-    the head too, are left alone: `EraseResult.skipped`.
+    is not exact: convert such a network to float32 first where that matters. Layers whose weight is
+    tied, such as an embedding that is the head too, are left alone: `EraseResult.skipped`.
 
     Examples
     --------
