@@ -479,7 +479,6 @@ def test_bad_input() -> None:
 
     refused("are the same rows", held_out=primary)
     refused("are the same rows", harmful=primary, harmful_held_out=harmful(200, 4))
-    refused("harmful is given without harmful_held_out", harmful=harmful(200, 3))
     refused("harmful_held_out is given without harmful", harmful_held_out=harmful(200, 3))
     refused("tol", tol=-0.1)
     refused("tol", tol=math.nan)

@@ -73,7 +73,7 @@ def erase(
     harmful, harmful_held_out : DataLoader or iterable of batches, optional
         A task with a class a sample. Directions then go first in which its rows vary most beside
         the primary ones, the means of its classes ten times as much; and the leak profile is
-        measured, on the held-out rows, after each round.
+        measured, on the held-out rows where they are given, after each round.
     split : str, optional
         Name of the head; by default the last linear layer that makes the logits. It is kept.
     modules : "auto", or str or sequence of str
@@ -107,7 +107,7 @@ def erase(
         Where no direction can go within `tol`; where the network tells no classes apart; for
         layers that are named and
         cannot be folded into, with the reason; for data that are the same where they must not be;
-        for harmful rows without held-out ones; where rounding to the network's dtype loses more
+        for held-out harmful rows without others; where rounding to the network's dtype loses more
         than `tol`; and as in `record` and `leak_profile`.
     TypeError
         For what is no loader.
@@ -212,9 +212,8 @@ def erase(
 
 
 def _tasks(primary: Any, held_out: Any, harmful: Any, harmful_held_out: Any) -> Tasks:
-    if (harmful is None) != (harmful_held_out is None):
-        here, missing = ("harmful", "harmful_held_out")[:: 1 if harmful is not None else -1]
-        raise ValueError(f"{here} is given without {missing}: the leak is measured with both")
+    if harmful is None and harmful_held_out is not None:
+        raise ValueError("harmful_held_out is given without harmful: the leak needs both")
     return Tasks(primary, held_out, harmful, harmful_held_out)
 
 

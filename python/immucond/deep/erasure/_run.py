@@ -38,14 +38,12 @@ class Tasks:
 
     def parts(self) -> dict[str, Any]:
         """Return those that there are, by name."""
-        primary = {"primary": self.primary, "held_out": self.held_out}
-        if self.harmful is None:
-            return primary
-        return {**primary, "harmful": self.harmful, "harmful_held_out": self.harmful_held_out}
+        wanted = ("primary", "held_out")
+        return {n: x for n, x in vars(self).items() if n in wanted or x is not None}
 
     def leak(self, model: nn.Module, head: str, mask: Any, seed: int) -> LeakProfile | None:
         """Measure what is read of the harmful task."""
-        if self.harmful is None:
+        if self.harmful_held_out is None:
             return None
         return leak_profile(
             model, self.harmful, primary=self.primary, held_out=self.harmful_held_out,

@@ -1,4 +1,4 @@
-"""Deep networks: ``immucond deep``, ``leak``, ``cost`` and ``attack``.
+"""Deep networks: ``immucond deep``, ``leak``, ``cost``, ``attack`` and ``erase``.
 
 What needs PyTorch and transformers is imported when it is first asked for.
 """
@@ -16,6 +16,8 @@ _HOMES = {
     "CostSettings": "_cost",
     "Costs": "_cost",
     "DeepExperiment": "_experiment",
+    "EraseSettings": "_erase",
+    "Erased": "_erase",
     "Leak": "_leak",
     "LeakSettings": "_leak",
     "METHODS": "_settings",
@@ -31,9 +33,10 @@ _HOMES = {
     "attack": "_attackers",
     "attack_release": "_attack",
     "cost": "_cost",
+    "erase_release": "_erase",
     "figures": "_figures",
     "leak": "_leak",
-    "load": "_task",
+    "load": "_data",
     "load_network": "_backbone.load",
     "load_saved": "_backbone",
     "parse_attackers": "_attack",

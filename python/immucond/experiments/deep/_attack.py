@@ -18,9 +18,10 @@ from ...deep import Attack, AttackReport, attack
 from ...deep.parts import parse_attackers as parse_attackers
 from .._units import Progress, silent
 from . import _backbone
+from ._data import load
 from ._prepare import same_kind
 from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
-from ._task import Part, Task, load
+from ._task import Part, Task
 
 with extra("deep"):
     import torch

@@ -12,8 +12,8 @@ from ..._format import number
 from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from ...deep import NetworkCost, attack_cost
 from .._units import Progress, silent
+from ._data import load
 from ._release import Measured, ReleaseSettings, load_release, loader_of
-from ._task import load
 
 with extra("deep"):
     import torch

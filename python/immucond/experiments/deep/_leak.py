@@ -13,9 +13,9 @@ from ..._errors import extra
 from ..._format import number
 from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
 from .._units import Progress, silent
+from ._data import load
 from ._prepare import same_kind
 from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
-from ._task import load
 
 with extra("deep"):
     import torch

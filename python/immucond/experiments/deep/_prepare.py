@@ -10,8 +10,9 @@ from typing import Any
 
 from ..._errors import extra
 from .._units import Progress
+from ._data import load
 from ._settings import Settings
-from ._task import Part, Task, load
+from ._task import Part, Task
 
 with extra("deep"):
     import torch

@@ -1,0 +1,59 @@
+"""Take out of a network what its primary task does not use, and show what is left to read.
+
+BACKBONE is a folder in Hugging Face's format, one that immucond deep saved, an id, or an import
+path package.module:name of either; data sets are those of immucond deep, and DATA[a,b] is those of
+its classes that are named. For each tolerance a network is made whose layers keep the directions
+that the primary task needs and, of the others, none: nothing is inserted, and nothing brings them
+back. Beside it stand its accuracy on fresh rows and the leak profile's ceiling. Writes erase.json,
+erase.md, erase.png and erase.svg, and each network into the subfolder releases, for immucond leak
+and attack.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ._arguments import Number, Whole
+from ._release import add_release_arguments, run_on_release
+
+RELEASES = "releases"  # subfolder of --out
+_METHODS = ("erase", "primary", "pca")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_release_arguments(
+        parser, "immucond-erase", 2000, "of rows and draws", kept=RELEASES,
+        primary="the task that is kept", harmful="the task that is to go",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tols", nargs="+", type=Number(0.0), default=[0.003, 0.01, 0.03], metavar="SHARE",
+        help="how much of the primary accuracy may be lost, each for a network of its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", choices=_METHODS, default=["erase"], metavar="NAME",
+        help="erase, with harmful rows; primary, without; pca, the principal components",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metric", choices=("fisher", "gram"), default="fisher",
+        help="what a change of the logits counts: by Fisher's information, or by its square",
+    )  # fmt: skip
+    for name, least, default, what in (
+        ("test-size", 8, 2000, "most held-out rows of each task; half of the primary choose"),
+        ("rounds", 1, 1, "how often everything is measured anew"),
+        ("recover", 0, 0, "steps of distillation on the primary task after each round"),
+    ):  # fmt: skip
+        parser.add_argument(
+            f"--{name}", type=Whole(least), default=default, metavar="N", help=what
+        )  # fmt: skip
+    parser.add_argument(
+        "--no-untrained", dest="untrained", action="store_false",
+        help="do not profile the network with weights drawn anew",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Erase."""
+    run_on_release(
+        args, "erase", "EraseSettings", function="erase_release", folder=args.out / RELEASES
+    )

@@ -1,0 +1,242 @@
+"""A network in a folder with a task erased, at several tolerances: ``immucond erase``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..._errors import extra
+from ..._files import staged
+from ..._format import number
+from ..._show import BLACK, BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
+from ...deep.parts import SplitModel
+from .._units import Progress, silent
+from . import _backbone
+from ._data import load
+from ._prepare import same_kind
+from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
+
+with extra("deep"):
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+from ...deep import LeakProfile, erase, leak_profile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = {
+    "erase": "erasure",
+    "primary": "erasure by primary rows alone",
+    "pca": "principal components",
+}
+_DATA = ("primary", "harmful")
+_NOTE = (
+    "fresh: primary rows that neither erased nor chose. ceiling: of the leak profile, the largest "
+    "held-out accuracy of linear probes on the harmful task over all cuts, ± its standard error, "
+    "trained on rows that the defender did not have. directions: of all layers' outputs together."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EraseSettings(ReleaseSettings):
+    """What a run depends on; the defaults are those of ``immucond erase``.
+
+    Attributes
+    ----------
+    primary : str
+        As in `Settings`.
+    tols : tuple of float
+        How much of the primary accuracy may be lost, each for a network of its own.
+    methods : tuple of str
+        Of `METHODS`.
+    metric : {"fisher", "gram"}
+        As in `immucond.deep.erase`, and so are rounds and recover.
+    rounds, recover : int
+    test_size : int or None
+        Most held-out rows of each task; of the primary one half chooses, half is fresh.
+    untrained : bool
+        Whether the same network is profiled with weights drawn anew.
+    """
+
+    primary: str
+    tols: tuple[float, ...] = (0.003, 0.01, 0.03)
+    methods: tuple[str, ...] = ("erase",)
+    metric: str = "fisher"
+    rounds: int = 1
+    recover: int = 0
+    test_size: int | None = 2000
+    untrained: bool = True
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of the trade-off."""
+
+    method: str
+    tol: float
+    kept: tuple[int, int]
+    chosen: float
+    fresh: float
+    leak: LeakProfile
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Erased(Measured):
+    """The network that was given, and those that were made of it."""
+
+    settings: EraseSettings
+    before: float
+    leak: LeakProfile
+    points: list[Point]
+
+    def table(self) -> Table:
+        """Return the network that was given, and each that was made."""
+        rows = [["as it is", "", "", "", f"{self.before:.2%}", *_read(self.leak), ""]]
+        rows += [
+            [METHODS[p.method], number(p.tol), f"{p.kept[0]:,} of {p.kept[1]:,}",
+             f"{p.chosen:.2%}", f"{p.fresh:.2%}", *_read(p.leak), f"{p.seconds:.0f}"]
+            for p in self.points
+        ]  # fmt: skip
+        counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in self.leak.rows.items())
+        return Table(
+            f"{self.settings.harmful} erased, {self.settings.primary} kept",
+            ("", "tol", "directions", "primary", "fresh", "ceiling", "at", "seconds"),
+            rows,
+            f"{_NOTE} Untrained: {self._untrained()}; a constant guess: {self.leak.majority:.1%}. "
+            f"Rows of the profile: {counts}.",
+        )
+
+    def _untrained(self) -> str:
+        found = self.leak.untrained
+        return f"{max(c.accuracy for c in found.values()):.1%}" if found else "not measured"
+
+    def figure(self) -> Figure:
+        """Draw the ceiling against the fresh primary accuracy."""
+        with print_style():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+            ax = figure.subplots()
+            ax.plot(100.0 * self.before, 100.0 * self.leak.ceiling, "k*", label="as it is")
+            styles = {"erase": (BLUE, "o"), "primary": (GREEN, "s"), "pca": (VERMILION, "^")}
+            for method in dict.fromkeys(p.method for p in self.points):
+                mine = [p for p in self.points if p.method == method]
+                colour, marker = styles[method]
+                ax.errorbar(
+                    [100.0 * p.fresh for p in mine], [100.0 * p.leak.ceiling for p in mine],
+                    yerr=[100.0 * p.leak.cuts[p.leak.where].standard_error for p in mine],
+                    color=colour, marker=marker, capsize=2, markerfacecolor="none",
+                    label=METHODS[method],
+                )  # fmt: skip
+            if self.leak.untrained:
+                untrained = max(c.accuracy for c in self.leak.untrained.values())
+                ax.axhline(100.0 * untrained, color=ORANGE, linestyle="--", label="untrained")
+            ax.axhline(
+                100.0 * self.leak.majority, color=BLACK, linestyle=":", label="constant guess"
+            )
+            ax.set_xlabel("primary accuracy on fresh rows, %")
+            ax.set_ylabel("harmful task: ceiling over all cuts, %")
+            ax.invert_xaxis()
+            legend_below(ax, 3)
+            return figure
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return {
+            "before": {"fresh": self.before, "leak": self.leak.as_dict()},
+            "points": [{**vars(p), "leak": p.leak.as_dict()} for p in self.points],
+        }
+
+
+def _read(leak: LeakProfile) -> tuple[str, str]:
+    error = leak.cuts[leak.where].standard_error
+    return f"{leak.ceiling:.1%} ± {error:.1%}", leak.where
+
+
+def erase_release(
+    settings: EraseSettings, progress: Progress = silent, *, folder: Path | None = None
+) -> Erased:
+    """Load a network and both tasks, erase at each tolerance, and measure with rows of others.
+
+    Each network is written into the folder as soon as it is made.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where they are not there or do not fit, and as `immucond.deep.erase`.
+    """
+    data = {name: load(getattr(settings, name), settings.data_dir) for name in _DATA}
+    primary, harmful = (
+        task.subset(settings.train_size, settings.test_size, settings.seed)
+        for task in data.values()
+    )
+    same_kind(primary, harmful)
+    torch.manual_seed(settings.seed)
+    backbone = load_release(settings, settings.backbone, primary)
+    loader = partial(loader_of, backbone, batch_size=settings.batch_size)
+    if not backbone.fitted:
+        fit_head(backbone, loader(primary.train), progress)
+    choosing, fresh = primary.test.parted(len(primary.test.inputs) // 2)
+    defender, attacker = harmful.train.parted(len(harmful.train.inputs) // 2)
+    rows = loader(primary.train)
+
+    def told(what: str, net: nn.Module, untrained: bool) -> LeakProfile:
+        def tell(batch: int, about: Mapping[str, Any]) -> None:
+            name = f"{what}, {about['network']}, {about['data'].replace('_', '-')}"
+            progress(name, batch, about["batches"])
+
+        return leak_profile(
+            net, loader(attacker), primary=rows, held_out=loader(harmful.test),
+            untrained=untrained, split=backbone.split, seed=settings.seed, callback=tell,
+        )  # fmt: skip
+
+    leak = told("as it is", backbone.model, settings.untrained)
+    points = []
+    for method in settings.methods:
+        for tol in settings.tols:
+            name = f"{method}-{tol:g}"
+            place = None if folder is None else folder / name
+
+            def tell(trial: int, about: Mapping[str, Any], name: str = name) -> None:
+                progress(f"{name}, round {about['round']} of {about['rounds']}", trial, 0)
+
+            begun = perf_counter()
+            done = erase(
+                backbone.model, rows, held_out=loader(choosing), tol=tol,
+                metric="variance" if method == "pca" else settings.metric,  # type: ignore[arg-type]
+                harmful=loader(defender) if method == "erase" else None,
+                split=backbone.split, rounds=settings.rounds, recover=settings.recover,
+                seed=settings.seed, callback=tell,
+                checkpoint=None if place is None else place.with_suffix(".pt"),
+            )  # fmt: skip
+            seconds = perf_counter() - begun
+            if place is not None:
+                with staged(place, afresh=True) as stage:
+                    _backbone.save(backbone, done.model, stage)
+            points.append(Point(
+                method, tol, done.kept, done.primary,
+                _accuracy(done.model, backbone, loader(fresh)),
+                told(name, done.model, False), seconds,
+            ))  # fmt: skip
+            progress(name, 1, 1)
+    before = _accuracy(backbone.model, backbone, loader(fresh))
+    prints = {name: task.fingerprint for name, task in data.items()}
+    return Erased(
+        settings, {"release": backbone.features_fingerprint, **prints}, before, leak, points
+    )
+
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, backbone: _backbone.Backbone, batches: DataLoader[Any]) -> float:
+    model, right, rows = SplitModel(net, backbone.split), 0, 0
+    for inputs, labels in batches:
+        right += int((model(inputs).logits.argmax(1) == labels).sum())
+        rows += len(labels)
+    return right / rows
