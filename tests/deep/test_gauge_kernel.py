@@ -96,7 +96,19 @@ def test_a_descent_finds_nothing_lower():
 # ---- lock, then equalize ----
 
 
-@settings(max_examples=25)
+@pytest.mark.parametrize("kappa", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("count", [30, 3])
+def test_lock_then_equalize_is_equalize(kappa, count):
+    for seed in range(3):
+        X, locked = rows(count, 6, seed), pair(seed)
+        (group,) = icd.gauge.groups(locked)
+        group.act(locked, group.element(condition=kappa, seed=seed))
+        found, plain = kernel(locked, X), kernel(pair(seed), X)
+        assert difference(found.model, plain.model)[0] < 100 * U * kappa
+        assert found.condition_before > 0.1 * kappa
+
+
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**31 - 1),
     decades=st.floats(0.0, 6.0),
