@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from ._balance import SWEEPS, Balancing
 from ._batch import batch_for
 from ._find import TOLERANCE, in_float64, refuse_compiled, verified
 from ._group import KINDS, GaugeGroup, state_of
+from ._kernel import to_kernel
 from ._merge import merge as merged
 from ._tape import change, run, tensors
 
@@ -44,6 +45,9 @@ class Equalized:
         How often groups took turns, at most.
     imbalance : float
         Where they stopped, ``||W W^T - V^T V||_F/||W W^T + V^T V||_F`` of the worst block.
+    ranks : dict
+        The groups that ``metric="kernel"`` balanced in that metric, by kind and modules, and how
+        many directions, over their blocks, the batch uses; all others are balanced by parameters.
     """
 
     model: nn.Module = field(repr=False)
@@ -55,12 +59,14 @@ class Equalized:
     merged: tuple[str, ...] = ()
     sweeps: int = 0
     imbalance: float = 0.0
+    ranks: Mapping[tuple[str, tuple[str, ...]], int] = field(repr=False, default_factory=dict)
 
 
 def equalize(
     model: nn.Module,
     *,
     data: Any = None,
+    metric: Literal["parameters", "kernel"] = "parameters",
     merge: bool | Sequence[str] = False,
     sweeps: SupportsIndex = SWEEPS,
     tolerance: float = TOLERANCE,
@@ -82,6 +88,16 @@ def equalize(
     data : optional
         A batch of inputs, or an iterable such as a DataLoader, of which the first batch is taken:
         ``(inputs, labels)``, a mapping, or inputs alone. By default as in :func:`groups`.
+    metric : "parameters" or "kernel"
+        ``"kernel"``: pairs of fully connected layers, of the kinds "linear" and "value-output",
+        go on from there to the least trace of their training kernel on `data`, which is needed:
+        :math:`K_S = X X^T \otimes W_2 S^{-1} W_2^T + H S H^T \otimes I`, where X are the rows that
+        enter :math:`W_1` (all tokens, with a 1 where there is a bias), :math:`H = X W_1^T` and
+        :math:`S = A^T A`. It is the kernel of the pair by itself, row by row, not that of the
+        network: the Jacobian of what follows the pair is left out, and so are weights of attention
+        between the two. Scales, "query-key", convolutions, ``nn.MultiheadAttention`` and pairs
+        that share a layer with another pair stay as ``"parameters"`` has them;
+        `Equalized.ranks` names the others.
     merge : bool or sequence of str
         Whether linear layers that follow one another in an ``nn.Sequential`` are multiplied, where
         that adds no rank: an inserted layer is gone, and modules have the names they had without.
@@ -101,7 +117,8 @@ def equalize(
     Raises
     ------
     ValueError, TypeError
-        As :func:`groups`; where what is balanced does not fit the parameters' dtype.
+        As :func:`groups`; where what is balanced does not fit the parameters' dtype; for an unknown
+        metric, and the kernel's without `data` or with data that are not finite.
 
     Warns
     -----
@@ -115,6 +132,11 @@ def equalize(
     Of a product without full rank the rows beyond its rank become 0, and train no more; a unit that
     writes or reads nothing keeps its scale. All is computed in float64 and rounded to each
     parameter's dtype. Batch norms keep the function in evaluation mode.
+
+    In the kernel's metric the least trace is :math:`2 \operatorname{tr} (P^{1/2} Q P^{1/2})^{1/2}`
+    with :math:`P = c H^T H`, c outputs, and :math:`Q = \|X\|_F^2 W_2^T W_2`. A direction that no
+    row of the batch uses has no least point, and stays as ``"parameters"`` has it: the function is
+    kept everywhere, not on the batch alone.
 
     Sources: Kempf and Ness (1979) for the least norm in an orbit; the minimum of one pair is the
     geometric mean of :math:`(W_1 W_1^T)^{-1}` and :math:`W_2^T W_2`.
@@ -135,6 +157,12 @@ def equalize(
     True
     """
     turns, drawn = as_count(sweeps, "sweeps", least=1), as_count(seed, "seed", least=0)
+    if metric not in ("parameters", "kernel"):
+        raise ValueError(f"metric must be 'parameters' or 'kernel', and is {metric!r}")
+    if metric == "kernel" and data is None:
+        raise ValueError(
+            "metric='kernel' needs data: the batch of inputs on which the kernel is taken"
+        )
     refuse_compiled(model)
     batch = batch_for(model, drawn) if data is None else first_batch(data)
     device = next(model.parameters()).device
@@ -150,11 +178,14 @@ def equalize(
             f"{balancing.imbalance:.1e}: give more sweeps",
             AccuracyWarning,
         )
+    ranks = to_kernel(balancing, work, inputs) if metric == "kernel" else {}
     store(work, result, found)
     del work
     again, _ = in_float64(result, batch)
     error = change(before, list(tensors(run(again, inputs))))
-    settled = Balancing(found, state_of(again), 1)
+    settled = Balancing(found, state_of(again), turns if ranks else 1)
+    if ranks:
+        to_kernel(settled, again, inputs)
     keys = [(g.kind, g.modules) for g in found]
     return Equalized(
         model=result,
@@ -166,6 +197,7 @@ def equalize(
         merged=tuple(joined),
         sweeps=balancing.sweeps,
         imbalance=balancing.imbalance,
+        ranks={keys[place]: rank for place, rank in ranks.items()},
     )
 
 
