@@ -539,3 +539,31 @@ def test_texts() -> None:
     assert told["ranks"]["0"] == list(done.ranks["0"])
     assert told["curve"][-1]["primary"] == done.primary
     assert isinstance(ic.linear.erasure(np.eye(2), np.eye(2), 1), ic.linear.Erasure)
+
+
+def test_a_branch_that_the_logits_do_not_need_goes_whole() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.pooler, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.places = nn.Embedding(1, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.body(x) + self.places(torch.zeros(1, dtype=torch.long))
+            self.pooler(h)
+            return self.head(h)
+
+    torch.manual_seed(0)
+    net = Two().eval()
+    done = icd.erase(
+        net, data(net, 600, 1), held_out=data(net, 600, 2), tol=0.02, harmful=harmful(300, 3),
+        harmful_held_out=harmful(300, 4),
+    )  # fmt: skip
+    assert done.ranks["pooler"] == (0, 8)
+    assert done.skipped == {"places": "what it puts out is not by samples"}
+    assert done.leak is not None
+    blind = done.leak.cuts["pooler"]
+    y = torch.cat([y for _, y in harmful(300, 4)]).numpy()
+    most = np.bincount(torch.cat([y for _, y in harmful(300, 3)]).numpy()).argmax()
+    assert (blind.rank, blind.accuracy) == (0, float(np.mean(y == most)))
+    assert blind.kappa == math.inf

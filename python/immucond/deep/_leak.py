@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -216,7 +217,8 @@ def leak_profile(
     Notes
     -----
     What preserves the logits everywhere preserves their ceiling: a defence can only be below it
-    where the network's outputs change.
+    where the network's outputs change. Of a cut that is the same for all samples, such as one from
+    which all was erased, the ceiling is that of a constant guess, its rank 0, its kappa infinite.
 
     Examples
     --------
@@ -312,6 +314,9 @@ def _measured(
             Z, Z_P, test = (held[part].taken(name) for part in _PARTS)
             widths[name] = Z.shape[1]
             precision = held["harmful"].dtypes[name] if computed_in is None else computed_in
+            if (Z[:1] == Z).all() and (Z[:1] == test).all():
+                found[name] = _blind(labels["harmful"], labels["held_out"])
+                continue
             try:
                 found[name] = probe(
                     Z, labels["harmful"], Z_P, held_out=(test, labels["held_out"]),
@@ -323,6 +328,19 @@ def _measured(
     order = [name for name in (*cuts, logits) if name in found]
     classes = len(np.unique(labels["harmful"]))
     return _Measured({name: found[name] for name in order}, widths, counts, classes)
+
+
+def _blind(train: Array, test: Array) -> Ceiling:
+    """Return what is read of features that are the same for all samples, as where all is erased."""
+    classes, counts = np.unique(train, return_counts=True)
+    most = classes[counts.argmax()]
+    share = float(np.mean(test == most))
+    none = np.ones(0)
+    return Ceiling(
+        accuracy=share, ridge=1.0, majority=share, rank=0, rank_P=0, kappa=math.inf, rho=0.0,
+        count=len(test), predictions=np.full(len(test), most), ridges=none, left_out=none,
+        held_out=np.full(1, share),
+    )  # fmt: skip
 
 
 def _pass(

@@ -95,7 +95,8 @@ def erase(
         A file that keeps the network after each round; the same call goes on from it.
     callback : callable, optional
         Called as ``callback(trial, record)`` whenever the primary task was measured, with
-        ``"round"``, ``"rounds"``, ``"price"``, ``"kept"``, ``"lost"`` and ``"allowed"``.
+        ``"round"``, ``"rounds"``, ``"price"``, ``"kept"``, ``"lost"``, ``"allowed"``, and in
+        ``"trials"`` how often that may be, where nothing has to recover twice.
 
     Returns
     -------

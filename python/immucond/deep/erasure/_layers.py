@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..._validate import FloatArray
 from .._network import call, logits_of, repeated, tied
+from .._rows import started
 from .._sharded import edit_weight
 from ._exact import exact_product
 
@@ -34,12 +35,15 @@ class Layer:
         Of the weight, along which the output's features are.
     norm : nn.Module or None
         The batch norm that reads the output, where the layer has no bias: its mean takes the shift.
+    used : bool
+        Whether the logits depend on the output.
     """
 
     name: str
     module: nn.Module
     axis: int
     norm: nn.Module | None = None
+    used: bool = True
 
     @property
     def shifts(self) -> bool:
@@ -112,7 +116,7 @@ class Layers:
 
 def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
     """Find them by one forward pass; the model is in evaluation mode."""
-    run, feeds, logits = _pass(model, inputs)
+    run, feeds, used, logits = _pass(model, inputs)
     named = dict(model.named_modules())
     if head is None:
         found = [
@@ -137,6 +141,7 @@ def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
         reason = (
             "no layer that a map can be folded into" if layer is None
             else "it never ran by itself" if name not in run
+            else "what it puts out is not by samples" if run[name][0] != len(logits)
             else "it stands at several places" if name in twice
             else "its weight is tied to another" if f"{name}.weight" in shared
             else "its weight holds no numbers of its own"
@@ -146,7 +151,7 @@ def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
         if reason or layer is None:
             skipped[name] = reason
         else:
-            layers[name] = layer
+            layers[name] = replace(layer, used=name in used)
     return Layers(layers, head, skipped)
 
 
@@ -170,17 +175,23 @@ def _holds_matrices(module: nn.Module) -> bool:
 
 def _pass(
     model: nn.Module, inputs: Any
-) -> tuple[Mapping[str, tuple[int, ...]], dict[str, nn.Module], Tensor]:
-    """Run once: shapes that leave leaf modules in order, batch norms behind them, logits."""
+) -> tuple[Mapping[str, tuple[int, ...]], dict[str, nn.Module], set[str], Tensor]:
+    """Run once: the shapes that leave leaf modules in order, batch norms that read them, logits.
+
+    And of which of them the logits are made.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     left: list[tuple[str, Tensor]] = []
     feeds: dict[str, nn.Module] = {}
 
-    def see(name: str, _: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes.pop(name, None)
-            shapes[name] = tuple(output.shape)
-            left.append((name, output))
+    def see(name: str, _: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return None
+        shapes.pop(name, None)
+        shapes[name] = tuple(output.shape)
+        output = output if output.requires_grad else started(output)
+        left.append((name, output))
+        return output
 
     def enter(module: nn.Module, args: Any) -> None:
         if args and isinstance(module.running_mean, Tensor):
@@ -193,8 +204,12 @@ def _pass(
                 handles.append(module.register_forward_hook(partial(see, name)))
             if isinstance(module, _BATCH_NORMS):
                 handles.append(module.register_forward_pre_hook(enter))
-        with torch.no_grad():
-            return shapes, feeds, logits_of(call(model, inputs))
+        with torch.enable_grad():
+            logits = logits_of(call(model, inputs))
     finally:
         for handle in handles:
             handle.remove()
+    outputs = [x for _, x in left]
+    found = torch.autograd.grad(logits.sum(), outputs, allow_unused=True)
+    used = {name for (name, _), g in zip(left, found, strict=True) if g is not None}
+    return shapes, feeds, used, logits.detach()

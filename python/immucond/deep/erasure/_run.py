@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,7 +138,8 @@ class Run:
         self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
     ) -> tuple[float, dict[str, Erasure]] | None:
         """Try prices from what a layer is worth down by decades, then halves of the last one."""
-        told = {"round": turn, "rounds": rounds, "allowed": allowed}
+        most = rounds * (round(_MOST - _LEAST) + 1 + _HALVINGS)
+        told = {"round": turn, "rounds": rounds, "allowed": allowed, "trials": most}
         best, exponent, step = None, _MOST, 1.0
         while best is None and exponent >= _LEAST:
             best = self._tried(worth, 10.0**exponent, allowed, told)
@@ -211,9 +213,9 @@ class Run:
 
 
 def unit_of(worth: Mapping[str, Worth]) -> float:
-    """Return what a layer is worth as a whole: the median over layers."""
-    totals = torch.tensor([each.path.total for each in worth.values()], dtype=torch.float64)
-    return float(totals.median())
+    """Return what a layer is worth as a whole: the median over those that the logits need."""
+    totals = [each.path.total for each in worth.values() if each.path.total > 0.0]
+    return float(np.median(totals)) if totals else 1.0
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def worth_of(
     G, loss = None, _Drawn(metric)
     if metric != "variance":
         labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
-        G = record(model, labelled, names, of="gradient", loss=loss, **settings)
+        used = [name for name in names if layers[name].used]
+        G = record(model, labelled, used, of="gradient", loss=loss, **settings)
     H = None
     if harmful is not None:
         y = _labels_of(harmful)
@@ -65,7 +66,9 @@ def worth_of(
         size = float(np.trace(second))
         if size <= 0.0:
             continue
-        gain = np.eye(len(second)) / size if G is None else G.gram(name) / loss.samples
+        gain = np.eye(len(second)) / size
+        if G is not None:
+            gain = G.gram(name) / loss.samples if name in G else np.zeros_like(second)
         path = erasure_path(
             second, gain, K_H=None if H is None else _harm(H, name, centred),
             computed_in=K.computed_in(name),

@@ -178,6 +178,9 @@ def erase_release(
         for task in data.values()
     )
     same_kind(primary, harmful)
+    prints = {name: task.fingerprint for name, task in data.items()}
+    if len(set(prints.values())) == 1:
+        raise ValueError(f"{settings.primary} and {settings.harmful} are the same rows")
     torch.manual_seed(settings.seed)
     backbone = load_release(settings, settings.backbone, primary)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
@@ -202,10 +205,10 @@ def erase_release(
     for method in settings.methods:
         for tol in settings.tols:
             name = f"{method}-{tol:g}"
-            place = None if folder is None else folder / name
+            place, kept = (None, None) if folder is None else (folder / name, folder / f"{name}.pt")
 
             def tell(trial: int, about: Mapping[str, Any], name: str = name) -> None:
-                progress(f"{name}, round {about['round']} of {about['rounds']}", trial, 0)
+                progress(f"{name}, trial", trial, max(trial, about["trials"]))
 
             begun = perf_counter()
             done = erase(
@@ -214,7 +217,7 @@ def erase_release(
                 harmful=loader(defender) if method == "erase" else None,
                 split=backbone.split, rounds=settings.rounds, recover=settings.recover,
                 seed=settings.seed, callback=tell,
-                checkpoint=None if place is None else place.with_suffix(".pt"),
+                checkpoint=kept,
             )  # fmt: skip
             seconds = perf_counter() - begun
             if place is not None:
@@ -227,7 +230,6 @@ def erase_release(
             ))  # fmt: skip
             progress(name, 1, 1)
     before = _accuracy(backbone.model, backbone, loader(fresh))
-    prints = {name: task.fingerprint for name, task in data.items()}
     return Erased(
         settings, {"release": backbone.features_fingerprint, **prints}, before, leak, points
     )

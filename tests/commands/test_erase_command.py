@@ -1,0 +1,117 @@
+"""`immucond erase` on tiny networks: what it writes, goes on from, and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from deep_cases import release_folder, sentences, write_csv
+
+from immucond._cli import main
+from immucond.experiments.deep import load
+
+FILES = ["erase.json", "erase.md", "erase.png", "erase.svg", "releases"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return release_folder(tmp_path_factory.mktemp("erase"))
+
+
+def command(folder, out, *more, backbone="encoder", primary="texts", harmful="others"):
+    return [
+        "erase", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
+        "--data-dir", str(folder), "--out", str(out), "--max-length", "10", *more,
+    ]  # fmt: skip
+
+
+SIZE = ["--image-size", "8", "--mean", "0", "0", "0", "--std", "1", "1", "1"]
+
+
+def test_texts(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--tols", "0.1", "0.4", "--methods", "erase", "primary", "pca"]
+    assert main(command(folder, out, *more)) == 0
+    assert sorted(p.name for p in out.iterdir()) == FILES
+    found = json.loads((out / "erase.json").read_text())
+    points = found["points"]
+    assert [(p["method"], p["tol"]) for p in points] == [
+        (method, tol) for method in ("erase", "primary", "pca") for tol in (0.1, 0.4)
+    ]
+    for p in points:
+        assert p["kept"][0] < p["kept"][1]
+        assert 0.0 <= p["fresh"] <= 1.0
+        assert p["leak"]["rows"] == {"harmful": 24, "primary": 48, "held_out": 24}
+    assert found["before"]["leak"]["ceiling"] > 0.6
+    assert found["command"].startswith("immucond erase --backbone ")
+    told = capsys.readouterr()
+    assert "as it is" in told.out
+    assert "erase-0.1, trial: 1 of 12" in told.err
+    page = (out / "erase.md").read_text()
+    assert "principal components" in page
+    figure = (out / "erase.svg").read_text()
+    for text in ("erasure", "as it is", "untrained", "constant guess"):
+        assert text in figure
+
+
+def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
+    out = tmp_path / "out"
+    more = ["--quiet", "--no-untrained", "--tols", "0.2"]
+    assert main(command(folder, out, *more)) == 0
+    first = json.loads((out / "erase.json").read_text())
+    point = first["points"][0]
+    saved = out / "releases" / "erase-0.2"
+    assert sorted(p.name for p in (out / "releases").iterdir()) == ["erase-0.2", "erase-0.2.pt"]
+    assert main([
+        "leak", "--backbone", str(saved), "--primary", "texts", "--harmful", "others",
+        "--data-dir", str(folder), "--out", str(tmp_path / "leak"), "--quiet", "--no-untrained",
+    ]) == 0  # fmt: skip
+    cuts = json.loads((tmp_path / "leak" / "leak.json").read_text())["profile"]["cuts"]
+    assert cuts.keys() == point["leak"]["cuts"].keys()
+    for name, cut in cuts.items():
+        assert cut["rank"] == point["leak"]["cuts"][name]["rank"]
+    # A run that is there goes on: the same numbers, but for the seconds.
+    assert main(command(folder, out, *more)) == 0
+    again = json.loads((out / "erase.json").read_text())["points"][0]
+    assert {**again, "seconds": 0} == {**point, "seconds": 0}
+
+
+def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
+    given = {"backbone": "resnet", "primary": "shapes", "harmful": "marks"}
+    assert main(command(folder, tmp_path / "out", *SIZE, "--quiet", "--no-untrained", **given)) == 2
+    assert "in one class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--harmful", "texts"], "are the same rows"),
+        (["--primary", "texts[greet,nobody]"], "must name classes of texts"),
+        (["--backbone", "nowhere"], "no backbone 'nowhere'"),
+        (["--harmful", "shapes"], "all tasks must be of one kind"),
+    ],
+)
+def test_what_is_refused(folder, tmp_path, capsys, more, told):
+    assert main(command(folder, tmp_path / "out", "--quiet", "--no-untrained", *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("immucond erase: error: ")
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "erase.json").exists()
+
+
+def test_some_classes_of_a_task(tmp_path):
+    classes = ("greet", "pay", "cook")
+    for part, count in (("train", 30), ("test", 12)):
+        write_csv(tmp_path / "all" / f"{part}.csv", sentences(classes, count, count))
+    whole, some = (load(spec, tmp_path) for spec in ("all", "all[pay, cook]"))
+    assert some.classes == ("cook", "pay")
+    for part in ("train", "test"):
+        mine, theirs = getattr(some, part), getattr(whole, part)
+        kept = [i for i, y in enumerate(theirs.labels) if whole.classes[y] != "greet"]
+        assert list(mine.inputs) == [theirs.inputs[i] for i in kept]
+        names = [whole.classes[theirs.labels[i]] for i in kept]
+        assert np.array_equal(mine.labels, [some.classes.index(name) for name in names])
+    assert some.fingerprint != whole.fingerprint
+    for spec in ("all[pay]", "all[pay,pay]", "all[pay,no]"):
+        with pytest.raises(ValueError, match="class"):
+            load(spec, tmp_path)
