@@ -23,6 +23,7 @@ RELEASES = {
     "fade": "fade, tau 1e4",
     "times-900": "features x 900",
     "over-1000": "features / 1000",
+    "erased": "erasure",
     "compressed-0.05": "PCA at every cut, 5 % of the power lost",
     "compressed-0.1": "PCA, 10 % lost",
 }

@@ -167,6 +167,16 @@ def _compressed(share: float) -> Callable[[Toy], nn.Module]:
     return release
 
 
+def _erased(toy: Toy) -> nn.Module:
+    """What the primary task does not use is gone, told by primary rows alone."""
+    done = deep.erase(
+        toy.network, toy.primary(), held_out=toy.primary(part=6), tol=1e-3, metric="gram",
+        split=SPLIT,
+    )  # fmt: skip
+    found: nn.Module = done.model
+    return found
+
+
 def _copy(net: nn.Sequential) -> nn.Sequential:
     return copy.deepcopy(net)
 
@@ -184,6 +194,7 @@ MAKE: dict[str, Callable[[Toy], nn.Module]] = {
     "fade": _mapped("fade", tau=1e4),
     "times-900": _scaled(900.0),
     "over-1000": _scaled(1e-3),
+    "erased": _erased,
     **{f"compressed-{share:g}": _compressed(share) for share in (0.05, 0.1)},
 }
 
