@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ._instances import EPS, extractor, gaussian, kappa, root
 from ._parameters import ANGLES, MORE_GAPS, SEED, Parameters, Real, Reals, Whole
 from ._theorem import OURS, Claim, Theorem, Verdict, at_most, equal
 
-_DECADES = 4.0
+_DECADES = 6.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Erased:
 
     def gauged(self) -> Erased:
         """Return the same outputs from the features ``z A``."""
-        J = np.linalg.solve(self.A, self.J.T).T
+        J = np.asarray(np.linalg.solve(self.A, self.J.T).T)
         return Erased(self.R @ self.A, J, self.Z @ self.A, self.A, self.rank, self.price, self.seed)
 
     def erasure(self, **by: float) -> Erasure:
@@ -221,7 +220,8 @@ def _priced(case: Erased) -> Verdict:
                 at_most(f"least of {name}, rank {rank}", unit + found, unit + least(other), lost)
             )
     dearer = [case.erasure(price=price * 10.0**more).rank for more in (-2.0, 0.0, 2.0, 4.0)]
-    claims += [at_most("fewer at a higher price", b, a) for a, b in pairwise(dearer)]
+    fewer = sorted(dearer, reverse=True)
+    claims.append(equal("fewer at a higher price", dearer, fewer, 0.0))
     return Verdict.of(*claims, price=price, found=found, total=total, ranks=dearer)
 
 
