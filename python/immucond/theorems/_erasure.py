@@ -32,7 +32,7 @@ class Erased:
     A : (d, d) array
         Invertible: the features become ``z A``, and the outputs read them through its inverse.
     rank : int
-        What is kept of the features, from 0 to d.
+        What is kept of the features, from 0 to k.
     price : float
         Of harmful variance, in units of ``tr(G K_P)`` for all of it.
     seed : int
@@ -51,11 +51,6 @@ class Erased:
     def dim(self) -> int:
         """Number of features, d."""
         return int(self.R.shape[1])
-
-    @property
-    def kept(self) -> int:
-        """Rank of the erasure: no more than K_P has."""
-        return min(self.rank, len(self.R))
 
     @property
     def unit(self) -> float:
@@ -89,18 +84,19 @@ class Erased:
 def _erased(
     seed: int, dim: int, primary: Sequence[float], basis: Sequence[float], outputs: Sequence[float],
     other: Sequence[float], harmful: Sequence[float], third: Sequence[float],
-    ranks: Sequence[int], keep: int, left: Sequence[float], right: Sequence[float],
+    ranks: Sequence[float], keep: float, left: Sequence[float], right: Sequence[float],
     gaps: Sequence[float], price: float,
 ) -> Erased:  # fmt: skip
     pairs = (primary, basis), (outputs, other), (harmful, third)
-    k, c, n = (1 + int(share * (dim - 1) + 0.5) for share in ranks)
+    # One in three is definite.
+    k, c, n = (1 + int(min(1.5 * share, 1.0) * (dim - 1) + 0.5) for share in ranks)
     R, J, Z = (
         root(spread, angles, dim, _DECADES, rank)
         for (spread, angles), rank in zip(pairs, (k, c, n), strict=True)
     )
     A = extractor(gaps, left, right, dim, dim, dim)
     A = A / np.linalg.norm(A, 2)
-    return Erased(R, J, Z, A, min(keep, dim), 10.0**price, seed)
+    return Erased(R, J, Z, A, int(keep * k + 0.5), 10.0**price, seed)
 
 
 # ---- the cheapest map of a rank ----
@@ -108,7 +104,7 @@ def _erased(
 
 def _alternated(case: Erased, seed: int, sweeps: int = 30) -> FloatArray:
     """Alternate least squares for the factors of a map of that rank, from random ones."""
-    Q = gaussian(seed, case.kept, case.dim)
+    Q = gaussian(seed, case.rank, case.dim)
     for _ in range(sweeps):
         P = case.J.T @ np.linalg.pinv(Q @ case.J.T)
         Q = np.linalg.pinv(case.R @ P) @ case.R
@@ -117,7 +113,7 @@ def _alternated(case: Erased, seed: int, sweeps: int = 30) -> FloatArray:
 
 def _random_map(case: Erased, seed: int) -> FloatArray:
     """Return the map of that rank of least cost among those with a random range."""
-    Q = np.linalg.qr(gaussian(seed, case.dim, max(case.kept, 1)))[0][:, : case.kept].T
+    Q = np.linalg.qr(gaussian(seed, case.dim, max(case.rank, 1)))[0][:, : case.rank].T
     return np.asarray(case.J.T @ np.linalg.pinv(Q @ case.J.T) @ Q)
 
 
@@ -131,7 +127,7 @@ def _truncated(case: Erased) -> FloatArray:
 
 
 def _cheapest(case: Erased) -> Verdict:
-    E, unit, r = case.erasure(), case.unit, case.kept
+    E, unit, r = case.erasure(), case.unit, case.rank
     theta, values = E.theta, case.values
     bound, cost = float(values[r:].sum()), case.cost(theta)
     own = kappa(case.R) ** 0.5
@@ -173,7 +169,7 @@ def _equivariant(case: Erased, theta: FloatArray, values: FloatArray, lost: floa
     after = gauged.erasure().theta
     back = case.A @ np.linalg.solve(case.A.T, after.T).T
     claims = [equal("cost under A", case.cost(back), case.cost(theta), lost, scale=case.unit)]
-    r = case.kept
+    r = case.rank
     gap = float(values[r - 1] - values[r]) if 0 < r < values.size else float(values[0])
     wide = lost * kappa(case.R) ** 0.5 * case.unit / gap if gap > 0.0 else 1.0
     if wide < 1e-3:
@@ -286,8 +282,9 @@ def loss_of(features: FloatArray, labels: FloatArray) -> float:
 _SHARES = Reals(0.0, 1.0, 3, 3)
 _FEATURES: Parameters = {
     "seed": SEED, "dim": Whole(1, 6), "primary": MORE_GAPS, "basis": ANGLES, "outputs": MORE_GAPS,
-    "other": ANGLES, "harmful": MORE_GAPS, "third": ANGLES, "ranks": _SHARES, "keep": Whole(0, 6),
-    "left": ANGLES, "right": ANGLES, "gaps": Reals(-8.0, 2.0, 0, 5), "price": Real(-6.0, 6.0),
+    "other": ANGLES, "harmful": MORE_GAPS, "third": ANGLES, "ranks": _SHARES,
+    "keep": Real(0.0, 1.0), "left": ANGLES, "right": ANGLES, "gaps": Reals(-8.0, 2.0, 0, 5),
+    "price": Real(-6.0, 6.0),
 }  # fmt: skip
 _PAGE = "theory/erasure#"
 _theorem = partial(Theorem, source=OURS, parameters=_FEATURES, build=_erased)
