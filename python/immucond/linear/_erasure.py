@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, SupportsIndex
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from .._errors import underflow_is_zero
+from .._rank import largest_negative, largest_skew
 from .._task import Root, root_of_gram
 from .._validate import FloatArray, as_count, as_float64, as_matrix, check_real
 
@@ -24,7 +26,8 @@ class Erasure:
     left, right : (d, r) array
         Factors, ``right^T left = I``.
     price : float
-        Of harmful variance, in units of `cost`: a direction stays where it is worth more.
+        Of harmful variance, in units of `cost`: a direction stays where it is worth more. Infinite
+        for a rank that no finite price leaves.
     values : (rank of K_P,) array
         What the directions that matter most are worth to the outputs, descending, in units of
         ``tr(G K_P)``: the eigenvalues of ``G K_P``.
@@ -139,18 +142,22 @@ def erasure(
     Raises
     ------
     ValueError
-        For NaN, sizes that differ, matrices that are not symmetric positive semidefinite, a rank
-        beyond d, a negative price, and neither or both of rank and price.
+        For NaN, sizes that differ, matrices that are not symmetric positive semidefinite, a `K_P`
+        of zeros, products beyond the range of float64, a rank beyond d, a negative price, and
+        neither or both of rank and price.
 
     Notes
     -----
     Ours as a defence; the bound is that of Eckart and Young in the metrics of both sides, and the
     same projector truncates a balanced linear system (Moore, 1981: K_P and G are its Gramians).
-    An invertible map A of the features takes it to :math:`A^{-1} E A`: no gauge moves what is
-    erased. Directions that no primary row uses are erased at no cost. No inverse of G is taken.
+    An invertible map A of the features takes it to :math:`A^{-1} E A`, on the primary rows where
+    `K_P` is singular: no gauge moves what is erased. Directions that no primary row uses are erased
+    at no cost, so that the rank is that of `K_P` at most. No inverse of G is taken.
 
     Without `K_H` the maps of all prices share their directions. With it, a given rank r has the
-    least price at which no more than r directions stay: the (r + 1)-th eigenvalue of the pencil.
+    least price at which no more than r directions stay: the (r + 1)-th eigenvalue of the pencil, or
+    infinity where more than r of some worth have no harm. Directions that are worth nothing stay
+    where a rank asks for them, those of least harm.
 
     Examples
     --------
@@ -204,6 +211,11 @@ class ErasurePath:
         """``tr(G K_P)``."""
         return float(self._values.sum())
 
+    @property
+    def _rounding(self) -> float:
+        """What is worth no more than this is worth nothing."""
+        return float(4.0 * np.finfo(np.float64).eps * self.root.rank * self.total)
+
     @cached_property
     def _spectrum(self) -> tuple[FloatArray, FloatArray]:
         s, V = np.linalg.eigh(self.worth)
@@ -213,47 +225,92 @@ class ErasurePath:
     def _values(self) -> FloatArray:
         return np.maximum(self._spectrum[0], 0.0)
 
+    @cached_property
+    def _harmful(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Eigenvalues and vectors of the harm, ascending, and the worth in their basis."""
+        h, Q = np.linalg.eigh(self.harm)  # type: ignore[arg-type]
+        h = np.where(h > np.finfo(np.float64).eps * h.size * h[-1], h, 0.0)
+        return h, Q, np.asarray(Q.T @ self.worth @ Q)
+
+    @underflow_is_zero
     def at(self, price: float) -> Erasure:
         """Return the erasure of a price, at least 0."""
         paid = check_real(price, "price", low=0.0)
-        if self.harm is None:
-            s, V = self._spectrum
-            s = s - paid
-        else:
-            s, V = np.linalg.eigh(self.worth - paid * self.harm)
-            s, V = s[::-1], V[:, ::-1]
+        s, V = self._at(paid)
         # What is worth nothing but for rounding is not kept, at a price of 0 either.
-        least = np.finfo(np.float64).eps * self.root.rank * max(self.total, float(np.abs(s).max()))
-        return self._made(V[:, : int(np.count_nonzero(s > least))], paid)
+        return self._made(V[:, : int(np.count_nonzero(s > self._rounding))], paid)
 
+    @underflow_is_zero
     def keeping(self, rank: SupportsIndex) -> Erasure:
         """Return the erasure that keeps so many directions, from 0 to d."""
         keep = as_count(rank, "rank", least=0)
         if keep > self.dim:
             raise ValueError(f"rank must be at most {self.dim}, the features, and is {keep}")
         keep = min(keep, self.root.rank)
+        paid = self._least_price(keep)
+        return self._made(self._at(paid)[1][:, :keep], paid)
+
+    def _at(self, price: float) -> tuple[FloatArray, FloatArray]:
+        """Eigenvalues of ``worth - price harm``, descending, and vectors; at inf a limit."""
+        s, V = self._spectrum
         if self.harm is None:
-            V = self._spectrum[1]
-            paid = float(self._values[keep]) if keep < self.root.rank else 0.0
-        else:
-            paid = _least_price(self.worth, self.harm, keep)
-            V = np.linalg.eigh(self.worth - paid * self.harm)[1][:, ::-1]
-        return self._made(V[:, :keep], paid)
+            return s - price, V
+        h, Q, worth = self._harmful
+        if price == 0.0:
+            # What is worth nothing is kept where a rank asks for it, the least harmful first.
+            last = s <= self._rounding
+            _, turn = np.linalg.eigh(V[:, last].T @ self.harm @ V[:, last])
+            return s, np.hstack((V[:, ~last], V[:, last] @ turn))
+        # Inverted about 2 tr(worth), where it is definite and harm of any size keeps its digits.
+        sigma = 2.0 * self.total or 1.0
+        with np.errstate(over="ignore", divide="ignore"):
+            paid = np.zeros_like(h)
+            paid[h > 0.0] = h[h > 0.0] * np.longdouble(price) / sigma
+            unit = 1.0 / np.sqrt(1.0 + paid)
+            near = np.linalg.inv(np.eye(h.size) - unit[:, None] * (worth / sigma) * unit)
+            mu, V = np.linalg.eigh(unit[:, None] * near * unit)
+            s = sigma * (1.0 - 1.0 / np.maximum(mu, 0.0))
+        return s[::-1], (Q @ V)[:, ::-1]
+
+    def _least_price(self, keep: int) -> float:
+        """Return the (keep + 1)-th largest eigenvalue of the pencil worth - price harm."""
+        if keep >= self.root.rank:
+            return 0.0
+        if self.harm is None:
+            return float(self._values[keep])
+        h, _, turned = self._harmful
+        free = int(np.count_nonzero(h == 0.0))
+        if keep < np.count_nonzero(np.linalg.eigvalsh(turned[:free, :free]) > self._rounding):
+            return math.inf
+        if free == h.size or self._values[keep] <= self._rounding:
+            return 0.0
+        # As shares of both together, so that harm may be singular; what both lack counts as harm.
+        worth, harm = turned / self.total, np.diag(h / h.sum())
+        both = worth + harm + np.finfo(np.float64).eps * h.size * np.eye(h.size)
+        at = h.size - 1 - keep
+        _, X = scipy.linalg.eigh(worth, both, subset_by_index=(at, at))
+        x = X[:, 0]
+        ratio = np.longdouble(max(float(x @ worth @ x), 0.0)) / float(x @ harm @ x)
+        with np.errstate(over="ignore"):
+            found = float(ratio * self.total / float(h.sum()))
+        if not math.isfinite(found):
+            raise ValueError("the price is beyond the range of float64: give K_H in other units")
+        return found
 
     def _made(self, V: FloatArray, price: float) -> Erasure:
-        def of(A: FloatArray) -> float:
-            return float(np.sum(V * (A @ V)))
-
-        k = self.root.rank
-        whole = k if self.harm is None else float(np.trace(self.harm))
-        left_over = V.shape[1] if self.harm is None else of(self.harm)
+        if self.harm is None:
+            kept = V.shape[1] / self.root.rank
+        else:
+            h, Q, _ = self._harmful
+            kept = float(h @ np.sum((Q.T @ V) ** 2, axis=1)) / (float(h.sum()) or 1.0)
+        stays = float(np.sum(V * (self.worth @ V)))
         return Erasure(
             left=self.root.unwhitened(V),
             right=self.root.matrix.T @ V,
             price=price,
             values=self._values,
-            cost=max(float(np.trace(self.worth)) - of(self.worth), 0.0),
-            kept=left_over / whole if whole > 0.0 else 0.0,
+            cost=max(float(np.trace(self.worth)) - stays, 0.0),
+            kept=kept,
         )
 
 
@@ -275,40 +332,41 @@ def erasure_path(
     ([3, 1, 0], 1.0)
     """
     root = root_of_gram(K_P, "K_P", computed_in=computed_in)
-    worth = root.matrix @ _psd(G, "G", root.dim) @ root.matrix.T * root.scale**2
+    unit, size = _psd(G, "G", root.dim, computed_in)
+    worth = _in_units(root.matrix @ unit @ root.matrix.T, root.scale**2, size, "G K_P")
     harm = None
     if K_H is not None:
-        within = root.whitened(root.whitened(_psd(K_H, "K_H", root.dim)).T)
-        harm = (within + within.T) / (2.0 * root.scale**2)
-    return ErasurePath(root, 0.5 * (worth + worth.T), harm)
+        unit, size = _psd(K_H, "K_H", root.dim, computed_in)
+        within = root.whitened(root.whitened(unit).T)
+        harm = _in_units(within, root.scale**-2, size, "K_H K_P^-1")
+    return ErasurePath(root, worth, harm)
 
 
-def _psd(A: npt.ArrayLike, name: str, d: int) -> FloatArray:
-    """Return a symmetric positive semidefinite matrix of the size of K_P; it may be 0."""
-    found = as_float64(as_matrix(A, name), name)
+def _psd(A: npt.ArrayLike, name: str, d: int, computed_in: Any) -> tuple[FloatArray, float]:
+    """Return a semidefinite matrix of the size of K_P with entries up to 1, and the unit."""
+    given = as_matrix(A, name)
+    found = as_float64(given, name)
     if found.shape != (d, d):
         raise ValueError(f"{name} must have shape ({d}, {d}), as K_P, and has {found.shape}")
-    size = float(np.abs(found).max())
-    if float(np.abs(found - found.T).max()) > 1e-8 * size:
-        raise ValueError(f"{name} must be symmetric, and is not")
+    size = float(np.abs(found).max()) or 1.0
+    found = found / size
+    precision = given.dtype if computed_in is None else computed_in
+    skew = float(np.abs(found - found.T).max())
+    if skew > max(1e-8, largest_skew(d, precision)):
+        raise ValueError(f"{name} must be symmetric, and max|A - A^T| is {skew * size:.3g}")
     found = 0.5 * (found + found.T)
-    least = float(scipy.linalg.eigvalsh(found, subset_by_index=(0, 0))[0])
-    if least < -1e-8 * d * size:
+    least, most = scipy.linalg.eigvalsh(found)[[0, -1]]
+    if least < -max(1e-8, largest_negative(d, precision)) * max(most, 1.0):
         raise ValueError(
-            f"{name} must be positive semidefinite, and has the eigenvalue {least:.3g}"
+            f"{name} must be positive semidefinite, and has the eigenvalue {least * size:.3g}"
         )
+    return found, size
+
+
+def _in_units(A: FloatArray, one: float, other: float, name: str) -> FloatArray:
+    """Return the symmetric matrix times both units, if float64 holds it."""
+    with np.errstate(over="ignore"):
+        found = 0.5 * (A + A.T) * one * other
+    if not np.isfinite(found).all() or (A.any() and not found.any()):
+        raise ValueError(f"{name} is beyond the range of float64: give both in other units")
     return found
-
-
-def _least_price(worth: FloatArray, harm: FloatArray, keep: int) -> float:
-    """Return the (keep + 1)-th largest eigenvalue of the pencil worth - price harm."""
-    if keep >= len(worth):
-        return 0.0
-    # As shares of both together, so that harm may be singular; what both lack counts as harm.
-    unit = np.trace(worth) / max(float(np.trace(harm)), np.finfo(np.float64).tiny) or 1.0
-    both = worth + unit * harm
-    floor = np.finfo(np.float64).eps * len(worth) * float(np.trace(both)) or 1.0
-    both[np.diag_indices_from(both)] += floor
-    shares = scipy.linalg.eigh(worth, both, eigvals_only=True)[::-1]
-    share = min(max(float(shares[keep]), 0.0), 1.0 - np.finfo(np.float64).eps)
-    return float(unit * share / (1.0 - share))

@@ -7,6 +7,7 @@ proofs of what is ours stand on the documentation page "Theory".
 from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
 from ._equivariance import EQUIVARIANCE, Adapted, Damped
+from ._erasure import ERASURE, Erased
 from ._gauge import GAUGE, Pair
 from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
@@ -24,6 +25,7 @@ THEOREMS: dict[str, Theorem] = {
     for group in (
         SPECTRUM, BOUNDS, GRADIENTS, STEPS, LIMIT, OPTIMA, SINGULAR, DISTORTION, PROBING,
         DEEP, ALIGNMENT, GAUGE, EQUIVARIANCE, SPECDEF,
+        ERASURE,
     )
     for theorem in group
 }  # fmt: skip
@@ -36,6 +38,7 @@ __all__ = [
     "Counterexample",
     "Damped",
     "Descent",
+    "Erased",
     "Examination",
     "Extraction",
     "Extractor",
