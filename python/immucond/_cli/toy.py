@@ -3,8 +3,8 @@
 A small network learns readouts of eight exclusive ors; the primary task needs five of them, the
 harmful one five, two of both. It is released as it is, locked, mapped, scaled, compressed and
 erased; from each release all attackers start, plain, with inserted layers frozen, and from the
-canonical form. What a defence is worth against each of them is one table. Needs the extras deep and lora. Writes
-results.json, tables.md, and toy and toy-ceiling as .png and .svg.
+canonical form. What a defence is worth against each of them is one table. Needs the extras deep and
+lora. Writes results.json, tables.md, and toy and toy-ceiling as .png and .svg.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from ..._validate import as_count, check_choice, check_real
 from .._activations import task_of
 from .._batches import Loaded, first_of
-from .._checkpoint import NetworkCheckpoint, identity
+from .._checkpoint import NetworkCheckpoint, identity, name_of
 from .._loaders import moved, parse_batch
 from .._network import copied, modules_matching
 from .._reading import device_of
@@ -60,7 +60,7 @@ def erase(
     model : nn.Module
         Runs in evaluation mode, and is left as it was.
     primary : DataLoader or iterable of batches
-        The task to keep. Its labels are needed for `recover` on targets alone.
+        The task to keep. Labels are needed of tokens alone, where -100 says which do not count.
     held_out : DataLoader or iterable of batches
         Other rows of it, on which the loss is measured: of accuracy, where labels are classes, else
         of the logits (`EraseResult.measure`).
@@ -106,10 +106,9 @@ def erase(
     ------
     ValueError
         Where no direction can go within `tol`; where the network tells no classes apart; for
-        layers that are named and
-        cannot be folded into, with the reason; for data that are the same where they must not be;
-        for held-out harmful rows without others; where rounding to the network's dtype loses more
-        than `tol`; and as in `record` and `leak_profile`.
+        layers that are named and cannot be folded into, with the reason; for data that are the
+        same where they must not be; for held-out harmful rows without others; where rounding to the
+        network's dtype loses more than `tol`; and as in `record` and `leak_profile`.
     TypeError
         For what is no loader.
 
@@ -166,7 +165,7 @@ def erase(
     if checkpoint is not None:
         kept = NetworkCheckpoint(checkpoint, 1, {
             "model": identity(model), "layers": list(layers), "head": found.head, "tol": allowed,
-            "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
+            "mask": name_of(mask) if callable(mask) else mask, "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
             "data": {name: of.fingerprint() for name, of in loaded.items()},
         })  # fmt: skip
     state = None if kept is None else kept.load()
