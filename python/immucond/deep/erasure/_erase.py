@@ -165,7 +165,8 @@ def erase(
     if checkpoint is not None:
         kept = NetworkCheckpoint(checkpoint, 1, {
             "model": identity(model), "layers": list(layers), "head": found.head, "tol": allowed,
-            "mask": name_of(mask) if callable(mask) else mask, "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
+            "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
+            "mask": name_of(mask) if callable(mask) else mask,
             "data": {name: of.fingerprint() for name, of in loaded.items()},
         })  # fmt: skip
     state = None if kept is None else kept.load()
