@@ -141,10 +141,21 @@ def test_releases_with_an_inverse_keep_the_logits(releases, made):
         specdef = 4 * 1e3 * torch.finfo(torch.float32).eps / 2 / 5
         for name, net in releases.items():
             error = float((net(x).double() - told).norm() / told.norm())
-            if name.startswith("compressed"):
+            if name.startswith(("compressed", "erased")):
                 assert error > 1e-3, name
             else:
                 assert error < (specdef if name == "specdef" else 1e-5), name
+
+
+def test_what_is_erased_is_narrow_and_tells_the_same_classes(releases, made):
+    [(x, y)] = made.primary(part=5)
+    net = releases["erased"]
+    for at, most in ((0, 16), (2, 8), (3, 8), (5, 8)):
+        W = net[at].weight.detach().double().numpy()
+        s = np.linalg.svd(W, compute_uv=False)
+        assert np.count_nonzero(s > 1e-12 * s[0]) < min(most, *W.shape)
+    with torch.no_grad():
+        assert float((net(x).argmax(1) == y).double().mean()) > 0.99
 
 
 def test_locks_are_locks(releases, made):

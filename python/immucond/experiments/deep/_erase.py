@@ -37,7 +37,7 @@ METHODS = {
 }
 _DATA = ("primary", "harmful")
 _NOTE = (
-    "fresh: primary rows that neither erased nor chose. ceiling: of the leak profile, the largest "
+    "primary: on the rows that chose; fresh: on others. ceiling: of the leak profile, the largest "
     "held-out accuracy of linear probes on the harmful task over all cuts, ± its standard error, "
     "trained on rows that the defender did not have. directions: of all layers' outputs together."
 )
@@ -81,6 +81,7 @@ class Point:
     method: str
     tol: float
     kept: tuple[int, int]
+    before: float
     chosen: float
     fresh: float
     leak: LeakProfile
@@ -98,7 +99,8 @@ class Erased(Measured):
 
     def table(self) -> Table:
         """Return the network that was given, and each that was made."""
-        rows = [["as it is", "", "", "", f"{self.before:.2%}", *_read(self.leak), ""]]
+        chosen = f"{self.points[0].before:.2%}"
+        rows = [["as it is", "", "", chosen, f"{self.before:.2%}", *_read(self.leak), ""]]
         rows += [
             [METHODS[p.method], number(p.tol), f"{p.kept[0]:,} of {p.kept[1]:,}",
              f"{p.chosen:.2%}", f"{p.fresh:.2%}", *_read(p.leak), f"{p.seconds:.0f}"]
@@ -224,7 +226,7 @@ def erase_release(
                 with staged(place, afresh=True) as stage:
                     _backbone.save(backbone, done.model, stage)
             points.append(Point(
-                method, tol, done.kept, done.primary,
+                method, tol, done.kept, done.primary_before, done.primary,
                 _accuracy(done.model, backbone, loader(fresh)),
                 told(name, done.model, False), seconds,
             ))  # fmt: skip
