@@ -150,12 +150,10 @@ def test_releases_with_an_inverse_keep_the_logits(releases, made):
 def test_what_is_erased_is_narrow_and_tells_the_same_classes(releases, made):
     [(x, y)] = made.primary(part=5)
     net = releases["erased"]
-    for at, most in ((0, 16), (2, 8), (3, 8), (5, 8)):
-        W = net[at].weight.detach().double().numpy()
-        s = np.linalg.svd(W, compute_uv=False)
-        assert np.count_nonzero(s > 1e-12 * s[0]) < min(most, *W.shape)
-    with torch.no_grad():
-        assert float((net(x).argmax(1) == y).double().mean()) > 0.99
+    for at in (0, 2, 3, 5):
+        s = np.linalg.svd(net[at].weight.detach().double().numpy(), compute_uv=False)
+        assert np.count_nonzero(s > 1e-12 * s[0]) < len(s), at
+    assert _network.accuracy(net, [(x, y)]) > _network.accuracy(made.network, [(x, y)]) - 0.01
 
 
 def test_locks_are_locks(releases, made):
