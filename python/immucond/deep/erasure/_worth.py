@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,10 +48,7 @@ def worth_of(
     names = list(layers)
     settings: dict[str, Any] = {"mask": mask, "seed": seed, "repeated": "sum"}
     K = record(model, primary, names, of="output", **settings)
-    G, loss = None, _Drawn(metric)
-    if metric != "variance":
-        labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
-        G = record(model, labelled, names, of="gradient", loss=loss, **settings)
+    G = None if metric == "variance" else gains_of(model, names, primary, metric, **settings)
     H = None
     if harmful is not None:
         y = _labels_of(harmful)
@@ -65,7 +62,7 @@ def worth_of(
         size = float(np.trace(second))
         if size <= 0.0:
             continue
-        gain = np.eye(len(second)) / size if G is None else G.gram(name) / loss.samples
+        gain = np.eye(len(second)) / size if G is None else G[name]
         path = erasure_path(
             second, gain, K_H=None if H is None else _harm(H, name, centred),
             computed_in=K.computed_in(name),
@@ -73,6 +70,16 @@ def worth_of(
         mean = K.mean(name) if centred else np.zeros(len(second))
         found[name] = Worth(path, mean)
     return found
+
+
+def gains_of(
+    model: nn.Module, names: Sequence[str], primary: Any, metric: Metric, **settings: Any
+) -> dict[str, FloatArray]:
+    """Return the second moment of the logits' gradient by each layer's output, a sample's mean."""
+    loss = _Drawn(metric)
+    labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
+    G = record(model, labelled, names, of="gradient", loss=loss, **settings)
+    return {name: G.gram(name) / loss.samples for name in names}
 
 
 def _harm(H: Recording, name: str, centred: bool) -> FloatArray:
