@@ -25,7 +25,7 @@ from ._saved import load_saved, save
 from ._sharded import edit_weight
 from ._trainer import TrainerMixin
 from .attacks import Attack, AttackReport, Trial, attack
-from .erasure import EraseResult, Stage, erase
+from .erasure import EraseResult, Stage, erase, unlearn
 
 __all__ = [
     "Attack",
@@ -58,4 +58,5 @@ __all__ = [
     "record",
     "rir",
     "save",
+    "unlearn",
 ]

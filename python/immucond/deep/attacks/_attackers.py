@@ -10,8 +10,6 @@ from typing import Any
 from ..._errors import extra
 from .._attacked import ADAPTERS
 
-Settings = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Rule:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ._attackers import Settings
+from .._search import Settings
 from ._kfac import KFAC
 
 if TYPE_CHECKING:

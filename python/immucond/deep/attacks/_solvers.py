@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from ..._errors import extra
 from ..._validate import Array, FloatArray
 from .._network import array
-from ._attackers import Settings
+from .._search import Settings
 from ._rows import Batch
 from ._trial import Budget, Trial
 from ._victims import Head

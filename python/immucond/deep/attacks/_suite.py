@@ -19,11 +19,11 @@ from .._cuts import INPUT, cuts_of
 from .._head import SplitModel
 from .._network import heads_named, refuse_compiled
 from .._reading import Reading, summed
+from .._search import propose
 from .._untrained import untrained_like
 from ._attackers import SOLVERS, Attacker, Rule, parse_attackers
 from ._report import REFERENCE, RELEASE, SCRATCH, Attack, AttackReport
 from ._rows import Task, task_of
-from ._search import propose
 from ._solvers import solve
 from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, prepared, starts_of
 from ._store import Store, opened
@@ -292,7 +292,8 @@ class _Run:
         self, features: Features, attacker: Attacker, space: Rule, done: Sequence[Trial],
         tell: Callable[[int], object],
     ) -> Trial:  # fmt: skip
-        settings = propose(space, done, self._seed)
+        tried = [(trial.settings, trial.score()) for trial in done]
+        settings = propose(space.rates, space.also, tried, self._seed)
         budget = replace(self._budget, rival=min(done, key=Trial.score, default=None))
         torch.manual_seed(self._seed)
         victim = victim_of(features, attacker, settings, self._seed)

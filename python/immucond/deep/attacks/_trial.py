@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..._format import plain
-from ._attackers import RULES, Settings
+from .._search import Settings
+from ._attackers import RULES
 from ._optimizers import optimizer_for
 
 _DENSE, _APART = 20, 1.05  # every step is measured at first, then each 5 percent

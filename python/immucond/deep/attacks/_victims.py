@@ -12,7 +12,8 @@ from .._attacked import with_new_head
 from .._head import SplitModel
 from .._network import copied, replace_module
 from .._outcome import outcome_of
-from ._attackers import Attacker, Settings
+from .._search import Settings
+from ._attackers import Attacker
 from ._rows import Batch, Task
 from ._starts import RIDGES, Start
 

@@ -2,5 +2,6 @@
 
 from ._erase import erase
 from ._result import EraseResult, Stage
+from ._unlearn import unlearn
 
-__all__ = ["EraseResult", "Stage", "erase"]
+__all__ = ["EraseResult", "Stage", "erase", "unlearn"]

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ..._validate import as_count, check_choice, check_real
-from .._activations import task_of
-from .._batches import Loaded, first_of
 from .._checkpoint import NetworkCheckpoint, identity, name_of
-from .._loaders import moved, parse_batch
-from .._network import copied, modules_matching
-from .._reading import device_of
+from .._network import modules_matching
 from .._record import unwrapped
-from ._layers import Layer, Layers, layers_of
+from ._layers import Layer, Layers
+from ._prepared import prepared
 from ._result import EraseResult
 from ._run import Callback, Recovery, Run, Tasks
-from ._utility import Utility
 from ._worth import METRICS, Metric
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @torch.random.fork_rng(devices=[])
@@ -145,21 +138,10 @@ def erase(
     drawn = as_count(seed, "seed", least=0)
     check_real(lr, "lr", low=0.0)
     model = unwrapped(model)
-    where = device_of(model)
     given = _tasks(primary, held_out, harmful, harmful_held_out)
-    loaded = {name: _loaded(x, where, name, drawn) for name, x in given.parts().items()}
-    _refuse_same(loaded)
-    half = any(p.dtype in _HALF for p in model.parameters())
-    work = copied(model, where).eval()
-    tasks, data = given, loaded
-    if half:
-        work = nn.Module.float(work)
-        tasks = Tasks(**{name: _Widened(x) for name, x in given.parts().items()})
-        data = {name: _loaded(x, where, name, drawn) for name, x in tasks.parts().items()}
-    inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)
-    found = layers_of(work, inputs, split)
+    ready = prepared(model, given, split, drawn)
+    work, tasks, found, utility = ready.work, ready.tasks, ready.found, ready.utility
     layers = _chosen(work, found, modules)
-    utility = Utility(work, found.head, data["held_out"])
     run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
     kept = None
     if checkpoint is not None:
@@ -167,7 +149,7 @@ def erase(
             "model": identity(model), "layers": list(layers), "head": found.head, "tol": allowed,
             "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
             "mask": name_of(mask) if callable(mask) else mask,
-            "data": {name: of.fingerprint() for name, of in loaded.items()},
+            "data": {name: of.fingerprint() for name, of in ready.given.items()},
         })  # fmt: skip
     state = None if kept is None else kept.load()
     before = leak = run.begin()
@@ -176,31 +158,13 @@ def erase(
         leak = run.leak()
     recovery = None
     if steps:
-        teacher = nn.Module.float(copied(model, where)).eval() if half else model
-        recovery = Recovery(teacher, data["primary"], steps, lr, drawn)
-    training = model.training
-    model.eval()
-    try:
-        for turn in range(len(run.stages), count + 1):
-            leak = run.round(turn, count, recovery)
-            if kept is not None:
-                kept.save(run.state())
-    finally:
-        model.train(training)
+        recovery = Recovery(ready.teacher(), ready.data["primary"], steps, lr, drawn)
+    for turn in range(len(run.stages), count + 1):
+        leak = run.round(turn, count, recovery)
+        if kept is not None:
+            kept.save(run.state())
     _refuse_idle(run)
-    after = run.stages[-1].primary
-    if half:
-        work, utility = _rounded(work, model), Utility(model.eval(), found.head, loaded["held_out"])
-        model.train(training)
-        after = utility.of(work)
-        if utility.before - after > allowed:
-            stored = next(p.dtype for p in model.parameters() if p.dtype in _HALF)
-            raise ValueError(
-                f"rounding to {stored} loses {utility.before - after:.3g} of the primary "
-                f"{utility.measure}, more than tol={allowed:g}: erase in float32, or give a larger "
-                "tol"
-            )
-    work.train(training)
+    work, after, utility = ready.finished(run.stages[-1].primary, allowed)
     return EraseResult(
         model=work, method="erase" if metric != "variance" else "pca", ranks=run.ranks,
         bound=run.bound, measure=utility.measure, primary_before=utility.before,
@@ -218,26 +182,6 @@ def _tasks(primary: Any, held_out: Any, harmful: Any, harmful_held_out: Any) -> 
     return Tasks(primary, held_out, harmful, harmful_held_out)
 
 
-def _loaded(loader: Any, where: torch.device, name: str, seed: int) -> Loaded:
-    found = task_of(loader, where, name, seed=seed)
-    if not isinstance(found, Loaded):
-        raise TypeError(f"{name} must give whole batches, and is of keep_activations")
-    return found
-
-
-def _refuse_same(loaded: Mapping[str, Loaded]) -> None:
-    """Refuse two parts that give the same rows."""
-    seen: dict[str, str] = {}
-    for name, of in loaded.items():
-        mark = of.fingerprint()
-        if mark in seen:
-            raise ValueError(
-                f"{seen[mark]} and {name} are the same rows: what is measured must be other rows "
-                "than those used, and the tasks different ones"
-            )
-        seen[mark] = name
-
-
 def _chosen(model: nn.Module, found: Layers, modules: str | Sequence[str]) -> dict[str, Layer]:
     if modules == "auto":
         layers = found.layers
@@ -253,28 +197,6 @@ def _chosen(model: nn.Module, found: Layers, modules: str | Sequence[str]) -> di
         told = "; ".join(f"{name!r}: {why}" for name, why in found.skipped.items())
         raise ValueError(f"no layer before the head can have a map folded into it ({told})")
     return layers
-
-
-class _Widened:
-    """Batches whose numbers are float32."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            yield tree_map_only(Tensor, lambda x: x.float() if x.dtype in _HALF else x, batch)
-
-
-def _rounded(work: nn.Module, like: nn.Module) -> nn.Module:
-    """Return a network with each number in the dtype that another has it in."""
-    dtypes = {name: x.dtype for name, x in like.state_dict().items()}
-    result = copied(like, device_of(like))
-    result.load_state_dict({n: x.to(dtypes[n]) for n, x in work.state_dict().items()})
-    return result.eval()
 
 
 def _refuse_idle(run: Run) -> None:

@@ -65,10 +65,13 @@ class Layer:
         elif self.norm is not None:
             yield self.norm.get_buffer("running_mean")
 
-    def fold(self, left: FloatArray, right: FloatArray, mean: FloatArray) -> None:
+    def fold(
+        self, left: FloatArray, right: FloatArray, mean: FloatArray, *, exact: bool = True
+    ) -> None:
         """Let what the layer puts out be kept in the span of `right` (d, r), about its mean.
 
-        Of the weight exactly so, although in floating-point numbers: to 2^-10 of its size.
+        Of the weight exactly so, although in floating-point numbers, to 2^-10 of its size; or
+        else to rounding, for maps that keep the rank.
         """
         shift = mean - right @ (left.T @ mean)
         axis, embeds = self.axis, isinstance(self.module, nn.Embedding)
@@ -77,10 +80,10 @@ class Layer:
         def weight(x: Tensor) -> Tensor:
             W = np.moveaxis(_array(x), axis, 0)
             within = T @ (left.T @ W.reshape(len(W), -1))
-            if embeds:  # each word's row tells of itself, so its rounding tells no more
-                W = (Q @ within).reshape(W.shape) + shift[:, None]
-            else:
-                W = exact_product(Q, within, _DIGITS[x.dtype]).reshape(W.shape)
+            # Each word's row tells of itself, so its rounding tells no more.
+            rounded = embeds or not exact
+            product = Q @ within if rounded else exact_product(Q, within, _DIGITS[x.dtype])
+            W = product.reshape(W.shape) + (shift[:, None] if embeds else 0.0)
             return torch.from_numpy(np.ascontiguousarray(np.moveaxis(W, 0, axis)))
 
         edit_weight(self.module.get_parameter("weight"), weight)

@@ -14,7 +14,7 @@ from .._leak import LeakProfile
 
 @dataclass(frozen=True)
 class Stage:
-    """A network on the way, from the one that was given on.
+    """A network on the way from the one that was given, or a trial of `unlearn`.
 
     Attributes
     ----------
@@ -30,6 +30,8 @@ class Stage:
     ceiling : float or None
         Of the leak profile, and the cut where most is read.
     where : str or None
+    settings : dict of str, or None
+        Of a trial; its ceiling is None where it loses too much.
     """
 
     price: float
@@ -38,6 +40,13 @@ class Stage:
     primary: float
     ceiling: float | None = None
     where: str | None = None
+    settings: Mapping[str, Any] | None = None
+
+    def told(self) -> tuple[str, ...]:
+        """Its settings as text; of the network that was given there are none."""
+        if self.settings is None:
+            return ()
+        return tuple(number(x) if isinstance(x, float) else str(x) for x in self.settings.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,11 +58,13 @@ class EraseResult:
     model : nn.Module
         A copy, with nothing inserted: the network's own code loads it.
     method : str
-        What was done: "erase", or the name of a baseline.
+        What was done: "erase", "pca", or the method of `unlearn`.
     ranks : dict of str to (int, int)
-        Directions that are left of each layer's output, and features that it has.
+        Directions that are left of each layer's output, and features that it has; empty where
+        weights were trained.
     bound : float
-        Least sum of costs, to first order, of any maps of these ranks, in the last stage.
+        Least sum of costs, to first order, of any maps of these ranks, in the last stage; 0 for
+        `unlearn`.
     measure : {"accuracy", "logits"}
         What `primary` is: the accuracy on the held-out rows, or 1 less the logits' relative change.
     primary_before, primary : float
@@ -62,7 +73,8 @@ class EraseResult:
     leak_before, leak : LeakProfile or None
         Of the harmful task, where its held-out rows were given.
     curve : tuple of Stage
-        The trade-off, from the network that was given to the one that was made.
+        The trade-off, from the network that was given to the one that was made; or, of `unlearn`,
+        the network that was given and all trials.
     skipped : dict of str to str
         Layers with weights that were left alone, and why.
     """
@@ -102,13 +114,16 @@ class EraseResult:
         )
 
     def __str__(self) -> str:
-        heads = ("price", "directions", "cost", f"primary {self.measure}", "ceiling", "at")
-        rows = [heads] + [
-            (number(s.price), f"{s.kept:,}", number(s.cost), f"{s.primary:.2%}",
-             "" if s.ceiling is None else f"{s.ceiling:.1%}", s.where or "")
-            for s in self.curve
-        ]  # fmt: skip
-        told = 4 if self.leak is None else 6
+        names = next((tuple(s.settings) for s in self.curve if s.settings is not None), None)
+        heads = ("price", "directions", "cost") if names is None else names
+        rows = [[*heads, f"primary {self.measure}", "ceiling", "at"]]
+        for s in self.curve:
+            first = [number(s.price), f"{s.kept:,}", number(s.cost)]
+            if names is not None:
+                first = list(s.told() or [""] * len(names))
+            ceiling = "" if s.ceiling is None else f"{s.ceiling:.1%}"
+            rows.append([*first, f"{s.primary:.2%}", ceiling, s.where or ""])
+        told = len(heads) + (1 if self.leak is None else 3)
         widths = [max(len(row[i]) for row in rows) for i in range(told)]
         lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in range(told)) for row in rows]
         lines.append(f"{self.rows:,} held-out primary rows")

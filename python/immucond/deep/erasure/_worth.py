@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,11 +48,10 @@ def worth_of(
     names = list(layers)
     settings: dict[str, Any] = {"mask": mask, "seed": seed, "repeated": "sum"}
     K = record(model, primary, names, of="output", **settings)
-    G, loss = None, _Drawn(metric)
+    G = None
     if metric != "variance":
-        labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
         used = [name for name in names if layers[name].used]
-        G = record(model, labelled, used, of="gradient", loss=loss, **settings)
+        G = gains_of(model, used, primary, metric, **settings)
     H = None
     if harmful is not None:
         y = _labels_of(harmful)
@@ -68,7 +67,7 @@ def worth_of(
             continue
         gain = np.eye(len(second)) / size
         if G is not None:
-            gain = G.gram(name) / loss.samples if name in G else np.zeros_like(second)
+            gain = G.get(name, np.zeros_like(second))
         path = erasure_path(
             second, gain, K_H=None if H is None else _harm(H, name, centred),
             computed_in=K.computed_in(name),
@@ -76,6 +75,16 @@ def worth_of(
         mean = K.mean(name) if centred else np.zeros(len(second))
         found[name] = Worth(path, mean)
     return found
+
+
+def gains_of(
+    model: nn.Module, names: Sequence[str], primary: Any, metric: Metric, **settings: Any
+) -> dict[str, FloatArray]:
+    """Return the second moment of the logits' gradient by each layer's output, a sample's mean."""
+    loss = _Drawn(metric)
+    labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
+    G = record(model, labelled, names, of="gradient", loss=loss, **settings)
+    return {name: G.gram(name) / loss.samples for name in names}
 
 
 def _harm(H: Recording, name: str, centred: bool) -> FloatArray:

@@ -26,6 +26,14 @@ RELEASES = {
     "erased": "erasure",
     "compressed-0.05": "PCA at every cut, 5 % of the power lost",
     "compressed-0.1": "PCA, 10 % lost",
+    "tar": "TAR-like, first order",
+    "collapse": "harmful features collapsed",
+    "graddiff": "gradient ascent, retained",
+    "npo": "negative preference",
+    "cir": "CIR-like",
+    "repselect": "RepSelect-like",
+    "leace": "LEACE at every cut, at any cost",
+    "retrained": "trained without the harmful features",
 }
 _HELD_OUT, _FRESH = 2000, 4  # rows, and their part of what a seed draws
 

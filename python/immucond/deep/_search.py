@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ._attackers import Rule, Settings
-from ._trial import Trial
+Settings = dict[str, Any]
 
 _FINEST = 0.05  # decades
 
 
-def propose(space: Rule, done: Sequence[Trial], seed: int) -> Settings:
+def propose(
+    rates: Sequence[int],
+    also: Mapping[str, Sequence[Any]],
+    done: Sequence[tuple[Settings, Any]],
+    seed: int,
+) -> Settings:
     """Return the settings of the next trial, which follow from those before it and the seed.
 
     The rates' decades from the middle outwards; then, in turns, one of the best trial's further
-    settings is another one, and the wider of the two gaps in rate beside it is halved.
+    settings, `also`, is another one, and the wider of the two gaps in rate beside it is halved.
+    `done` are settings with their scores, of which the least is best.
     """
     number = len(done)
-    settings: Settings = {name: values[0] for name, values in space.also.items()}
-    decades = _outwards(space.rates)
+    settings: Settings = {name: values[0] for name, values in also.items()}
+    decades = _outwards(rates)
     if number < len(decades):
         return {"rate": 10.0 ** decades[number], **settings}
-    best = min(done, key=Trial.score)
-    rest = {name: value for name, value in best.settings.items() if name != "rate"}
+    best = min(done, key=lambda trial: trial[1])[0]
+    rest = {name: value for name, value in best.items() if name != "rate"}
     others = [
-        (name, value)
-        for name, values in space.also.items()
-        for value in values
-        if value != rest[name]
+        (name, value) for name, values in also.items() for value in values if value != rest[name]
     ]
     half, odd = divmod(number - len(decades), 2)
     if others and not odd:
         name, value = others[half % len(others)]
-        return {"rate": best.settings["rate"], **rest, name: value}
+        return {"rate": best["rate"], **rest, name: value}
     rng = np.random.default_rng([seed, number])
-    return {
-        "rate": _between(best.settings["rate"], [t.settings["rate"] for t in done], rng),
-        **rest,
-    }
+    return {"rate": _between(best["rate"], [of["rate"] for of, _ in done], rng), **rest}
 
 
 def _outwards(rates: Sequence[int]) -> list[int]:
