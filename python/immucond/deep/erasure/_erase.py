@@ -140,8 +140,8 @@ def erase(
     model = unwrapped(model)
     given = _tasks(primary, held_out, harmful, harmful_held_out)
     ready = prepared(model, given, split, drawn)
-    work, tasks, found, utility = ready.work, ready.tasks, ready.found, ready.utility
-    layers = _chosen(work, found, modules)
+    work, tasks, found = ready.work, ready.tasks, ready.found
+    layers, utility = _chosen(work, found, modules), ready.utility
     run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
     kept = None
     if checkpoint is not None:

@@ -37,8 +37,8 @@ def npo(bench: Bench, settings: Settings) -> None:
     def term(found: Outcome, batch: Any, rival: Rival) -> Tensor:
         with torch.no_grad():
             told = _said(start, bench.harmful.run(reference, batch))
-        found_now: Tensor = softplus(beta * (_said(rival, found) - told)).mean()
-        return 2.0 / beta * found_now
+        preferred: Tensor = 2.0 / beta * softplus(beta * (_said(rival, found) - told)).mean()
+        return preferred
 
     _descend(bench, settings, bench.student(), term)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +36,6 @@ class Prepared:
     tasks, data : Tasks and dict of str to Loaded
         The loaders that fit it.
     found : Layers
-    utility : Utility
     """
 
     model: nn.Module
@@ -44,7 +44,11 @@ class Prepared:
     tasks: Tasks
     data: dict[str, Loaded]
     found: Layers
-    utility: Utility
+
+    @cached_property
+    def utility(self) -> Utility:
+        """What the network that was given is worth."""
+        return Utility(self.work, self.found.head, self.data["held_out"])
 
     @property
     def half(self) -> bool:
@@ -89,8 +93,7 @@ def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Pr
         data = _all_loaded(tasks, where, seed)
     inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)
     found = layers_of(work, inputs, split)
-    utility = Utility(work, found.head, data["held_out"])
-    return Prepared(model, loaded, work, tasks, data, found, utility)
+    return Prepared(model, loaded, work, tasks, data, found)
 
 
 def _all_loaded(tasks: Tasks, where: torch.device, seed: int) -> dict[str, Loaded]:

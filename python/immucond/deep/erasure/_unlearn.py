@@ -174,8 +174,8 @@ def unlearn(
     if not ready.found.layers:
         raise ValueError("no layer before the head has weights that can be changed")
     train, check = apart(ready.data["harmful"])
-    before = ready.tasks.leak(ready.work, ready.found.head, mask, drawn)
-    found = ready.found
+    found, utility = ready.found, ready.utility  # before anything is changed
+    before = ready.tasks.leak(ready.work, found.head, mask, drawn)
     rows = {"primary": ready.tasks.primary, "harmful": train}
     if method == "leace":
         rows["harmful"] = ready.tasks.harmful
