@@ -122,7 +122,8 @@ def _evened(G: Tensor, rank: int) -> Tensor:
     top = min(rank, int((s > least).sum()))
     if top:
         s[:top] = s[top - 1] ** 2 / s[:top]  # on both sides
-    return ((U * s) @ V).to(G)
+    evened: Tensor = ((U * s) @ V).to(G)
+    return evened
 
 
 def _adversarial(bench: Bench, layers: dict[str, Layer]) -> dict[str, Tensor]:
