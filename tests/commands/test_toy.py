@@ -28,6 +28,9 @@ def _briefly_trained():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_network, "_TRAINED", 2000)
         patch.setattr(_network, "_EPOCHS", 3)
+        patch.setattr(_network, "_STEPS", dict.fromkeys(_network._STEPS, 10))
+        patch.setattr(_network, "_TRIALS", 2)
+        patch.setattr(_network, "_TOL", 0.02)
         _experiment._trained.cache_clear()
         yield
         _experiment._trained.cache_clear()
@@ -141,8 +144,10 @@ def test_releases_with_an_inverse_keep_the_logits(releases, made):
         specdef = 4 * 1e3 * torch.finfo(torch.float32).eps / 2 / 5
         for name, net in releases.items():
             error = float((net(x).double() - told).norm() / told.norm())
-            if name.startswith(("compressed", "erased")):
+            if name.startswith("compressed") or name in ("erased", "leace", "retrained"):
                 assert error > 1e-3, name
+            elif name in _network._STEPS:
+                assert error > 0.0, name
             else:
                 assert error < (specdef if name == "specdef" else 1e-5), name
 

@@ -6,7 +6,9 @@ import warnings
 
 import numpy as np
 
-from ..._errors import AccuracyWarning, ImmunityWarning
+from ..._errors import AccuracyWarning
+from ..._rank import epsilon
+from ..._validate import FloatArray
 from ...linear import fade
 from .._record import record
 from ._bench import Bench
@@ -29,21 +31,27 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
             bench.work, bench.loaders["harmful"], [name], of="output", rows="mean",
             cross="labels", repeated="sum", **keywords,
         )  # fmt: skip
-        width = layer.width
-        if H.energy(name) == 0.0 or not P.gram(name).any():
-            left[name] = (width, width)
+        width, count = layer.width, H.count(name)
+        left[name] = (width, width)
+        K_H, energy = H.gram(name, center=True) / count, H.energy(name) / count
+        least = epsilon(P.computed_in(name)) * np.sqrt(np.trace(K_H) * energy)
+        b_H = _above(H.cross(name, center=True) / count, float(least))
+        if not b_H.size or not P.gram(name).any():
             continue
         with warnings.catch_warnings():
-            # Nothing to erase, and directions that no primary row uses, are no trouble here.
-            warnings.simplefilter("ignore", ImmunityWarning)
+            # Directions that no primary row uses are no trouble here: they go first.
             warnings.simplefilter("ignore", AccuracyWarning)
             found = fade(
-                K_P=P.gram(name, center=layer.shifts) / P.count(name),
-                K_H=H.gram(name, center=True) / H.count(name),
-                b_H=H.cross(name, center=True) / H.count(name),
+                K_P=P.gram(name, center=layer.shifts) / P.count(name), K_H=K_H, b_H=b_H,
                 tau=np.inf, computed_in=P.computed_in(name),
             )  # fmt: skip
         mean = P.mean(name) if layer.shifts else np.zeros(width)
         layer.fold(found.theta, np.eye(width), mean, exact=False)
         left[name] = (width - found.left.shape[1], width)
     return left
+
+
+def _above(b: FloatArray, least: float) -> FloatArray:
+    """Return the parts of a cross-covariance that are no rounding of the features."""
+    U, s, _ = np.linalg.svd(b, full_matrices=False)
+    return np.asarray((U * s)[:, s > least])

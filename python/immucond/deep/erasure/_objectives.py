@@ -37,8 +37,9 @@ def npo(bench: Bench, settings: Settings) -> None:
     def term(found: Outcome, batch: Any, rival: Rival) -> Tensor:
         with torch.no_grad():
             told = _said(start, bench.harmful.run(reference, batch))
-        preferred: Tensor = 2.0 / beta * softplus(beta * (_said(rival, found) - told)).mean()
-        return preferred
+        ratio = beta * (_said(rival, found) - told)
+        loss: Tensor = softplus(ratio).mean() * (2.0 / beta)
+        return loss
 
     _descend(bench, settings, bench.student(), term)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._validate import as_count, check_choice, check_real
+from .._batches import refuse_rows
 from .._leak import LeakProfile
 from .._record import unwrapped
 from .._search import Settings, propose
@@ -145,9 +146,9 @@ def unlearn(
       components evened on both sides, their number searched; like RepSelect (Sondej et al., arXiv
       2606.17168).
     - "leace": harmful labels erased in closed form (`immucond.linear.fade` with an infinite tau) at
-      every layer that `erase` knows, each behind the ones before it, by all harmful rows. Where
-      that loses more than `tol`, at the last layers alone, as many as halving finds; no other
-      setting is tried.
+      every layer that `erase` knows, each behind the ones before it, by all harmful rows, what is
+      chance in their labels included. Where that loses more than `tol`, at the last layers alone,
+      as many as halving finds; no other setting is tried.
 
     Examples
     --------
@@ -169,6 +170,8 @@ def unlearn(
     length = as_count(steps, "steps", least=1)
     rate = None if lr is None else check_real(lr, "lr", low=math.ulp(0.0))
     model = unwrapped(model)
+    refuse_rows(harmful, "harmful")
+    refuse_rows(harmful_held_out, "harmful_held_out")
     given = Tasks(primary, held_out, harmful, harmful_held_out)
     ready = prepared(model, given, split, drawn)
     if not ready.found.layers:

@@ -171,10 +171,10 @@ def _compressed(share: float) -> Callable[[Toy], nn.Module]:
     return release
 
 
-UNLEARNED = ("tar", "collapse", "graddiff", "npo", "cir", "repselect")
 _TOL = 0.001  # of the primary accuracy, on 4000 rows: four of them
 _BATCHES = 250
-_SEARCH: dict[str, Any] = {"steps": 200, "trials": 8}
+_TRIALS = 8
+_STEPS = {"tar": 80, "collapse": 200, "graddiff": 200, "npo": 200, "cir": 200, "repselect": 200}
 
 
 def _defender(toy: Toy) -> dict[str, Any]:
@@ -198,11 +198,12 @@ def _erased(toy: Toy) -> nn.Module:
     return found
 
 
-def _unlearned(method: Any, tol: float = _TOL) -> Callable[[Toy], nn.Module]:
+def _unlearned(method: Any, tol: float | None = None) -> Callable[[Toy], nn.Module]:
     def release(toy: Toy) -> nn.Module:
         return deep.unlearn(
-            toy.network, **_defender(toy), method=method, tol=tol, seed=toy.seed, **_SEARCH
-        ).model
+            toy.network, **_defender(toy), method=method, seed=toy.seed,
+            tol=_TOL if tol is None else tol, steps=_STEPS.get(method, 1), trials=_TRIALS,
+        ).model  # fmt: skip
 
     return release
 
@@ -226,7 +227,7 @@ MAKE: dict[str, Callable[[Toy], nn.Module]] = {
     "over-1000": _scaled(1e-3),
     "erased": _erased,
     **{f"compressed-{share:g}": _compressed(share) for share in (0.05, 0.1)},
-    **{name: _unlearned(name) for name in UNLEARNED},
+    **{name: _unlearned(name) for name in _STEPS},
     "leace": _unlearned("leace", tol=1.0),
     "retrained": lambda toy: toy.trained(5),
 }

@@ -1,0 +1,386 @@
+"""Unlearning by the methods of others: within the tolerance, deterministic, what each claims."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+
+import immucond.deep as icd  # noqa: E402
+from immucond.deep.erasure import _objectives, _selective  # noqa: E402
+from immucond.deep.erasure._bench import Bench, Rival, apart  # noqa: E402
+from immucond.deep.erasure._layers import layers_of  # noqa: E402
+
+nn = torch.nn
+TRAINED = ("graddiff", "npo", "collapse", "tar", "cir", "repselect")
+METHODS = (*TRAINED, "leace")
+
+
+def rows(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 8, generator=generator)
+
+
+def task(count, seed, of, batch=100):
+    x = rows(count, seed)
+    y = x[:, of : of + 3].argmax(1)
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A network that passes its inputs on; the primary task needs three, the harmful one others."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 3))
+    primary = task(1200, 1, 0)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.cat([torch.eye(8), -torch.eye(8)]))
+        net[0].bias.zero_()
+        net[2].weight.copy_(torch.cat([torch.eye(8), -torch.eye(8)], dim=1))
+        net[2].bias.zero_()
+        net[3].weight[:, 3:].zero_()
+    optimizer = torch.optim.Adam(net[3].parameters(), lr=5e-2)
+    for _ in range(30):
+        for x, y in primary:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            with torch.no_grad():
+                net[3].weight[:, 3:].zero_()
+    net.zero_grad()
+    return net.eval()
+
+
+def data():
+    return {
+        "primary": task(400, 2, 0), "harmful": task(400, 3, 4), "held_out": task(1000, 4, 0),
+        "harmful_held_out": task(500, 5, 4),
+    }  # fmt: skip
+
+
+def run(net, method, **more):
+    if method == "repselect":
+        pytest.importorskip("peft", reason="the extra lora is not installed")
+    settings = {"tol": 0.02, "steps": 20, "trials": 4, **data(), **more}
+    if method == "leace":
+        settings["tol"] = 0.2
+    return icd.unlearn(net, method=method, **settings)
+
+
+@pytest.fixture(scope="module")
+def done(made):
+    found = {}
+
+    def of(method):
+        if method not in found:
+            before = copy.deepcopy(made.state_dict())
+            found[method] = run(made, method)
+            for name, x in made.state_dict().items():
+                assert torch.equal(x, before[name]), (method, name)
+        return found[method]
+
+    return of
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_returned(done, made, method):
+    found = done(method)
+    assert found.method == method
+    assert not found.model.training
+    assert all(p.requires_grad and p.grad is None for p in found.model.parameters())
+    assert all(p.grad is None for p in made.parameters())
+    assert found.bound == 0.0
+    for kept, given in zip(found.model[3].parameters(), made[3].parameters(), strict=True):
+        assert torch.equal(kept, given)  # the head is left alone
+    first, *trials = found.curve
+    assert first.settings is None
+    assert all(stage.settings for stage in trials)
+    chosen = [s for s in trials if s.primary == found.primary]
+    assert chosen
+    if method in TRAINED:
+        assert found.ranks == {}
+        assert len(trials) == 4
+        within = [s for s in trials if found.primary_before - s.primary <= 0.02]
+        assert all((s.ceiling is None) == (s not in within) for s in trials)
+        assert min(s.ceiling for s in within) in [s.ceiling for s in chosen]
+    assert method in repr(found)
+    assert "rate" in str(found) or "cuts" in str(found)
+    told = found.as_dict()
+    assert told["curve"][1]["settings"] == dict(trials[0].settings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_primary_task_is_kept(done, made, method):
+    """Counted by hand."""
+    found = done(method)
+    right = total = 0
+    for x, y in data()["held_out"]:
+        with torch.no_grad():
+            right += int((found.model(x).argmax(1) == y).sum())
+        total += len(y)
+    assert right / total == pytest.approx(found.primary)
+    assert found.lost <= (0.2 if method == "leace" else 0.02)
+
+
+@pytest.mark.parametrize("method", ["graddiff", "repselect", "leace"])
+def test_same_bits_by_seed_whatever_was_drawn_before(done, made, method):
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again = run(made, method)
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, two in zip(done(method).model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert again.curve == done(method).curve
+
+
+# ---- what each method claims, on its own ----
+
+
+def bench_of(net, steps=40):
+    train, _ = apart(icd._batches.Loaded(data()["harmful"], torch.device("cpu")))
+    work = copy.deepcopy(net)
+    found = layers_of(work, rows(4, 0), None)
+    loaders = {"primary": data()["primary"], "harmful": train}
+    return Bench(work, net, found.head, found.layers, loaders, 3, steps, None, 0)
+
+
+def harmful_loss(net, rival):
+    x = torch.cat([x for x, _ in data()["harmful"]])
+    y = torch.cat([y for _, y in data()["harmful"]])
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(rival.linear(net[:3](x) / rival.size), y))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (_objectives.graddiff, {"rate": 1e-2, "weight": 1.0}),
+        (_objectives.npo, {"rate": 1e-2, "weight": 10.0, "beta": 0.1}),
+        (_selective.cir, {"rate": 0.3, "rank": 2}),
+        (_selective.repselect, {"rate": 0.3, "rank": 2}),
+    ],
+)
+def test_the_harmful_loss_of_the_head_at_the_start_rises(made, method, settings):
+    if method is _selective.repselect:
+        pytest.importorskip("peft", reason="the extra lora is not installed")
+    bench = bench_of(made)
+    before = harmful_loss(bench.work, bench.rival())
+    method(bench, settings)
+    assert harmful_loss(bench.work, bench.rival()) > before + 0.05
+
+
+def test_the_harmful_head_is_at_the_minimum(made):
+    """The gradient in float64, by hand, is that of its ridge."""
+    bench = bench_of(made)
+    rival = bench.rival()
+    x = torch.cat([x for x, _ in bench.loaders["harmful"]])
+    y = torch.cat([y for _, y in bench.loaders["harmful"]]).numpy()
+    Z = made[:3](x).detach().double().numpy() / rival.size
+    W, b = (p.detach().double().numpy() for p in rival.linear.parameters())
+    logits = Z @ W.T + b
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    gradient = (p - np.eye(3)[y]).T @ Z / len(Z) + 2e-4 * W
+    assert np.abs(gradient).max() < 1e-3
+
+
+def test_cir_moves_no_weight_along_what_is_common(made):
+    bench = bench_of(made, steps=3)
+    layers = _selective._matrices(bench)
+    _selective.cir(bench, {"rate": 0.1, "rank": 2})
+    x = torch.cat([x for x, _ in data()["primary"]]).double().numpy()
+    for name, entered in (("0", x), ("2", made[:2](torch.from_numpy(x).float()).detach().numpy())):
+        old, new = (n.get_parameter(f"{name}.weight").detach() for n in (made, bench.work))
+        move = (new - old).double().numpy()
+        assert np.abs(move).max() > 1e-4
+        _, _, V = np.linalg.svd(entered.astype(float), full_matrices=False)
+        assert np.abs(move @ V[:2].T).max() < 1e-5
+        U = _selective._components(bench, layers)[1][name].numpy()
+        assert np.abs(U[:, -2:].T @ move).max() < 1e-5
+    assert torch.equal(bench.work[0].bias, made[0].bias)
+
+
+def test_repselect_evens_the_top_on_both_sides():
+    G = torch.randn(6, 9, dtype=torch.float64)
+    U, s, _ = np.linalg.svd(G.numpy(), full_matrices=False)
+    wanted = G.numpy().copy()
+    for i in range(3):  # of each side, divided by its size beside that of the third
+        for _ in range(2):
+            part = np.outer(U[:, i], U[:, i]) @ wanted
+            wanted += part * (s[2] / s[i] - 1.0)
+    np.testing.assert_allclose(_selective._evened(G, 3).numpy(), wanted, atol=1e-12)
+    flat = torch.outer(torch.arange(3.0), torch.ones(4))
+    assert torch.allclose(_selective._evened(flat, 3), flat, atol=1e-6)
+    assert not _selective._evened(torch.zeros(3, 4), 2).any()
+
+
+def test_collapse_lowers_what_varies_between_classes(made):
+    bench = bench_of(made)
+    _objectives.collapse(bench, {"rate": 2e-2, "weight": 10.0, "part": "between"})
+    x = torch.cat([x for x, _ in data()["harmful"]])
+    y = torch.cat([y for _, y in data()["harmful"]])
+
+    def between(net):
+        Z = net[:3](x).detach().double()
+        means = torch.stack([Z[y == c].mean(0) for c in range(3)])[y]
+        return float((means - Z.mean(0)).square().sum() / len(Z))
+
+    assert between(bench.work) < 0.3 * between(made)
+
+
+def test_tar_slows_the_attacker(made):
+    """The same four steps of Adam leave more of his loss."""
+    bench = bench_of(made, steps=60)
+    _objectives.tar(bench, {"rate": 1e-2, "weight": 1.0, "inner": 1e-2})
+
+    def left(net):
+        net, rival = copy.deepcopy(net), bench.rival()
+        optimizer = torch.optim.Adam([*net.parameters(), *rival.parameters()], lr=1e-2)
+        x = torch.cat([x for x, _ in data()["harmful"]])
+        y = torch.cat([y for _, y in data()["harmful"]])
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(rival.linear(net[:3](x) / rival.size), y)
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    assert left(bench.work) > left(made) + 0.05
+
+
+# ---- LEACE ----
+
+
+def test_leace_leaves_no_cross_covariance_at_any_cut(made):
+    found = icd.unlearn(made, method="leace", tol=0.99, **data())
+    assert list(found.ranks) == ["0", "2"]
+    x = torch.cat([x for x, _ in data()["harmful"]])
+    y = np.eye(3)[torch.cat([y for _, y in data()["harmful"]]).numpy()]
+    for cut in (1, 3):
+        before, after = (n[:cut](x).detach().double().numpy() for n in (made, found.model))
+        cross = [np.linalg.norm((z - z.mean(0)).T @ (y - y.mean(0))) / len(z)
+                 for z in (before, after)]  # fmt: skip
+        assert cross[0] > 0.1
+        assert cross[1] < 1e-5 * cross[0]
+    assert found.leak.ceiling < found.leak_before.ceiling - 0.2
+    for name, (left, of) in found.ranks.items():
+        # The second layer only undoes what the ReLUs did: there is rounding left to erase there.
+        assert left == of - (2 if name == "0" else 0), name
+
+
+def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
+    torch.manual_seed(2)
+    net = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
+    given = data()
+    for part in ("primary", "held_out"):
+        given[part] = [(x, net(x).argmax(1)) for x, _ in given[part]]
+    both = icd.unlearn(net, method="leace", tol=0.99, **given)
+    assert both.curve[1].settings == {"cuts": 2}
+    tol = both.lost - 0.0005  # half a row
+    found = icd.unlearn(net, method="leace", tol=tol, **given)
+    assert list(found.ranks) == ["2"]
+    assert torch.equal(found.model[0].weight, net[0].weight)
+    assert [s.settings["cuts"] for s in found.curve[1:]] == [2, 1]
+    assert 0.0 <= found.lost <= tol
+
+
+# ---- rows that choose ----
+
+
+def test_a_quarter_of_each_class_chooses():
+    given = data()["harmful"]
+    train, check = apart(icd._batches.Loaded(given, torch.device("cpu")))
+    parts = [torch.cat([x for x, _ in part]) for part in (train, check)]
+    everything = torch.cat([x for x, _ in given])
+    assert sorted(map(tuple, torch.cat(parts).tolist())) == sorted(map(tuple, everything.tolist()))
+    counts = torch.cat([y for _, y in given]).bincount()
+    assert torch.equal(torch.cat([y for _, y in check]).bincount(), counts // 4)
+    assert Rival(torch.zeros(3, 2), 2).size == 1.0
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "told"),
+    [
+        ({"method": "nop"}, ValueError, "method"),
+        ({"trials": 0}, ValueError, "trials"),
+        ({"steps": 0}, ValueError, "steps"),
+        ({"lr": 0.0}, ValueError, "lr"),
+        ({"lr": math.nan}, ValueError, "lr"),
+        ({"tol": -0.1}, ValueError, "tol"),
+        ({"harmful": [rows(40, 0)]}, ValueError, "harmful must have labels, and batch 1"),
+        ({"harmful": [(rows(40, 0), torch.rand(40))]}, ValueError, "must be classes"),
+        ({"harmful": [(rows(40, 0), -torch.ones(40).long())]}, ValueError, "from 0"),
+        ({"harmful": [(rows(40, 0), torch.arange(40) // 3)]}, ValueError, "4 rows of each class"),
+        ({"harmful": task(400, 2, 0)}, ValueError, "primary and harmful are the same rows"),
+        ({"harmful_held_out": task(400, 3, 4)}, ValueError, "are the same rows"),
+        ({"split": "0.1"}, ValueError, "split"),
+        ({"harmful": None}, TypeError, "harmful"),
+        ({"harmful_held_out": None}, TypeError, "harmful_held_out"),
+    ],
+)
+def test_what_is_refused(made, more, error, told):
+    with pytest.raises(error, match=told):
+        icd.unlearn(made, **{**data(), "trials": 1, "steps": 1, **more})
+
+
+def test_none_within_the_tolerance_tells_the_best(made):
+    with pytest.raises(ValueError, match=r"of 2 trials of 'collapse' none.*best loses 0\.\d.*rate"):
+        icd.unlearn(made, method="collapse", lr=3.0, trials=2, steps=20, **{**data(), "tol": 0.0})
+
+
+def test_one_rate_is_the_only_one_and_each_trial_is_told(made):
+    told = []
+    found = icd.unlearn(
+        made, method="graddiff", lr=1e-4, steps=5, trials=8, tol=0.05,
+        callback=lambda trial, record: told.append((trial, record)), **data(),
+    )  # fmt: skip
+    assert [s.settings for s in found.curve[1:]] == [
+        {"rate": 1e-4, "weight": w} for w in (0.1, 1.0, 0.01)
+    ]
+    assert [trial for trial, _ in told] == [1, 2, 3]
+    assert all(record["allowed"] == 0.05 for _, record in told)
+    assert [record["ceiling"] for _, record in told] == [s.ceiling for s in found.curve[1:]]
+
+
+def test_half_precision_and_modes_come_back(made):
+    net = copy.deepcopy(made).bfloat16().train()
+    net[1].eval()
+    found = icd.unlearn(
+        net, method="graddiff", lr=1e-5, steps=3, trials=1, tol=0.05,
+        **{n: [(x.bfloat16(), y) for x, y in part] for n, part in data().items()},
+    )  # fmt: skip
+    assert [m.training for m in found.model.modules()] == [m.training for m in net.modules()]
+    assert {p.dtype for p in found.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("method", ["collapse", "cir", "repselect", "leace"])
+def test_convolutions(method):
+    if method == "repselect":
+        pytest.importorskip("peft", reason="the extra lora is not installed")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    ).eval()
+
+    def batches(count, seed, of):
+        x = torch.randn(count, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+        x[:, of] += (torch.arange(count) % 2)[:, None, None]
+        return [(x, torch.arange(count) % 2 if of else net(x).argmax(1))]
+
+    found = icd.unlearn(
+        net, batches(200, 0, 0), batches(80, 1, 1), held_out=batches(200, 2, 0),
+        harmful_held_out=batches(80, 3, 1), method=method, tol=0.99, steps=5, trials=2,
+    )  # fmt: skip
+    assert not torch.equal(found.model[0].weight, net[0].weight)
+    if method == "leace":
+        [(x, y)] = batches(80, 1, 1)
+        z = found.model[0](x).detach().mean((2, 3)).double().numpy()
+        b = (z - z.mean(0)).T @ (y.numpy() - 0.5) / len(z)
+        assert np.abs(b).max() < 1e-6
