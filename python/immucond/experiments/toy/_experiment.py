@@ -15,6 +15,17 @@ from .._units import Progress, Unit, Values, silent
 ATTACKERS = (
     "gd", "adam", "muon", "lbfgs", "kfac", "lora-4", "probe-gd", "probe-adam", "lstsq", "whitening",
 )  # fmt: skip
+TRAINED = {  # or erased: what has no inverse
+    "erased": "erasure, 0.1 % lost",
+    "tar": "TAR-like, first order",
+    "collapse": "harmful features collapsed",
+    "graddiff": "gradient ascent, retained",
+    "npo": "negative preference",
+    "cir": "CIR-like",
+    "repselect": "RepSelect-like",
+    "leace": "LEACE at every cut, at any cost",
+    "retrained": "trained without the harmful features",
+}
 RELEASES = {
     "unprotected": "unprotected",
     "specdef": "SpecDef, alpha 1e3, k 2",
@@ -25,15 +36,7 @@ RELEASES = {
     "over-1000": "features / 1000",
     "compressed-0.05": "PCA at every cut, 5 % of the power lost",
     "compressed-0.1": "PCA, 10 % lost",
-    "erased": "erasure, 0.1 % lost",
-    "tar": "TAR-like, first order",
-    "collapse": "harmful features collapsed",
-    "graddiff": "gradient ascent, retained",
-    "npo": "negative preference",
-    "cir": "CIR-like",
-    "repselect": "RepSelect-like",
-    "leace": "LEACE at every cut, at any cost",
-    "retrained": "trained without the harmful features",
+    **TRAINED,
 }
 _HELD_OUT, _FRESH = 2000, 4  # rows, and their part of what a seed draws
 
