@@ -15,17 +15,8 @@ from .._units import Progress, Unit, Values, silent
 ATTACKERS = (
     "gd", "adam", "muon", "lbfgs", "kfac", "lora-4", "probe-gd", "probe-adam", "lstsq", "whitening",
 )  # fmt: skip
-RELEASES = {
-    "unprotected": "unprotected",
-    "specdef": "SpecDef, alpha 1e3, k 2",
-    "gauges": "random gauges, kappa 1e3",
-    "closed-form": "condition number, closed form",
-    "fade": "fade, tau 1e4",
-    "times-900": "features x 900",
-    "over-1000": "features / 1000",
+TRAINED = {  # or erased: what has no inverse
     "erased": "erasure",
-    "compressed-0.05": "PCA at every cut, 5 % of the power lost",
-    "compressed-0.1": "PCA, 10 % lost",
     "tar": "TAR-like, first order",
     "collapse": "harmful features collapsed",
     "graddiff": "gradient ascent, retained",
@@ -34,6 +25,18 @@ RELEASES = {
     "repselect": "RepSelect-like",
     "leace": "LEACE at every cut, at any cost",
     "retrained": "trained without the harmful features",
+}
+RELEASES = {
+    "unprotected": "unprotected",
+    "specdef": "SpecDef, alpha 1e3, k 2",
+    "gauges": "random gauges, kappa 1e3",
+    "closed-form": "condition number, closed form",
+    "fade": "fade, tau 1e4",
+    "times-900": "features x 900",
+    "over-1000": "features / 1000",
+    "compressed-0.05": "PCA at every cut, 5 % of the power lost",
+    "compressed-0.1": "PCA, 10 % lost",
+    **TRAINED,
 }
 _HELD_OUT, _FRESH = 2000, 4  # rows, and their part of what a seed draws
 

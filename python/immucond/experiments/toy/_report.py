@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._format import number, plain
 from ..._show import BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
-from ._experiment import RELEASES, Result
+from ._experiment import RELEASES, TRAINED, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,9 +159,13 @@ def _by_ceiling(result: Result) -> Figure:
 
     figure = Figure(figsize=(6.0, 4.5), layout="constrained")
     ax = figure.subplots()
-    kinds = {"unprotected": (GREEN, "o"), "with an inverse": (BLUE, "o"), "PCA": (VERMILION, "s")}
+    kinds = {
+        "unprotected": (GREEN, "o"), "with an inverse": (BLUE, "o"), "PCA": (VERMILION, "s"),
+        "erased, or trained": (ORANGE, "^"),
+    }  # fmt: skip
     for name, units in result.units.items():
         kind = "PCA" if name.startswith("compressed") else "with an inverse"
+        kind = "erased, or trained" if name in TRAINED else kind
         colour, marker = kinds.get(name, kinds[kind])
         ax.plot(
             [100.0 * u["ceiling"] for u in units], _drawn(result, strongest(units)), marker,
@@ -172,7 +176,7 @@ def _by_ceiling(result: Result) -> Figure:
     _steps_axis(ax, result, "y")
     ax.set_xlabel("ceiling of the leak profile, % (one point a seed)")
     ax.set_ylabel("strongest attacker, steps (above the line: never)")
-    legend_below(ax, 3)
+    legend_below(ax, 2)
     return figure
 
 
