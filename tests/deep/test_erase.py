@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from torch import Tensor, nn
 
-torch = pytest.importorskip("torch")
-from torch import Tensor, nn  # noqa: E402
-
-import immucond as ic  # noqa: E402
-import immucond.deep as icd  # noqa: E402
-from immucond.deep.erasure._exact import exact_product  # noqa: E402
-from immucond.deep.erasure._layers import layers_of  # noqa: E402
+import immucond as ic
+import immucond.deep as icd
+from immucond.deep.erasure._exact import exact_product
+from immucond.deep.erasure._layers import layers_of
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -131,7 +131,6 @@ def test_a_map_of_channels_folds_into_a_convolution(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["words", "turned", "plain"])
 def test_a_map_folds_into_layers_of_words(name: str) -> None:
-    pytest.importorskip("transformers")
     wanted, got = folded(Words(), torch.arange(40).reshape(4, 10) % 20, name, name)
     torch.testing.assert_close(got, wanted, rtol=0.0, atol=1e-5)
 
@@ -420,7 +419,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Any) -> None:
 
 
 def test_a_language_model_with_a_tied_head() -> None:
-    transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,

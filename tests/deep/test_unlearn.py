@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the extra torch is not installed")
-
-import immucond.deep as icd  # noqa: E402
-from immucond.deep.erasure import _objectives, _selective  # noqa: E402
-from immucond.deep.erasure._bench import Bench, Rival, apart  # noqa: E402
-from immucond.deep.erasure._layers import layers_of  # noqa: E402
+import immucond.deep as icd
+from immucond.deep.erasure import _objectives, _selective
+from immucond.deep.erasure._bench import Bench, Rival, apart
+from immucond.deep.erasure._layers import layers_of
 
 nn = torch.nn
 TRAINED = ("graddiff", "npo", "collapse", "tar", "cir", "repselect")
@@ -61,8 +60,6 @@ def data():
 
 
 def run(net, method, **more):
-    if method == "repselect":
-        pytest.importorskip("peft", reason="the extra lora is not installed")
     settings = {"tol": 0.02, "steps": 20, "trials": 4, **data(), **more}
     if method == "leace":
         settings["tol"] = 0.2
@@ -362,8 +359,6 @@ def test_half_precision_and_modes_come_back(made):
 
 @pytest.mark.parametrize("method", ["collapse", "cir", "repselect", "leace"])
 def test_convolutions(method):
-    if method == "repselect":
-        pytest.importorskip("peft", reason="the extra lora is not installed")
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
