@@ -160,8 +160,6 @@ def harmful_loss(net, rival):
     ],
 )
 def test_the_harmful_loss_of_the_head_at_the_start_rises(made, method, settings):
-    if method is _selective.repselect:
-        pytest.importorskip("peft", reason="the extra lora is not installed")
     bench = bench_of(made)
     before = harmful_loss(bench.work, bench.rival())
     method(bench, settings)
