@@ -18,6 +18,7 @@ from typing import Any
 from page import ROOT, commit, write
 
 from immucond._cli import main as immucond
+from immucond._files import write_whole
 
 TOY = "toy --releases unprotected erased --jobs 2"
 RESNET = (
@@ -49,16 +50,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-erasure")
     parser.add_argument("--only", nargs="+", choices=tuple(RUNS), default=tuple(RUNS))
     given = parser.parse_args()
-    lines = [f"Commit {commit()}; each command with `--out` and `--quiet`."]
+    lines = ["Each command with `--out` and `--quiet`."]
     for name in given.only:
         title, words = RUNS[name]
         out, kind = given.work / name, words.split()[0]
         file = out / {"toy": "results.json", "erase": "erase.json"}[kind]
-        if not file.exists() and immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
-            raise SystemExit(f"immucond {words} failed")
+        made_at = given.work / f"{name}.commit"  # a run that is there may be of another one
+        if not file.exists():
+            if immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
+                raise SystemExit(f"immucond {words} failed")
+            write_whole(made_at, commit())
         told = json.loads(file.read_text(encoding="utf-8"))
         table = (out / {"toy": "tables.md", "erase": "erase.md"}[kind]).read_text(encoding="utf-8")
-        lines += ["", f"## {title}", "", f"`immucond {words}`: {_about(told)}.", ""]
+        lines += ["", f"## {title}", "", f"`immucond {words}`, commit {made_at.read_text()}: "
+                  f"{_about(told)}.", ""]  # fmt: skip
         lines += table.partition("\n\n")[2].rstrip().split("\n")
         if name in PLOTTED:
             image = ROOT / "docs" / "images" / f"erasure-{name}.svg"

@@ -168,6 +168,8 @@ class Run:
 
     def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth]) -> None:
         for name, E in found.items():
+            if E.rank == E.shape[0]:  # nothing goes, and the weights keep their digits
+                continue
             self.layers[name].fold(E.left, E.right, worth[name].mean)
 
     def _stage(

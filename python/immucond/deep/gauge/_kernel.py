@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ._balance import Balancing, _sign, balanced_pair
 from ._group import GaugeGroup
 from ._layers import linear
-from ._tape import run, tensors
+from ._tape import show_entering, tensors
 
 
 def to_kernel(balancing: Balancing, work: nn.Module, inputs: Any) -> dict[int, int]:
@@ -62,8 +61,8 @@ def entering(model: nn.Module, batch: Any, names: set[str]) -> dict[str, Tensor]
     """Return triangles of the rows that enter modules, at all their calls, and a column of ones."""
     found: dict[str, Tensor] = {}
 
-    def see(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-        X = next(tensors((args, kwargs))).detach().double()
+    def see(name: str, entered: tuple[Any, Any]) -> None:
+        X = next(tensors(entered)).detach().double()
         X = X.reshape(-1, X.shape[-1])
         if not X.isfinite().all():
             raise ValueError(f"data must give finite inputs to {name!r}, and gives NaN or infinity")
@@ -71,15 +70,7 @@ def entering(model: nn.Module, batch: Any, names: set[str]) -> dict[str, Tensor]
         before = found.get(name, R[:0])
         found[name] = torch.linalg.qr(torch.cat((before, R)), mode="r").R
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(partial(see, name), with_kwargs=True)
-        for name in names
-    ]
-    try:
-        run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    show_entering(model, batch, names, see)
     return found
 
 

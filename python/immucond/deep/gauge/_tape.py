@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,12 +100,27 @@ def captured(model: nn.Module, batch: Any, names: set[str]) -> dict[str, tuple[A
     """Return what enters modules at their first call, copied: positional and keyword arguments."""
     found: dict[str, tuple[Any, Any]] = {}
 
-    def see(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+    def see(name: str, entered: tuple[Any, Any]) -> None:
         if name not in found:
-            found[name] = copy.deepcopy((args, kwargs))
+            found[name] = copy.deepcopy(entered)
+
+    show_entering(model, batch, names, see)
+    return found
+
+
+def show_entering(
+    model: nn.Module,
+    batch: Any,
+    names: set[str],
+    see: Callable[[str, tuple[Any, Any]], None],
+) -> None:
+    """Run the model, and show what enters modules at every call: their names and arguments."""
+
+    def enter(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        see(name, (args, kwargs))
 
     handles = [
-        model.get_submodule(name).register_forward_pre_hook(partial(see, name), with_kwargs=True)
+        model.get_submodule(name).register_forward_pre_hook(partial(enter, name), with_kwargs=True)
         for name in names
     ]
     try:
@@ -113,7 +128,6 @@ def captured(model: nn.Module, batch: Any, names: set[str]) -> dict[str, tuple[A
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def replayed(module: nn.Module, arguments: tuple[Any, Any]) -> list[Tensor]:
