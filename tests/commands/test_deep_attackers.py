@@ -17,7 +17,7 @@ from deep_cases import (
 from torch.nn.functional import cross_entropy
 
 from immucond.experiments._units import silent
-from immucond.experiments.deep import ATTACKERS, Settings, _backbone, _experiment, attack
+from immucond.experiments.deep import ATTACKERS, Settings, _experiment, _saved, attack
 from immucond.experiments.deep._attackers import BATCH, Rows, standardized, whitened
 from immucond.experiments.deep._prepare import features, loaded, of_parts, prepared
 from immucond.experiments.deep._tuning import TUNED, batch_norms, fine_tune, reestimated
@@ -218,8 +218,8 @@ def test_batch_norms_are_estimated_on_the_attackers_images(resnet):
 def test_where_the_head_alone_differs_only_the_head_runs(resnet, tmp_path, method, parameters):
     unit = {"method": method, "parameters": parameters, "seed": 0}
     done = _experiment._immunized(resnet, unit, tmp_path / "checkpoint.pt")
-    _backbone.save(resnet.backbone, done.model, tmp_path)
-    model = _backbone.load_saved(tmp_path)
+    _saved.save(resnet.backbone, done.model, tmp_path)
+    model = _saved.load_saved(tmp_path)
     short = resnet.after(model, done.split) | resnet.reestimated(model, done.split)
     whole = of_parts(model, done.split, resnet.kept) | resnet._of_reestimated(model, done.split)
     assert set(short) == set(whole)

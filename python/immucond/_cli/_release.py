@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,14 @@ def add_release_arguments(
 
 
 def run_on_release(
-    args: argparse.Namespace, name: str, settings: str, *, function: str = "", **more: Any
-) -> None:
+    args: argparse.Namespace, name: str, settings: str, *, function: str = "",
+    drawn: Sequence[str] | None = None, **more: Any,
+) -> None:  # fmt: skip
     """Measure by :mod:`immucond.experiments.deep`; files appear together at the end.
 
     `name` is that of the files and, without another one, of the function there; `settings` is that
-    of what it takes, with whatever else is given.
+    of what it takes, with whatever else is given; `drawn` names the figures, by default one of
+    the files' name.
     """
     with extra("experiments"):
         import rich.console  # noqa: F401  (missing, it is to be told now)
@@ -75,11 +78,12 @@ def run_on_release(
         import transformers
 
     given, texts = settings_of(args, getattr(deep, settings)), (f"{name}.json", f"{name}.md")
-    with staged(args.out, file_names((name,), texts)) as folder:
+    names = (name,) if drawn is None else drawn
+    with staged(args.out, file_names(names, texts)) as folder:
         with progress(args.quiet) as report:
             found = getattr(deep, function or name)(given, report, **more)
         ran = {"torch": torch.__version__, "transformers": transformers.__version__}
         numbers = found.as_json(args.command_line, {**versions(), **ran})
-        tables, figures = [found.table()], {name: found.figure()}
+        tables, figures = [found.table()], {each: found.figure() for each in names}
         written = write_results(folder, tables, figures, numbers, texts)
     show(tables, written, args.out, args.quiet)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -125,10 +125,28 @@ def array(Z: Tensor) -> FloatArray:
     return found
 
 
-# ---- a head that a map stands before ----
+# ---- a linear layer as two: behind a lock, or a head that a map stands before ----
 
 
-class FoldedHead(nn.Sequential):
+class Inserted(nn.Sequential):
+    """A linear layer as two; `weight` and `bias` are of both, for who reads them off the layer."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The product."""
+        first, second = (cast(Tensor, layer.weight) for layer in self)
+        axis = 0 if second.shape[1] == first.shape[0] else 1  # 1: GPT-2's Conv1D
+        first = first.movedim(axis, 0)
+        product: Tensor = second.flatten(1) @ first.flatten(1)
+        return product.reshape(len(product), *first.shape[1:]).movedim(0, axis)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the last."""
+        return cast("Tensor | None", self[-1].bias)
+
+
+class FoldedHead(Inserted):
     """``features -> features A -> logits``, with the logits of the head that it replaces."""
 
     def __init__(self, head: nn.Linear, A: FloatArray, omega: FloatArray | None = None) -> None:
@@ -154,24 +172,38 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def refuse_saving(model: nn.Module) -> None:
-    """Let no network that holds a folded head write itself for Hugging Face's classes.
+    """Let no network that holds an inserted layer write itself for Hugging Face's classes.
 
-    They know of one layer in its place: they would read all but the head, and give it random
-    weights.
+    They know of one layer in its place: they would read all but that, and give it random weights.
+    What holds none any more may write itself again.
     """
     for module in model.modules():
-        folded = any(isinstance(part, FoldedHead) for part in module.modules())
-        if folded and hasattr(module, "save_pretrained"):
-            vars(module)["save_pretrained"] = _refuse
+        refused = vars(module).get("save_pretrained") in _REFUSALS
+        kinds = {type(part) for part in module.modules() if isinstance(part, Inserted)}
+        if kinds and hasattr(module, "save_pretrained"):
+            vars(module)["save_pretrained"] = _refuse_map if FoldedHead in kinds else _refuse_lock
+        elif refused:
+            del vars(module)["save_pretrained"]
 
 
-def _refuse(*_: Any, **__: Any) -> None:
+def _refuse_map(*_: Any, **__: Any) -> None:
     raise TypeError(
         "save_pretrained does not know the closed form's map, or fade's: whoever loads the files "
-        "gets the unprotected features and a random head. immucond.torch.save writes the network, "
+        "gets the unprotected features and a random head. immucond.deep.save writes the network, "
         "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
         "hidden states, and the network without its head, are the unprotected ones"
     )
+
+
+def _refuse_lock(*_: Any, **__: Any) -> None:
+    raise TypeError(
+        "save_pretrained does not know the layers that gauge.lock inserted: whoever loads the "
+        "files gets random weights in their places. immucond lock writes such a network for the "
+        "commands; gauge.equalize(model, merge=True).model has ordinary layers"
+    )
+
+
+_REFUSALS = (_refuse_map, _refuse_lock)
 
 
 # ---- copies: to be changed, with what shares memory; and to be run in evaluation mode ----

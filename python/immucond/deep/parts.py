@@ -6,6 +6,7 @@ from ._batches import kappa_and_rank as kappa_and_rank
 from ._checkpoint import fingerprint as fingerprint
 from ._head import SplitModel as SplitModel
 from ._network import FoldedHead as FoldedHead
+from ._network import Inserted as Inserted
 from ._network import array as array
 from ._network import module_named as module_named
 from ._network import refuse_saving as refuse_saving
@@ -18,3 +19,4 @@ from ._probes import rows_of as rows_of
 from ._probes import whitened as whitened
 from ._rir import immunity_of as immunity_of
 from .attacks import parse_attackers as parse_attackers
+from .gauge import insert_again as insert_again

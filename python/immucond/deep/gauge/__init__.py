@@ -9,6 +9,7 @@ computes, and everything about how fast gradient descent trains it: it is a prec
 from ._equalize import Equalized, equalize
 from ._find import groups
 from ._group import GaugeGroup
+from ._lock import insert_again as insert_again
 from ._lock import lock
 from ._merge import inserted
 

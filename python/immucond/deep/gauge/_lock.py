@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, SupportsIndex, cast
 
 import torch
@@ -11,31 +11,21 @@ from torch import Tensor, nn
 
 from ..._errors import AccuracyWarning, warn
 from ..._validate import as_count
-from .._network import copied, modules_matching, repeated, replace_module, tied
+from .._network import (
+    Inserted,
+    copied,
+    modules_matching,
+    refuse_saving,
+    repeated,
+    replace_module,
+    tied,
+)
 from ._batch import batch_for
 from ._equalize import first_batch, store
 from ._find import TOLERANCE, in_float64, refuse_compiled
 from ._find import groups as find
 from ._group import KINDS, Kind, state_of
 from ._layers import Linear, linear
-
-
-class Inserted(nn.Sequential):
-    """A linear layer as two; `weight` and `bias` are of both, for who reads them off the layer."""
-
-    @property
-    def weight(self) -> Tensor:
-        """The product."""
-        first, second = (cast(Tensor, layer.weight) for layer in self)
-        axis = 0 if second.shape[1] == first.shape[0] else 1  # 1: GPT-2's Conv1D
-        first = first.movedim(axis, 0)
-        product: Tensor = second.flatten(1) @ first.flatten(1)
-        return product.reshape(len(product), *first.shape[1:]).movedim(0, axis)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """Of the last."""
-        return cast("Tensor | None", self[-1].bias)
 
 
 def lock(
@@ -128,6 +118,7 @@ def lock(
             replace_module(
                 result, name, _specdef(result.get_submodule(name), layer, strength, count)
             )
+        refuse_saving(result)
         return result
     if modules is not None:
         raise ValueError("modules is for groups='specdef'; random gauges act on whole groups")
@@ -204,16 +195,44 @@ def _specdef(module: nn.Module, layer: Linear, strength: float, top: int) -> Ins
     inverse = (U / t) @ U.T  # U Sigma (T Sigma)^-1 U^T, where singular values may be 0 too
     if not locked.to(stored.dtype).isfinite().all():
         raise ValueError(f"strength {strength:g} overflows {stored.dtype} in {layer.name!r}")
+    return _in_two(module, layer, locked, inverse)
+
+
+def _in_two(module: nn.Module, layer: Linear, weight: Tensor, after: Tensor) -> Inserted:
+    """Return a layer with this weight, and a square one after it, which has the bias."""
+    stored = module.weight
+    assert isinstance(stored, Tensor)
     first = copy.deepcopy(module)
-    first.weight = nn.Parameter(locked.contiguous().to(stored.dtype), stored.requires_grad)
+    first.weight = nn.Parameter(weight.contiguous().to(stored.dtype), stored.requires_grad)
     bias = module._parameters.get("bias")
     if bias is not None:  # GPT-2's Conv1D cannot run without one
         zero = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
         first._parameters["bias"] = zero if layer.out == 1 else None
     n, convolutions = layer.outputs, {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
     second: Any = convolutions[stored.ndim](n, n, 1) if layer.channels else nn.Linear(n, n)
-    inverse = inverse.reshape(second.weight.shape).to(stored.dtype)
-    second.weight = nn.Parameter(inverse, stored.requires_grad)
+    square = after.reshape(second.weight.shape).to(stored.dtype)
+    second.weight = nn.Parameter(square, stored.requires_grad)
     second.bias = None if bias is None else copy.deepcopy(bias)
     second.train(module.training)
     return Inserted(first, second)
+
+
+def insert_again(model: nn.Module, names: Iterable[str]) -> None:
+    """Insert identities where a lock of this architecture had its layers, in place.
+
+    Their weights are to be read from its state.
+
+    Raises
+    ------
+    ValueError
+        For names of what is no linear layer.
+    """
+    modules = dict(model.named_modules())
+    for name in names:
+        module = modules.get(name)
+        layer = None if module is None else linear(name, module)
+        if module is None or layer is None:
+            raise ValueError(f"the network has no linear layer {name!r} to insert another after")
+        weight = cast(Tensor, module.weight).detach()
+        replace_module(model, name, _in_two(module, layer, weight, torch.eye(layer.outputs)))
+    refuse_saving(model)

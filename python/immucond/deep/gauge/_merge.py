@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._network import repeated, replace_module, tied
+from .._network import refuse_saving, repeated, replace_module, tied
 from ._layers import Linear, linear
 
 
@@ -35,6 +35,7 @@ def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
         merged.append(name)
         if len(module) == 1 and name:
             replace_module(model, name, module[0])
+    refuse_saving(model)  # unless nothing inserted is left
     return list(dict.fromkeys(merged))
 
 

@@ -1,4 +1,4 @@
-"""Deep networks: ``immucond deep``, ``leak``, ``cost``, ``attack`` and ``erase``.
+"""Deep networks: ``immucond deep``, ``leak``, ``cost``, ``attack``, ``erase`` and ``lock``.
 
 What needs PyTorch and transformers is imported when it is first asked for.
 """
@@ -20,6 +20,8 @@ _HOMES = {
     "Erased": "_erase",
     "Leak": "_leak",
     "LeakSettings": "_leak",
+    "LockSettings": "_lock",
+    "Locked": "_lock",
     "METHODS": "_settings",
     "PRESETS": "_settings",
     "ImageFile": "_task",
@@ -38,7 +40,8 @@ _HOMES = {
     "leak": "_leak",
     "load": "_data",
     "load_network": "_backbone.load",
-    "load_saved": "_backbone",
+    "load_saved": "_saved",
+    "lock_release": "_lock",
     "parse_attackers": "_attack",
     "preset_settings": "_settings",
     "run": "_experiment.DeepExperiment.run",

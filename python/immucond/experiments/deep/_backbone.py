@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +14,12 @@ from ._foreign import check_config, check_weights, image_preparation, loading
 from ._task import Task, pixels
 
 with extra("deep"):
-    import safetensors.torch
     import torch
     import transformers
     from torch import Tensor, nn
 
-from ...deep.parts import FoldedHead, fingerprint, module_named, refuse_saving, replace_module
+from ...deep.parts import fingerprint, module_named, replace_module
 
-HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
-INNER = "before-the-map"  # of a closed form
 WEIGHT_DECAY = 1e-4  # of a head that is fitted
 _STEPS = 300
 
@@ -285,103 +279,3 @@ def _resized(image: Any, side: int) -> Any:
     if image.shape[:2] == (side, side):
         return image
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
-    """Write an immunized network, for `load_saved`.
-
-    A classifier of images with a plain head is complete as Hugging Face reads it. The closed form
-    puts a linear map before the head, which Hugging Face's classes do not know: they would serve
-    the features before it, and give a classifier a random head. Its files lie in a folder within,
-    so that ``from_pretrained`` of the folder itself fails.
-    """
-    head = module_named(model, backbone.split, "split")
-    folded = isinstance(head, FoldedHead)
-    inner: Any = model.encoder if isinstance(model, TextClassifier) else model
-    place = folder / INNER if folded else folder
-    type(inner).save_pretrained(inner, place)  # that of a folded network refuses
-    if backbone.preparation.tokenizer is not None:
-        backbone.preparation.tokenizer.save_pretrained(place)
-    state = {name: value.contiguous() for name, value in head.state_dict().items()}
-    safetensors.torch.save_file(state, folder / HEAD_FILE)
-    p = backbone.preparation
-    about = {
-        "kind": "text" if isinstance(model, TextClassifier) else "image",
-        "split": backbone.split,
-        "folded": folded,
-        "max_length": p.max_length,
-        "image_size": p.image_size,
-        "mean": [*p.mean],
-        "std": [*p.std],
-    }
-    if folded:
-        about["protected"] = (
-            f"the features that enter {backbone.split}.1, of the network that load_saved returns; "
-            f"what {INNER} holds alone serves the unprotected ones"
-        )
-    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _no_load_report(folded: bool) -> Iterator[None]:
-    """Of a folded head, which is read from its own file, transformers need not say it is new."""
-    before = transformers.logging.get_verbosity()
-    try:
-        if folded:
-            transformers.logging.set_verbosity_error()
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-
-
-def load_saved(folder: str | Path) -> nn.Module:
-    """Load a network that `save` wrote, its head included.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is none of these.
-    """
-    path = Path(folder)
-    for name in (ABOUT_FILE, HEAD_FILE):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")
-    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
-    state = safetensors.torch.load_file(path / HEAD_FILE)
-    inner = path / INNER if about["folded"] else path
-    if about["kind"] == "text":
-        encoder = transformers.AutoModel.from_pretrained(inner, dtype=torch.float32)
-        last = state["1.weight" if about["folded"] else "weight"]
-        model: nn.Module = TextClassifier(encoder, len(last))
-    else:
-        kind = transformers.AutoModelForImageClassification
-        with _no_load_report(about["folded"]):
-            model = kind.from_pretrained(inner, dtype=torch.float32)
-    if about["folded"]:
-        head = model.get_submodule(about["split"])
-        assert isinstance(head, nn.Linear)
-        replace_module(model, about["split"], FoldedHead(head, np.eye(head.in_features)))
-        refuse_saving(model)
-    model.get_submodule(about["split"]).load_state_dict(state)
-    return model.eval()
-
-
-def saved_release(spec: str) -> Backbone | None:
-    """Load a network that `save` wrote, with its preparation; None where the folder is another.
-
-    Its head is the last layer: behind the map, where one stands before the head.
-    """
-    path = Path(located(spec))
-    if not (path / ABOUT_FILE).is_file():
-        return None
-    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
-    tokenizer = None
-    if about["kind"] == "text":
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path / INNER if about["folded"] else path, trust_remote_code=False
-        )
-    preparation = Preparation(
-        tokenizer, about["max_length"], about["image_size"], about["mean"], about["std"]
-    )
-    split = f"{about['split']}.1" if about["folded"] else about["split"]
-    return Backbone(load_saved(path), split, (), preparation, fitted=True)

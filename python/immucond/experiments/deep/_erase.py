@@ -15,7 +15,7 @@ from ..._format import number
 from ..._show import BLACK, BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
 from ...deep.parts import SplitModel
 from .._units import Progress, silent
-from . import _backbone
+from . import _backbone, _saved
 from ._data import load
 from ._prepare import same_kind
 from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
@@ -224,7 +224,7 @@ def erase_release(
             seconds = perf_counter() - begun
             if place is not None:
                 with staged(place, afresh=True) as stage:
-                    _backbone.save(backbone, done.model, stage)
+                    _saved.save(backbone, done.model, stage)
             points.append(Point(
                 method, tol, done.kept, done.primary_before, done.primary,
                 _accuracy(done.model, backbone, loader(fresh)),

@@ -36,7 +36,7 @@ from ...deep.parts import (
     refuse_saving,
     replace_module,
 )
-from . import _backbone
+from . import _saved
 from ._attackers import ATTACKERS, Curve, attack
 from ._prepare import Features, Loaded, Prepared, features, loaded, of_parts, prepared
 from ._tuning import TUNED, TUNED_EPOCHS, fine_tune
@@ -155,8 +155,8 @@ def compute(
     with TemporaryDirectory() as elsewhere:
         place = folder / "models" / unit["name"] if unit["save"] else Path(elsewhere) / "model"
         with staged(place, afresh=True) as stage:
-            _backbone.save(here.backbone, done.model, stage)
-        model = _backbone.load_saved(place)
+            _saved.save(here.backbone, done.model, stage)
+        model = _saved.load_saved(place)
     after = here.after(model, done.split)
     values = _measured(here, done, after, unit)
     values |= _attacked(here, model, done.split, after, unit)

@@ -11,7 +11,7 @@ from ..._errors import extra
 from ..._format import plain
 from ...deep.parts import SplitModel
 from .._units import Progress
-from . import _backbone
+from . import _backbone, _saved
 from ._prepare import Samples
 from ._task import Part, Task
 
@@ -75,7 +75,7 @@ class Measured:
 def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
     """Load a network; one without a head gets one for the task, which is not fitted yet."""
     transformers.logging.disable_progress_bar()  # there is one of ours
-    saved = _backbone.saved_release(name)
+    saved = _saved.saved_release(name)
     if saved is not None:
         return saved
     return _backbone.load(
