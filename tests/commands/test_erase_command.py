@@ -55,7 +55,7 @@ def test_texts(folder, tmp_path, capsys):
 
 def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     out = tmp_path / "out"
-    more = ["--quiet", "--no-untrained", "--tols", "0.2"]
+    more = ["--quiet", "--no-untrained", "--tols", "0.2", "--transfer", "others"]
     assert main(command(folder, out, *more)) == 0
     first = json.loads((out / "erase.json").read_text())
     point = first["points"][0]
@@ -69,6 +69,10 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     assert cuts.keys() == point["leak"]["cuts"].keys()
     for name, cut in cuts.items():
         assert cut["rank"] == point["leak"]["cuts"][name]["rank"]
+    # Another benign task; here it is the harmful one, whose probe at the head is measured above.
+    assert point["transfer"] == cuts["head (input)"]["accuracy"]
+    assert first["before"]["transfer"] >= point["transfer"]
+    assert "transfer" in (out / "erase.md").read_text()
     # A run that is there goes on: the same numbers, but for the seconds.
     assert main(command(folder, out, *more)) == 0
     again = json.loads((out / "erase.json").read_text())["points"][0]

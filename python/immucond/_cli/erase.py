@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="erase, with harmful rows; primary, without; pca, the principal components",
     )  # fmt: skip
     parser.add_argument(
+        "--transfer", default=None, metavar="DATA",
+        help="another benign task, which a probe learns from the features before and after",
+    )  # fmt: skip
+    parser.add_argument(
         "--metric", choices=("fisher", "gram"), default="fisher",
         help="what a change of the logits counts: by Fisher's information, or by its square",
     )  # fmt: skip

@@ -14,6 +14,7 @@ from ..._files import staged
 from ..._format import number
 from ..._show import BLACK, BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
 from ...deep.parts import SplitModel
+from ...probing import ceiling
 from .._units import Progress, silent
 from . import _backbone, _saved
 from ._data import load
@@ -58,6 +59,8 @@ class EraseSettings(ReleaseSettings):
     metric : {"fisher", "gram"}
         As in `immucond.deep.erase`, and so are rounds and recover.
     rounds, recover : int
+    transfer : str or None
+        Another benign task, of which the network's features are probed too.
     test_size : int or None
         Most held-out rows of each task; of the primary one half chooses, half is fresh.
     untrained : bool
@@ -70,6 +73,7 @@ class EraseSettings(ReleaseSettings):
     metric: str = "fisher"
     rounds: int = 1
     recover: int = 0
+    transfer: str | None = None
     test_size: int | None = 2000
     untrained: bool = True
 
@@ -85,6 +89,7 @@ class Point:
     chosen: float
     fresh: float
     leak: LeakProfile
+    transfer: float | None
     seconds: float
 
 
@@ -95,24 +100,39 @@ class Erased(Measured):
     settings: EraseSettings
     before: float
     leak: LeakProfile
+    transfer: float | None
     points: list[Point]
 
     def table(self) -> Table:
         """Return the network that was given, and each that was made."""
         chosen = f"{self.points[0].before:.2%}"
-        rows = [["as it is", "", "", chosen, f"{self.before:.2%}", *_read(self.leak), ""]]
+        rows = [["as it is", "", "", chosen, f"{self.before:.2%}", *_read(self), ""]]
         rows += [
             [METHODS[p.method], number(p.tol), f"{p.kept[0]:,} of {p.kept[1]:,}",
-             f"{p.chosen:.2%}", f"{p.fresh:.2%}", *_read(p.leak), f"{p.seconds:.0f}"]
+             f"{p.chosen:.2%}", f"{p.fresh:.2%}", *_read(p), f"{p.seconds:.0f}"]
             for p in self.points
         ]  # fmt: skip
+        benign = self.settings.transfer
+        probed = "" if benign is None else (
+            f"transfer: what a linear probe on what enters the head gets of {benign}. "
+        )  # fmt: skip
         counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in self.leak.rows.items())
         return Table(
             f"{self.settings.harmful} erased, {self.settings.primary} kept",
-            ("", "tol", "directions", "primary", "fresh", "ceiling", "at", "seconds"),
+            (
+                "",
+                "tol",
+                "directions",
+                "primary",
+                "fresh",
+                "ceiling",
+                "at",
+                *(["transfer"] if benign else []),
+                "seconds",
+            ),
             rows,
-            f"{_NOTE} Untrained: {self._untrained()}; a constant guess: {self.leak.majority:.1%}. "
-            f"Rows of the profile: {counts}.",
+            f"{_NOTE} {probed}Untrained: {self._untrained()}; a constant guess: "
+            f"{self.leak.majority:.1%}. Rows of the profile: {counts}.",
         )
 
     def _untrained(self) -> str:
@@ -152,14 +172,19 @@ class Erased(Measured):
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""
         return {
-            "before": {"fresh": self.before, "leak": self.leak.as_dict()},
+            "before": {
+                "fresh": self.before,
+                "leak": self.leak.as_dict(),
+                "transfer": self.transfer,
+            },
             "points": [{**vars(p), "leak": p.leak.as_dict()} for p in self.points],
         }
 
 
-def _read(leak: LeakProfile) -> tuple[str, str]:
-    error = leak.cuts[leak.where].standard_error
-    return f"{leak.ceiling:.1%} ± {error:.1%}", leak.where
+def _read(of: Erased | Point) -> list[str]:
+    leak, error = of.leak, of.leak.cuts[of.leak.where].standard_error
+    transfer = [] if of.transfer is None else [f"{of.transfer:.1%}"]
+    return [f"{leak.ceiling:.1%} ± {error:.1%}", leak.where, *transfer]
 
 
 def erase_release(
@@ -183,6 +208,12 @@ def erase_release(
     prints = {name: task.fingerprint for name, task in data.items()}
     if len(set(prints.values())) == 1:
         raise ValueError(f"{settings.primary} and {settings.harmful} are the same rows")
+    benign = None
+    if settings.transfer is not None:
+        other = load(settings.transfer, settings.data_dir)
+        benign = other.subset(settings.train_size, settings.test_size, settings.seed)
+        same_kind(primary, benign)
+        prints["transfer"] = other.fingerprint
     torch.manual_seed(settings.seed)
     backbone = load_release(settings, settings.backbone, primary)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
@@ -201,6 +232,19 @@ def erase_release(
             net, loader(attacker), primary=rows, held_out=loader(harmful.test),
             untrained=untrained, split=backbone.split, seed=settings.seed, callback=tell,
         )  # fmt: skip
+
+    def transferred(what: str, net: nn.Module) -> float | None:
+        if benign is None:
+            return None
+        model, parts = SplitModel(net, backbone.split), (benign.train, benign.test)
+        with torch.no_grad():
+            Z_P, Z, Z_test = (
+                torch.cat([model(inputs).features for inputs, _ in batches]).numpy()
+                for batches in (rows, *map(loader, parts))
+            )
+        progress(f"{what}, transfer", 1, 1)
+        labels, held_out = (part.labels for part in parts)
+        return ceiling(Z, labels, Z_P, held_out=(Z_test, held_out)).accuracy
 
     leak = told("as it is", backbone.model, settings.untrained)
     points = []
@@ -228,13 +272,14 @@ def erase_release(
             points.append(Point(
                 method, tol, done.kept, done.primary_before, done.primary,
                 _accuracy(done.model, backbone, loader(fresh)),
-                told(name, done.model, False), seconds,
+                told(name, done.model, False), transferred(name, done.model), seconds,
             ))  # fmt: skip
             progress(name, 1, 1)
     before = _accuracy(backbone.model, backbone, loader(fresh))
     return Erased(
-        settings, {"release": backbone.features_fingerprint, **prints}, before, leak, points
-    )
+        settings, {"release": backbone.features_fingerprint, **prints}, before, leak,
+        transferred("as it is", backbone.model), points,
+    )  # fmt: skip
 
 
 @torch.no_grad()
