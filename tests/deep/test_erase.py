@@ -565,3 +565,25 @@ def test_a_branch_that_the_logits_do_not_need_goes_whole() -> None:
     most = np.bincount(torch.cat([y for _, y in harmful(300, 3)]).numpy()).argmax()
     assert (blind.rank, blind.accuracy) == (0, float(np.mean(y == most)))
     assert blind.kappa == math.inf
+
+
+def test_what_is_lost_has_its_standard_error():
+    """Of each row beside itself: rows that are right before and after carry none of it."""
+    net = net_of(used=6).train()
+    held_out = data(net, 400, 1)
+    found = icd.erase(net, data(net, 1000, 0), held_out=held_out, tol=0.2)
+    assert found.model.training
+    before, after = (
+        torch.cat([model(x).argmax(1) == y for x, y in held_out]).double().detach().numpy()
+        for model in (net.eval(), found.model.eval())
+    )
+    assert found.lost == pytest.approx(before.mean() - after.mean())
+    assert found.lost_error == pytest.approx(np.std(before - after, ddof=1) / 20.0)
+    assert 0.0 < found.lost_error < 0.03
+    assert f"± {found.lost_error:.2%}" in str(found)
+    assert found.as_dict()["lost_error"] == found.lost_error
+    batches = [(x, x @ torch.ones(6, 1)) for x, _ in held_out]  # no classes
+    regression = icd.erase(net, [(x, x[:, :1]) for x, _ in data(net, 1000, 0)], held_out=batches,
+                           tol=0.2)  # fmt: skip
+    assert regression.measure == "logits"
+    assert regression.lost_error is None

@@ -164,11 +164,12 @@ def erase(
         if kept is not None:
             kept.save(run.state())
     _refuse_idle(run)
-    work, after, utility = ready.finished(run.stages[-1].primary, allowed)
+    work, after, error, utility = ready.finished(run.stages[-1].primary, allowed)
     return EraseResult(
         model=work, method="erase" if metric != "variance" else "pca", ranks=run.ranks,
         bound=run.bound, measure=utility.measure, primary_before=utility.before,
-        primary=after, rows=utility.rows, leak_before=before, leak=leak,
+        primary=after, lost_error=error, rows=utility.rows, leak_before=before,
+        leak=leak,
         curve=tuple(run.stages), skipped=found.skipped,
     )  # fmt: skip
 

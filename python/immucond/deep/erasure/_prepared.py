@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ from ._run import Tasks
 from ._utility import Utility
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+class Finished(NamedTuple):
+    """A network as it was given otherwise, what it is worth, and the error of what it lost."""
+
+    model: nn.Module
+    primary: float
+    lost_error: float | None
+    utility: Utility
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Prepared:
         network = copied(self.model, device_of(self.model)).eval()
         return nn.Module.float(network) if self.half else network
 
-    def finished(self, primary: float, tol: float) -> tuple[nn.Module, float, Utility]:
+    def finished(self, primary: float, tol: float) -> Finished:
         """Return the copy in the dtypes and modes that were given, and what it is worth."""
         work, utility = self.work, self.utility
         if self.half:
@@ -75,9 +84,10 @@ class Prepared:
                     f"rounding to {stored} loses {lost:.3g} of the primary {utility.measure}, "
                     f"more than tol={tol:g}: erase in float32, or give a larger tol"
                 )
+        error = utility.error(work)
         for mine, theirs in zip(work.modules(), self.model.modules(), strict=True):
             mine.training = theirs.training
-        return work, primary, utility
+        return Finished(work, primary, error, utility)
 
 
 def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Prepared:

@@ -68,6 +68,9 @@ class EraseResult:
     measure : {"accuracy", "logits"}
         What `primary` is: the accuracy on the held-out rows, or 1 less the logits' relative change.
     primary_before, primary : float
+    lost_error : float or None
+        Standard error of `lost`, row by row beside the network that was given; None of logits.
+        That the same rows chose is not in it: of a dozen trials the one that is taken is lucky.
     rows : int
         Held-out primary rows.
     leak_before, leak : LeakProfile or None
@@ -86,6 +89,7 @@ class EraseResult:
     measure: Literal["accuracy", "logits"]
     primary_before: float
     primary: float
+    lost_error: float | None
     rows: int
     leak_before: LeakProfile | None
     leak: LeakProfile | None
@@ -126,14 +130,16 @@ class EraseResult:
         told = len(heads) + (1 if self.leak is None else 3)
         widths = [max(len(row[i]) for row in rows) for i in range(told)]
         lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in range(told)) for row in rows]
-        lines.append(f"{self.rows:,} held-out primary rows")
+        error = "" if self.lost_error is None else f" ± {self.lost_error:.2%}"
+        lines.append(f"lost {self.lost:.2%}{error} of {self.rows:,} held-out primary rows")
         if self.skipped:
             lines.append(f"left alone: {', '.join(self.skipped)}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Every number as plain Python values, without the network."""
-        names = ("method", "bound", "measure", "primary_before", "primary", "lost", "rows")
+        names = ("method", "bound", "measure", "primary_before", "primary", "lost",
+                 "lost_error", "rows")  # fmt: skip
         told: dict[str, Any] = plain({name: getattr(self, name) for name in names})
         return {
             **told,

@@ -194,10 +194,10 @@ def unlearn(
         else:
             search.over_settings(METHODS[method], count, rate)
     best = search.taken()
-    work, worth, utility = ready.finished(best.stage.primary, allowed)
+    work, worth, error, utility = ready.finished(best.stage.primary, allowed)
     return EraseResult(
         model=work, method=method, ranks=best.ranks, bound=0.0, measure=utility.measure,
-        primary_before=utility.before, primary=worth, rows=utility.rows,
+        primary_before=utility.before, primary=worth, lost_error=error, rows=utility.rows,
         leak_before=before, leak=ready.tasks.leak(ready.work, found.head, mask, drawn),
         curve=(_given(ready, before), *search.stages), skipped=found.skipped,
     )  # fmt: skip

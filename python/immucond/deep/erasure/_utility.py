@@ -35,7 +35,8 @@ class Utility:
         self._logits = torch.empty(0)
         if found.labels is not None and found.guesses is not None:
             self.measure = "accuracy"
-            self.before = self._share(found.guesses, found.labels)
+            self._right = found.guesses == found.labels
+            self.before = float(self._right.double().mean())
             if _constant(found.guesses):
                 raise ValueError(
                     "the network puts all held-out rows of the primary task in one class: nothing "
@@ -55,7 +56,8 @@ class Utility:
                 return 0.0
             assert found.guesses is not None
             assert found.labels is not None
-            return 0.0 if _constant(found.guesses) else self._share(found.guesses, found.labels)
+            right = found.guesses == found.labels
+            return 0.0 if _constant(found.guesses) else float(right.double().mean())
         now = everything(split, self._data, "held_out").logits.double()
         moved = (now - self._logits).square().sum()
         size = (self._logits - self._logits.mean(0)).square().sum()
@@ -66,9 +68,15 @@ class Utility:
         """Return how much of its worth the network has lost."""
         return self.before - self.of(model)
 
-    @staticmethod
-    def _share(guesses: Tensor, labels: Tensor) -> float:
-        return float((guesses == labels).double().mean())
+    def error(self, model: nn.Module) -> float | None:
+        """Return the standard error of what is lost, of each row beside itself; None of logits."""
+        if self.measure == "logits":
+            return None
+        found = gathered(SplitModel(model, self._head), self._data, "held_out", 10**12)
+        assert found.guesses is not None
+        assert found.labels is not None
+        lost = self._right.double() - (found.guesses == found.labels).double()
+        return float(lost.std() / len(lost) ** 0.5)
 
 
 def _constant(guesses: Tensor) -> bool:

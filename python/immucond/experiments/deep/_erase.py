@@ -38,9 +38,10 @@ METHODS = {
 }
 _DATA = ("primary", "harmful")
 _NOTE = (
-    "primary: on the rows that chose; fresh: on others. ceiling: of the leak profile, the largest "
-    "held-out accuracy of linear probes on the harmful task over all cuts, ± its standard error, "
-    "trained on rows that the defender did not have. directions: of all layers' outputs together."
+    "primary: on the rows that chose, ± the standard error of what is lost; fresh: on others. "
+    "ceiling: of the leak profile, the largest held-out accuracy of linear probes on the harmful "
+    "task over all cuts, ± its standard error, trained on rows that the defender did not have. "
+    "directions: of all layers' outputs together."
 )
 
 
@@ -87,6 +88,7 @@ class Point:
     kept: tuple[int, int]
     before: float
     chosen: float
+    lost_error: float | None
     fresh: float
     leak: LeakProfile
     transfer: float | None
@@ -109,7 +111,8 @@ class Erased(Measured):
         rows = [["as it is", "", "", chosen, f"{self.before:.2%}", *_read(self), ""]]
         rows += [
             [METHODS[p.method], number(p.tol), f"{p.kept[0]:,} of {p.kept[1]:,}",
-             f"{p.chosen:.2%}", f"{p.fresh:.2%}", *_read(p), f"{p.seconds:.0f}"]
+             f"{p.chosen:.2%} ± {p.lost_error or 0.0:.2%}", f"{p.fresh:.2%}", *_read(p),
+             f"{p.seconds:.0f}"]
             for p in self.points
         ]  # fmt: skip
         benign = self.settings.transfer
@@ -271,6 +274,7 @@ def erase_release(
                     _saved.save(backbone, done.model, stage)
             points.append(Point(
                 method, tol, done.kept, done.primary_before, done.primary,
+                done.lost_error,
                 _accuracy(done.model, backbone, loader(fresh)),
                 told(name, done.model, False), transferred(name, done.model), seconds,
             ))  # fmt: skip
