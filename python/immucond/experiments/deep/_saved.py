@@ -32,6 +32,7 @@ from ...deep.parts import (
 HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
 LOCKED_FILE = "locked.safetensors"  # all weights of a network with inserted layers
 INNER = "before-the-map"  # of a closed form
+_OURS = {"trust_remote_code": False}  # a folder runs no code of its own
 
 
 def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
@@ -114,10 +115,10 @@ def load_saved(folder: str | Path) -> nn.Module:
     kind: Any = transformers.AutoModel if text else transformers.AutoModelForImageClassification
     with _no_load_report(folded):
         if locked:
-            config = transformers.AutoConfig.from_pretrained(inner)
-            model: nn.Module = kind.from_config(config, dtype=torch.float32)
+            config = transformers.AutoConfig.from_pretrained(inner, **_OURS)
+            model: nn.Module = kind.from_config(config, dtype=torch.float32, **_OURS)
         else:
-            model = kind.from_pretrained(inner, dtype=torch.float32)
+            model = kind.from_pretrained(inner, dtype=torch.float32, **_OURS)
     if text:
         last = max(name for name in state if name.endswith("weight"))
         model = TextClassifier(model, len(state[last]))
