@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=50,
+    max_examples=25,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -24,7 +24,9 @@ settings.register_profile("thorough", settings.get_profile("ci"), max_examples=2
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--thorough", action="store_true", help="forty times as many Hypothesis examples"
+        "--thorough",
+        action="store_true",
+        help="80 times the Hypothesis examples, and more forks",
     )
 
 
@@ -34,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     thorough = config.getoption("--thorough")
     settings.load_profile("thorough" if thorough else "ci")
+    if getattr(config.option, "dist", "no") == "load":  # of -n: what files share is made once
+        config.option.dist = "loadfile"
     if config.option.hypothesis_seed is None:  # xdist hands the choice to its workers
         # The suite is the same on every machine; the search for what is new is thorough's.
         config.option.hypothesis_seed = random.SystemRandom().randrange(2**32) if thorough else 0
@@ -48,7 +52,10 @@ def _seeded() -> None:
     """Networks with no seed of their own start alike, whichever tests ran before."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.manual_seed(0)
+        # torch.manual_seed takes milliseconds where CUDA has not started: it keeps a stack trace.
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

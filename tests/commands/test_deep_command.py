@@ -26,6 +26,8 @@ from immucond._cli import main
 from immucond.experiments import deep
 from immucond.experiments.deep import _experiment, _report
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # `done` alone is drawn
+
 QUICK = [
     "--batch-size", "16", "--group-size", "12", "--groups", "3", "--probe-epochs", "2",
     "--probe-steps", "20", "--epochs", "1", "--seeds", "1", "--max-length", "10",

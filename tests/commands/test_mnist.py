@@ -4,7 +4,9 @@ import gzip
 import json
 import math
 import re
+import shutil
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ from immucond.experiments import _sources, mnist
 from immucond.experiments._search import ranked
 from immucond.experiments._sources import IDX_FILES as FILES
 from immucond.experiments._sources import MEAN, STD
+
+pytestmark = pytest.mark.usefixtures("undrawn")  # `outcome` alone is drawn
 
 QUICK = ["--probe-steps", "30", "--pairs", "0-1", "1-0", "4-9"]
 
@@ -44,9 +48,8 @@ def idx(array, kind=8):
     return header + array.tobytes()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    place = tmp_path / "data" / "mnist"
+def write_data(folder):
+    place = folder / "data" / "mnist"
     place.mkdir(parents=True)
     arrays = [*images(400, 1), *images(300, 2)]
     for number, (name, array) in enumerate(zip(FILES, arrays, strict=True)):
@@ -54,7 +57,12 @@ def folder(tmp_path):
             (place / name).write_bytes(idx(array))
         else:
             (place / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
-    return tmp_path / "data"
+    return folder / "data"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_data(tmp_path)
 
 
 # ---- data ----
@@ -150,31 +158,47 @@ def test_missing_files(folder):
 # ---- the run ----
 
 
-@pytest.fixture
-def outcome(folder, tmp_path, monkeypatch):
-    """Three pairs by parameters that suit 25 pixels."""
-    from dataclasses import replace
-
+def fit(patch):
+    """Give Algorithm 1 parameters that suit 25 pixels."""
     methods = mnist.METHODS["full-batch"]
     method = methods["algorithm1"]
     fitting = {**method.parameters, "lambda_P": 0.01, "lambda_H": 1e6, "lr": 0.005}
-    monkeypatch.setitem(methods, "algorithm1", replace(method, parameters=fitting))
-    out = tmp_path / "out"
-    assert main(["mnist", "--data-dir", str(folder), "--out", str(out), *QUICK]) == 0
-    return out
+    patch.setitem(methods, "algorithm1", replace(method, parameters=fitting))
 
 
-def test_run_shows_tables_and_writes_its_files(folder, outcome, capsys):
-    assert main(["mnist", "--data-dir", str(folder), "--out", str(outcome), *QUICK]) == 0
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """A run on three pairs that several tests look at; its data are those of `folder`."""
+    place = tmp_path_factory.mktemp("run")
+    words = ["mnist", "--data-dir", str(write_data(place)), "--out", str(place / "out"), *QUICK]
+    with pytest.MonkeyPatch.context() as patch:
+        fit(patch)
+        assert main(words) == 0
+    return place / "out"
+
+
+@pytest.fixture
+def again(outcome, tmp_path, monkeypatch):
+    """The same for one test to go on from."""
+    fit(monkeypatch)
+    return shutil.copytree(outcome, tmp_path / "out")
+
+
+def test_run_shows_tables_and_writes_its_files(folder, outcome, again, capsys):
+    assert main(["mnist", "--data-dir", str(folder), "--out", str(again), *QUICK]) == 0
     shown = capsys.readouterr().out
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
         assert word in shown, word
     names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form", "fade")
     figures = ("curves", *(f"{kind}-{name}" for kind in ("grid", "rho") for name in names))
-    assert sorted(path.name for path in outcome.iterdir() if path.name != "units") == sorted(
-        ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
-    )
+    for out in (outcome, again):
+        assert sorted(path.name for path in out.iterdir() if path.name != "units") == sorted(
+            ["results.json", "tables.md", *(f"{f}.{s}" for f in figures for s in ("png", "svg"))]
+        )
+    for name in figures:
+        assert (outcome / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert "<svg" in (outcome / f"{name}.svg").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:the harmful task got easier")
@@ -258,8 +282,8 @@ def test_grid_is_blue_where_positive_and_red_where_not(folder, tmp_path):
     assert text.startswith("-4e-3")
 
 
-def test_a_second_run_goes_on_from_the_first(folder, outcome, monkeypatch):
-    words = ["mnist", "--data-dir", str(folder), "--out", str(outcome), "--probe-steps", "30"]
+def test_a_second_run_goes_on_from_the_first(folder, again, monkeypatch):
+    words = ["mnist", "--data-dir", str(folder), "--out", str(again), "--probe-steps", "30"]
     computed = []
     measure = mnist.MnistExperiment.measure
     monkeypatch.setattr(

@@ -147,6 +147,7 @@ def write_results(
     with print_style():  # names within an SVG are of when it is written, not of when it is drawn
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=200)
+            figure.set_layout_engine("none")  # where things lie is known, and slow to find
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return [*texts, *(f"{n}.png, {n}.svg" for n in figures)]
 

@@ -224,7 +224,8 @@ def sum_over_ranks(term: Tensor, group: Any = None) -> Tensor:
     return term + (Ranks(group).size - 1) * (term - term.detach())
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # collectives, NumPy between them
+# Collectives, and NumPy between them. The public decorator would import the whole compiler here.
+@torch._disable_dynamo
 def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Rule]:
     """Return the matrix or the features that stand for all ranks' rows, with options to match.
 
