@@ -350,13 +350,15 @@ def load_saved(folder: str | Path) -> nn.Module:
     state = safetensors.torch.load_file(path / HEAD_FILE)
     inner = path / INNER if about["folded"] else path
     if about["kind"] == "text":
-        encoder = transformers.AutoModel.from_pretrained(inner, dtype=torch.float32)
+        encoder = transformers.AutoModel.from_pretrained(
+            inner, dtype=torch.float32, trust_remote_code=False
+        )
         last = state["1.weight" if about["folded"] else "weight"]
         model: nn.Module = TextClassifier(encoder, len(last))
     else:
         kind = transformers.AutoModelForImageClassification
         with _no_load_report(about["folded"]):
-            model = kind.from_pretrained(inner, dtype=torch.float32)
+            model = kind.from_pretrained(inner, dtype=torch.float32, trust_remote_code=False)
     if about["folded"]:
         head = model.get_submodule(about["split"])
         assert isinstance(head, nn.Linear)
