@@ -236,7 +236,7 @@ def _missing_weights(backbone: str) -> list[str]:
     import transformers
 
     try:
-        transformers.AutoConfig.from_pretrained(located(backbone))
+        transformers.AutoConfig.from_pretrained(located(backbone), trust_remote_code=False)
     except OSError:
         return [f"weights {backbone}: no such folder, and it cannot be downloaded (--backbone)"]
     return []

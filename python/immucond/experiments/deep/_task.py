@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from ..._errors import extra
 
+# A decoder is found by content, not by name, and some start programs: EPS does.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
+
 Kind = Literal["text", "image"]
 Labels = npt.NDArray[np.int64]
 Samples = tuple[list[Any], list[str]]
@@ -157,7 +160,7 @@ def pixels(sample: Any) -> npt.NDArray[np.uint8]:
     with extra("deep"):
         from PIL import Image, UnidentifiedImageError
     try:
-        with Image.open(io.BytesIO(sample.read())) as image:
+        with Image.open(io.BytesIO(sample.read()), formats=_FORMATS) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
     except Exception as error:  # archives and decoders raise errors of many kinds
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
