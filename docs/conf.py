@@ -1,11 +1,16 @@
 """Sphinx configuration: sphinx-build --fail-on-warning docs docs/_build."""
 
+import os
 import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # the extensions beside this file
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TQDM_DISABLE", "1")  # bars of what examples load
+
+from gallery_setup import executed
 
 project = "immucond"
 author = "The immucond authors"
@@ -18,9 +23,10 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
     "unbroken",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -33,6 +39,21 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 strip_signature_backslash = True  # napoleon then keeps the underscore of attributes such as theta_
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": executed(),
+    "within_subsection_order": "gallery_setup.Order",
+    "reset_modules": ("gallery_setup.look",),
+    "image_srcset": ["2x"],
+    "abort_on_example_error": True,
+    "run_stale_examples": True,  # the library may have changed where the script has not
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "show_signature": False,
+    "plot_gallery": True,
+}
 
 ALIAS = re.compile(r"TypeAliasForwardRef\('(?:npt\.)?(\w+)'\)")
 

@@ -99,7 +99,7 @@ def table(ends: dict[str, list[dict[str, float]]]) -> list[str]:
 
 
 def figure(ends: dict[str, list[dict[str, float]]]) -> Any:
-    """Rank and condition number by layer, in the style at hand."""
+    """Both ends of the spectrum and the condition number by layer, in the style at hand."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -109,10 +109,11 @@ def figure(ends: dict[str, list[dict[str, float]]]) -> Any:
         layers = range(len(rows))
         style = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4}
         label = f"{kind}, {rows[0]['width']:.0f} features"
-        left.plot(layers, [of["rank"] / of["width"] for of in rows], label=label, **style)
+        left.plot(layers, [of["largest"] for of in rows], label=label, **style)
+        left.plot(layers, [of["smallest"] for of in rows], markerfacecolor="none", **style)
         right.plot(layers, [of["kappa"] for of in rows], **style)
-    left.set_ylim(0.0, 1.05)
-    left.set_ylabel("rank / features")
+    left.set_ylabel("eigenvalues of $X^T X / n$ (open: smallest)")
+    left.set_yscale("log")
     right.set_yscale("log")
     right.set_ylabel("condition number of $X^T X$")
     for ax in (left, right):

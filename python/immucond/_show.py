@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 BLACK, BLUE, VERMILION = "#000000", "#0072B2", "#D55E00"
 GREEN, PURPLE, ORANGE, SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 
+# Settings of matplotlib.
+PRINT = {
+    "font.size": 10, "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.88",
+    "lines.linewidth": 1.8, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "immucond",  # text as text; same run, same file
+}  # fmt: skip
+
 LIMIT_SYMBOLS = (
     "RIR*: the largest RIR = (i) / (ii) that any extractor reaches. M: the pencil of K_H against "
     "K_P, K_P^(-1/2) K_H K_P^(-1/2); kappa: condition number."
@@ -171,13 +178,7 @@ def print_style() -> Iterator[None]:
     """Set matplotlib up for print, legible in grey too, within the block only."""
     with extra("experiments"):
         import matplotlib as mpl
-    with mpl.rc_context():
-        mpl.rc("font", size=10)
-        mpl.rc("axes", grid=True, axisbelow=True)
-        mpl.rc("grid", color="0.88")
-        mpl.rc("lines", linewidth=1.8)
-        mpl.rc("legend", frameon=False)
-        mpl.rc("svg", fonttype="none", hashsalt="immucond")  # text as text; same run, same file
+    with mpl.rc_context(PRINT):
         yield
 
 

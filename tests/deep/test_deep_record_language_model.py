@@ -68,12 +68,12 @@ def test_every_layer_of_a_llama_is_recorded_without_its_padding():
 def test_the_plot_shows_both_kinds_by_layer():
     pytest.importorskip("matplotlib", reason="the extra experiments is not installed")
     ends = script.measured(script.record(llama(), padded()))
-    rank, kappa = script.figure(ends).axes
-    for ax, value in ((rank, lambda of: of["rank"] / of["width"]), (kappa, lambda of: of["kappa"])):
+    spectrum, kappa = script.figure(ends).axes
+    for ax, keys in ((spectrum, ("largest", "smallest")), (kappa, ("kappa",))):
         assert ax.get_xlabel() == "layer"
         assert ax.get_ylabel()
-        for line, rows in zip(ax.lines, ends.values(), strict=True):
-            assert list(line.get_ydata()) == [value(of) for of in rows]
+        drawn = [[of[key] for of in rows] for rows in ends.values() for key in keys]
+        assert [list(line.get_ydata()) for line in ax.lines] == drawn
 
 
 def test_a_network_that_is_not_there_is_named(monkeypatch):

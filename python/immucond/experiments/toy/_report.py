@@ -113,6 +113,7 @@ _KINDS = {
     "solved": ("K-FAC, least squares, whitening", VERMILION, "x"),
 }
 _SOLVED = ("kfac", "lstsq", "whitening")
+_LARGE = 10  # markers that are seen around others
 
 
 def figures(result: Result) -> dict[str, Figure]:
@@ -163,16 +164,22 @@ def _by_ceiling(result: Result) -> Figure:
         "unprotected": (GREEN, "o"), "with an inverse": (BLUE, "o"), "PCA": (VERMILION, "s"),
         "erased, or trained": (ORANGE, "^"),
     }  # fmt: skip
+    told = set()
     for name, units in result.units.items():
         kind = "PCA" if name.startswith("compressed") else "with an inverse"
         kind = "erased, or trained" if name in TRAINED else kind
-        colour, marker = kinds.get(name, kinds[kind])
+        kind = name if name in kinds else kind
+        told.add(kind)
+        colour, marker = kinds[kind]
         ax.plot(
             [100.0 * u["ceiling"] for u in units], _drawn(result, strongest(units)), marker,
             color=colour, markerfacecolor="none", linestyle="none",
+            markersize=_LARGE if name in kinds else None,
         )  # fmt: skip
-    for label, (colour, marker) in kinds.items():
-        ax.plot([], [], marker, color=colour, markerfacecolor="none", label=label)
+    for label in (kind for kind in kinds if kind in told):
+        colour, marker = kinds[label]
+        size = _LARGE if label in result.units else None
+        ax.plot([], [], marker, color=colour, markerfacecolor="none", markersize=size, label=label)
     _steps_axis(ax, result, "y")
     ax.set_xlabel("ceiling of the leak profile, % (one point a seed)")
     ax.set_ylabel("strongest attacker, steps (above the line: never)")
