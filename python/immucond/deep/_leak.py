@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._display import Columns, Curves, Line, Plotted
 from .._format import number, plain
+from .._show import aligned
 from .._validate import Array, FloatArray, as_count, check_choice
 from ..probing import Ceiling, ceiling
 from ._activations import Kept, task_of
@@ -31,7 +33,7 @@ Callback = Callable[[int, Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True, repr=False)
-class LeakProfile:
+class LeakProfile(Plotted):
     """What linear probes read of a harmful task at the cuts of a network; ``print`` it for a table.
 
     Attributes
@@ -89,14 +91,7 @@ class LeakProfile:
         rows += [self._row(name, of, self.untrained.get(name)) for name, of in self.cuts.items()]
         if self.logits is not None:
             rows.append(self._row(LOGITS, self.logits, None))
-        told = 7 if self.untrained else 6
-        widths = [max(len(row[i]) for row in rows) for i in range(told)]
-        lines = [
-            "  ".join(
-                [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, told))]
-            ).rstrip()
-            for row in rows
-        ]
+        lines = aligned([row[: 7 if self.untrained else 6] for row in rows])
         counts = ", ".join(
             f"{count:,} {name.replace('_', '-')}" for name, count in self.rows.items()
         )
@@ -108,6 +103,44 @@ class LeakProfile:
             name, str(self.widths[name]), str(found.rank), number(found.kappa), number(found.rho),
             f"{found.accuracy:.1%} ± {found.standard_error:.1%}",
             "" if untrained is None else f"{untrained.accuracy:.1%}",
+        )  # fmt: skip
+
+    def _columns(self) -> Columns:
+        every = {**self.cuts, **({} if self.logits is None else {LOGITS: self.logits})}
+        found, of = every.values(), [self.untrained.get(name) for name in every]
+        told: dict[str, list[Any]] = {
+            "cut": [*every],
+            "features": [self.widths[name] for name in every],
+            **{
+                name: [getattr(c, name) for c in found]
+                for name in ("rank", "kappa", "rho", "accuracy", "standard_error")
+            },
+        }
+        if self.untrained:
+            told["untrained"] = [math.nan if c is None else c.accuracy for c in of]
+        return told
+
+    def _curves(self) -> Curves:
+        drawn = [("release", self.cuts, {"marker": "o"})]
+        if self.untrained:
+            drawn.append(("untrained", self.untrained, {"marker": "s", "markerfacecolor": "none"}))
+        at = np.arange(len(self.cuts))
+
+        def percent(cuts: Mapping[str, Ceiling], of: str) -> FloatArray:
+            return 100.0 * np.array([getattr(cuts[name], of) for name in self.cuts])
+
+        levels = {} if self.logits is None else {LOGITS: 100.0 * self.logits.accuracy}
+        return Curves(
+            "cut, from the input to the head",
+            "harmful task: held-out accuracy, %",
+            [
+                Line(name, at, percent(cuts, "accuracy"), bars=percent(cuts, "standard_error"),
+                     style=style)
+                for name, cuts, style in drawn
+            ],
+            {**levels, "constant guess": 100.0 * self.majority},
+            ticks=tuple(self.cuts),
+            ylim=(0.0, 100.0),
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:

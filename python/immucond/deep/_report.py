@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._display import Columns, Curves, Plotted, Tabular, history_columns, history_curves
 from .._errors import ImmunityWarning, warn
 from .._format import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
@@ -28,7 +29,7 @@ _ATTACKERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True, repr=False)
-class DeepReport(Ratios[float]):
+class DeepReport(Ratios[float], Tabular):
     """Both tasks before and after, in the exact convention: kappa over the nonzero eigenvalues.
 
     Attributes
@@ -95,13 +96,30 @@ class DeepReport(Ratios[float]):
         told += [f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items()]
         return f"DeepReport({', '.join(told)}; {self.rows}, {sum(self.counts)} rows)"
 
+    def _columns(self) -> Columns:
+        pairs: dict[str, tuple[Any, Any] | None] = {
+            **{
+                f"{name}_{task}": tuple(
+                    getattr(self, f"{of}{name}_{task}") for of in ("reference_", "")
+                )
+                for name in ("kappa", "rank")
+                for task in "PH"
+            },
+            "rho": None if self.rho is None else (self.reference_rho, self.rho),
+            "primary accuracy": self.accuracy,
+            **{f"probe by {name}: accuracy": pair for name, pair in self.probes.items()},
+        }
+        told = {name: pair for name, pair in pairs.items() if pair is not None}
+        before, after = zip(*told.values(), strict=True)
+        return {"": [*told], "before": before, "after": after}
+
     def _rank_change(self, task: str) -> str:
         before, after = (getattr(self, f"{of}rank_{task}") for of in ("reference_", ""))
         return f"{before} -> {after}" if before != after else ""
 
 
 @dataclass(frozen=True)
-class DeepImmunization:
+class DeepImmunization(Plotted):
     """An immunized network, and how it came about.
 
     Attributes
@@ -132,6 +150,12 @@ class DeepImmunization:
     def __repr__(self) -> str:
         told = "" if self.fade is None else f", fade={self.fade!r}"
         return f"DeepImmunization(split={self.split!r}, report={self.report!r}{told})"
+
+    def _columns(self) -> Columns:
+        return history_columns(self.history)
+
+    def _curves(self) -> Curves:
+        return history_curves(self.history, ("loss", "well", "ill"))
 
 
 class Measurement:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Record, Tabular
 from .._errors import extra
 from .._validate import as_count
 from ._parameters import Parameter
@@ -58,7 +59,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Tabular):
     """Whether a statement holds on an instance.
 
     Attributes
@@ -98,6 +99,16 @@ class Verdict:
     def rounding(self) -> float:
         """Relative rounding error behind the slack, from the condition of the instance."""
         return self.claim.rounding
+
+    def __repr__(self) -> str:
+        holds = "holds" if self.holds else "fails"
+        return f"Verdict({holds}: {self.claim.name}, slack={self.slack:.3g})"
+
+    def _columns(self) -> Columns:
+        claim = self.claim
+        told = {"claim": claim.name, "holds": claim.holds, "slack": claim.slack,
+                "rounding": claim.rounding, **self.witness}  # fmt: skip
+        return {"": [*told], "value": [*told.values()]}
 
     @classmethod
     def of(cls, *claims: Claim, **witness: Any) -> Verdict:
@@ -258,7 +269,7 @@ _EFFORT = 2000
 
 
 @dataclass(frozen=True)
-class Counterexample:
+class Counterexample(Tabular):
     """An instance on which a statement fails.
 
     Attributes
@@ -272,9 +283,12 @@ class Counterexample:
     parameters: Mapping[str, Any]
     verdict: Verdict
 
+    def _columns(self) -> Columns:
+        return {"parameter": [*self.parameters], "value": [*self.parameters.values()]}
 
-@dataclass(frozen=True)
-class Examination:
+
+@dataclass(frozen=True, repr=False)
+class Examination(Record):
     """What random instances say of a theorem.
 
     Attributes
@@ -296,6 +310,19 @@ class Examination:
     held: int
     worst: Verdict
     counterexample: Counterexample | None
+
+    def __repr__(self) -> str:
+        as_known = "" if self.expected else ", which was not expected"
+        return (
+            f"Examination({self.theorem.name}: held on {self.held} of {self.instances} "
+            f"instances{as_known})"
+        )
+
+    def _columns(self) -> Columns:
+        told = {"theorem": self.theorem.name, "instances": self.instances, "held": self.held,
+                "expected": self.expected, "worst claim": self.worst.claim.name,
+                "slack": self.worst.slack, "rounding": self.worst.rounding}  # fmt: skip
+        return {name: [value] for name, value in told.items()}
 
     @property
     def expected(self) -> bool:
