@@ -258,9 +258,6 @@ def draw(curves: Curves, ax: Axes | None = None) -> Axes:
         if curves.ticks:
             ax.set_xticks(range(len(curves.ticks)), curves.ticks, rotation=40, ha="right",
                           rotation_mode="anchor")  # fmt: skip
-        for limits, widen in ((curves.xlim, ax.set_xlim), (curves.ylim, ax.set_ylim)):
-            if limits is not None:
-                widen(*limits)
         ax.set_xlabel(curves.x)
         ax.set_ylabel(curves.y)
         legend_above(ax, curves.title)
@@ -301,22 +298,20 @@ def _draw_line(ax: Axes, line: Line, style: dict[str, Any]) -> None:
 
 
 def _scale(ax: Axes, curves: Curves) -> None:
-    """Set the scales; a logarithmic one only where there is something that it can show."""
-    for axis, kind, data in (("x", curves.scales[0], "x"), ("y", curves.scales[1], "y")):
-        values = np.concatenate(
-            [np.ravel(np.asarray(getattr(line, data), dtype=float)) for line in curves.lines]
-            or [np.empty(0)]
-        )
-        if kind == "log" and not np.any(np.isfinite(values) & (values > 0.0)):
-            continue
-        more = {"linthresh": 1.0} if kind == "symlog" else {}
-        ax.set(**{f"{axis}scale": kind}) if not more else _symlog(ax, axis)
-    if "log" in (ax.get_xscale(), ax.get_yscale()):
-        label_ticks(ax)
-
-
-def _symlog(ax: Axes, axis: str) -> None:
-    """Show steps from 0 on, the first as wide as a decade."""
-    getattr(ax, f"set_{axis}scale")("symlog", linthresh=1.0)
-    if axis == "x":
+    """Set scales and limits; a logarithmic scale only where there is something that it shows."""
+    given = {
+        axis: [np.asarray(getattr(line, axis), dtype=float) for line in curves.lines]
+        for axis in "xy"
+    }
+    how: dict[str, dict[str, Any]] = {"log": {"nonpositive": "mask"}, "symlog": {"linthresh": 1.0}}
+    for axis, kind in zip("xy", curves.scales, strict=True):
+        if any(np.any(np.isfinite(values) & (values > 0.0)) for values in given[axis]):
+            getattr(ax, f"set_{axis}scale")(kind, **how.get(kind, {}))
+    if ax.get_xscale() == "symlog":
         ax.set_xlim(left=0.0)
+    for limits, widen in ((curves.xlim, ax.set_xlim), (curves.ylim, ax.set_ylim)):
+        if limits is not None:
+            widen(*limits)
+    label_ticks(ax)
+    if ax.get_xscale() == "linear" and all(np.all(x == np.round(x)) for x in given["x"]):
+        ax.xaxis.get_major_locator().set_params(integer=True)
