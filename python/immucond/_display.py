@@ -314,4 +314,4 @@ def _scale(ax: Axes, curves: Curves) -> None:
             widen(*limits)
     label_ticks(ax)
     if ax.get_xscale() == "linear" and all(np.all(x == np.round(x)) for x in given["x"]):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)

@@ -106,40 +106,27 @@ class LeakProfile(Plotted):
         )  # fmt: skip
 
     def _columns(self) -> Columns:
-        every = {**self.cuts, **({} if self.logits is None else {LOGITS: self.logits})}
-        found, of = every.values(), [self.untrained.get(name) for name in every]
-        told: dict[str, list[Any]] = {
-            "cut": [*every],
-            "features": [self.widths[name] for name in every],
-            **{
-                name: [getattr(c, name) for c in found]
-                for name in ("rank", "kappa", "rho", "accuracy", "standard_error")
-            },
-        }
+        every = self.cuts if self.logits is None else {**self.cuts, LOGITS: self.logits}
+        names = ("rank", "kappa", "rho", "accuracy", "standard_error")
+        told: dict[str, list[Any]] = {"cut": [*every], "features": [self.widths[n] for n in every]}
+        told |= {of: [getattr(c, of) for c in every.values()] for of in names}
         if self.untrained:
-            told["untrained"] = [math.nan if c is None else c.accuracy for c in of]
+            told["untrained"] = [getattr(self.untrained.get(n), "accuracy", None) for n in every]
         return told
 
     def _curves(self) -> Curves:
-        drawn = [("release", self.cuts, {"marker": "o"})]
+        def line(name: str, cuts: Mapping[str, Ceiling], **style: Any) -> Line:
+            found = [(100.0 * cuts[n].accuracy, 100.0 * cuts[n].standard_error) for n in self.cuts]
+            shares, errors = zip(*found, strict=True)
+            return Line(name, range(len(found)), shares, bars=errors, style=style)
+
+        lines = [line("release", self.cuts, marker="o")]
         if self.untrained:
-            drawn.append(("untrained", self.untrained, {"marker": "s", "markerfacecolor": "none"}))
-        at = np.arange(len(self.cuts))
-
-        def percent(cuts: Mapping[str, Ceiling], of: str) -> FloatArray:
-            return 100.0 * np.array([getattr(cuts[name], of) for name in self.cuts])
-
+            lines.append(line("untrained", self.untrained, marker="s", markerfacecolor="none"))
         levels = {} if self.logits is None else {LOGITS: 100.0 * self.logits.accuracy}
         return Curves(
-            "cut, from the input to the head",
-            "harmful task: held-out accuracy, %",
-            [
-                Line(name, at, percent(cuts, "accuracy"), bars=percent(cuts, "standard_error"),
-                     style=style)
-                for name, cuts, style in drawn
-            ],
-            {**levels, "constant guess": 100.0 * self.majority},
-            ticks=tuple(self.cuts),
+            "cut, from the input to the head", "harmful task: held-out accuracy, %", lines,
+            {**levels, "constant guess": 100.0 * self.majority}, ticks=tuple(self.cuts),
             ylim=(0.0, 100.0),
         )  # fmt: skip
 

@@ -326,16 +326,13 @@ class Recording(Tabular, Mapping[str, GramAccumulator | TriangleAccumulator]):
         return self._as_text().replace("\n", "\n  ")
 
     def _caption(self) -> str:
-        kind = f"{self.settings['of']}, by {self.settings['factor']}"
-        return f"Recording of {len(self)} modules: {kind}"
+        return "Recording of {} modules: {of}, by {factor}".format(len(self), **self.settings)
 
     def _columns(self) -> Columns:
         found = self._moments.values()
-        return {
-            "name": self.names,
-            "width": [x.width for x in found],
-            "rows": [x.count for x in found],
-            "computed in": [x.computed_in for x in found],
+        given = {"width": "width", "rows": "count", "computed in": "computed_in"}
+        return {"name": self.names} | {
+            n: [getattr(x, of) for x in found] for n, of in given.items()
         }
 
 

@@ -184,15 +184,13 @@ class Measurement:
 
     def compared(self, after: Measurement) -> DeepReport:
         """Compare another network, measured on the same rows, with this one."""
-        *_, rows, computed_in = self._how
+        *_, rows, _ = self._how
         figures: dict[str, Any] = {}
         for of, found in (("", after), ("reference_", self)):
-            for task, seen in (("P", found.P), ("H", found.H)):
-                kappa, rank = kappa_and_rank(seen.features, computed_in)
-                figures |= {f"{of}kappa_{task}": kappa, f"{of}rank_{task}": rank}
+            figures |= {of + name: value for name, value in found.kappas().items()}
         probed = [_probed(found.H, found.train) for found in (self, after)]
         before, now = (_accuracy(found.P) for found in (self, after))
-        reference_rho, rho = (_rho(found.H, computed_in) for found in (self, after))
+        reference_rho, rho = (found.rho() for found in (self, after))
         count = len(after.H.features)
         return DeepReport(
             rows,
@@ -205,6 +203,18 @@ class Measurement:
             reference_rho=None if rho is None else reference_rho,
             changed=_changed(self.P, after.P),
         )
+
+    def kappas(self) -> dict[str, float]:
+        """Return the condition numbers of both tasks, and the ranks that they are taken over."""
+        found: dict[str, float] = {}
+        for task, seen in (("P", self.P), ("H", self.H)):
+            kappa, rank = kappa_and_rank(seen.features, self._how[-1])
+            found |= {f"kappa_{task}": kappa, f"rank_{task}": rank}
+        return found
+
+    def rho(self) -> float | None:
+        """Alignment of the harmful labels; None where they are no classes."""
+        return _rho(self.H, self._how[-1])
 
     def rho_under(self, A: FadeMap) -> float | None:
         """Alignment of the harmful labels with the features before, under a map."""
