@@ -23,6 +23,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
+from ._display import Columns, Tabular
 from ._errors import (
     AccuracyWarning,
     DegenerateSpectrumError,
@@ -56,7 +57,7 @@ Value = Any
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ExtremePairs(Generic[Real, Count, Flag, Name]):
+class ExtremePairs(Tabular, Generic[Real, Count, Flag, Name]):
     """The largest and the smallest nonzero singular triplet of a matrix, or of each in a stack.
 
     For a stack of b matrices every attribute is an array with b as its first axis (`method` a
@@ -138,6 +139,15 @@ class ExtremePairs(Generic[Real, Count, Flag, Name]):
             f"sigma_min={self.sigma_min:.6g} +- {self.bound_min:.1g}, rank={self.rank}, "
             f"condition_number={self.condition_number:.6g}, method={self.method!r})"
         )
+
+    def _columns(self) -> Columns:
+        """One row a matrix of the stack; vectors are left out."""
+        names = (
+            "sigma_max", "bound_max", "sigma_min", "bound_min", "rank", "condition_number",
+            "simple_max", "simple_min", "determined_min", "method",
+        )  # fmt: skip
+        stacked = self.v_max.ndim == 2
+        return {n: x if stacked else [x] for n in names if (x := getattr(self, n)) is not None}
 
 
 Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[Any]]

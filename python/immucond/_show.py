@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import extra
+from ._format import brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,6 +168,20 @@ def empty_table(title: str | Text) -> RichTable:
     return RichTable(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Return rows as lines of text, columns of one width; those in `left` flush left."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return [
+        (" " * _GAP)
+        .join(
+            f"{c:{'<' if i in left else '>'}{w}}"
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        .rstrip()
+        for row in rows
+    ]
+
+
 def _listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them."""
     *others, last = names
@@ -197,6 +212,24 @@ def legend_below(ax: Axes, columns: int) -> None:
     """Put what a panel's lines are called below the whole figure, beside no data."""
     handles, labels = ax.get_legend_handles_labels()
     ax.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def label_ticks(ax: Axes) -> None:
+    """Label a logarithmic axis of less than a decade at a few plain numbers, not at each ninth."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    for axis, (low, high), widen, scale in (
+        (ax.xaxis, ax.get_xlim(), ax.set_xlim, ax.get_xscale()),
+        (ax.yaxis, ax.get_ylim(), ax.set_ylim, ax.get_yscale()),
+    ):
+        if scale != "log":
+            continue
+        if high < low * (1.0 + 1e-6):  # one value, but for rounding
+            low, high = widen(low / 2.0, 2.0 * high)
+        if high < 10.0 * low:
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value, 9)))
 
 
 def before_or(label: str, name: str = "") -> str:

@@ -122,7 +122,8 @@ def test_help_explains_every_option_with_its_default(capsys):
     status, shown, _ = run_and_exit(["theorems", "--help"], capsys)
     assert status == 0
     for words in ("NAME", "by default all", "--instances N", "(default: 200)", "--seed N",
-                  "(default: 0)", "--json FILE", "--markdown FILE", "counterexample"):  # fmt: skip
+                  "(default: 0)", "--json [FILE]", "--markdown FILE",
+                  "counterexample"):  # fmt: skip
         assert words in shown
     status, shown, _ = run_and_exit(["--help"], capsys)
     assert re.search(r"^ +theorems +Check every theorem on random instances", shown, re.MULTILINE)

@@ -260,5 +260,5 @@ def test_more_modules_than_a_table_shows():
     model = nn.Sequential(*(nn.Identity() for _ in range(30)))
     lines = repr(record(model, [torch.ones(2, 2)], "*")).splitlines()
     assert len(lines) == 27
-    assert lines[-1].strip() == "... 6 more"
+    assert lines[14].strip() == "... 6 more"
     assert np.isfinite(record(model, [torch.ones(2, 2)], "2?").gram("29")).all()

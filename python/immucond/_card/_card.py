@@ -44,6 +44,8 @@ class Card:
     def __str__(self) -> str:
         return section(self.numbers)
 
+    _repr_markdown_ = __str__
+
     def as_dict(self) -> dict[str, Any]:
         """Return `numbers`."""
         return self.numbers

@@ -24,6 +24,12 @@ from .._errors import ImmucondError
 from ._arguments import Formatter, Parser
 from ._output import OutputError, checked_output
 
+EPILOG = """immucond COMMAND --help explains every option with its default.
+
+Exit status: 0, done; 1, standard output is full or closed, or a fault of immucond's, which leaves a
+traceback; 2, wrong input, or no result from it, in one line that says why; 130, interrupted; 143,
+ended by SIGTERM; 141, whoever read the output left. With any but 0 no file is half-written."""
+
 
 class _Interrupted(KeyboardInterrupt):
     """Ctrl-C, by a name of its own.
@@ -38,7 +44,8 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="immucond",
         description="Model immunization through the condition number.",
-        epilog="immucond COMMAND --help explains every option with its default.",
+        epilog=EPILOG,
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"immucond {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

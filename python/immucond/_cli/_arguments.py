@@ -179,11 +179,17 @@ def add_pixel_scale(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Add the option to say nothing but the result."""
+def add_output(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    """Add how the result is told: alone, and as JSON; a command may have a --json of its own."""
     parser.add_argument(
         "--quiet", action="store_true", help="print the result alone, and no progress"
     )
+    if json:
+        parser.add_argument(
+            "--json", action="store_true",
+            help="print the result as JSON instead, the same as is written where files are, and "
+            "nothing else; progress still goes to standard error",
+        )  # fmt: skip
 
 
 def settings_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .._errors import extra
+from .._format import plain
 
 
 class OutputError(Exception):
@@ -76,6 +78,25 @@ def checked_output() -> Iterator[None]:
         raise
     finally:
         sys.stdout = stream
+
+
+def json_text(numbers: Any) -> str:
+    """Return numbers as JSON has them; an infinite one is the string "inf" or "-inf".
+
+    Raises
+    ------
+    ValueError
+        For a NaN, of which no result of a command may consist.
+    """
+    try:
+        return json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"the result has a number that is NaN: {error}") from error
+
+
+def print_json(numbers: Any) -> None:
+    """Print the result for a program to read."""
+    print(json_text(numbers), end="")
 
 
 Report = Callable[[str, int, int], None]

@@ -10,7 +10,7 @@ from typing import Any
 from .._errors import extra
 from .._files import staged
 from ..experiments import deep
-from ._arguments import Whole, add_pixel_scale, add_quiet, settings_of
+from ._arguments import Whole, add_output, add_pixel_scale, settings_of
 from ._output import progress
 from ._results import file_names, show, versions, write_results
 
@@ -58,7 +58,7 @@ def add_release_arguments(
         help="side of the images; by default that of preprocessor_config.json",
     )  # fmt: skip
     add_pixel_scale(parser)
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run_on_release(
@@ -86,4 +86,4 @@ def run_on_release(
         numbers = found.as_json(args.command_line, {**versions(), **ran})
         tables, figures = [found.table()], {each: found.figure() for each in names}
         written = write_results(folder, tables, figures, numbers, texts)
-    show(tables, written, args.out, args.quiet)
+    show(args, numbers, tables, written, args.out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,8 +16,8 @@ from .. import __version__
 from .._errors import extra
 from .._files import exclusive, staged
 from .._show import Table, print_style
-from ._arguments import Whole, add_number, add_quiet
-from ._output import progress
+from ._arguments import Whole, add_number, add_output
+from ._output import json_text, print_json, progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +58,7 @@ def add_common_arguments(
         "--search", action="store_true",
         help="search hyper-parameters of the methods instead, on training rows, and show the best",
     )  # fmt: skip
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run_experiment(
@@ -105,7 +104,7 @@ def run_experiment(
             numbers = experiment.as_json(found, *record)
             tables, figures = experiment.tables(found), experiment.figures(found)
         written = write_results(folder, tables, figures, numbers)
-    show(tables, written, out, args.quiet)
+    show(args, numbers, tables, written, out)
 
 
 def versions() -> dict[str, str]:
@@ -119,8 +118,8 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, numbers: Any) -> None:
-    """Write numbers, none of which is NaN or infinite."""
-    path.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write numbers, none of which is NaN."""
+    path.write_text(json_text(numbers), encoding="utf-8")
 
 
 RESULTS = ("results.json", "tables.md")
@@ -152,12 +151,18 @@ def write_results(
     return [*texts, *(f"{n}.png, {n}.svg" for n in figures)]
 
 
-def show(tables: Sequence[Table], written: Sequence[str], out: Path, quiet: bool) -> None:
-    """Print tables, and where the files are."""
+def show(
+    args: argparse.Namespace, numbers: Any, tables: Sequence[Table], written: Sequence[str],
+    out: Path,
+) -> None:  # fmt: skip
+    """Print tables, and where the files are; or the numbers as JSON, where that was asked for."""
+    if args.json:
+        print_json(numbers)
+        return
     with extra("experiments"):
         from rich.console import Console
     console = Console(highlight=False)
     for table in tables:
         table.show(console)
-    if not quiet:
+    if not args.quiet:
         console.print(f"Wrote {', '.join(written)} to {out}", style="bold", markup=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .._card import as_json, card
 from .._files import staged
-from ._arguments import add_quiet
+from ._arguments import add_output
 
 FILES = ("card.json", "card.md")
 TAMPERBENCH = "tamperbench.json"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tamperbench", action="store_true",
         help=f"write {TAMPERBENCH} too: each attack as TamperBench records a sweep's best trial",
     )  # fmt: skip
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
     with staged(args.out, texts) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-    print(found)
-    if not args.quiet:
+    print(texts[FILES[0]] if args.json else found, end="" if args.json else "\n")
+    if not (args.quiet or args.json):
         print(f"Wrote {', '.join(texts)} to {args.out}")

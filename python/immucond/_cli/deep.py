@@ -17,7 +17,7 @@ from typing import Any
 
 from .._errors import extra
 from ..experiments import deep
-from ._arguments import Number, Whole, add_number, add_pixel_scale, add_quiet, settings_of
+from ._arguments import Number, Whole, add_number, add_output, add_pixel_scale, settings_of
 from ._results import SEEDS, UNITS, add_folder, run_experiment
 
 
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how slow fade makes the harmful labels; their part in the features shrinks by its "
         "square root",
     )  # fmt: skip
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from .._errors import extra
 from .._files import staged
 from ..experiments import digits
-from ._arguments import Number, Whole, add_number, add_quiet, settings_of
-from ._output import progress
+from ._arguments import Number, Whole, add_number, add_output, settings_of
+from ._output import print_json, progress
 from ._results import versions, write_json
 
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("probe_steps", Whole(1), "most steps a linear probe may take"),
     ):  # fmt: skip
         add_number(parser, settings, name, kind, what)
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     names = ["results.json", "norm_ratio.png", "loss.png"]
     with staged(args.out, names) as folder:
         old = any((args.out / name).exists() for name in names)
-        if not args.quiet:
+        if not (args.quiet or args.json):
             console.print(digits.opening(settings) + "\n")
         with progress(args.quiet) as report:
             result = digits.run(settings, report)
@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> None:
             figure.savefig(folder / name, dpi=200)
         numbers = digits.as_json(result, args.command_line, versions())
         write_json(folder / "results.json", numbers)
+    if args.json:
+        print_json(numbers)
+        return
     digits.print_tables(result, console)
     if not args.quiet:
         did = "Replaced" if old else "Wrote"

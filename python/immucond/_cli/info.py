@@ -10,13 +10,16 @@ import scipy
 
 from .. import __version__, _core
 from ..cuda import facts as cuda_facts
+from ._arguments import add_output
+from ._output import print_json
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """Add nothing: there is nothing to choose."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how the facts are told."""
+    add_output(parser)
 
 
-def run(_: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Print one fact a line."""
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     facts: dict[str, object] = {
@@ -29,6 +32,9 @@ def run(_: argparse.Namespace) -> None:
         **{name.replace("_", " "): value for name, value in _core.build_info().items()},
         **cuda_facts(),
     }
+    if args.json:
+        print_json(facts)
+        return
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")

@@ -17,8 +17,8 @@ from pathlib import Path
 from .. import limit
 from .._errors import extra
 from .._files import staged
-from ._arguments import Number, Whole, add_number, add_quiet, settings_of
-from ._output import progress
+from ._arguments import Number, Whole, add_number, add_output, settings_of
+from ._output import print_json, progress
 from ._results import versions, write_json
 
 FILES = ("limit.json", "limit.png")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true",
         help="replace limit.json and limit.png of an earlier run",
     )  # fmt: skip
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,6 +84,9 @@ def run(args: argparse.Namespace) -> None:
         limit.figure(result).savefig(folder / "limit.png", dpi=200)
         numbers = limit.as_json(result, args.command_line, versions())
         write_json(folder / "limit.json", numbers)
+    if args.json:
+        print_json(numbers)
+        return
     limit.print_tables(result, console := Console(highlight=False))
     if not args.quiet:
         console.print(f"\nWrote {' and '.join(FILES)} to {args.out}", style="bold", markup=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -21,13 +20,16 @@ from .. import ImmucondError, __version__
 from .._errors import extra
 from .._files import writable, write_whole
 from .._format import brief, plain
-from ._arguments import Whole, add_quiet, nearest
-from ._output import progress
+from ._arguments import Whole, add_output, nearest
+from ._output import json_text, print_json, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..theorems import Examination, Theorem
+
+
+STDOUT = Path("-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the instances; each theorem draws the same ones whatever else is checked",
     )  # fmt: skip
     parser.add_argument(
-        "--json", type=Path, default=None, metavar="FILE",
-        help="write the report there as JSON; by default none is written",
+        "--json", type=Path, nargs="?", const=STDOUT, default=None, metavar="FILE",
+        help="write the report there as JSON, or without a FILE print it instead, and nothing else",
     )  # fmt: skip
     parser.add_argument(
         "--markdown", type=Path, default=None, metavar="FILE",
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="store_true", help="list names and statements, and check nothing"
     )
-    add_quiet(parser)
+    add_output(parser, json=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,11 +66,15 @@ def run(args: argparse.Namespace) -> None:
     with extra("experiments"):
         from rich.console import Console
 
+    from ..theorems import THEOREMS
+
     chosen = _chosen(args.names)
+    if args.json is not None and (named := fnmatch.filter(THEOREMS, str(args.json))):
+        args.parser.error(f"--json takes a FILE, and {args.json} names {named[0]}: names go first")
     if args.list:
-        _list(chosen)
+        _list(chosen, args.json is STDOUT)
         return
-    given = [file for file in (args.json, args.markdown) if file is not None]
+    given = [file for file in (args.json, args.markdown) if file not in (None, STDOUT)]
     places = [place for place in map(writable, given) if place is not None]  # told now
     if len(places) > len(set(places)):
         args.parser.error(f"--json and --markdown must be two files, got {args.json} for both")
@@ -76,7 +82,10 @@ def run(args: argparse.Namespace) -> None:
     failed = [error for error in map(partial(_write, found, args), given) if error is not None]
     console = Console(highlight=False)
     console.width = max(console.width, 80)  # narrower, names would be cut
-    _print(found, console)  # whether or not a file could be written
+    if args.json is STDOUT:
+        print_json(_as_json(found, args))
+    else:
+        _print(found, console)  # whether or not a file could be written
     if failed:
         raise failed[0]
     broken = [e.theorem.name for e in found if e.held < e.instances and not e.theorem.corrected_by]
@@ -87,10 +96,8 @@ def run(args: argparse.Namespace) -> None:
 def _write(found: Sequence[Examination], args: argparse.Namespace, file: Path) -> OSError | None:
     """Write one of the files; return what kept it from being written."""
     try:
-        if file is args.json:
-            text = json.dumps(_as_json(found, args), indent=1, allow_nan=False) + "\n"
-        else:
-            text = _as_markdown(found, args)
+        by_json = file is args.json
+        text = json_text(_as_json(found, args)) if by_json else _as_markdown(found, args)
         write_whole(file, text)
     except OSError as error:
         return error
@@ -185,7 +192,11 @@ def _print(found: Sequence[Examination], console: Console) -> None:
             console.print()
 
 
-def _list(chosen: Sequence[Theorem]) -> None:
+def _list(chosen: Sequence[Theorem], as_json: bool) -> None:
+    if as_json:
+        names = ("name", "statement", "formula", "hypotheses", "source", "corrected_by")
+        print_json([{name: getattr(theorem, name) for name in names} for theorem in chosen])
+        return
     width = shutil.get_terminal_size().columns
     for theorem in chosen:
         print(theorem.name)

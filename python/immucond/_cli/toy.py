@@ -13,7 +13,7 @@ import argparse
 
 from .._errors import extra
 from ..experiments import toy
-from ._arguments import Number, Whole, add_number, add_quiet, settings_of
+from ._arguments import Number, Whole, add_number, add_output, settings_of
 from ._results import add_folder, run_experiment
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=Whole(1), default=1, metavar="N",
         help="processes at a time; each gets its share of the processors",
     )  # fmt: skip
-    add_quiet(parser)
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from ._cost import NetworkCost, attack_cost
 from ._immunize import immunize
 from ._leak import LeakProfile, leak_profile
 from ._maps import NetworkFade
+from ._monitor import Monitor
 from ._objectives import Objective
 from ._probes import linear_probes
 from ._record import record
@@ -36,6 +37,7 @@ __all__ = [
     "DeepReport",
     "EraseResult",
     "LeakProfile",
+    "Monitor",
     "NetworkCost",
     "NetworkFade",
     "Objective",

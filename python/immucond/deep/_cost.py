@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, SupportsIndex
@@ -15,7 +15,9 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import one_hot
 
+from .._display import Columns, Curves, Line
 from .._format import plain
+from .._show import BLUE
 from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
@@ -86,6 +88,24 @@ class NetworkCost(AttackCost):
             "certified": self.certified,
         })  # fmt: skip
         return told
+
+    def _columns(self) -> Columns:
+        """Return the real run, step by step, beside the bounds; then the bounds alone."""
+        taken = len(self.measured)
+        later = self._steps()
+        steps = np.concatenate([np.arange(taken), later[later >= taken]])
+        real = np.append(self.measured, np.full(steps.size - taken, math.nan))
+        return {"step": steps.astype(int), **self.loss(steps)._asdict(), "measured": real}
+
+    def _curves(self, label: str = "forecast", style: Mapping[str, Any] | None = None) -> Curves:
+        drawn, given = super()._curves(label, style), dict(style or {})
+        points = {"marker": "o", "color": BLUE} | given | {
+            "linestyle": "none", "markerfacecolor": "none", "markersize": 4,
+        }  # fmt: skip
+        real = np.asarray(self.measured) / self.start
+        run = Line("_", np.arange(1, len(real)), real[1:], style=points)
+        where = "steps of gradient descent (band: bounds; points: the real run)"
+        return replace(drawn, x=where, lines=[*drawn.lines, run])
 
     def __repr__(self) -> str:
         half = self.steps(0.5)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._display import Columns, Curves, Line, Plotted
 from .._format import number, plain
+from .._show import aligned
 from .._validate import Array, FloatArray, as_count, check_choice
 from ..probing import Ceiling, ceiling
 from ._activations import Kept, task_of
@@ -31,7 +33,7 @@ Callback = Callable[[int, Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True, repr=False)
-class LeakProfile:
+class LeakProfile(Plotted):
     """What linear probes read of a harmful task at the cuts of a network; ``print`` it for a table.
 
     Attributes
@@ -89,14 +91,7 @@ class LeakProfile:
         rows += [self._row(name, of, self.untrained.get(name)) for name, of in self.cuts.items()]
         if self.logits is not None:
             rows.append(self._row(LOGITS, self.logits, None))
-        told = 7 if self.untrained else 6
-        widths = [max(len(row[i]) for row in rows) for i in range(told)]
-        lines = [
-            "  ".join(
-                [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, told))]
-            ).rstrip()
-            for row in rows
-        ]
+        lines = aligned([row[: 7 if self.untrained else 6] for row in rows])
         counts = ", ".join(
             f"{count:,} {name.replace('_', '-')}" for name, count in self.rows.items()
         )
@@ -108,6 +103,31 @@ class LeakProfile:
             name, str(self.widths[name]), str(found.rank), number(found.kappa), number(found.rho),
             f"{found.accuracy:.1%} ± {found.standard_error:.1%}",
             "" if untrained is None else f"{untrained.accuracy:.1%}",
+        )  # fmt: skip
+
+    def _columns(self) -> Columns:
+        every = self.cuts if self.logits is None else {**self.cuts, LOGITS: self.logits}
+        names = ("rank", "kappa", "rho", "accuracy", "standard_error")
+        told: dict[str, list[Any]] = {"cut": [*every], "features": [self.widths[n] for n in every]}
+        told |= {of: [getattr(c, of) for c in every.values()] for of in names}
+        if self.untrained:
+            told["untrained"] = [getattr(self.untrained.get(n), "accuracy", None) for n in every]
+        return told
+
+    def _curves(self) -> Curves:
+        def line(name: str, cuts: Mapping[str, Ceiling], **style: Any) -> Line:
+            found = [(100.0 * cuts[n].accuracy, 100.0 * cuts[n].standard_error) for n in self.cuts]
+            shares, errors = zip(*found, strict=True)
+            return Line(name, range(len(found)), shares, bars=errors, style=style)
+
+        lines = [line("release", self.cuts, marker="o")]
+        if self.untrained:
+            lines.append(line("untrained", self.untrained, marker="s", markerfacecolor="none"))
+        levels = {} if self.logits is None else {LOGITS: 100.0 * self.logits.accuracy}
+        return Curves(
+            "cut, from the input to the head", "harmful task: held-out accuracy, %", lines,
+            {**levels, "constant guess": 100.0 * self.majority}, ticks=tuple(self.cuts),
+            ylim=(0.0, 100.0),
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:

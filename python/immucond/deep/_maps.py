@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .._display import Columns, Record
 from .._validate import FloatArray, check_real
 from ..linear import FadeMap, fade, optimal_extractor
 from ._batches import Batches, all_features, everything
@@ -72,7 +73,7 @@ def put_before_head(
 
 
 @dataclass(frozen=True, repr=False)
-class NetworkFade:
+class NetworkFade(Record):
     """Where the map of `immucond.linear.fade` stands in a network, and what became of its logits.
 
     Attributes
@@ -103,6 +104,9 @@ class NetworkFade:
     def inserted(self) -> bool:
         """Whether a layer was put before the head."""
         return self.form == "inserted"
+
+    def _columns(self) -> Columns:
+        return {name: [value] for name, value in self.figures().items()}
 
     def figures(self) -> dict[str, Any]:
         """Return all but the map, for a report on disk."""

@@ -299,10 +299,18 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     then: modules of their own, in evaluation mode for good, make that the mode in which it ran
     before. The model's own modules, which a closure may hold, are in evaluation mode meanwhile.
     """
+    training = any(module.training for module in model.modules())
+    with in_evaluation(model):
+        yield _twin(model) if training else model
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode; each module is in its own again afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield _twin(model) if training else model
+        yield
     finally:
         for module in training:
             module.training = True

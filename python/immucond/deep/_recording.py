@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .._display import Columns, Tabular
 from .._errors import DegenerateSpectrumWarning, extra
 from .._extreme import ExtremePairs
 from .._gram import GramAccumulator
@@ -24,10 +25,10 @@ from ..linear import Alignment
 from ._moments import MOMENTS, Moments
 from ._rows import DTYPES
 
-_SHOWN = 24  # modules in a repr
+_SHOWN = 24  # modules in a message
 
 
-class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
+class Recording(Tabular, Mapping[str, GramAccumulator | TriangleAccumulator]):
     """Second moments of a network's modules, as `record` returns them.
 
     A mapping from names of modules to what was accumulated of each: a `GramAccumulator`, or with
@@ -322,18 +323,17 @@ class Recording(Mapping[str, GramAccumulator | TriangleAccumulator]):
         return _read(path)
 
     def __repr__(self) -> str:
-        kind = f"{self.settings['of']}, by {self.settings['factor']}"
-        rows = [("name", "width", "rows", "computed in")]
-        items = list(self._moments.items())
-        rows += [(n, f"{x.width}", f"{x.count:,}", x.computed_in) for n, x in items[:_SHOWN]]
-        sizes = [max(len(row[at]) for row in rows) for at in range(3)]
-        lines = [f"Recording of {len(items)} modules: {kind}"]
-        for name, width, count, precision in rows:
-            line = f"  {name:{sizes[0]}}  {width:>{sizes[1]}}  {count:>{sizes[2]}}  {precision}"
-            lines.append(line.rstrip())
-        if len(items) > _SHOWN:
-            lines.append(f"  ... {len(items) - _SHOWN} more")
-        return "\n".join(lines)
+        return self._as_text().replace("\n", "\n  ")
+
+    def _caption(self) -> str:
+        return "Recording of {} modules: {of}, by {factor}".format(len(self), **self.settings)
+
+    def _columns(self) -> Columns:
+        found = self._moments.values()
+        given = {"width": "width", "rows": "count", "computed in": "computed_in"}
+        return {"name": self.names} | {
+            n: [getattr(x, of) for x in found] for n, of in given.items()
+        }
 
 
 def refuse_unlike(ranks: Ranks, told: Mapping[str, Any]) -> None:

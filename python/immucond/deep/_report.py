@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._display import Columns, Curves, Plotted, Tabular, history_columns, history_curves
 from .._errors import ImmunityWarning, warn
 from .._format import OF_NETWORKS, easier, not_harder, times
 from .._rank import epsilon
@@ -28,7 +29,7 @@ _ATTACKERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True, repr=False)
-class DeepReport(Ratios[float]):
+class DeepReport(Ratios[float], Tabular):
     """Both tasks before and after, in the exact convention: kappa over the nonzero eigenvalues.
 
     Attributes
@@ -95,13 +96,30 @@ class DeepReport(Ratios[float]):
         told += [f"{name} {a:.1%} -> {b:.1%}" for name, (a, b) in shares.items()]
         return f"DeepReport({', '.join(told)}; {self.rows}, {sum(self.counts)} rows)"
 
+    def _columns(self) -> Columns:
+        pairs: dict[str, tuple[Any, Any] | None] = {
+            **{
+                f"{name}_{task}": tuple(
+                    getattr(self, f"{of}{name}_{task}") for of in ("reference_", "")
+                )
+                for name in ("kappa", "rank")
+                for task in "PH"
+            },
+            "rho": None if self.rho is None else (self.reference_rho, self.rho),
+            "primary accuracy": self.accuracy,
+            **{f"probe by {name}: accuracy": pair for name, pair in self.probes.items()},
+        }
+        told = {name: pair for name, pair in pairs.items() if pair is not None}
+        before, after = zip(*told.values(), strict=True)
+        return {"": [*told], "before": before, "after": after}
+
     def _rank_change(self, task: str) -> str:
         before, after = (getattr(self, f"{of}rank_{task}") for of in ("reference_", ""))
         return f"{before} -> {after}" if before != after else ""
 
 
 @dataclass(frozen=True)
-class DeepImmunization:
+class DeepImmunization(Plotted):
     """An immunized network, and how it came about.
 
     Attributes
@@ -133,6 +151,12 @@ class DeepImmunization:
         told = "" if self.fade is None else f", fade={self.fade!r}"
         return f"DeepImmunization(split={self.split!r}, report={self.report!r}{told})"
 
+    def _columns(self) -> Columns:
+        return history_columns(self.history)
+
+    def _curves(self) -> Curves:
+        return history_curves(self.history, ("loss", "well", "ill"))
+
 
 class Measurement:
     """Rows of both tasks, and what a network makes of them before it is immunized."""
@@ -160,15 +184,13 @@ class Measurement:
 
     def compared(self, after: Measurement) -> DeepReport:
         """Compare another network, measured on the same rows, with this one."""
-        *_, rows, computed_in = self._how
+        *_, rows, _ = self._how
         figures: dict[str, Any] = {}
         for of, found in (("", after), ("reference_", self)):
-            for task, seen in (("P", found.P), ("H", found.H)):
-                kappa, rank = kappa_and_rank(seen.features, computed_in)
-                figures |= {f"{of}kappa_{task}": kappa, f"{of}rank_{task}": rank}
+            figures |= {of + name: value for name, value in found.kappas().items()}
         probed = [_probed(found.H, found.train) for found in (self, after)]
         before, now = (_accuracy(found.P) for found in (self, after))
-        reference_rho, rho = (_rho(found.H, computed_in) for found in (self, after))
+        reference_rho, rho = (found.rho() for found in (self, after))
         count = len(after.H.features)
         return DeepReport(
             rows,
@@ -181,6 +203,18 @@ class Measurement:
             reference_rho=None if rho is None else reference_rho,
             changed=_changed(self.P, after.P),
         )
+
+    def kappas(self) -> dict[str, float]:
+        """Return the condition numbers of both tasks, and the ranks that they are taken over."""
+        found: dict[str, float] = {}
+        for task, seen in (("P", self.P), ("H", self.H)):
+            kappa, rank = kappa_and_rank(seen.features, self._how[-1])
+            found |= {f"kappa_{task}": kappa, f"rank_{task}": rank}
+        return found
+
+    def rho(self) -> float | None:
+        """Alignment of the harmful labels; None where they are no classes."""
+        return _rho(self.H, self._how[-1])
 
     def rho_under(self, A: FadeMap) -> float | None:
         """Alignment of the harmful labels with the features before, under a map."""

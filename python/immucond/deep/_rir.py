@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .._condition import condition_number
+from .._display import Columns, Tabular
 from .._format import OF_NETWORKS, not_harder
 from .._validate import FloatArray, as_count, check_real
 from ._activations import task_of
@@ -49,7 +50,7 @@ class Ratios(Generic[Kappa]):
 
 
 @dataclass(frozen=True, repr=False)
-class DeepImmunity(Ratios[FloatArray]):
+class DeepImmunity(Ratios[FloatArray], Tabular):
     """What an immunized network did to the condition numbers, group by group of samples.
 
     Attributes
@@ -86,6 +87,10 @@ class DeepImmunity(Ratios[FloatArray]):
 
     def __repr__(self) -> str:
         return f"DeepImmunity({self})"
+
+    def _columns(self) -> Columns:
+        names = ("reference_kappa_P", "kappa_P", "reference_kappa_H", "kappa_H", "i", "ii", "rir")
+        return {"group": range(self.rir.size), **{name: getattr(self, name) for name in names}}
 
 
 @torch.random.fork_rng(devices=[])

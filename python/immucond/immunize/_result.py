@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Plotted, history_columns, history_curves
 from .._files import whole
 from .._format import not_harder
 from .._task import Ranks, roots, with_ones
@@ -25,7 +26,7 @@ _DESCRIPTION = "description"
 
 
 @dataclass(frozen=True)
-class ImmunizationResult:
+class ImmunizationResult(Plotted):
     """An immunized linear extractor, its primary head, and how it came about.
 
     Attributes
@@ -80,6 +81,12 @@ class ImmunizationResult:
             f"rir={r.rir:.4g}{f' ({told})' if told else ''}, theta {self.theta.shape}, "
             f"omega {self.omega.shape}, {steps} steps)"
         )
+
+    def _columns(self) -> Columns:
+        return history_columns(self.history)
+
+    def _curves(self) -> Curves:
+        return history_curves(self.history, ("loss", "kappa_P", "kappa_H", "rir", "rho"))
 
     def features(self, X: npt.ArrayLike) -> FloatArray:
         """Features of rows X (N x d): ``X @ theta``, plus the bias where there is one."""

@@ -13,7 +13,7 @@ from .._errors import AccuracyWarning
 from .._format import NOTE, brief, marked, not_harder, number, plain
 from .._gram import GramAccumulator
 from .._rank import default_rtol
-from .._show import BLACK, BLUE, LIMIT_SYMBOLS, VERMILION, before_or, empty_table, print_style
+from .._show import LIMIT_SYMBOLS, empty_table, print_style
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
 from .._triangle import TriangleAccumulator
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
@@ -21,7 +21,6 @@ from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_varia
 from ._rows import Rows, open_rows
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table
@@ -292,56 +291,9 @@ def figure(result: Result) -> Figure:
 
         drawn = Figure(figsize=(9.0, 3.8), layout="constrained")
         left, right = drawn.subplots(1, 2)
-        _draw_frontier(left, result)
-        _draw_noise(right, result)
+        result.frontier.plot(left)
+        result.noise.plot(right)
         return drawn
-
-
-def _draw_frontier(ax: Axes, result: Result) -> None:
-    line, limit = result.frontier, result.frontier.limit
-    if limit.attained:
-        ax.plot(line.kappa_P, line.kappa_H, color=VERMILION, label="frontier")
-    else:
-        ax.set_title("no frontier: the limit is infinite", fontsize=10)
-    ax.plot(
-        limit.kappa_P, limit.kappa_H, "o", color=BLACK, linestyle="none",
-        label=before_or("identity"),
-    )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    _label_ticks(ax)
-    ax.set_xlabel(r"$\kappa(H_P)$, primary task")
-    ax.set_ylabel(r"largest $\kappa(H_H)$, harmful task")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-
-
-def _label_ticks(ax: Axes) -> None:
-    """Label an axis of less than a decade at a few plain numbers, not at each ninth of it."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-
-    for axis, (low, high), widen in (
-        (ax.xaxis, ax.get_xlim(), ax.set_xlim), (ax.yaxis, ax.get_ylim(), ax.set_ylim),
-    ):  # fmt: skip
-        if high < low * (1.0 + 1e-6):  # one value, but for rounding
-            low, high = widen(low / 2.0, 2.0 * high)
-        if high < 10.0 * low:
-            axis.set_major_locator(MaxNLocator(4))
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value, 9)))
-
-
-def _draw_noise(ax: Axes, result: Result) -> None:
-    noise = result.noise
-    shown = noise.determined
-    ax.plot(noise.variance[shown], noise.rir[shown], color=BLUE, label="with noise")
-    if np.isfinite(noise.exact.rir):
-        ax.axhline(noise.exact.rir, color="0.45", linewidth=1.0, linestyle="--", label="without")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    _label_ticks(ax)
-    ax.set_xlabel("variance of the noise in each feature")
-    ax.set_ylabel("RIR*")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _table(title: str, *headings: str) -> Table:

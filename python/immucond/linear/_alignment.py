@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Record
 from .._errors import underflow_is_zero
 from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
 from .._task import root_of_gram
@@ -281,7 +282,7 @@ def tasks_of(
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Record):
     """Label alignment of features, and what it says of plain gradient descent.
 
     Attributes

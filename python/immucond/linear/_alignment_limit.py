@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Tabular, by_task
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
@@ -25,7 +26,7 @@ _SETTLED = 1e-10
 
 
 @dataclass(frozen=True)
-class AlignmentLimit:
+class AlignmentLimit(Tabular):
     """The least label alignment of the harmful task at a given condition number of the primary one.
 
     Attributes
@@ -70,6 +71,10 @@ class AlignmentLimit:
             f"AlignmentLimit(case={self.case!r}, kappa_P={self.kappa_P:.4g}, "
             f"rho={_told(self.rho)}, lower={_told(self.lower)}, attained={_told(self.attained)})"
         )
+
+    def _columns(self) -> Columns:
+        names = ("rho", "rho_whitened", "lower", "attained")
+        return by_task({name: getattr(self, name) for name in names})
 
 
 def _told(value: float | tuple[float, ...]) -> str:

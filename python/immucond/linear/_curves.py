@@ -10,7 +10,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
+from .._show import BLACK, before_or
 from .._task import Ranks, Root, lost, roots, roots_plus
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
@@ -18,8 +20,8 @@ from ._limit import ImmunityLimit, limit_of
 # ---- the frontier ----
 
 
-@dataclass(frozen=True)
-class Frontier:
+@dataclass(frozen=True, repr=False)
+class Frontier(Plotted):
     """The largest kappa_H for each kappa_P, and what that makes of (i) and (ii).
 
     Attributes
@@ -46,6 +48,29 @@ class Frontier:
     def ii(self) -> FloatArray:
         """(ii): the same of the primary task; condition (b) holds up to 1."""
         return np.asarray(self.kappa_P / self.limit.kappa_P)
+
+    def __repr__(self) -> str:
+        return f"Frontier({self.kappa_P.size} points, kappa_M={self.limit.kappa_M:.4g})"
+
+    def __str__(self) -> str:
+        return self._as_text()
+
+    def _columns(self) -> Columns:
+        return {"kappa_P": self.kappa_P, "kappa_H": self.kappa_H, "i": self.i, "ii": self.ii}
+
+    def _curves(self) -> Curves:
+        limit = self.limit
+        here = {"color": BLACK, "marker": "o", "linestyle": "none"}
+        lines = [Line(before_or("identity"), [limit.kappa_P], [limit.kappa_H], style=here)]
+        if limit.attained:
+            lines.insert(0, Line("frontier", self.kappa_P, self.kappa_H))
+        return Curves(
+            r"$\kappa(H_P)$, primary task",
+            r"largest $\kappa(H_H)$, harmful task",
+            lines,
+            scales=("log", "log"),
+            title="" if limit.attained else "no frontier: the limit is infinite",
+        )
 
 
 @underflow_is_zero
@@ -126,8 +151,8 @@ def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]
 # ---- feature noise ----
 
 
-@dataclass(frozen=True)
-class NoiseCurve:
+@dataclass(frozen=True, repr=False)
+class NoiseCurve(Plotted):
     """The limit at one noise level after the other.
 
     Attributes
@@ -152,6 +177,32 @@ class NoiseCurve:
     rir: FloatArray
     determined: npt.NDArray[np.bool_]
     exact: ImmunityLimit
+
+    def __repr__(self) -> str:
+        return (
+            f"NoiseCurve({self.variance.size} variances, rir={self.rir[0]:.4g} to "
+            f"{self.rir[-1]:.4g}, without noise {self.exact.rir:.4g})"
+        )
+
+    def __str__(self) -> str:
+        return self._as_text()
+
+    def _columns(self) -> Columns:
+        return {
+            "variance": self.variance, "delta_P": self.delta[:, 0], "delta_H": self.delta[:, 1],
+            "kappa_M": self.kappa_M, "kappa_P": self.kappa_P, "kappa_H": self.kappa_H,
+            "rir": self.rir, "determined": self.determined,
+        }  # fmt: skip
+
+    def _curves(self) -> Curves:
+        shown, exact = self.determined, self.exact.rir
+        return Curves(
+            "variance of the noise in each feature, squared units of the inputs",
+            "RIR*, the limit",
+            [Line("with noise", self.variance[shown], self.rir[shown])],
+            {"without": exact} if np.isfinite(exact) else {},
+            scales=("log", "log"),
+        )
 
 
 @underflow_is_zero

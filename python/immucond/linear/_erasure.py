@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, SupportsIndex
 
@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from .._display import Curves, Line
 from .._errors import underflow_is_zero
 from .._rank import largest_negative, largest_skew
 from .._task import Root, root_of_gram
 from .._validate import FloatArray, as_count, as_float64, as_matrix, check_real
+from ._worths import Worths
 
 
 @dataclass(frozen=True)
-class Erasure:
+class Erasure(Worths):
     """``Z @ erasure`` keeps `rank` directions of the features; ``E = left right^T``, ``E E = E``.
 
     Attributes
@@ -88,6 +90,14 @@ class Erasure:
             f"Erasure(rank {self.rank} of {self.shape[0]}, cost {self.cost:.3g} of "
             f"{self.total:.3g} (bound {self.bound:.3g}), price {self.price:.3g})"
         )
+
+    def _worths(self) -> FloatArray:
+        return self.values
+
+    def _curves(self) -> Curves:
+        drawn, style = super()._curves(), {"marker": "D", "linestyle": "none"}
+        kept = Line("this map", [self.rank], [self.cost], style=style)
+        return replace(drawn, lines=[*drawn.lines, kept])
 
 
 @underflow_is_zero
@@ -184,7 +194,7 @@ def erasure(
 
 
 @dataclass(frozen=True)
-class ErasurePath:
+class ErasurePath(Worths):
     """Erasures of the same features, by price or rank: what they share is computed once.
 
     Attributes
@@ -205,6 +215,15 @@ class ErasurePath:
     def dim(self) -> int:
         """Number of features, d."""
         return self.root.dim
+
+    def __repr__(self) -> str:
+        harm = "" if self.harm is None else ", with harmful features"
+        return (
+            f"ErasurePath({self.root.rank} of {self.dim} directions, total {self.total:.3g}{harm})"
+        )
+
+    def _worths(self) -> FloatArray:
+        return self._values
 
     @property
     def total(self) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
+from .._display import Columns, Tabular, by_task
 from .._errors import ImmunityWarning, underflow_is_zero, warn
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
@@ -32,7 +33,7 @@ Form = Literal["near", "whitened"]
 
 
 @dataclass(frozen=True)
-class FadeMap:
+class FadeMap(Tabular):
     """``A = I - (1 - 1/sqrt(tau)) left right^T`` with ``right^T left = I``, or its whitened form.
 
     An array to NumPy (``np.asarray(fade)``), and ``Z @ fade`` maps features without forming it.
@@ -184,6 +185,9 @@ class FadeMap:
             f"FadeMap(tau={self.tau:g}, form={self.form!r}, shape={self.shape}, "
             f"rank={self.left.shape[1]}, rho={_told(self.rho_before)} -> {_told(self.rho)})"
         )
+
+    def _columns(self) -> Columns:
+        return by_task({name: getattr(self, name) for name in ("rho_before", "rho", "limit")})
 
 
 def _told(value: float | tuple[float, ...]) -> str:

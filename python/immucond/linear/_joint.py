@@ -13,6 +13,7 @@ import scipy.optimize
 import scipy.special
 
 from .._condition import condition_number
+from .._display import Columns, Tabular
 from .._errors import underflow_is_zero
 from .._task import Root, by_inputs, root_of, warn_if_lost
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
@@ -27,8 +28,8 @@ _HALVINGS = 50
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class JointImmunity:
+@dataclass(frozen=True, repr=False)
+class JointImmunity(Tabular):
     """An extractor for several primary tasks, and how far from the best it can be.
 
     Attributes
@@ -66,6 +67,20 @@ class JointImmunity:
     def gap(self) -> float:
         """``bound / kappa_H``: by how much the best theta may be better; 1 where none is."""
         return max(1.0, self.bound / self.kappa_H)  # less is rounding
+
+    def __repr__(self) -> str:
+        return (
+            f"JointImmunity(i={self.i:.4g}, rir={self.rir:.4g}, gap={self.gap:.3g}, "
+            f"kappa_H={self.kappa_H:.4g}, {len(self.ii)} primary tasks, theta {self.theta.shape})"
+        )
+
+    def _columns(self) -> Columns:
+        return {
+            "primary task": list(range(len(self.ii))),
+            "kappa_P": self.kappa_P,
+            "ii": self.ii,
+            "cap": self.caps,
+        }
 
 
 @underflow_is_zero

@@ -8,6 +8,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Record
 from .._errors import underflow_is_zero
 from .._extreme import psd_ends
 from .._gram import gram
@@ -97,7 +98,7 @@ Case = Literal[
 
 
 @dataclass(frozen=True)
-class ImmunityLimit:
+class ImmunityLimit(Record):
     """The limit RIR* of the relative immunization ratio, and where it comes from.
 
     Attributes

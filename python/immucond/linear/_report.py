@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._condition import condition_number
+from .._display import Columns, Tabular
 from .._errors import underflow_is_zero
 from .._format import SLACK, not_harder
 from .._task import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
@@ -19,7 +20,7 @@ Convention = Literal["exact", "ridge"]
 
 
 @dataclass(frozen=True)
-class ImmunityReport:
+class ImmunityReport(Tabular):
     """Condition numbers of both tasks under theta, relative to a reference extractor.
 
     Attributes
@@ -100,6 +101,15 @@ class ImmunityReport:
             f"ranks=({self.rank_P}, {self.rank_H}){lost}, limit={self.limit.rir:.4g}, "
             f"convention={self.convention!r}{ridge})"
         )
+
+    def _columns(self) -> Columns:
+        return {
+            "task": ["primary", "harmful"],
+            "kappa_reference": [self.kappa_P_reference, self.kappa_H_reference],
+            "kappa": [self.kappa_P, self.kappa_H],
+            "times": [self.ii, self.i],
+            "rank": [self.rank_P, self.rank_H],
+        }
 
 
 @underflow_is_zero

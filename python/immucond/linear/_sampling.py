@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from .._display import Record
 from .._errors import underflow_is_zero
 from .._task import Ranks, known_ranks, root_of, roots, warn_if_lost
 from .._validate import FloatArray, as_count, as_float64, check_real
@@ -182,7 +183,7 @@ def rows_needed(d: SupportsIndex, factor: float, *, population: bool = False) ->
 
 
 @dataclass(frozen=True)
-class Leak:
+class Leak(Record):
     """Label alignment that is left on rows that the map was not made from.
 
     Attributes

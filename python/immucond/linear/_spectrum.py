@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Line, Plotted, Record
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._task import root_of_gram, span_of
@@ -97,8 +98,8 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     return quotients
 
 
-@dataclass(frozen=True)
-class Majorization:
+@dataclass(frozen=True, repr=False)
+class Majorization(Plotted):
     """Rayleigh quotients of H(theta) and its spectrum, which majorizes them.
 
     Attributes
@@ -119,6 +120,34 @@ class Majorization:
     gap: FloatArray
     kappa_rayleigh: float
     kappa: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Majorization({self.spectrum.size} values, kappa_rayleigh={self.kappa_rayleigh:.4g}, "
+            f"kappa={self.kappa:.4g})"
+        )
+
+    def __str__(self) -> str:
+        return self._as_text()
+
+    def _columns(self) -> Columns:
+        return {
+            "place": np.arange(1, self.spectrum.size + 1),
+            "rayleigh": self.rayleigh,
+            "spectrum": self.spectrum,
+            "gap": self.gap,
+        }
+
+    def _curves(self) -> Curves:
+        place = np.arange(1, self.spectrum.size + 1)
+        lines = [
+            Line("eigenvalues", place, self.spectrum, style={"marker": "o"}),
+            Line("Rayleigh quotients", place, self.rayleigh, style={"marker": "s"}),
+        ]
+        return Curves(
+            "place, from the largest down", r"value, in the units of $K$", lines,
+            scales=("linear", "log"),
+        )  # fmt: skip
 
 
 @underflow_is_zero
@@ -199,7 +228,7 @@ def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, Floa
 
 
 @dataclass(frozen=True)
-class Distortion:
+class Distortion(Record):
     """How far a square invertible theta can move eigenvalues, whatever the Gram matrix.
 
     Attributes

@@ -4,11 +4,12 @@ kappa governs unpreconditioned first-order probing alone. A least-squares solve 
 how much any probe reads, `ceiling` tells.
 """
 
-from ._attackers import METHODS
+from ._attackers import LABELS, METHODS
 from ._ceiling import RIDGES, Ceiling, ceiling
+from ._compare import Comparison, Effort, compare
 from ._cost import AttackCost, Bracket, attack_cost
 from ._curve import loss_curve, steps_needed
-from ._probe import LABELS, Comparison, Effort, ProbeTrace, compare, probe
+from ._probe import ProbeTrace, probe
 
 __all__ = [
     "LABELS",

@@ -245,3 +245,11 @@ METHODS: dict[str, Callable[[Problem, float], Iterator[Step]]] = {
 
 # Those with a step length of their own to choose, and what it is by default.
 STEP_LENGTHS = {"gd-constant": 1.0, "adam": 0.01}
+
+# What tables call the attackers.
+LABELS = {
+    "gd": "gradient descent, line search", "gd-constant": "gradient descent, constant step",
+    "nesterov": "Nesterov, kappa known", "cg": "conjugate gradients", "lbfgs": "L-BFGS",
+    "adam": "Adam, step tuned", "whitening": "whitening, then descent", "lstsq": "least squares",
+    "lstsq-float32": "least squares in float32",
+}  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
 from .._format import plain
 from .._validate import Array, FloatArray, as_array, as_float64, as_matrix
@@ -22,7 +23,7 @@ _HOPELESS = 1e-8  # leverage that is nearer to 1 leaves no leave-one-out residua
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Ceiling(Plotted):
     """What a linear probe reads off features; ``print`` it for a line.
 
     Attributes
@@ -80,6 +81,25 @@ class Ceiling:
         return (
             f"ceiling {self.accuracy:.1%} ± {self.standard_error:.1%} (majority "
             f"{self.majority:.1%}), rank {self.rank}, kappa {self.kappa:.3g}, rho {self.rho:.3g}"
+        )
+
+    def _caption(self) -> str:
+        return str(self)
+
+    def _columns(self) -> Columns:
+        return {"ridge": self.ridges, "left_out": self.left_out, "held_out": self.held_out}
+
+    def _curves(self) -> Curves:
+        return Curves(
+            "ridge, in the units of the rows",
+            "accuracy, %",
+            [
+                Line("left out, on training rows", self.ridges, 100.0 * self.left_out),
+                Line("held out", self.ridges, 100.0 * self.held_out),
+            ],
+            {"constant guess": 100.0 * self.majority},
+            scales=("log", "linear"),
+            ylim=(0.0, 100.0),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Line, Plotted, draw
 from .._errors import underflow_is_zero
 from .._extreme import psd_extreme_pairs
 from .._gram import gram
@@ -20,7 +21,11 @@ from .._validate import FloatArray, as_count, as_float64, as_matrix, as_targets,
 from ._curve import decay
 from .quadrature import Bidiagonal, bidiagonalize, gamma, rate_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _MOST = 2**63  # steps beyond which nobody goes
+_LEAST = 1e-9  # of the loss at the start, that a logarithmic axis shows
 _RELATIVE = 1e-12  # of what is summed of rounded powers
 
 
@@ -33,7 +38,7 @@ class Bracket(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AttackCost:
+class AttackCost(Plotted):
     r"""Loss of gradient descent on ``||Z w - y||^2`` from w = 0, at every step, from k products.
 
     Attributes
@@ -138,6 +143,38 @@ class AttackCost:
         if below.size:
             return float(below[0])
         return math.inf if self.closed else self.products + 1.0
+
+    def _steps(self) -> FloatArray:
+        """Return steps at which the curve is shown: 0, and twenty a decade up to a million."""
+        return np.unique([0.0, *np.geomspace(1.0, 1e6, 121).round()])
+
+    def _columns(self) -> Columns:
+        steps = self._steps()
+        return {"step": steps.astype(int), **self.loss(steps)._asdict()}
+
+    def _curves(self, label: str = "forecast", style: Mapping[str, Any] | None = None) -> Curves:
+        steps = self._steps()[1:]
+        lower, forecast, upper = (x / self.start for x in self.loss(steps))
+        band = np.maximum(lower, _LEAST), np.maximum(upper, _LEAST)
+        return Curves(
+            "steps of gradient descent (band: bounds)",
+            "loss, relative to the start",
+            [Line(label, steps, forecast, band=band, style=style or {})],
+            scales=("log", "log"),
+            ylim=(1e-3, 1.5),
+        )
+
+    def plot(self, ax: Axes | None = None, *, label: str = "forecast", **style: Any) -> Axes:
+        """Draw the forecast of the loss with its bounds as a band; return the axes.
+
+        Several costs go on the same axes, each with a label and keywords of matplotlib's ``plot``.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra ``experiments`` holds.
+        """
+        return draw(self._curves(label, style), ax)
 
     @cached_property
     def _krylov(self) -> FloatArray:

@@ -1,23 +1,23 @@
-"""What the attackers do to frozen features, step by step, and before and after immunization."""
+"""What the attackers do to frozen features, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
-from .._validate import FloatArray, as_count, as_float64, as_targets, check_choice, check_real
-from ._attackers import METHODS, STEP_LENGTHS, Method, drive
-from ._curve import first_within, predicted
+from .._validate import FloatArray, as_count, check_choice, check_real
+from ._attackers import LABELS, METHODS, STEP_LENGTHS, Method, drive
+from ._curve import predicted
 from ._problem import Problem
 
 
-@dataclass(frozen=True)
-class ProbeTrace:
+@dataclass(frozen=True, repr=False)
+class ProbeTrace(Plotted):
     """Loss and distance to the minimizer of a linear probe, step by step.
 
     Attributes
@@ -92,6 +92,37 @@ class ProbeTrace:
         hits = np.flatnonzero(self.above <= check_real(tolerance, "tolerance", low=0.0))
         return int(hits[0]) if hits.size else None
 
+    def __repr__(self) -> str:
+        return (
+            f"ProbeTrace(method={self.method!r}, {self.loss.size - 1} steps, "
+            f"loss={self.loss[0]:.4g} -> {self.loss[-1]:.4g}, best_loss={self.best_loss:.4g}, "
+            f"kappa={self.kappa:.4g}, rank={self.rank}, slow_share={self.slow_share:.3g})"
+        )
+
+    def __str__(self) -> str:
+        return self._as_text()
+
+    def _columns(self) -> Columns:
+        known = {
+            "loss": self.loss, "above": self.above, "norm_ratio": self.norm_ratio,
+            "predicted_loss": self.predicted_loss,
+            "predicted_norm_ratio": self.predicted_norm_ratio,
+        }  # fmt: skip
+        step = {"step": np.arange(self.loss.size)}
+        return step | {name: values for name, values in known.items() if values is not None}
+
+    def _curves(self) -> Curves:
+        step = np.arange(self.loss.size)
+        lines = [
+            Line("loss above the best", step, self.above),
+            Line(r"$\|w_t-w^*\|^2 / \|w_0-w^*\|^2$", step, self.norm_ratio),
+        ]
+        if self.predicted_norm_ratio is not None:
+            lines.append(Line("the latter by theory", step, self.predicted_norm_ratio))
+        where = f"steps of the attacker ({LABELS[self.method]})"
+        return Curves(where, "relative to the best loss, to the start", lines,
+                      scales=("symlog", "log"))  # fmt: skip
+
 
 @underflow_is_zero
 def probe(
@@ -165,15 +196,16 @@ def probe(
     most = as_count(steps, "steps", least=1)
     if tolerance is not None:
         check_real(tolerance, "tolerance", low=0.0)
-    length = _step_length(method, lr)
-    return _traced(
+    length = step_length(method, lr)
+    return traced(
         Problem.of(Z, y, weight_decay, rank, computed_in), method, length, most, tolerance
     )
 
 
-def _traced(
+def traced(
     problem: Problem, method: str, length: float, most: int, tolerance: float | None
 ) -> ProbeTrace:
+    """Run an attacker, as `probe` does."""
     unit = problem.curvature_unit
     stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
     excess, distance = drive(METHODS[method](problem, length), most, stop)
@@ -191,7 +223,8 @@ def _traced(
     )  # fmt: skip
 
 
-def _step_length(method: str, lr: float | None) -> float:
+def step_length(method: str, lr: float | None) -> float:
+    """Return the step length that a method takes; refuse one that it has no use for."""
     if method not in STEP_LENGTHS:
         if lr is not None:
             raise TypeError(f"lr is for {' and '.join(STEP_LENGTHS)}, {method} has no use for it")
@@ -201,193 +234,3 @@ def _step_length(method: str, lr: float | None) -> float:
         above = " and below 2, where it diverges" if method == "gd-constant" else ""
         raise ValueError(f"lr must be above 0{above}, and is {length:g}")
     return length
-
-
-# ---- before and after ----
-
-# What tables call the attackers.
-LABELS = {
-    "gd": "gradient descent, line search", "gd-constant": "gradient descent, constant step",
-    "nesterov": "Nesterov, kappa known", "cg": "conjugate gradients", "lbfgs": "L-BFGS",
-    "adam": "Adam, step tuned", "whitening": "whitening, then descent", "lstsq": "least squares",
-    "lstsq-float32": "least squares in float32",
-}  # fmt: skip
-_TUNED = (1e-3, 1e-2, 1e-1, 1.0)  # step lengths among which Adam's is chosen by hindsight
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What one attacker needs on one set of features.
-
-    Attributes
-    ----------
-    steps : int or None
-        First step within the tolerance; None where the run ended above it.
-    taken : int
-        Steps taken.
-    above : float
-        How far the last loss is above the best, see `ProbeTrace.above`.
-    predicted : int or None
-        What the closed form says the steps are, also beyond the run (constant step only).
-    """
-
-    steps: int | None
-    taken: int
-    above: float
-    predicted: int | None = None
-
-    def __str__(self) -> str:
-        if self.steps is not None:
-            return f"{self.steps:,}"
-        more = f", {self.predicted:.2g} needed" if self.predicted else ""
-        return f"> {self.taken:,} ({self.above:.2g} above{more})"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Attackers before and after immunization; ``print`` it for the table.
-
-    Attributes
-    ----------
-    efforts : dict
-        (before, after), each an :class:`Effort`, by method.
-    tolerance : float
-        Relative to the best loss, see `ProbeTrace.above`.
-    kappa : (float, float)
-        Condition number of the Hessian before and after.
-    slow_share : (float, float)
-        Share of the reducible loss along eigenvalues below a hundredth of the largest.
-    """
-
-    efforts: dict[str, tuple[Effort, Effort]]
-    tolerance: float
-    kappa: tuple[float, float]
-    slow_share: tuple[float, float]
-
-    def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [
-            (f"steps to within {self.tolerance:g} of the best loss", "before", "after")
-        ]
-        rows += [(LABELS[name], *map(str, pair)) for name, pair in self.efforts.items()]
-        rows.append(("kappa", *(f"{value:.3g}" for value in self.kappa)))
-        rows.append(("label energy in slow directions", *(f"{v:.2%}" for v in self.slow_share)))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [
-            f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}"
-            for name, before, after in rows
-        ]
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every number as plain Python values.
-
-        Examples
-        --------
-        >>> import numpy as np, immucond as ic
-        >>> Z, y = np.array([[1, 0], [0, 1], [1, 1]]), [1, 0, 2]
-        >>> compared = ic.probing.compare(Z, Z * [1, 9], y, methods=["cg"])
-        >>> compared.as_dict()["attackers"]["cg"]["after"]["steps"]
-        2
-        """
-        return {
-            "tolerance": self.tolerance,
-            "kappa": {"before": self.kappa[0], "after": self.kappa[1]},
-            "slow_share": {"before": self.slow_share[0], "after": self.slow_share[1]},
-            "attackers": {
-                name: {"before": asdict(before), "after": asdict(after)}
-                for name, (before, after) in self.efforts.items()
-            },
-        }
-
-
-@underflow_is_zero
-def compare(
-    before: npt.ArrayLike, after: npt.ArrayLike, y: npt.ArrayLike, *,
-    methods: Sequence[Method] | None = None, steps: int = 10_000, tolerance: float = 0.01,
-    weight_decay: float = 0.0, computed_in: Any = None,
-) -> Comparison:  # fmt: skip
-    """Tell what an immunization is worth: the steps that each attacker needs before and after it.
-
-    Parameters
-    ----------
-    before, after : (N, m) array_like
-        Features of the harmful task without and with immunization, one row a sample.
-    y : (N,) or (N, c) array_like
-        Its targets.
-    methods : sequence of str, optional
-        Attackers, of those that :func:`probe` knows; all by default. Adam runs at four step
-        lengths, 0.001 to 1, and the best counts.
-    steps : int, default 10000
-        Most steps that each may take.
-    tolerance : float, default 0.01
-        Done at a loss of ``(1 + tolerance)`` times the best, or where the features fit y exactly,
-        of `tolerance` times that at w = 0.
-    weight_decay, computed_in
-        As in :func:`probe`.
-
-    Returns
-    -------
-    Comparison
-
-    Raises
-    ------
-    ValueError, TypeError, OverflowError
-        As in :func:`probe`.
-
-    Notes
-    -----
-    Ours. The last rows are the honest ones: kappa slows unpreconditioned first-order methods alone.
-
-    Examples
-    --------
-    >>> import numpy as np, immucond as ic
-    >>> rng = np.random.default_rng(0)
-    >>> X_P, X_H = rng.normal(size=(2, 200, 4)) * [[[9, 3, 2, 1]], [[1, 1, 1, 1]]]
-    >>> y = X_H @ [1, 2, 3, 4] + rng.normal(size=200)
-    >>> theta = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H)
-    >>> print(ic.probing.compare(X_H, X_H @ theta, y, methods=["gd", "cg", "lstsq"]))
-    steps to within 0.01 of the best loss  before  after
-    gradient descent, line search               2     60
-    conjugate gradients                         2      4
-    least squares                               1      1
-    kappa                                    1.34     70
-    label energy in slow directions         0.00%  0.00%
-    """
-    names: tuple[Any, ...] = tuple(METHODS if methods is None else methods)
-    for name in names:
-        check_choice(name, "methods", tuple(METHODS))
-    if not names:
-        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
-    goal = check_real(tolerance, "tolerance", low=0.0)
-    for Z, given in ((before, "before"), (after, "after")):
-        as_targets(y, as_float64(Z, given).shape[0], "y", given)
-    most = as_count(steps, "steps", least=1)
-    traces: list[dict[str, ProbeTrace]] = []
-    efforts: list[dict[str, Effort]] = []
-    for Z in (before, after):
-        problem = Problem.of(Z, y, weight_decay, None, computed_in)
-        runs = {name: _best(problem, name, most, goal) for name in names}
-        traces.append(runs)
-        efforts.append({
-            name: Effort(
-                steps=trace.steps_to(goal),
-                taken=trace.loss.size - 1,
-                above=float(trace.above[-1]),
-                predicted=first_within(problem, goal) if name == "gd-constant" else None,
-            )
-            for name, trace in runs.items()
-        })  # fmt: skip
-    first = [runs[names[0]] for runs in traces]
-    return Comparison(
-        efforts={name: (efforts[0][name], efforts[1][name]) for name in names},
-        tolerance=goal,
-        kappa=(first[0].kappa, first[1].kappa),
-        slow_share=(first[0].slow_share, first[1].slow_share),
-    )
-
-
-def _best(problem: Problem, name: str, most: int, goal: float) -> ProbeTrace:
-    """Run, for Adam the one of all step lengths that is done first, or ends lowest."""
-    lengths = _TUNED if name == "adam" else (_step_length(name, None),)
-    runs = [_traced(problem, name, length, most, goal) for length in lengths]
-    return min(runs, key=lambda run: (run.steps_to(goal) is None, run.loss.size, run.loss[-1]))

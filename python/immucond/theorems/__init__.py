@@ -8,6 +8,7 @@ from ._alignment import ALIGNMENT, Labelled
 from ._bounds import BOUNDS, Matrix
 from ._equivariance import EQUIVARIANCE, Adapted, Damped
 from ._erasure import ERASURE, Erased
+from ._examine import Counterexample, Examination, examine
 from ._gauge import GAUGE, Pair
 from ._gradients import GRADIENTS, Extractor, Features, Slope
 from ._instances import Tasks
@@ -18,7 +19,7 @@ from ._singular import SINGULAR, Narrow, SingularTasks, Stretched
 from ._specdef import SPECDEF, SpecDef
 from ._spectrum import DISTORTION, SPECTRUM, Extraction, Samples
 from ._steps import STEPS, Step
-from ._theorem import Claim, Counterexample, Examination, Theorem, Verdict, examine
+from ._theorem import Claim, Theorem, Verdict
 
 THEOREMS: dict[str, Theorem] = {
     theorem.name: theorem

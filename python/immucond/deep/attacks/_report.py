@@ -10,15 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from ..._display import Columns, Curves, Line, Plotted
 from ..._format import number, plain
+from ..._show import BLUE, GREEN, VERMILION, aligned
 from ..._validate import FloatArray
 from ._trial import Trial
 
 RELEASE, REFERENCE, SCRATCH = "release", "reference", "scratch"
+_STYLES = {
+    RELEASE: {"color": BLUE, "linestyle": "-"},
+    REFERENCE: {"color": GREEN, "linestyle": "--"},
+    SCRATCH: {"color": VERMILION, "linestyle": "-."},
+}
 
 
 @dataclass(frozen=True, repr=False)
-class Attack:
+class Attack(Plotted):
     """An attacker at one start, with all his trials.
 
     Attributes
@@ -69,6 +76,18 @@ class Attack:
             f"{len(self.trials)} trials)"
         )
 
+    def _columns(self) -> Columns:
+        return {name: self.best.curve[name] for name in ("step", "loss", "accuracy")}
+
+    def _curves(self) -> Curves:
+        curve = self.best.curve
+        return Curves(
+            f"steps of the best of {len(self.trials)} trials, {self.attacker}, {self.start}",
+            "held-out cross-entropy, nats",
+            [Line("loss", curve["step"], curve["loss"], style={"marker": "."})],
+            scales=("symlog", "linear"),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Every number but those of single trials as plain Python values."""
         best = self.best
@@ -91,7 +110,7 @@ class Attack:
 
 
 @dataclass(frozen=True, repr=False)
-class AttackReport:
+class AttackReport(Plotted):
     """What the strongest attacker pays; ``print`` it for a table.
 
     Steps are those of an optimizer until the held-out cross-entropy is at the target, at the best
@@ -198,19 +217,49 @@ class AttackReport:
         heads = ("attacker", "start", "steps", "passes", "seconds", "accuracy", "trials")
         for network in self.attacks:
             table = [heads, *map(_row, self.best_by_cut(network).values())]
-            widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
             yield f"{network}: steps to a held-out cross-entropy of {number(self.target)}"
-            for row in table:
-                cells = [
-                    f"{x:<{w}}" if i < 2 else f"{x:>{w}}"
-                    for i, (x, w) in enumerate(zip(row, widths, strict=True))
-                ]
-                yield "  ".join(cells).rstrip()
+            yield from aligned(table, left=(0, 1))
         yield f"strongest: {self.strongest!r}{self._against()}"
         rows = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in self.rows.items())
         yield (
             f"rows: {rows}; {self.classes} classes, majority {self.majority:.1%}; at most "
             f"{self.steps} steps and {self.trials} trials"
+        )
+
+    def _columns(self) -> Columns:
+        every = [(name, attack) for name, attacks in self.attacks.items() for attack in attacks]
+        best = [attack.best for _, attack in every]
+        return {
+            "network": [name for name, _ in every],
+            "attacker": [attack.attacker for _, attack in every],
+            "start": [attack.start for _, attack in every],
+            **{
+                name: [getattr(trial, name) for trial in best]
+                for name in ("steps", "passes", "seconds", "loss", "accuracy")
+            },
+            "trials": [len(attack.trials) for _, attack in every],
+        }
+
+    def _curves(self) -> Curves:
+        """Each attacker's best trial, and thick that of the strongest on each network."""
+        lines = []
+        for network, attacks in self.attacks.items():
+            for attack in attacks:
+                thick, curve = attack is self.strongest_of(network), attack.best.curve
+                style = dict(_STYLES[network], markersize=3) | (
+                    {"linewidth": 2.0} if thick else {"linewidth": 0.6, "alpha": 0.4}
+                )
+                name = f"{network}: {attack.attacker}, {attack.start}" if thick else "_"
+                lines.append(Line(name, curve["step"], curve["loss"], style=style))
+        most = 1.3 * max(math.log(self.classes), self.target)  # heads start at 0, far above
+        return Curves(
+            "steps of each attacker's best trial (thick: of the strongest)",
+            "held-out cross-entropy, nats",
+            lines,
+            {"target": self.target},
+            scales=("symlog", "linear"),
+            xlim=(0.0, 1.5 * self.steps),
+            ylim=(0.0, most),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..._display import Columns, Curves, Line, Plotted
 from ..._format import number, plain
+from ..._show import aligned
 from .._leak import LeakProfile
 
 
@@ -50,7 +52,7 @@ class Stage:
 
 
 @dataclass(frozen=True, repr=False)
-class EraseResult:
+class EraseResult(Plotted):
     """A network without what its primary task does not use; ``print`` it for a table.
 
     Attributes
@@ -128,13 +130,39 @@ class EraseResult:
             ceiling = "" if s.ceiling is None else f"{s.ceiling:.1%}"
             rows.append([*first, f"{s.primary:.2%}", ceiling, s.where or ""])
         told = len(heads) + (1 if self.leak is None else 3)
-        widths = [max(len(row[i]) for row in rows) for i in range(told)]
-        lines = ["  ".join(f"{row[i]:>{widths[i]}}" for i in range(told)) for row in rows]
+        lines = aligned([row[:told] for row in rows], left=())
         error = "" if self.lost_error is None else f" ± {self.lost_error:.2%}"
         lines.append(f"lost {self.lost:.2%}{error} of {self.rows:,} held-out primary rows")
         if self.skipped:
             lines.append(f"left alone: {', '.join(self.skipped)}")
         return "\n".join(lines)
+
+    def _columns(self) -> Columns:
+        names = next((tuple(s.settings) for s in self.curve if s.settings is not None), ())
+        return {
+            **{name: [s.settings and s.settings[name] for s in self.curve] for name in names},
+            **{
+                name: [getattr(stage, name) for stage in self.curve]
+                for name in ("price", "kept", "cost", "primary", "ceiling", "where")
+            },
+        }
+
+    def _curves(self) -> Curves:
+        """Draw what is left to read by what the primary task has; that alone of no harmful rows."""
+        what = {"accuracy": "primary accuracy, held-out rows, %", "logits": "primary logits, %"}
+        style = {"marker": "o", "markerfacecolor": "none"}
+        if self.leak is None:
+            kept, primary = ([getattr(s, x) for s in self.curve] for x in ("kept", "primary"))
+            line = Line("stages", kept, [100.0 * x for x in primary], style=style)
+            return Curves("directions that are left", what[self.measure], [line])
+        measured = [(s.primary, s.ceiling) for s in self.curve if s.ceiling is not None]
+        x, y = ([100.0 * value for value in values] for values in zip(*measured, strict=True))
+        return Curves(
+            what[self.measure],
+            "harmful task: ceiling over all cuts, %",
+            [Line("stages", x, y, style=style | ({} if self.ranks else {"linestyle": "none"}))],
+            {"constant guess": 100.0 * self.leak.majority},
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Every number as plain Python values, without the network."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsIndex
 
 from torch import Tensor, nn
 
+from ..._display import Columns, Tabular
 from ..._errors import AccuracyWarning, warn
 from ..._validate import as_count
 from .._network import copied
@@ -22,7 +24,7 @@ from ._tape import change, run, tensors
 
 
 @dataclass(frozen=True)
-class Equalized:
+class Equalized(Tabular):
     """A network in canonical form.
 
     Attributes
@@ -60,6 +62,16 @@ class Equalized:
     sweeps: int = 0
     imbalance: float = 0.0
     ranks: Mapping[tuple[str, tuple[str, ...]], int] = field(repr=False, default_factory=dict)
+
+    def _columns(self) -> Columns:
+        """Return the groups, each with the condition number that was taken out of it."""
+        keys = [(group.kind, group.modules) for group in self.groups]
+        return {
+            "kind": [kind for kind, _ in keys],
+            "modules": [modules for _, modules in keys],
+            "dimension": [group.dimension for group in self.groups],
+            "condition_before": [self.conditions.get(key, math.nan) for key in keys],
+        }
 
 
 def equalize(

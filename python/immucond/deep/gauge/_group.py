@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..._display import Columns, Record
+
 Kind = Literal[
     "linear", "value-output", "query-key", "query-key-rope", "relu", "glu", "norm", "batchnorm"
 ]
@@ -78,7 +80,7 @@ def _rows(parameter: Tensor, axis: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GaugeGroup:
+class GaugeGroup(Record):
     """Reparameterizations that keep the function of a network, found by :func:`groups`.
 
     An element is a stack of invertible matrices A, one a block. It maps what is written, W to A W
@@ -125,6 +127,10 @@ class GaugeGroup:
     _writers: tuple[Side, ...] = field(repr=False)
     _readers: tuple[Side, ...] = field(repr=False)
     _variances: tuple[tuple[Side, float], ...] = field(repr=False, default=())
+
+    def _columns(self) -> Columns:
+        names = ("kind", "modules", "dimension", "blocks", "size", "error")
+        return {name: [getattr(self, name)] for name in names}
 
     @property
     def blocks(self) -> int:

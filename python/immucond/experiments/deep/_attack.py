@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +12,14 @@ import numpy as np
 
 from ..._errors import extra
 from ..._format import number
-from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from ..._show import BLUE, GREEN, VERMILION, Table
 from ...deep import Attack, AttackReport, attack
 from ...deep.parts import parse_attackers as parse_attackers
 from .._units import Progress, silent
 from . import _backbone
 from ._data import load
 from ._prepare import same_kind
-from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
+from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
 from ._task import Part, Task
 
 with extra("deep"):
@@ -107,31 +106,7 @@ class Attacks(Measured):
 
     def figure(self) -> Figure:
         """Held-out loss by step, of each attacker's best trial with the first seed."""
-        with print_style():
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-            ax = figure.subplots()
-            first = self.reports[0]
-            beyond = 1.5 * first.steps
-            for network, attacks in first.attacks.items():
-                for attack in attacks:
-                    curve, best = attack.best.curve, attack is first.strongest_of(network)
-                    colour, line = _STYLES[network]
-                    ax.plot(
-                        curve["step"], curve["loss"], line, color=colour,
-                        linewidth=2.0 if best else 0.6, alpha=1.0 if best else 0.4,
-                        marker="o" if len(curve["step"]) == 1 else None, markersize=3,
-                        label=f"{network}: {attack.attacker}, {attack.start}" if best else None,
-                    )  # fmt: skip
-            ax.axhline(first.target, color="0.3", linestyle=":", label="target")
-            ax.set_xscale("symlog", linthresh=1.0)
-            ax.set_xlim(0.0, beyond)
-            ax.set_xlabel("steps of each attacker's best trial (thick: of the strongest)")
-            ax.set_ylabel("held-out cross-entropy, nats")
-            ax.set_ylim(0.0, 1.3 * max(math.log(first.classes), first.target))  # heads start at 0
-            legend_below(ax, 2)
-            return figure
+        return figure_of(self.reports[0], (7.0, 4.5))
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..._errors import extra
 from ..._format import number
-from ..._show import BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from ..._show import BLUE, GREEN, VERMILION, Table, print_style
 from ...deep import NetworkCost, attack_cost
 from .._units import Progress, silent
 from ._data import load
@@ -89,25 +87,11 @@ class Costs(Measured):
 
             figure = Figure(figsize=(7.0, 5.0), layout="constrained")
             ax = figure.subplots()
-            steps = np.unique(np.geomspace(1, 1e6, 121).round())
             for network, found in self.costs.items():
                 line, marker = ("-", "o") if network == "release" else ("--", "s")
                 for params, cost in found.items():
-                    lower, forecast, upper = (x / cost.start for x in cost.loss(steps))
-                    colour = _COLOURS[params]
-                    ax.fill_between(steps, np.maximum(lower, 1e-9), upper, color=colour, alpha=0.2)
-                    ax.plot(steps, forecast, line, color=colour, label=f"{network}, {params}")
-                    measured = np.asarray(cost.measured) / cost.start
-                    ax.plot(
-                        np.arange(1, len(measured)), measured[1:], marker, color=colour,
-                        markerfacecolor="none", markersize=4, linestyle="none",
-                    )  # fmt: skip
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.set_ylim(1e-3, 1.5)
-            ax.set_xlabel("steps of gradient descent (bands: bounds; points: the real run)")
-            ax.set_ylabel("loss, relative to the start")
-            legend_below(ax, 3)
+                    style = {"color": _COLOURS[params], "linestyle": line, "marker": marker}
+                    cost.plot(ax, label=f"{network}, {params}", **style)
             return figure
 
     def numbers(self) -> dict[str, Any]:

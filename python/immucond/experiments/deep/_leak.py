@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..._errors import extra
 from ..._format import number
-from ..._show import BLACK, BLUE, GREEN, VERMILION, Table, legend_below, print_style
+from ..._show import Table
 from .._units import Progress, silent
 from ._data import load
 from ._prepare import same_kind
-from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
+from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
 
 with extra("deep"):
     import torch
@@ -88,40 +86,8 @@ class Leak(Measured):
 
     def figure(self) -> Figure:
         """Ceilings by depth, of the release and untrained, with the floor of the logits."""
-        found = self.profile
-        names = list(found.cuts)
-        with print_style():
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(max(6.0, 2.4 + 0.5 * len(names)), 5.0), layout="constrained")
-            ax = figure.subplots()
-            at = np.arange(len(names))
-            drawn: list[tuple[str, Any, dict[str, Any]]] = [
-                ("release", found.cuts, {"color": BLUE, "marker": "o"}),
-                ("untrained", found.untrained,
-                 {"color": VERMILION, "marker": "s", "linestyle": "--", "markerfacecolor": "none"}),
-            ]  # fmt: skip
-            for label, cuts, style in drawn:
-                if cuts:
-                    shares, errors = (
-                        100.0 * np.array([getattr(cuts[name], of) for name in names])
-                        for of in ("accuracy", "standard_error")
-                    )
-                    ax.errorbar(at, shares, yerr=errors, label=label, capsize=2, **style)
-            if found.logits is not None:
-                ax.axhline(
-                    100.0 * found.logits.accuracy,
-                    color=GREEN,
-                    linestyle="-.",
-                    label="served logits",
-                )
-            ax.axhline(100.0 * found.majority, color=BLACK, linestyle=":", label="constant guess")
-            ax.set_xticks(at, names, rotation=40, ha="right", rotation_mode="anchor")
-            ax.set_ylim(0.0, 100.0)
-            ax.set_ylabel("harmful task: held-out accuracy, %")
-            ax.set_xlabel("cut, from the input to the head")
-            legend_below(ax, 4)
-            return figure
+        width = max(6.0, 2.4 + 0.5 * len(self.profile.cuts))
+        return figure_of(self.profile, (width, 5.0))
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..._display import Plotted
 from ..._errors import extra
 from ..._format import plain
+from ..._show import print_style
 from ...deep.parts import SplitModel
 from .._units import Progress
 from . import _backbone, _saved
@@ -20,6 +22,10 @@ with extra("deep"):
     import transformers
     from torch import nn
     from torch.utils.data import DataLoader
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,16 @@ class Measured:
             **self.numbers(),
         })  # fmt: skip
         return told
+
+
+def figure_of(result: Plotted, size: tuple[float, float]) -> Figure:
+    """Draw a result on a figure of its own."""
+    with print_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        result.plot(figure.subplots())
+        return figure
 
 
 def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
