@@ -168,7 +168,7 @@ def refuse_saving(model: nn.Module) -> None:
 def _refuse(*_: Any, **__: Any) -> None:
     raise TypeError(
         "save_pretrained does not know the closed form's map, or fade's: whoever loads the files "
-        "gets the unprotected features and a random head. immucond.torch.save writes the network, "
+        "gets the unprotected features and a random head. immucond.deep.save writes the network, "
         "load_saved reads it. Only who runs it behind its map, from head.1 on, sees that map: "
         "hidden states, and the network without its head, are the unprotected ones"
     )
