@@ -1,4 +1,4 @@
-"""Files made to run code, as SECURITY.md tells of them: each reader refuses, and nothing has run."""
+"""Files made to run code, as SECURITY.md tells of them: readers refuse, and nothing has run."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def test_weights_of_a_saved_network(tmp_path, mark):
     icd.save(done, tmp_path / "saved")
     (weights,) = (f for f in (tmp_path / "saved").iterdir() if f.suffix != ".json")
     torch.save({"0.weight": Trap(mark)}, weights)
-    with pytest.raises(ValueError, match="[Ww]eights"):
+    with pytest.raises(ValueError, match="is no network saved by immucond"):
         icd.load_saved(tmp_path / "saved", net)
 
 
@@ -129,7 +129,7 @@ def test_code_in_a_folder_that_immucond_saved(tmp_path, mark, monkeypatch):
         {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, folder / _backbone.HEAD_FILE
     )
     with_code(folder, mark)
-    with pytest.raises(ValueError, match="trust_remote_code|custom code|evil"):
+    with pytest.raises(ValueError, match=r"trust_remote_code|custom code|evil"):
         deep.load_saved(folder)
 
 
