@@ -58,7 +58,7 @@ def main(folder: Path) -> int:
         assert about is not None
         wrong += wrong_in_sdist(names) + wrong_in_metadata(about.read(), version)
     with zipfile.ZipFile(wheel) as archive:
-        inside = archive.namelist()
+        inside = [name for name in archive.namelist() if not name.endswith("/")]
         text = archive.read(f"immucond-{version}.dist-info/METADATA")
         wrong += wrong_in_wheel(inside) + wrong_in_metadata(text, version)
     for line in wrong:

@@ -1,4 +1,4 @@
-"""Files made to run code, as SECURITY.md tells of them: each reader refuses, and nothing has run."""
+"""Files made to run code, as SECURITY.md tells of them: readers refuse, and nothing has run."""
 
 import io
 import json
@@ -72,13 +72,11 @@ def test_a_result_whose_array_is_a_pickle(tmp_path, mark):
 def test_weights_of_a_saved_network(tmp_path, mark):
     net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     data = [torch.randn(40, 6)], [torch.randn(40, 6) * torch.arange(1.0, 7.0)]
-    done = icd.immunize(
-        net, split="2", primary=data[0], harmful=data[1], method="closed_form"
-    )
+    done = icd.immunize(net, split="2", primary=data[0], harmful=data[1], method="closed_form")
     icd.save(done, tmp_path / "saved")
     (weights,) = (f for f in (tmp_path / "saved").iterdir() if f.suffix != ".json")
     torch.save({"0.weight": Trap(mark)}, weights)
-    with pytest.raises(ValueError, match="[Ww]eights"):
+    with pytest.raises(ValueError, match="is no network saved by immucond"):
         icd.load_saved(tmp_path / "saved", net)
 
 
@@ -89,9 +87,7 @@ def test_a_checkpoint(tmp_path, mark):
     y = torch.zeros(40, dtype=torch.long)
     data = [(torch.randn(40, 6), y)], [(torch.randn(40, 6), y)]
     with pytest.raises(ValueError, match="is not one of immucond"):
-        icd.immunize(
-            net, split="2", primary=data[0], harmful=data[1], epochs=1, checkpoint=path
-        )
+        icd.immunize(net, split="2", primary=data[0], harmful=data[1], epochs=1, checkpoint=path)
 
 
 def task(kind):
@@ -105,7 +101,9 @@ def task(kind):
 
 def with_code(folder, mark):
     """Code beside the configuration, and a kind of model that only it knows."""
-    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    (folder / "evil.py").write_text(
+        f"open({str(mark)!r}, 'w')\nclass Config: ...\nclass Model: ...\n"
+    )
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model",
@@ -131,7 +129,7 @@ def test_code_in_a_folder_that_immucond_saved(tmp_path, mark, monkeypatch):
         {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, folder / _backbone.HEAD_FILE
     )
     with_code(folder, mark)
-    with pytest.raises(ValueError, match="trust_remote_code|custom code|evil"):
+    with pytest.raises(ValueError, match=r"trust_remote_code|custom code|evil"):
         deep.load_saved(folder)
 
 

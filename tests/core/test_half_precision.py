@@ -12,6 +12,7 @@ from torch_cases import torch
 
 import immucond as ic
 import immucond.cuda as icc
+import immucond.deep as icd
 import immucond.torch as ict
 from immucond._rank import default_rtol, epsilon, rank_rule
 from immucond.torch._kernels import CPU, FALLBACK
@@ -319,14 +320,14 @@ def test_networks_in_half_precision_are_immunized_and_measured(half, autocast):
         Z_H = Z(x_H)
     assert Z_H.dtype == half
     for computed_in in (None, "float32"):
-        done = ict.immunize(model, lambdas=(0.0, 1.0), lr=0.0, computed_in=computed_in, **options)
+        done = icd.immunize(model, lambdas=(0.0, 1.0), lr=0.0, computed_in=computed_in, **options)
         expected = float(ict.r_ill(features=Z_H, computed_in=computed_in))
         assert done.history["ill"][0] == expected
-    trained = ict.immunize(model, epochs=3, **options)
+    trained = icd.immunize(model, epochs=3, **options)
     assert np.isfinite(trained.history["ill"]).all()
-    measured = ict.rir(trained.model, model, [(x, y)], [(x_H, y_H)], split=split, groups=2, size=80)
+    measured = icd.rir(trained.model, model, [(x, y)], [(x_H, y_H)], split=split, groups=2, size=80)
     assert np.isfinite(measured.rir).all()
-    again = ict.rir(
+    again = icd.rir(
         trained.model, model, [(x, y)], [(x_H, y_H)], split=split, groups=2, size=80,
         computed_in="float32",
     )  # fmt: skip

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-FOLDERS = ["python", "cpp", "tests", "benchmarks", "docs", "scripts", ".ci", "."]
+FOLDERS = ["python", "cpp", "tests", "benchmarks", "docs", "scripts", ".ci", ".github", "."]
 
 
 def pins() -> dict[str, str]:
@@ -29,7 +29,18 @@ def pins() -> dict[str, str]:
 def test_versions_agree() -> None:
     version = PROJECT["project"]["version"]
     assert immucond.__version__ == distribution("immucond").version == version
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    (released,) = re.findall(rf"^## \[{re.escape(version)}\] - (\d{{4}}-\d\d-\d\d)$", changes, re.M)
+    assert f"[{version}]: " in changes
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert {f"version: {version}", f"date-released: {released}"} <= set(citation)
+
+
+def test_the_extra_all_is_all_that_a_user_may_want() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    (requirement,) = map(Requirement, extras["all"])
+    assert requirement.name == "immucond"
+    assert requirement.extras == set(extras) - {"all", "dev", "docs", "recipes", "test"}
 
 
 def test_metadata_names_authors_and_a_place_for_bugs() -> None:
@@ -90,6 +101,8 @@ def test_constraints_pin_every_requirement() -> None:
         *(r for extra in PROJECT["project"]["optional-dependencies"].values() for r in extra),
     ]
     for requirement in map(Requirement, requirements):
+        if requirement.name == "immucond":  # the extra of extras
+            continue
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} against pinned {version}"
 
@@ -110,7 +123,20 @@ def test_command_is_installed() -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_project_speaks_of_itself_alone(folder: str) -> None:
     local = re.compile(r"(?<![\w.])/(?:work|tmp|home|root|opt)/\w|pypi\.|pythonhosted|debian\.org")
-    kinds = {"", ".py", ".pyi", ".cpp", ".hpp", ".md", ".toml", ".txt", ".sh", ".yml", ".yaml"}
+    kinds = {
+        "",
+        ".py",
+        ".pyi",
+        ".cpp",
+        ".hpp",
+        ".md",
+        ".toml",
+        ".txt",
+        ".sh",
+        ".yml",
+        ".yaml",
+        ".cff",
+    }
     files = (ROOT / folder).glob("*") if folder == "." else (ROOT / folder).rglob("*")
     read = [file for file in files if file.is_file() and file.suffix in kinds]
     assert read

@@ -3,10 +3,10 @@
 They need the extra ``torch``: ``pip install ".[torch]"`` in a clone.
 """
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from .._errors import extra
+from .._moved import moved as _moved
 
 with extra("torch"):
     import torch as _torch  # noqa: F401
@@ -18,59 +18,45 @@ from ._pairs import ExtremePairs, extreme_pairs
 from ._precondition import precondition
 from ._regularizers import condition_number, evaluate, log_kappa, r_ill, r_well
 
-if _TYPE_CHECKING:
-    from ..deep import (
-        DeepImmunity,
-        DeepImmunization,
-        DeepReport,
-        Objective,
-        TrainerMixin,
-        immunity_report,
-        immunize,
-        keep_activations,
-        linear_probes,
-        load_saved,
-        rir,
-        save,
-    )
-
 __all__ = [
-    "DeepImmunity",
-    "DeepImmunization",
-    "DeepReport",
     "ExtremePairs",
     "ImmunizationLoss",
-    "Objective",
     "RAlign",
     "RIll",
     "RWell",
-    "TrainerMixin",
     "condition_number",
     "evaluate",
     "extreme_pairs",
     "gram",
-    "immunity_report",
-    "immunize",
-    "keep_activations",
-    "linear_probes",
-    "load_saved",
     "log_kappa",
     "precondition",
     "r_align",
     "r_ill",
     "r_well",
-    "rir",
-    "save",
     "sum_over_ranks",
 ]
 
-if not _TYPE_CHECKING:  # a type checker reads the imports above, and finds misspelt names
+# What takes a whole network has a package of its own, which is made of these operators.
+_MOVED = {
+    name: f"immucond.deep:{name}"
+    for name in (
+        "DeepImmunity",
+        "DeepImmunization",
+        "DeepReport",
+        "Objective",
+        "TrainerMixin",
+        "immunity_report",
+        "immunize",
+        "keep_activations",
+        "linear_probes",
+        "load_saved",
+        "rir",
+        "save",
+    )
+}
 
-    def __getattr__(name: str) -> object:
-        # What takes a whole network lives in `immucond.deep`, which is made of these operators.
-        if name in __all__:
-            return getattr(_import_module("immucond.deep"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _TYPE_CHECKING:  # a type checker finds old and misspelt names alike
+    __getattr__ = _moved(__name__, _MOVED, removed_in="0.4.0")
 
 
 def __dir__() -> list[str]:
