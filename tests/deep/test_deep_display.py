@@ -52,10 +52,11 @@ def test_a_cost_with_its_real_run_beside_another():
     assert frame["forecast"].iloc[7] == cost.loss(int(at)).forecast
     ax = Figure().subplots()
     for label in ("one", "two"):
-        cost.plot(ax, label=label, color="#D55E00")
+        cost.plot(ax, label=label, color="#D55E00", marker="s")
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["one", "two"]
     assert len(ax.lines) == 4  # a forecast and the points of a real run, each
     assert {line.get_color() for line in ax.lines} == {"#D55E00"}
+    assert [line.get_marker() for line in ax.lines] == ["None", "s"] * 2
     assert all(labels_of(ax))
 
 
