@@ -46,8 +46,8 @@ class Tabular:
     >>> import numpy as np, immucond as ic
     >>> limit = ic.linear.immunity_limit(np.diag([100.0, 1.0]), np.diag([2.0, 1.0]))
     >>> limit.to_pandas()[["rir", "kappa_M", "case"]]
-        rir  kappa_M      case
-    0  50.0     50.0  definite
+          rir  kappa_M      case
+    0  2500.0     50.0  definite
     """
 
     def _columns(self) -> Columns:

@@ -4,6 +4,8 @@ from typing import Any, assert_type
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import immucond as ic
 
@@ -58,3 +60,23 @@ def test_subpackages_are_typed() -> None:
     limit = ic.linear.immunity_limit(np.diag([100.0, 1.0]), np.diag([2.0, 1.0]))
     assert type(assert_type(limit.rir, float)) is float
     assert_type(ic.condition_number(np.eye(2)), float)
+
+
+def test_results_that_show_themselves_are_typed() -> None:
+    K_P, K_H = np.diag([100.0, 1.0]), np.diag([2.0, 1.0])
+    line = ic.linear.frontier(K_P, K_H, points=3)
+    ax: Axes = Figure().subplots()
+    assert assert_type(line.plot(ax), Axes) is ax
+    cost = ic.probing.attack_cost(np.diag([2.0, 1.0]), [1.0, 1.0])
+    assert assert_type(cost.plot(ax, label="cost", color="k"), Axes) is ax
+    for result in (line, cost, line.limit, ic.extreme_pairs(K_P)):
+        frame = result.to_pandas()
+        assert len(frame.columns) > 2
+
+
+def hears(monitor: ic.deep.Monitor, model: Any, trainer: Any) -> None:
+    """Only read by the checker: it needs no PyTorch then."""
+    assert_type(monitor.measure(model), dict[str, float])
+    assert_type(monitor.log(model, None, 0), dict[str, float])
+    assert_type(monitor.attach(trainer, every=5), None)
+    assert_type(monitor.plot(), Axes)

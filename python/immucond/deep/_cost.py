@@ -98,10 +98,11 @@ class NetworkCost(AttackCost):
         return {"step": steps.astype(int), **self.loss(steps)._asdict(), "measured": real}
 
     def _curves(self, label: str = "forecast", style: Mapping[str, Any] | None = None) -> Curves:
-        drawn, given = super()._curves(label, style), dict(style or {})
-        points = {"marker": "o", "color": BLUE} | given | {
-            "linestyle": "none", "markerfacecolor": "none", "markersize": 4,
-        }  # fmt: skip
+        given = dict(style or {})
+        marker = given.pop("marker", "o")  # of the points alone
+        drawn = super()._curves(label, given)
+        points = {"color": BLUE, **given, "marker": marker, "linestyle": "none",
+                  "markerfacecolor": "none", "markersize": 4}  # fmt: skip
         real = np.asarray(self.measured) / self.start
         run = Line("_", np.arange(1, len(real)), real[1:], style=points)
         where = "steps of gradient descent (band: bounds; points: the real run)"
