@@ -88,47 +88,33 @@ for name, rows in (("sentences of the map", made), ("other sentences", seen)):
 # What both tasks get
 # -------------------
 #
-# A logistic regression with its usual penalty, on features as they are and faded. The attacker has
-# the sentences that the map was not made from. Then the attacker who whitens: by the second moment
-# of all the sentences that he can find, for which he needs no label.
+# A logistic regression with its usual penalty, on features as they are and faded, and one with
+# hardly any penalty. The attacker has the sentences that the map was not made from.
 
-
-def whitened(Z, rows):
-    """Rows in coordinates in which the second moment of all that he has is the identity."""
-    _, s, vt = np.linalg.svd(np.vstack([Z, rows]), full_matrices=False)
-    used = s > 1e-5 * s[0]  # what is below is the encoder's rounding
-    return 10 * Z @ (vt[used].T / s[used])
-
-
-harmful, primary = [], []
-for Z, rows in ((Z_H, Z_P), (Z_H @ fade, Z_P @ fade)):
-    classifier = LogisticRegression(max_iter=2000)
-    harmful.append(cross_val_score(classifier, Z[seen], y_H[seen], cv=4).mean())
-    harmful.append(cross_val_score(classifier, whitened(Z, rows)[seen], y_H[seen], cv=4).mean())
-    primary.append(cross_val_score(classifier, rows, y_P, cv=4).mean())
+usual, free = (LogisticRegression(C=C, max_iter=5000) for C in (1.0, 1e6))
+bars = {}
+for name, Z, rows in (("as they are", Z_H, Z_P), ("faded", Z_H @ fade, Z_P @ fade)):
+    bars[f"primary, {name}"] = cross_val_score(usual, rows, y_P, cv=4).mean()
+    bars[f"harmful, {name}"] = cross_val_score(usual, Z[seen], y_H[seen], cv=4).mean()
+    bars[f"harmful, {name}, no penalty"] = cross_val_score(free, Z[seen], y_H[seen], cv=4).mean()
+bars = dict(sorted(bars.items(), reverse=True))
+guess = np.bincount(y_H[seen]).max() / seen.sum()
 
 # %%
 fig, ax = plt.subplots(figsize=(7.0, 3.2))
-bars = {
-    "primary, as they are": primary[0],
-    "primary, faded": primary[1],
-    "harmful, as they are": harmful[0],
-    "harmful, whitened": harmful[1],
-    "harmful, faded": harmful[2],
-    "harmful, faded and whitened": harmful[3],
-}
-colours = ["#0072B2"] * 2 + ["#D55E00"] * 4
+colours = ["#0072B2" if name.startswith("primary") else "#D55E00" for name in bars]
 drawn = ax.barh(list(bars), list(bars.values()), height=0.6, color=colours)
 ax.bar_label(drawn, [f" {value:.0%}" for value in bars.values()])
 ax.set(xlabel="accuracy on other sentences", xlim=(0, 1.1))
+ax.axvline(guess, color="black", ls=":", label="a guess")
 ax.invert_yaxis()
 ax.grid(visible=False, axis="y")
+fig.legend(loc="outside lower center")
 plt.show()
 
 # %%
-# What one sees: alignment falls by orders of magnitude on the sentences of the map, and much less on
-# others, because some dozens of sentences in 384 dimensions tell little of where labels lie. The
-# classifier loses half of its accuracy, the primary one nearly nothing; and once both are whitened,
-# faded features are as good as those that were not. What follows: thousands of harmful sentences
-# make a map that holds for others, against those who descend (:doc:`/results/deep` has MiniLM with
-# 5,000), and :func:`immucond.linear.leak` tells beforehand how many it takes.
+# What one sees: the primary task does not notice; the harmful classifier falls to what a guess of
+# the largest module gets, though the alignment of these sentences fell only by half, and giving up
+# the penalty does not help. That is because he has fewer sentences than features: there is nothing
+# to whiten by. What follows: no lock holds against more data. With 5,000 sentences
+# (:doc:`/results/deep`) whitening undoes the same map whole, 89.7 % before and after.
