@@ -113,8 +113,8 @@ fig.legend(loc="outside lower center")
 plt.show()
 
 # %%
-# What one sees: the primary task does not notice; the harmful classifier falls to what a guess of
-# the largest module gets, though the alignment of these sentences fell only by half, and giving up
-# the penalty does not help. That is because he has fewer sentences than features: there is nothing
-# to whiten by. What follows: no lock holds against more data. With 5,000 sentences
-# (:doc:`/results/deep`) whitening undoes the same map whole, 89.7 % before and after.
+# What one sees: the primary task does not notice; the harmful classifier falls to little more than
+# a guess, though the alignment of these sentences fell only by half, and giving up the penalty
+# does not help. That is because he has fewer sentences than features: there is nothing to whiten
+# by. What follows: no lock holds against more data. With 5,000 sentences (:doc:`/results/deep`)
+# whitening undoes the same map whole, 89.7 % before and after.

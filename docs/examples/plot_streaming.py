@@ -76,7 +76,7 @@ for name, held in (("Gram matrix", gram), ("triangle", triangle)):
 
 # %%
 values = {
-    "Gram matrix": np.abs(np.linalg.eigvalsh(gram.gram))[::-1],
+    "Gram matrix": np.sort(np.abs(np.linalg.eigvalsh(gram.gram)))[::-1],
     "triangle": np.linalg.svd(triangle.R, compute_uv=False) ** 2,
 }
 fig, ax = plt.subplots()
