@@ -9,7 +9,6 @@ own docstrings, and the encoder is all-MiniLM-L6-v2 as the package ``gt-all-mini
 
 import importlib
 import importlib.util
-import inspect
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 
 import immucond as ic
 
@@ -30,7 +30,8 @@ def sentences(library, modules, most):
     for label, name in enumerate(modules):
         module = importlib.import_module(f"{library}.{name}")
         public = (getattr(module, item, None) for item in sorted(module.__all__))
-        docs = (item.__doc__ for item in public if inspect.isfunction(item) and item.__doc__)
+        told = (item for item in public if callable(item) and item.__doc__)
+        docs = [item.__doc__ for item in told if not str(item).endswith(("Error'>", "Warning'>"))]
         first = [doc.strip().partition("\n\n")[0].replace("\n", " ") for doc in docs]
         kept = [line for line in dict.fromkeys(first) if "(" not in line and len(line) > 20]
         lines += kept[:most]
@@ -38,8 +39,8 @@ def sentences(library, modules, most):
     return lines, np.array(labels)
 
 
-scipy_lines, y_P = sentences("scipy", ("linalg", "ndimage", "optimize", "signal", "stats"), 60)
-sklearn_lines, y_H = sentences("sklearn", ("datasets", "linear_model", "metrics"), 60)
+scipy_lines, y_P = sentences("scipy", ("linalg", "ndimage", "optimize", "signal", "stats"), 100)
+sklearn_lines, y_H = sentences("sklearn", ("datasets", "ensemble", "linear_model", "metrics"), 60)
 for line in (scipy_lines[0], sklearn_lines[0]):
     print(line)
 
@@ -87,41 +88,33 @@ for name, rows in (("sentences of the map", made), ("other sentences", seen)):
 # What both tasks get
 # -------------------
 #
-# A logistic regression with its usual penalty, trained on half of the sentences and asked about
-# the others, on features as they are, faded, and whitened after they were faded.
+# A logistic regression with its usual penalty, on features as they are and faded, and one with
+# hardly any penalty. The attacker has the sentences that the map was not made from.
 
+usual, free = (LogisticRegression(C=C, max_iter=5000) for C in (1.0, 1e6))
+bars = {}
+for name, Z, rows in (("as they are", Z_H, Z_P), ("faded", Z_H @ fade, Z_P @ fade)):
+    bars[f"primary, {name}"] = cross_val_score(usual, rows, y_P, cv=4).mean()
+    bars[f"harmful, {name}"] = cross_val_score(usual, Z[seen], y_H[seen], cv=4).mean()
+    bars[f"harmful, {name}, no penalty"] = cross_val_score(free, Z[seen], y_H[seen], cv=4).mean()
+bars = dict(sorted(bars.items(), reverse=True))
+guess = np.bincount(y_H[seen]).max() / seen.sum()
 
-def accuracy(Z, y):
-    """On every second row, trained on the others."""
-    return LogisticRegression(max_iter=2000).fit(Z[::2], y[::2]).score(Z[1::2], y[1::2])
-
-
-def whitened(Z):
-    """Rows in coordinates in which their second moment is the identity."""
-    U, s, _ = np.linalg.svd(Z, full_matrices=False)
-    return np.sqrt(len(Z)) * U[:, s > 1e-10 * s[0]]
-
-
-harmful = [accuracy(Z, y_H) for Z in (Z_H, Z_H @ fade, whitened(Z_H @ fade))]
-primary = [accuracy(Z, y_P) for Z in (Z_P, Z_P @ fade, whitened(Z_P @ fade))]
-
+# %%
 fig, ax = plt.subplots(figsize=(7.0, 3.2))
-place = np.arange(3)
-for offset, found, label, hatch in (
-    (-0.2, primary, "primary", ""),
-    (0.2, harmful, "harmful", "//"),
-):
-    bars = ax.bar(place + offset, found, 0.38, label=label, hatch=hatch, edgecolor="white")
-    ax.bar_label(bars, [f"{value:.0%}" for value in found])
-ax.set_xticks(place, ["as they are", "faded", "faded, whitened"])
-ax.set(ylabel="accuracy on other sentences", ylim=(0, 1.1))
-ax.grid(visible=False, axis="x")
-fig.legend(loc="outside lower center", ncols=2)
+colours = ["#0072B2" if name.startswith("primary") else "#D55E00" for name in bars]
+drawn = ax.barh(list(bars), list(bars.values()), height=0.6, color=colours)
+ax.bar_label(drawn, [f" {value:.0%}" for value in bars.values()])
+ax.set(xlabel="accuracy on other sentences", xlim=(0, 1.1))
+ax.axvline(guess, color="black", ls=":", label="a guess")
+ax.invert_yaxis()
+ax.grid(visible=False, axis="y")
+fig.legend(loc="outside lower center")
 plt.show()
 
 # %%
-# What one sees: alignment falls by orders of magnitude on the sentences of the map, and by much
-# less on others, because a few dozen sentences in 384 dimensions tell little of where labels lie.
-# What follows: thousands of harmful sentences make a map that holds for others
-# (:doc:`/results/deep` has MiniLM with 5,000), and :func:`immucond.linear.leak` tells beforehand
-# how many it takes.
+# What one sees: the primary task does not notice; the harmful classifier falls to little more than
+# a guess, though the alignment of these sentences fell only by half, and giving up the penalty
+# does not help. That is because he has fewer sentences than features: there is nothing to whiten
+# by. What follows: no lock holds against more data. With 5,000 sentences (:doc:`/results/deep`)
+# whitening undoes the same map whole, 89.7 % before and after.

@@ -21,7 +21,8 @@ images = load_digits().data / 16
 used = images.std(axis=0) > 0.05  # without the pixels that are blank nearly always
 images = images[:, used]
 d = 2 * images.shape[1]
-scales = np.geomspace(1, 1e-9, d)  # units that differ, as those of measurements do
+scales = np.geomspace(1, 1e-9, d)  # directions that differ in size, along no axis
+Q = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0]
 
 
 def blocks(size=256, first=0, last=6):
@@ -30,7 +31,7 @@ def blocks(size=256, first=0, last=6):
         for start in range(0, len(images) - gap, size):
             here = images[start : min(start + size, len(images) - gap)]
             there = images[start + gap : start + gap + len(here)]
-            yield np.hstack([here, there]) * scales
+            yield np.hstack([here, there]) * scales @ Q
 
 
 # %%
@@ -75,7 +76,7 @@ for name, held in (("Gram matrix", gram), ("triangle", triangle)):
 
 # %%
 values = {
-    "Gram matrix": np.abs(np.linalg.eigvalsh(gram.gram))[::-1],
+    "Gram matrix": np.sort(np.abs(np.linalg.eigvalsh(gram.gram)))[::-1],
     "triangle": np.linalg.svd(triangle.R, compute_uv=False) ** 2,
 }
 fig, ax = plt.subplots()
