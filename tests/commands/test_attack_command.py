@@ -14,6 +14,8 @@ from immucond._cli import build_parser, main
 from immucond.deep.attacks import _attackers, _store
 from immucond.experiments import deep
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # `ran` alone is drawn
+
 FILES = ["attack.json", "attack.md", "attack.png", "attack.svg"]
 ATTACKERS = ["lstsq", "probe-gd", "adam"]
 TARGET = 0.64  # within reach of some

@@ -122,8 +122,12 @@ def test_a_pipe_is_written_to(tmp_path, name, write):
     assert only(tmp_path)
 
 
-@places
-@pytest.mark.parametrize("there", [True, False])
+# What a link leads to is looked at in two places: one writer of single files, and one of folders.
+@pytest.mark.parametrize(
+    ("name", "write", "there"),
+    [*((name, write, True) for name, write in WRITERS.items()),
+     ("text", text, False), ("limit.json", limit, False)],
+)  # fmt: skip
 def test_a_link_stays_one(tmp_path, name, write, there):
     path, target = tmp_path / name, tmp_path / "elsewhere" / "deeper" / name
     if there:

@@ -296,6 +296,7 @@ def test_an_rir_that_rises_while_the_probe_gets_easier_is_marked():
     assert "†" not in again.note
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_second_run_computes_nothing_and_other_settings_do(folder, outcome, monkeypatch, capsys):
     words = ["house-price", "--data-dir", str(folder), "--out", str(outcome)]
     before = json.loads((outcome / "results.json").read_text())
@@ -309,6 +310,7 @@ def test_second_run_computes_nothing_and_other_settings_do(folder, outcome, monk
         main([*words, *QUICK, "--delta", "0.5"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_processes_find_the_same(folder, outcome, tmp_path):
     words = ["house-price", "--data-dir", str(folder), "--out", str(tmp_path / "two"), *QUICK]
     assert main([*words, "--methods", "identity", "closed-form", "--jobs", "2"]) == 0
@@ -323,6 +325,7 @@ def test_two_processes_find_the_same(folder, outcome, tmp_path):
             assert found[convention]["rir"] == pytest.approx(wanted[convention]["rir"], rel=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsys):
     method = house_price.METHODS["algorithm1"]
     wild = replace(method, parameters={**method.parameters, "lr": 1e6})

@@ -68,6 +68,7 @@ def test_images_the_same_twice_and_without_untrained(folder, tmp_path, capsys):
     assert b"untrained" not in figure
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
     out = tmp_path / "deep"
     assert main([
@@ -102,7 +103,8 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
         (["--harmful", "missing"], "no data set 'missing'"),
     ],
 )
-def test_what_is_refused(folder, tmp_path, capsys, more, told):
+def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nobody waits for it
     assert main(command(folder, tmp_path / "out", "--quiet", *more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("immucond leak: error: ")

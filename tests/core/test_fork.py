@@ -38,10 +38,10 @@ threads = [threading.Thread(target=work) for _ in range(2)]
 for thread in threads:
     thread.start()
 running.wait()
-for forked in range(230):
+for forked in range(int(sys.argv[2])):
     child = os.fork()
     if child == 0:
-        if forked < 30:
+        if forked < 20:
             job()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -56,9 +56,10 @@ print("done")
     "job", ["built-in", "own", "own, by matrix", "own, one at a time", "operator"]
 )
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_fork_beside_a_thread_that_evaluates(job, threads):
+def test_a_fork_beside_a_thread_that_evaluates(job, threads, pytestconfig):
+    forks = 230 if pytestconfig.getoption("--thorough") else 60
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, job],
+        [sys.executable, "-c", PROGRAM, job, str(forks)],
         env=os.environ | {"OPENBLAS_NUM_THREADS": threads},
         capture_output=True,
         text=True,

@@ -182,7 +182,7 @@ def test_every_attacker_runs_on_a_transformer(name):
     extra = pytest.importorskip if name == "logistic" else lambda *_, **__: None
     extra("sklearn", reason="the extra sklearn is not installed")
     report = icd.attack(bert(), texts(), held_out=texts(seed=2), attackers=[name],
-                        **KEEP | {"equalize": "both"})  # fmt: skip
+                        **KEEP | {"equalize": "both", "trials": 2, "steps": 6})  # fmt: skip
     entropy = 2 * report.as_dict()["target"]
     starts = {a.start for a in report.attacks["release"]}
     assert {"plain", "equalized"} <= starts

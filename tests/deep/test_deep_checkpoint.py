@@ -18,7 +18,10 @@ import immucond.torch as ict
 nn = torch.nn
 
 # Settings here are for what is tested, and do not immunize.
-pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.usefixtures("short_probes"),
+]
 
 SETTINGS = {"split": "head", "trainable": "block2", "lr": 1e-2}
 
@@ -295,7 +298,6 @@ def test_an_objective_may_be_given_again_to_its_own_run(tmp_path):
 
 
 NAMES = """
-from torch_nets import net
 from immucond.deep._checkpoint import name_of
 print(name_of(lambda x: x in {"some", "words", "of", "a", "set"} and [y for y in x]))
 """
@@ -310,7 +312,7 @@ def test_names_are_the_same_in_every_process():
             check=True,
             capture_output=True,
         ).stdout
-        for at in range(3)
+        for at in range(2)
     }
     assert len(found) == 1
 

@@ -14,6 +14,7 @@ import transformers  # isort: skip  # after torch, which may be absent
 
 nn = torch.nn
 pytestmark = [
+    pytest.mark.usefixtures("short_probes"),
     pytest.mark.filterwarnings("ignore:the harmful task got easier"),
     pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),
 ]

@@ -14,6 +14,7 @@ from immucond.deep._outcome import outcome_of
 peft = pytest.importorskip("peft", reason="the extra lora is not installed")
 
 pytestmark = [
+    pytest.mark.usefixtures("short_probes"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),  # PEFT's
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
 ]

@@ -15,7 +15,10 @@ from immucond.deep._activations import Kept, Loaded, batches_of
 from immucond.deep._head import SplitModel
 
 # Settings here are for what is tested, and do not immunize.
-pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.usefixtures("short_probes"),
+]
 
 DataLoader, Sampler = torch.utils.data.DataLoader, torch.utils.data.Sampler
 SubsetRandomSampler = torch.utils.data.SubsetRandomSampler
@@ -232,8 +235,11 @@ def interrupt(step, _, at):
         raise KeyboardInterrupt
 
 
-@WHOLE_OR_KEPT
-@OF_ITS_OWN
+# Whole networks read every kind in one way, which interrupted runs compare too.
+@pytest.mark.parametrize(
+    ("kind", "trainable"),
+    [*((kind, "block2") for kind in KINDS), ("generator", None), ("own iterable", None)],
+)
 def test_the_same_seed_gives_the_same_run(kind, trainable):
     task = KINDS[kind]()
     first = immunized(task, trainable=trainable)
@@ -241,8 +247,12 @@ def test_the_same_seed_gives_the_same_run(kind, trainable):
     assert same(first, immunized(KINDS[kind](), trainable=trainable))
 
 
-@pytest.mark.parametrize("role", ["primary", "harmful"])
-@OF_ITS_OWN
+# Workers are slow to start: one role of theirs.
+@pytest.mark.parametrize(
+    ("kind", "role"),
+    [(k, r) for k in KINDS for r in ("primary", "harmful")
+     if (k, r) != ("persistent workers", "primary")],
+)  # fmt: skip
 def test_an_interrupted_run_ends_at_the_same_bits(kind, role, tmp_path):
     def run(**changes):
         task = KINDS[kind]()

@@ -12,7 +12,10 @@ import immucond.deep as icd
 import immucond.torch as ict
 
 nn = torch.nn
-pytestmark = pytest.mark.filterwarnings("ignore:the harmful task got easier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the harmful task got easier"),
+    pytest.mark.usefixtures("short_probes"),
+]
 
 
 def immunize(model=None, **changes):

@@ -14,6 +14,7 @@ nn = torch.nn
 
 # PyTorch's own, of blocks that need no gradient, as those of the frozen part.
 pytestmark = [
+    pytest.mark.usefixtures("short_probes"),
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
     pytest.mark.filterwarnings("ignore:the harmful task got easier"),
     pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),

@@ -12,6 +12,7 @@ import immucond.torch as ict
 
 # Settings here are for what is tested, and do not immunize.
 pytestmark = [
+    pytest.mark.usefixtures("short_probes"),
     pytest.mark.filterwarnings("ignore:the harmful task got easier"),
     pytest.mark.filterwarnings("ignore:the (primary|harmful) features have rank"),
 ]

@@ -332,9 +332,16 @@ def test_alignment_waits_for_a_batch_of_two_classes(tmp_path, options):
 LAST = "last"
 
 
-@pytest.mark.parametrize("logging_steps", [1, 500])
-@pytest.mark.parametrize("checkpoint", ["checkpoint-2", LAST])
-@pytest.mark.parametrize("options", [{"terms": (1, 10)}, {"lambdas": "balance"}])
+# Each with each, two at a time.
+@pytest.mark.parametrize(
+    ("logging_steps", "checkpoint", "options"),
+    [
+        (1, "checkpoint-2", {"terms": (1, 10)}),
+        (500, LAST, {"terms": (1, 10)}),
+        (500, "checkpoint-2", {"lambdas": "balance"}),
+        (1, LAST, {"lambdas": "balance"}),
+    ],
+)
 def test_a_resumed_run_keeps_its_weights_however_seldom_it_logs(
     tmp_path, logging_steps, checkpoint, options
 ):

@@ -185,8 +185,11 @@ def test_targets_in_the_padding_may_be_nan_and_have_no_gradient():
 # ---- the rest of PyTorch ----
 
 
-@EACH
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+# What is compiled is the same in either precision: one operator shows float32.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float64) for name in OPERATORS), ("r_ill", torch.float32)],
+)
 def test_compiled(name, dtype):
     operator = OPERATORS[name]
     compiled = torch.compile(
@@ -248,8 +251,8 @@ def test_vmap_has_one_matrix_for_each_mask(name):
 
 @pytest.mark.parametrize("name", [name for name in OPERATORS if "ridge" not in name])
 def test_second_derivatives(name):
-    mask = MASKS["right"]
-    Z = with_padding(tokens(), mask, 7.0).requires_grad_()
+    mask = MASKS["right"][:2]  # differences take as many products as there are numbers, squared
+    Z = with_padding(tokens()[:2], mask, 7.0).requires_grad_()
     operator = partial(OPERATORS[name], mask=mask)
     assert torch.autograd.gradcheck(operator, Z, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(operator, Z)

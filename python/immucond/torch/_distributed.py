@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
 from .._pairs import warn_half
@@ -225,7 +226,7 @@ def sum_over_ranks(term: Tensor, group: Any = None) -> Tensor:
 
 
 # Collectives, and NumPy between them. The public decorator would import the whole compiler here.
-@torch._disable_dynamo
+@_disable_dynamo
 def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Rule]:
     """Return the matrix or the features that stand for all ranks' rows, with options to match.
 
