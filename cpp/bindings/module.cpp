@@ -6,9 +6,9 @@ using namespace immucond::bindings;
 
 // It does without a GIL: kernels always ran without one, on views of the arguments and on results
 // that nobody else has yet, and every call holds references to its arguments. What lasts beyond a
-// call is the table of routines and the BLAS's thread control, written by the import alone; counts of
-// calls, which are atomic; the phases of blas_threads.cpp, behind their mutex; and a thread's own
-// state. Python functions are called attached to the interpreter. Arrays that another thread
+// call is the table of routines and the BLAS's thread control, written by the import alone; counts
+// of calls, which are atomic; the phases of blas_threads.cpp, behind their mutex; and a thread's
+// own state. Python functions are called attached to the interpreter. Arrays that another thread
 // writes meanwhile give wrong numbers, as NumPy's do. Checked by `scripts/sanitize threads`, and by
 // tests/core/test_thread_stress.py on an interpreter without a GIL.
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
