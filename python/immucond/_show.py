@@ -24,7 +24,7 @@ BLACK, BLUE, VERMILION = "#000000", "#0072B2", "#D55E00"
 GREEN, PURPLE, ORANGE, SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 
 # Settings of matplotlib.
-PRINT: dict[str, Any] = {
+PRINT: dict[Any, Any] = {
     "font.size": 10, "axes.grid": True, "axes.axisbelow": True, "grid.color": "0.88",
     "lines.linewidth": 1.8, "legend.frameon": False,
     "svg.fonttype": "none", "svg.hashsalt": "immucond",  # text as text; same run, same file
