@@ -245,12 +245,12 @@ def test_nan_is_told_even_where_theta_is_zero(method):
 @pytest.mark.parametrize(
     "X",
     [
-        "np.ones((400_000, 64), np.float32)",
-        "np.ones((400_000, 64), np.float16)",
-        "np.ones((400_000, 64), np.float32, order='F')",
-        "np.ones((200_000, 128))[:, ::2]",
-        "np.ones((200_000, 64), order='F')[::-1]",
-        "np.broadcast_to(np.ones(64), (400_000, 64))",
+        "np.ones((100_000, 64), np.float32)",
+        "np.ones((200_000, 64), np.float16)",
+        "np.ones((100_000, 64), np.float32, order='F')",
+        "np.ones((50_000, 128))[:, ::2]",
+        "np.ones((50_000, 64), order='F')[::-1]",
+        "np.broadcast_to(np.ones(64), (100_000, 64))",
     ],
 )
 def test_extra_memory_does_not_grow_with_the_rows(X):
@@ -285,7 +285,7 @@ def test_extra_memory_does_not_grow_with_the_rows(X):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     extra = [int(line) for line in run.stdout.split()]
     assert len(extra) == 4
-    assert max(extra) <= 64 * 2**20
+    assert max(extra) <= 16 * 2**20  # a copy, in their own type even, takes 24 MiB
 
 
 # ---- GramAccumulator ----
