@@ -174,6 +174,9 @@ def ceiling(
     :math:`\kappa(A)` units of rounding; in float32 the features themselves are rounded anew, and a
     map beyond ``1e5`` over their own condition number hides some.
 
+    Where the rows of both tasks do not span what held-out rows use, as with fewer rows than
+    features, the probe is the one in their span, which a map moves: give more primary rows.
+
     The ridge is chosen, and the accuracy is taken, on different rows: `Ceiling.optimism` is what a
     choice on the held-out rows would add.
 
