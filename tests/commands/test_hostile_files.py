@@ -14,7 +14,7 @@ from PIL import Image
 import immucond as ic
 import immucond.deep as icd
 from immucond.experiments import deep
-from immucond.experiments.deep import _backbone
+from immucond.experiments.deep import _saved
 from immucond.experiments.deep._task import pixels
 from immucond.limit._rows import open_rows
 
@@ -122,11 +122,11 @@ def test_code_in_a_folder_with_a_network(tmp_path, mark, monkeypatch):
 def test_code_in_a_folder_that_immucond_saved(tmp_path, mark, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda _: "y")
     folder = encoder_folder(tmp_path / "encoder")
-    (folder / _backbone.ABOUT_FILE).write_text(
+    (folder / _saved.ABOUT_FILE).write_text(
         json.dumps({"folded": False, "kind": "text", "split": "head"})
     )
-    _backbone.safetensors.torch.save_file(
-        {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, folder / _backbone.HEAD_FILE
+    _saved.safetensors.torch.save_file(
+        {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, folder / _saved.HEAD_FILE
     )
     with_code(folder, mark)
     with pytest.raises(ValueError, match=r"trust_remote_code|custom code|evil"):
