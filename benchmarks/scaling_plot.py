@@ -58,36 +58,33 @@ def save_plot(panels: Curves, path: Path) -> None:
     from matplotlib.figure import Figure
 
     look, rows = styles(panels), families(panels)
+    times = [t for curves in panels.values() for points in curves.values() for t in points.values()]
+    limits = (0.5 * min(times), 2.0 * max(times))  # one scale in all rows
     with mpl.rc_context({"font.size": 10, "svg.hashsalt": "immucond", "svg.fonttype": "none"}):
-        height = 5.0 if len(rows) == 1 else 3.4 * len(rows)
-        figure = Figure(figsize=(4.2 * len(panels) + 2.8, height), layout="constrained")
-        grid = figure.subplots(len(rows), len(panels), sharex="col", sharey=True, squeeze=False)
-        for row, names in zip(grid, rows, strict=True):
+        figure = Figure(figsize=(3.6 * len(panels) + 0.6, 4.0 * len(rows)), layout="constrained")
+        parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+        for part, names in zip(parts, rows, strict=True):
+            row = part.subplots(1, len(panels), sharey=True, squeeze=False)[0]
             lines = {}
-            for ax, curves in zip(row, panels.values(), strict=True):
+            for ax, (panel, curves) in zip(row, panels.items(), strict=True):
                 for name in names:
                     if points := sorted(curves.get(name, {}).items()):
                         (lines[name],) = ax.plot(*zip(*points, strict=True), **look[name])
+                sizes = sorted({x for points in curves.values() for x in points})
+                ax.set(xscale="log", yscale="log", ylim=limits, xlabel="size n")
+                ax.set_xticks(sizes, [str(x) for x in sizes])
+                ax.minorticks_off()
                 ax.grid(color="0.88")
                 ax.set_axisbelow(True)
+                if part is parts[0]:
+                    ax.set_title(panel)
             row[0].set_ylabel("median time of one call, seconds")
             # From the slowest to the fastest at its largest size, as the curves end.
             order = sorted(lines, key=lambda name: lines[name].get_ydata()[-1], reverse=True)
-            row[-1].legend(
-                [lines[name] for name in order],
-                order,
-                loc="center left",
-                bbox_to_anchor=(1.02, 0.5),
-                frameon=False,
-                handlelength=4,
-            )
-        for column, (panel, curves) in zip(grid.T, panels.items(), strict=True):
-            sizes = sorted({x for points in curves.values() for x in points})
-            column[0].set(xscale="log", yscale="log", title=panel)
-            column[0].set_xticks(sizes, [str(x) for x in sizes])
-            column[-1].set_xlabel("size n")
-            for ax in column:
-                ax.minorticks_off()
+            part.legend(
+                [lines[name] for name in order], order, loc="outside lower center",
+                ncols=2 if len(panels) > 1 else 1, frameon=False, handlelength=4,
+            )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.stem}.part{path.suffix}")
         figure.savefig(draft, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else {})
