@@ -243,6 +243,35 @@ def test_fewer_rows_than_features():
     assert few.rank_P == 0
 
 
+@given(seeds, st.integers(0, 20))
+def test_a_map_moves_no_more_than_the_rows_that_leave_the_span(seed, lost):
+    """Neither task uses the last columns; `lost` held-out rows do, some by 1e-8 of their size."""
+    rng = np.random.default_rng(seed)
+    Z, y, Z_P, (test, y_test) = task(seed, m=10, noise=1.5)
+    Z[:, 7:], Z_P[:, 7:], test[:, 7:] = 1.0, -1.0, 1.0
+    left = rng.permutation(len(test))[:lost]
+    test[left, 7:] += rng.standard_normal((lost, 3)) * 10.0 ** rng.uniform(-8, 1, (lost, 1))
+    given_task = Z, y, Z_P, (test, y_test)
+    plain = found(given_task)
+    assert plain.outside == lost / len(test)
+    assert ("outside the span" in str(plain)) == (lost > 0) == plain.told.endswith(" !")
+    locked = found(mapped(given_task, gauge(rng, 10, 1e3)))
+    stayed = np.setdiff1d(np.arange(len(test)), left)
+    assert np.array_equal(plain.predictions[stayed], locked.predictions[stayed])
+    assert abs(plain.accuracy - locked.accuracy) <= plain.outside
+
+
+def test_all_rows_leave_the_span_of_fewer_rows_than_features():
+    rng = np.random.default_rng(0)
+    Z, y = rows(rng, 30, 80)
+    test, y_test = rows(rng, 200, 80)
+    Z_P = rng.standard_normal((500, 80))
+    assert found((Z, y, Z_P[:40], (test, y_test))).outside == 1.0
+    assert found((Z, y, Z_P, (test, y_test))).outside == 0.0
+    half = (Z.astype(np.float16), y, Z_P.astype(np.float16), (test.astype(np.float16), y_test))
+    assert found(half).outside == 0.0
+
+
 def test_kappa_and_rho_are_those_of_the_centred_features():
     Z, y, *_ = given_task = task(6)
     told = found(given_task)

@@ -96,13 +96,17 @@ class LeakProfile(Plotted):
             f"{count:,} {name.replace('_', '-')}" for name, count in self.rows.items()
         )
         lines.append(f"majority {self.majority:.1%} of {self.classes} classes; rows: {counts}")
+        if any("!" in row[5] for row in rows):
+            lines.append(
+                "!: held-out rows use directions that no row of either task uses, and a map of the "
+                "features changes what is read of them; more primary rows help"
+            )
         return "\n".join(lines)
 
     def _row(self, name: str, found: Ceiling, untrained: Ceiling | None) -> tuple[str, ...]:
         return (
             name, str(self.widths[name]), str(found.rank), number(found.kappa), number(found.rho),
-            f"{found.accuracy:.1%} ± {found.standard_error:.1%}",
-            "" if untrained is None else f"{untrained.accuracy:.1%}",
+            found.told, "" if untrained is None else f"{untrained.accuracy:.1%}",
         )  # fmt: skip
 
     def _columns(self) -> Columns:
@@ -358,8 +362,8 @@ def _blind(train: Array, test: Array) -> Ceiling:
     none = np.ones(0)
     return Ceiling(
         accuracy=share, ridge=1.0, majority=share, rank=0, rank_P=0, kappa=math.inf, rho=0.0,
-        count=len(test), predictions=np.full(len(test), most), ridges=none, left_out=none,
-        held_out=np.full(1, share),
+        count=len(test), outside=0.0, predictions=np.full(len(test), most), ridges=none,
+        left_out=none, held_out=np.full(1, share),
     )  # fmt: skip
 
 

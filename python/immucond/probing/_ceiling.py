@@ -43,6 +43,9 @@ class Ceiling(Plotted):
         Label alignment, as `immucond.linear.alignment`. Neither it nor kappa are invariant.
     count : int
         Held-out rows, n.
+    outside : float
+        Share of the held-out rows that use directions which neither task's rows use: what the probe
+        gives these depends on invertible maps of the features, and so does so much of the accuracy.
     predictions : (n,) array
         Class that the probe gives each held-out row.
     ridges : (k,) array
@@ -62,6 +65,7 @@ class Ceiling(Plotted):
     kappa: float
     rho: float
     count: int
+    outside: float
     predictions: Array = field(repr=False)
     ridges: FloatArray = field(repr=False)
     left_out: FloatArray = field(repr=False)
@@ -77,10 +81,17 @@ class Ceiling(Plotted):
         """How much more the ridge that is best on the held-out rows themselves would show."""
         return float(self.held_out.max()) - self.accuracy
 
+    @property
+    def told(self) -> str:
+        """The accuracy with its standard error, marked where a map of the features can move it."""
+        return f"{self.accuracy:.1%} ± {self.standard_error:.1%}{' !' if self.outside else ''}"
+
     def __str__(self) -> str:
+        moved = f"; {self.outside:.1%} of the rows outside the span" if self.outside else ""
         return (
             f"ceiling {self.accuracy:.1%} ± {self.standard_error:.1%} (majority "
             f"{self.majority:.1%}), rank {self.rank}, kappa {self.kappa:.3g}, rho {self.rho:.3g}"
+            f"{moved}"
         )
 
     def _caption(self) -> str:
@@ -105,7 +116,7 @@ class Ceiling(Plotted):
     def as_dict(self) -> dict[str, Any]:
         """Every number as plain Python values, without the predictions."""
         names = ("accuracy", "standard_error", "optimism", "ridge", "majority", "rank", "rank_P",
-                 "kappa", "rho", "count")  # fmt: skip
+                 "kappa", "rho", "count", "outside")  # fmt: skip
         found: dict[str, Any] = plain({name: getattr(self, name) for name in names})
         return found
 
@@ -174,8 +185,9 @@ def ceiling(
     :math:`\kappa(A)` units of rounding; in float32 the features themselves are rounded anew, and a
     map beyond ``1e5`` over their own condition number hides some.
 
-    Where the rows of both tasks do not span what held-out rows use, as with fewer rows than
-    features, the probe is the one in their span, which a map moves: give more primary rows.
+    A held-out row that leaves the span of both tasks' rows, as all do where there are fewer rows
+    than features, is judged by its part within, which a map moves: `Ceiling.outside` counts these
+    rows, and no map changes the accuracy by more. More primary rows, which need no labels, help.
 
     The ridge is chosen, and the accuracy is taken, on different rows: `Ceiling.optimism` is what a
     choice on the held-out rows would add.
@@ -226,6 +238,7 @@ def ceiling(
         kappa=tasks.kappa,
         rho=tasks.rho,
         count=len(test),
+        outside=sum(tasks.outside(block) for _, block in blocks(test, "held_out[0]")) / len(test),
         predictions=classes[guesses[:, best]],
         ridges=grid,
         left_out=right / len(train),

@@ -57,11 +57,14 @@ class Whitened:
     """Both tasks' centred features in the coordinates where their Gram matrices are diagonal.
 
     ``G = (Z / unit - mean) T`` has ``G^T G = N C^2``, and the primary features alike ``N_P S^2``
-    (about their own mean), with ``C^2 + S^2 = I``; ``cross = G^T Y / N`` of centred labels.
+    (about their own mean), with ``C^2 + S^2 = I``; ``cross = G^T Y / N`` of centred labels. `span`
+    (m, r) is an orthonormal basis of what all these rows use, `noise` the rounding in a column.
     """
 
     unit: FloatArray
     mean: FloatArray
+    span: FloatArray
+    noise: float
     T: FloatArray
     C: FloatArray
     S: FloatArray
@@ -119,7 +122,8 @@ class Whitened:
         plain_units = unit / unit.max()
         seen = both * np.concatenate([plain_units, np.ones(classes)])
         return cls(
-            unit=unit, mean=mean, T=(right[:r].T / sigma[:r]) @ V, C=C, S=S,
+            unit=unit, mean=mean, span=right[:r].T, noise=noise,
+            T=(right[:r].T / sigma[:r]) @ V, C=C, S=S,
             cross=C[:, None] * (turned.T @ labels), shares=shares, rank=ranks[0], rank_P=ranks[1],
             kappa=_kappa(seen[:m, :m], ranks[0]),
             rho=alignment(seen[:, :m], seen[:, m:], center=False, rank=ranks[0]).rho,
@@ -128,6 +132,13 @@ class Whitened:
     def coordinates(self, block: FloatArray) -> FloatArray:
         """Return G of some rows."""
         return np.asarray((block / self.unit - self.mean) @ self.T)
+
+    def outside(self, block: FloatArray) -> int:
+        """Count rows with more than rounding where none of both tasks' rows has anything."""
+        X = block / self.unit - self.mean
+        left = np.linalg.norm(X - (X @ self.span) @ self.span.T, axis=1)
+        allowed = 10.0 * self.noise * math.sqrt(X.shape[1]) * np.linalg.norm(X, axis=1)
+        return int(np.count_nonzero(left > allowed))
 
     def scores(self, G: FloatArray, weights: FloatArray) -> FloatArray:
         """Return the probes' scores (n, k, c) of rows in these coordinates."""

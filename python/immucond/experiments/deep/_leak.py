@@ -27,7 +27,8 @@ _DATA = ("primary", "harmful")
 _NOTE = (
     "ceiling: held-out accuracy on the harmful task of the best linear probe at the cut, ± its "
     "standard error; its ridge is measured by the primary features, so that no invertible map of "
-    "the features changes it. untrained: the same with weights drawn anew. served logits: what "
+    "the features changes it (!: but for held-out rows that leave the span of both tasks' rows; "
+    "more primary rows help). untrained: the same with weights drawn anew. served logits: what "
     "whoever keeps all outputs cannot go below. kappa and rho (label alignment): how slowly plain "
     "descent gets there."
 )
@@ -67,8 +68,7 @@ class Leak(Measured):
         found = self.profile
         rows = [
             [name, str(found.widths[name]), str(c.rank), number(c.kappa), number(c.rho),
-             f"{c.accuracy:.1%} ± {c.standard_error:.1%}",
-             f"{found.untrained[name].accuracy:.1%}" if name in found.untrained else ""]
+             c.told, f"{found.untrained[name].accuracy:.1%}" if name in found.untrained else ""]
             for name, c in self._probed().items()
         ]  # fmt: skip
         counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in found.rows.items())
