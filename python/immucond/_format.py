@@ -55,14 +55,17 @@ def listed(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Plain Python values that JSON can hold; an infinite number is the string "inf" or "-inf"."""
-    return _finite(as_plain(value))
+    return finite(as_plain(value))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return numbers and arrays as Python's own, the string "inf" or "-inf" for an infinite one."""
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 

@@ -355,7 +355,7 @@ def test_demo_help_explains_every_option_with_its_default(capsys):
     names = {re.match(r"--?[\w-]+", entry).group(): " ".join(entry.split()) for entry in entries}
     assert set(names) == {
         "-h", "--primary", "--harmful", "--out", "--seed", "--steps", "--lr", "--delta",
-        "--kappa-primary", "--probe-steps", "--quiet",
+        "--kappa-primary", "--probe-steps", "--quiet", "--json",
     }  # fmt: skip
     defaults = digits.Settings()
     for name in ("primary", "harmful", "seed", "steps", "lr", "probe_steps"):

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .._errors import extra
-from .._format import plain
+from .._format import finite
 
 
 class OutputError(Exception):
@@ -87,9 +87,11 @@ def json_text(numbers: Any) -> str:
     ------
     ValueError
         For a NaN, of which no result of a command may consist.
+    TypeError
+        For what is neither number nor text.
     """
     try:
-        return json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n"
+        return json.dumps(finite(numbers), indent=1, allow_nan=False) + "\n"
     except ValueError as error:
         raise ValueError(f"the result has a number that is NaN: {error}") from error
 

@@ -128,8 +128,12 @@ def array(Z: Tensor) -> FloatArray:
 # ---- a linear layer as two: behind a lock, or a head that a map stands before ----
 
 
-class Inserted(nn.Sequential):
-    """A linear layer as two; `weight` and `bias` are of both, for who reads them off the layer."""
+class TwoLayers(nn.Sequential):
+    """A linear layer as two, which the network's own code does not know."""
+
+
+class Inserted(TwoLayers):
+    """Of a lock; `weight` and `bias` are of both layers, for who reads them off the one."""
 
     @property
     def weight(self) -> Tensor:
@@ -146,7 +150,7 @@ class Inserted(nn.Sequential):
         return cast("Tensor | None", self[-1].bias)
 
 
-class FoldedHead(Inserted):
+class FoldedHead(TwoLayers):
     """``features -> features A -> logits``, with the logits of the head that it replaces."""
 
     def __init__(self, head: nn.Linear, A: FloatArray, omega: FloatArray | None = None) -> None:
@@ -179,7 +183,7 @@ def refuse_saving(model: nn.Module) -> None:
     """
     for module in model.modules():
         refused = vars(module).get("save_pretrained") in _REFUSALS
-        kinds = {type(part) for part in module.modules() if isinstance(part, Inserted)}
+        kinds = {type(part) for part in module.modules() if isinstance(part, TwoLayers)}
         if kinds and hasattr(module, "save_pretrained"):
             vars(module)["save_pretrained"] = _refuse_map if FoldedHead in kinds else _refuse_lock
         elif refused:

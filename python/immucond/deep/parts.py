@@ -7,6 +7,7 @@ from ._checkpoint import fingerprint as fingerprint
 from ._head import SplitModel as SplitModel
 from ._network import FoldedHead as FoldedHead
 from ._network import Inserted as Inserted
+from ._network import TwoLayers as TwoLayers
 from ._network import array as array
 from ._network import module_named as module_named
 from ._network import refuse_saving as refuse_saving

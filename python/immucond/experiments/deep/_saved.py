@@ -23,6 +23,7 @@ with extra("deep"):
 from ...deep.parts import (
     FoldedHead,
     Inserted,
+    TwoLayers,
     insert_again,
     module_named,
     refuse_saving,
@@ -46,12 +47,11 @@ def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
     not read either.
     """
     split = backbone.split
-    while isinstance(model.get_submodule(above := split.rpartition(".")[0]), Inserted):
+    while isinstance(model.get_submodule(above := split.rpartition(".")[0]), TwoLayers):
         split = above  # the network was saved before, with two layers there
     head = module_named(model, split, "split")
     folded = isinstance(head, FoldedHead)
-    locked = [name for name, module in model.named_modules()
-              if isinstance(module, Inserted) and not isinstance(module, FoldedHead)]  # fmt: skip
+    locked = [name for name, module in model.named_modules() if isinstance(module, Inserted)]
     text = isinstance(model, TextClassifier)
     inner: Any = model.encoder if text else model
     place = folder / INNER if folded else folder
@@ -157,6 +157,6 @@ def saved_release(spec: str) -> Backbone | None:
 
 def last_of(model: nn.Module, split: str) -> str:
     """Name of the head, which is the last of two layers, or of four, where some are inserted."""
-    while isinstance(model.get_submodule(split), Inserted):
+    while isinstance(model.get_submodule(split), TwoLayers):
         split = f"{split}.1"
     return split
