@@ -6,13 +6,16 @@ import math
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from deep_cases import WORDS, encoder_folder, release_folder, transformers
 
 from immucond._cli import build_parser, main
 from immucond.deep.attacks import _attackers, _store
 from immucond.experiments import deep
+from immucond.experiments.deep import _attack
 
 pytestmark = pytest.mark.usefixtures("undrawn")  # `ran` alone is drawn
 
@@ -362,3 +365,31 @@ def test_the_command_offers_what_the_library_knows():
     [told] = [a.help for a in parser._actions if a.dest == "attackers"]
     for name in {*_attackers.RULES, *_attackers.STANDARD}:
         assert name.removeprefix("probe-") in told
+
+
+@pytest.mark.parametrize(
+    ("release", "other", "told"),
+    [
+        (4.0, 2.0, "2"),
+        (np.inf, 2.0, "> 150"),
+        (4.0, np.inf, "< 0.0133"),
+        (np.inf, np.inf, "unknown"),
+    ],
+)
+def test_who_never_got_there_bounds_a_ratio(release, other, told):
+    """With 300 steps allowed, the ratio of one who needs more is a bound."""
+
+    def attacks(steps):
+        return (SimpleNamespace(steps=steps),)
+
+    def ratio():
+        if np.isinf(release) and np.isinf(other):
+            return None
+        return release / other
+
+    report = SimpleNamespace(
+        factor=ratio(), scratch_share=ratio(), steps=300, strongest=attacks(release)[0],
+        strongest_of=lambda _: attacks(other)[0],
+    )  # fmt: skip
+    for name in ("factor", "scratch_share"):
+        assert _attack._ratio(report, name) == told

@@ -103,6 +103,15 @@ def test_what_is_refused(folder, tmp_path, capsys, more, told):
     assert not (tmp_path / "out" / "erase.json").exists()
 
 
+def test_a_tolerance_is_a_share(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(command(folder, tmp_path / "out", "--tols", "2"))
+    assert error.value.code == 2
+    assert (
+        "--tols: a finite number of at least 0 and at most 1 is needed" in capsys.readouterr().err
+    )
+
+
 def test_some_classes_of_a_task(tmp_path):
     classes = ("greet", "pay", "cook")
     for part, count in (("train", 30), ("test", 12)):

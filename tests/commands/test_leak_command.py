@@ -40,6 +40,7 @@ def test_texts(folder, tmp_path, capsys):
     assert profile["rows"] == {"harmful": 48, "primary": 48, "held_out": 24}
     assert all(0.0 <= cut["untrained"]["accuracy"] <= 1.0 for cut in cuts.values())
     assert profile["logits"]["features"] == 2
+    assert found["head"] == "a new one, fitted to texts"
     assert found["command"].startswith("immucond leak --backbone ")
     assert {"immucond", "torch", "transformers"} <= found["versions"].keys()
     told = capsys.readouterr()
@@ -58,6 +59,7 @@ def test_images_the_same_twice_and_without_untrained(folder, tmp_path, capsys):
         assert main(command(folder, tmp_path / name, *more, **IMAGES)) == 0
     assert capsys.readouterr().err == ""
     one, two = (json.loads((tmp_path / n / "leak.json").read_text()) for n in ("one", "two"))
+    assert one["head"] == "the network's own"  # its classes are those of the primary task
     assert one["profile"] == two["profile"]
     assert one["fingerprints"] == two["fingerprints"]
     cuts = one["profile"]["cuts"]

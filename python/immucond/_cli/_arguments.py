@@ -138,12 +138,12 @@ class Whole:
 
 
 class Number:
-    """Finite number of at least some size, or above it."""
+    """Finite number of at least some size, or above it, and perhaps of at most another."""
 
     metavar = "X"
 
-    def __init__(self, least: float, *, above: bool = False) -> None:
-        self._least, self._above = least, above
+    def __init__(self, least: float, most: float = math.inf, *, above: bool = False) -> None:
+        self._least, self._most, self._above = least, most, above
 
     def __call__(self, text: str) -> float:
         try:
@@ -151,10 +151,11 @@ class Number:
         except ValueError:
             value = math.nan
         enough = value > self._least if self._above else value >= self._least
-        if not (math.isfinite(value) and enough):
+        if not (math.isfinite(value) and enough and value <= self._most):
             needed = "above" if self._above else "of at least"
+            and_most = "" if self._most == math.inf else f" and at most {self._most:g}"
             raise argparse.ArgumentTypeError(
-                f"a finite number {needed} {self._least:g} is needed, got {text!r}"
+                f"a finite number {needed} {self._least:g}{and_most} is needed, got {text!r}"
             )
         return value
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         primary="the task that is kept", harmful="the task that is to go",
     )  # fmt: skip
     parser.add_argument(
-        "--tols", nargs="+", type=Number(0.0), default=[0.003, 0.01, 0.03], metavar="SHARE",
+        "--tols", nargs="+", type=Number(0.0, 1.0), default=[0.003, 0.01, 0.03], metavar="SHARE",
         help="how much of the primary accuracy may be lost, each for a network of its own",
     )  # fmt: skip
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..._errors import extra
 from ..._format import number
-from ..._show import BLUE, GREEN, VERMILION, Table
+from ..._show import Table
 from ...deep import Attack, AttackReport, attack
 from ...deep.parts import parse_attackers as parse_attackers
 from .._units import Progress, silent
@@ -28,14 +29,13 @@ with extra("deep"):
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLES = {"release": (BLUE, "-"), "reference": (GREEN, "--"), "scratch": (VERMILION, "-.")}
 _NOTE = (
     "steps: fewest of any trial until the held-out cross-entropy is at the target (inf: never), "
-    "median over seeds; passes over the attacker's rows and seconds of the same trial. From cuts "
-    "the best one alone is shown. frozen: what was inserted stays; equalized: canonical form, what "
-    "was inserted merged, whitened features before the head. Trials that spoil the primary task "
-    "beyond the cap count as never there. K-FAC, L-BFGS and what solves take "
-    "all rows a step, the others a batch."
+    "with its passes over the attacker's rows and its seconds; loss: the least of any trial. "
+    "Medians over seeds. From cuts the best one alone is shown. frozen: what was inserted stays; "
+    "equalized: canonical form, what was inserted merged, whitened features before the head. "
+    "Trials that spoil the primary task beyond the cap count as never there. K-FAC, L-BFGS and "
+    "what solves take all rows a step, the others a batch."
 )
 
 
@@ -90,13 +90,13 @@ class Attacks(Measured):
                 for attacker, form in best[0]
             ]  # fmt: skip
         first = self.reports[0]
-        told = [f"{name} {_steps(getattr(report, name))}" for report in self.reports
+        told = [f"{name} {_ratio(report, name)}" for report in self.reports
                 for name in ("factor", "scratch_share")]  # fmt: skip
         strongest = "; ".join(repr(report.strongest) for report in self.reports)
         counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in first.rows.items())
         return Table(
             f"What it takes to learn {self.settings.harmful}",
-            ("", "start", "steps", "passes", "seconds", "accuracy", "trials"),
+            ("", "start", "steps", "passes", "seconds", "loss", "accuracy", "trials"),
             rows,
             f"{_NOTE} Strongest, by seed: {strongest}. Steps over the reference's and over those "
             f"from scratch, by seed: {', '.join(told)}. Target {number(first.target)} nats of "
@@ -123,13 +123,24 @@ def _cells(attacks: list[Attack]) -> list[str]:
         ", ".join(dict.fromkeys(attack.start for attack in attacks)),
         middle([trial.steps for trial in best]), middle([trial.passes for trial in best]),
         middle([trial.seconds for trial in best]),
+        middle([min(trial.loss for trial in attack.trials) for attack in attacks]),
         f"{np.median([trial.accuracy for trial in best]):.1%}",
         str(sum(len(attack.trials) for attack in attacks)),
     ]  # fmt: skip
 
 
-def _steps(ratio: float | None) -> str:
-    return "unknown" if ratio is None else number(ratio)
+def _ratio(report: AttackReport, name: str) -> str:
+    """Tell a ratio of steps; one with a run that never got there, by the budget as a bound."""
+    ratio, network = (
+        getattr(report, name),
+        {"factor": "reference", "scratch_share": "scratch"}[name],
+    )
+    other = report.strongest_of(network)
+    if ratio is None or other is None:
+        return "unknown"
+    if ratio == 0.0:
+        return f"< {number(report.strongest.steps / report.steps)}"
+    return f"> {number(report.steps / other.steps)}" if math.isinf(ratio) else number(ratio)
 
 
 def attack_release(

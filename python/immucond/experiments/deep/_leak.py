@@ -33,6 +33,8 @@ _NOTE = (
     "descent gets there."
 )
 
+_OTHER = ": what the network's own logits give away, if it has any, is not told"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeakSettings(ReleaseSettings):
@@ -62,6 +64,14 @@ class Leak(Measured):
 
     settings: LeakSettings
     profile: LeakProfile
+    own_head: bool
+
+    @property
+    def head(self) -> str:
+        """Whose logits are probed."""
+        if self.own_head:
+            return "the network's own"
+        return f"a new one, fitted to {self.settings.primary}"
 
     def table(self) -> Table:
         """Every cut with its ceiling."""
@@ -76,7 +86,8 @@ class Leak(Measured):
             f"What is read of {self.settings.harmful} at every cut",
             ("", "features", "rank", "kappa", "rho", "ceiling", "untrained"),
             rows,
-            f"{_NOTE} Most is read at {found.where}. A constant guess: {found.majority:.1%} of "
+            f"{_NOTE} The head is {self.head}{'' if self.own_head else _OTHER}. "
+            f"Most is read at {found.where}. A constant guess: {found.majority:.1%} of "
             f"{found.classes} classes. Rows: {counts}.",
         )
 
@@ -91,7 +102,7 @@ class Leak(Measured):
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""
-        return {"profile": self.profile.as_dict()}
+        return {"head": self.head, "profile": self.profile.as_dict()}
 
 
 def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
@@ -131,4 +142,5 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
         callback=tell,
     )
     prints = {name: task.fingerprint for name, task in data.items()}
-    return Leak(settings, {"release": backbone.features_fingerprint, **prints}, profile)
+    release = {"release": backbone.features_fingerprint, **prints}
+    return Leak(settings, release, profile, backbone.fitted)
