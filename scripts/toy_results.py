@@ -1,6 +1,6 @@
 """Attack the toy's releases and write docs/results/attacks.md.
 
-toy_results.py [--work FOLDER] [--jobs N]
+toy_results.py [--work FOLDER] [--jobs N] [--releases NAME ...]
 
 Runs ``immucond toy`` into the work folder, going on from what it holds, and writes the page's table
 from its results.json and tables.md; the plot is copied.
@@ -28,9 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-toy")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--releases", nargs="+", default=[], help="some of them; all by default")
     given = parser.parse_args()
-    words = ["toy", "--out", str(given.work), "--jobs", str(given.jobs)]
-    if immucond(words):
+    words = ["toy", "--jobs", str(given.jobs)]
+    words += ["--releases", *given.releases] if given.releases else []
+    if immucond([*words, "--out", str(given.work)]):
         raise SystemExit("immucond toy failed")
     results = json.loads((given.work / "results.json").read_text(encoding="utf-8"))
     units = [unit for release in results["releases"].values() for unit in release["seeds"]]
@@ -41,7 +43,7 @@ def main() -> None:
         shutil.copyfile(given.work / f"{name}.svg", ROOT / "docs" / "images" / f"{name}.svg")
     seeds = results["settings"]["seeds"]
     lines = [
-        f"`immucond toy --jobs {given.jobs}`, commit {commit()}, seeds 0 to {seeds - 1}: "
+        f"`immucond {' '.join(words)}`, commit {commit()}, seeds 0 to {seeds - 1}: "
         f"{len(units)} units of work, {seconds:.0f} s of computing, {versions}.",
         "",
         *tables.rstrip().split("\n"),
