@@ -82,12 +82,14 @@ def test_readme_and_start_lead_to_one_command_for_ones_own_model(
     for page in (ROOT / "README.md", ROOT / "docs" / "start.md"):
         text = page.read_text()
         (section,) = re.findall(r"^## Your own model$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-        (block,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-        install, run = block.replace("\\\n", "").splitlines()
+        blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        install, *runs = "".join(blocks).replace("\\\n", "").splitlines()
         assert install == 'pip install ".[experiments,deep]"'
-        # All of it is understood; what is missing here is what the reader brings.
-        assert main(shlex.split(run)[1:]) == 2
-        assert re.search("my-model|my-task|their-task", capsys.readouterr().err)
+        assert 1 <= len(runs) == len(blocks)
+        for run in runs:
+            # All of it is understood; what is missing here is what the reader brings.
+            assert main(shlex.split(run)[1:]) == 2
+            assert re.search("my-model|my-task|their-task", capsys.readouterr().err)
         for file in ("config.json", "model.safetensors", "preprocessor_config.json", "tables.md"):
             assert file in section, (page.name, file)
 
