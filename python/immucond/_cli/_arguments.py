@@ -160,6 +160,14 @@ class Number:
         return value
 
 
+def add_wholes(parser: argparse.ArgumentParser, *options: tuple[str, int, int, str]) -> None:
+    """Add options that are whole numbers: the name, the least, the default, and what it is."""
+    for name, least, default, what in options:
+        parser.add_argument(
+            f"--{name}", type=Whole(least), default=default, metavar="N", help=what
+        )  # fmt: skip
+
+
 def add_number(
     parser: argparse.ArgumentParser, settings: type, name: str, kind: Whole | Number, what: str
 ) -> None:

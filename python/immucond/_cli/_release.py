@@ -10,7 +10,7 @@ from typing import Any
 from .._errors import extra
 from .._files import staged
 from ..experiments import deep
-from ._arguments import Whole, add_output, add_pixel_scale, settings_of
+from ._arguments import Whole, add_output, add_pixel_scale, add_wholes, settings_of
 from ._output import progress
 from ._results import file_names, show, versions, write_results
 
@@ -44,15 +44,13 @@ def add_release_arguments(
         "--out", type=Path, default=Path(out), metavar="FOLDER",
         help=whole + (parts if kept else ""),
     )  # fmt: skip
-    for name, least, default, what in (
+    add_wholes(
+        parser,
         ("train-size", 2, rows, "most training rows of each task, drawn at random"),
         ("batch-size", 1, 64, "samples that run at once"),
         ("max-length", 1, 32, "tokens of a text"),
         ("seed", 0, 0, seed),
-    ):  # fmt: skip
-        parser.add_argument(
-            f"--{name}", type=Whole(least), default=default, metavar="N", help=what
-        )  # fmt: skip
+    )
     parser.add_argument(
         "--image-size", type=Whole(1), default=None, metavar="N",
         help="side of the images; by default that of preprocessor_config.json",

@@ -14,7 +14,7 @@ import argparse
 
 from .._errors import extra
 from ..experiments import deep
-from ._arguments import Number, Whole
+from ._arguments import Number, add_wholes
 from ._release import add_release_arguments, run_on_release
 
 TRIALS = "trials"  # subfolder of --out
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=Number(0.0), default=None, metavar="NATS",
         help="held-out cross-entropy that is aimed at; by default half of the classes' entropy",
     )  # fmt: skip
-    for name, default, what in (
-        ("test-size", 1000, "most held-out rows of each task"),
-        ("steps", 200, "of a trial, at most"),
-        ("trials", 20, "of an attacker at a start, at most"),
-        ("seeds", 1, "runs, with other rows each"),
-    ):
-        parser.add_argument(f"--{name}", type=Whole(1), default=default, metavar="N", help=what)
+    add_wholes(
+        parser,
+        ("test-size", 1, 1000, "most held-out rows of each task"),
+        ("steps", 1, 200, "of a trial, at most"),
+        ("trials", 1, 20, "of an attacker at a start, at most"),
+        ("seeds", 1, 1, "runs, with other rows each"),
+    )
     parser.add_argument(
         "--max-utility-drop", type=Number(0.0), default=0.1, metavar="SHARE",
         help="of the primary task's accuracy, that an attacker may spoil",

@@ -13,7 +13,7 @@ import argparse
 
 from .._errors import extra
 from ..experiments import deep
-from ._arguments import Whole
+from ._arguments import add_wholes
 from ._release import add_release_arguments, run_on_release
 
 
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--params", nargs="+", choices=deep.PARAMS, default=["full", "head"], metavar="NAME",
         help=f"what is trained beside a new head, of {', '.join(deep.PARAMS)} (lora needs PEFT)",
     )  # fmt: skip
-    for name, default, what in (
-        ("rank", 8, "of LoRA's adapters"),
-        ("products", 40, "products with the Jacobian and with its transpose"),
-        ("steps", 20, "steps of the real run"),
-    ):
-        parser.add_argument(f"--{name}", type=Whole(1), default=default, metavar="N", help=what)
+    add_wholes(
+        parser,
+        ("rank", 1, 8, "of LoRA's adapters"),
+        ("products", 1, 40, "products with the Jacobian and with its transpose"),
+        ("steps", 1, 20, "steps of the real run"),
+    )
 
 
 def run(args: argparse.Namespace) -> None:

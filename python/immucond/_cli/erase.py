@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import Number, Whole
+from ._arguments import Number, add_wholes
 from ._release import add_release_arguments, run_on_release
 
 RELEASES = "releases"  # subfolder of --out
@@ -42,14 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", choices=("fisher", "gram"), default="fisher",
         help="what a change of the logits counts: by Fisher's information, or by its square",
     )  # fmt: skip
-    for name, least, default, what in (
+    add_wholes(
+        parser,
         ("test-size", 8, 2000, "most held-out rows of each task; half of the primary choose"),
         ("rounds", 1, 1, "how often everything is measured anew"),
         ("recover", 0, 0, "steps of distillation on the primary task after each round"),
-    ):  # fmt: skip
-        parser.add_argument(
-            f"--{name}", type=Whole(least), default=default, metavar="N", help=what
-        )  # fmt: skip
+    )
     parser.add_argument(
         "--no-untrained", dest="untrained", action="store_false",
         help="do not profile the network with weights drawn anew",

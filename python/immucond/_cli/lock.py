@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import Number, Whole
+from ._arguments import Number, add_wholes
 from ._release import add_release_arguments, run_on_release
 
 RELEASE = "release"  # subfolder of --out
@@ -32,13 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength", type=Number(1.0), default=1e3, metavar="X",
         help="SpecDef's alpha, or the condition number of the random maps",
     )  # fmt: skip
-    for name, least, default, what in (
+    add_wholes(
+        parser,
         ("top", 1, 2, "singular values of a layer that SpecDef multiplies"),
         ("test-size", 2, 1000, "most held-out rows"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=Whole(least), default=default, metavar="N", help=what
-        )  # fmt: skip
+    )
 
 
 def run(args: argparse.Namespace) -> None:
