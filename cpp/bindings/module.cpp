@@ -33,4 +33,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_gram(m);
   register_pairs(m);
   register_regularizers(m);
+  register_descent(m);
 }

@@ -173,3 +173,6 @@ def evaluate_features(
     gradient: bool,
     pairs: bool,
 ) -> _Evaluated: ...
+def descend(
+    curvature: _Float64, error: _Float64, *, step: float, steps: int, stop: float
+) -> tuple[_Float64, _Float64]: ...

@@ -1,4 +1,4 @@
-"""The attackers: each takes a problem and yields excess loss and squared distance, step by step.
+"""The attackers: each takes a problem and gives excess loss and squared distance, step by step.
 
 From gradient descent, which a large kappa slows, to a least-squares solve, which sees none of it.
 The first five run along the eigenvectors of the Hessian, where a step costs O(k); Adam, whitening
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from .. import _core
 from .._rank import default_rtol
 from .._validate import FloatArray
 from ._problem import Problem
@@ -23,14 +24,15 @@ from ._problem import Problem
 # What an attacker yields at each step, from t = 0 on: excess loss and squared distance to w*, in
 # the problem's units (``curvature_unit`` times the one, its square times the other).
 Step = tuple[float, float]
+Trajectory = tuple[FloatArray, FloatArray]  # the same by step, t = 0 first
 
 # Constants of Adam, as its authors give them.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _MEMORY = 10  # pairs that L-BFGS remembers
 
 
-def drive(method: Iterator[Step], steps: int, stop: float) -> tuple[FloatArray, FloatArray]:
-    """Excess loss and squared distance by step, until `steps` are done or the excess is low.
+def drive(method: Iterator[Step], steps: int, stop: float) -> Trajectory:
+    """Trajectory of a method, until `steps` are done or the excess is at most `stop`.
 
     A method that returns has arrived as near as it can.
     """
@@ -46,32 +48,12 @@ def drive(method: Iterator[Step], steps: int, stop: float) -> tuple[FloatArray, 
 # ---- along the eigenvectors of the Hessian ----
 
 
-def gd(problem: Problem) -> Iterator[Step]:
-    """``e <- (1 - eta h) e`` along each eigenvector, ``eta = sum h^2 e^2 / sum h^3 e^2``.
+def descend(problem: Problem, lr: float, steps: int, stop: float) -> Trajectory:
+    """``e <- (1 - lr h) e`` along each eigenvector, h relative to the largest; in C++.
 
-    The energies h e^2 are all it takes, and one matrix-vector product gives every moment of theirs.
+    With lr = 0 by exact line search, ``sum h^2 e^2 / sum h^3 e^2`` in place of lr.
     """
-    h = problem.curvature
-    moments = np.vstack([np.ones_like(h), 1.0 / h, h, h**2])
-    energy = h * problem.error**2
-    while True:
-        excess, distance, second, third = (moments @ energy).tolist()
-        yield excess, distance
-        if third == 0.0:
-            return
-        energy *= (1.0 - (second / third) * h) ** 2
-
-
-def gd_constant(problem: Problem, lr: float) -> Iterator[Step]:
-    """``e <- (1 - lr h) e`` along each eigenvector, h relative to the largest."""
-    h = problem.curvature
-    moments = np.vstack([h, np.ones_like(h)])
-    square = problem.error**2
-    factor = (1.0 - lr * h) ** 2
-    while True:
-        excess, distance = (moments @ square).tolist()
-        yield excess, distance
-        square *= factor
+    return _core.descend(problem.curvature, problem.error, step=lr, steps=steps, stop=stop)
 
 
 def nesterov(problem: Problem) -> Iterator[Step]:
@@ -231,16 +213,24 @@ Method = Literal[
     "gd", "gd-constant", "nesterov", "cg", "lbfgs", "adam", "whitening", "lstsq", "lstsq-float32"
 ]  # fmt: skip
 
-METHODS: dict[str, Callable[[Problem, float], Iterator[Step]]] = {
-    "gd": lambda problem, _: gd(problem),
-    "gd-constant": gd_constant,
-    "nesterov": lambda problem, _: nesterov(problem),
-    "cg": lambda problem, _: cg(problem),
-    "lbfgs": lambda problem, _: lbfgs(problem),
-    "adam": adam,
-    "whitening": lambda problem, _: whitening(problem),
-    "lstsq": lambda problem, _: lstsq(problem),
-    "lstsq-float32": lambda problem, _: lstsq(problem, np.float32),
+Attacker = Callable[[Problem, float, int, float], Trajectory]
+
+
+def _stepwise(method: Callable[[Problem, float], Iterator[Step]]) -> Attacker:
+    return lambda problem, lr, steps, stop: drive(method(problem, lr), steps, stop)
+
+
+# Each by (problem, step length, most steps, excess to stop at).
+METHODS: dict[str, Attacker] = {
+    "gd": lambda problem, _, steps, stop: descend(problem, 0.0, steps, stop),
+    "gd-constant": descend,
+    "nesterov": _stepwise(lambda problem, _: nesterov(problem)),
+    "cg": _stepwise(lambda problem, _: cg(problem)),
+    "lbfgs": _stepwise(lambda problem, _: lbfgs(problem)),
+    "adam": _stepwise(adam),
+    "whitening": _stepwise(lambda problem, _: whitening(problem)),
+    "lstsq": _stepwise(lambda problem, _: lstsq(problem)),
+    "lstsq-float32": _stepwise(lambda problem, _: lstsq(problem, np.float32)),
 }
 
 # Those with a step length of their own to choose, and what it is by default.

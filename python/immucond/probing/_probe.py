@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
 from .._validate import FloatArray, as_count, check_choice, check_real
-from ._attackers import LABELS, METHODS, STEP_LENGTHS, Method, drive
+from ._attackers import LABELS, METHODS, STEP_LENGTHS, Method
 from ._curve import predicted
 from ._problem import Problem
 
@@ -208,7 +208,7 @@ def traced(
     """Run an attacker, as `probe` does."""
     unit = problem.curvature_unit
     stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
-    excess, distance = drive(METHODS[method](problem, length), most, stop)
+    excess, distance = METHODS[method](problem, length, most, stop)
     above = excess / unit / (problem.measure_of_loss or 1.0)
     h, start = problem.curvature, problem.excess
     energy = h * problem.error**2 / (start or 1.0)
