@@ -199,7 +199,10 @@ def test_weights_that_are_not_finite(encoder, tmp_path, capsys, value):
     words += [word for task in ("primary", "harmful") for word in (f"--{task}", f"{tmp_path}/data")]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert error == f"immucond deep: error: {file}: the tensor encoder.{tensor} holds {value}\n"
+    assert (
+        error
+        == f"immucond deep: error: --backbone {file}: the tensor encoder.{tensor} holds {value}\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -90,7 +90,7 @@ def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
     [
         (["--harmful", "texts"], "are the same rows"),
         (["--primary", "texts[greet,nobody]"], "must name classes of texts"),
-        (["--backbone", "nowhere"], "no backbone 'nowhere'"),
+        (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
         (["--harmful", "shapes"], "all tasks must be of one kind"),
     ],
 )

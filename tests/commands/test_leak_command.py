@@ -100,9 +100,9 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
     [
         (["--cuts", "stages"], "'stages' matches none; near are"),
         (["--train-size", "2", "--seed", "1"], "harmful"),
-        (["--backbone", "nowhere"], "no backbone 'nowhere'"),
+        (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
         (["--harmful", "shapes"], "all tasks must be of one kind: texts has texts, shapes images"),
-        (["--harmful", "missing"], "no data set 'missing'"),
+        (["--harmful", "missing"], "--harmful: no data set 'missing'"),
     ],
 )
 def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):

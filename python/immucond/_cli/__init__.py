@@ -128,4 +128,6 @@ def _one_line(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         file = os.fsdecode(error.filename)
         text = f"{args.parser.option_of(file, args)}{file}: {error.strerror}"
+    elif hasattr(args, "run"):
+        text = args.parser.option_in(text, args) + text
     return " ".join(text.split()) or type(error).__name__

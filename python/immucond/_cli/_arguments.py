@@ -88,8 +88,26 @@ class Parser(argparse.ArgumentParser):
             for name, value in _texts(args)
             if name in self._written and value and path.is_relative_to(os.path.abspath(value))
         }
-        nearest_to_it = [name for name, length in found.items() if length == max(found.values())]
-        return f"{' and '.join(nearest_to_it)} " if found else ""
+        nearest_to_it = _longest(found)
+        return f"{nearest_to_it} " if nearest_to_it else ""
+
+    def option_in(self, text: str, args: argparse.Namespace) -> str:
+        """Return what to put before a message that begins with an option's value or quotes it."""
+        begun, quoted = {}, {}
+        for name, value in _texts(args):
+            option = self._written.get(name, "")
+            if not option.startswith("-") or option in text:
+                continue
+            if re.match(rf"{re.escape(value)}(?![\w-])", text):
+                begun[option] = len(value)
+            elif repr(value) in text:
+                quoted[option] = len(value)
+        return f"{_longest(begun)} " if begun else f"{_longest(quoted)}: " if quoted else ""
+
+
+def _longest(options: dict[str, int]) -> str:
+    """Return the options with the longest match."""
+    return " and ".join(o for o, length in options.items() if length == max(options.values()))
 
 
 def _path(text: str) -> Path:
