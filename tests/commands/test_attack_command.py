@@ -185,7 +185,10 @@ def test_the_function_gives_the_same_and_a_figure_of_what_matters(ran, folder):
     [report] = found.reports
     assert max(attack.best.loss for attack in report.attacks["release"]) > 10
     [ax] = found.figure().axes
-    assert ax.get_ylim() == (0.0, pytest.approx(1.3 * math.log(2)))
+    thick = [report.strongest_of(network).best.curve["loss"] for network in report.attacks]
+    bottom, top = ax.get_ylim()
+    assert bottom == 0.0
+    assert max(map(max, thick)) < top <= 4 * math.log(2)
 
 
 # ---- a card of real runs ----

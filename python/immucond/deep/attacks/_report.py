@@ -251,7 +251,11 @@ class AttackReport(Plotted):
                 )
                 name = f"{network}: {attack.attacker}, {attack.start}" if thick else "_"
                 lines.append(Line(name, curve["step"], curve["loss"], style=style))
-        most = 1.3 * max(math.log(self.classes), self.target)  # heads start at 0, far above
+        # Of what starts or goes far above, as heads do, the thick curves are to be seen.
+        strongest = filter(None, map(self.strongest_of, self.attacks))
+        highest = max(float(np.nanmax(attack.best.curve["loss"])) for attack in strongest)
+        known = max(math.log(self.classes), self.target)
+        most = min(max(1.3 * known, 1.05 * highest), 4.0 * known)
         return Curves(
             "steps of each attacker's best trial (thick: of the strongest)",
             "held-out cross-entropy, nats",
