@@ -162,7 +162,7 @@ def test_passes_that_memory_needs_change_nothing():
     assert whole.as_dict() == told.as_dict()
     assert list(whole.cuts) == list(told.cuts)
     assert max(about["pass"] for _, about in calls) == 5
-    assert {about["data"] for _, about in calls} == {"harmful", "primary", "held_out"}
+    assert {about["data"] for _, about in calls} == {"harmful", "primary", "held_out", "ceilings"}
     assert calls[0] == (1, {"network": "release", "data": "harmful", "batches": 5, "pass": 1})
 
 

@@ -223,7 +223,8 @@ def leak_profile(
         Of weights that are drawn anew, and of what loaders draw.
     callback : callable, optional
         Called as ``callback(batch, record)`` after each batch, with ``"network"`` ("release" or
-        "untrained"), ``"data"``, ``"batches"`` (0 where the loader has no length) and ``"pass"``.
+        "untrained"), ``"data"``, ``"batches"`` (0 where the loader has no length) and ``"pass"``;
+        and before each ceiling is computed, a cut for a batch, with "ceilings" for the data.
 
     Returns
     -------
@@ -287,7 +288,7 @@ def leak_profile(
         return _measured(
             wanted, {part: reading(network, part) for part in _PARTS}, channels, budget,
             LOGITS if with_logits else "", partial(ceiling, ridges=ridges), computed_in,
-            None if callback is None else partial(_told, callback, of),
+            partial(_told, callback or _silent, of),
         )  # fmt: skip
 
     mine = profile(model, "release", logits)
@@ -321,7 +322,7 @@ def _measured(
     logits: str,
     probe: Callable[..., Ceiling],
     computed_in: Any,
-    tell: Callable[..., object] | None,
+    tell: Callable[..., object],
 ) -> _Measured:
     """Read the data as often as it takes to hold some cuts at a time, and probe each cut."""
     found: dict[str, Ceiling] = {}
@@ -331,10 +332,10 @@ def _measured(
         number += 1
         held = {part: Cuts(waiting, channels, of.model) for part, of in readings.items()}
         named = logits if number == 1 else ""
-        active, counts, labels = _pass(
-            held, readings, budget, named, partial(tell or _silent, number)
-        )
-        for name in (*active, *([named] if named else [])):
+        active, counts, labels = _pass(held, readings, budget, named, partial(tell, number))
+        probed = [*active, *([named] if named else [])]
+        for done, name in enumerate(probed):
+            tell(number, "ceilings", done, len(probed))
             Z, Z_P, test = (held[part].taken(name) for part in _PARTS)
             widths[name] = Z.shape[1]
             precision = held["harmful"].dtypes[name] if computed_in is None else computed_in
