@@ -1,9 +1,10 @@
 """Run the paper's experiments and write docs/results/comparison.md with its pictures.
 
-compare_with_paper.py [--data-dir FOLDER] [--work FOLDER] [--jobs N] [--mnist RUN ...]
+compare_with_paper.py [RUN ...] [--data-dir FOLDER] [--work FOLDER] [--jobs N]
 
 Runs ``immucond house-price`` and ``immucond mnist``, in both protocols, into the work folder, going
-on from what it holds, and writes every figure of the page from their results.json.
+on from what it holds, and writes every figure of the page from their results.json. Sections of runs
+that are not named stay as they are.
 """
 
 import argparse
@@ -18,10 +19,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from page import ROOT, commit, git
+from page import ROOT, commit, git, write
 
 from immucond._cli import main as immucond
-from immucond._files import write_whole
 from immucond._format import MARK, NOTE, marked, not_harder, number
 from immucond.experiments import mnist as mnist_package
 from immucond.experiments._methods import Method
@@ -35,6 +35,7 @@ RUNS = {
     "house-price": ("house-price",),
     "mnist-pairs": ("mnist", "--pairs", *(f"{P}-{H}" for P, H in SEARCH_PAIRS)),
     "mnist": ("mnist",),
+    "mnist-fade": ("mnist", "--methods", "identity", "closed-form", "fade"),
     "mnist-mini-batch": (
         *("mnist", "--protocol", "mini-batch"),
         *("--methods", "identity", "algorithm1"),
@@ -55,6 +56,7 @@ WHY = {
     "seeds 1 to 3, run on a machine of ours",
 }
 CONVENTIONS = ("ridge", "exact")
+PAGE, SCRIPT = ROOT / "docs" / "results" / "comparison.md", Path(__file__).name
 Grid = Mapping[str, Sequence[float]]
 
 
@@ -126,8 +128,6 @@ def house_row(method: dict[str, Any], rows: str) -> Iterator[str]:
 
 def house_price(results: dict[str, Any], commit: str) -> Iterator[str]:
     counts, methods = results["rows"], results["methods"]
-    yield "## House Price (the paper's Table 1)"
-    yield ""
     yield provenance(results, commit)
     yield ""
     yield (
@@ -227,6 +227,7 @@ TOLD = {"algorithm1": ("90 of 90", "2.2", "6.3"), "opt-kappa": ("58 of 90", "", 
 TITLES = {
     "mnist-pairs": "every method on three pairs",
     "mnist": "30 steps on all images",
+    "mnist-fade": "the closed form and fade",
     "mnist-mini-batch": "the published protocol, 30 epochs of batches of 64",
     "mnist-mini-batch-pairs": "the published code's formulation, on three pairs",
 }
@@ -258,27 +259,6 @@ def finished(method: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {pair: values for pair, values in done.items() if values}
 
 
-def mnist(results: dict[str, dict[str, Any]], commit: str) -> Iterator[str]:
-    yield "## MNIST (the paper's grid)"
-    yield ""
-    yield (
-        "All 90 ordered pairs of digits, log to base 10 of the RIR, on held-out images and on the "
-        "training images, which are the paper's. The paper "
-        "prints the logarithm without its base and its cells only as a picture; known of them are "
-        "the extremes (2.2 to 6.3 for Algorithm 1) and how many are positive (90 for Algorithm 1, "
-        "58 for Opt kappa), which no base changes. Were it natural, 2.2 to 6.3 would be 0.96 to "
-        "2.74 here. A positive one alone does not immunize a pair: that takes (i) > 1 > (ii), as "
-        "counted beside it."
-    )
-    yield ""
-    for name, result in results.items():
-        yield f"### MNIST, {TITLES[name]}"
-        yield ""
-        yield provenance(result, commit)
-        yield ""
-        yield from protocol(name, result)
-
-
 def felt(results: dict[str, Any]) -> Iterator[str]:
     """What probes feel; a run before that was measured has no such numbers."""
     if not all("alignment" in v or "failure" in v for v in walk_units(results)):
@@ -294,7 +274,9 @@ def felt(results: dict[str, Any]) -> Iterator[str]:
     yield mnist_package.tables(result)[0].markdown()
 
 
-def protocol(run: str, results: dict[str, Any]) -> Iterator[str]:
+def mnist(run: str, results: dict[str, Any], commit: str) -> Iterator[str]:
+    yield provenance(results, commit)
+    yield ""
     yield from felt(results)
     methods = {k: m for k, m in results["methods"].items() if k != "identity"}
     whole = whole_grid(results)
@@ -397,16 +379,13 @@ def conventions_apart(method: dict[str, Any]) -> float:
 # ---- the page ----
 
 
-def shortfalls(house: dict[str, Any], grid: dict[str, dict[str, Any]]) -> Iterator[str]:
+def shortfalls(run: str, results: dict[str, Any]) -> Iterator[str]:
     """Say where we stay behind the paper, or a method does harm, from the numbers themselves."""
-    yield "## Where we fall short of the paper"
-    yield ""
-    lines = sorted(short_of_table(house), key=lambda line: "held-out rows" not in line)
-    for run, results in grid.items():
-        for name, method in results["methods"].items() if whole_grid(results) else ():
-            lines += [f"- MNIST, {TITLES[run]}, {line}" for line in short_of_grid(name, method)]
-    yield from lines or ["In no cell for which the paper's figure is known."]
-    yield ""
+    if run == "house-price":
+        yield from sorted(short_of_table(results), key=lambda line: "held-out rows" not in line)
+    else:
+        for name, method in results["methods"].items():
+            yield from (f"- MNIST, {TITLES[run]}, {line}" for line in short_of_grid(name, method))
 
 
 def short_of_table(house: dict[str, Any]) -> Iterator[str]:
@@ -476,58 +455,36 @@ def commit_of_tree() -> str:
     return commit() + (" with local changes" if changed else "")
 
 
-def page(results: dict[str, dict[str, Any]], command: str, commit: str) -> str:
-    house = results["house-price"]
-    grid = {name: result for name, result in results.items() if name in TITLES}
-    lines = [
-        "# Beside the paper",
-        "",
-        "Every figure here is measured, by one command, and the page is written by it. Held-out "
-        "rows come first: what a method reaches on the rows it was fitted to, and its weights were "
-        "searched on, says little of others.",
-        "",
-        f"```sh\n{command}\n```",
-        "",
-        "Units of work that an earlier run had finished are not computed anew; each section names "
-        "its commit.",
-        "",
-        *house_price(house, commit),
-        *mnist(grid, commit),
-        *shortfalls(house, grid),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"of {', '.join(RUNS)}; all by default"
+    )
     parser.add_argument("--data-dir", type=Path, help="as of the commands; IMMUCOND_DATA otherwise")
     parser.add_argument("--work", type=Path, default=Path("immucond-comparison"))
     parser.add_argument("--jobs", default="1")
-    parser.add_argument(
-        "--mnist", nargs="+", choices=TITLES, default=[*TITLES], help="runs; all by default"
-    )
     args = parser.parse_args()
+    if unknown := set(args.runs) - set(RUNS):
+        parser.error(f"there is no run {min(unknown)!r}, only {', '.join(RUNS)}")
     if args.data_dir is not None:  # not by an option: commands are shown as they were given
         os.environ["IMMUCOND_DATA"] = str(args.data_dir)
     code = commit_of_tree()  # before the page itself changes it
-    runs = {name: words for name, words in RUNS.items() if name in args.mnist or name not in TITLES}
-    for name, words in runs.items():
+    for name in args.runs or RUNS:
+        words = RUNS[name]
         if immucond([*words, "--out", str(args.work / name), "--jobs", args.jobs]):
             raise SystemExit(f"immucond {shlex.join(words)} failed")
-    results = {name: load(args.work / name / "results.json") for name in runs}
-    for name, result in results.items():
-        if name in TITLES and not whole_grid(result):
-            continue
-        grids_of = result["methods"] if name in TITLES else ()
-        pictures = ["curves.svg", *(f"grid-{m}.png" for m in grids_of if m != "identity")]
-        for picture in pictures:
-            shutil.copyfile(
-                args.work / name / picture, ROOT / "docs" / "images" / f"{name}-{picture}"
-            )
-    chosen = [] if len(runs) == len(RUNS) else ["--mnist", *args.mnist]
-    script = ["python", "scripts/compare_with_paper.py", "--jobs", args.jobs, *chosen]
-    command = shlex.join(script)
-    write_whole(ROOT / "docs" / "results" / "comparison.md", page(results, command, code))
+        results = load(args.work / name / "results.json")
+        is_grid = name in TITLES
+        is_told = not is_grid or whole_grid(results)  # three pairs are no grid: no picture
+        if is_told:
+            of_grid = [m for m in results["methods"] if m != "identity"] if is_grid else []
+            for picture in ("curves.svg", *(f"grid-{method}.png" for method in of_grid)):
+                to = ROOT / "docs" / "images" / f"{name}-{picture}"
+                shutil.copyfile(args.work / name / picture, to)
+        told = mnist(name, results, code) if is_grid else house_price(results, code)
+        write(PAGE, f"{SCRIPT} {name}", [*told][:-1])
+        if is_told:
+            write(PAGE, f"{SCRIPT} {name}, short", [*shortfalls(name, results)])
 
 
 if __name__ == "__main__":

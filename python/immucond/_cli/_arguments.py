@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
         begun, quoted = {}, {}
         for name, value in _texts(args):
             option = self._written.get(name, "")
-            if not option.startswith("-") or option in text:
+            if not (value and option.startswith("-")) or option in text:
                 continue
             if re.match(rf"{re.escape(value)}(?![\w-])", text):
                 begun[option] = len(value)
