@@ -298,3 +298,13 @@ def test_bad_input_is_told():
             ask(1.5)
     with pytest.raises(ValueError, match="t must be"):
         cost.krylov_loss(-1)
+
+
+@pytest.mark.parametrize(("decades", "least", "last"), [(0, 10, 40), (2, 275, 300), (7, 1e6, 1e6)])
+def test_the_picture_ends_where_nothing_is_seen(decades, least, last):
+    """A loss that is learned whole leaves the plot; one that stays is drawn to a million steps."""
+    cost = attack_cost(np.diag(np.logspace(0, -decades / 2, 4)), np.ones(4), products=4)
+    [line] = cost._curves().lines
+    assert least <= line.x[-1] <= last
+    if decades == 2:  # of 4 parts the slowest one, (1 - 0.01)^(2 t) / 4, is at 1e-3
+        assert line.band[1][-1] < 1e-3 <= line.band[1][-2]

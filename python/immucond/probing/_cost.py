@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 2**63  # steps beyond which nobody goes
-_LEAST = 1e-9  # of the loss at the start, that a logarithmic axis shows
+_LEAST = 1e-9  # of the loss at the start, that a logarithmic axis takes
+_SHOWN = 1e-3  # of it, that plots show
 _RELATIVE = 1e-12  # of what is summed of rounded powers
 
 
@@ -154,6 +155,9 @@ class AttackCost(Plotted):
 
     def _curves(self, label: str = "forecast", style: Mapping[str, Any] | None = None) -> Curves:
         steps = self._steps()[1:]
+        gone = np.flatnonzero(self.loss(steps).upper < _SHOWN * self.start)
+        if gone.size:  # nothing is seen beyond, but a decade there is
+            steps = steps[: max(gone[0], 20) + 1]
         lower, forecast, upper = (x / self.start for x in self.loss(steps))
         band = np.maximum(lower, _LEAST), np.maximum(upper, _LEAST)
         return Curves(
@@ -161,7 +165,7 @@ class AttackCost(Plotted):
             "loss, relative to the start",
             [Line(label, steps, forecast, band=band, style=style or {})],
             scales=("log", "log"),
-            ylim=(1e-3, 1.5),
+            ylim=(_SHOWN, 1.5),
         )
 
     def plot(self, ax: Axes | None = None, *, label: str = "forecast", **style: Any) -> Axes:
