@@ -194,6 +194,15 @@ def test_bad_files(tmp_path, write, message):
         load(str(tmp_path))
 
 
+def test_one_part_of_two_is_no_task(tmp_path):
+    for part in ("train", "test"):
+        write_folder(tmp_path / part, pictures(("a", "b"), 4, 1))
+    for part in ("train", "test"):
+        told = f"{tmp_path / part} is one part of a data set: give the folder that holds both, "
+        with pytest.raises(ValueError, match=re.escape(told + str(tmp_path))):
+            load(str(tmp_path / part))
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, pictures(("a", "b"), 4, 1))

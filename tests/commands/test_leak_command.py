@@ -49,8 +49,16 @@ def test_texts(folder, tmp_path, capsys):
     assert "release, harmful: 1 of 1" in told.err
     page = (tmp_path / "out" / "leak.md").read_text()
     assert f"{profile['ceiling']:.1%}" in page
+    assert f"{profile['ceiling']:.1%}, beside" in page
+    assert "Both tasks are the same" not in page
     for name in FILES:
         assert (tmp_path / "out" / name).stat().st_size > 500
+
+
+def test_one_task_for_both_is_told(folder, tmp_path, capsys):
+    more = ["--no-untrained", "--cuts", "head"]
+    assert main(command(folder, tmp_path / "out", "--harmful", "texts", *more)) == 0
+    assert "Both tasks are the same data" in " ".join(capsys.readouterr().out.split())
 
 
 def test_images_the_same_twice_and_without_untrained(folder, tmp_path, capsys):
@@ -101,6 +109,7 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
         (["--cuts", "stages"], "'stages' matches none; near are"),
         (["--train-size", "2", "--seed", "1"], "harmful"),
         (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
+        (["--backbone", "./nowhere"], "can be downloaded (there is no such folder)"),
         (["--harmful", "shapes"], "all tasks must be of one kind: texts has texts, shapes images"),
         (["--harmful", "missing"], "--harmful: no data set 'missing'"),
     ],
@@ -113,6 +122,15 @@ def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_network_and_what_images_still_need(folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    more = ["--quiet", "--backbone", str(tmp_path / "empty")]
+    assert main(command(folder, tmp_path / "out", *more)) == 2
+    assert "can be downloaded (the folder has no config.json)" in capsys.readouterr().err
+    assert main(command(folder, tmp_path / "out", "--quiet", *SIZE[2:6], **IMAGES)) == 2
+    assert "images are prepared: give --image-size and --std\n" in capsys.readouterr().err
 
 
 def test_a_task_is_needed(capsys):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from .. import _core
+from .._descent import descend
 from .._rank import default_rtol
 from .._validate import FloatArray
 from ._problem import Problem
@@ -48,12 +48,14 @@ def drive(method: Iterator[Step], steps: int, stop: float) -> Trajectory:
 # ---- along the eigenvectors of the Hessian ----
 
 
-def descend(problem: Problem, lr: float, steps: int, stop: float) -> Trajectory:
-    """``e <- (1 - lr h) e`` along each eigenvector, h relative to the largest; in C++.
+def gd_constant(problem: Problem, lr: float, steps: int, stop: float) -> Trajectory:
+    """``e <- (1 - lr h) e`` along each eigenvector, h relative to the largest."""
+    return descend(problem.curvature, problem.error, lr, steps, stop)
 
-    With lr = 0 by exact line search, ``sum h^2 e^2 / sum h^3 e^2`` in place of lr.
-    """
-    return _core.descend(problem.curvature, problem.error, step=lr, steps=steps, stop=stop)
+
+def gd(problem: Problem, _: float, steps: int, stop: float) -> Trajectory:
+    """Take the same by exact line search: ``sum h^2 e^2 / sum h^3 e^2`` in place of lr."""
+    return descend(problem.curvature, problem.error, 0.0, steps, stop)
 
 
 def nesterov(problem: Problem) -> Iterator[Step]:
@@ -222,8 +224,8 @@ def _stepwise(method: Callable[[Problem, float], Iterator[Step]]) -> Attacker:
 
 # Each by (problem, step length, most steps, excess to stop at).
 METHODS: dict[str, Attacker] = {
-    "gd": lambda problem, _, steps, stop: descend(problem, 0.0, steps, stop),
-    "gd-constant": descend,
+    "gd": gd,
+    "gd-constant": gd_constant,
     "nesterov": _stepwise(lambda problem, _: nesterov(problem)),
     "cg": _stepwise(lambda problem, _: cg(problem)),
     "lbfgs": _stepwise(lambda problem, _: lbfgs(problem)),

@@ -171,8 +171,10 @@ def load(
     else:
         with loading(spec, "it does not load as a classifier of images", suspects):
             model, split, fitted = _image_classifier(name, primary)
+        given = {"--image-size": image_size, "--mean": mean, "--std": std}
         if image_size is None or mean is None or std is None:
-            side, usual_mean, usual_std = image_preparation(name)
+            missing = [option for option, value in given.items() if value is None]
+            side, usual_mean, usual_std = image_preparation(name, missing)
             image_size, mean, std = image_size or side, mean or usual_mean, std or usual_std
         preparation = Preparation(image_size=image_size, mean=mean, std=std)
     check_weights(model, name)

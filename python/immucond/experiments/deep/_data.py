@@ -61,6 +61,14 @@ def load(spec: str, data_dir: Path | None = None) -> Task:
             _grey(images.pixels_held_out, images.digits_held_out),
         )
     parts = {part: _part(path, part) for part in ("train", "test")}
+    if (
+        path.name in parts
+        and not any(parts.values())
+        and all(_part(path.parent, part) for part in parts)
+    ):
+        raise ValueError(
+            f"{path} is one part of a data set: give the folder that holds both, {path.parent}"
+        )
     if parts["train"] is not None and parts["test"] is not None:
         return task(spec, _read(parts["train"]), _read(parts["test"]))
     if parts["train"] is not None or parts["test"] is not None:

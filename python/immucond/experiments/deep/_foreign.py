@@ -53,6 +53,10 @@ def check_config(name: str, spec: str) -> str:
         path, fields = _read(name, CONFIG)
     except OSError as error:
         text = textwrap.shorten(str(error), 400, placeholder=" ...")
+        if Path(name).is_dir():
+            text = f"the folder has no {CONFIG}"
+        elif name.startswith((".", "/", "~")):
+            text = "there is no such folder"
         raise FileNotFoundError(
             f"no backbone {spec!r}: it must be a folder in Hugging Face's format or an id that can "
             f"be downloaded ({text})"
@@ -86,15 +90,18 @@ def check_weights(model: nn.Module, name: str) -> None:
             raise ValueError(f"{_file_of(tensor, name)}: the tensor {tensor} holds {bad}")
 
 
-def image_preparation(name: str) -> tuple[int, Sequence[float], Sequence[float]]:
-    """Side, mean and standard deviation of preprocessor_config.json.
+def image_preparation(
+    name: str, missing: Sequence[str] = ("--image-size", "--mean", "--std")
+) -> tuple[int, Sequence[float], Sequence[float]]:
+    """Side, mean and standard deviation of preprocessor_config.json; `missing` is what to give.
 
     Raises
     ------
     ValueError
         Where it is missing or says something else.
     """
-    give = "give --image-size, --mean and --std"
+    *most, last = missing
+    give = f"give {', '.join(most)} and {last}" if most else f"give {last}"
     try:
         path, fields = _read(name, PREPROCESSOR)
         with loading(name, f"{PREPROCESSOR} does not load; {give}"):

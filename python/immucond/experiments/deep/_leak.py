@@ -27,13 +27,16 @@ _DATA = ("primary", "harmful")
 _NOTE = (
     "ceiling: held-out accuracy on the harmful task of the best linear probe at the cut, ± its "
     "standard error; its ridge is measured by the primary features, so that no invertible map of "
-    "the features changes it (!: but for held-out rows that leave the span of both tasks' rows; "
-    "more primary rows help). untrained: the same with weights drawn anew. served logits: what "
-    "whoever keeps all outputs cannot go below. kappa and rho (label alignment): how slowly plain "
-    "descent gets there."
+    "the features changes it{outside}. untrained: the same with weights drawn anew. served logits: "
+    "what whoever keeps all outputs cannot go below. kappa and rho (label alignment): how slowly "
+    "plain descent gets there."
 )
-
-_OTHER = ": what the network's own logits give away, if it has any, is not told"
+_OUTSIDE = (
+    " (!: but for held-out rows that leave the span of both tasks' rows; more primary rows help)"
+)
+_OTHER = (
+    ", since the network has none for its classes: what logits of its own give away is not told"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +85,19 @@ class Leak(Measured):
             for name, c in self._probed().items()
         ]  # fmt: skip
         counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in found.rows.items())
+        beside = f"{found.majority:.1%} by a constant guess of {found.classes} classes"
+        if found.where in found.untrained:
+            beside = f"{found.untrained[found.where].accuracy:.1%} untrained and {beside}"
+        note = _NOTE.format(outside=_OUTSIDE if any("!" in row[5] for row in rows) else "")
+        if self.fingerprints["primary"] == self.fingerprints["harmful"]:
+            note = f"Both tasks are the same data: this is how well the network knows it. {note}"
         return Table(
             f"What is read of {self.settings.harmful} at every cut",
             ("", "features", "rank", "kappa", "rho", "ceiling", "untrained"),
             rows,
-            f"{_NOTE} The head is {self.head}{'' if self.own_head else _OTHER}. "
-            f"Most is read at {found.where}. A constant guess: {found.majority:.1%} of "
-            f"{found.classes} classes. Rows: {counts}.",
+            f"Most is read at {found.where}: {found.ceiling:.1%}, beside "
+            f"{beside}. {note} The head is {self.head}{'' if self.own_head else _OTHER}. Rows: "
+            f"{counts}.",
         )
 
     def _probed(self) -> dict[str, Any]:
