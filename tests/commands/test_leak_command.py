@@ -133,6 +133,14 @@ def test_a_folder_without_a_network_and_what_images_still_need(folder, tmp_path,
     assert "images are prepared: give --image-size and --std\n" in capsys.readouterr().err
 
 
+def test_pixels_are_between_0_and_1(folder, tmp_path, capsys):
+    """A mean of grey levels to 255 would make all features alike, and the network look safe."""
+    with pytest.raises(SystemExit) as error:
+        main(command(folder, tmp_path / "out", "--mean", "125.3", "123", "113.9", **IMAGES))
+    assert error.value.code == 2
+    assert "argument --mean: a finite number of at least 0 and at most 1" in capsys.readouterr().err
+
+
 def test_a_task_is_needed(capsys):
     with pytest.raises(SystemExit) as error:
         main(["leak", "--backbone", "x"])

@@ -200,7 +200,7 @@ def add_pixel_scale(parser: argparse.ArgumentParser) -> None:
     """Add the mean and the standard deviation of pixels, by channel."""
     for name in ("mean", "std"):
         parser.add_argument(
-            f"--{name}", type=Number(0.0, above=name == "std"), nargs=3, default=None,
+            f"--{name}", type=Number(0.0, 1.0, above=name == "std"), nargs=3, default=None,
             metavar=("R", "G", "B"),
             help="of pixels in [0, 1]; by default that of preprocessor_config.json",
         )  # fmt: skip

@@ -126,12 +126,12 @@ def image_preparation(
         if not (
             isinstance(values, list | tuple)
             and len(values) == 3
-            and all(_finite(value) and value > least for value in values)
+            and all(_finite(value) and least < value <= 1.0 for value in values)
         ):
             above = " above 0" if least == 0.0 else ""
             raise ValueError(
-                f"{path}: {field} must be three finite numbers{above}, and is {_short(values)}; or "
-                f"{give}"
+                f"{path}: {field} must be three finite numbers{above} and at most 1, as pixels "
+                f"are, and is {_short(values)}; or {give}"
             )
         found.append([float(value) for value in values])
     return side, found[0], found[1]
