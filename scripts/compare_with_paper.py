@@ -285,9 +285,9 @@ def mnist(run: str, results: dict[str, Any], commit: str) -> Iterator[str]:
     for picture, told in pictures(run, results).items():
         yield f"![{told}](../images/{run}-{picture})"
         yield ""
-        numbers = picture.removeprefix("grid-").removesuffix(".png")
-        if numbers in NUMBERS:
-            yield from grids(methods[numbers])
+        for name in NUMBERS:
+            if picture == f"grid-{name}.png":
+                yield from grids(methods[name])
 
 
 def pictures(run: str, results: dict[str, Any]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_every_step_is_that_of_exact_arithmetic(decades, step):
         np.testing.assert_allclose(found, exact, rtol=1e-9)
 
 
-def test_a_million_steps_lose_a_digit_in_a_million():
+def test_a_million_steps_keep_nine_digits():
     """What a fast direction leaves falls below the range, and the slow one goes on to the digit."""
     curvature, error, steps = np.array([1.0, 0.3, 1e-7]), np.array([1.0, 1e-3, 1e3]), 10**6
     excess, distance = _core.descend(curvature, error, step=0.5, steps=steps, stop=0.0)
