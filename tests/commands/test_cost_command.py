@@ -45,7 +45,8 @@ def test_texts(folder, tmp_path, capsys):
         assert lower[2] <= cost["measured"][1] * 1.5
     told = capsys.readouterr()
     assert "steps to 50%" in told.out
-    assert "release, full: 0 of 2" in told.err
+    assert "release, full: 1 of 16" in told.err
+    assert "release, head: 16 of 16" in told.err
     assert "of the network as if it were linear" in (tmp_path / "out" / "cost.md").read_text()
     for name in FILES:
         assert (tmp_path / "out" / name).stat().st_size > 500

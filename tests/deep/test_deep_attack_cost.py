@@ -67,6 +67,41 @@ def test_the_head_alone_is_a_probe_of_the_features():
     assert cost.error < 1e-3  # it is linear
 
 
+def test_what_comes_before_the_head_runs_once_where_the_head_alone_is_trained():
+    model, (x, y) = net(), rows(40)
+    runs = []
+    model[0].register_forward_hook(lambda *_: runs.append(1))
+    parts = [*zip(x.chunk(4), y.chunk(4), strict=True)]
+    icd.attack_cost(model, parts, split="2", params="head", products=20)
+    assert len(runs) == len(parts)
+
+
+def test_a_head_whose_output_is_changed_after_it_runs_in_its_network():
+    class Tempered(nn.Sequential):
+        def forward(self, x):
+            return 0.5 * super().forward(x)
+
+    model, (x, y) = Tempered(*net()), rows(40)
+    cost = icd.attack_cost(model, [(x, y)], split="2", params="head", products=30, seed=1)
+    started = with_head(model, 3, 1)
+    features = 0.5 * np.c_[started[:2](x).detach().numpy(), np.ones(40)]
+    residual = (0.5 * started(x) - nn.functional.one_hot(y, 3)).detach().numpy()
+    exact = ic.probing.attack_cost(features, residual, step=cost.step)
+    np.testing.assert_allclose(cost.loss([1, 100]).lower, exact.loss([1, 100]).lower, rtol=1e-4)
+
+
+@pytest.mark.parametrize("params", ["full", "head"])
+def test_every_batch_is_told(params):
+    model, (x, y) = net(), rows()
+    parts, told = [*zip(x.chunk(3), y.chunk(3), strict=True)], []
+    icd.attack_cost(
+        model, parts, split="2", params=params, products=5, steps=4,
+        callback=lambda *seen: told.append(seen),
+    )  # fmt: skip
+    batches = 3 * (2 * 5 + 5)
+    assert told == [(at, {"batches": batches}) for at in range(1, batches + 1)]
+
+
 def test_measured_is_gradient_descent():
     model, (x, y) = net(), rows()
     cost = icd.attack_cost(model, [(x, y)], split="2", products=5, steps=4, seed=2)

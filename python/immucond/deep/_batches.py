@@ -30,6 +30,9 @@ from ._loaders import (
 from ._network import array
 from ._outcome import Outcome, outcome_of
 
+# Called with the place of a batch or a trial, and a record of what it is of.
+Callback = Callable[[int, Mapping[str, Any]], object]
+
 
 def outcome(model: SplitModel, batch: Any, device: torch.device) -> Outcome:
     """Return what the whole model makes of a batch."""

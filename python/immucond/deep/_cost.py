@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, SupportsIndex
@@ -22,7 +22,7 @@ from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
 from ._attacked import PARAMS, with_new_head
-from ._batches import Loaded
+from ._batches import Callback, Loaded
 from ._head import SplitModel
 from ._loaders import moved, parse_batch
 from ._network import array, copied
@@ -130,6 +130,7 @@ def attack_cost(
     steps: SupportsIndex = 20,
     seed: SupportsIndex = 0,
     device: Any = None,
+    callback: Callback | None = None,
 ) -> NetworkCost:
     r"""Forecast what fine-tuning a network on a task costs, without fine-tuning it.
 
@@ -162,6 +163,10 @@ def attack_cost(
         Of the new head and the adapters.
     device : optional
         Where to compute; by default where the model is.
+    callback : callable, optional
+        Called as ``callback(batch, record)`` after each batch of each product and of each step of
+        the real run, with ``"batches"``, how many these are in all. Where the head alone is trained
+        its inputs are computed once, and a product takes next to nothing.
 
     Returns
     -------
@@ -201,6 +206,7 @@ def attack_cost(
     attacked = _Attacked(model, split, batches, params, width, drawn, where)
     start = array(attacked.residual).ravel()
     k = min(as_count(products, "products", least=1), start.size)
+    attacked.tell(callback, (2 * k + taken + 1) * len(batches))
     with sdpa_kernel(SDPBackend.MATH):  # the others have no forward differentiation
         found = tridiagonalize(attacked.kernel, start[None], k)
     ritz, residual = found.largest_ritz()
@@ -228,8 +234,11 @@ class _Attacked(nn.Module):
         self.model = copied(model, where).eval()
         if next(self.model.parameters()).dtype != torch.float64:
             self.model.float()
-        with_new_head(self.model, split, width, params=params, seed=seed, rank=rank)
+        self.head = with_new_head(self.model, split, width, params=params, seed=seed, rank=rank)
         self._network, self._batches = SplitModel(self.model, split), batches
+        self._kept = False
+        self._callback: Callback | None = None
+        self._passed, self._in_all = 0, 0
         self.trained: dict[str, Tensor] = {
             name: p for name, p in self.named_parameters() if p.requires_grad
         }
@@ -244,10 +253,20 @@ class _Attacked(nn.Module):
         self.residual = torch.cat([x.logits - y for x, y in zip(done, self._y, strict=True)])
         if not bool(self.residual.isfinite().all()):
             raise ValueError("the network's outputs on harmful, or its targets, are not finite")
+        if params == "head" and all(self._served(found) for found in done):
+            # Nothing that is trained comes before the features: the network need not run again.
+            self._batches = [(found.features.detach(), None) for found in done]
+            self._kept = True
 
     def forward(self, inputs: Any, labels: Any) -> Tensor:
         """Return the outputs of a batch, one row a sample or a token that counts."""
+        if self._kept:
+            return torch.as_tensor(self.head(inputs))
         return self._outcome(inputs, labels).logits
+
+    def _served(self, found: Outcome) -> bool:
+        """Whether logits are what the head makes of the features, and nothing follows."""
+        return torch.allclose(self.head(found.features), found.logits, rtol=1e-6, atol=1e-7)
 
     def _outcome(self, inputs: Any, labels: Any) -> Outcome:
         return outcome_of(self._network, self._network(inputs), labels)
@@ -258,7 +277,7 @@ class _Attacked(nn.Module):
         slope, _ = self._pulled(self.trained, flat.split([len(y) for y in self._y]))
         rows = [
             jvp(partial(self._outputs, batch), (self.trained,), (slope,))[1]
-            for batch in self._batches
+            for _, batch in self._told()
         ]
         return array(torch.cat(rows)).reshape(1, -1)
 
@@ -272,6 +291,18 @@ class _Attacked(nn.Module):
             trained = {name: p - step * slope[name] for name, p in trained.items()}
         return np.array(losses)
 
+    def tell(self, callback: Callback | None, batches: int) -> None:
+        """Tell of each batch from now on, of so many in all."""
+        self._callback, self._in_all = callback, batches
+
+    def _told(self) -> Iterator[tuple[int, Any]]:
+        """Each batch and its place, told of once it is done."""
+        for at, batch in enumerate(self._batches):
+            yield at, batch
+            self._passed += 1
+            if self._callback is not None:
+                self._callback(self._passed, {"batches": self._in_all})
+
     def _outputs(self, batch: Any, trained: dict[str, Tensor]) -> Tensor:
         found: Tensor = functional_call(self, trained, batch)
         return found
@@ -282,7 +313,7 @@ class _Attacked(nn.Module):
         """Return J^T times the parts, or times the residual, and the square of what it was."""
         slope = {name: torch.zeros_like(p) for name, p in trained.items()}
         square = 0.0
-        for at, batch in enumerate(self._batches):
+        for at, batch in self._told():
             outputs = self._outputs(batch, trained)
             given = outputs.detach() - self._y[at] if parts is None else parts[at]
             square += float(given.double().square().sum())

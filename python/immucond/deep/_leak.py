@@ -18,7 +18,7 @@ from .._show import aligned
 from .._validate import Array, FloatArray, as_count, check_choice
 from ..probing import Ceiling, ceiling
 from ._activations import Kept, task_of
-from ._batches import Loaded, first_of
+from ._batches import Callback, Loaded, first_of
 from ._cuts import Cut, Cuts, classes_of, cuts_of, name_of, read, refuse_unlike
 from ._network import modules_matching
 from ._reading import Reading, device_of, summed
@@ -28,8 +28,6 @@ from ._untrained import untrained_like
 
 LOGITS = "served logits"
 _PARTS = ("harmful", "primary", "held_out")
-
-Callback = Callable[[int, Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..._validate import as_count, check_choice, check_real
-from .._batches import Loaded
+from .._batches import Callback, Loaded
 from .._checkpoint import fingerprint
 from .._cuts import INPUT, cuts_of
 from .._head import SplitModel
@@ -29,8 +29,6 @@ from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, prepared, 
 from ._store import Store, opened
 from ._trial import Budget, Trial, descend
 from ._victims import Features, Head, utility_of, victim_of
-
-Callback = Callable[[int, Mapping[str, Any]], object]
 
 
 @torch.random.fork_rng(devices=[])

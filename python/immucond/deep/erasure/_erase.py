@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..._validate import as_count, check_choice, check_real
+from .._batches import Callback
 from .._checkpoint import NetworkCheckpoint, identity, name_of
 from .._network import modules_matching
 from .._record import unwrapped
 from ._layers import Layer, Layers
 from ._prepared import prepared
 from ._result import EraseResult
-from ._run import Callback, Recovery, Run, Tasks
+from ._run import Recovery, Run, Tasks
 from ._worth import METRICS, Metric
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...linear import Erasure
-from .._batches import Loaded
+from .._batches import Callback, Loaded
 from .._distillation import adam, imitation
 from .._head import SplitModel
 from .._leak import LeakProfile, leak_profile
@@ -20,8 +20,6 @@ from ._layers import Layer
 from ._result import Stage
 from ._utility import Utility
 from ._worth import Metric, Worth, worth_of
-
-Callback = Callable[[int, Mapping[str, Any]], object]
 
 _MOST, _LEAST = 0.0, -6.0  # decades of prices, in units of what a layer is worth
 _HALVINGS = 5  # of the last decade: to within 7 %

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._validate import as_count, check_choice, check_real
-from .._batches import refuse_rows
+from .._batches import Callback, refuse_rows
 from .._leak import LeakProfile
 from .._record import unwrapped
 from .._search import Settings, propose
@@ -23,7 +23,7 @@ from ._leace import leace
 from ._objectives import collapse, graddiff, npo, tar
 from ._prepared import Prepared, prepared
 from ._result import EraseResult, Stage
-from ._run import Callback, Tasks
+from ._run import Tasks
 from ._selective import cir, repselect
 
 Unlearning = Literal["graddiff", "npo", "cir", "repselect", "collapse", "tar", "leace"]

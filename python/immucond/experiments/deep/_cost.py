@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,8 @@ class Costs(Measured):
                 for params, cost in found.items():
                     style = {"color": _COLOURS[params], "linestyle": line, "marker": marker}
                     cost.plot(ax, label=f"{network}, {params}", **style)
+            ax.set_title(self.table().title)
+            ax.legend()
             return figure
 
     def numbers(self) -> dict[str, Any]:
@@ -123,7 +126,6 @@ def cost(settings: CostSettings, progress: Progress = silent) -> Costs:
     names = {"release": settings.backbone, "reference": settings.reference}
     costs: dict[str, dict[str, NetworkCost]] = {}
     prints = {"harmful": data.fingerprint}
-    total = len(settings.params) * (1 + (settings.reference is not None))
     for network, name in names.items():
         if name is None:
             continue
@@ -132,11 +134,15 @@ def cost(settings: CostSettings, progress: Progress = silent) -> Costs:
         prints[network] = backbone.features_fingerprint
         costs[network] = {}
         for params in settings.params:
-            progress(f"{network}, {params}", sum(map(len, costs.values())), total)
+            of = f"{network}, {params}"
+
+            def tell(batch: int, about: Mapping[str, Any], of: str = of) -> None:
+                progress(of, batch, about["batches"])
+
             costs[network][params] = attack_cost(
                 backbone.model, loader_of(backbone, harmful.train, settings.batch_size),
                 split=backbone.split, params=params, rank=settings.rank,
                 products=settings.products, steps=settings.steps, seed=settings.seed,
+                callback=tell,
             )  # fmt: skip
-    progress("forecast", total, total)
     return Costs(settings, prints, costs, len(harmful.train.inputs))
