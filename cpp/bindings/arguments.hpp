@@ -103,5 +103,6 @@ void register_gram(py::module_& m);
 void register_pairs(py::module_& m);
 void register_regularizers(py::module_& m);
 void register_descent(py::module_& m);
+void register_leveling(py::module_& m);
 
 }  // namespace immucond::bindings

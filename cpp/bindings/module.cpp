@@ -34,4 +34,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_pairs(m);
   register_regularizers(m);
   register_descent(m);
+  register_leveling(m);
 }

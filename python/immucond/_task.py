@@ -30,7 +30,7 @@ NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
-_SAFE = 1e6
+SAFE = 1e6
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def root_of_gram(
     tolerance = max(rule.rtol, np.sqrt(size) * rule.rounded)  # ||K||_F <= sqrt(size) lambda_1
     rounding = default_rtol(unit.shape, np.float64, "gram")  # sums over rows, however many
     factor = None
-    if found == size and ratio > _SAFE * size * epsilon(np.float64):
+    if found == size and ratio > SAFE * size * epsilon(np.float64):
         factor = scipy.linalg.cholesky(unit, check_finite=False)
     return Root(
         dim=size,

@@ -26,7 +26,7 @@ from .._validate import (
     as_targets,
     check_real,
 )  # fmt: skip
-from ._factored import plausible, unchanged
+from ._factored import frobenius, plausible, unchanged
 
 # By how much rounding may make the labels that a Gram matrix explains exceed their energy.
 _EXPLAINED = 1e-6
@@ -203,7 +203,7 @@ def task_of_gram(
     cross = as_targets(as_array(b, names[1], ndim=None), given.shape[0], names[1], names[0])
     total = np.nan if energy is None else check_real(energy, names[2], low=0.0)
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = float(np.linalg.norm(given)) if given.dtype == np.float64 else math.nan
+        norm = frobenius(given) if given.dtype == np.float64 else math.nan
     examine = partial(_examined, given, norm, cross, total, names, rank, computed_in)
     size = float(np.max(np.abs(cross))) or 1.0
     task = LabelledTask(given.shape[0], total, names[0], examine, cross / size)

@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from .._errors import underflow_is_zero
 from .._extreme import psd_ends
+from .._leveling import level
 from .._rank import rank_rule
-from .._task import Ranks, Root, root_of, roots_plus, warn_if_lost
+from .._task import Ranks, Root, root_of, warn_if_lost
 from .._validate import FloatArray, as_float64, as_matrix, check_real
+from ._factored import Factored, factors_or_roots
 from ._limit import Pencil, deficit_of, features_of, pencil
 
 
@@ -80,12 +82,18 @@ def optimal_extractor(
     >>> round(ic.linear.immunity(theta, K_P=K_P, K_H=K_H).rir)
     2500
     """
-    P, H, _ = roots_plus(X_P, X_H, K_P, K_H, delta, ranks=ranks, computed_in=computed_in)
+    given = X_P, X_H, K_P, K_H
+    P, H = factors_or_roots(*given, delta, ranks=ranks, computed_in=computed_in)
     return extractor_of(P, H, kappa_P=kappa_P, rotate=rotate, features=features_of(features))
 
 
 def extractor_of(
-    P: Root, H: Root, *, kappa_P: float | None, rotate: bool, features: int | None = None
+    P: Root | Factored,
+    H: Root | Factored,
+    *,
+    kappa_P: float | None,
+    rotate: bool,
+    features: int | None = None,
 ) -> FloatArray:
     """Extractor from the roots (to which delta has been added)."""
     m = P.dim if features is None else features
@@ -99,6 +107,7 @@ def extractor_of(
         weights = weights[kept]
     columns = [solved.vectors[:, kept] * np.sqrt(weights)]
     if P.rank < P.dim:
+        assert isinstance(P, Root)
         columns.append(P.null_basis / P.smallest)
     theta = np.zeros((P.dim, m))
     used = min(m, P.dim)
@@ -114,7 +123,7 @@ def extractor_of(
     return theta
 
 
-def kappa_within(P: Root, kappa_P: float | None, features: int) -> float:
+def kappa_within(P: Root | Factored, kappa_P: float | None, features: int) -> float:
     """Check kappa_P, which is 1 where only one direction is left; None stands for that of P."""
     if kappa_P is None:
         kappa_P = 1.0 if 1 in (P.rank, features) else max(1.0, P.kappa)
@@ -126,12 +135,13 @@ def kappa_within(P: Root, kappa_P: float | None, features: int) -> float:
     return tau
 
 
-def refuse_unbounded(P: Root, H: Root, features: int) -> None:
+def refuse_unbounded(P: Root | Factored, H: Root | Factored, features: int) -> None:
     """Refuse tasks whose supremum is infinite: no extractor attains it."""
     if H.rank == 1 or features == 1:
         return
     deficit = deficit_of(P, H)
     if deficit:
+        assert isinstance(P, Root)
         raise ValueError(_unbounded(P, H, deficit))
     if features < P.rank and H.rank < P.rank:
         raise ValueError(
@@ -178,7 +188,7 @@ def _beyond(P: Root) -> str:
     )
 
 
-def _unbounded(P: Root, H: Root, deficit: int) -> str:
+def _unbounded(P: Root, H: Root | Factored, deficit: int) -> str:
     smallest = _smallest_eigenvalue(P)
     hint = (
         f"delta = {smallest:.3g}, the smallest nonzero eigenvalue of K_P, leaves kappa(K_P) about "
@@ -311,36 +321,3 @@ def leveling_rotation(H: npt.ArrayLike) -> FloatArray:
     rows = np.eye(A.shape[0])
     level(rows, A / np.max(np.abs(A)))
     return rows.T
-
-
-def level(rows: FloatArray, H: FloatArray) -> None:
-    """Rotate pairs of rows, in place, until the Hessian of these features is level.
-
-    A row leaves once its diagonal entry is the mean; the other one carries the surplus into the
-    next rotation. So of the rotated Hessian only the carrier's row is ever needed.
-    """
-    diagonal = H.diagonal()
-    mean = float(diagonal.mean())
-    above = [i for i in np.argsort(diagonal) if diagonal[i] > mean]
-    below = [i for i in np.argsort(-diagonal) if diagonal[i] <= mean]
-    if not above:
-        return
-    carry = above.pop()
-    value, met = float(diagonal[carry]), H[carry].copy()
-    while below or above:
-        fresh = below.pop() if value > mean and below else (above or below).pop()
-        p, q, b = value - mean, float(diagonal[fresh]) - mean, float(met[fresh])
-        if p == 0.0:
-            carry, value, met = fresh, float(diagonal[fresh]), H[fresh].copy()
-            continue
-        # (c x + s y)^T H (c x + s y) = mean:  p + 2 b t + q t^2 = 0,  t = s / c = -p / r. Where
-        # r = 0, y is level, to the rounding of the mean, and leaves in place of x.
-        r = b + math.copysign(math.sqrt(max(0.0, b * b - p * q)), b)
-        length = math.hypot(r, p)
-        c, s = abs(r) / length, -math.copysign(p, p * r) / length
-        rows[carry], rows[fresh] = (
-            c * rows[carry] + s * rows[fresh],
-            c * rows[fresh] - s * rows[carry],
-        )
-        met = c * H[fresh] - s * met
-        carry, value = fresh, value + q

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
-from .._rank import default_rtol, rank_rule
-from .._task import Root, root_of_gram
-from .._validate import Array, FloatArray, as_matrix
+from .._rank import default_rtol, epsilon, rank_rule
+from .._task import SAFE, Given, Ranks, Root, known_ranks, root_of_gram, roots_plus
+from .._validate import Array, FloatArray, as_delta, as_matrix
 
 # A norm is at most slack sqrt(2 / pi) times the largest image of so many Gaussian vectors, but for
 # a chance of slack^-vectors (Halko, Martinsson & Tropp, SIAM Review 2011, Eq. 4.3): of 1e-10.
@@ -48,7 +48,7 @@ class Factored:
     ----------
     dim, rank : int
         Number of input features d, and numerical rank r.
-    scale, rtol : float
+    scale, rtol, rounding : float
         As of a Root.
     name : str
         What was given, for messages.
@@ -64,6 +64,7 @@ class Factored:
     rank: int
     scale: float
     rtol: float
+    rounding: float
     name: str
     triangle: FloatArray
     reflectors: tuple[FloatArray, FloatArray, npt.NDArray[np.intp], FloatArray] | None
@@ -74,6 +75,16 @@ class Factored:
         """Root of the same Gram matrix, with its certified condition number."""
         K, norm, keywords = self.given
         return root_of_gram(unchanged(K, norm, self.name), self.name, **keywords)
+
+    @property
+    def kappa(self) -> float:
+        """Condition number of K over its nonzero eigenvalues, certified."""
+        return self.root.kappa
+
+    @property
+    def frobenius(self) -> float:
+        """Frobenius norm of R."""
+        return frobenius(self.matrix)
 
     @cached_property
     def matrix(self) -> FloatArray:
@@ -88,6 +99,8 @@ class Factored:
     def whitened(self, A: FloatArray) -> FloatArray:
         """Return ``A R^+``: the features A on range(K), where K becomes the identity."""
         if self.reflectors is None:
+            if A.flags.f_contiguous:
+                return np.asarray(blas.dtrsm(1.0, self.triangle, A, side=1))
             return np.asarray(blas.dtrsm(1.0, self.triangle, A.T, trans_a=1).T)
         return np.asarray(blas.dtrsm(1.0, self.triangle, self._turned(A.T)[: self.rank]).T)
 
@@ -136,15 +149,17 @@ def _reflect(side: str, vectors: FloatArray, factors: FloatArray, A: FloatArray)
 
 
 def factored(
-    K: npt.ArrayLike, name: str, *, rank: SupportsIndex | None = None, computed_in: Any = None
-) -> Factored | None:
+    K: npt.ArrayLike, name: str, *,
+    rank: SupportsIndex | None = None, computed_in: Any = None, definite: float = 0.0,
+) -> Factored | None:  # fmt: skip
     """Factor a Gram matrix; None where that does not settle the rank, or something is amiss.
 
     A factor of rank r settles it where ``||(R R^T)^-1||`` leaves lambda_r above rounding and the
     tolerance that decides the rank, and for r < d ``||K - R^T R||``, which bounds the eigenvalues
     beyond, is within that; lambda_1 lies between ``||K||_F^2 / tr(K)`` and ``||K||_F``. Both norms
     are bounded by products with random vectors. A :class:`Root` decides the rest, and says what is
-    amiss.
+    amiss. With `definite` above 0 all eigenvalues must be proved to be above that times
+    ``||K||_F``, and a singular matrix is not factored.
     """
     given = as_matrix(K, name)
     d = given.shape[0]
@@ -157,12 +172,11 @@ def factored(
     size = float(given.diagonal().max())  # the largest entry of all, where K is as it should be
     if rule.rounded or not _SMALL < size < 1.0 / _SMALL:
         return None
-    with np.errstate(over="ignore"):
-        whole = float(np.linalg.norm(given))
+    whole = frobenius(given)
     norm, unit = whole / size, np.divide(given, size)
     rounding = max(rule.rtol, default_rtol(given.shape, np.float64, "gram"))
     build = partial(
-        Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), name=name,
+        Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), rounding=rounding, name=name,
         given=(given, whole, {"rank": rank, "computed_in": computed_in}),
     )  # fmt: skip
 
@@ -176,7 +190,7 @@ def factored(
             for trans in (first, 1 - first):
                 images = blas.dtrsm(1.0, found.triangle, images, trans_a=trans)
             known, fresh = (1.0 / bound - beyond for bound in _norm_bounds(images))
-            least = _SURE * rounding * norm
+            least = max(_SURE * rounding, definite) * norm
             if known > _MARGIN * least and fresh > least:
                 return True
         return False
@@ -184,6 +198,8 @@ def factored(
     R, info = lapack.dpotrf(unit.T, lower=0, clean=1, overwrite_a=1)
     if info == 0 and settled(found := build(rank=d, triangle=R, reflectors=None), 0.0):
         return found
+    if definite:
+        return None
     unit = np.divide(given, size)
     L, pivots, r, info = lapack.dpstrf(unit.T, lower=1)
     if info < 0 or not 0 < r < d:
@@ -204,6 +220,27 @@ def factored(
     return None
 
 
+def factors_or_roots(
+    X_P: Given, X_H: Given, K_P: Given, K_H: Given, delta: float | tuple[float, float], *,
+    ranks: Ranks | None, computed_in: Any,
+) -> tuple[Root | Factored, Root | Factored]:  # fmt: skip
+    """Roots of two tasks (with delta added), for those who do not ask for condition numbers.
+
+    Cholesky factors, without an eigenproblem, where both Gram matrices are given and these are
+    proved to keep six digits of everything.
+    """
+    found = []
+    if K_P is not None and K_H is not None and as_delta(delta) == (0.0, 0.0):
+        for K, name, rank in zip((K_P, K_H), ("K_P", "K_H"), known_ranks(ranks), strict=True):
+            least = SAFE * max(np.shape(K), default=1) * epsilon(np.float64)
+            found.append(factored(K, name, rank=rank, computed_in=computed_in, definite=least))
+    if X_P is X_H is None and found:
+        P, H = found
+        if P is not None and H is not None and P.dim == H.dim:
+            return P, H
+    return roots_plus(X_P, X_H, K_P, K_H, delta, ranks=ranks, computed_in=computed_in)[:2]
+
+
 def plausible(K: Array, norm: float, b: FloatArray, energy: float) -> bool:
     """Whether a glance finds nothing against K, and an energy of at least what it must be.
 
@@ -216,9 +253,14 @@ def plausible(K: Array, norm: float, b: FloatArray, energy: float) -> bool:
         return K.diagonal().min() >= 0.0 and not crossed / norm * crossed > energy
 
 
+def frobenius(A: Array) -> float:
+    """Frobenius norm, by the BLAS that factors: NumPy's threads would spin beside SciPy's."""
+    return float(lapack.dlange("F", A.T if A.flags.c_contiguous else A))
+
+
 def unchanged(K: Array, norm: float, name: str) -> Array:
     """Return K, which was given without a copy and is read again, or say that it is another."""
-    if float(np.linalg.norm(K)) != norm:
+    if frobenius(K) != norm:
         raise ValueError(f"{name} has changed since the map was made from it: give a copy")
     return K
 

@@ -7,20 +7,17 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from .._display import Record
 from .._errors import underflow_is_zero
 from .._extreme import psd_ends
 from .._gram import gram
 from .._rank import epsilon, rank_rule
-from .._task import Ranks, Root, roots_plus, squared_ratio
+from .._task import SAFE, Ranks, Root, roots_plus, squared_ratio
 from .._validate import FloatArray, as_count
 from ._alignment import LabelledTask
-
-# Smallest value, relative to the largest and in units of rounding, for which A^T A will do where
-# Gram matrices were given; inputs keep their digits.
-_SAFE = 1e6
-
+from ._factored import Factored
 
 # ---- the pencil ----
 
@@ -38,7 +35,7 @@ class Pencil:
     rank: int
 
 
-def pencil(P: Root, H: Root) -> Pencil:
+def pencil(P: Root | Factored, H: Root | Factored) -> Pencil:
     """Solve the generalized eigenproblem of (K_H, K_P) on range(K_P)."""
     A = P.whitened(H.matrix)
     # M has the rank of K_H, or less where range(K_H) sticks out: then kappa(M) plays no part.
@@ -48,8 +45,8 @@ def pencil(P: Root, H: Root) -> Pencil:
     return Pencil(P.unwhitened(w), values, rank)
 
 
-def _squared_already(P: Root, H: Root) -> bool:
-    """Whether both come from Gram matrices, where one more square costs little more."""
+def _squared_already(P: Root | Factored, H: Root | Factored) -> bool:
+    """Whether both come from Gram matrices, where `A^T A` costs few digits more."""
     return P.rounding > 0.0 and H.rounding > 0.0
 
 
@@ -57,8 +54,8 @@ def _squares(A: FloatArray, may_square: bool) -> tuple[FloatArray, FloatArray]:
     """Squared singular values of A, descending, and its right singular vectors, all of them."""
     m = A.shape[1]
     if may_square and A.shape[0] >= m:
-        values, vectors = np.linalg.eigh(gram(A))
-        if values[0] > _SAFE * m * epsilon(np.float64) * values[-1]:
+        values, vectors = scipy.linalg.eigh(gram(A), driver="evd", check_finite=False)
+        if values[0] > SAFE * m * epsilon(np.float64) * values[-1]:
             return values[::-1].copy(), vectors[:, ::-1]
     _, s, vt = np.linalg.svd(A, full_matrices=True)
     values = np.zeros(m)
@@ -73,16 +70,17 @@ def kappa_of_pencil(P: Root, H: Root) -> float:
         M = gram(A.T)
         rule = rank_rule(M.shape, M.dtype, rank=H.rank, rtol=None, computed_in=None)
         _, ratio, _ = psd_ends(M, rule, "M")
-        if ratio > _SAFE * H.rank * epsilon(np.float64):
+        if ratio > SAFE * H.rank * epsilon(np.float64):
             return 1.0 / ratio
     s = np.linalg.svd(A, compute_uv=False)
     return squared_ratio(s[0], s[H.rank - 1], f"{H.name} relative to {P.name}")
 
 
-def deficit_of(P: Root, H: Root | LabelledTask) -> int:
+def deficit_of(P: Root | Factored, H: Root | Factored | LabelledTask) -> int:
     """Count the directions of null(K_P) in which K_H has more energy than rounding explains."""
     if P.rank == P.dim:
         return 0
+    assert isinstance(P, Root)  # of what is factored only a definite one comes here
     leak = np.linalg.svd(H.matrix @ P.null_basis, compute_uv=False)
     explained = H.rtol + np.linalg.norm((H.matrix @ P.range_basis) * P.turned, 2)
     # Counting dimensions settles what angles leave open: range(K_H) of more does not fit.
