@@ -45,7 +45,7 @@ RUNS = {
     "resnet18": (
         "ResNet-18: CIFAR-10 against MNIST",
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--terms-opt-kappa 0.1 0.003 --seeds 1",
+        "--terms-opt-kappa 0.1 0.003 --seeds 3",
     ),
     "vit": (
         "A small ViT: CIFAR-10 against MNIST",
