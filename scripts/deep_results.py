@@ -97,7 +97,8 @@ def section(title: str, folder: Path) -> Iterator[str]:
     for plot, caption in PLOTS.items():
         name = f"deep-{folder.name}-{plot}.svg"
         shutil.copyfile(folder / f"{plot}.svg", ROOT / "docs" / "images" / name)
-        yield f"![{caption}](../images/{name})"
+        of = "" if seeds == 1 else ", seed 0"
+        yield f"![{caption}{of}](../images/{name})"
         yield ""
 
 
