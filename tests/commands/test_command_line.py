@@ -2,6 +2,7 @@
 
 import io
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from immucond import _cli
 from immucond._cli import _output, main
 from immucond._cli._arguments import Formatter, Parser
 from immucond._cli._output import progress
@@ -259,7 +261,14 @@ def test_defaults_are_shown_as_people_type_them():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["demo", "limit", "theorems", "house-price", "mnist", "deep"])
+COMMANDS = [
+    found.name.replace("_", "-")
+    for found in pkgutil.iter_modules(_cli.__path__)
+    if not found.name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_and_breaks_no_name(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):

@@ -25,7 +25,9 @@ class Formatter(argparse.HelpFormatter):
     """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default == argparse.SUPPRESS:
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        if action.default == argparse.SUPPRESS:
             return action.help
         return f"{action.help} (default: {_typed(action.default).replace('%', '%%')})"
 

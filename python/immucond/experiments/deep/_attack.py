@@ -106,7 +106,7 @@ class Attacks(Measured):
 
     def figure(self) -> Figure:
         """Held-out loss by step, of each attacker's best trial with the first seed."""
-        return figure_of(self.reports[0], (7.0, 4.5))
+        return figure_of(self.reports[0], (7.0, 4.5), self.table().title)
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""

@@ -93,7 +93,7 @@ class Costs(Measured):
                 for params, cost in found.items():
                     style = {"color": _COLOURS[params], "linestyle": line, "marker": marker}
                     cost.plot(ax, label=f"{network}, {params}", **style)
-            ax.set_title(self.table().title)
+            ax.set_title(self.table().title, fontsize=10, wrap=True)
             ax.legend()
             return figure
 

@@ -107,7 +107,7 @@ class Leak(Measured):
     def figure(self) -> Figure:
         """Ceilings by depth, of the release and untrained, with the floor of the logits."""
         width = max(6.0, 2.4 + 0.5 * len(self.profile.cuts))
-        return figure_of(self.profile, (width, 5.0))
+        return figure_of(self.profile, (width, 5.0), self.table().title)
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""

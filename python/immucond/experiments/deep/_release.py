@@ -78,13 +78,13 @@ class Measured:
         return told
 
 
-def figure_of(result: Plotted, size: tuple[float, float]) -> Figure:
+def figure_of(result: Plotted, size: tuple[float, float], title: str) -> Figure:
     """Draw a result on a figure of its own."""
     with print_style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=size, layout="constrained")
-        result.plot(figure.subplots())
+        result.plot(figure.subplots()).set_title(title, fontsize=10, wrap=True)
         return figure
 
 
