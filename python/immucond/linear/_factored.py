@@ -150,7 +150,7 @@ def _reflect(side: str, vectors: FloatArray, factors: FloatArray, A: FloatArray)
 
 def factored(
     K: npt.ArrayLike, name: str, *,
-    rank: SupportsIndex | None = None, computed_in: Any = None, definite: float = 0.0,
+    rank: SupportsIndex | None = None, computed_in: Any = None, safe: bool = False,
 ) -> Factored | None:  # fmt: skip
     """Factor a Gram matrix; None where that does not settle the rank, or something is amiss.
 
@@ -158,8 +158,8 @@ def factored(
     tolerance that decides the rank, and for r < d ``||K - R^T R||``, which bounds the eigenvalues
     beyond, is within that; lambda_1 lies between ``||K||_F^2 / tr(K)`` and ``||K||_F``. Both norms
     are bounded by products with random vectors. A :class:`Root` decides the rest, and says what is
-    amiss. With `definite` above 0 all eigenvalues must be proved to be above that times
-    ``||K||_F``, and a singular matrix is not factored.
+    amiss. Where `safe`, a Cholesky factor must be proved to keep six digits of everything, and a
+    singular matrix is not factored.
     """
     given = as_matrix(K, name)
     d = given.shape[0]
@@ -175,6 +175,7 @@ def factored(
     whole = frobenius(given)
     norm, unit = whole / size, np.divide(given, size)
     rounding = max(rule.rtol, default_rtol(given.shape, np.float64, "gram"))
+    digits = SAFE * d * epsilon(np.float64) if safe else 0.0
     build = partial(
         Factored, d, scale=math.sqrt(size), rtol=math.sqrt(rule.rtol), rounding=rounding, name=name,
         given=(given, whole, {"rank": rank, "computed_in": computed_in}),
@@ -190,7 +191,7 @@ def factored(
             for trans in (first, 1 - first):
                 images = blas.dtrsm(1.0, found.triangle, images, trans_a=trans)
             known, fresh = (1.0 / bound - beyond for bound in _norm_bounds(images))
-            least = max(_SURE * rounding, definite) * norm
+            least = max(_SURE * rounding, digits) * norm
             if known > _MARGIN * least and fresh > least:
                 return True
         return False
@@ -198,7 +199,7 @@ def factored(
     R, info = lapack.dpotrf(unit.T, lower=0, clean=1, overwrite_a=1)
     if info == 0 and settled(found := build(rank=d, triangle=R, reflectors=None), 0.0):
         return found
-    if definite:
+    if safe:
         return None
     unit = np.divide(given, size)
     L, pivots, r, info = lapack.dpstrf(unit.T, lower=1)
@@ -226,14 +227,12 @@ def factors_or_roots(
 ) -> tuple[Root | Factored, Root | Factored]:  # fmt: skip
     """Roots of two tasks (with delta added), for those who do not ask for condition numbers.
 
-    Cholesky factors, without an eigenproblem, where both Gram matrices are given and these are
-    proved to keep six digits of everything.
+    Cholesky factors, without an eigenproblem, where both Gram matrices are given and safe.
     """
     found = []
     if K_P is not None and K_H is not None and as_delta(delta) == (0.0, 0.0):
         for K, name, rank in zip((K_P, K_H), ("K_P", "K_H"), known_ranks(ranks), strict=True):
-            least = SAFE * max(np.shape(K), default=1) * epsilon(np.float64)
-            found.append(factored(K, name, rank=rank, computed_in=computed_in, definite=least))
+            found.append(factored(K, name, rank=rank, computed_in=computed_in, safe=True))
     if X_P is X_H is None and found:
         P, H = found
         if P is not None and H is not None and P.dim == H.dim:
