@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 import immucond as ic
 import immucond.deep as icd
+from immucond.deep._batches import Loaded
 from immucond.deep.erasure._exact import exact_product
 from immucond.deep.erasure._layers import layers_of
+from immucond.deep.erasure._utility import Utility
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -587,3 +589,17 @@ def test_what_is_lost_has_its_standard_error():
                            tol=0.2)  # fmt: skip
     assert regression.measure == "logits"
     assert regression.lost_error is None
+
+
+def test_a_network_that_puts_out_nan_is_worth_nothing_and_one_that_does_not_run_is_told():
+    net = net_of()
+    x = torch.randn(40, 6)
+    utility = Utility(net, "4", Loaded([(x, net(x).argmax(1))], torch.device("cpu")))
+    assert utility.of(net) == 1.0
+    spoiled = copy.deepcopy(net)
+    spoiled[2].weight.data.fill_(math.nan)
+    assert utility.of(spoiled) == 0.0
+    narrow = copy.deepcopy(net)
+    narrow[0] = nn.Linear(5, 12)
+    with pytest.raises((ValueError, RuntimeError), match=r"does not run|shapes"):
+        utility.of(narrow)

@@ -236,6 +236,10 @@ class Measured(NamedTuple):
     labels: Tensor | None
 
 
+class NotFiniteError(ValueError):
+    """Features that are NaN or infinite."""
+
+
 def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Measured:
     """Return at most so many rows of a task, at least two, whose features are finite."""
     shapes: set[torch.Size] = set()
@@ -251,7 +255,7 @@ def gathered(model: SplitModel, batches: Batches, name: str, most: int) -> Measu
     refuse_few(len(found.features), name)
     features, labels = found.features[:most], found.labels
     if not bool(features.isfinite().all()):
-        raise ValueError(f"the features of {name} must be finite, and are not")
+        raise NotFiniteError(f"the features of {name} must be finite, and are not")
     (shape,) = shapes if len(shapes) == 1 else ((),)
     classes = shape[0] if len(shape) == 1 else 0
     guesses = found.logits[:most] if classes else None

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .._batches import Loaded, everything, gathered
+from .._batches import Loaded, NotFiniteError, everything, gathered
 from .._head import SplitModel
 
 
@@ -52,7 +52,7 @@ class Utility:
         if self.measure == "accuracy":
             try:
                 found = gathered(split, self._data, "held_out", 10**12)
-            except ValueError:
+            except NotFiniteError:
                 return 0.0
             assert found.guesses is not None
             assert found.labels is not None
