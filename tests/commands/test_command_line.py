@@ -276,7 +276,7 @@ def test_help_fits_and_breaks_no_name(command, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert not re.search(r"\w-$", shown, re.MULTILINE)
-    assert not re.search(r"default: (\[|\(|False|True|None|[\d.]+e-0)", shown)
+    assert not re.search(r"default: (\)|\[|\(|False|True|None|[\d.]+e-0)", shown)
 
 
 # ---- progress ----

@@ -25,7 +25,7 @@ class Formatter(argparse.HelpFormatter):
     """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or isinstance(action.default, bool):
+        if action.default in (None, [], ()) or isinstance(action.default, bool):
             return action.help
         if action.default == argparse.SUPPRESS:
             return action.help
