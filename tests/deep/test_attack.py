@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 import immucond.deep as icd
+from immucond.deep.attacks import _solvers
 
 
 def net(width=12):
@@ -74,20 +75,38 @@ def test_least_squares_are_those_of_the_normal_equations():
     (x, y), (x_test, y_test) = task()[0], task(seed=2)[0]
     with torch.no_grad():
         Z, Z_test = ((model[1](model[0](v))).numpy() for v in (x, x_test))
-    C, hot = Z - Z.mean(0), np.eye(3)[y]
+    hot = np.eye(3)[y]
+
+    def logits(ridge, keep, rows):
+        C, T = Z[keep] - Z[keep].mean(0), hot[keep] - hot[keep].mean(0)
+        head = np.linalg.solve(C.T @ C + ridge * np.eye(12), C.T @ T)
+        return (rows - Z[keep].mean(0)) @ head + hot[keep].mean(0)
+
+    grid, all_rows = np.exp(np.linspace(-2, 8, 501)), np.arange(len(y))
     for trial in attack.trials:
-        ridge = trial.settings["rate"] * np.linalg.eigvalsh(C.T @ C)[-1]
-        head = np.linalg.solve(C.T @ C + ridge * np.eye(12), C.T @ (hot - hot.mean(0)))
-
-        def logits(rows, head=head):
-            return (rows - Z.mean(0)) @ head + hot.mean(0)
-
-        grid = np.exp(np.linspace(-2, 8, 501))
-        losses = [-log_softmax(s * logits(Z), axis=1)[np.arange(len(y)), y].mean() for s in grid]
-        told = log_softmax(grid[np.argmin(losses)] * logits(Z_test), axis=1)
+        ridge = trial.settings["rate"] * np.linalg.eigvalsh(np.cov(Z.T, bias=True))[-1] * len(y)
+        others = np.stack([logits(ridge, all_rows != i, Z[i]) for i in all_rows])
+        losses = [-log_softmax(s * others, axis=1)[all_rows, y].mean() for s in grid]
+        told = log_softmax(grid[np.argmin(losses)] * logits(ridge, all_rows, Z_test), axis=1)
         assert trial.accuracy == (told.argmax(1) == y_test.numpy()).mean()
         wanted = -told[np.arange(len(y_test)), y_test].mean()
         assert trial.loss == pytest.approx(wanted, rel=2e-3)
+
+
+def test_least_squares_on_few_rows_know_how_sure_they_are():
+    """A head that fits all its rows is no surer for it: the temperature is near the best one."""
+    rng = np.random.default_rng(0)
+    Z, W = rng.normal(size=(1300, 250)), rng.normal(size=(250, 3))
+    y = (Z @ W + 5.0 * rng.normal(size=(1300, 3))).argmax(1)
+    test = np.arange(1000), y[300:]
+    for ridge in (1e-6, 1e-2):
+        found = _solvers._least_squares(Z[:300], y[:300], Z[300:], ridge, 3).logits
+        loss, *others = (
+            -log_softmax(s * found, axis=1)[test].mean()
+            for s in (1.0, *np.geomspace(0.01, 100, 99))
+        )
+        assert loss < 1.02 * min(others)
+        assert loss < np.log(3)
 
 
 def test_the_target_is_half_the_entropy_of_the_classes():

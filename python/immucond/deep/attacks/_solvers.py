@@ -8,6 +8,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -18,6 +19,8 @@ from .._search import Settings
 from ._rows import Batch
 from ._trial import Budget, Trial
 from ._victims import Head
+
+_LEAST = 1e-10  # of what a row leaves to the others: less is rounding
 
 
 class _Solved(NamedTuple):
@@ -62,25 +65,26 @@ def _least_squares(
 ) -> _Solved:
     """Fit one-hot classes, with a ridge relative to the largest eigenvalue; then one temperature.
 
-    The temperature is that of the least cross-entropy of the rows trained on.
+    The temperature is that of the least cross-entropy of the rows trained on, each predicted by the
+    head of the others: ``y - (y - f) / (1 - h)``, h the leverages. Rows that a head has seen are
+    near their classes where there are few of them, and would ask for logits without bound.
     """
     mean, targets = Z.mean(0), np.eye(classes)[y]
-    shares = targets.mean(0)
-    values, vectors = np.linalg.eigh((Z - mean).T @ (Z - mean))
+    shares, centred = targets.mean(0), Z - mean
+    values, vectors = scipy.linalg.eigh(centred.T @ centred, check_finite=False)
     damped = np.maximum(values, 0.0) + ridge * values[-1] + np.finfo(float).tiny
-    head = vectors @ ((vectors.T @ ((Z - mean).T @ (targets - shares))) / damped[:, None])
-
-    def logits(rows: FloatArray) -> FloatArray:
-        return np.asarray((rows - mean) @ head + shares)
-
-    fitted = logits(Z)
+    turned = centred @ vectors
+    solved = (turned.T @ (targets - shares)) / damped[:, None]
+    leverages = 1.0 / len(Z) + np.sum(turned**2 / damped, axis=1)
+    missed = targets - shares - turned @ solved
+    others = targets - missed / np.maximum(1.0 - leverages, _LEAST)[:, None]
 
     def loss(log_scale: float) -> float:
-        told = log_softmax(math.exp(log_scale) * fitted, axis=1)
+        told = log_softmax(math.exp(log_scale) * others, axis=1)
         return -float(told[np.arange(len(y)), y].mean())
 
     scale = math.exp(minimize_scalar(loss, bounds=(-2.0, 8.0), method="bounded").x)
-    return _Solved(scale * logits(Z_test), 1)
+    return _Solved(scale * ((Z_test - mean) @ (vectors @ solved) + shares), 1)
 
 
 def _logistic(
