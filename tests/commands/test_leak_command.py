@@ -111,6 +111,7 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
         (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
         (["--backbone", "./nowhere"], "can be downloaded (there is no such folder)"),
         (["--harmful", "shapes"], "all tasks must be of one kind: texts has texts, shapes images"),
+        (SIZE[:2], "--image-size is of images, and texts has texts"),
         (["--harmful", "missing"], "--harmful: no data set 'missing'"),
     ],
 )

@@ -148,6 +148,10 @@ def load(
     ValueError
         For a network that does not fit, and why.
     """
+    given = {"--image-size": image_size, "--mean": mean, "--std": std}
+    told = [option for option, value in given.items() if value is not None]
+    if told and primary.kind == "text":
+        raise ValueError(f"{told[0]} is of images, and {primary.name} has texts")
     name = located(spec)
     suspects = check_config(name, spec)
     if primary.kind == "text":
@@ -171,9 +175,8 @@ def load(
     else:
         with loading(spec, "it does not load as a classifier of images", suspects):
             model, split, fitted = _image_classifier(name, primary)
-        given = {"--image-size": image_size, "--mean": mean, "--std": std}
         if image_size is None or mean is None or std is None:
-            missing = [option for option, value in given.items() if value is None]
+            missing = [option for option in given if option not in told]
             side, usual_mean, usual_std = image_preparation(name, missing)
             image_size, mean, std = image_size or side, mean or usual_mean, std or usual_std
         preparation = Preparation(image_size=image_size, mean=mean, std=std)
