@@ -56,7 +56,8 @@ HEADS = (
     "--train-size 600 --test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
-WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 2 --attackers adam"
+WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 2 --attackers"
+TRAINERS = ("adam", "lora-8")
 SLOW = 2.0  # times the heads' steps on theta_0, beyond which the whole network is trained too
 
 Found = dict[str, dict[str, Any]]
@@ -114,7 +115,9 @@ def measure(work: Path, name: str, release: str, theta_0: float) -> dict[str, An
     heads = attack_of(runs)["steps"]
     if name == BASE or heads > SLOW * theta_0:
         scratch = "" if name == BASE else " --no-scratch"
-        runs.append(told(f"attack {at} {TASKS} {WHOLE}{scratch}", out / "whole"))
+        for attacker in TRAINERS:
+            words = f"attack {at} {TASKS} {WHOLE} {attacker}{scratch}"
+            runs.append(told(words, out / attacker))
     return found | {"heads": heads, "attack": attack_of(runs), "runs": runs}
 
 
@@ -159,8 +162,8 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         f"computing beside other work. Releases by `immucond {DEEP}`, IMMA, which diverges there, "
         "with `--lr 0.001`, and of theta_0 by `immucond lock` and `immucond erase`; each attacked "
         f"with `{HEADS}`, and theta_0, weights drawn anew, and what takes more than {SLOW:g} times "
-        f"theta_0's steps also with `{WHOLE}`, from every start; `immucond leak` and `immucond "
-        "cost --params head` with their defaults."
+        f"theta_0's steps also with `{WHOLE} {' and '.join(TRAINERS)}`, from every start; "
+        "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
     heads = ("release", "primary", "RIR", "rho", "ceiling", "at", "head, GD", "strongest", "who",
