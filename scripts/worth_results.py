@@ -56,7 +56,7 @@ HEADS = (
     "--train-size 600 --test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
-WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 2 --attackers"
+WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 5 --attackers"
 TRAINERS = ("adam", "lora-8")
 SLOW = 2.0  # times the heads' steps on theta_0, beyond which the whole network is trained too
 
