@@ -166,22 +166,24 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
-    heads = ("release", "primary", "RIR", "rho", "ceiling", "at", "head, GD", "strongest", "who",
-             "accuracy", "factor")  # fmt: skip
+    heads = ("release", "primary", "RIR", "rho", "Adam, head", "GD, head", "ceiling", "at",
+             "strongest", "who", "accuracy", "factor")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
     deep = {**results(work / "deep"), **results(work / "imma")}
     for name, (label, _) in made.items():
         of = found[name]
         profile, steps = of["leak"]["profile"], of["cost"]["costs"]["release"]["head"]["steps"]
+        unit = deep[name]["seeds"][0] if name in deep else {}
         cells = [
             label,
             f"{of['runs'][0]['runs'][0]['utility']:.1%}",
-            number(deep[name]["seeds"][0]["all"]["rir"]) if name in deep else "",
+            number(unit["all"]["rir"]) if unit else "",
             number([*profile["cuts"].values()][-1]["rho"]),
+            f"{unit['probe']['adam']['accuracy'][-1]:.1%}" if unit else "",
+            number(float(steps["0.5"]["lower"])),
             f"{profile['ceiling']:.1%}",
             short(profile["where"]),
-            number(float(steps["0.5"]["lower"])),
             *who(of["attack"]),
             number(of["attack"]["steps"] / base["attack"]["steps"]),
         ]
@@ -191,9 +193,10 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
     yield ""
     yield (
         "primary: accuracy, of the attack's rows. RIR: of test samples, where `immucond deep` made "
-        "the release. rho: label alignment of the harmful labels at the head's input. ceiling: of "
-        "the leak profile, the most over all cuts. head, GD: forecast of the steps of gradient "
-        "descent on a new head until half of the squared loss is left. strongest: fewest steps of "
+        "the release. rho: label alignment of the harmful labels at the head's input. Adam, head: "
+        "what a new head gets in 20 epochs of `immucond deep`. GD, head: forecast of the steps of "
+        "gradient descent on it until half of the squared loss is left. ceiling: of the leak "
+        "profile, the most over all cuts. strongest: fewest steps of "
         "any attacker until the held-out cross-entropy is at "
         f"{number(base['runs'][0]['runs'][0]['target'])} nats; accuracy: his at best, or the best "
         "of all where nobody gets there. factor: over the steps on theta_0."
