@@ -41,7 +41,8 @@ _NOTE = (
     "primary: on the rows that chose, ± the standard error of what is lost; fresh: on others. "
     "ceiling: of the leak profile, the largest held-out accuracy of linear probes on the harmful "
     "task over all cuts, ± its standard error, trained on rows that the defender did not have. "
-    "directions: of all layers' outputs together. seconds: of this run, which may go on from another."
+    "directions: of all layers' outputs together. seconds: of this run, which may go on from "
+    "another."
 )
 
 
