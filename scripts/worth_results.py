@@ -15,7 +15,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -56,9 +56,8 @@ HEADS = (
     "--train-size 600 --test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
-WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 5 --attackers"
-TRAINERS = ("adam", "lora-8")
-SLOW = 2.0  # times the heads' steps on theta_0, beyond which the whole network is trained too
+WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 5 --attackers adam"
+WHOLLY = (BASE, "erase-0.01")  # attacked so too, which takes long
 
 Found = dict[str, dict[str, Any]]
 
@@ -70,18 +69,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="RELEASE", default=None)
     given = parser.parse_args()
     made = releases(given.work)
-    found = measured(given.work, made, made if given.only is None else given.only)
+    names = made if given.only is None else given.only
+    found = {name: measure(given.work, name, made[name][1]) for name in names}
     if given.only is None:
         write(PAGE, Path(__file__).name, [*page(given.work, made, found)])
-
-
-def measured(work: Path, made: Mapping[str, tuple[str, str]], names: Iterable[str]) -> Found:
-    """Measure releases by name; the unprotected network, which the others wait for, first."""
-    found = {BASE: measure(work, BASE, made[BASE][1], math.inf)}
-    theta_0 = found[BASE]["heads"]
-    for name in names:
-        found[name] = measure(work, name, made[name][1], theta_0)
-    return found
 
 
 def releases(work: Path) -> dict[str, tuple[str, str]]:
@@ -100,25 +91,19 @@ def releases(work: Path) -> dict[str, tuple[str, str]]:
     return found | {name: (label, str(place / "releases" / name)) for name, label in ERASED.items()}
 
 
-def measure(work: Path, name: str, release: str, theta_0: float) -> dict[str, Any]:
-    """Measure one release: its profile, its cost, and its strongest attacker.
-
-    Who trains the whole network is asked where heads are slow: more than `SLOW` times as slow as on
-    the unprotected network, which took them `theta_0` steps.
-    """
+def measure(work: Path, name: str, release: str) -> dict[str, Any]:
+    """Measure one release: its profile, its cost, and its strongest attacker."""
     out, at = work / "measured" / name, f"--backbone {release}"
-    found = {
+    runs = [told(f"attack {at} {TASKS} {HEADS} --no-scratch", out / "heads")]
+    if name in WHOLLY:
+        scratch = "" if name == BASE else " --no-scratch"
+        runs.append(told(f"attack {at} {TASKS} {WHOLE}{scratch}", out / "adam"))
+    return {
         "leak": told(f"leak {at} {TASKS} --no-untrained", out / "leak"),
         "cost": told(f"cost {at} --harmful {HARMFUL} {READING} --params head", out / "cost"),
+        "attack": attack_of(runs),
+        "runs": runs,
     }
-    runs = [told(f"attack {at} {TASKS} {HEADS} --no-scratch", out / "heads")]
-    heads = attack_of(runs)["steps"]
-    if name == BASE or heads > SLOW * theta_0:
-        scratch = "" if name == BASE else " --no-scratch"
-        for attacker in TRAINERS:
-            words = f"attack {at} {TASKS} {WHOLE} {attacker}{scratch}"
-            runs.append(told(words, out / attacker))
-    return found | {"heads": heads, "attack": attack_of(runs), "runs": runs}
 
 
 def attack_of(runs: Sequence[dict[str, Any]], network: str = "release") -> dict[str, Any]:
@@ -161,8 +146,8 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         f"`python scripts/worth_results.py`, commit {' and '.join(at)}, seed 0, {seconds:.0f} s of "
         f"computing beside other work. Releases by `immucond {DEEP}`, IMMA, which diverges there, "
         "with `--lr 0.001`, and of theta_0 by `immucond lock` and `immucond erase`; each attacked "
-        f"with `{HEADS}`, and theta_0, weights drawn anew, and what takes more than {SLOW:g} times "
-        f"theta_0's steps also with `{WHOLE} {' and '.join(TRAINERS)}`, from every start; "
+        f"with `{HEADS}`, theta_0, weights drawn anew and {made[WHOLLY[1]][0]} also with "
+        f"`{WHOLE}`, from every start; "
         "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
