@@ -12,7 +12,6 @@ IMMUCOND_MODELS say.
 
 import argparse
 import json
-import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +55,6 @@ HEADS = (
     "--train-size 600 --test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
-WHOLE = "--train-size 600 --test-size 600 --steps 60 --trials 5 --attackers adam"
-WHOLLY = (BASE, "erase-0.01")  # attacked so too, which takes long
 
 Found = dict[str, dict[str, Any]]
 
@@ -94,29 +91,19 @@ def releases(work: Path) -> dict[str, tuple[str, str]]:
 def measure(work: Path, name: str, release: str) -> dict[str, Any]:
     """Measure one release: its profile, its cost, and its strongest attacker."""
     out, at = work / "measured" / name, f"--backbone {release}"
-    runs = [told(f"attack {at} {TASKS} {HEADS} --no-scratch", out / "heads")]
-    if name in WHOLLY:
-        scratch = "" if name == BASE else " --no-scratch"
-        runs.append(told(f"attack {at} {TASKS} {WHOLE}{scratch}", out / "adam"))
+    attack = told(f"attack {at} {TASKS} {HEADS} --no-scratch", out / "heads")["runs"][0]
     return {
         "leak": told(f"leak {at} {TASKS} --no-untrained", out / "leak"),
         "cost": told(f"cost {at} --harmful {HARMFUL} {READING} --params head", out / "cost"),
-        "attack": attack_of(runs),
-        "runs": runs,
+        "attack": attack,
+        "strongest": strongest(attack["attacks"]["release"]),
     }
 
 
-def attack_of(runs: Sequence[dict[str, Any]], network: str = "release") -> dict[str, Any]:
-    """Return the strongest attack of several runs: steps, who, from where, accuracy.
-
-    Where nobody gets there the accuracy is the best of all.
-    """
-    found = [
-        {**attack, "steps": float(attack["steps"])}
-        for run in runs
-        for attack in run["runs"][0]["attacks"].get(network, [])
-    ]
-    return min(found, key=lambda attack: (attack["steps"], -attack["accuracy"]))
+def strongest(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the attack of the fewest steps, or of the least loss where nobody gets there."""
+    found = [{**attack, "steps": float(attack["steps"])} for attack in attacks]
+    return min(found, key=lambda attack: (attack["steps"], attack["loss"]))
 
 
 def told(words: str, out: Path) -> dict[str, Any]:
@@ -146,13 +133,12 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         f"`python scripts/worth_results.py`, commit {' and '.join(at)}, seed 0, {seconds:.0f} s of "
         f"computing beside other work. Releases by `immucond {DEEP}`, IMMA, which diverges there, "
         "with `--lr 0.001`, and of theta_0 by `immucond lock` and `immucond erase`; each attacked "
-        f"with `{HEADS}`, theta_0, weights drawn anew and {made[WHOLLY[1]][0]} also with "
-        f"`{WHOLE}`, from every start; "
+        f"with `{HEADS}`, from every start and cut; "
         "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
     heads = ("release", "primary", "RIR", "rho", "Adam, head", "GD, head", "ceiling", "at",
-             "strongest", "who", "accuracy", "factor")  # fmt: skip
+             "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
     deep = {**results(work / "deep"), **results(work / "imma")}
@@ -162,19 +148,17 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         unit = deep[name]["seeds"][0] if name in deep else {}
         cells = [
             label,
-            f"{of['runs'][0]['runs'][0]['utility']:.1%}",
+            f"{of['attack']['utility']:.1%}",
             number(unit["all"]["rir"]) if unit else "",
             number([*profile["cuts"].values()][-1]["rho"]),
             f"{unit['probe']['adam']['accuracy'][-1]:.1%}" if unit else "",
             number(float(steps["0.5"]["lower"])),
             f"{profile['ceiling']:.1%}",
             short(profile["where"]),
-            *who(of["attack"]),
-            number(of["attack"]["steps"] / base["attack"]["steps"]),
+            *who(of["strongest"]),
+            number(of["strongest"]["steps"] / base["strongest"]["steps"]),
         ]
         yield f"| {' | '.join(cells)} |"
-    scratch = attack_of(base["runs"], "scratch")
-    yield f"| from scratch |  |  |  |  |  |  | {' | '.join(who(scratch))} |  |"
     yield ""
     yield (
         "primary: accuracy, of the attack's rows. RIR: of test samples, where `immucond deep` made "
@@ -183,13 +167,13 @@ def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Itera
         "gradient descent on it until half of the squared loss is left. ceiling: of the leak "
         "profile, the most over all cuts. strongest: fewest steps of "
         "any attacker until the held-out cross-entropy is at "
-        f"{number(base['runs'][0]['runs'][0]['target'])} nats; accuracy: his at best, or the best "
-        "of all where nobody gets there. factor: over the steps on theta_0."
+        f"{number(base['attack']['target'])} nats; loss and accuracy: his at best, "
+        "or where nobody gets there those of the least loss. factor: over the steps on theta_0."
     )
     yield ""
     yield correlation(found)
     yield ""
-    draw(made, found, scratch["steps"])
+    draw(made, found)
     yield f"![Steps of the strongest attacker against the ceiling](../images/{PLOT.name})"
 
 
@@ -201,7 +185,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def correlation(found: Found) -> str:
     """Tell how far the ceiling orders the releases as the strongest attacker does."""
-    taken = [of["attack"]["steps"] for of in found.values()]
+    taken = [of["strongest"]["steps"] for of in found.values()]
     if len(set(taken)) == 1:
         return "All releases cost the strongest attacker the same: the ceiling has nothing to tell."
     said = spearmanr([of["leak"]["profile"]["ceiling"] for of in found.values()], taken)[0]
@@ -211,8 +195,8 @@ def correlation(found: Found) -> str:
     )
 
 
-def draw(made: Mapping[str, tuple[str, str]], found: Found, scratch: float) -> None:
-    """Draw the strongest attacker's steps against the ceiling, beside those from scratch."""
+def draw(made: Mapping[str, tuple[str, str]], found: Found) -> None:
+    """Draw the strongest attacker's steps against the ceiling."""
     most = float(HEADS.split("--steps ")[1].split()[0])
     with print_style():
         figure = Figure(figsize=(7.0, 5.2), layout="constrained")
@@ -220,10 +204,9 @@ def draw(made: Mapping[str, tuple[str, str]], found: Found, scratch: float) -> N
         for (name, (label, _)), (colour, marker) in zip(made.items(), STYLES, strict=False):
             ax.plot(
                 100.0 * found[name]["leak"]["profile"]["ceiling"],
-                min(found[name]["attack"]["steps"], 1.6 * most),
+                min(found[name]["strongest"]["steps"], 1.6 * most),
                 marker, color=colour, markerfacecolor="none", linestyle="none", label=label,
             )  # fmt: skip
-        ax.axhline(min(scratch, 1.6 * most), color="0.6", linestyle="--", label="from scratch")
         ax.axhline(most, color="0.6", linewidth=0.8)
         ax.set_yscale("log")
         ax.set_ylim(0.8, 2.1 * most)
@@ -238,11 +221,10 @@ def short(name: str) -> str:
     return name.replace("resnet.encoder.", "")
 
 
-def who(attack: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Cells of an attack: steps, who and from where, and his accuracy."""
-    there = math.isfinite(attack["steps"])
+def who(attack: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Cells of an attack: steps, who and from where, his loss and accuracy."""
     name = short(f"{attack['attacker']}, {attack['start']}")
-    return number(attack["steps"]), name if there else "", f"{attack['accuracy']:.1%}"
+    return number(attack["steps"]), name, f"{attack['loss']:.2f}", f"{attack['accuracy']:.1%}"
 
 
 if __name__ == "__main__":
