@@ -102,7 +102,7 @@ def measure(work: Path, name: str, release: str) -> dict[str, Any]:
 
 def strongest(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the attack of the fewest steps, or of the least loss where nobody gets there."""
-    found = [{**attack, "steps": float(attack["steps"])} for attack in attacks]
+    found = [{**a, "steps": float(a["steps"]), "loss": float(a["loss"])} for a in attacks]
     return min(found, key=lambda attack: (attack["steps"], attack["loss"]))
 
 

@@ -44,7 +44,9 @@ def test_what_does_not_fit_is_told():
         (np.eye(3), np.ones(3)),
         (np.ones(3), np.eye(3)),
     ):
-        with pytest.raises(ValueError, match="H must be square, with as many rows"):
+        with pytest.raises(
+            ValueError, match=rf"H must be square.*{np.shape(rows)[0]},.*H \({len(H)},"
+        ):
             core.level(rows, H)
     for rows in (np.eye(3, dtype=np.float32), np.asfortranarray(np.ones((3, 2)))):
         with pytest.raises(TypeError):  # a copy would be rotated, and thrown away
