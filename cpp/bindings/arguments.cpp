@@ -1,5 +1,6 @@
 #include "arguments.hpp"
 
+#include <span>
 #include <utility>
 
 namespace immucond::bindings {
@@ -95,9 +96,16 @@ Rule rule_of(const RuleTuple& rule) {
   return {rank, rtol, precision, rounded};
 }
 
+std::vector<double> directions_of(const Columns& columns) {
+  std::vector<std::span<const double>> vectors;
+  for (const auto& column : columns)
+    vectors.emplace_back(column.data(), static_cast<std::size_t>(column.size()));
+  return directions(vectors);
+}
+
 Wanted::Wanted(const RuleTuple& rule, const Search& search) {
   const auto& [method, tol, max, min, ratio] = search;
-  start_ = {{max.data(), max.data() + max.size()}, {min.data(), min.data() + min.size()}, ratio};
+  start_ = {directions_of(max), directions_of(min), ratio};
   given_ = {.rule = rule_of(rule),
             .tol = tol,
             .method = method_of(method),

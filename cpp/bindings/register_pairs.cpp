@@ -214,7 +214,7 @@ void register_pairs(py::module_& m) {
       [](const py::function& product, Index n, double tol, const Columns& start, double error,
          std::uint64_t seed) {
         const FunctionOperator A(product, n);
-        const std::vector<double> vectors(start.data(), start.data() + start.size());
+        const std::vector<double> vectors = directions_of(start);
         OnePair pair = without_gil([&] { return largest_pair(A, vectors, tol, error, seed); });
         return py::make_tuple(pair.value, pair.next, pair.bound, vector(std::move(pair.vector)),
                               vector(std::move(pair.neighbour)));

@@ -16,6 +16,22 @@ Given with_floor(Given given, const double* entries, Index count) {
   return given;
 }
 
+std::vector<double> directions(const std::vector<std::span<const double>>& vectors) {
+  std::vector<double> columns;
+  for (const std::span<const double> vector : vectors) {
+    double largest = 0.0;
+    for (const double x : vector) {
+      if (!std::isfinite(x))
+        throw std::invalid_argument("start must hold finite real vectors, and holds " + format(x));
+      largest = std::max(largest, std::fabs(x));
+    }
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    for (const double x : vector) columns.push_back(std::ldexp(x, -exponent));
+  }
+  return columns;
+}
+
 void fix_signs(std::vector<double>& a, Index rows, std::vector<double>* partner,
                Index partner_rows) {
   const Index columns = static_cast<Index>(a.size()) / rows;

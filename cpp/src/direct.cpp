@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,35 @@ std::vector<double> end_values(const Tridiagonal& T, const Ends& s, End end, boo
 
 // ---- symmetric positive semidefinite: H = Q T Q^T ----
 
+/// T with the eigenvalues that have been found already: the passes over T are what counts.
+class Found {
+ public:
+  Found(const Tridiagonal& T, std::vector<Index> positions)
+      : T_(T), positions_(std::move(positions)) {
+    std::sort(positions_.begin(), positions_.end());
+    positions_.erase(std::unique(positions_.begin(), positions_.end()), positions_.end());
+    values_ = T.eigenvalues(positions_);
+  }
+  double operator[](Index position) const { return eigenvalues({position})[0]; }
+  std::vector<Index> counts_above(const std::vector<double>& xs) const {
+    return T_.counts_above(xs);
+  }
+  std::vector<double> eigenvalues(const std::vector<Index>& positions) const {
+    std::vector<double> values;
+    for (const Index wanted : positions) {
+      const auto at = std::find(positions_.begin(), positions_.end(), wanted);
+      if (at == positions_.end()) return T_.eigenvalues(positions);
+      values.push_back(values_[size(at - positions_.begin())]);
+    }
+    return values;
+  }
+
+ private:
+  const Tridiagonal& T_;
+  std::vector<Index> positions_;
+  std::vector<double> values_;
+};
+
 class PsdDecomposition final : public Decomposition {
  public:
   PsdDecomposition(std::vector<double> reflectors, std::vector<double> tau, Tridiagonal T,
@@ -33,16 +63,23 @@ class PsdDecomposition final : public Decomposition {
   }
 
   Vectors vectors(End end, bool one) const override {
+    if (ends_.rank > 1 && (one || ends_.tied(end) == 1)) {
+      auto [max, min] = both();
+      return end == End::max ? max : min;
+    }
     const std::vector<double> values = end_values(T_, ends_, end, one);
     return {static_cast<Index>(values.size()), {}, columns(values)};
   }
 
   std::pair<Vectors, Vectors> both() const override {
     if (ends_.rank == 1) return Decomposition::both();
-    std::vector<double> min = columns({ends_.signed_min(), ends_.sigma_max});
-    std::vector<double> max(min.begin() + T_.size(), min.end());
-    min.resize(size(T_.size()));
-    return {{1, {}, std::move(max)}, {1, {}, std::move(min)}};
+    if (!both_) {
+      std::vector<double> min = columns({ends_.signed_min(), ends_.sigma_max});
+      std::vector<double> max(min.begin() + T_.size(), min.end());
+      min.resize(size(T_.size()));
+      both_ = {{1, {}, std::move(max)}, {1, {}, std::move(min)}};
+    }
+    return *both_;
   }
 
  private:
@@ -57,7 +94,8 @@ class PsdDecomposition final : public Decomposition {
     return z;
   }
 
-  mutable std::vector<double> reflectors_;  // dormtr changes and restores it
+  mutable std::vector<double> reflectors_;                   // dormtr changes and restores it
+  mutable std::optional<std::pair<Vectors, Vectors>> both_;  // certificate and gradient ask
   std::vector<double> tau_;
   Tridiagonal T_;
 };
@@ -154,20 +192,23 @@ std::unique_ptr<Decomposition> reduce_psd(SymmetricMatrix H, const Given& given,
   const DoubleDouble squares = sum_of_squares(d.data(), n) + off + off;
   Tridiagonal T(std::move(d), std::move(e));
   if (T.radius() == 0.0) throw_rank_zero(H.name);
-  const std::vector<double> values =
-      T.eigenvalues({1, n, given.rule.rank > 0 ? given.rule.rank : 1});
-  const double counted = given.rule.rank > 0 ? std::max(0.0, values[2]) : given.cut(values[0]);
+  // What this asks for, and what the ends will be read from.
+  const Index k = given.rule.rank > 0 ? given.rule.rank : n;
+  std::vector<Index> positions{1, std::min<Index>(2, n), n, k, std::max<Index>(1, k - 1)};
+  if (k < n) positions.push_back(k + 1);
+  const Found values(T, positions);
+  const double counted = given.rule.rank > 0 ? std::max(0.0, values[k]) : given.cut(values[1]);
   const double allowed =
       given.psd ? std::max(tolerance, largest_negative(n, given.rule.precision)) * T.radius()
                 : counted;
-  if (values[1] < -allowed || values[0] <= 0.0) {
+  if (values[n] < -allowed || values[1] <= 0.0) {
     why = " must be positive semidefinite, and has the eigenvalue " +
-          format(std::ldexp(values[1], H.exponent)) + " beside the largest, " +
-          format(std::ldexp(values[0], H.exponent));
+          format(std::ldexp(values[n], H.exponent)) + " beside the largest, " +
+          format(std::ldexp(values[1], H.exponent));
     return nullptr;
   }
-  Ends ends = read_ends(T, n, given, squares);
-  if (ends.below_min) ends.below_min = std::max(*ends.below_min, -values[1]);
+  Ends ends = read_ends(values, n, given, squares);
+  if (ends.below_min) ends.below_min = std::max(*ends.below_min, -values[n]);
   ends.exponent = H.exponent;
   return std::make_unique<PsdDecomposition>(std::move(H.data), std::move(tau), std::move(T), ends);
 }

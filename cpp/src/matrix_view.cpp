@@ -155,14 +155,25 @@ void for_each_tile_pair(const double* a, Index n, Visit visit) {
 }
 
 IMMUCOND_MULTIVERSION double max_abs(const double* a, Index count) {
-  // Comparisons would drop NaN; sums of a * 0 keep it (and turn infinity into it).
-  double largest = 0.0, poison = 0.0;
-  for (Index i = 0; i < count; ++i) {
-    const double magnitude = std::fabs(a[i]);
-    largest = largest < magnitude ? magnitude : largest;
-    poison += a[i] * 0.0;
+  // Side by side, for one chain of comparisons would wait for each. They would drop NaN; sums of
+  // a * 0 keep it (and turn infinity into it).
+  constexpr Index kLanes = 16;
+  double largest[kLanes] = {}, poison[kLanes] = {};
+  const auto take = [&](Index lane, double x) {
+    const double magnitude = std::fabs(x);
+    largest[lane] = largest[lane] < magnitude ? magnitude : largest[lane];
+    poison[lane] += x * 0.0;
+  };
+  Index i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (Index lane = 0; lane < kLanes; ++lane) take(lane, a[i + lane]);
+  for (; i < count; ++i) take(0, a[i]);
+  double found = 0.0, sum = 0.0;
+  for (Index lane = 0; lane < kLanes; ++lane) {
+    found = std::max(found, largest[lane]);
+    sum += poison[lane];
   }
-  return largest + poison;
+  return found + sum;
 }
 
 /// The caller's own storage, where it is float64 in a layout that the BLAS can read.

@@ -6,13 +6,14 @@ import numpy.typing as npt
 
 _Array: TypeAlias = npt.NDArray[Any]
 _Float64: TypeAlias = npt.NDArray[np.float64]
+_Columns: TypeAlias = tuple[_Float64, ...]
 _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float]]
 
 # known rank or 0, rtol, precision of the entries, their rounding once
 _Rule: TypeAlias = tuple[int, float, float, float]
 
-# method, tol, vectors to start from at the largest and at the smallest end
-_Search: TypeAlias = tuple[str, float, _Float64, _Float64, float]
+# method, tol, vectors to start from at the largest and at the smallest end, ratio of the ends there
+_Search: TypeAlias = tuple[str, float, _Columns, _Columns, float]
 
 # value, gradient, pairs, tied, determined, rank; for a stack arrays, with its axis first
 _Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any, Any]
@@ -134,7 +135,7 @@ def largest_pair(
     *,
     n: int,
     tol: float,
-    start: _Float64,
+    start: _Columns,
     error: float,
     seed: int,
 ) -> tuple[float, float, float, _Float64, _Float64]: ...

@@ -57,6 +57,8 @@ def pairs_of_operator(
         if value is not None:
             raise ValueError(f"{keyword} must be None for a LinearOperator, and is {value!r}")
     search = search_from(tuple(op.shape), methods=("auto", "lanczos"), **steering)
+    if not all(np.isfinite(vector).all() for vector in (*search.max, *search.min)):
+        raise ValueError("start must hold finite real vectors, and holds NaN or infinity")
     seed = as_count(seed, "seed", least=0)
     rows, cols = check_operator(op, name)
     if psd and rows != cols:
@@ -173,7 +175,7 @@ def _largest(
     products: _Products,
     size: int,
     tol: float,
-    start: FloatArray,
+    start: tuple[FloatArray, ...],
     seed: int,
     *,
     times: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from ._errors import (
     warn_accuracy,
 )
 from ._rank import Given, Rule, cut_off, half_told
-from ._validate import Array, FloatArray, check_choice, check_real
+from ._validate import FloatArray, check_choice, check_real
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # of any Python: with defaults, those of one matrix
@@ -203,8 +204,8 @@ class Search(NamedTuple):
 
     method: str = "auto"
     tol: float = 0.0
-    max: FloatArray = np.empty((0, 0))
-    min: FloatArray = np.empty((0, 0))
+    max: tuple[FloatArray, ...] = ()
+    min: tuple[FloatArray, ...] = ()
     ratio: float = 0.0
 
 
@@ -229,34 +230,25 @@ def search_from(
     # Iterations work with right vectors, of a wide matrix with those of its transpose.
     left = given == "matrix" and shape[0] < shape[1]
     size = shape[0] if left else shape[1]
-    ends = []
+    ends: list[tuple[FloatArray, ...]] = []
     for vector, neighbour in (
         (start.u_max if left else start.v_max, start.neighbour_max),
         (start.u_min if left else start.v_min, start.neighbour_min),
     ):
         if vector is None:  # pairs of an operator without an inverse
-            ends.append(np.empty((0, 0)))
+            ends.append(())
             continue
         if vector.shape != (size,):
             raise ValueError(
                 f"start must be the pairs of one matrix with vectors of length {size}, and has "
                 f"vectors of shape {vector.shape}"
             )
-        both = [vector, neighbour] if neighbour.shape == vector.shape and not left else [vector]
-        ends.append(_directions(np.column_stack(both)))
-    ratio = 1.0 / start.condition_number if ends[1].size else 0.0
+        both = (vector, neighbour) if neighbour.shape == vector.shape and not left else (vector,)
+        if any(column.dtype.kind != "f" for column in both):
+            raise ValueError(f"start must hold finite real vectors, and holds {vector.dtype}")
+        ends.append(both)
+    ratio = 1.0 / start.condition_number if ends[1] else 0.0
     return Search(method, relative, ends[0], ends[1], ratio)
-
-
-def _directions(columns: Array) -> FloatArray:
-    # Their squares must not leave the range of float64; zeros stay, and start nothing.
-    if columns.dtype.kind != "f" or not np.isfinite(columns).all():
-        raise ValueError(
-            "start must hold finite real vectors, and holds NaN, infinity or another dtype"
-        )
-    largest = np.abs(columns).max(axis=0)
-    scaled: FloatArray = np.ldexp(columns, -np.frexp(largest)[1])
-    return scaled
 
 
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
@@ -264,17 +256,16 @@ def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
     largest, smallest = found.pop("unit_max"), found.pop("unit_min")
     exponent = found.pop("exponent")
     found.pop("determined")
-    lost = np.flatnonzero(np.isinf(found["frobenius"]))
-    if lost.size:
-        first = int(lost[0])
-        stack = np.ndim(largest) > 0
+    stack = np.ndim(largest) > 0
+    if any_infinite(found["frobenius"]):
+        first = int(np.flatnonzero(np.isinf(found["frobenius"]))[0])
         raise OverflowError(
             f"the singular values of {name}{f'[{first}]' if stack else ''} are not representable "
             f"in float64: the largest is {np.ravel(largest)[first]:.6g} * "
             f"2^{np.ravel(exponent)[first]}"
         )
     kappa = condition_of(largest, smallest, name)
-    if np.ndim(kappa) > 0:
+    if stack:
         none = np.empty((len(largest), 0))
         return ExtremePairs(condition_number=kappa, neighbour_max=none, neighbour_min=none, **found)
     neighbours = {f"neighbour_{end}": found.pop(f"next_{end}") for end in ("max", "min")}
@@ -288,12 +279,12 @@ def pairs_with_warnings(
     warn_half(name, found["rank"], min(shape[-2:]), rule)
     determined = found["determined"]  # whatever float64 makes of the value
     pairs = pairs_from(found, name)
-    if not np.all(determined):
+    if not every(determined):
         warn_accuracy(name + where_not(determined))
     ends = [
         f"{e}{where_not(simple)}"
         for e, simple in (("largest", pairs.simple_max), ("smallest", pairs.simple_min))
-        if not np.all(simple)
+        if not every(simple)
     ]
     if ends:
         warn(
@@ -306,18 +297,22 @@ def pairs_with_warnings(
 
 def condition_of(largest: Value, smallest: Value, name: str) -> Value:
     """Return sigma_max / sigma_min, of one matrix or of a stack."""
-    with np.errstate(over="ignore"):
-        kappa = np.maximum(1.0, np.divide(largest, smallest))
-    if np.isinf(kappa).any():
+    if isinstance(largest, float):
+        ratio = float(largest) / float(smallest) if smallest else math.inf
+        kappa = 1.0 if ratio < 1.0 else ratio
+    else:
+        with np.errstate(over="ignore"):
+            kappa = np.maximum(1.0, np.divide(largest, smallest))
+    if any_infinite(kappa):
         raise OverflowError(
             f"the condition number of {name}{where_not(np.isfinite(kappa))} passes 1.8e308"
         )
-    return kappa if np.ndim(kappa) else float(kappa)
+    return kappa
 
 
 def warn_half(name: str, rank: Any, size: int, rule: Rule) -> None:
     """Say how many singular values the rounding of half precision has left, if not all."""
-    if told := cut_off(name, int(np.min(rank)), size, rule):
+    if rule.rounded > 0.0 and (told := cut_off(name, int(np.min(rank)), size, rule)):
         warn(told, AccuracyWarning)
 
 
@@ -330,6 +325,19 @@ def explaining(rule: Rule) -> Iterator[None]:
         if rule.rounded == 0.0:
             raise
         raise DegenerateSpectrumError(f"{error}. Here {half_told(rule)}") from None
+
+
+# Of one matrix plain numbers come, for which NumPy's functions take as long as small kernels.
+
+
+def every(holds: Value) -> bool:
+    """Whether it holds, of one matrix or of all in a stack."""
+    return holds if isinstance(holds, bool) else bool(np.all(holds))
+
+
+def any_infinite(x: Value) -> bool:
+    """Whether it is infinite, of one matrix or of any in a stack."""
+    return math.isinf(x) if isinstance(x, float) else bool(np.isinf(x).any())
 
 
 def where_not(holds: Value) -> str:

@@ -28,6 +28,8 @@ Given = Literal["matrix", "features", "gram", "product"]
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _HALF = ("float16", "bfloat16")
+# A dtype's name takes NumPy longer than a small kernel takes.
+_EPS_OF_DTYPE = {np.dtype(name): eps for name, eps in _EPS.items() if name != "bfloat16"}
 
 
 def epsilon(computed_in: Any) -> float:
@@ -39,6 +41,8 @@ def epsilon(computed_in: Any) -> float:
         float64, float32, float16 or bfloat16, as a NumPy or torch dtype or a name. Integers and
         bools are exact, and count as float64.
     """
+    if isinstance(computed_in, np.dtype) and computed_in in _EPS_OF_DTYPE:
+        return _EPS_OF_DTYPE[computed_in]
     name = str(computed_in).removeprefix("torch.")
     if name not in _EPS:
         try:

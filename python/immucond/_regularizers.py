@@ -18,7 +18,15 @@ import numpy.typing as npt
 from . import _core
 from ._core import Spectrum
 from ._errors import warn_accuracy, warn_tied
-from ._pairs import ExtremePairs, explaining, pairs_from, search_from, warn_half, where_not
+from ._pairs import (
+    ExtremePairs,
+    every,
+    explaining,
+    pairs_from,
+    search_from,
+    warn_half,
+    where_not,
+)
 from ._rank import Rule, rank_rule
 from ._validate import FloatArray, as_integer, as_matrices, as_matrix
 
@@ -281,9 +289,9 @@ class SpectralRegularizer:
         """Return what a kernel found, with the warnings that it calls for."""
         value, gradient, pairs, tied, determined, rank = found
         warn_half(name, rank, size, rule)
-        if not np.all(determined):
+        if not every(determined):
             warn_accuracy(name + where_not(determined))
-        if np.any(tied) and gradient is not None:
+        if gradient is not None and tied is not False and np.any(tied):
             warn_tied(name + where_not(np.logical_not(tied)), self.name)
         result = (value, gradient)
         return result if pairs is None else (*result, pairs_from(pairs, name))

@@ -36,18 +36,7 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     ValueError
         For another number of dimensions, no entries, or integers beyond 2^53.
     """
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
-    if _is_sparse(x):
-        raise TypeError(
-            f"{name} is sparse ({type(x).__name__}) and must be dense: give {name}.toarray() (of a "
-            "tensor to_dense()), or scipy.sparse.linalg.aslinearoperator of it where products are "
-            "enough (extreme_pairs, psd_extreme_pairs)"
-        )
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name} does not form an array: {error}") from error
+    array = x if type(x) is np.ndarray else _converted(x, name)
     kind, size = array.dtype.kind, array.dtype.itemsize
     if not (kind in "biu" or (kind == "f" and size <= 8)):
         raise TypeError(
@@ -63,6 +52,21 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
         if extreme > _LARGEST_EXACT:
             raise ValueError(f"{name} holds the integer {extreme}, which float64 may not hold")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _converted(x: npt.ArrayLike, name: str) -> Array:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
+    if _is_sparse(x):
+        raise TypeError(
+            f"{name} is sparse ({type(x).__name__}) and must be dense: give {name}.toarray() (of a "
+            "tensor to_dense()), or scipy.sparse.linalg.aslinearoperator of it where products are "
+            "enough (extreme_pairs, psd_extreme_pairs)"
+        )
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} does not form an array: {error}") from error
 
 
 def _is_sparse(x: Any) -> bool:

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,6 +19,10 @@ struct Start {
   std::vector<double> max, min;
   double ratio = 0.0;
 };
+
+/// Vectors to start from as columns side by side, each scaled by a power of two so that its squares
+/// stay in the range of float64. Zeros stay, and start nothing; what is not finite is refused.
+std::vector<double> directions(const std::vector<std::span<const double>>& vectors);
 
 enum class Method { automatic, direct, lanczos, jacobi, gram, qr };
 

@@ -142,13 +142,17 @@ class FullHessian(Hessian):
         if self.rank == 0:
             raise ValueError(f"theta maps {root.name} to 0: its Hessian has rank 0 and no kappa")
         self._columns = columns
-        self._free = preconditioner in ("right", "projected")
-        self._range: FloatArray | None = None
-        if preconditioner == "projected":
-            self._range = root.range_basis if basis is None else basis.T @ root.range_basis
-        self._factor: Any = None
-        if preconditioner == "ridge":
-            self._factor = _cholesky(self.K, ridge, root.name)
+        self._free = preconditioner is not None
+        # What is left of the free step: (K + ridge I)^-1 K, a projector where ridge is 0.
+        self._filter: FloatArray | None = None
+        if preconditioner in ("projected", "ridge"):
+            added = ridge if preconditioner == "ridge" else 0.0
+            V = root.range_basis if basis is None else basis.T @ root.range_basis
+            if preconditioner == "ridge" and ridge == 0.0 and root.rank < self.K.shape[0]:
+                raise ValueError(_not_definite(root.name, ridge))
+            sigma = root.sigma[: root.rank]
+            kept = 1.0 / (1.0 + (np.sqrt(added) / root.scale / sigma) ** 2)
+            self._filter = (V * kept) @ V.T
 
     def evaluate(
         self, regularizer: SpectralRegularizer, theta: FloatArray, start: ExtremePairs | None
@@ -157,10 +161,8 @@ class FullHessian(Hessian):
             theta, self.K, preconditioned=self._free, rank=self.rank, start=start,
             return_pairs=True, p=self._columns if regularizer.takes_p else None,
         )  # fmt: skip
-        if self._range is not None:
-            step = self._range @ (self._range.T @ step)
-        elif self._factor is not None:
-            step = scipy.linalg.cho_solve(self._factor, step)
+        if self._filter is not None:
+            step = self._filter @ step
         return Evaluated(value, step, pairs)
 
     def pairs(self, theta: FloatArray, start: ExtremePairs | None) -> ExtremePairs:
@@ -255,10 +257,14 @@ def _cholesky(K: FloatArray, ridge: float, name: str) -> Any:
     try:
         return scipy.linalg.cho_factor(K + ridge * np.eye(K.shape[0]))
     except np.linalg.LinAlgError as error:
-        raise ValueError(
-            f"ridge must be large enough that the Gram matrix of {name} plus ridge I is definite, "
-            f"got {ridge:g}"
-        ) from error
+        raise ValueError(_not_definite(name, ridge)) from error
+
+
+def _not_definite(name: str, ridge: float) -> str:
+    return (
+        f"ridge must be large enough that the Gram matrix of {name} plus ridge I is definite, "
+        f"got {ridge:g}"
+    )
 
 
 def _gram(X: FloatArray, name: str) -> FloatArray:
