@@ -6,6 +6,9 @@
     pytest benchmarks --large --update docs/results/speed.md     renews the table in that file
     pytest benchmarks --plot docs/images     draws times against sizes, a file a figure
 
+Contestants whose name begins with "immucond" are ours. One that begins with "floor:" does less than
+the job: what is left of it is what ours has to fall short of.
+
 The BLAS of NumPy and SciPy and PyTorch each keep a pool of threads, whose idle threads spin for a
 while. So every contestant warms up until its own pool is the only one awake; medians are reported.
 Other processes disturb two threads more than one, so what they took while we measured is watched.
@@ -18,8 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +30,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scaling_plot import Curves, save_plot
+from ratios import HEAD, LEGEND, Group, Timing, aligned, curves, lost, markdown
+from scaling_plot import save_plot
 from threadpoolctl import threadpool_info
 
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
@@ -39,95 +42,9 @@ DISTURBED = 0.05  # of the machine, taken by other processes
 BEGIN, END = "<!-- begin: pytest benchmarks -->", "<!-- end: pytest benchmarks -->"
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One contestant's median and interquartile range, in seconds."""
-
-    median: float
-    spread: float
-    disturbed: bool
-
-    def __str__(self) -> str:
-        mark = " !" if self.disturbed else ""
-        return f"{duration(self.median)} ±{50 * self.spread / self.median:.0f}%{mark}"
-
-
-def duration(seconds: float) -> str:
-    unit, factor = next(
-        (u, f) for u, f in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or f == 1e6
-    )
-    return f"{seconds * factor:.3g} {unit}"
-
-
-@dataclass
-class Group:
-    """Everything measured on one problem."""
-
-    ours: dict[str, Timing] = field(default_factory=dict)
-    peers: dict[str, Timing] = field(default_factory=dict)
-    goals: dict[tuple[str, str], float] = field(default_factory=dict)
-    limits: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds
-    memory: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # MiB measured, MiB allowed
-    left_out: dict[str, str] = field(default_factory=dict)  # peers, and why
-    at: tuple[str, str, int] | None = None  # figure, panel and abscissa, where it has a place
-
-    def rows(self, name: str, *, only_goals: bool = False) -> Iterator[tuple[str, ...]]:
-        for ours, mine in self.ours.items():
-            for peer, theirs in self.peers.items():
-                ratio = theirs.median / mine.median
-                goal = self.goals.get((ours, peer))
-                if only_goals and goal is None:
-                    continue
-                yield (
-                    name,
-                    ours,
-                    peer,
-                    str(mine),
-                    str(theirs),
-                    f"{ratio:.2f}",
-                    "" if goal is None else f"≥ {goal:.3g}",
-                    "" if goal is None else met(ratio >= goal),
-                )
-        for (ours, peer), seconds in self.limits.items():
-            if ours in self.ours and (not peer or peer in self.peers):
-                over = self.ours[ours].median - (self.peers[peer].median if peer else 0.0)
-                yield (
-                    name,
-                    ours,
-                    f"(over {peer})" if peer else "(time)",
-                    duration(over),
-                    "",
-                    "",
-                    f"≤ {duration(seconds)}",
-                    met(over <= seconds),
-                )
-        for ours, (used, allowed) in self.memory.items():
-            goal_text = f"≤ {allowed:g} MiB"
-            yield (
-                name,
-                ours,
-                "(extra memory)",
-                f"{used:.0f} MiB",
-                "",
-                "",
-                goal_text,
-                met(used <= allowed),
-            )
-
-
-HEAD = ("group", "ours", "peer", "our median", "peer median", "ratio", "goal", "met")
-
-
-def met(yes: bool) -> str:
-    return "yes" if yes else "**no**"
-
-
 RESULTS = pytest.StashKey[dict[str, Group]]()
 BYSTANDERS = pytest.StashKey["Bystanders"]()
 CONDITIONS = pytest.StashKey[list[str]]()
-LEGEND = "! beside a median: other processes took over 5% of the machine meanwhile."
 
 
 class Bystanders:
@@ -186,7 +103,7 @@ class Contest:
     ) -> None:
         """Time `function`, which returns arrays equal to those of `like` to `rtol` of the largest.
 
-        Contestants whose name starts with "immucond" are ours; `goals` maps (ours, peer) to the
+        `goals` maps (ours, peer) to the
         least ratio of medians, peer over ours, and `limits` to the most seconds that ours may take
         longer, or, beside the peer "", in all; `at` is the group's place in a plot.
         """
@@ -388,7 +305,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("ratios of medians, peer / ours")
     terminalreporter.write("\n".join(aligned([HEAD, *rows])).replace("**", "") + "\n")
-    terminalreporter.write(LEGEND + "\n")
+    terminalreporter.write(f"{LEGEND}\n\n" + "\n".join(lost(groups)) + "\n")
     path = config.getoption("--update")
     if path:
         # What a plot shows is in the table only where a goal was set.
@@ -397,38 +314,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             for name, group in groups.items()
             for row in group.rows(name, only_goals=group.at is not None)
         ]
-        lines = [*config.stash[CONDITIONS], "", *markdown(rows), "", LEGEND]
+        lines = [
+            *(*config.stash[CONDITIONS], "", *lost(groups)),
+            *("", *markdown(rows), "", LEGEND),
+        ]
         replace_between_markers(path, "\n".join(lines))
     folder, measured = config.getoption("--plot"), curves(groups)
     if folder and not measured:
         terminalreporter.write("--plot: nothing was measured that has a place in a figure\n")
     for figure, panels in measured.items() if folder else ():
         save_plot(panels, folder / f"{figure}.svg")
-
-
-def curves(groups: dict[str, Group]) -> dict[str, Curves]:
-    """Medians by figure, panel, contestant and abscissa, of the groups that have a place."""
-    figures: dict[str, Curves] = {}
-    for group in groups.values():
-        if group.at is not None:
-            figure, panel, x = group.at
-            curves = figures.setdefault(figure, {}).setdefault(panel, {})
-            for name, timing in (group.ours | group.peers).items():
-                curves.setdefault(name, {})[x] = timing.median
-    return figures
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def markdown(rows: list[tuple[str, ...]]) -> list[str]:
-    body = [HEAD, ("---",) * 3 + ("---:",) * 3 + ("---",) * 2, *rows]
-    return ["| " + " | ".join(row) + " |" for row in body]
 
 
 def conditions(command: str) -> list[str]:

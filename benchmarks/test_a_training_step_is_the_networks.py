@@ -19,7 +19,7 @@ import immucond.torch as ict
 from immucond.deep.parts import SplitModel
 
 OURS = "immucond, the regularizers alone"
-STEP, AUTOGRAD = "the whole step", "the regularizers alone, autograd through eigvalsh"
+STEP, AUTOGRAD = "floor: the whole step", "the regularizers alone, autograd through eigvalsh"
 BATCHES = [64, pytest.param(1024, marks=pytest.mark.large)]
 COLOURS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
 # Backbone, primary and harmful task, how the network is loaded.

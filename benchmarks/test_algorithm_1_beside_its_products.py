@@ -15,7 +15,7 @@ import immucond as ic
 from immucond.experiments.house_price import load
 
 AUTOGRAD = "torch autograd through eigvalsh, and a solve"
-FLOOR = "numpy, the products of two steps"
+FLOOR = "floor: numpy, the products of two steps"
 SIZES = [64, 128, 256, 512, 1024]
 LARGE_SIZES = [pytest.param(n, marks=pytest.mark.large) for n in (2048, 4096)]
 HOUSES = {"lambda_P": 0.056, "lambda_H": 1.5e10, "lr": 0.005, "preconditioner": "ridge"}

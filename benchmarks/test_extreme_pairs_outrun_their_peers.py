@@ -25,7 +25,7 @@ ACCURACY = 1e-6  # of either end, that a contestant must reach
 ITERATIONS = 500  # that an iterative peer may take to reach it, restarts for ARPACK
 
 EIGH, DIRECT = "torch.linalg.eigh", "direct method (immucond)"
-WARM, YARDSTICK = "immucond, warm start", "LAPACK dpotrf"
+WARM, YARDSTICK = "immucond, warm start", "floor: LAPACK dpotrf"
 LOOP = "loop over torch.linalg.eigh"
 
 
@@ -286,7 +286,7 @@ BATCH = {
     "immucond": lambda H: of_pairs(ic.psd_extreme_pairs(H)),
     LOOP: lambda H: ends(np.array([torch.linalg.eigh(h)[0].numpy() for h in torch.from_numpy(H)])),
     "torch.linalg.eigh, batched": lambda H: ends(torch.linalg.eigh(torch.from_numpy(H))[0]),
-    "loop over psd_extreme_pairs": lambda H: tuple(
+    "loop over psd_extreme_pairs (immucond)": lambda H: tuple(
         np.array(column) for column in zip(*(DENSE["immucond"](h) for h in H), strict=True)
     ),
 }

@@ -60,8 +60,8 @@ def by_eigh(K_P, given, x):
 
 OURS = "immucond fade"
 PEERS = {
-    "definite": {"scipy cho_factor + cho_solve": by_cholesky},
-    "singular": {"scipy.linalg.eigh": by_eigh},
+    "definite": {"floor: scipy cho_factor + cho_solve": by_cholesky},
+    "singular": {"floor: scipy.linalg.eigh": by_eigh},
 }
 GOALS = {"definite": 1 / 1.5, "singular": 1.0}
 

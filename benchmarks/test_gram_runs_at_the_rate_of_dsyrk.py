@@ -10,7 +10,7 @@ import immucond as ic
 
 ROWS, COLUMNS = 200_000, 512
 GROUP = f"gram {ROWS} x {COLUMNS}"
-DSYRK = "scipy dsyrk, float64, upper half"
+DSYRK = "floor: scipy dsyrk, float64, upper half"
 GOALS = {("immucond", DSYRK): 0.9, ("immucond, float32 input", DSYRK): 0.8}
 EXTRA_MEMORY_MIB = 64
 

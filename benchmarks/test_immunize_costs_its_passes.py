@@ -15,8 +15,8 @@ from torch import nn
 import immucond.deep as icd
 import immucond.torch as ict
 
-SAME_LOOP = "the same loop, squares for regularizers"
-PLAIN = "plain PyTorch, primary task alone"
+SAME_LOOP = "floor: the same loop, squares for regularizers"
+PLAIN = "floor: plain PyTorch, primary task alone"
 BATCH = 64
 LAMBDAS = (1e-5, 1e-1)
 LR = 1e-4

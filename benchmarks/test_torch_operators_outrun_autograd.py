@@ -12,7 +12,7 @@ import torch
 import immucond.torch as ict
 
 AUTOGRAD = "torch autograd through eigvalsh"
-NO_OP = "a no-op autograd.Function"
+NO_OP = "floor: a no-op autograd.Function"
 LEAST_RATIO = {(64, 768): 20, (100, 512): 20, (128, 384): 20, (4096, 1024): 3}
 OVERHEAD = 60e-6
 

@@ -121,7 +121,7 @@ def test_the_demo_draws_its_legend_beside_the_data():
 
 @pytest.mark.parametrize("count", [1, 6, 7, 13, 30])
 def test_benchmark_plots_have_six_lines_a_panel_at_most(tmp_path, monkeypatch, count):
-    names = ["immucond", "immucond, warm start", "direct method (immucond)", "LAPACK dpotrf"]
+    names = ["immucond", "immucond, warm start", "direct method (immucond)", "floor: LAPACK dpotrf"]
     names += [f"torch.{i}" for i in range(4)] + [f"scipy {i}" for i in range(22)]
     points = {n: 1e-6 * n**2 for n in (64, 256, 512)}
     panels = {title: dict.fromkeys(names[:count], points) for title in ("random", "decaying")}
