@@ -15,7 +15,7 @@
 namespace immucond {
 namespace {
 
-/// From these sizes on an iteration beats the reduction (docs/numerics.md).
+/// From these sizes on an iteration beats the reduction (docs/theory/numerics.md).
 constexpr Index kPsdSize = 2048, kGeneralSize = 768;
 
 bool iteration_pays(Index n, const Given& given, Index from) {

@@ -15,7 +15,7 @@ void set_threads(int count);
 /// Below so many flops (a few milliseconds) a phase runs on one thread: waking a pool costs more
 /// than the work, and many times more where another library's idle threads still spin on the cores.
 /// Reductions, half of whose work is bound by memory, gain later than products. Measured:
-/// docs/numerics.md.
+/// docs/theory/numerics.md.
 enum class Work { product, reduction };
 inline constexpr double kProductFlops = 2e8, kReductionFlops = 5e8;
 
