@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import thresholds
+import thresholds  # noqa: E402
 
 
 @pytest.mark.parametrize(
