@@ -19,7 +19,6 @@ import platform
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ import numpy as np
 import pytest
 import torch
 from ratios import HEAD, LEGEND, Group, Timing, aligned, curves, lost, markdown
+from scaling import extra_memory as peak_growth
 from scaling_plot import save_plot
 from threadpoolctl import threadpool_info
 
@@ -171,24 +171,6 @@ def data_dir() -> Path:
     return folder
 
 
-# Resident memory in a process of its own; Linux keeps the peak in VmHWM.
-MEASURE_MEMORY = """
-import sys
-import numpy as np
-import immucond as ic
-
-def mib(key):
-    with open("/proc/self/status") as status:
-        return int(next(line.split()[1] for line in status if line.startswith(key))) / 1024
-
-inputs = [np.ones(tuple(map(int, text.split("x"))), sys.argv[2]) for text in sys.argv[3:]]
-before = mib("VmRSS")
-assert before > 0.99 * mib("VmHWM"), "the peak belongs to making the inputs"
-getattr(ic, sys.argv[1])(*inputs)
-print(mib("VmHWM") - before)
-"""
-
-
 @pytest.fixture
 def record_memory(request: pytest.FixtureRequest) -> Callable[[str, str, float, float], None]:
     """Put memory into the table: group, name, MiB measured, MiB allowed."""
@@ -220,14 +202,7 @@ def extra_memory(record_memory: Callable[[str, str, float, float], None]) -> Cal
     def measure(
         group: str, name: str, function: str, dtype: str, *shapes: tuple[int, int], allowed: float
     ) -> None:
-        texts = [f"{rows}x{columns}" for rows, columns in shapes]
-        run = subprocess.run(
-            [sys.executable, "-c", MEASURE_MEMORY, function, dtype, *texts],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        record_memory(group, name, float(run.stdout), allowed)
+        record_memory(group, name, peak_growth(function, dtype, *shapes), allowed)
 
     return measure
 

@@ -52,7 +52,10 @@ def families(panels: Curves) -> list[list[str]]:
     ]
 
 
-def save_plot(panels: Curves, path: Path) -> None:
+def save_plot(
+    panels: Curves, path: Path, *, xlabel: str = "size n",
+    ylabel: str = "median time of one call, seconds",
+) -> None:  # fmt: skip
     """Draw a column a panel and a row a family, and write the file whole or not at all."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -71,14 +74,14 @@ def save_plot(panels: Curves, path: Path) -> None:
                     if points := sorted(curves.get(name, {}).items()):
                         (lines[name],) = ax.plot(*zip(*points, strict=True), **look[name])
                 sizes = sorted({x for points in curves.values() for x in points})
-                ax.set(xscale="log", yscale="log", ylim=limits, xlabel="size n")
+                ax.set(xscale="log", yscale="log", ylim=limits, xlabel=xlabel or panel)
                 ax.set_xticks(sizes, [str(x) for x in sizes])
                 ax.minorticks_off()
                 ax.grid(color="0.88")
                 ax.set_axisbelow(True)
-                if part is parts[0]:
+                if part is parts[0] and xlabel:
                     ax.set_title(panel)
-            row[0].set_ylabel("median time of one call, seconds")
+            row[0].set_ylabel(ylabel)
             # From the slowest to the fastest at its largest size, as the curves end.
             order = sorted(lines, key=lambda name: lines[name].get_ydata()[-1], reverse=True)
             part.legend(

@@ -24,12 +24,13 @@ from threadpoolctl import ThreadpoolController
 import immucond as ic
 
 try:
+    from .scaling import FLOOR, rate
     from .scaling_plot import Curves, save_plot
 except ImportError:  # in the folder itself
+    from scaling import FLOOR, rate
     from scaling_plot import Curves, save_plot
 
 RUNS = 7
-FLOOR = "floor: its flops at the rate of dgemm"
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,6 @@ def crossing(sizes: Sequence[int], small: Sequence[float], large: Sequence[float
     return math.exp(low + share * (high - low))
 
 
-def rate(n: int = 1024, runs: int = 5) -> float:
-    """Flops a second of dgemm, at all threads."""
-    A = np.asfortranarray(np.random.default_rng(0).standard_normal((n, n)))
-    taken = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        blas.dgemm(1.0, A, A)
-        taken.append(time.perf_counter() - start)
-    return float(2.0 * n**3 / median(taken[1:]))
-
-
 # ---- telling ----
 
 
@@ -217,7 +207,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name in names:
         if len(sizes[name]) < 2:
             parser.error(f"--most must leave two sizes of {name}: {RULES[name].sizes[1]} or more")
-    speed = rate()
+    speed = rate(args.runs)
     print(f"dgemm: {speed / 1e9:.1f} Gflop/s", flush=True)
     for name in names:
         rule = RULES[name]

