@@ -27,15 +27,21 @@ def assert_sound(pairs):
     assert np.isfinite(pairs.u_min).all()
 
 
-def sound(function, *args, **options):
-    """Pairs that are sound, or None where the input is refused in words."""
+def told(function, *args, **options):
+    """What is found, or None where the input is refused in words."""
     try:
-        pairs = quiet(function, *args, **options)
+        return quiet(function, *args, **options)
     except (ValueError, OverflowError) as error:
         if not re.search(REFUSED, str(error)):
             raise
         return None
-    assert_sound(pairs)
+
+
+def sound(function, *args, **options):
+    """Pairs that are sound, or None where the input is refused in words."""
+    pairs = told(function, *args, **options)
+    if pairs is not None:
+        assert_sound(pairs)
     return pairs
 
 
@@ -48,7 +54,9 @@ def test_a_rank_beyond_an_outer_product(rng, n):
         truth = true_eigenvalues(H)[1]  # of the rounded entries, of either sign
         assert abs(pairs.sigma_min - abs(truth)) <= pairs.bound_min
         assert pairs.condition_number > 1e13
-        assert quiet(ic.kappa, H, rank=2) > 1e13
+        # Of either sign here: as a singular value it may round to zero where a reduction does not.
+        kappa = told(ic.kappa, H, rank=2)
+        assert kappa is None or kappa > 1e13
 
 
 @given(rng=generators, k=st.integers(1, 3), n=st.integers(4, 7))

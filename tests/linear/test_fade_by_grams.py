@@ -74,7 +74,7 @@ def test_what_a_factor_settles_is_what_the_certified_ends_say(seed, d, lost_rank
 
 
 @pytest.mark.parametrize("rank", [60, 45])
-@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+@pytest.mark.parametrize("scale", [2.0**-498, 1.0, 2.0**498])  # others round the null space away
 def test_a_factor_settles_what_has_a_gap_at_any_scale(rank, scale):
     P = factored(primary(0, 60, rank) * scale, "K_P")
     assert P is not None

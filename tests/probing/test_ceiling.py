@@ -258,7 +258,7 @@ def test_a_map_moves_no_more_than_the_rows_that_leave_the_span(seed, lost):
     locked = found(mapped(given_task, gauge(rng, 10, 1e3)))
     stayed = np.setdiff1d(np.arange(len(test)), left)
     assert np.array_equal(plain.predictions[stayed], locked.predictions[stayed])
-    assert abs(plain.accuracy - locked.accuracy) <= plain.outside
+    assert abs(plain.accuracy - locked.accuracy) <= plain.outside + 1e-12  # both are rounded
 
 
 def test_all_rows_leave_the_span_of_fewer_rows_than_features():

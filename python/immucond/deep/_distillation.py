@@ -29,6 +29,7 @@ ALIGNMENT = 0.3
 
 _ADAM_LR = 1e-3
 _RISING = 0.1  # of all steps
+_ROUNDING = 4.0  # of a feature, in eps: more than the sums of a layer leave
 _HALF_EPS = 1e-2  # float16 holds the squares of gradients above this share of 1 alone
 
 
@@ -70,8 +71,12 @@ def _spread(features: Tensor) -> Tensor:
 
 
 def _relative(error: Tensor, to: Tensor, features: Tensor) -> Tensor:
-    """Spread of an error relative to that of something else, and to what rounding makes of it."""
-    least = torch.finfo(features.dtype).eps ** 2 * _spread(features)
+    """Spread of an error relative to that of something else, and to what rounding makes of it.
+
+    Rows of equal samples differ too, by their place in a batch: by a few eps of the features.
+    """
+    rounding = _ROUNDING * torch.finfo(features.dtype).eps
+    least = rounding**2 * features.double().square().sum(1).mean()
     scale = (_spread(to) + least).clamp_min(torch.finfo(torch.float64).tiny)
     return (_spread(error) / scale).to(torch.promote_types(features.dtype, torch.float32))
 
