@@ -1,5 +1,6 @@
 """Mini-batches and the directions left out: the same steps as the definition's, at less cost."""
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -182,3 +183,40 @@ def test_left_out_directions_keep_the_identity():
     assert still.shape == (9, 2)
     np.testing.assert_allclose(result.theta @ still, still, atol=1e-12)
     np.testing.assert_allclose(still.T @ result.theta, still.T, atol=1e-12)
+
+
+# ---- the ridge step of all rows ----
+
+
+def with_singular_values(sigma, seed=0):
+    rng = np.random.default_rng(seed)
+    Q, V = (np.linalg.qr(rng.normal(size=(n, len(sigma))))[0] for n in (8, len(sigma)))
+    return Q * sigma @ V
+
+
+def ridged(X, ridge):
+    return FullHessian(X, root_of_inputs(X, "X"), None, X.shape[1], None, "ridge", ridge)
+
+
+def test_a_ridge_step_keeps_the_digits_of_an_ill_conditioned_gram_matrix():
+    """Against 40 digits: a solve with K would lose 12 of them on the way through K theta G."""
+    X, ridge = with_singular_values([1e6, 1e3, 1.0, 1e-3]), 0.5
+    theta = np.eye(4) + 0.1 * np.random.default_rng(1).normal(size=(4, 4))
+    found = ridged(X, ridge).evaluate(ic.r_well, theta, None).step
+    with mpmath.workdps(40):
+        A, t = mpmath.matrix(X.tolist()), mpmath.matrix(theta.tolist())
+        K = A.T * A
+        H = t.T * K * t
+        values, V = mpmath.eigsy(H)
+        G = values[3] * V[:, 3] * V[:, 3].T - H / 4
+        step = mpmath.inverse(K + ridge * mpmath.eye(4)) * (2 * K * t * G)
+    wanted = np.array(step.tolist(), dtype=float)
+    assert np.linalg.norm(found - wanted) < 1e-11 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("scale", [2.0**-500, 2.0**450])
+def test_the_unit_of_inputs_and_ridge_does_not_matter(scale):
+    X = with_singular_values([1e6, 1e3, 1.0, 1e-3])
+    one, other = ridged(X, 1.0)._filter, ridged(X * scale, scale**2)._filter
+    np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-14)
+    assert np.linalg.eigvalsh(one) == pytest.approx([1e-6, 0.5, 1 - 1e-6, 1.0], abs=1e-9)

@@ -146,13 +146,12 @@ class FullHessian(Hessian):
         # What is left of the free step: (K + ridge I)^-1 K, a projector where ridge is 0.
         self._filter: FloatArray | None = None
         if preconditioner in ("projected", "ridge"):
-            added = ridge if preconditioner == "ridge" else 0.0
             V = root.range_basis if basis is None else basis.T @ root.range_basis
             if preconditioner == "ridge" and ridge == 0.0 and root.rank < self.K.shape[0]:
                 raise ValueError(_not_definite(root.name, ridge))
-            sigma = root.sigma[: root.rank]
-            kept = 1.0 / (1.0 + (np.sqrt(added) / root.scale / sigma) ** 2)
-            self._filter = (V * kept) @ V.T
+            s = root.scale * root.sigma[: root.rank]
+            added = math.sqrt(ridge) if preconditioner == "ridge" else 0.0
+            self._filter = (V * np.square(s / np.hypot(s, added))) @ V.T
 
     def evaluate(
         self, regularizer: SpectralRegularizer, theta: FloatArray, start: ExtremePairs | None
