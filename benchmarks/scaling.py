@@ -8,13 +8,11 @@ of the memory, the results. A curve that leaves its floor says where overheads, 
 passes, begin to count.
 """
 
-import argparse
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -24,8 +22,10 @@ from threadpoolctl import ThreadpoolController
 import immucond as ic
 
 try:
+    from .command import asked
     from .scaling_plot import Curves, save_plot
 except ImportError:  # in the folder itself
+    from command import asked
     from scaling_plot import Curves, save_plot
 
 RUNS = 5
@@ -174,26 +174,11 @@ def table(times: Curves, memory: Curves) -> list[str]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, and draw."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"of {', '.join(KERNELS)}")
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"of each (default: {RUNS})")
-    parser.add_argument("--most", type=int, metavar="SIZE", help="no size above it")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw two SVGs a kernel")
-    args = parser.parse_args(given)
-    unknown = [name for name in args.kernels if name not in KERNELS]
-    if unknown:
-        parser.error(f"KERNEL must be of {', '.join(KERNELS)}, and is {unknown[0]}")
-    if args.runs < 1:
-        parser.error(f"--runs must be at least 1, and is {args.runs}")
-    names = args.kernels or [*KERNELS]
-    smallest = max(min(axis.sizes) for name in names for axis in KERNELS[name])
-    if args.most is not None and args.most < smallest:
-        parser.error(f"--most must be at least {smallest}, and is {args.most}")
+    least = {name: max(min(axis.sizes) for axis in axes) for name, axes in KERNELS.items()}
+    args = asked("scaling", __doc__, "KERNEL", least, RUNS, given)
     speed = rate(args.runs)
     print(f"dgemm: {speed / 1e9:.1f} Gflop/s", flush=True)
-    for name in names:
+    for name in args.names:
         times, memory = measured(name, args.most, args.runs, speed)
         print(name, *table(times, memory), sep="\n", flush=True)
         if args.plot is not None:

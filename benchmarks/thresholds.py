@@ -8,13 +8,10 @@ The numbers stand in one line of C++ each; who finds others here changes that li
 contestants take turns, so that what disturbs the machine disturbs both.
 """
 
-import argparse
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -24,9 +21,11 @@ from threadpoolctl import ThreadpoolController
 import immucond as ic
 
 try:
+    from .command import asked
     from .scaling import FLOOR, rate
     from .scaling_plot import Curves, save_plot
 except ImportError:  # in the folder itself
+    from command import asked
     from scaling import FLOOR, rate
     from scaling_plot import Curves, save_plot
 
@@ -186,40 +185,19 @@ def table(rule: Rule, sizes: Sequence[int], found: dict[str, list[float]]) -> li
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, and print what was found."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.thresholds", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("rules", nargs="*", metavar="RULE", help=f"of {', '.join(RULES)}; all")
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"of each (default: {RUNS})")
-    parser.add_argument("--most", type=int, metavar="N", help="no size above it")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the times, an SVG a rule")
-    args = parser.parse_args(given)
-    unknown = [name for name in args.rules if name not in RULES]
-    if unknown:
-        parser.error(f"RULE must be of {', '.join(RULES)}, and is {unknown[0]}")
-    if args.runs < 1:
-        parser.error(f"--runs must be at least 1, and is {args.runs}")
-    names = args.rules or [*RULES]
-    sizes = {
-        name: [n for n in RULES[name].sizes if args.most is None or n <= args.most]
-        for name in names
-    }
-    for name in names:
-        if len(sizes[name]) < 2:
-            parser.error(f"--most must leave two sizes of {name}: {RULES[name].sizes[1]} or more")
+    least = {name: rule.sizes[1] for name, rule in RULES.items()}
+    args = asked("thresholds", __doc__, "RULE", least, RUNS, given)
     speed = rate(args.runs)
     print(f"dgemm: {speed / 1e9:.1f} Gflop/s", flush=True)
-    for name in names:
+    for name in args.names:
         rule = RULES[name]
-        found = times(rule, sizes[name], args.runs)
-        at = crossing(sizes[name], found[rule.small], found[rule.large])
-        print(told(name, rule, at, sizes[name]), *table(rule, sizes[name], found), sep="\n")
-        sys.stdout.flush()
+        sizes = [n for n in rule.sizes if args.most is None or n <= args.most]
+        found = times(rule, sizes, args.runs)
+        at = crossing(sizes, found[rule.small], found[rule.large])
+        print(told(name, rule, at, sizes), *table(rule, sizes, found), sep="\n", flush=True)
         if args.plot is not None:
-            by_size = {
-                way: dict(zip(sizes[name], taken, strict=True)) for way, taken in found.items()
-            }
-            by_size[FLOOR] = {n: rule.flops(n) / speed for n in sizes[name]}
+            by_size = {way: dict(zip(sizes, taken, strict=True)) for way, taken in found.items()}
+            by_size[FLOOR] = {n: rule.flops(n) / speed for n in sizes}
             panels: Curves = {name: by_size}
             save_plot(panels, args.plot / f"threshold-{name}.svg")
 

@@ -51,7 +51,7 @@ def test_the_command_prints_every_size_and_what_is_used(capsys, tmp_path):
     [
         (["nope"], "RULE must be of symmetric, general, products, reductions, and is nope"),
         (["--runs", "0"], "--runs must be at least 1, and is 0"),
-        (["--most", "100"], "--most must leave two sizes of symmetric: 768 or more"),
+        (["--most", "100"], "--most must be at least 768, and is 100"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(given, message, capsys):
