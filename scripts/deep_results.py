@@ -76,6 +76,9 @@ problem is not slowed by any map that has an inverse, and fine-tuning the whole 
 ```sh
 python scripts/deep_results.py  # or with names of networks
 ```
+
+Raw results of units of work stand in `docs/results/units`, where they were kept: what is there is
+not computed again.
 """
 
 
