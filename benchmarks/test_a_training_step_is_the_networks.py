@@ -47,23 +47,28 @@ def models(data_dir):
 
 
 @cache
-def task_of(name):
-    return pytest.importorskip("immucond.experiments.deep").load(name)
+def loaded(network):
+    """The network with its last block to train, and both tasks."""
+    deep = pytest.importorskip("immucond.experiments.deep")
+    spec, names, how = NETWORKS[network]
+    tasks = [deep.load(name) for name in names]
+    try:
+        backbone = deep.load_network(spec, tasks[0], **how)
+    except (FileNotFoundError, ImportError) as error:
+        pytest.skip(f"the network is absent: {error}")
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(any(name.startswith(f"{b}.") for b in backbone.trainable))
+    return backbone, tasks
 
 
 @cache
 def problem(network, batch):
     """The network, and a batch of each task as its last block finds it."""
-    deep = pytest.importorskip("immucond.experiments.deep")
-    spec, tasks, how = NETWORKS[network]
-    loaded = [task_of(name).subset(batch, 8) for name in tasks]
-    try:
-        backbone = deep.load_network(spec, loaded[0], **how)
-    except (FileNotFoundError, ImportError) as error:
-        pytest.skip(f"the network is absent: {error}")
+    backbone, tasks = loaded(network)
+    parts = [task.subset(batch, 8).train for task in tasks]
     ready = [
-        [(backbone.preparation(x), int(y)) for x, y in zip(*part, strict=True)]
-        for part in ((task.train.inputs, task.train.labels) for task in loaded)
+        [(backbone.preparation(x), int(y)) for x, y in zip(part.inputs, part.labels, strict=True)]
+        for part in parts
     ]
     kept = [
         icd.keep_activations(
@@ -74,12 +79,10 @@ def problem(network, batch):
         )
         for samples in ready
     ]
-    network = SplitModel(backbone.model, backbone.split)
-    for name, parameter in backbone.model.named_parameters():
-        parameter.requires_grad_(any(name.startswith(f"{b}.") for b in backbone.trainable))
+    model = SplitModel(backbone.model, backbone.split)
     with torch.no_grad():
-        features = [run(network, part).features for part in kept]
-    return network, kept, features, [int(ict.extreme_pairs(features=Z).rank) for Z in features]
+        features = [run(model, part).features for part in kept]
+    return model, kept, features, [int(ict.extreme_pairs(features=Z).rank) for Z in features]
 
 
 def run(network, kept):
