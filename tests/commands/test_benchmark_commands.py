@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import ratios  # noqa: E402
 import scaling  # noqa: E402
 import thresholds  # noqa: E402
 
@@ -100,3 +101,32 @@ def test_what_cannot_be_scaled_is_refused(given, message, capsys):
     with pytest.raises(SystemExit):
         scaling.main(given)
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+# ---- where a peer is faster ----
+
+
+def group(ours, peers):
+    def timed(medians):
+        return {name: ratios.Timing(seconds, 0.0, False) for name, seconds in medians.items()}
+
+    return ratios.Group(ours=timed(ours), peers=timed(peers))
+
+
+def test_rows_that_are_lost_come_worst_first_and_floors_do_not_count():
+    ours = {"immucond": 2.0, "immucond, warm start": 0.5}
+    found = ratios.lost(
+        {
+            "a": group(ours, {"torch": 1.0, "floor: dpotrf": 0.1, "direct (immucond)": 0.1}),
+            "b": group({"immucond": 4.0}, {"scipy": 1.0, "numpy": 4.0}),
+        }
+    )
+    assert found == [
+        "A peer is faster in 2 of 4 rows, by their ratios:",
+        "",
+        "- 0.25: b, immucond against scipy",
+        "- 0.50: a, immucond against torch",
+    ]
+    assert ratios.lost({"a": group(ours, {"torch": 3.0})}) == [
+        "In none of 2 rows a peer is faster."
+    ]
