@@ -2,23 +2,19 @@
 
 erasure_results.py [--work FOLDER] [--only NAME ...]
 
-Runs each command of RUNS into a subfolder of the work folder, unless what it leaves is there
-already, and writes the page's tables from that; plots are copied. Data and models lie where
-IMMUCOND_DATA and IMMUCOND_MODELS say.
+Runs each command of RUNS into a subfolder of the work folder, unless it has succeeded there, and
+writes its section of the page from what it left; plots are copied, and sections that are not named
+stay. Data and models lie where IMMUCOND_DATA and IMMUCOND_MODELS say.
 """
 
 import argparse
 import json
-import shlex
 import shutil
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from page import ROOT, commit, write
-
-from immucond._cli import main as immucond
-from immucond._files import write_whole
+from page import ROOT, command, write
 
 TOY = "toy --releases unprotected erased --jobs 2"
 RESNET = (
@@ -40,6 +36,10 @@ RUNS = {
         "--harmful banking77 --tols 0.01 0.03 --train-size 4000",
     ),
 }
+LEFT = {  # by each command
+    "toy": ("made.json", "results.json", "tables.md"),
+    "erase": ("made.json", "erase.json", "erase.md"),
+}
 PAGE = ROOT / "docs" / "results" / "erasure.md"
 PLOTTED = {"vehicles": "Ceiling against the primary accuracy, ResNet-18"}
 
@@ -50,26 +50,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-erasure")
     parser.add_argument("--only", nargs="+", choices=tuple(RUNS), default=tuple(RUNS))
     given = parser.parse_args()
-    lines = ["Each command with `--out` and `--quiet`."]
     for name in given.only:
         title, words = RUNS[name]
-        out, kind = given.work / name, words.split()[0]
-        file = out / {"toy": "results.json", "erase": "erase.json"}[kind]
-        made_at = given.work / f"{name}.commit"  # a run that is there may be of another one
-        if not file.exists():
-            if immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
-                raise SystemExit(f"immucond {words} failed")
-            write_whole(made_at, commit())
-        told = json.loads(file.read_text(encoding="utf-8"))
-        table = (out / {"toy": "tables.md", "erase": "erase.md"}[kind]).read_text(encoding="utf-8")
-        lines += ["", f"## {title}", "", f"`immucond {words}`, commit {made_at.read_text()}: "
-                  f"{_about(told)}.", ""]  # fmt: skip
-        lines += table.partition("\n\n")[2].rstrip().split("\n")
+        out, kind = command(words, given.work / name), words.split()[0]
+        made, told, table = ((out / file).read_text(encoding="utf-8") for file in LEFT[kind])
+        at = json.loads(made)["commit"]
+        lines = [f"## {title}", "", f"`immucond {words}`, commit {at}: {_about(json.loads(told))}."]
+        lines += ["", *table.partition("\n\n")[2].rstrip().split("\n")]
         if name in PLOTTED:
             image = ROOT / "docs" / "images" / f"erasure-{name}.svg"
             shutil.copyfile(out / f"{kind}.svg", image)
             lines += ["", f"![{PLOTTED[name]}](../images/{image.name})"]
-    write(PAGE, Path(__file__).name, lines)
+        write(PAGE, f"{Path(__file__).name} {name}", lines)
 
 
 def _about(told: dict[str, Any]) -> str:

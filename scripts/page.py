@@ -1,10 +1,14 @@
-"""What scripts that write pages share: the commit, the place between marks, and whole files."""
+"""What scripts that write pages share: runs of commands, the place between marks, whole files."""
 
+import json
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from immucond._cli import main as immucond
 from immucond._files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +24,25 @@ def git(*arguments: str) -> str:
     """What git answers of this repository."""
     told = ("git", "-C", str(ROOT), *arguments)
     return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def command(words: str, out: Path) -> Path:
+    """Run a command of ours into a folder, unless it has succeeded there; return the folder.
+
+    Its made.json has the commit and the seconds.
+
+    Raises
+    ------
+    SystemExit
+        Where it fails.
+    """
+    made = out / "made.json"  # what is there may be of another commit
+    if not made.exists():
+        start = time.monotonic()
+        if immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
+            raise SystemExit(f"immucond {words} failed")
+        write_whole(made, json.dumps({"commit": commit(), "seconds": time.monotonic() - start}))
+    return out
 
 
 def tell(lines: Sequence[str], page: Path, script: str, *, into: bool) -> None:

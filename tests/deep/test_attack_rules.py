@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from deep_cases import transformers
@@ -10,6 +11,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 import immucond.deep as icd
+from immucond.deep._search import propose
 from immucond.deep.attacks._attackers import STANDARD, parse_attackers
 from immucond.deep.attacks._kfac import KFAC
 
@@ -229,3 +231,13 @@ def test_batch_norm_is_in_training_mode_from_scratch_and_not_before_it_is_tried(
              for name, [attack] in report.attacks.items()}  # fmt: skip
     assert first == {"release": False, "scratch": True}
     assert {t.settings["training"] for t in report.strongest.trials} == {False, True}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lora-8", "probe-adam", "probe-adamw"])
+def test_networks_get_a_tenth_of_the_rate_of_heads(name):
+    """Every decade from the least to the largest, the usual one first."""
+    space = parse_attackers([name])[0].space({})
+    tried = [propose(space.rates, {}, [({}, 0.0)] * n, 0)["rate"] for n in range(len(space.rates))]
+    usual = 1e-2 if name.startswith("probe-") else 1e-3
+    assert tried[0] == usual
+    np.testing.assert_allclose(sorted(tried), usual * 10.0 ** np.arange(-3, 3))

@@ -1,5 +1,7 @@
 """Scripts write between their marks in a page, and nowhere else."""
 
+import json
+
 import pytest
 from scripts_of_pages import imported
 
@@ -32,3 +34,28 @@ def test_every_mark_is_of_a_script():
             if line.startswith("<!-- begin: scripts/"):
                 name = line.split("/")[1].split()[0]
                 assert (page.ROOT / "scripts" / name).is_file(), (at.name, name)
+
+
+def test_a_command_runs_once(tmp_path, monkeypatch):
+    ran = []
+
+    def immucond(words):
+        ran.append(words)
+        (tmp_path / "one" / "leak.json").parent.mkdir(exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(page, "immucond", immucond)
+    for _ in range(2):
+        assert page.command("leak --primary 'a b'", tmp_path / "one") == tmp_path / "one"
+    assert ran == [["leak", "--primary", "a b", "--out", str(tmp_path / "one"), "--quiet"]]
+    made = json.loads((tmp_path / "one" / "made.json").read_text())
+    assert made["commit"] == page.commit()
+    assert made["seconds"] >= 0
+
+
+def test_a_command_that_failed_runs_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "immucond", lambda _: 2)
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="immucond leak failed"):
+            page.command("leak", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -86,11 +86,14 @@ class Attacker:
     def space(self, also: Mapping[str, tuple[Any, ...]]) -> Rule:
         """Return what it searches, with what its start lets it choose besides.
 
-        Of white features the rate that descent wants is known within a decade.
+        Of white features the rate that descent wants is known within a decade; whoever trains more
+        than a head by Adam wants a tenth of the rate.
         """
         rule = RULES[self.rule]
         known = self.probes and self.rule in ("gd", "momentum") and "ridge" in also
         rates = rule.rates[-3:] if known else rule.rates
+        if not self.probes and self.rule in ("adam", "adamw"):
+            rates = tuple(rate - 1 for rate in rates)
         return replace(rule, rates=rates, also={**also, **rule.also})
 
 

@@ -1,0 +1,44 @@
+"""Scripts that write the pages of results: their commands, and the sections that they fill."""
+
+import shlex
+
+import pytest
+from scripts_of_pages import imported
+
+from immucond._cli import build_parser
+
+pytest.importorskip("matplotlib", reason="the extra experiments is not installed")
+for needed in ("torch", "transformers"):
+    pytest.importorskip(needed, reason="the extra deep is not installed")
+
+
+def runs():
+    """Every command of the pages of results, as a list of words."""
+    worth, erasure, deep = map(imported, ("worth_results", "erasure_results", "deep_results"))
+    for network in worth.NETWORKS.values():
+        at = f"--backbone a {network.tasks}"
+        yield network.making(*worth.MADE)
+        yield f"lock --backbone a --primary {network.primary} {network.reading} --kind gauges"
+        yield f"erase {at} --tols 0.01"
+        yield f"attack {at} {worth.HEADS} --no-scratch"
+        yield f"attack {at} {worth.WHOLE} --target 0.5"
+        yield f"leak {at} --no-untrained"
+        yield f"cost --backbone a --harmful {network.harmful} {network.reading} --params head"
+    yield from (words for _, words in erasure.RUNS.values())
+    yield from (f"deep {words}" for _, words in deep.RUNS.values())
+
+
+@pytest.mark.parametrize("words", list(runs()), ids=lambda words: words[:60])
+def test_the_pages_give_commands_that_there_are(words):
+    found, unknown = build_parser().parse_known_args(shlex.split(words))
+    assert not unknown
+    found.parser.check(found)
+
+
+def test_each_network_has_its_section():
+    for script in ("worth_results", "erasure_results"):
+        module = imported(script)
+        names = getattr(module, "NETWORKS", None) or module.RUNS
+        text = module.PAGE.read_text()
+        for name in names:
+            assert f"<!-- begin: scripts/{script}.py {name} -->" in text
