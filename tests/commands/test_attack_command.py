@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from deep_cases import WORDS, encoder_folder, release_folder, transformers
+from deep_cases import WORDS, encoder_folder, reading, release_folder, transformers
 
 from immucond._cli import build_parser, main
 from immucond.deep.attacks import _attackers, _store
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def release(name, folder, out, *more, backbone="encoder", harmful="others"):
     return [
         name, "--backbone", str(folder / backbone), "--harmful", harmful, "--data-dir", str(folder),
-        "--out", str(out), "--max-length", "10", "--train-size", "16", *more,
+        "--out", str(out), *reading(harmful), "--train-size", "16", *more,
     ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from deep_cases import release_folder
+from deep_cases import reading, release_folder
 
 from immucond._cli import main
 from immucond.deep._attacked import PARAMS
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 def command(folder, out, *more, backbone="encoder", harmful="others"):
     return [
         "cost", "--backbone", str(folder / backbone), "--harmful", harmful, "--data-dir",
-        str(folder), "--out", str(out), "--max-length", "10", "--train-size", "16",
+        str(folder), "--out", str(out), *reading(harmful), "--train-size", "16",
         "--products", "6", "--steps", "3", *more,
     ]  # fmt: skip
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")  # `done` alone is drawn
 
 QUICK = [
     "--batch-size", "16", "--group-size", "12", "--groups", "3", "--probe-epochs", "2",
-    "--probe-steps", "20", "--epochs", "1", "--seeds", "1", "--max-length", "10",
+    "--probe-steps", "20", "--epochs", "1", "--seeds", "1",
 ]  # fmt: skip
 
 
@@ -56,9 +56,10 @@ def text(tmp_path_factory):
 
 
 def command(folder, *more, backbone="encoder", primary="primary", harmful="harmful"):
+    short = ["--max-length", "10"] if backbone == "encoder" else []
     return [
         "deep", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
-        "--data-dir", str(folder), *QUICK, *more,
+        "--data-dir", str(folder), *QUICK, *short, *more,
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from deep_cases import release_folder, sentences, write_csv
+from deep_cases import reading, release_folder, sentences, write_csv
 
 from immucond._cli import main
 from immucond.experiments.deep import load
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 def command(folder, out, *more, backbone="encoder", primary="texts", harmful="others"):
     return [
         "erase", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
-        "--data-dir", str(folder), "--out", str(out), "--max-length", "10", *more,
+        "--data-dir", str(folder), "--out", str(out), *reading(primary), *more,
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from deep_cases import release_folder
+from deep_cases import reading, release_folder
 
 from immucond._cli import main
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 def command(folder, out, *more, backbone="encoder", primary="texts", harmful="others"):
     return [
         "leak", "--backbone", str(folder / backbone), "--primary", primary, "--harmful", harmful,
-        "--data-dir", str(folder), "--out", str(out), "--max-length", "10", *more,
+        "--data-dir", str(folder), "--out", str(out), *reading(primary), *more,
     ]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_images_the_same_twice_and_without_untrained(folder, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
+def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path, capsys):
     out = tmp_path / "deep"
     assert main([
         "deep", "--backbone", str(folder / "resnet"), "--primary", "shapes", "--harmful", "marks",
@@ -101,6 +101,15 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path):
         before["classifier.1 (input)"]["accuracy"], abs=0.051
     )
     assert behind["kappa"] != before["classifier.1 (input)"]["kappa"]
+    for option, *other, told in (
+        ("--image-size", "9", "--image-size is 9, and {} was made for 8"),
+        ("--std", "1", "1", "0.5", "--std is (1.0, 1.0, 0.5), and {} was made for [1.0, 1.0, 1.0]"),
+        ("--max-length", "9", "--max-length is of texts, and shapes has images"),
+    ):
+        more = command(folder, tmp_path / "other", "--quiet", *SIZE, option, *other, **IMAGES)
+        more[2] = str(saved)
+        assert main(more) == 2
+        assert told.format(saved) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,9 @@ def test_a_folder_without_a_network_and_what_images_still_need(folder, tmp_path,
     assert "can be downloaded (the folder has no config.json)" in capsys.readouterr().err
     assert main(command(folder, tmp_path / "out", "--quiet", *SIZE[2:6], **IMAGES)) == 2
     assert "images are prepared: give --image-size and --std\n" in capsys.readouterr().err
+    more = command(folder, tmp_path / "out", "--quiet", *SIZE, "--max-length", "9", **IMAGES)
+    assert main(more) == 2
+    assert "--max-length is of texts, and shapes has images\n" in capsys.readouterr().err
 
 
 def test_pixels_are_between_0_and_1(folder, tmp_path, capsys):

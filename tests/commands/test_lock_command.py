@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from deep_cases import release_folder
+from deep_cases import reading, release_folder
 
 import immucond.deep as icd
 from immucond._cli import main
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 def command(folder, out, *more, name="lock", backbone="encoder", primary="texts", size=()):
     return [
         name, "--backbone", str(folder / backbone), "--primary", primary, "--data-dir", str(folder),
-        "--out", str(out), "--max-length", "10", "--quiet", *size, *more,
+        "--out", str(out), *reading(primary), "--quiet", *size, *more,
     ]  # fmt: skip
 
 

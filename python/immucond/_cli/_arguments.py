@@ -198,8 +198,16 @@ def add_number(
     )  # fmt: skip
 
 
-def add_pixel_scale(parser: argparse.ArgumentParser) -> None:
-    """Add the mean and the standard deviation of pixels, by channel."""
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add how samples are read: tokens of a text; of images their side, and pixels by channel."""
+    parser.add_argument(
+        "--max-length", type=Whole(1), default=None, metavar="N",
+        help="tokens of a text, 32 by default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-size", type=Whole(1), default=None, metavar="N",
+        help="side of the images; by default that of preprocessor_config.json",
+    )  # fmt: skip
     for name in ("mean", "std"):
         parser.add_argument(
             f"--{name}", type=Number(0.0, 1.0, above=name == "std"), nargs=3, default=None,

@@ -10,7 +10,7 @@ from typing import Any
 from .._errors import extra
 from .._files import staged
 from ..experiments import deep
-from ._arguments import Whole, add_output, add_pixel_scale, add_wholes, settings_of
+from ._arguments import add_output, add_reading, add_wholes, settings_of
 from ._output import progress
 from ._results import file_names, show, versions, write_results
 
@@ -48,14 +48,9 @@ def add_release_arguments(
         parser,
         ("train-size", 2, rows, "most training rows of each task, drawn at random"),
         ("batch-size", 1, 64, "samples that run at once"),
-        ("max-length", 1, 32, "tokens of a text"),
         ("seed", 0, 0, seed),
     )
-    parser.add_argument(
-        "--image-size", type=Whole(1), default=None, metavar="N",
-        help="side of the images; by default that of preprocessor_config.json",
-    )  # fmt: skip
-    add_pixel_scale(parser)
+    add_reading(parser)
     add_output(parser)
 
 

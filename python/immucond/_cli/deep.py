@@ -17,7 +17,7 @@ from typing import Any
 
 from .._errors import extra
 from ..experiments import deep
-from ._arguments import Number, Whole, add_number, add_output, add_pixel_scale, settings_of
+from ._arguments import Number, Whole, add_number, add_output, add_reading, settings_of
 from ._results import SEEDS, UNITS, add_folder, run_experiment
 
 
@@ -76,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for name, least, what in (
         ("batch_size", 2, "samples of each task in a step"),
-        ("max_length", 1, "tokens of a text"),
         ("probe_epochs", 1, "epochs of the attackers"),
         ("probe_steps", 1, "most steps of an attacker under the squared loss"),
         ("groups", 2, "groups of test samples for the RIR"),
@@ -88,11 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=Whole(1), default=None, metavar="N",
         help="passes over the primary task, for all methods that train",
     )  # fmt: skip
-    add_number(
-        parser, deep.Settings, "image_size", Whole(1),
-        "side of the images; by default that of preprocessor_config.json",
-    )  # fmt: skip
-    add_pixel_scale(parser)
+    add_reading(parser)
     parser.add_argument(
         "--lr", type=Number(0.0, above=True), default=None, metavar="X",
         help="step size, for all methods that train",

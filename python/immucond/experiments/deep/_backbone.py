@@ -120,7 +120,7 @@ def load(
     primary: Task,
     *,
     trainable: Sequence[str] = ("1",),
-    max_length: int = 32,
+    max_length: int | None = None,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -139,7 +139,7 @@ def load(
         Names of the blocks to train, or one number: so many of the last ones.
     max_length, image_size, mean, std
         See `Preparation`; by default image size, mean and std are those of the folder's
-        preprocessor_config.json.
+        preprocessor_config.json. Texts take the first alone, images the others.
 
     Raises
     ------
@@ -148,10 +148,7 @@ def load(
     ValueError
         For a network that does not fit, and why.
     """
-    given = {"--image-size": image_size, "--mean": mean, "--std": std}
-    told = [option for option, value in given.items() if value is not None]
-    if told and primary.kind == "text":
-        raise ValueError(f"{told[0]} is of images, and {primary.name} has texts")
+    check_reading(primary, max_length, image_size, mean, std)
     name = located(spec)
     suspects = check_config(name, spec)
     if primary.kind == "text":
@@ -166,17 +163,19 @@ def load(
                 name, dtype=torch.float32, trust_remote_code=False
             )
             encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
-            most = getattr(encoder.config, "max_position_embeddings", None) or max_length
-            if max_length > most:
-                raise ValueError(f"max_length must be at most {most}, and is {max_length}")
+            length = Preparation.max_length if max_length is None else max_length
+            most = getattr(encoder.config, "max_position_embeddings", None) or length
+            if length > most:
+                raise ValueError(f"max_length must be at most {most}, and is {length}")
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
         split, fitted = "head", False
-        preparation = Preparation(tokenizer, max_length)
+        preparation = Preparation(tokenizer, length)
     else:
         with loading(spec, "it does not load as a classifier of images", suspects):
             model, split, fitted = _image_classifier(name, primary)
         if image_size is None or mean is None or std is None:
-            missing = [option for option in given if option not in told]
+            given = {"--image-size": image_size, "--mean": mean, "--std": std}
+            missing = [option for option, value in given.items() if value is None]
             side, usual_mean, usual_std = image_preparation(name, missing)
             image_size, mean, std = image_size or side, mean or usual_mean, std or usual_std
         preparation = Preparation(image_size=image_size, mean=mean, std=std)
@@ -186,6 +185,16 @@ def load(
     backbone = Backbone(model.eval(), split, blocks, preparation, fitted)
     _try(backbone, primary, spec, suspects)
     return backbone
+
+
+def check_reading(task: Task, max_length: Any, image_size: Any, mean: Any, std: Any) -> None:
+    """Refuse what says how images are read where a task has texts, and the other way round."""
+    own, other, foreign = "images", "texts", {"--max-length": max_length}
+    if task.kind == "text":
+        own, other, foreign = other, own, {"--image-size": image_size, "--mean": mean, "--std": std}
+    for option, value in foreign.items():
+        if value is not None:
+            raise ValueError(f"{option} is of {other}, and {task.name} has {own}")
 
 
 def _try(backbone: Backbone, primary: Task, spec: str, suspects: str) -> None:

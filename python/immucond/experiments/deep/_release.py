@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..._display import Plotted
 from ..._errors import extra
 from ..._format import plain
@@ -46,7 +48,7 @@ class ReleaseSettings:
     backbone: str
     harmful: str
     data_dir: Path | None = None
-    max_length: int = 32
+    max_length: int | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -89,10 +91,25 @@ def figure_of(result: Plotted, size: tuple[float, float], title: str) -> Figure:
 
 
 def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
-    """Load a network; one without a head gets one for the task, which is not fitted yet."""
+    """Load a network; one without a head gets one for the task, which is not fitted yet.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `_backbone.load`, and where a saved network reads its inputs otherwise than is asked for.
+    """
     transformers.logging.disable_progress_bar()  # there is one of ours
     saved = _saved.saved_release(name)
     if saved is not None:
+        options = ("max_length", "image_size", "mean", "std")
+        _backbone.check_reading(task, *(getattr(settings, option) for option in options))
+        for option in options:
+            given, kept = (getattr(x, option) for x in (settings, saved.preparation))
+            if given is not None and np.any(np.not_equal(given, kept)):
+                raise ValueError(
+                    f"--{option.replace('_', '-')} is {given}, and {name} was made for {kept}: "
+                    "leave it out"
+                )
         return saved
     return _backbone.load(
         name, task, max_length=settings.max_length, mean=settings.mean,

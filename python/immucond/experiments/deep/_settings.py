@@ -118,7 +118,7 @@ class Settings:
     harmful: str
     data_dir: Path | None = None
     trainable: tuple[str, ...] = ("1",)
-    max_length: int = 32
+    max_length: int | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
