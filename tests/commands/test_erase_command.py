@@ -1,13 +1,18 @@
 """`immucond erase` on tiny networks: what it writes, goes on from, and refuses."""
 
 import json
+import sys
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from deep_cases import reading, release_folder, sentences, write_csv
 
+import immucond.deep as icd
 from immucond._cli import main
-from immucond.experiments.deep import load
+from immucond._cli.erase import METHODS
+from immucond.experiments.deep import _erase, load, load_saved
 
 FILES = ["erase.json", "erase.md", "erase.png", "erase.svg", "releases"]
 
@@ -79,6 +84,56 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     assert {**again, "seconds": 0} == {**point, "seconds": 0}
 
 
+def test_what_others_do_stands_beside_it(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    given = ["--tols", "0.5", "--steps", "3", "--trials", "2", "--no-untrained"]
+    assert main(command(folder, out, *given, "--methods", "erase", "leace", "npo")) == 0
+    found = json.loads((out / "erase.json").read_text())
+    points = {p["method"]: p for p in found["points"]}
+    assert list(points) == ["erase", "leace", "npo"]
+    assert found["failures"] == {}
+    assert points["leace"]["kept"][0] < points["leace"]["kept"][1]
+    assert points["npo"]["kept"] == [0, 0]  # it trains weights: their ranks stay
+    assert "npo-0.5, trial: 2 of 2" in capsys.readouterr().err
+    rows = [line for line in (out / "erase.md").read_text().splitlines() if "NPO" in line]
+    assert [cell.strip() for cell in rows[0].split("|")][1:4] == ["NPO", "0.5", ""]
+    before, loaded = (
+        load_saved(out / "releases" / name).state_dict() for name in ("erase-0.5", "npo-0.5")
+    )
+    assert before.keys() == loaded.keys()
+    assert any(not torch.equal(before[name], loaded[name]) for name in before)
+
+    # Where one method finds nothing, the others are told all the same; where none does, it is.
+    def none(*_, **__):
+        raise ValueError("of 2 trials of 'npo' none keeps the primary accuracy within tol=0.5")
+
+    monkeypatch.setattr("immucond.experiments.deep._erase.unlearn", none)
+    more = [*given, "--quiet", "--methods", "erase", "npo"]
+    assert main(command(folder, out, *more)) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "No network by npo-0.5: of 2 trials of 'npo' none keeps the primary accuracy" in told
+    assert list(json.loads((out / "erase.json").read_text())["failures"]) == ["npo-0.5"]
+    assert main(command(folder, tmp_path / "none", *given, "--quiet", "--methods", "npo")) == 2
+    assert "none keeps the primary accuracy within tol=0.5" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "erase.json").exists()
+
+
+def test_every_method_has_a_label_and_a_function():
+    assert tuple(_erase.METHODS) == METHODS
+    assert len(set(_erase._STYLES.values())) == len(METHODS)
+    rest = set(METHODS) - set(_erase.ERASING)
+    assert rest == set(get_args(get_type_hints(icd.unlearn)["method"]))
+
+
+def test_an_extra_that_is_missing_is_told_before_any_work(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    more = ["--methods", "erase", "repselect"]
+    assert main(command(folder, tmp_path / "out", *more)) == 2
+    told = capsys.readouterr()
+    assert "peft is not installed" in told.err
+    assert "trial" not in told.err
+
+
 def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
     given = {"backbone": "resnet", "primary": "shapes", "harmful": "marks"}
     assert main(command(folder, tmp_path / "out", *SIZE, "--quiet", "--no-untrained", **given)) == 2
@@ -94,7 +149,8 @@ def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
         (["--harmful", "shapes"], "all tasks must be of one kind"),
     ],
 )
-def test_what_is_refused(folder, tmp_path, capsys, more, told):
+def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nobody waits for it
     assert main(command(folder, tmp_path / "out", "--quiet", "--no-untrained", *more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("immucond erase: error: ")

@@ -25,7 +25,7 @@ def runs():
         yield f"leak {at} --no-untrained"
         yield f"cost --backbone a --harmful {network.harmful} {network.reading} --params head"
     yield from (words for _, words in erasure.RUNS.values())
-    yield from (f"deep {words}" for _, words in deep.RUNS.values())
+    yield from (f"deep {words}" for words in deep.RUNS.values())
 
 
 @pytest.mark.parametrize("words", list(runs()), ids=lambda words: words[:60])
@@ -36,9 +36,27 @@ def test_the_pages_give_commands_that_there_are(words):
 
 
 def test_each_network_has_its_section():
-    for script in ("worth_results", "erasure_results"):
+    for script in ("deep_results", "worth_results", "erasure_results"):
         module = imported(script)
         names = getattr(module, "NETWORKS", None) or module.RUNS
         text = module.PAGE.read_text()
         for name in names:
             assert f"<!-- begin: scripts/{script}.py {name} -->" in text
+
+
+def test_kept_units_are_added_and_never_replaced(tmp_path):
+    here, kept = tmp_path / "here", tmp_path / "kept"
+    for folder, units in ((here, "ab"), (kept, "bc")):
+        folder.mkdir()
+        for unit in units:
+            (folder / f"{unit}.json").write_text(f"{folder.name} {unit}")
+    (here / "a.txt").write_text("of no unit")
+    deep = imported("deep_results")
+    deep.add_files(kept, here)
+    deep.add_files(here, kept)
+    for folder, told in ((here, "here here kept"), (kept, "here kept kept")):
+        found = {p.name: p.read_text() for p in folder.glob("*.json")}
+        assert found == {
+            f"{u}.json": f"{of} {u}" for of, u in zip(told.split(), "abc", strict=True)
+        }
+    assert not (kept / "a.txt").exists()

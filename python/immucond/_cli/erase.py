@@ -17,7 +17,9 @@ from ._arguments import Number, add_wholes
 from ._release import add_release_arguments, run_on_release
 
 RELEASES = "releases"  # subfolder of --out
-_METHODS = ("erase", "primary", "pca")
+METHODS = (
+    "erase", "primary", "pca", "leace", "graddiff", "npo", "tar", "collapse", "cir", "repselect",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of the primary accuracy may be lost, each for a network of its own",
     )  # fmt: skip
     parser.add_argument(
-        "--methods", nargs="+", choices=_METHODS, default=["erase"], metavar="NAME",
-        help="erase, with harmful rows; primary, without; pca, the principal components",
+        "--methods", nargs="+", choices=METHODS, default=["erase"], metavar="NAME",
+        help="erase, with harmful rows; primary, without; pca, the principal components; and those "
+        f"of immucond.deep.unlearn, to compare with: {', '.join(METHODS[3:])}",
     )  # fmt: skip
     parser.add_argument(
         "--transfer", default=None, metavar="DATA",
@@ -47,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("test-size", 8, 2000, "most held-out rows of each task; half of the primary choose"),
         ("rounds", 1, 1, "how often everything is measured anew"),
         ("recover", 0, 0, "steps of distillation on the primary task after each round"),
+        ("steps", 1, 200, "of a trial of what the methods after pca train"),
+        ("trials", 1, 8, "settings that they try"),
     )
     parser.add_argument(
         "--no-untrained", dest="untrained", action="store_false",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 from ..._errors import extra
 from ..._files import staged
 from ..._format import number
-from ..._show import BLACK, BLUE, GREEN, ORANGE, VERMILION, Table, legend_below, print_style
+from ..._show import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Table,
+    legend_below,
+    print_style,
+)
 from ...deep.parts import SplitModel
 from ...probing import ceiling
 from .._units import Progress, silent
@@ -26,24 +38,35 @@ with extra("deep"):
     from torch import nn
     from torch.utils.data import DataLoader
 
-from ...deep import LeakProfile, erase, leak_profile
+from ...deep import EraseResult, LeakProfile, erase, leak_profile, unlearn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = {
+ERASING = {
     "erase": "erasure",
     "primary": "erasure by primary rows alone",
     "pca": "principal components",
+}
+METHODS = ERASING | {  # the others are those of `immucond.deep.unlearn`
+    "leace": "LEACE at every cut",
+    "graddiff": "gradient ascent",
+    "npo": "NPO",
+    "tar": "like TAR",
+    "collapse": "collapsed features",
+    "cir": "like CIR",
+    "repselect": "like RepSelect",
 }
 _DATA = ("primary", "harmful")
 _NOTE = (
     "primary: on the rows that chose, ± the standard error of what is lost; fresh: on others. "
     "ceiling: of the leak profile, the largest held-out accuracy of linear probes on the harmful "
     "task over all cuts, ± its standard error, trained on rows that the defender did not have. "
-    "directions: of all layers' outputs together. seconds: of this run, which may go on from "
-    "another."
+    "directions: of all layers' outputs together, where a method tells them. seconds: of this run, "
+    "which may go on from another."
 )
+_COLOURS = (BLUE, GREEN, VERMILION, PURPLE, ORANGE)
+_STYLES = {name: (_COLOURS[i % 5], "os^Dv<>Xph"[i]) for i, name in enumerate(METHODS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +84,8 @@ class EraseSettings(ReleaseSettings):
     metric : {"fisher", "gram"}
         As in `immucond.deep.erase`, and so are rounds and recover.
     rounds, recover : int
+    steps, trials : int
+        Of each of the other methods, as in `immucond.deep.unlearn`.
     transfer : str or None
         Another benign task, of which the network's features are probed too.
     test_size : int or None
@@ -75,6 +100,8 @@ class EraseSettings(ReleaseSettings):
     metric: str = "fisher"
     rounds: int = 1
     recover: int = 0
+    steps: int = 200
+    trials: int = 8
     transfer: str | None = None
     test_size: int | None = 2000
     untrained: bool = True
@@ -105,13 +132,14 @@ class Erased(Measured):
     leak: LeakProfile
     transfer: float | None
     points: list[Point]
+    failures: dict[str, str]
 
     def table(self) -> Table:
         """Return the network that was given, and each that was made."""
         chosen = f"{self.points[0].before:.2%}"
         rows = [["as it is", "", "", chosen, f"{self.before:.2%}", *_read(self), ""]]
         rows += [
-            [METHODS[p.method], number(p.tol), f"{p.kept[0]:,} of {p.kept[1]:,}",
+            [METHODS[p.method], number(p.tol), _left(*p.kept),
              f"{p.chosen:.2%} ± {p.lost_error or 0.0:.2%}", f"{p.fresh:.2%}", *_read(p),
              f"{p.seconds:.0f}"]
             for p in self.points
@@ -136,7 +164,8 @@ class Erased(Measured):
             ),
             rows,
             f"{_NOTE} {probed}Untrained: {self._untrained()}; a constant guess: "
-            f"{self.leak.majority:.1%}. Rows of the profile: {counts}.",
+            f"{self.leak.majority:.1%}. Rows of the profile: {counts}."
+            + "".join(f" No network by {name}: {why}" for name, why in self.failures.items()),
         )
 
     def _untrained(self) -> str:
@@ -151,10 +180,9 @@ class Erased(Measured):
             figure = Figure(figsize=(6.0, 4.6), layout="constrained")
             ax = figure.subplots()
             ax.plot(100.0 * self.before, 100.0 * self.leak.ceiling, "k*", label="as it is")
-            styles = {"erase": (BLUE, "o"), "primary": (GREEN, "s"), "pca": (VERMILION, "^")}
             for method in dict.fromkeys(p.method for p in self.points):
                 mine = [p for p in self.points if p.method == method]
-                colour, marker = styles[method]
+                colour, marker = _STYLES[method]
                 ax.errorbar(
                     [100.0 * p.fresh for p in mine], [100.0 * p.leak.ceiling for p in mine],
                     yerr=[100.0 * p.leak.cuts[p.leak.where].standard_error for p in mine],
@@ -163,7 +191,7 @@ class Erased(Measured):
                 )  # fmt: skip
             if self.leak.untrained:
                 untrained = max(c.accuracy for c in self.leak.untrained.values())
-                ax.axhline(100.0 * untrained, color=ORANGE, linestyle="--", label="untrained")
+                ax.axhline(100.0 * untrained, color=SKY, linestyle="--", label="untrained")
             ax.axhline(
                 100.0 * self.leak.majority, color=BLACK, linestyle=":", label="constant guess"
             )
@@ -182,7 +210,12 @@ class Erased(Measured):
                 "transfer": self.transfer,
             },
             "points": [{**vars(p), "leak": p.leak.as_dict()} for p in self.points],
+            "failures": self.failures,
         }
+
+
+def _left(kept: int, width: int) -> str:
+    return f"{kept:,} of {width:,}" if width else ""
 
 
 def _read(of: Erased | Point) -> list[str]:
@@ -198,11 +231,18 @@ def erase_release(
 
     Each network is written into the folder as soon as it is made.
 
+    A method that finds no network within the tolerance is told of, where another does.
+
     Raises
     ------
     OSError, ValueError
-        Where they are not there or do not fit, and as `immucond.deep.erase`.
+        Where they are not there or do not fit, and as `immucond.deep.erase` and `unlearn`.
+    ImportError
+        For "repselect" without PEFT, before any work.
     """
+    if "repselect" in settings.methods:
+        with extra("lora"):
+            import peft  # noqa: F401
     data = {name: load(getattr(settings, name), settings.data_dir) for name in _DATA}
     primary, harmful = (
         task.subset(settings.train_size, settings.test_size, settings.seed)
@@ -250,40 +290,54 @@ def erase_release(
         labels, held_out = (part.labels for part in parts)
         return ceiling(Z, labels, Z_P, held_out=(Z_test, held_out)).accuracy
 
-    leak = told("as it is", backbone.model, settings.untrained)
-    points = []
-    for method in settings.methods:
-        for tol in settings.tols:
-            name = f"{method}-{tol:g}"
-            place, kept = (None, None) if folder is None else (folder / name, folder / f"{name}.pt")
+    def made(method: str, tol: float, name: str) -> EraseResult:
+        def tell(trial: int, about: Mapping[str, Any]) -> None:
+            most = about.get("trials", settings.trials)
+            progress(f"{name}, trial", trial, max(trial, most))
 
-            def tell(trial: int, about: Mapping[str, Any], name: str = name) -> None:
-                progress(f"{name}, trial", trial, max(trial, about["trials"]))
-
-            begun = perf_counter()
-            done = erase(
-                backbone.model, rows, held_out=loader(choosing), tol=tol,
-                metric="variance" if method == "pca" else settings.metric,  # type: ignore[arg-type]
-                harmful=loader(defender) if method == "erase" else None,
-                split=backbone.split, rounds=settings.rounds, recover=settings.recover,
-                seed=settings.seed, callback=tell,
-                checkpoint=kept,
+        given: dict[str, Any] = {
+            "held_out": loader(choosing), "tol": tol, "split": backbone.split,
+            "seed": settings.seed, "callback": tell,
+        }  # fmt: skip
+        if method not in ERASING:
+            return unlearn(
+                backbone.model, rows, loader(defender), harmful_held_out=loader(harmful.test),
+                method=method, steps=settings.steps, trials=settings.trials,  # type: ignore[arg-type]
+                **given,
             )  # fmt: skip
-            seconds = perf_counter() - begun
-            if place is not None:
-                with staged(place, afresh=True) as stage:
-                    _saved.save(backbone, done.model, stage)
-            points.append(Point(
-                method, tol, done.kept, done.primary_before, done.primary,
-                done.lost_error,
-                _accuracy(done.model, backbone, loader(fresh)),
-                told(name, done.model, False), transferred(name, done.model), seconds,
-            ))  # fmt: skip
-            progress(name, 1, 1)
+        return erase(
+            backbone.model, rows, harmful=loader(defender) if method == "erase" else None,
+            metric="variance" if method == "pca" else settings.metric,  # type: ignore[arg-type]
+            rounds=settings.rounds, recover=settings.recover,
+            checkpoint=None if folder is None else folder / f"{name}.pt", **given,
+        )  # fmt: skip
+
+    leak = told("as it is", backbone.model, settings.untrained)
+    points, failures = [], dict[str, ValueError]()
+    for method, tol in product(settings.methods, settings.tols):
+        name, begun = f"{method}-{tol:g}", perf_counter()
+        try:
+            done = made(method, tol, name)
+        except ValueError as error:
+            failures[name] = error
+            continue
+        seconds = perf_counter() - begun
+        if folder is not None:
+            with staged(folder / name, afresh=True) as stage:
+                _saved.save(backbone, done.model, stage)
+        points.append(Point(
+            method, tol, done.kept, done.primary_before, done.primary, done.lost_error,
+            _accuracy(done.model, backbone, loader(fresh)),
+            told(name, done.model, False), transferred(name, done.model), seconds,
+        ))  # fmt: skip
+        progress(name, 1, 1)
+    if not points:
+        raise next(iter(failures.values()))
     before = _accuracy(backbone.model, backbone, loader(fresh))
     return Erased(
         settings, {"release": backbone.features_fingerprint, **prints}, before, leak,
         transferred("as it is", backbone.model), points,
+        {name: str(error) for name, error in failures.items()},
     )  # fmt: skip
 
 
