@@ -149,6 +149,7 @@ class Erased(Measured):
             f"transfer: what a linear probe on what enters the head gets of {benign}. "
         )  # fmt: skip
         counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in self.leak.rows.items())
+        none = (f" No network by {n}: {why.rstrip('.')}." for n, why in self.failures.items())
         return Table(
             f"{self.settings.harmful} erased, {self.settings.primary} kept",
             (
@@ -164,8 +165,7 @@ class Erased(Measured):
             ),
             rows,
             f"{_NOTE} {probed}Untrained: {self._untrained()}; a constant guess: "
-            f"{self.leak.majority:.1%}. Rows of the profile: {counts}."
-            + "".join(f" No network by {name}: {why}" for name, why in self.failures.items()),
+            f"{self.leak.majority:.1%}. Rows of the profile: {counts}." + "".join(none),
         )
 
     def _untrained(self) -> str:
@@ -177,10 +177,12 @@ class Erased(Measured):
         with print_style():
             from matplotlib.figure import Figure
 
-            figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+            methods = list(dict.fromkeys(p.method for p in self.points))
+            more = max(0, len(methods) - 3)  # than fit into a legend of three columns
+            figure = Figure(figsize=(6.0, 4.6 + 0.15 * more), layout="constrained")
             ax = figure.subplots()
             ax.plot(100.0 * self.before, 100.0 * self.leak.ceiling, "k*", label="as it is")
-            for method in dict.fromkeys(p.method for p in self.points):
+            for method in methods:
                 mine = [p for p in self.points if p.method == method]
                 colour, marker = _STYLES[method]
                 ax.errorbar(
@@ -198,7 +200,7 @@ class Erased(Measured):
             ax.set_xlabel("primary accuracy on fresh rows, %")
             ax.set_ylabel("harmful task: ceiling over all cuts, %")
             ax.invert_xaxis()
-            legend_below(ax, 3)
+            legend_below(ax, 2 if more else 3)
             return figure
 
     def numbers(self) -> dict[str, Any]:
