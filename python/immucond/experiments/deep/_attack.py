@@ -45,6 +45,8 @@ class AttackSettings(ReleaseSettings):
 
     Attributes
     ----------
+    harmful : str
+        As in `Settings`.
     primary, reference : str or None
         The task that must stay, and the unprotected network.
     attackers : tuple of str
@@ -58,6 +60,7 @@ class AttackSettings(ReleaseSettings):
     scratch : bool
     """
 
+    harmful: str
     primary: str | None = None
     reference: str | None = None
     attackers: tuple[str, ...] = ("standard",)

@@ -38,6 +38,8 @@ class CostSettings(ReleaseSettings):
 
     Attributes
     ----------
+    harmful : str
+        As in `Settings`.
     reference : str or None
         Another network to put beside it.
     params : tuple of str
@@ -46,6 +48,7 @@ class CostSettings(ReleaseSettings):
         As in :func:`immucond.deep.attack_cost`.
     """
 
+    harmful: str
     reference: str | None = None
     params: tuple[str, ...] = ("full", "head")
     train_size: int | None = 128

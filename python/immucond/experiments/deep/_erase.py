@@ -75,7 +75,7 @@ class EraseSettings(ReleaseSettings):
 
     Attributes
     ----------
-    primary : str
+    primary, harmful : str
         As in `Settings`.
     tols : tuple of float
         How much of the primary accuracy may be lost, each for a network of its own.
@@ -95,6 +95,7 @@ class EraseSettings(ReleaseSettings):
     """
 
     primary: str
+    harmful: str
     tols: tuple[float, ...] = (0.003, 0.01, 0.03)
     methods: tuple[str, ...] = ("erase",)
     metric: str = "fisher"

@@ -45,7 +45,7 @@ class LeakSettings(ReleaseSettings):
 
     Attributes
     ----------
-    primary : str
+    primary, harmful : str
         As in `Settings`.
     cuts : tuple of str
         Names of modules or patterns; found by default.
@@ -56,6 +56,7 @@ class LeakSettings(ReleaseSettings):
     """
 
     primary: str
+    harmful: str
     cuts: tuple[str, ...] = ()
     test_size: int | None = 2000
     untrained: bool = True

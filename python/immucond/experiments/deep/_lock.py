@@ -42,7 +42,6 @@ class LockSettings(ReleaseSettings):
         Held-out rows on which the outputs are compared.
     """
 
-    harmful: str = ""  # none is needed
     primary: str
     kind: Literal["specdef", "gauges"] = "specdef"
     strength: float = 1e3

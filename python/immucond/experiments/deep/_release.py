@@ -36,7 +36,7 @@ class ReleaseSettings:
 
     Attributes
     ----------
-    backbone, harmful, data_dir, max_length, image_size, mean, std
+    backbone, data_dir, max_length, image_size, mean, std
         As in `Settings`; the backbone may also be a folder that ``immucond deep`` saved.
     train_size : int or None
         Most training rows of each task, drawn at random.
@@ -46,7 +46,6 @@ class ReleaseSettings:
     """
 
     backbone: str
-    harmful: str
     data_dir: Path | None = None
     max_length: int | None = None
     image_size: int | None = None
