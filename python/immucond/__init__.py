@@ -24,6 +24,7 @@ from ._errors import (
     DivergenceError,
     ImmucondError,
     ImmunityWarning,
+    ToleranceError,
 )
 from ._extreme import (
     ExtremePairs,
@@ -60,6 +61,7 @@ __all__ = [
     "ImmucondError",
     "ImmunityWarning",
     "SpectralRegularizer",
+    "ToleranceError",
     "TriangleAccumulator",
     "condition_number",
     "extreme_pairs",

@@ -24,6 +24,10 @@ class DegenerateSpectrumError(ImmucondError, ValueError):
     """All nonzero singular values are equal, and what was asked for is infinite there."""
 
 
+class ToleranceError(ImmucondError, ValueError):
+    """Nothing that was tried keeps what is to stay within the tolerance."""
+
+
 class ConvergenceError(ImmucondError, RuntimeError):
     """A numerical routine failed on valid input."""
 

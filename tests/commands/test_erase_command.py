@@ -9,6 +9,7 @@ import pytest
 import torch
 from deep_cases import reading, release_folder, sentences, write_csv
 
+import immucond as ic
 import immucond.deep as icd
 from immucond._cli import main
 from immucond._cli.erase import METHODS
@@ -65,7 +66,8 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     first = json.loads((out / "erase.json").read_text())
     point = first["points"][0]
     saved = out / "releases" / "erase-0.2"
-    assert sorted(p.name for p in (out / "releases").iterdir()) == ["erase-0.2", "erase-0.2.pt"]
+    kept = ["erase-0.2", "erase-0.2.json", "erase-0.2.pt"]
+    assert sorted(p.name for p in (out / "releases").iterdir()) == kept
     assert main([
         "leak", "--backbone", str(saved), "--primary", "texts", "--harmful", "others",
         "--data-dir", str(folder), "--out", str(tmp_path / "leak"), "--quiet", "--no-untrained",
@@ -78,7 +80,10 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     assert point["transfer"] == cuts["head (input)"]["accuracy"]
     assert first["before"]["transfer"] >= point["transfer"]
     assert "transfer" in (out / "erase.md").read_text()
-    # A run that is there goes on: the same numbers, but for the seconds.
+    # A run that is there goes on: the same numbers, by the network that is there or made again.
+    assert main(command(folder, out, *more)) == 0
+    assert json.loads((out / "erase.json").read_text())["points"] == [point]
+    (out / "releases" / "erase-0.2.json").unlink()
     assert main(command(folder, out, *more)) == 0
     again = json.loads((out / "erase.json").read_text())["points"][0]
     assert {**again, "seconds": 0} == {**point, "seconds": 0}
@@ -105,9 +110,17 @@ def test_what_others_do_stands_beside_it(folder, tmp_path, capsys, monkeypatch):
 
     # Where one method finds nothing, the others are told all the same; where none does, it is.
     def none(*_, **__):
-        raise ValueError("of 2 trials of 'npo' none keeps the primary accuracy within tol=0.5")
+        raise ic.ToleranceError(
+            "of 2 trials of 'npo' none keeps the primary accuracy within tol=0.5"
+        )
 
     monkeypatch.setattr("immucond.experiments.deep._erase.unlearn", none)
+    assert main(command(folder, out, *given, "--quiet", "--methods", "erase", "leace", "npo")) == 0
+    again = json.loads((out / "erase.json").read_text())  # what was made is not made again
+    assert again["points"] == found["points"]
+    assert main(command(folder, out, *given, "--quiet", "--methods", "npo", "--steps", "4")) == 2
+    assert "is that of another run: steps is 3 there and 4 here" in capsys.readouterr().err
+    (out / "releases" / "npo-0.5.json").unlink()
     more = [*given, "--quiet", "--methods", "erase", "npo"]
     assert main(command(folder, out, *more)) == 0
     told = " ".join(capsys.readouterr().out.split())

@@ -505,7 +505,7 @@ def test_a_tolerance_that_no_rank_meets() -> None:
         for layer in net:
             layer.weight.copy_(torch.eye(2))
             layer.bias.zero_()
-    with pytest.raises(ValueError, match="leaves every direction"):
+    with pytest.raises(ic.ToleranceError, match="leaves every direction"):
         icd.erase(net, data(net, 400, 1, 2), held_out=data(net, 400, 2, 2), tol=0.0, metric="gram")
 
 

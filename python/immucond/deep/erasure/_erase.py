@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
 from .._batches import Callback
 from .._checkpoint import NetworkCheckpoint, identity, name_of
@@ -98,11 +99,13 @@ def erase(
 
     Raises
     ------
+    ToleranceError
+        Where no direction can go within `tol`, and where rounding to the network's dtype loses
+        more; a ValueError.
     ValueError
-        Where no direction can go within `tol`; where the network tells no classes apart; for
-        layers that are named and cannot be folded into, with the reason; for data that are the
-        same where they must not be; for held-out harmful rows without others; where rounding to the
-        network's dtype loses more than `tol`; and as in `record` and `leak_profile`.
+        Where the network tells no classes apart; for layers that are named and cannot be folded
+        into, with the reason; for data that are the same where they must not be; for held-out
+        harmful rows without others; and as in `record` and `leak_profile`.
     TypeError
         For what is no loader.
 
@@ -204,7 +207,7 @@ def _chosen(model: nn.Module, found: Layers, modules: str | Sequence[str]) -> di
 def _refuse_idle(run: Run) -> None:
     """Refuse a network of which nothing could go."""
     if sum(rank for rank, _ in run.ranks.values()) == sum(run.widths().values()):
-        raise ValueError(
+        raise ToleranceError(
             f"tol={run.tol:g} leaves every direction: to erase those that cost the outputs least "
             f"loses more of the primary {run.utility.measure}. Give a larger tol, or more held-out "
             "rows"

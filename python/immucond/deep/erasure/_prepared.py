@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..._errors import ToleranceError
 from .._activations import task_of
 from .._batches import Loaded, first_of
 from .._loaders import moved, parse_batch
@@ -80,7 +81,7 @@ class Prepared:
             lost = utility.before - primary
             if lost > tol:
                 stored = next(p.dtype for p in self.model.parameters() if p.dtype in _HALF)
-                raise ValueError(
+                raise ToleranceError(
                     f"rounding to {stored} loses {lost:.3g} of the primary {utility.measure}, "
                     f"more than tol={tol:g}: erase in float32, or give a larger tol"
                 )

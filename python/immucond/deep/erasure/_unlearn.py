@@ -13,6 +13,7 @@ from typing import Any, Literal, SupportsIndex, get_args
 import torch
 from torch import Tensor, nn
 
+from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
 from .._batches import Callback, refuse_rows
 from .._leak import LeakProfile
@@ -116,10 +117,11 @@ def unlearn(
 
     Raises
     ------
+    ToleranceError
+        Where no trial is within `tol`, with the one that loses least; a ValueError.
     ValueError
-        Where no trial is within `tol`, with the one that loses least; for harmful rows without
-        labels, or fewer than four of a class; for data that are the same where they must not be;
-        and as in `erase` and `leak_profile`.
+        For harmful rows without labels, or fewer than four of a class; for data that are the same
+        where they must not be; and as in `erase` and `leak_profile`.
     TypeError
         For what is no loader.
     ImportError
@@ -323,7 +325,7 @@ class _Search:
         assert best.state is not None
         if best.score[0]:
             settings = ", ".join(f"{k}={v}" for k, v in (best.stage.settings or {}).items())
-            raise ValueError(
+            raise ToleranceError(
                 f"of {len(self.stages)} trials of {self.method!r} none keeps the primary "
                 f"{self.ready.utility.measure} within tol={self.tol:g}: the best loses "
                 f"{self.ready.utility.before - best.stage.primary:.3g} ({settings}). Give a larger "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..._errors import extra
-from ..._files import staged
-from ..._format import number
+from ..._errors import ToleranceError, extra
+from ..._files import staged, write_whole
+from ..._format import number, plain
 from ..._show import (
     BLACK,
     BLUE,
@@ -25,6 +26,7 @@ from ..._show import (
     legend_below,
     print_style,
 )
+from ..._validate import refuse_other
 from ...deep.parts import SplitModel
 from ...probing import ceiling
 from .._units import Progress, silent
@@ -62,8 +64,8 @@ _NOTE = (
     "primary: on the rows that chose, ± the standard error of what is lost; fresh: on others. "
     "ceiling: of the leak profile, the largest held-out accuracy of linear probes on the harmful "
     "task over all cuts, ± its standard error, trained on rows that the defender did not have. "
-    "directions: of all layers' outputs together, where a method tells them. seconds: of this run, "
-    "which may go on from another."
+    "directions: of all layers' outputs together, where a method tells them. seconds: of making "
+    "it, in the run that did."
 )
 _COLOURS = (BLUE, GREEN, VERMILION, PURPLE, ORANGE)
 _STYLES = {name: (_COLOURS[i % 5], "os^Dv<>Xph"[i]) for i, name in enumerate(METHODS)}
@@ -264,6 +266,7 @@ def erase_release(
     torch.manual_seed(settings.seed)
     backbone = load_release(settings, settings.backbone, primary)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
+    prints["release"] = backbone.features_fingerprint
     if not backbone.fitted:
         fit_head(backbone, loader(primary.train), progress)
     choosing, fresh = primary.test.parted(len(primary.test.inputs) // 2)
@@ -316,32 +319,57 @@ def erase_release(
         )  # fmt: skip
 
     leak = told("as it is", backbone.model, settings.untrained)
-    points, failures = [], dict[str, ValueError]()
+    points, failures = [], dict[str, ToleranceError]()
+    made_of = {name: value for name, value in prints.items() if name != "transfer"}
     for method, tol in product(settings.methods, settings.tols):
-        name, begun = f"{method}-{tol:g}", perf_counter()
-        try:
-            done = made(method, tol, name)
-        except ValueError as error:
-            failures[name] = error
-            continue
-        seconds = perf_counter() - begun
-        if folder is not None:
-            with staged(folder / name, afresh=True) as stage:
-                _saved.save(backbone, done.model, stage)
+        name = f"{method}-{tol:g}"
+        place = None if folder is None else folder / name
+        of = plain({**_asked(settings, method), "fingerprints": made_of, "tol": tol})
+        model, about = _kept(place, of)
+        if model is None:
+            begun = perf_counter()
+            try:
+                done = made(method, tol, name)
+            except ToleranceError as error:
+                failures[name] = error
+                continue
+            model = done.model
+            about = {"kept": done.kept, "before": done.primary_before, "chosen": done.primary,
+                     "lost_error": done.lost_error, "seconds": perf_counter() - begun}  # fmt: skip
+            if place is not None:
+                with staged(place, afresh=True) as stage:
+                    _saved.save(backbone, model, stage)
+                write_whole(place.with_name(f"{name}.json"), json.dumps({"of": of, "made": about}))
         points.append(Point(
-            method, tol, done.kept, done.primary_before, done.primary, done.lost_error,
-            _accuracy(done.model, backbone, loader(fresh)),
-            told(name, done.model, False), transferred(name, done.model), seconds,
+            method=method, tol=tol, fresh=_accuracy(model, backbone, loader(fresh)),
+            leak=told(name, model, False), transfer=transferred(name, model), **about,
         ))  # fmt: skip
         progress(name, 1, 1)
     if not points:
         raise next(iter(failures.values()))
     before = _accuracy(backbone.model, backbone, loader(fresh))
     return Erased(
-        settings, {"release": backbone.features_fingerprint, **prints}, before, leak,
-        transferred("as it is", backbone.model), points,
+        settings, prints, before, leak, transferred("as it is", backbone.model), points,
         {name: str(error) for name, error in failures.items()},
     )  # fmt: skip
+
+
+def _asked(settings: EraseSettings, method: str) -> dict[str, Any]:
+    """Return what a network depends on: not where data lie, nor what else is made and measured."""
+    others = ["data_dir", "methods", "tols", "transfer", "untrained"]
+    others += ["steps", "trials"] if method in ERASING else ["metric", "rounds", "recover"]
+    told = {name: value for name, value in asdict(settings).items() if name not in others}
+    return {**told, "method": method}
+
+
+def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, dict[str, Any]]:
+    """Return a network that was made before with what was told of it; of another run refuse it."""
+    about = None if place is None else place.with_name(f"{place.name}.json")
+    if place is None or about is None or not about.exists():
+        return None, {}
+    told = json.loads(about.read_text(encoding="utf-8"))
+    refuse_other(told["of"], of, str(place), "Give another folder, or remove it")
+    return _saved.load_saved(place), told["made"]
 
 
 @torch.no_grad()
