@@ -144,7 +144,9 @@ def releases(network: Network, work: Path) -> dict[str, tuple[str, str]]:
         found[kind] = (label, str(place / "release"))
     tols = " ".join(name.partition("-")[2] for name in ERASED)
     place = command(f"erase --backbone {base} {network.tasks} --tols {tols}", work / "erase")
-    return found | {name: (label, str(place / "releases" / name)) for name, label in ERASED.items()}
+    made = {name: (label, place / "releases" / name) for name, label in ERASED.items()}
+    # Within a small tolerance there may be none.
+    return found | {name: (label, str(at)) for name, (label, at) in made.items() if at.is_dir()}
 
 
 def folder_of(network: Network, method: str) -> str:
@@ -235,6 +237,9 @@ def section(
         yield f"| {' | '.join(cells)} |"
     yield f"| from scratch |{' |' * 7} {best(base['whole'], 'scratch', 'adam')} |{' |' * 6}"
     yield ""
+    if none := [label for release, label in ERASED.items() if release not in made]:
+        yield f"No network is within its tolerance: {', '.join(none)}."
+        yield ""
     yield (
         "primary: accuracy, of the attack's rows. RIR: of test samples, where `immucond deep` made "
         "the release. rho: label alignment of the harmful labels at the head's input. Adam, head: "

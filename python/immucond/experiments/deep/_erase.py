@@ -364,8 +364,10 @@ def _asked(settings: EraseSettings, method: str) -> dict[str, Any]:
 
 def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, dict[str, Any]]:
     """Return a network that was made before with what was told of it; of another run refuse it."""
-    about = None if place is None else place.with_name(f"{place.name}.json")
-    if place is None or about is None or not about.exists():
+    if place is None or not place.is_dir():
+        return None, {}
+    about = place.with_name(f"{place.name}.json")
+    if not about.exists():
         return None, {}
     told = json.loads(about.read_text(encoding="utf-8"))
     refuse_other(told["of"], of, str(place), "Give another folder, or remove it")
