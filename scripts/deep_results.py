@@ -48,7 +48,7 @@ RUNS = {
         f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
         "--terms-opt-kappa 0.1 0.003 --seeds 3"
     ),
-    "vit": (f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 1"),
+    "vit": (f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 3"),
 }
 PLOTS = {
     "attackers": "Held-out accuracy of every attacker, by method",

@@ -138,6 +138,27 @@ def rank_rule(
     )
 
 
+def gram_rule(
+    K: npt.NDArray[Any],
+    *,
+    rank: SupportsIndex | None,
+    rtol: float | None,
+    computed_in: Any,
+    rank_name: str = "rank",
+) -> Rule:
+    """Return the rule for a Gram matrix; `computed_in` is the precision of its features.
+
+    Their rounding is squared in sums in float64; that of sums in less is larger than it.
+    """
+    if computed_in is not None and epsilon(K.dtype) == epsilon(np.float64):
+        if rtol is None:
+            rtol = min(0.5, default_rtol(K.shape, computed_in, "gram"))
+        computed_in = None
+    return rank_rule(
+        K.shape, K.dtype, rank=rank, rtol=rtol, computed_in=computed_in, rank_name=rank_name
+    )
+
+
 def tolerance_at(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> float:
     """Return the relative tolerance that the rule comes to at all these singular values."""
     if rule.rounded == 0.0:

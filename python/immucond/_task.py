@@ -18,7 +18,15 @@ import scipy.linalg
 
 from ._errors import AccuracyWarning, warn, warn_accuracy
 from ._extreme import psd_ends
-from ._rank import cut_off, default_rtol, epsilon, numerical_rank, rank_rule, tolerance_at
+from ._rank import (
+    cut_off,
+    default_rtol,
+    epsilon,
+    gram_rule,
+    numerical_rank,
+    rank_rule,
+    tolerance_at,
+)
 from ._triangle import triangular
 from ._validate import FloatArray, as_delta, as_float64, as_matrix
 
@@ -246,10 +254,9 @@ def root_of_gram(
 ) -> Root:  # fmt: skip
     """Root of a Gram matrix that is given; rtol is on its eigenvalues."""
     given = as_matrix(K, name)
-    rule = rank_rule(
-        given.shape, given.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
-        rank_name=f"rank of {name}",
-    )  # fmt: skip
+    rule = gram_rule(
+        given, rank=rank, rtol=rtol, computed_in=computed_in, rank_name=f"rank of {name}"
+    )
     # The kernel also refuses what is not symmetric positive semidefinite.
     found, ratio, determined = psd_ends(given, rule, name)
     if not ratio > 0.0:

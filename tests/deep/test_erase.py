@@ -255,6 +255,23 @@ def test_a_product_is_stored_with_its_rank(dtype: Any, digits: int) -> None:
             assert np.max(np.abs(found - Q @ B) / size) < r * 2.0 ** (3 - digits / 2)
 
 
+@pytest.mark.parametrize("signs", [-1.0, 0.0])
+def test_a_product_of_many_terms_keeps_its_digits(signs: float) -> None:
+    """Whole numbers take the room that their products need, and not that of their sizes."""
+    rng = np.random.default_rng(1)
+    Q = np.linalg.qr(rng.standard_normal((400, 380)))[0]
+    B = rng.standard_normal((380, 300))
+    B[:, 0] = np.sign(Q[0])  # a column as wide as can be
+    B[:, 1] = Q[:, 2] @ Q  # and one whose product is a unit vector, nearly
+    if signs:
+        Q, B = np.abs(Q), np.abs(B)  # where nothing cancels
+    found, true = exact_product(Q, B, 24), Q @ B
+    assert np.array_equal(found.astype(np.float32), found)
+    lost = np.linalg.norm(found - true, axis=0)
+    assert np.max(lost / np.linalg.norm(true, axis=0)) < 2.0**-7
+    assert np.linalg.norm(lost) < 2.0**-9 * np.linalg.norm(true)
+
+
 def test_rounding_tells_nothing_of_what_is_gone() -> None:
     """Whoever computes in float64 sees no more than the ranks; a rounded product shows it all."""
     net = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)).eval()

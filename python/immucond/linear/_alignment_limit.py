@@ -122,7 +122,8 @@ def alignment_limit(
     ranks : pair of int, optional
         Known ranks of K_P and K_H.
     computed_in : dtype_like, optional
-        Precision in which the inputs were computed, where it is not their dtype.
+        Precision in which the inputs were computed, where it is not their dtype; as in
+        :func:`immunity_limit`.
 
     Returns
     -------

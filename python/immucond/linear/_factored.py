@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
-from .._rank import default_rtol, epsilon, rank_rule
+from .._rank import default_rtol, epsilon, gram_rule
 from .._task import SAFE, Given, Ranks, Root, known_ranks, root_of_gram, roots_plus
 from .._validate import Array, FloatArray, as_delta, as_matrix
 
@@ -165,10 +165,9 @@ def factored(
     d = given.shape[0]
     if given.dtype != np.float64 or not symmetric(given):
         return None
-    rule = rank_rule(
-        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
-        rank_name=f"rank of {name}",
-    )  # fmt: skip
+    rule = gram_rule(
+        given, rank=rank, rtol=None, computed_in=computed_in, rank_name=f"rank of {name}"
+    )
     size = float(given.diagonal().max())  # the largest entry of all, where K is as it should be
     if rule.rounded or not _SMALL < size < 1.0 / _SMALL:
         return None

@@ -209,7 +209,8 @@ def immunity_limit(
     ranks : (int or None, int or None), optional
         Known ranks of (K_P, K_H).
     computed_in : dtype, optional
-        Precision in which the inputs were computed; sets the tolerance that decides the ranks.
+        Precision in which the inputs were computed; sets the tolerance that decides the ranks. Of
+        a Gram matrix too: in float64 it is taken as summed so, and in less by its own dtype.
 
     Returns
     -------

@@ -32,11 +32,21 @@ def exact_product(A: FloatArray, B: FloatArray, digits: int) -> FloatArray:
         return np.zeros((len(A), B.shape[1]))
     of_rows, of_columns = _units(A, axis=1), _units(B, axis=0)
     bits = digits // 2 - 1
-    whole = np.rint(np.ldexp(A / of_rows, bits))
-    for more in range(digits - bits, 0, -1):
-        part = np.rint(np.ldexp(B / of_columns, more))
-        if (np.abs(whole) @ np.abs(part)).max() <= 2.0**digits:  # nor is any partial sum wider
-            return np.asarray(np.ldexp(whole @ part, -bits - more) * of_rows * of_columns)
+    whole, part = np.rint(np.ldexp(A / of_rows, bits)), B / of_columns
+    # Partial sums of the products must not be rounded either, in the 53 bits that compute them.
+    room = A.shape[1] <= 2 ** (53 - digits)
+
+    def widest(part: FloatArray) -> FloatArray:
+        sums = whole @ part if room else np.abs(whole) @ np.abs(part)
+        return np.asarray(np.abs(sums).max(axis=0))
+
+    more = np.minimum(digits - np.frexp(widest(part))[1], digits - bits)
+    while more.min() > 0:
+        rounded = np.rint(np.ldexp(part, more))
+        wide = widest(rounded) > 2.0**digits
+        if not wide.any():
+            return np.asarray(np.ldexp(whole @ rounded, -bits - more) * of_rows * of_columns)
+        more -= wide  # columns that rounding has made too wide
     raise ValueError(f"{digits} bits do not hold a product of {A.shape[1]} terms")
 
 
