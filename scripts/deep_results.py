@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from page import GUIDE, ROOT, commit, write
+from page import GUIDE, ROOT, chosen, commit, write
 
 from immucond._cli import main as immucond
 from immucond._files import write_whole
@@ -166,7 +166,7 @@ def main() -> None:
     for variable, folder in (("DATA", args.data_dir), ("MODELS", args.models_dir)):
         if folder is not None:
             os.environ[f"IMMUCOND_{variable}"] = str(folder)
-    for name in args.names or RUNS:
+    for name in chosen(parser, args.names, RUNS):
         folder = args.work / name
         words = [*shlex.split(RUNS[name]), "--out", str(folder), "--jobs", args.jobs]
         add_files(UNITS / name, folder / "units")

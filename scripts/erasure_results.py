@@ -1,6 +1,6 @@
 """Erase and attack, and write docs/results/erasure.md.
 
-erasure_results.py [--work FOLDER] [--only NAME ...]
+erasure_results.py [NAME ...] [--work FOLDER]
 
 Runs each command of RUNS into a subfolder of the work folder, unless it has succeeded there, and
 writes its section of the page from what it left; plots are copied, and sections that are not named
@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from page import ROOT, command, write
+from page import ROOT, chosen, command, write
 
 TOY = "toy --releases unprotected erased --jobs 2"
 RESNET = (
@@ -48,9 +48,9 @@ def main() -> None:
     """Run, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-erasure")
-    parser.add_argument("--only", nargs="+", choices=tuple(RUNS), default=tuple(RUNS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RUNS)}; all")
     given = parser.parse_args()
-    for name in given.only:
+    for name in chosen(parser, given.names, RUNS):
         title, words = RUNS[name]
         out, kind = command(words, given.work / name), words.split()[0]
         made, told, table = ((out / file).read_text(encoding="utf-8") for file in LEFT[kind])

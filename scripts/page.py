@@ -5,7 +5,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from immucond._cli import main as immucond
@@ -43,6 +44,14 @@ def command(words: str, out: Path) -> Path:
             raise SystemExit(f"immucond {words} failed")
         write_whole(made, json.dumps({"commit": commit(), "seconds": time.monotonic() - start}))
     return out
+
+
+def chosen(parser: ArgumentParser, given: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    """Return the names that were given, or all; the parser refuses those that nobody knows."""
+    names = list(known)
+    if unknown := [name for name in given or () if name not in names]:
+        parser.error(f"{', '.join(unknown)}: none of {', '.join(names)}")
+    return list(given or names)
 
 
 def tell(lines: Sequence[str], page: Path, script: str, *, into: bool) -> None:

@@ -19,7 +19,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from matplotlib.figure import Figure
-from page import ROOT, command, write
+from page import ROOT, chosen, command, write
 from scipy.stats import spearmanr
 
 from immucond._format import number
@@ -119,10 +119,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-worth")
     parser.add_argument("--only", nargs="*", metavar="RELEASE", default=None)
     given = parser.parse_args()
-    for name in given.networks or NETWORKS:
+    for name in chosen(parser, given.networks, NETWORKS):
         network, work = NETWORKS[name], given.work / name
         made = releases(network, work)
-        names = made if given.only is None else given.only
+        names = [] if given.only == [] else chosen(parser, given.only, made)
         found = {release: measure(network, work, release, made[release][1]) for release in names}
         if given.only is None:
             write(PAGE, f"{Path(__file__).name} {name}", [*section(name, work, made, found)])

@@ -44,6 +44,15 @@ def test_each_network_has_its_section():
             assert f"<!-- begin: scripts/{script}.py {name} -->" in text
 
 
+@pytest.mark.parametrize("script", ["deep_results", "worth_results", "erasure_results"])
+def test_a_name_that_nobody_knows_ends_the_script(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script, "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        imported(script).main()
+    assert ended.value.code == 2
+    assert "nowhere: none of" in capsys.readouterr().err
+
+
 def test_kept_units_are_added_and_never_replaced(tmp_path):
     here, kept = tmp_path / "here", tmp_path / "kept"
     for folder, units in ((here, "ab"), (kept, "bc")):
