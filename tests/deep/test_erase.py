@@ -515,6 +515,36 @@ def test_bad_input() -> None:
         icd.erase(Images(), [(x, y)], held_out=[(x + 1.0, y)], modules="grouped")
 
 
+def test_what_was_measured_once_serves_every_tolerance() -> None:
+    """A path gives the bits of the first round, and is refused where anything else was measured."""
+    net = net_of(4)
+    primary, held_out, H = data(net, 600, 1), data(net, 600, 2), harmful(300, 3)
+    path = icd.erasure_path(net, primary, harmful=H, seed=5)
+    for tol in (0.005, 0.05):
+        given = {"held_out": held_out, "tol": tol, "harmful": H, "seed": 5}
+        alone, by_path = (icd.erase(net, primary, **given, **more) for more in ({}, {"path": path}))
+        assert by_path.curve == alone.curve
+        for one, other in zip(by_path.model.parameters(), alone.model.parameters(), strict=True):
+            assert torch.equal(one, other)
+    twice = icd.erase(net, primary, held_out=held_out, tol=0.05, rounds=2, seed=5, harmful=H)
+    again = icd.erase(
+        net, primary, held_out=held_out, tol=0.05, rounds=2, seed=5, harmful=H, path=path
+    )
+    assert again.curve == twice.curve
+
+    def refused(what: str, *, model: nn.Module = net, rows: Any = primary, **changed: Any) -> None:
+        given = {"held_out": held_out, "harmful": H, "seed": 5, **changed}
+        with pytest.raises(ValueError, match=f"path is that of another run: {what}"):
+            icd.erase(model, rows, path=path, **given)
+
+    refused("data is", harmful=None)
+    refused("data is", rows=data(net, 600, 7))
+    refused("metric is 'fisher' there and 'gram' here", metric="gram")
+    refused("seed is 5 there and 0 here", seed=0)
+    refused("model is", model=net_of(5))
+    refused("layers is", modules=[next(iter(path.worth))])
+
+
 def test_a_tolerance_that_no_rank_meets() -> None:
     """Either of two directions tells the classes, and there are no others."""
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()

@@ -26,7 +26,7 @@ from ._saved import load_saved, save
 from ._sharded import edit_weight
 from ._trainer import TrainerMixin
 from .attacks import Attack, AttackReport, Trial, attack
-from .erasure import EraseResult, Stage, erase, unlearn
+from .erasure import EraseResult, NetworkPath, Stage, erase, erasure_path, unlearn
 
 __all__ = [
     "Attack",
@@ -40,6 +40,7 @@ __all__ = [
     "Monitor",
     "NetworkCost",
     "NetworkFade",
+    "NetworkPath",
     "Objective",
     "Recording",
     "Stage",
@@ -50,6 +51,7 @@ __all__ = [
     "card",
     "edit_weight",
     "erase",
+    "erasure_path",
     "gauge",
     "immunity_report",
     "immunize",

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
-from .._batches import Callback
-from .._checkpoint import NetworkCheckpoint, identity, name_of
-from .._network import modules_matching
+from .._batches import Callback, refuse_rows
+from .._checkpoint import NetworkCheckpoint
 from .._record import unwrapped
-from ._layers import Layer, Layers
+from ._path import NetworkPath, chosen, settings_of
 from ._prepared import prepared
 from ._result import EraseResult
 from ._run import Recovery, Run, Tasks
@@ -39,6 +38,7 @@ def erase(
     lr: float = 1e-4,
     mask: str | Callable[[Any], Tensor] | None = "attention_mask",
     seed: SupportsIndex = 0,
+    path: NetworkPath | None = None,
     checkpoint: str | Path | None = None,
     callback: Callback | None = None,
 ) -> EraseResult:
@@ -86,6 +86,9 @@ def erase(
         As in `record`.
     seed : int
         Of what is drawn.
+    path : NetworkPath, optional
+        What `erasure_path` measured of the same network, tasks and settings, in place of measuring
+        it for the first round: for several tolerances, or held-out rows.
     checkpoint : path-like, optional
         A file that keeps the network after each round; the same call goes on from it.
     callback : callable, optional
@@ -105,7 +108,8 @@ def erase(
     ValueError
         Where the network tells no classes apart; for layers that are named and cannot be folded
         into, with the reason; for data that are the same where they must not be; for held-out
-        harmful rows without others; and as in `record` and `leak_profile`.
+        harmful rows without others; for a path of another network, task or setting; and as in
+        `record` and `leak_profile`.
     TypeError
         For what is no loader.
 
@@ -142,17 +146,19 @@ def erase(
     drawn = as_count(seed, "seed", least=0)
     check_real(lr, "lr", low=0.0)
     model = unwrapped(model)
+    refuse_rows(held_out, "held_out")
     given = _tasks(primary, held_out, harmful, harmful_held_out)
     ready = prepared(model, given, split, drawn)
     work, tasks, found = ready.work, ready.tasks, ready.found
-    layers, utility = _chosen(work, found, modules), ready.utility
+    layers, utility = chosen(work, found, modules), ready.utility
     run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
+    measured = settings_of(model, ready, layers, metric, mask, drawn)
+    if path is not None:
+        path.refuse_other(measured)
     kept = None
     if checkpoint is not None:
-        kept = NetworkCheckpoint(checkpoint, 1, {
-            "model": identity(model), "layers": list(layers), "head": found.head, "tol": allowed,
-            "metric": metric, "rounds": count, "recover": steps, "lr": lr, "seed": drawn,
-            "mask": name_of(mask) if callable(mask) else mask,
+        kept = NetworkCheckpoint(checkpoint, 1, measured | {
+            "tol": allowed, "rounds": count, "recover": steps, "lr": lr,
             "data": {name: of.fingerprint() for name, of in ready.given.items()},
         })  # fmt: skip
     state = None if kept is None else kept.load()
@@ -164,7 +170,8 @@ def erase(
     if steps:
         recovery = Recovery(ready.teacher(), ready.data["primary"], steps, lr, drawn)
     for turn in range(len(run.stages), count + 1):
-        leak = run.round(turn, count, recovery)
+        worth = path.worth if path is not None and turn == 1 else None
+        leak = run.round(turn, count, recovery, worth)
         if kept is not None:
             kept.save(run.state())
     _refuse_idle(run)
@@ -185,23 +192,6 @@ def _tasks(primary: Any, held_out: Any, harmful: Any, harmful_held_out: Any) -> 
     if harmful is None and harmful_held_out is not None:
         raise ValueError("harmful_held_out is given without harmful: the leak needs both")
     return Tasks(primary, held_out, harmful, harmful_held_out)
-
-
-def _chosen(model: nn.Module, found: Layers, modules: str | Sequence[str]) -> dict[str, Layer]:
-    if modules == "auto":
-        layers = found.layers
-    else:
-        named, _ = modules_matching(model, modules)
-        for name in named:
-            if name not in found.layers:
-                reason = found.skipped.get(name, "it has no weight of its own")
-                reason = "it is the head" if name == found.head else reason
-                raise ValueError(f"no map can be folded into {name!r}: {reason}")
-        layers = {name: layer for name, layer in found.layers.items() if name in named}
-    if not layers:
-        told = "; ".join(f"{name!r}: {why}" for name, why in found.skipped.items())
-        raise ValueError(f"no layer before the head can have a map folded into it ({told})")
-    return layers
 
 
 def _refuse_idle(run: Run) -> None:

@@ -31,14 +31,13 @@ class Tasks:
     """Loaders of the primary task, and of the harmful one where there is one."""
 
     primary: Any
-    held_out: Any
+    held_out: Any = None
     harmful: Any = None
     harmful_held_out: Any = None
 
     def parts(self) -> dict[str, Any]:
         """Return those that there are, by name."""
-        wanted = ("primary", "held_out")
-        return {n: x for n, x in vars(self).items() if n in wanted or x is not None}
+        return {n: x for n, x in vars(self).items() if n == "primary" or x is not None}
 
     def leak(self, model: nn.Module, head: str, mask: Any, seed: int) -> LeakProfile | None:
         """Measure what is read of the harmful task."""
@@ -86,13 +85,17 @@ class Run:
         """Measure what is read of the harmful task."""
         return self.tasks.leak(self.work, self.head, self.mask, self.seed)
 
-    def round(self, turn: int, rounds: int, recovery: Recovery | None) -> LeakProfile | None:
+    def round(
+        self, turn: int, rounds: int, recovery: Recovery | None,
+        worth: Mapping[str, Worth] | None = None,
+    ) -> LeakProfile | None:  # fmt: skip
         """Erase as much as this round may, and recover."""
         allowed = self.tol * turn / rounds
-        worth = worth_of(
-            self.work, self.layers, self.tasks.primary, self.tasks.harmful, self.metric,
-            self.mask, self.seed + turn,
-        )  # fmt: skip
+        if worth is None:
+            worth = worth_of(
+                self.work, self.layers, self.tasks.primary, self.tasks.harmful, self.metric,
+                self.mask, self.seed + turn,
+            )  # fmt: skip
         reached = self._dearest(worth, allowed, turn, rounds, recovery)
         none: dict[str, Erasure] = {}
         price, found = (0.0, none) if reached is None else reached

@@ -172,8 +172,10 @@ def unlearn(
     length = as_count(steps, "steps", least=1)
     rate = None if lr is None else check_real(lr, "lr", low=math.ulp(0.0))
     model = unwrapped(model)
-    refuse_rows(harmful, "harmful")
-    refuse_rows(harmful_held_out, "harmful_held_out")
+    for name, rows in (
+        ("held_out", held_out), ("harmful", harmful), ("harmful_held_out", harmful_held_out)
+    ):  # fmt: skip
+        refuse_rows(rows, name)
     given = Tasks(primary, held_out, harmful, harmful_held_out)
     ready = prepared(model, given, split, drawn)
     if not ready.found.layers:
@@ -181,12 +183,12 @@ def unlearn(
     train, check = apart(ready.data["harmful"])
     found, utility = ready.found, ready.utility  # before anything is changed
     before = ready.tasks.leak(ready.work, found.head, mask, drawn)
-    rows = {"primary": ready.tasks.primary, "harmful": train}
+    used = {"primary": ready.tasks.primary, "harmful": train}
     if method == "leace":
-        rows["harmful"] = ready.tasks.harmful
+        used["harmful"] = ready.tasks.harmful
     classes = 1 + max(int(y.max()) for _, y in train)
     bench = Bench(
-        ready.work, ready.teacher(), found.head, found.layers, rows, classes, length, mask, drawn
+        ready.work, ready.teacher(), found.head, found.layers, used, classes, length, mask, drawn
     )
     choosing = replace(ready.tasks, harmful=train, harmful_held_out=check)
     search = _Search(ready, bench, choosing, method, allowed, callback)

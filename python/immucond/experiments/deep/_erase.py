@@ -40,7 +40,15 @@ with extra("deep"):
     from torch import nn
     from torch.utils.data import DataLoader
 
-from ...deep import EraseResult, LeakProfile, erase, leak_profile, unlearn
+from ...deep import (
+    EraseResult,
+    LeakProfile,
+    NetworkPath,
+    erase,
+    erasure_path,
+    leak_profile,
+    unlearn,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -311,14 +319,21 @@ def erase_release(
                 method=method, steps=settings.steps, trials=settings.trials,  # type: ignore[arg-type]
                 **given,
             )  # fmt: skip
+        measured: dict[str, Any] = {
+            "harmful": loader(defender) if method == "erase" else None,
+            "metric": "variance" if method == "pca" else settings.metric,
+            "split": backbone.split, "seed": settings.seed,
+        }  # fmt: skip
+        if method not in paths:  # for all tolerances
+            paths[method] = erasure_path(backbone.model, rows, **measured)
         return erase(
-            backbone.model, rows, harmful=loader(defender) if method == "erase" else None,
-            metric="variance" if method == "pca" else settings.metric,  # type: ignore[arg-type]
-            rounds=settings.rounds, recover=settings.recover,
-            checkpoint=None if folder is None else folder / f"{name}.pt", **given,
+            backbone.model, rows, path=paths[method], rounds=settings.rounds,
+            recover=settings.recover,
+            checkpoint=None if folder is None else folder / f"{name}.pt", **measured | given,
         )  # fmt: skip
 
     leak = told("as it is", backbone.model, settings.untrained)
+    paths: dict[str, NetworkPath] = {}
     points, failures = [], dict[str, ToleranceError]()
     made_of = {name: value for name, value in prints.items() if name != "transfer"}
     for method, tol in product(settings.methods, settings.tols):
