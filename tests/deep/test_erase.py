@@ -545,6 +545,23 @@ def test_what_was_measured_once_serves_every_tolerance() -> None:
     refused("layers is", modules=[next(iter(path.worth))])
 
 
+def test_what_the_task_needs_stays_however_harmful_it_is() -> None:
+    """The harmful rows vary 1e10 times as much in what tells the classes; what else goes may."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(3))
+        net[1].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
+        for layer in net:
+            layer.bias.zero_()
+    size = torch.tensor([1e5, 1.0, 1.0])
+    H = [(x * size, (x[:, 1] > 0).long()) for x in torch.randn(2, 400, 3)]
+    primary, held_out = ([(x, net(x).argmax(1)) for x in torch.randn(2, 400, 3)] for _ in range(2))
+    done = icd.erase(net, primary, held_out=held_out, harmful=H, tol=0.0)
+    assert done.ranks["0"] == (1, 3)
+    assert done.curve[-1].price < 1e-9
+
+
 def test_a_tolerance_that_no_rank_meets() -> None:
     """Either of two directions tells the classes, and there are no others."""
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()

@@ -21,7 +21,7 @@ from ._result import Stage
 from ._utility import Utility
 from ._worth import Metric, Worth, worth_of
 
-_MOST, _LEAST = 0.0, -6.0  # decades of prices, in units of what a layer is worth
+_MOST, _LEAST = 0, -12  # decades of prices, in units of what a layer is worth
 _HALVINGS = 5  # of the last decade: to within 7 %
 _REACH = 3.0  # how many times as much a round may lose before it recovers
 
@@ -138,13 +138,19 @@ class Run:
     def _search(
         self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
     ) -> tuple[float, dict[str, Erasure]] | None:
-        """Try prices from what a layer is worth down by decades, then halves of the last one."""
-        most = rounds * (round(_MOST - _LEAST) + 1 + _HALVINGS)
+        """Bisect decades of prices down from what a layer is worth, then halve the last one."""
+        decades = _MOST - _LEAST + 1
+        most = rounds * (decades.bit_length() + _HALVINGS)
         told = {"round": turn, "rounds": rounds, "allowed": allowed, "trials": most}
-        best, exponent, step = None, _MOST, 1.0
-        while best is None and exponent >= _LEAST:
-            best = self._tried(worth, 10.0**exponent, allowed, told)
-            exponent -= 0.0 if best is not None else step
+        best, least, beyond = None, _LEAST - 1, _MOST + 1  # at no price nothing is lost
+        while beyond - least > 1:
+            middle = (least + beyond) // 2
+            tried = self._tried(worth, 10.0**middle, allowed, told)
+            if tried is None:
+                beyond = middle
+            else:
+                best, least = tried, middle
+        exponent, step = float(least), 1.0
         for _ in range(_HALVINGS if best is not None else 0):
             step /= 2.0
             better = self._tried(worth, 10.0 ** (exponent + step), allowed, told)
