@@ -131,7 +131,10 @@ class Table:
     def _show(self, console: Console, columns: Sequence[int], title: str) -> None:
         with extra("experiments"):
             from rich.text import Text
-        table = empty_table(Text(title))
+        apart = self._width(columns) < len(title)  # else rich wraps it to the table's width
+        if apart:
+            console.print(Text(title, style="bold"))
+        table = empty_table("" if apart else Text(title))
         for number in (0, *columns):
             justify: Literal["left", "right"] = "right" if number else "left"
             heading = Text(self.headings[number])

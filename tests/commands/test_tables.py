@@ -44,6 +44,13 @@ def test_a_column_of_words_gives_way_to_numbers(width):
     assert text.count("words") == 10
 
 
+def test_a_title_is_wrapped_at_the_terminals_width_and_not_at_the_tables():
+    title = "What it takes to learn cifar10[bird,cat,deer,dog,frog,horse]"
+    table = Table(title, ["", "trials"], [["one", "1"]])
+    assert title in shown(table, 80)
+    assert "".join(title.split()) in "".join(shown(table, 40).split())
+
+
 @pytest.mark.parametrize("width", [60, 70, 80, 100, 120, 200])
 def test_columns_of_a_group_stay_together_under_a_title_of_their_own(width):
     headings = ["", *(f"{figure}\n{of}" for of in CONVENTIONS for figure in FIGURES)]
