@@ -152,7 +152,8 @@ def gram_rule(
     """
     if computed_in is not None and epsilon(K.dtype) == epsilon(np.float64):
         if rtol is None:
-            rtol = min(0.5, default_rtol(K.shape, computed_in, "gram"))
+            squared = default_rtol(K.shape, computed_in, "gram")
+            rtol = min(0.5, max(squared, default_rtol(K.shape, K.dtype)))
         computed_in = None
     return rank_rule(
         K.shape, K.dtype, rank=rank, rtol=rtol, computed_in=computed_in, rank_name=rank_name
