@@ -380,3 +380,21 @@ def test_every_point_is_within_the_figure():
     assert np.isfinite(scaled).all()
     assert len({y for _, y in scaled}) == 3
     assert _report.strongest(result([0.1], ["inf"]).units["unprotected"]) == [np.inf]
+
+
+def test_a_unit_runs_on_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
+    """A second thread has nothing to do there, and waits long where other work runs."""
+    seen, before = [], torch.get_num_threads()
+
+    def trained(seed, rows):
+        seen.append(torch.get_num_threads())
+        raise InterruptedError(f"{seed}, {rows}")
+
+    monkeypatch.setattr(_experiment, "_trained", trained)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(InterruptedError, match="0, 60"):
+            _experiment.measure({"seed": 0, "rows": 60})
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -102,6 +103,20 @@ def run(settings: Settings, folder: Path, *, jobs: int = 1, progress: Progress =
     return Result(settings, run_plan(plan, measure, folder, jobs=jobs, progress=progress))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch's layers on one thread: at these sizes a second waits, and on a busy core long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def measure(unit: Mapping[str, Any]) -> Values:
     """Make a release, and attack it."""
     from ... import deep
