@@ -67,8 +67,8 @@ def itself(label):
 #
 # `tol` is how much accuracy the primary task may lose on the rows that choose; the harmful rows
 # say which directions go first among those that cost alike. The ceiling is the largest accuracy of
-# linear probes at any cut of the network, on rows that erased nothing. What the directions are worth
-# is measured once for all tolerances.
+# linear probes at any cut of the network, on rows that erased nothing. What directions are worth is
+# measured once for all tolerances.
 
 primary, harmful = rows(parts[0], parity), rows(parts[2], itself)
 path = icd.erasure_path(net, primary, harmful=harmful)
