@@ -482,7 +482,7 @@ def test_a_preset_runs_where_all_is_there(tmp_path, monkeypatch):
         for part, count in (("train", 64), ("test", 24)):
             write_zip(tmp_path / name / f"{part}.zip", pictures(labels, count, seed + count))
     line = [
-        "deep", "--preset", "vit-cars", "--backbone", "vit", "--data-dir",
+        "deep", "--preset", "vit-cars", "--backbone", "vit", "--harmful", "cars[0,1]", "--data-dir",
         str(tmp_path), "--method", "algorithm1", "--out", str(tmp_path / "out"), *QUICK,
         "--image-size", "8", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5",
     ]  # fmt: skip

@@ -201,6 +201,11 @@ def test_some_classes_of_a_task(tmp_path):
         mine, theirs = getattr(others, part), getattr(some, part)
         assert list(mine.inputs) == list(theirs.inputs)
         assert np.array_equal(mine.labels, theirs.labels)
+    named = [f"class {i} of a name that is longer than others" for i in range(9)]
+    write_csv(tmp_path / "many.csv", [(f"text {i}", named[i % 9]) for i in range(90)])
+    spec = f"many.csv[{','.join(named[1:])}]"
+    assert len(spec) > 255  # no file may have such a name
+    assert load(spec, tmp_path).classes == tuple(named[1:])
     for spec in ("all[pay]", "all[pay,pay]", "all[pay,no]", "all[-pay,cook]", "all[-pay,-no]",
                  "all[-pay,-pay]", "all[-pay,-cook]", "all[-]"):  # fmt: skip
         with pytest.raises(ValueError, match="class"):

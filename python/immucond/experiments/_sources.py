@@ -30,6 +30,18 @@ def named_folder(data_dir: Path | None) -> Path | None:
     return data_dir or (Path(named) if named else None)
 
 
+def classes_in(spec: str) -> tuple[str, list[str]]:
+    """Return a data set's name and the classes in brackets behind it, which need not be there.
+
+    What is a file of that name has none.
+    """
+    found = re.fullmatch(r"(.+)\[(.+)\]", spec)
+    # Not by Path, which refuses a name that is too long for a file: there may be many classes.
+    if found is None or os.path.exists(spec):
+        return spec, []
+    return found[1], [name.strip() for name in found[2].split(",")]
+
+
 def data_folder(data_dir: Path | None, name: str, files: Sequence[str]) -> Path | None:
     """Folder that holds all the files: ``DIR/name`` or DIR itself; None where none was named.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from .._sources import IDX_FILES as IDX
-from .._sources import VARIABLE, imported, is_import_path, named_folder
+from .._sources import VARIABLE, classes_in, imported, is_import_path, named_folder
 from .._sources import load_images as load_idx
 from ._task import ImageFile, Part, Samples, Task, task
 
@@ -47,10 +46,9 @@ def load(spec: str, data_dir: Path | None = None) -> Task:
     ValueError
         For what is not a task, and why.
     """
-    of_classes = re.fullmatch(r"(.+)\[(.+)\]", spec)
-    if of_classes and not Path(spec).exists():
-        whole, names = of_classes.groups()
-        return _only(load(whole, data_dir), spec, [name.strip() for name in names.split(",")])
+    whole, named = classes_in(spec)
+    if named:
+        return _only(load(whole, data_dir), spec, named)
     if is_import_path(spec) and not Path(spec).exists():
         return _given(spec, imported(spec))
     path = _found(spec, data_dir)

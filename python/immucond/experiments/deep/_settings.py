@@ -9,7 +9,7 @@ from typing import Any
 
 from ..._format import plain
 from .._methods import Method, chosen
-from .._sources import is_import_path, located, named_folder
+from .._sources import classes_in, is_import_path, located, named_folder
 
 # ---- methods ----
 
@@ -225,7 +225,8 @@ def _missing_data(settings: Settings) -> list[str]:
     return [
         f"{role} data, folder {folder / spec} with parts train and test (folders or zips of "
         "images, a folder a class)"
-        for role, spec in (("primary", settings.primary), ("harmful", settings.harmful))
+        for role, given in (("primary", settings.primary), ("harmful", settings.harmful))
+        for spec in (classes_in(given)[0],)
         if not (is_import_path(spec) or Path(spec).exists() or (folder / spec).exists())
     ]
 
