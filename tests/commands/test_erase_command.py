@@ -52,7 +52,7 @@ def test_texts(folder, tmp_path, capsys):
     assert found["command"].startswith("immucond erase --backbone ")
     told = capsys.readouterr()
     assert "as it is" in told.out
-    assert "erase-0.1, trial: 1 of 12" in told.err
+    assert "erase-0.1, trial: 1 of 9" in told.err
     page = (out / "erase.md").read_text()
     assert "principal components" in page
     figure = (out / "erase.svg").read_text()
