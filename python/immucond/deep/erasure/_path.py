@@ -76,8 +76,8 @@ def erasure_path(
 
     Notes
     -----
-    A pass over each task, one with gradients, and a few eigenproblems of each layer's width. To
-    the bit what the first round of `erase` measures itself.
+    Ours; see `erase`. A pass over each task, one with gradients, and a few eigenproblems of each
+    layer's width. To the bit what the first round of `erase` measures itself.
 
     Examples
     --------
