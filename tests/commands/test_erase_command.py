@@ -55,8 +55,9 @@ def test_texts(folder, tmp_path, capsys):
     assert "erase-0.1, trial: 1 of 9" in told.err
     page = (out / "erase.md").read_text()
     assert "principal components" in page
+    assert f"{found['unaided']['accuracy']:.1%} without any network" in page
     figure = (out / "erase.svg").read_text()
-    for text in ("erasure", "as it is", "untrained", "constant guess"):
+    for text in ("erasure", "as it is", "untrained", "no network", "constant guess"):
         assert text in figure
 
 

@@ -167,7 +167,9 @@ def of_deep():
     )  # fmt: skip
     settings = deep.Settings(backbone="b", primary="p", harmful="h")
     units = {name: [unit] for name in deep.METHODS}
-    return deep.Result(settings, {}, counts, ("block",), dict(deep.METHODS), units)
+    return deep.Result(
+        settings, {}, counts, ("block",), dict(deep.METHODS), units, deep.Unaided(0.5, "pixels")
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ _HOMES = {
     "Result": "_experiment",
     "Settings": "_settings",
     "Task": "_task",
+    "Unaided": "_unaided",
     "as_json": "_report",
     "attack": "_attackers",
     "attack_release": "_attack",
@@ -47,6 +48,7 @@ _HOMES = {
     "run": "_experiment.DeepExperiment.run",
     "tables": "_report",
     "task": "_task",
+    "unaided": "_unaided",
 }
 
 __all__ = list(_HOMES)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..._errors import extra
 from .._sources import located
 from ._foreign import check_config, check_weights, image_preparation, loading
-from ._task import Task, pixels
+from ._task import Task, pixels, squared
 
 with extra("deep"):
     import torch
@@ -70,7 +68,7 @@ class Preparation:
                 sample, padding="max_length", truncation=True, max_length=self.max_length
             )
             return {name: torch.tensor(found[name]) for name in ("input_ids", "attention_mask")}
-        image = torch.from_numpy(_resized(pixels(sample), self.image_size).copy())
+        image = torch.from_numpy(squared(sample, self.image_size).copy())
         mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in (self.mean, self.std))
         return {"pixel_values": (image.permute(2, 0, 1).float() / 255.0 - mean) / std}
 
@@ -285,11 +283,3 @@ def fit_head(head: nn.Linear, Z: Tensor, labels: Tensor) -> None:
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias - head.weight @ mean)
-
-
-def _resized(image: Any, side: int) -> Any:
-    from PIL import Image
-
-    if image.shape[:2] == (side, side):
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

@@ -30,15 +30,15 @@ from ..._validate import refuse_other
 from ...deep.parts import SplitModel
 from ...probing import ceiling
 from .._units import Progress, silent
-from . import _backbone, _saved
+from . import _saved
 from ._data import load
 from ._prepare import same_kind
-from ._release import Measured, ReleaseSettings, fit_head, load_release, loader_of
+from ._release import Measured, ReleaseSettings, accuracy_of, fit_head, load_release, loader_of
+from ._unaided import Unaided, unaided
 
 with extra("deep"):
     import torch
     from torch import nn
-    from torch.utils.data import DataLoader
 
 from ...deep import (
     EraseResult,
@@ -141,6 +141,7 @@ class Erased(Measured):
     settings: EraseSettings
     before: float
     leak: LeakProfile
+    unaided: Unaided
     transfer: float | None
     points: list[Point]
     failures: dict[str, str]
@@ -175,8 +176,9 @@ class Erased(Measured):
                 "seconds",
             ),
             rows,
-            f"{_NOTE} {probed}Untrained: {self._untrained()}; a constant guess: "
-            f"{self.leak.majority:.1%}. Rows of the profile: {counts}." + "".join(none),
+            f"{_NOTE} {probed}Untrained: {self._untrained()}; {self.unaided}; "
+            f"{self.leak.majority:.1%} by a constant guess. Rows of the profile: {counts}."
+            + "".join(none),
         )
 
     def _untrained(self) -> str:
@@ -206,6 +208,9 @@ class Erased(Measured):
                 untrained = max(c.accuracy for c in self.leak.untrained.values())
                 ax.axhline(100.0 * untrained, color=SKY, linestyle="--", label="untrained")
             ax.axhline(
+                100.0 * self.unaided.accuracy, color=BLACK, linestyle="-.", label="no network"
+            )
+            ax.axhline(
                 100.0 * self.leak.majority, color=BLACK, linestyle=":", label="constant guess"
             )
             ax.set_xlabel("primary accuracy on fresh rows, %")
@@ -222,6 +227,7 @@ class Erased(Measured):
                 "leak": self.leak.as_dict(),
                 "transfer": self.transfer,
             },
+            "unaided": self.unaided._asdict(),
             "points": [{**vars(p), "leak": p.leak.as_dict()} for p in self.points],
             "failures": self.failures,
         }
@@ -333,6 +339,7 @@ def erase_release(
         )  # fmt: skip
 
     leak = told("as it is", backbone.model, settings.untrained)
+    alone = unaided(attacker, harmful.test, progress)
     paths: dict[str, NetworkPath] = {}
     points, failures = [], dict[str, ToleranceError]()
     made_of = {name: value for name, value in prints.items() if name != "transfer"}
@@ -356,15 +363,15 @@ def erase_release(
                     _saved.save(backbone, model, stage)
                 write_whole(place.with_name(f"{name}.json"), json.dumps({"of": of, "made": about}))
         points.append(Point(
-            method=method, tol=tol, fresh=_accuracy(model, backbone, loader(fresh)),
+            method=method, tol=tol, fresh=accuracy_of(model, backbone, loader(fresh)),
             leak=told(name, model, False), transfer=transferred(name, model), **about,
         ))  # fmt: skip
         progress(name, 1, 1)
     if not points:
         raise next(iter(failures.values()))
-    before = _accuracy(backbone.model, backbone, loader(fresh))
+    before = accuracy_of(backbone.model, backbone, loader(fresh))
     return Erased(
-        settings, prints, before, leak, transferred("as it is", backbone.model), points,
+        settings, prints, before, leak, alone, transferred("as it is", backbone.model), points,
         {name: str(error) for name, error in failures.items()},
     )  # fmt: skip
 
@@ -387,12 +394,3 @@ def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, 
     told = json.loads(about.read_text(encoding="utf-8"))
     refuse_other(told["of"], of, str(place), "Give another folder, or remove it")
     return _saved.load_saved(place), told["made"]
-
-
-@torch.no_grad()
-def _accuracy(net: nn.Module, backbone: _backbone.Backbone, batches: DataLoader[Any]) -> float:
-    model, right, rows = SplitModel(net, backbone.split), 0, 0
-    for inputs, labels in batches:
-        right += int((model(inputs).logits.argmax(1) == labels).sum())
-        rows += len(labels)
-    return right / rows

@@ -40,6 +40,7 @@ from . import _saved
 from ._attackers import ATTACKERS, Curve, attack
 from ._prepare import Features, Loaded, Prepared, features, loaded, of_parts, prepared
 from ._tuning import TUNED, TUNED_EPOCHS, fine_tune
+from ._unaided import Unaided, unaided
 
 SPECTRUM = 100  # points of a spectrum that are kept
 BENIGN = ("sgd", "adam")  # how benign tasks are learned from scratch
@@ -63,6 +64,8 @@ class Result:
         :class:`Method` by name.
     units : dict
         Results of each method, one a seed.
+    unaided : Unaided
+        What an attacker without any network gets of the harmful task.
     """
 
     settings: Settings
@@ -71,6 +74,7 @@ class Result:
     trainable: tuple[str, ...]
     methods: dict[str, Method]
     units: dict[str, list[Values]]
+    unaided: Unaided
 
 
 class DeepExperiment(Experiment[Settings, Loaded, Result]):
@@ -136,7 +140,8 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
         counts["H defender"] = max(self.settings.defender_rows, default=len(data.defender.inputs))
         counts["H attacker"] = len(data.attacker.inputs)
         trainable = data.backbone.trainable
-        return Result(self.settings, data.fingerprints, counts, trainable, methods, units)
+        alone = unaided(data.attacker, data.harmful.test)
+        return Result(self.settings, data.fingerprints, counts, trainable, methods, units, alone)
 
 
 def compute(

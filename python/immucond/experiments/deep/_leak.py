@@ -14,6 +14,7 @@ from .._units import Progress, silent
 from ._data import load
 from ._prepare import same_kind
 from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
+from ._unaided import Unaided, unaided
 
 with extra("deep"):
     import torch
@@ -69,6 +70,7 @@ class Leak(Measured):
     settings: LeakSettings
     profile: LeakProfile
     own_head: bool
+    unaided: Unaided
 
     @property
     def head(self) -> str:
@@ -89,6 +91,7 @@ class Leak(Measured):
         beside = f"{found.majority:.1%} by a constant guess of {found.classes} classes"
         if found.where in found.untrained:
             beside = f"{found.untrained[found.where].accuracy:.1%} untrained and {beside}"
+        beside = f"{self.unaided}, {beside}"
         note = _NOTE.format(outside=_OUTSIDE if any("!" in row[5] for row in rows) else "")
         if self.fingerprints["primary"] == self.fingerprints["harmful"]:
             note = f"Both tasks are the same data: this is how well the network knows it. {note}"
@@ -112,7 +115,8 @@ class Leak(Measured):
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""
-        return {"head": self.head, "profile": self.profile.as_dict()}
+        alone = self.unaided._asdict()
+        return {"head": self.head, "unaided": alone, "profile": self.profile.as_dict()}
 
 
 def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
@@ -153,4 +157,5 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
     )
     prints = {name: task.fingerprint for name, task in data.items()}
     release = {"release": backbone.features_fingerprint, **prints}
-    return Leak(settings, release, profile, backbone.fitted)
+    alone = unaided(harmful.train, harmful.test, progress)
+    return Leak(settings, release, profile, backbone.fitted, alone)

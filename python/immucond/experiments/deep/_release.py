@@ -133,3 +133,13 @@ def fit_head(backbone: _backbone.Backbone, batches: DataLoader[Any], progress: P
     Z, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     with torch.enable_grad():
         _backbone.fit_head(head, Z, labels)
+
+
+@torch.no_grad()
+def accuracy_of(net: nn.Module, backbone: _backbone.Backbone, batches: DataLoader[Any]) -> float:
+    """Share of samples that a network, split as this one is, puts in their class."""
+    model, right, rows = SplitModel(net, backbone.split), 0, 0
+    for inputs, labels in batches:
+        right += int((model(inputs).logits.argmax(1) == labels).sum())
+        rows += len(labels)
+    return right / rows

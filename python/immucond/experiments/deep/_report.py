@@ -91,7 +91,7 @@ def _attackers(result: Result) -> Table:
         f"method's name says another number, and the attackers {count['H attacker']:,} others; "
         f"tested on {count['H test']:,}. A head with a bias, from zero; by batches of {BATCH} over "
         f"{settings.probe_epochs} epochs, each at the step length with the highest accuracy; "
-        f"L-BFGS takes {LBFGS_STEPS} steps for an epoch.",
+        f"L-BFGS takes {LBFGS_STEPS} steps for an epoch. The same samples give {result.unaided}.",
     )
 
 
@@ -312,4 +312,5 @@ def as_json(result: Result, command: str, versions: dict[str, str]) -> dict[str,
         fingerprints=result.fingerprints,
         samples=result.counts,
         trainable=result.trainable,
+        unaided=result.unaided._asdict(),
     )  # fmt: skip

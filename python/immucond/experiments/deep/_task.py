@@ -54,6 +54,11 @@ class Part:
     inputs: Sequence[Any]
     labels: Labels
 
+    @property
+    def texts(self) -> bool:
+        """Whether the samples are texts."""
+        return isinstance(self.inputs[0], str)
+
     def some(self, size: int | None, seed: int) -> Part:
         """Return as many samples drawn at random, in their order; all where there are no more."""
         if size is None or size >= len(self.inputs):
@@ -165,6 +170,22 @@ def pixels(sample: Any) -> npt.NDArray[np.uint8]:
     except Exception as error:  # archives and decoders raise errors of many kinds
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{sample.name} is not an image that can be read: {reason}") from error
+
+
+def squared(sample: Any, side: int) -> npt.NDArray[np.uint8]:
+    """Return an image as a (side, side, 3) array.
+
+    Raises
+    ------
+    ValueError
+        As `pixels`.
+    """
+    image = pixels(sample)
+    if image.shape[:2] == (side, side):
+        return image
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _content(sample: Any) -> bytes:

@@ -1,0 +1,69 @@
+"""What an attacker without any network learns of a task: no defence of one makes him pay more."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..._errors import extra
+from .._units import Progress, silent
+from ._task import Part, squared
+
+SIDE = 16  # of images: from more pixels a linear classifier learns less that holds
+STEPS = 200  # at most; the accuracy stands still long before
+STAGE = "without any network"
+
+
+class Unaided(NamedTuple):
+    """Held-out accuracy of a plain classifier of the samples themselves, and what it sees."""
+
+    accuracy: float
+    sees: str
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.1%} {STAGE} (logistic regression, {self.sees})"
+
+
+def unaided(train: Part, held_out: Part, progress: Progress = silent) -> Unaided:
+    """Fit a logistic regression to the words and characters of texts (tf-idf), or to pixels.
+
+    It is one classifier with nothing to choose: a patient attacker gets more.
+    """
+    with extra("sklearn"):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+    progress(STAGE, 0, 1)
+    seen, C, see = ("tf-idf", 100.0, _counted) if train.texts else ("pixels", 0.1, _flat)
+    X, X_test = see(train.inputs, held_out.inputs)
+    model = LogisticRegression(C=C, max_iter=STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, train.labels)
+    found = Unaided(float(model.score(X_test, held_out.labels)), seen)
+    progress(STAGE, 1, 1)
+    return found
+
+
+def _counted(*parts: Any) -> list[Any]:
+    """Words, pairs of words and characters of texts, by the vocabulary of the first part."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    vocabulary = make_union(*(
+        TfidfVectorizer(
+            analyzer=of, ngram_range=lengths, sublinear_tf=True,
+            token_pattern=r"\w+|[^\w\s]" if of == "word" else None,  # no text is without a word
+        )
+        for of, lengths in (("word", (1, 2)), ("char_wb", (2, 5)))
+    )).fit(parts[0])  # fmt: skip
+    return [vocabulary.transform(part) for part in parts]
+
+
+def _flat(*parts: Any) -> list[Any]:
+    """Pixels of images, small, from 0 to 1."""
+    return [
+        np.stack([squared(image, SIDE).ravel() for image in part]).astype(np.float32) / 255.0
+        for part in parts
+    ]
