@@ -80,6 +80,7 @@ def leak(**more):
         "fingerprints": dict(PRINTS),
         "profile": {"ceiling": 0.7, "where": "1", "logits": probe(0.4, untrained=None),
                     "majority": 0.28, "classes": 5,
+                    "unaided": {"accuracy": 0.615, "sees": "pixels"},
                     "rows": {"harmful": 600, "primary": 500, "held_out": 2000}, "cuts": cuts},
         **more,
     }  # fmt: skip

@@ -80,6 +80,8 @@ def test_the_section_tells_them():
     assert "at least 184" in text
     assert "needs 80 steps to a held-out cross-entropy of 0.4: the median of 3 seeds" in text
     assert "70.0% ± 1.0%" in text
+    assert "Without any network, by a plain classifier of the samples: 61.5%. A const" in text
+    assert "any network" not in str(card(changed(leak(), "profile", "unaided", to=...)))
     assert "In the worst seed no protection is shown" not in text
     assert "In the worst seed no protection is shown" in str(card(attacks(seed(0, 1, 1))))
     assert "Nothing is claimed" in str(card(leak()))
@@ -248,6 +250,7 @@ ONE = ("runs", 0, "attacks", "release", 0)
          "is 'kfac, whitened' with 1 steps, and attacks.release has none like it"),
         ([changed(three(), "runs", 0, "target", to=None)], "target must be a number"),
         ([changed(leak(), "profile", "where", to=...)], "profile.where is missing"),
+        ([changed(leak(), "profile", "unaided", "accuracy", to=None)], "unaided.accuracy must be a number"),
         ([changed(leak(), "profile", "cuts", to=3)], "profile.cuts must be an object"),
         ([changed(leak(), "profile", "cuts", "0", "rho", to=None)], "cuts.0.rho must be a number"),
         ([changed(cost(), "costs", "release", "full", "lazy", to=1)], "lazy must be true or false"),

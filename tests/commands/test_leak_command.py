@@ -41,7 +41,7 @@ def test_texts(folder, tmp_path, capsys):
     assert all(0.0 <= cut["untrained"]["accuracy"] <= 1.0 for cut in cuts.values())
     assert profile["logits"]["features"] == 2
     assert found["head"] == "a new one, fitted to texts"
-    assert found["unaided"]["sees"] == "tf-idf"
+    assert profile["unaided"]["sees"] == "tf-idf"
     assert found["command"].startswith("immucond leak --backbone ")
     assert {"immucond", "torch", "transformers"} <= found["versions"].keys()
     told = capsys.readouterr()
@@ -50,7 +50,7 @@ def test_texts(folder, tmp_path, capsys):
     assert "release, harmful: 1 of 1" in told.err
     page = (tmp_path / "out" / "leak.md").read_text()
     assert f"{profile['ceiling']:.1%}" in page
-    assert f"{profile['ceiling']:.1%}, beside {found['unaided']['accuracy']:.1%} without" in page
+    assert f"{profile['ceiling']:.1%}, beside {profile['unaided']['accuracy']:.1%} without" in page
     assert "Both tasks are the same" not in page
     for name in FILES:
         assert (tmp_path / "out" / name).stat().st_size > 500

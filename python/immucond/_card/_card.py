@@ -145,7 +145,7 @@ def _thing(runs: Runs, key: str) -> dict[str, str | None] | None:
 
 def _leak(profile: Value) -> dict[str, Any]:
     cuts = profile["cuts"].items()
-    logits = profile.get("logits")
+    logits, unaided = profile.get("logits"), profile.get("unaided")
     return {
         "ceiling": profile["ceiling"].finite(),
         "where": profile["where"].text(),
@@ -153,6 +153,7 @@ def _leak(profile: Value) -> dict[str, Any]:
         "classes": profile["classes"].count(2),
         "rows": {name: count.count() for name, count in profile["rows"].items().items()},
         "logits": None if logits is None else _probe(logits),
+        "unaided": None if unaided is None else unaided["accuracy"].finite(),
         "cuts": [{"cut": name, **_probe(cut)} for name, cut in cuts.items()],
     }
 

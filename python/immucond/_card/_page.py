@@ -205,6 +205,9 @@ def _leak(leak: Mapping[str, Any]) -> Table:
         for cut in chosen
     ]  # fmt: skip
     counts = ", ".join(f"{n:,} {name.replace('_', '-')}" for name, n in leak["rows"].items())
+    alone = "" if leak["unaided"] is None else (
+        f"Without any network, by a plain classifier of the samples: {leak['unaided']:.1%}. "
+    )  # fmt: skip
     return Table(
         "What is read of the harmful task",
         ("", "rho", "kappa", "rank", "ceiling", "untrained"),
@@ -217,6 +220,7 @@ def _leak(leak: Mapping[str, Any]) -> Table:
             if any(row[-1] for row in rows)
             else ""
         )
+        + alone
         + f"A constant guess: {leak['majority']:.1%} of {leak['classes']} classes. Rows: {counts}.",
     )
 

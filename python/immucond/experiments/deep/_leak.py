@@ -115,8 +115,8 @@ class Leak(Measured):
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""
-        alone = self.unaided._asdict()
-        return {"head": self.head, "unaided": alone, "profile": self.profile.as_dict()}
+        told = {**self.profile.as_dict(), "unaided": self.unaided._asdict()}
+        return {"head": self.head, "profile": told}
 
 
 def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
