@@ -180,7 +180,7 @@ def test_deep():
          "H attacker"), 2,
     )  # fmt: skip
     units = {"closed-form": [unit(0.4, 2.5)], "algorithm1": [unit(3.0, 9.0)]}
-    alone = deep.Unaided(0.5, "tf-idf")
+    alone = deep.Unaided(0.5, 0.4, "tf-idf")
     result = deep.Result(settings, {}, counts, ("block",), METHODS, {"identity": []} | units, alone)
     *_, groups, whole = (t for t in deep.tables(result) if "(i)" in str(t.headings))
     assert lines(groups)["", "closed form"][3::3][:2] == ["2.5 ± 0 !"] * 2

@@ -107,7 +107,7 @@ def test_a_network_before_immunization_is_called_so():
     methods = {"identity": replace(METHODS["identity"], label="theta_0")}
     settings = deep.Settings(backbone="b", primary="p", harmful="h")
     result = deep.Result(
-        settings, {}, {}, (), methods, {"identity": [unit]}, deep.Unaided(0.5, "pixels")
+        settings, {}, {}, (), methods, {"identity": [unit]}, deep.Unaided(0.5, 0.4, "pixels")
     )
     for figure in deep.figures(result).values():
         assert legend(figure) == ["before"]

@@ -167,9 +167,8 @@ def of_deep():
     )  # fmt: skip
     settings = deep.Settings(backbone="b", primary="p", harmful="h")
     units = {name: [unit] for name in deep.METHODS}
-    return deep.Result(
-        settings, {}, counts, ("block",), dict(deep.METHODS), units, deep.Unaided(0.5, "pixels")
-    )
+    alone = deep.Unaided(0.5, 0.4, "pixels")
+    return deep.Result(settings, {}, counts, ("block",), dict(deep.METHODS), units, alone)
 
 
 @pytest.mark.parametrize(
