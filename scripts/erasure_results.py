@@ -41,6 +41,10 @@ RUNS = {
         "The same without harmful rows, and principal components",
         f"{RESNET} --tols 0.01 --methods primary pca --no-untrained",
     ),
+    "recovered": (
+        "The same, recovered by distillation",
+        f"{RESNET} --tols 0.01 --recover 60 --no-untrained",
+    ),
     "minilm": (
         "MiniLM: CLINC150 kept, BANKING77 erased",
         MINILM.format("clinc150"),
