@@ -208,7 +208,7 @@ class Erased(Measured):
                 untrained = max(c.accuracy for c in self.leak.untrained.values())
                 ax.axhline(100.0 * untrained, color=SKY, linestyle="--", label="untrained")
             ax.axhline(
-                100.0 * self.unaided.accuracy, color=BLACK, linestyle="-.", label="no network"
+                100.0 * self.unaided.least_squares, color=BLACK, linestyle="-.", label="no network"
             )
             ax.axhline(
                 100.0 * self.leak.majority, color=BLACK, linestyle=":", label="constant guess"
