@@ -107,6 +107,10 @@ def test_tables_say_first_what_attackers_get_and_last_what_rir_is(done):
     ]  # fmt: skip
     places = [tables.index(f"**{title}") for title in order]
     assert places == sorted(places)
+    unaided = json.loads((done / "results.json").read_text())["unaided"]
+    assert unaided["sees"] == "tf-idf"
+    assert unaided["accuracy"] > 0.8  # the words of its sentences tell the class
+    assert f"The same samples give {unaided['accuracy']:.1%} without any network" in tables
 
 
 def test_fade_keeps_predictions_and_makes_the_labels_slow(done):
@@ -172,7 +176,9 @@ def test_a_rir_that_rises_while_the_probe_gets_easier_is_told():
         "fade": values(0.19, 0.28, 1e-3, 2.0, 0.05),
     }
     methods = {name: deep.METHODS[name] for name in units}
-    table = _report._alignment(_experiment.Result(None, {}, {"H test": 2000}, (), methods, units))
+    alone = deep.Unaided(0.5, 0.4, "pixels")
+    counts = {"H test": 2000}
+    table = _report._alignment(_experiment.Result(None, {}, counts, (), methods, units, alone))
     assert "RIR above 1, and the harmful probe easier: closed form, (ii) = 1." in table.note
     assert table.rows[1][-2:] == ["+22.0", "+7.0"]
     assert table.rows[2][-2:] == ["-52.0", "-59.0"]
