@@ -393,6 +393,23 @@ def test_recovery_stays_within_what_is_left() -> None:
         assert np.count_nonzero(s > 1e-9 * s[0]) <= rank
 
 
+def test_recovery_finds_the_steps_that_a_network_bears() -> None:
+    # The same function with one layer's weights a thousandth: steps of 1e-3 are as long as they.
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
+    with torch.no_grad():
+        for x, by in ((net[0].weight, 2e-3), (net[0].bias, 1e-3), (net[2].weight, 2e3)):
+            x.mul_(by)
+    primary, held_out = data(net.eval(), 1600, 1), data(net, 1600, 2)
+    lost, kept = {}, {}
+    for name, steps, lr in (("not", 0, None), ("long", 80, 1e-3), ("found", 80, None)):
+        done = icd.erase(net, primary, held_out=held_out, tol=0.03, recover=steps, lr=lr)
+        lost[name], kept[name] = done.lost, done.kept[0]
+    assert max(lost.values()) <= 0.03
+    assert (kept["long"], lost["long"]) == (kept["not"], lost["not"])  # nothing came of it
+    assert (kept["found"], lost["found"]) < (kept["not"], lost["not"])
+
+
 # ---- the network that was given, seeds, files ----
 
 

@@ -17,7 +17,7 @@ from .._record import unwrapped
 from ._path import NetworkPath, chosen, settings_of
 from ._prepared import prepared
 from ._result import EraseResult
-from ._run import Recovery, Run, Tasks
+from ._run import RATES, Recovery, Run, Tasks
 from ._worth import METRICS, Metric
 
 
@@ -35,7 +35,7 @@ def erase(
     modules: str | Sequence[str] = "auto",
     rounds: SupportsIndex = 1,
     recover: SupportsIndex = 0,
-    lr: float = 1e-4,
+    lr: float | None = None,
     mask: str | Callable[[Any], Tensor] | None = "attention_mask",
     seed: SupportsIndex = 0,
     path: NetworkPath | None = None,
@@ -80,8 +80,8 @@ def erase(
         Steps of distillation on the primary task after each round, within the directions that are
         left, with the network that was given as teacher. A round may then lose three times as much
         at first.
-    lr : float, default: 1e-4
-        Of these steps, by Adam.
+    lr : float, optional
+        Of these steps, by Adam; by default the first of 1e-3, 1e-4 and 1e-5 that gains.
     mask
         As in `record`.
     seed : int
@@ -144,7 +144,7 @@ def erase(
     count = as_count(rounds, "rounds", least=1)
     steps = as_count(recover, "recover", least=0)
     drawn = as_count(seed, "seed", least=0)
-    check_real(lr, "lr", low=0.0)
+    rates = RATES if lr is None else (check_real(lr, "lr", low=0.0),)
     model = unwrapped(model)
     refuse_rows(held_out, "held_out")
     given = _tasks(primary, held_out, harmful, harmful_held_out)
@@ -158,7 +158,7 @@ def erase(
     kept = None
     if checkpoint is not None:
         kept = NetworkCheckpoint(checkpoint, 1, measured | {
-            "tol": allowed, "rounds": count, "recover": steps, "lr": lr,
+            "tol": allowed, "rounds": count, "recover": steps, "lr": list(rates),
             "data": {name: of.fingerprint() for name, of in ready.given.items()},
         })  # fmt: skip
     state = None if kept is None else kept.load()
@@ -168,7 +168,7 @@ def erase(
         leak = run.leak()
     recovery = None
     if steps:
-        recovery = Recovery(ready.teacher(), ready.data["primary"], steps, lr, drawn)
+        recovery = Recovery(ready.teacher(), ready.data["primary"], steps, rates, drawn)
     for turn in range(len(run.stages), count + 1):
         worth = path.worth if path is not None and turn == 1 else None
         leak = run.round(turn, count, recovery, worth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from ._worth import Metric, Worth, worth_of
 
 _MOST, _LEAST = 0, -12  # decades of prices, in units of what a layer is worth
 _HALVINGS = 5  # of the last decade: to within 7 %
+RATES = (1e-3, 1e-4, 1e-5)  # of recovery: a network that was trained long bears short steps alone
 _REACH = 3.0  # how many times as much a round may lose before it recovers
 
 
@@ -124,16 +125,20 @@ class Run:
                 continue
             project = partial(self._fold, found[1], worth)
             project()
-            if recovery is None:
+            if recovery is None or self._recovered(recovery, project, allowed) or reach == 1.0:
                 return found
-            folded = self._snapshot()
-            recovery.run(self.work, self.head, project)
-            if self.utility.lost(self.work) <= allowed:
-                return found
-            self._restore(before if reach > 1.0 else folded)
-            if reach == 1.0:
-                return found
+            self._restore(before)
         return None
+
+    def _recovered(self, recovery: Recovery, project: Callable[[], None], allowed: float) -> bool:
+        """Recover at the longest steps that gain and lose no more than is allowed; else not."""
+        folded, most = self._snapshot(), min(allowed, self.utility.lost(self.work))
+        for lr in recovery.rates:
+            recovery.run(self.work, self.head, project, lr)
+            if self.utility.lost(self.work) <= most:
+                return True
+            self._restore(folded)
+        return False
 
     def _search(
         self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
@@ -234,17 +239,17 @@ class Recovery:
     teacher: nn.Module
     primary: Loaded
     steps: int
-    lr: float
+    rates: Sequence[float]
     seed: int
 
-    def run(self, work: nn.Module, head: str, project: Callable[[], None]) -> None:
+    def run(self, work: nn.Module, head: str, project: Callable[[], None], lr: float) -> None:
         """Train all but the head; after each step the weights are projected again."""
         model, teacher = SplitModel(work, head), SplitModel(self.teacher, head)
         flags = {name: p.requires_grad for name, p in work.named_parameters()}
         mine = {id(p) for p in model.head.parameters()}
         for p in work.parameters():
             p.requires_grad_(p.is_floating_point() and id(p) not in mine)
-        optimizer = adam([p for p in work.parameters() if p.requires_grad], self.lr, self.steps)
+        optimizer = adam([p for p in work.parameters() if p.requires_grad], lr, self.steps)
         generator = torch.Generator().manual_seed(self.seed)
         done = 0
         try:
