@@ -11,6 +11,12 @@ from ..._errors import extra
 from .._units import Progress, silent
 from ._task import Part, squared
 
+with extra("sklearn"):  # not after minutes of work
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.pipeline import make_union
+
 SIDE = 16  # of images: from more pixels a linear classifier learns less that holds
 STEPS = 200  # at most; the accuracy stands still long before
 STAGE = "without any network"
@@ -45,9 +51,6 @@ def unaided(train: Part, held_out: Part, progress: Progress = silent) -> Unaided
 
     With nothing to choose: a patient attacker gets more.
     """
-    with extra("sklearn"):
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression, RidgeClassifier
     progress(STAGE, 0, 1)
     # What does well on texts and on images of any number, within a point or two.
     sees, C, ridge = ("tf-idf", 100.0, 3.0) if train.texts else ("pixels", 0.1, 30.0)
@@ -67,9 +70,6 @@ def unaided(train: Part, held_out: Part, progress: Progress = silent) -> Unaided
 
 def _counted(*parts: Any) -> list[Any]:
     """Words, pairs of words and characters of texts, by the vocabulary of the first part."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-
     vocabulary = make_union(*(
         TfidfVectorizer(
             analyzer=of, ngram_range=lengths, sublinear_tf=True,
