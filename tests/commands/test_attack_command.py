@@ -102,6 +102,9 @@ def test_texts_beside_a_reference(ran):
     for text in ("primary head: 1 of 1", "seed 0, release: 0 of ", "seed 0, scratch: 0 of 2"):
         assert text in progress
     page = (out / "attack.md").read_text()
+    alone = found["unaided"]
+    assert alone["sees"] == "tf-idf"
+    assert f"The same rows give {alone['accuracy']:.1%} without any network" in page
     for text in ("Target 0.64 nats of 2 classes", "16 harmful, 12 held-out, 12 utility", "lstsq"):
         assert text in page
         assert text in " ".join(told.split())

@@ -22,6 +22,7 @@ from ._data import load
 from ._prepare import same_kind
 from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
 from ._task import Part, Task
+from ._unaided import Unaided, unaided
 
 with extra("deep"):
     import torch
@@ -76,10 +77,11 @@ class AttackSettings(ReleaseSettings):
 
 @dataclass(frozen=True)
 class Attacks(Measured):
-    """Reports by seed, and what they are of."""
+    """Reports by seed, what they are of, and what the first seed's rows give without a network."""
 
     settings: AttackSettings
     reports: list[AttackReport]
+    unaided: Unaided
 
     def table(self) -> Table:
         """Every network and attacker."""
@@ -104,7 +106,8 @@ class Attacks(Measured):
             f"{_NOTE} Strongest, by seed: {strongest}. Steps over the reference's and over those "
             f"from scratch, by seed: {', '.join(told)}. Target {number(first.target)} nats of "
             f"{first.classes} classes, majority {first.majority:.1%}; rows: {counts}; at most "
-            f"{first.steps} steps and {first.trials} trials of an attacker at a start.",
+            f"{first.steps} steps and {first.trials} trials of an attacker at a start. The "
+            f"same rows give {self.unaided}.",
         )
 
     def figure(self) -> Figure:
@@ -113,7 +116,10 @@ class Attacks(Measured):
 
     def numbers(self) -> dict[str, Any]:
         """Return what was measured."""
-        return {"runs": [report.as_dict() for report in self.reports]}
+        return {
+            "runs": [report.as_dict() for report in self.reports],
+            "unaided": self.unaided._asdict(),
+        }
 
 
 def _cells(attacks: list[Attack]) -> list[str]:
@@ -178,11 +184,13 @@ def attack_release(
                 fit_head(
                     backbone, loader_of(backbone, of_head.train, settings.batch_size), progress
                 )
+    harmful = data["harmful"].subset(settings.train_size, settings.test_size, settings.seed)
+    alone = unaided(harmful.train, harmful.test, progress)
     reports = [
         _attacked(settings, seed, release, reference, data, progress, folder)
         for seed in range(settings.seed, settings.seed + settings.seeds)
     ]
-    return Attacks(settings, prints, reports)
+    return Attacks(settings, prints, reports, alone)
 
 
 def _attacked(

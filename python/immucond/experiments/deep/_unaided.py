@@ -42,7 +42,7 @@ class Unaided(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.accuracy:.1%} {STAGE} ({self.sees}, logistic regression; "
-            f"{self.least_squares:.1%} by least squares, as ceilings are)"
+            f"{self.least_squares:.1%} by least squares)"
         )
 
 
