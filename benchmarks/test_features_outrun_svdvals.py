@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy.linalg.lapack import dgeqrf, dgeqrf_lwork
 
 import immucond as ic
 
@@ -42,5 +43,23 @@ def test_features_outrun_svdvals(contest, size, name):
         f"feature_extreme_pairs {ROWS} x {COLUMNS}",
         name,
         lambda: CONTESTANTS[name](Z),
+        like=lambda: by("qr")(Z),
+        goals={("immucond, gram", "torch.linalg.svdvals"): 1.0},
+    )
+
+
+def r_and_its_values(Z):
+    """A triangular factor and its singular values, without vectors, bounds or refinement."""
+    lwork, _ = dgeqrf_lwork(*Z.shape)
+    R = dgeqrf(Z, lwork=int(lwork))[0][: Z.shape[1]]
+    return scipy.linalg.svdvals(np.triu(R), check_finite=False)[[0, -1]]
+
+
+def test_features_beside_their_floor(contest, size):
+    Z = features(size(ROWS), size(COLUMNS))
+    contest(
+        f"feature_extreme_pairs {ROWS} x {COLUMNS}",
+        "floor: dgeqrf and svdvals of R",
+        lambda: r_and_its_values(Z),
         like=lambda: by("qr")(Z),
     )

@@ -11,7 +11,12 @@ import immucond as ic
 ROWS, COLUMNS = 200_000, 512
 GROUP = f"gram {ROWS} x {COLUMNS}"
 DSYRK = "floor: scipy dsyrk, float64, upper half"
-GOALS = {("immucond", DSYRK): 0.9, ("immucond, float32 input", DSYRK): 0.8}
+NUMPY = "numpy X.T @ X"
+GOALS = {
+    ("immucond", DSYRK): 0.9,
+    ("immucond, float32 input", DSYRK): 0.8,
+    ("immucond", NUMPY): 1.0,
+}
 EXTRA_MEMORY_MIB = 64
 
 CONTESTANTS = {
@@ -19,7 +24,7 @@ CONTESTANTS = {
     "immucond, float32 input": lambda X: ic.gram(single(*X.shape)),
     # The C-ordered array is its transpose in Fortran's order: one call, no copy.
     DSYRK: lambda X: dsyrk(1.0, X.T),
-    "numpy X.T @ X": lambda X: X.T @ X,
+    NUMPY: lambda X: X.T @ X,
 }
 
 
