@@ -115,6 +115,22 @@ def test_constant_rows_have_no_alignment(factor):
         found.alignment("0")
 
 
+def test_nothing_is_left_of_a_constant_feature():
+    """Centred by a difference, it would leave a rounding of either sign."""
+    rng = np.random.default_rng(0)
+    rows = np.hstack(
+        [rng.normal(size=(1000, 1)) + 5.0, np.tile(rng.normal(size=40) * 300, (1000, 1))]
+    )
+    batches = list(torch.from_numpy(rows.astype(np.float32)).split(64))
+    found = icd.record(nn.Sequential(nn.Identity()), batches, "0")
+    K = found.gram("0", center=True)
+    assert not K[1:].any()
+    assert not K[:, 1:].any()
+    assert K[0, 0] == pytest.approx(
+        1000 * np.var(rows[:, 0].astype(np.float32), dtype=float), rel=1e-9
+    )
+
+
 @FACTORS
 def test_more_classes_than_features(factor):
     generator = torch.Generator().manual_seed(0)

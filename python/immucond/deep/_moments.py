@@ -179,8 +179,12 @@ class Moments(ABC):
             return self.energy
         means = float(np.sum(self.sums_of_targets**2)) / max(self.count, 1)
         rest = self.energy - means
-        rounding = 4.0 * math.sqrt(max(1, self.count)) * float(np.finfo(np.float64).eps)
-        return rest if rest > rounding * self.energy else 0.0
+        return rest if rest > self._rounding * self.energy else 0.0
+
+    @property
+    def _rounding(self) -> float:
+        """What a sum of squares less that of the means may be off by, relative to the former."""
+        return 4.0 * math.sqrt(max(1, self.count)) * float(np.finfo(np.float64).eps)
 
     def alignment(self, center: bool, computed_in: Any) -> Alignment:
         """Label alignment of the rows with the targets."""
@@ -263,7 +267,13 @@ class GramMoments(Moments):
     def gram(self, center: bool) -> FloatArray:
         """``X^T X``, of centred rows where they are to be."""
         found = self.accumulator.gram
-        return found - np.outer(self.sums, self.sums) / max(1, self.count) if center else found
+        if not center:
+            return found
+        centred: FloatArray = found - np.outer(self.sums, self.sums) / max(1, self.count)
+        # Of a feature that is constant nothing is left, and not a rounding of either sign.
+        constant = centred.diagonal() <= self._rounding * found.diagonal()
+        centred[constant] = centred[:, constant] = 0.0
+        return centred
 
     def triangle(self, center: bool) -> FloatArray:
         """Refuse: a Cholesky factor would have half of the digits."""

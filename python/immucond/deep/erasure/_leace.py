@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -34,16 +35,20 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
         width, count = layer.width, H.count(name)
         left[name] = (width, width)
         K_H, energy = H.gram(name, center=True) / count, H.energy(name) / count
-        least = epsilon(P.computed_in(name)) * np.sqrt(np.trace(K_H) * energy)
-        b_H = _above(H.cross(name, center=True) / count, float(least))
-        if not b_H.size or not P.gram(name).any():
+        # Features are rounded relative to what they are, not to what they vary by.
+        size = float(np.trace(H.gram(name))) / count
+        least = epsilon(P.computed_in(name)) * math.sqrt(size * energy)
+        b_H = _above(H.cross(name, center=True) / count, least)
+        if not b_H.any():
             continue
+        K_P = P.gram(name, center=layer.shifts) / P.count(name)
+        if not K_P.any():  # any map leaves what is constant as it is
+            K_P = np.eye(width)
         with warnings.catch_warnings():
             # Directions that no primary row uses are no trouble here: they go first.
             warnings.simplefilter("ignore", AccuracyWarning)
             found = fade(
-                K_P=P.gram(name, center=layer.shifts) / P.count(name), K_H=K_H, b_H=b_H,
-                tau=np.inf, computed_in=P.computed_in(name),
+                K_P=K_P, K_H=K_H, b_H=b_H, tau=np.inf, computed_in=P.computed_in(name)
             )  # fmt: skip
         mean = P.mean(name) if layer.shifts else np.zeros(width)
         layer.fold(found.theta, np.eye(width), mean, exact=False)

@@ -36,10 +36,11 @@ class NetworkPath:
     settings: Mapping[str, Any] = field(repr=False)
 
     def __repr__(self) -> str:
-        known = sum(each.path.root.rank for each in self.worth.values())
-        width = sum(each.path.dim for each in self.worth.values())
+        paths = [each.path for each in self.worth.values()]
+        known = sum(path.root.rank for path in paths if path.total > 0.0)
+        width = sum(path.dim for path in paths)
         metric = self.settings["metric"]
-        return f"NetworkPath({len(self.worth)} layers, {known} of {width} directions, {metric!r})"
+        return f"NetworkPath({len(paths)} layers, {known} of {width} directions, {metric!r})"
 
     def refuse_other(self, settings: Mapping[str, Any]) -> None:
         """Refuse what it was not measured of, and say in what that differs."""

@@ -102,10 +102,7 @@ class Run:
         price, found = (0.0, none) if reached is None else reached
         unit = unit_of(worth)
         if found:
-            self.ranks = {
-                name: (found[name].rank if name in found else 0, width)
-                for name, width in self.widths().items()
-            }
+            self.ranks = {name: (found[name].rank, d) for name, d in self.widths().items()}
             self.bound = sum(E.bound for E in found.values()) / unit
         leak = self.leak()
         kept = sum(rank for rank, _ in self.ranks.values())

@@ -43,7 +43,8 @@ def worth_of(
 ) -> dict[str, Worth]:
     """Measure all layers in one pass over each task, and one with gradients.
 
-    Rows are tokens, or places of an image. Of layers whose output is constant there is none.
+    Rows are tokens, or places of an image. No direction is worth anything where the output is
+    constant on the primary rows: what harmful rows may vary there goes first.
     """
     names = list(layers)
     settings: dict[str, Any] = {"mask": mask, "seed": seed, "repeated": "sum"}
@@ -62,8 +63,11 @@ def worth_of(
     for name, layer in layers.items():
         centred = layer.shifts
         second = K.gram(name, center=centred) / K.count(name)
+        mean = K.mean(name) if centred else np.zeros(len(second))
         size = float(np.trace(second))
-        if size <= 0.0:
+        if size == 0.0:
+            none = erasure_path(np.eye(len(second)), np.zeros_like(second))
+            found[name] = Worth(none, mean)
             continue
         gain = np.eye(len(second)) / size
         if G is not None:
@@ -72,7 +76,6 @@ def worth_of(
             second, gain, K_H=None if H is None else _harm(H, name, centred),
             computed_in=K.computed_in(name),
         )  # fmt: skip
-        mean = K.mean(name) if centred else np.zeros(len(second))
         found[name] = Worth(path, mean)
     return found
 
