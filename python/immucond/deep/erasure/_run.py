@@ -127,11 +127,12 @@ class Run:
             self._restore(before)
         return None
 
-    def _recovered(self, recovery: Recovery, project: Callable[[], None], allowed: float) -> bool:
+    def _recovered(self, recovery: Recovery, project: Callable[..., None], allowed: float) -> bool:
         """Recover at the longest steps that gain and lose no more than is allowed; else not."""
         folded, most = self._snapshot(), min(allowed, self.utility.lost(self.work))
         for lr in recovery.rates:
-            recovery.run(self.work, self.head, project, lr)
+            recovery.run(self.work, self.head, partial(project, exact=False), lr)
+            project()  # on the way to rounding is enough, at half of the cost
             if self.utility.lost(self.work) <= most:
                 return True
             self._restore(folded)
@@ -175,11 +176,13 @@ class Run:
             self.callback(self.trials, {**told, "price": price, "kept": kept, "lost": lost})
         return (price, found) if lost <= allowed else None
 
-    def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth]) -> None:
+    def _fold(
+        self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], *, exact: bool = True
+    ) -> None:
         for name, E in found.items():
             if E.rank == E.shape[0]:  # nothing goes, and the weights keep their digits
                 continue
-            self.layers[name].fold(E.left, E.right, worth[name].mean)
+            self.layers[name].fold(E.left, E.right, worth[name].mean, exact=exact)
 
     def _stage(
         self, price: float, kept: int, cost: float, primary: float, leak: LeakProfile | None
