@@ -10,6 +10,9 @@ from ._errors import underflow_is_zero
 from ._gram import gram
 from ._validate import FloatArray, as_float64, as_targets
 
+# What centring leaves of numbers of about 1 that are all the same.
+_ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
+
 
 class AlignmentRegularizer:
     r"""``r_align = ||Z^T Y||_F^2 / (sigma_1 ||Y||_F^2)``, with sigma_1 the top of ``Z^T Z``.
@@ -90,20 +93,25 @@ class AlignmentRegularizer:
         """Value, Z and Y at unit scale, the scale of Z, the top singular vector and sigma_1."""
         A = as_float64(Z, "Z")
         y = as_targets(Y, A.shape[0], "Y", "Z")
-        if center:
-            A, y = A - A.mean(axis=0), y - y.mean(axis=0)
-        scale, size = float(np.max(np.abs(A))), float(np.linalg.norm(y))
-        what = "constant" if center else "zero"
-        if scale == 0.0:
-            raise ValueError(f"Z is {what}: the features see no labels")
-        if size == 0.0:
-            raise ValueError(f"Y is {what}: there are no labels to align with")
-        A, y = A / scale, y / size
+        A, scale = _at_unit(A, center, "Z is {}: the features see no labels")
+        y, _ = _at_unit(y, center, "Y is {}: there are no labels to align with")
+        y /= np.linalg.norm(y)
         top, v = _top(A)
         return float(np.sum((A.T @ y) ** 2)) / top, A, y, scale, v, top
 
     def __repr__(self) -> str:
         return "r_align"
+
+
+def _at_unit(x: FloatArray, center: bool, otherwise: str) -> tuple[FloatArray, float]:
+    """Return it, centred if asked, with entries up to 1, and the unit; refuse what is nothing."""
+    largest = float(np.max(np.abs(x))) or 1.0
+    x = x / largest
+    x = x - x.mean(axis=0) if center else x
+    size = float(np.max(np.abs(x)))
+    if size <= _ROUNDING:
+        raise ValueError(otherwise.format("constant" if center else "zero"))
+    return x / size, size * largest
 
 
 def _top(A: FloatArray) -> tuple[float, FloatArray]:

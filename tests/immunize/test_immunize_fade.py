@@ -89,3 +89,13 @@ def test_heads_of_several_columns():
 def test_bad_input(change, match):
     with pytest.raises(ValueError, match=match):
         ic.immunize.fade(*tasks(), **change)
+
+
+def test_predictions_that_rounding_would_change_are_refused():
+    rng = np.random.default_rng(0)
+    X_P, X_H = (rng.normal(size=(200, 6)) * np.geomspace(1, 1e-8, 6) for _ in range(2))
+    y_P, y_H = X_P @ np.geomspace(1, 1e8, 6), X_H[:, 0] + 1e8 * X_H[:, 5]
+    with pytest.raises(ValueError, match=r"change the primary predictions by .* tau is 1e\+30"):
+        ic.immunize.fade(X_P, y_P, X_H, y_H, tau=1e30)
+    kept = ic.immunize.fade(X_P, y_P, X_H, y_H, tau=1e4)
+    np.testing.assert_allclose(kept.features(X_P) @ kept.omega, y_P, rtol=0, atol=1e-4)

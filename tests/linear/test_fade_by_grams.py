@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import immucond as ic
 from immucond._task import lost
 from immucond.linear import _factored
-from immucond.linear._alignment import tasks_of
 from immucond.linear._factored import factored
 from immucond.linear._fade import fade_of
+from immucond.linear._labelled import tasks_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 

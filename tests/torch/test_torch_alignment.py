@@ -102,6 +102,18 @@ def test_descent_makes_labels_slow():
     assert after < 0.1 * before
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_the_scale_of_targets_does_not_matter(scale):
+    Z, Y = (x.double() for x in data())
+    given = (Y * scale).requires_grad_()
+    value = ict.r_align(Z, given)
+    assert value.item() == pytest.approx(ict.r_align(Z, Y).item(), rel=1e-12)
+    (expected,) = torch.autograd.grad(ict.r_align(Z, Y.requires_grad_()), Y)
+    if scale > 1e-200:  # else the gradient is beyond the range
+        (found,) = torch.autograd.grad(value, given)
+        torch.testing.assert_close(found * scale, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
@@ -110,6 +122,10 @@ def test_descent_makes_labels_slow():
         ({"Z": torch.ones(9, 4)}, ValueError, "zero|rank 0"),
         ({"Y": torch.full((9, 3), torch.inf)}, ValueError, "Y must be finite"),
         ({"Y": torch.ones(9, 3)}, ValueError, "Y is constant"),
+        ({"Y": torch.full((9, 3), 0.1)}, ValueError, "Y is constant"),
+        ({"Z": torch.full((9, 4), 0.1)}, ValueError, "rank 0"),
+        ({"Y": torch.arange(9), "classes": 7}, ValueError, "classes from 0 to 6, and holds 7"),
+        ({"Y": torch.arange(9) - 1}, ValueError, "classes from 0 to 7, and holds -1"),
         ({"Y": torch.ones(8, 3)}, ValueError, r"Y must have one row a sample, shape \(9, 'c'\)"),
         ({"Y": torch.ones(9, dtype=int)[:8]}, ValueError, "one class a row, of shape"),
         ({"Y": [1, 2]}, TypeError, "Y must be a torch.Tensor, and is list"),

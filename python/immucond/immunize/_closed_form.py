@@ -16,6 +16,9 @@ from ..linear.of_roots import extractor_of, nearest_of, report_of
 from ._problem import described
 from ._result import ImmunizationResult
 
+# Of the primary predictions' size, what rounding may change of them.
+_TOLERANCE = 0.01
+
 
 @underflow_is_zero
 def closed_form(
@@ -105,6 +108,7 @@ def closed_form(
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
+    _refuse_changed(X, theta, omega, omega_0, f"As kappa_P is {kappa_P}: ask for less")
     report = report_of(P, H, theta)
     warn_if_easier(report.i, report.rir, "A larger kappa_P raises both condition numbers")
     own = {
@@ -126,7 +130,8 @@ def fade(
 
     The extractor is the map A of :func:`immucond.linear.fade`, the head ``A^-1 omega_0`` with
     omega_0 the least-squares head of least norm on the inputs: every primary prediction, on any
-    row, is what it was before, and primary features change as little as they can. What it slows is
+    row, is what it was before, to about the map's kappa times the rounding of float64, and primary
+    features change as little as they can. What it slows is
     descent on the harmful labels (:meth:`ImmunizationResult.alignment`), whatever it does to the
     condition numbers of the report.
 
@@ -153,7 +158,8 @@ def fade(
     Raises
     ------
     ValueError
-        As :func:`immucond.linear.fade`; for an infinite tau, which no head undoes.
+        As :func:`immucond.linear.fade`; for an infinite tau, which no head undoes, and where the
+        primary predictions would change by more than a hundredth.
 
     Warns
     -----
@@ -182,11 +188,27 @@ def fade(
         computed_in=computed_in,
     )  # fmt: skip
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
-    omega: FloatArray = faded.solve(P.least_squares(X, targets))
-    theta = faded.theta
+    omega_0, theta = P.least_squares(X, targets), faded.theta
+    omega: FloatArray = faded.solve(omega_0)
+    _refuse_changed(X, theta, omega, omega_0, f"As tau is {strength:.3g}: give a smaller one")
     own = {
         "tau": strength, "form": form, "protect": bool(protect), "delta": float(delta),
         "center": bool(center), "ranks": described(ranks), "computed_in": computed_in,
     }  # fmt: skip
     head = omega[:, 0] if np.ndim(y_P) == 1 else omega
     return ImmunizationResult(theta, head, {}, report_of(P, H, theta), "fade", plain(own))
+
+
+def _refuse_changed(
+    X: FloatArray, theta: FloatArray, omega: FloatArray, omega_0: FloatArray, otherwise: str
+) -> None:
+    """Refuse an extractor so ill-conditioned that its head changes the primary predictions."""
+    before = X @ omega_0
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = np.max(np.abs((X @ theta) @ omega - before)) / (np.max(np.abs(before)) or 1.0)
+        if not change <= _TOLERANCE:
+            raise ValueError(
+                f"rounding would change the primary predictions by {change:.2g} of their size, "
+                f"more than {_TOLERANCE:g}: the extractor's condition number is "
+                f"{np.linalg.cond(theta):.2g}. {otherwise}, or delta > 0"
+            )

@@ -9,7 +9,8 @@ from ._alignment_limit import AlignmentLimit, alignment_limit
 from ._curves import Frontier, NoiseCurve, frontier, noise_curve
 from ._erasure import Erasure, ErasurePath, erasure, erasure_path
 from ._extractor import blind_extractor, leveling_rotation, optimal_extractor
-from ._fade import FadeMap, fade
+from ._fade import fade
+from ._fade_map import FadeMap
 from ._joint import JointImmunity, joint_extractor
 from ._limit import ImmunityLimit, immunity_limit
 from ._nearest import nearest_extractor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, as_targets, check_real
-from ._alignment import LabelledTask, labels_of, tasks_of
 from ._extractor import kappa_within
 from ._factored import Factored
+from ._labelled import CANCELLED, LabelledTask, centred, labels_of, tasks_of, varies
 from ._limit import deficit_of
 
 AlignmentCase = Literal["definite", "restricted", "free", "partly free"]
@@ -44,6 +44,8 @@ class AlignmentLimit(Tabular):
         alone; ``"free"``: the labels can be made slow in directions that no primary row uses, and
         the infimum is 0 at an unchanged H_P; ``"partly free"``: such directions hold a part of the
         labels that cannot be moved there, `lower` is 0 and `attained` what leaving them out gives.
+        Of several tasks, whose `lower` follows the case of each, the first of them in the order
+        free, partly free, restricted, definite; what one map attains of all is not 0 then.
     kappa_P : float
         Condition number that the primary task is allowed.
     protected : float
@@ -161,7 +163,7 @@ def alignment_limit(
     head = primary_head(P, X_P, Y_P, b_P, center=center)
     warn_if_lost(P)
     tau = kappa_within(P, kappa_P, P.dim)
-    cases = {case_of(P, task) for task in tasks}
+    cases = [case_of(P, task) for task in tasks]
     case: AlignmentCase = next(
         case for case in ("free", "partly free", "restricted", "definite") if case in cases
     )
@@ -170,10 +172,12 @@ def alignment_limit(
     Q = slowest(F, labels, tau)
     reached = [task.rho(_spread(F_t, Q, tau)) for F_t, task in zip(F, tasks, strict=True)]
     whitened = [task.rho(F_t) for F_t, task in zip(F, tasks, strict=True)]
-    lower = [rho / tau for rho in whitened]
-    if case in ("free", "partly free"):
-        lower = [0.0] * len(tasks)
-        reached = [0.0] * len(tasks) if case == "free" else reached
+    lower = [
+        0.0 if of in ("free", "partly free") else rho / tau
+        for rho, of in zip(whitened, cases, strict=True)
+    ]
+    if cases == ["free"]:
+        reached = [0.0]
     return AlignmentLimit(
         lower=one_or_all(lower), attained=one_or_all(reached),
         rho=one_or_all([task.rho() for task in tasks]), rho_whitened=one_or_all(whitened),
@@ -200,9 +204,16 @@ def given_tasks(
     return tasks
 
 
+class PrimaryHead(NamedTuple):
+    """``K_P^-1/2 b_P`` in some unit, and by how much rounding may have moved b_P in it."""
+
+    whitened: FloatArray
+    rounding: float
+
+
 def primary_head(
     P: Root | Factored, X_P: Any, Y_P: Any, b_P: Any, *, center: bool
-) -> FloatArray | None:
+) -> PrimaryHead | None:
     """``K_P^-1/2 Z_P^T Y_P``, the primary head in whitened features; None without labels."""
     if Y_P is None and b_P is None:
         return None
@@ -210,24 +221,31 @@ def primary_head(
         raise TypeError("give either Y_P or b_P, which is X_P^T Y_P, got both")
     if b_P is not None:
         cross = as_targets(b_P, P.dim, "b_P", P.name)
+        most = CANCELLED * float(np.linalg.norm(cross))
     elif X_P is None:
         raise TypeError("Y_P needs X_P; beside K_P give b_P, which is X_P^T Y_P")
     else:
         inputs = np.asarray(X_P, dtype=np.float64)
         y = labels_of(Y_P, inputs.shape[0], "Y_P", "X_P")
-        y = y - y.mean(axis=0) if center else y
+        largest = float(np.max(np.abs(y))) or 1.0
+        y = (centred(y) if center else y) / largest
+        if not varies(y, 1.0):
+            raise ValueError(f"Y_P is {'constant' if center else 'zero'}: there is no primary head")
         cross = (inputs / P.scale).T @ y
+        most = float(np.linalg.norm(inputs / P.scale) * np.linalg.norm(y))
+    rounding = default_rtol((1, P.dim), np.float64, "features") * most
     head = P.whitened(cross.T).T
-    if not head.any():
+    size = float(np.max(np.abs(head)))
+    if size == 0.0 or (b_P is None and float(np.linalg.norm(cross)) <= rounding):
         raise ValueError("the primary labels have nothing in common with the primary inputs")
-    return head / float(np.max(np.abs(head)))
+    return PrimaryHead(head / size, rounding / size)
 
 
-def slow_share(head: FloatArray | None, Q: FloatArray) -> float:
+def slow_share(head: PrimaryHead | None, Q: FloatArray) -> float:
     """Share of the primary head in the span of the orthonormal columns Q."""
     if head is None:
         return math.nan
-    return float(np.sum((Q.T @ head) ** 2) / np.sum(head**2))
+    return float(np.sum((Q.T @ head.whitened) ** 2) / np.sum(head.whitened**2))
 
 
 def case_of(P: Root, H: LabelledTask) -> AlignmentCase:
@@ -250,11 +268,11 @@ def live_null_basis(P: Root, H: LabelledTask) -> FloatArray:
     return np.asarray(P.null_basis @ vt[: deficit_of(P, H)].T)
 
 
-def orthonormal(columns: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Orthonormal basis of the span, by the one rule of rank."""
+def orthonormal(columns: FloatArray, shape: tuple[int, ...], rounding: float = 0.0) -> FloatArray:
+    """Orthonormal basis of the span, by the one rule of rank and what is known to be rounding."""
     u, s, _ = np.linalg.svd(columns, full_matrices=False)
-    kept = int(np.count_nonzero(s > default_rtol(shape, np.float64) * s[0])) if s.size else 0
-    return u[:, :kept]
+    least = max(default_rtol(shape, np.float64) * float(s[0]), rounding) if s.size else 0.0
+    return u[:, : int(np.count_nonzero(s > least))]
 
 
 def _spread(F: FloatArray, Q: FloatArray, tau: float) -> FloatArray:
@@ -272,7 +290,7 @@ def slowest(F: list[FloatArray], labels: list[FloatArray], tau: float) -> FloatA
     """
     b = np.hstack([part / max(float(np.linalg.norm(part)), 1e-300) for part in labels])
     Q = orthonormal(b, b.shape)
-    if len(F) > 1 or tau == 1.0 or not Q.shape[1] or Q.shape[1] >= F[0].shape[1]:
+    if len(F) > 1 or tau == 1.0 or not Q.shape[1]:
         return Q
     (only,) = F
 

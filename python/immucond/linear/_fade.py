@@ -4,195 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._condition import condition_number
-from .._display import Columns, Tabular, by_task
-from .._errors import ImmunityWarning, underflow_is_zero, warn
+from .._errors import AccuracyWarning, ImmunityWarning, underflow_is_zero, warn
 from .._rank import default_rtol
 from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
 from .._validate import FloatArray, check_choice, check_real
-from ._alignment import LabelledTask
 from ._alignment_limit import (
+    PrimaryHead,
     given_tasks,
-    live_null_basis,
-    one_or_all,
     orthonormal,
     primary_head,
     slow_extractor,
     slow_share,
 )
 from ._factored import Factored, factored
+from ._fade_map import FadeMap, Form
+from ._labelled import LabelledTask
 
-Form = Literal["near", "whitened"]
-
-
-@dataclass(frozen=True)
-class FadeMap(Tabular):
-    """``A = I - (1 - 1/sqrt(tau)) left right^T`` with ``right^T left = I``, or its whitened form.
-
-    An array to NumPy (``np.asarray(fade)``), and ``Z @ fade`` maps features without forming it.
-
-    Attributes
-    ----------
-    left, right : (d, r) array
-        Factors of the projector ``Pi = left right^T`` onto what fades.
-    tau : float
-        By which the eigenvalues that carry harmful labels shrink; ``inf`` erases them.
-    form : {"near", "whitened"}
-        As asked for.
-    protected : float
-        Share of the primary head, in the whitened features, outside what fades; NaN where the
-        primary labels were not given.
-    delta : float
-        What was added to the diagonal of K_P.
-    whitening : (d, d) array or None
-        ``A`` in whitened form, which is no small change of the identity.
-    """
-
-    left: FloatArray
-    right: FloatArray
-    tau: float
-    form: Form
-    protected: float
-    delta: float
-    whitening: FloatArray | None
-    _given: Root | Factored
-    _tasks: tuple[LabelledTask, ...]
-
-    @property
-    def _primary(self) -> Root:
-        return self._given.root if isinstance(self._given, Factored) else self._given
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(d, d)``."""
-        return (self.left.shape[0],) * 2
-
-    @property
-    def theta(self) -> FloatArray:
-        """(d, d) array A."""
-        return self._right_of(np.eye(self.shape[0]))
-
-    @property
-    def inverse(self) -> FloatArray:
-        """(d, d) array A^-1; the head ``A^-1 omega`` keeps every primary prediction."""
-        return self.solve(np.eye(self.shape[0]))
-
-    def solve(self, omega: npt.ArrayLike) -> FloatArray:
-        """Return ``A^-1 omega`` without forming the inverse."""
-        head = np.asarray(omega, dtype=np.float64)
-        if head.ndim not in (1, 2) or head.shape[0] != self.shape[0]:
-            raise ValueError(f"omega must have {self.shape[0]} rows, and has shape {head.shape}")
-        if math.isinf(self.tau):
-            raise ValueError("tau is infinite: what is erased has no inverse")
-        if self.whitening is not None:
-            return np.asarray(np.linalg.solve(self.whitening, head))
-        return np.asarray(head + (math.sqrt(self.tau) - 1.0) * (self.left @ (self.right.T @ head)))
-
-    def _right_of(self, Z: FloatArray) -> FloatArray:
-        if self.whitening is not None:
-            return np.asarray(Z @ self.whitening)
-        share = 1.0 - 1.0 / math.sqrt(self.tau)
-        return np.asarray(Z - share * ((Z @ self.left) @ self.right.T))
-
-    def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return self._right_of(np.asarray(Z, dtype=np.float64))
-
-    def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        head = np.asarray(omega, dtype=np.float64)
-        if self.whitening is not None:
-            return np.asarray(self.whitening @ head)
-        share = 1.0 - 1.0 / math.sqrt(self.tau)
-        return np.asarray(head - share * (self.left @ (self.right.T @ head)))
-
-    # NumPy leaves the product Z @ fade to us.
-    __array_ufunc__ = None
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatArray:
-        if copy is False:
-            raise ValueError("a map of low rank becomes an array by a copy alone")
-        return self.theta.astype(np.float64 if dtype is None else dtype, copy=False)
-
-    @cached_property
-    def rho_before(self) -> float | tuple[float, ...]:
-        """Alignment of the harmful labels with the features as they were (one number a task)."""
-        return one_or_all([task.rho() for task in self._tasks])
-
-    @cached_property
-    def rho(self) -> float | tuple[float, ...]:
-        """Alignment of the harmful labels with the features under the map; 0 where erased."""
-        if math.isinf(self.tau):
-            return one_or_all([0.0 for _ in self._tasks])
-        return one_or_all([task.rho(self._right_of(task.matrix)) for task in self._tasks])
-
-    @cached_property
-    def kappa_P_before(self) -> float:
-        """Condition number of K_P."""
-        return self._primary.kappa
-
-    @cached_property
-    def kappa_P(self) -> float:
-        """Condition number of ``H_P = A^T K_P A``."""
-        features = self._right_of(self._given.matrix)
-        return condition_number(features=features, rank=self._given.rank - self._erased)
-
-    @property
-    def _erased(self) -> int:
-        """Dimensions of range(K_P) that an infinite tau takes."""
-        if not math.isinf(self.tau):
-            return 0
-        return int(orthonormal(self._given.matrix @ self.left, self.left.shape).shape[1])
-
-    @cached_property
-    def limit(self) -> float | tuple[float, ...]:
-        """Least rho that any invertible map has at this ``kappa_P`` (see `alignment_limit`).
-
-        0 for a K_P that is singular in directions that the harmful rows use.
-        """
-        P = self._primary
-        if math.isinf(self.tau) or any(live_null_basis(P, task).shape[1] for task in self._tasks):
-            return one_or_all([0.0 for _ in self._tasks])
-        return one_or_all([t.rho(P.whitened(t.matrix)) / self.kappa_P for t in self._tasks])
-
-    @cached_property
-    def kappa(self) -> float:
-        """Condition number of A: primary predictions keep about ``kappa u`` in precision u."""
-        if math.isinf(self.tau):
-            return math.inf
-        if self.whitening is not None:
-            s = np.linalg.svd(self.whitening, compute_uv=False)
-            return float(s[0] / s[-1])
-        basis, _ = np.linalg.qr(np.hstack([self.left, self.right]))
-        s = np.linalg.svd(basis.T @ (self @ basis), compute_uv=False)
-        # Outside the span of both factors A is the identity.
-        ends = [*s, 1.0] if basis.shape[1] < basis.shape[0] else s
-        return float(max(ends) / min(ends))
-
-    @cached_property
-    def moved(self) -> float:
-        """``||Z_P (A - I)||_F / ||Z_P||_F``: by how much the primary features change."""
-        R = self._given.matrix
-        return float(np.linalg.norm(self._right_of(R) - R) / np.linalg.norm(R))
-
-    def __repr__(self) -> str:
-        return (
-            f"FadeMap(tau={self.tau:g}, form={self.form!r}, shape={self.shape}, "
-            f"rank={self.left.shape[1]}, rho={_told(self.rho_before)} -> {_told(self.rho)})"
-        )
-
-    def _columns(self) -> Columns:
-        return by_task({name: getattr(self, name) for name in ("rho_before", "rho", "limit")})
-
-
-def _told(value: float | tuple[float, ...]) -> str:
-    values = value if isinstance(value, tuple) else (value,)
-    return ", ".join(f"{part:.3g}" for part in values)
+# A share of the labels whose staying is worth a warning.
+_MATTERS = 1e-3
 
 
 @underflow_is_zero
@@ -230,7 +64,8 @@ def fade(
         At least 1. The label's part in the features shrinks by its square root; ``inf`` erases.
     form : {"near", "whitened"}, default: "near"
         ``"whitened"``: ``K_P^-1/2 (sqrt(tau) P' + P_b)``, whose alignment is within a known factor
-        of :func:`alignment_limit`, and which changes the primary features altogether.
+        of :func:`alignment_limit`, and which changes the primary features altogether; for harmful
+        labels within range(K_P).
     Y_P : array_like, optional
         Primary targets or labels, for `protect` and to tell how much of the primary head fades.
     protect : bool, default: False
@@ -250,15 +85,17 @@ def fade(
     Raises
     ------
     ValueError
-        For a tau below 1, NaN, mismatched sizes, constant labels, or a protection that leaves
-        nothing to fade.
+        For a tau below 1, NaN, mismatched sizes, constant labels, a protection that leaves
+        nothing to fade, or the whitened form where labels lie in null(K_P).
 
     Warns
     -----
     ImmunityWarning
-        Where the features do not see the harmful labels: the map is the identity.
+        Where the features do not see the harmful labels: nothing fades. Where all features fade
+        alike, as their labels span them: nothing is slower for it.
     AccuracyWarning
-        Where rounding in K_P is as large as half its smallest eigenvalue.
+        Where rounding in K_P is as large as half its smallest eigenvalue; where labels beside
+        range(K_P) cannot be told from its rounding, and stay.
 
     Notes
     -----
@@ -296,15 +133,21 @@ def fade(
         raise TypeError("protect=True needs the primary labels: give Y_P, or b_P beside K_P")
     faded = fade_of(P, tasks, head, tau=tau, form=form, protect=protect, delta=added)
     if not faded.left.shape[1]:
+        left = "the identity" if form == "near" else "that which whitens K_P"
         warn(
-            "the harmful features do not see their labels, Z_H^T Y_H is 0: the map is the identity",
+            f"the harmful features do not see their labels, Z_H^T Y_H is 0: the map is {left}",
+            ImmunityWarning,
+        )
+    elif faded.left.shape[1] == P.dim and faded.tau > 1.0:
+        warn(
+            f"the harmful labels span all {P.dim} features, which fade alike: that slows nothing",
             ImmunityWarning,
         )
     return faded
 
 
 def fade_of(
-    P: Root | Factored, tasks: Sequence[LabelledTask], head: FloatArray | None = None, *,
+    P: Root | Factored, tasks: Sequence[LabelledTask], head: PrimaryHead | None = None, *,
     tau: float = 1e4, form: Form = "near", protect: bool = False, delta: float = 0.0,
 ) -> FadeMap:  # fmt: skip
     """Map from the root of the primary task (to which delta has been added) and labelled tasks."""
@@ -316,18 +159,47 @@ def fade_of(
     columns = [task.basis_of_cross() for task in tasks]
     sizes = [float(np.linalg.norm(part)) or 1.0 for part in columns]
     b = np.hstack([part / size for part, size in zip(columns, sizes, strict=True)])
+    rounding = max(task.rounding / size for task, size in zip(tasks, sizes, strict=True))
     free = P.to_null(b) if isinstance(P, Factored) else P.null_basis.T @ b
-    within = P.whitened(b.T).T
+    within, least = P.whitened(b.T).T, 0.0
     if protect and head is not None and b.shape[1]:
-        lead = orthonormal(head, head.shape)
+        lead = orthonormal(head.whitened, head.whitened.shape)
         kept = within - lead @ (lead.T @ within)
-        if np.linalg.norm(kept) <= default_rtol(b.shape, np.float64) * np.linalg.norm(within):
+        # What rounding of both tasks' labels makes of labels that are the same.
+        share = head.rounding / float(np.linalg.norm(head.whitened))
+        least = _inverse_norm(P) * (rounding + share * float(np.linalg.norm(within)))
+        if np.linalg.norm(kept, 2) <= least and not np.linalg.norm(free) > rounding:
             raise ValueError(
-                "protect=True leaves nothing to fade: all of the harmful labels lies in the "
-                f"{lead.shape[1]} directions of the primary head"
+                f"protect=True leaves nothing to fade: but for rounding, a share of {least:.1g} at "
+                f"most, all of the harmful labels lies in the {lead.shape[1]} directions of the "
+                f"primary head (outside: {np.linalg.norm(kept) / np.linalg.norm(within):.2g})"
             )
         within = kept
-    left, right, Q = _factors(P, within, free)
+    u, s, vt, q = _beside(P, b, within, free, rounding)
+    if q and form == "whitened":
+        raise ValueError(
+            f'form="whitened" needs harmful labels within the range of K_P, of rank {P.rank} of '
+            f'{P.dim}, and {q} directions of them lie beside it: take form="near", or delta > 0'
+        )
+    told, beside = strength**-0.5, float(np.linalg.norm(s[q:]))
+    if beside > max(told, _MATTERS) * float(np.linalg.norm(b)):
+        warn(
+            f"a share of {beside / float(np.linalg.norm(b)):.2g} of the harmful labels lies beside "
+            f"range(K_P), of rank {P.rank} of {P.dim}, cannot be told from its rounding, and does "
+            "not fade: give inputs in place of Gram matrices, or delta > 0",
+            AccuracyWarning,
+        )
+    kernel = within @ vt[q:].T if q else within
+    Q = orthonormal(kernel, within.shape, least)
+    left = P.unwhitened(Q)
+    right = P.transposed(Q) if isinstance(P, Factored) else P.matrix.T @ Q
+    if q:
+        back = P.from_null if isinstance(P, Factored) else P.null_basis.__matmul__
+        # b = R^T within + N free, all of it.
+        whole = P.matrix.T @ within + back(free)
+        rest = (whole - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
+        left = np.hstack([left, back(u[:, :q])])
+        right = np.hstack([right, rest])
     whitening = None
     if form == "whitened":
         whitening = slow_extractor(P.root if isinstance(P, Factored) else P, Q, strength)
@@ -337,29 +209,26 @@ def fade_of(
     )  # fmt: skip
 
 
-def _factors(
-    P: Root | Factored, within: FloatArray, free: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Factors of Pi for b with ``R^+T b`` within range(K_P) and ``N^T b`` in its null space.
+def _beside(
+    P: Root | Factored, b: FloatArray, within: FloatArray, free: FloatArray, rounding: float
+) -> tuple[FloatArray, FloatArray, FloatArray, int]:
+    """SVD of ``N^T b``, the labels beside range(K_P), and how many values are no rounding.
 
-    Labels with a part in the null space fade there, where no primary row is. What has none fades in
-    the range, along the orthonormal columns Q of its whitened b, which are returned too.
+    Labels with a part there fade there, where no primary row is; what has none fades within.
     """
-    if free.size:
-        u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
-        size = max(float(s[0]), float(np.linalg.norm(P.unwhitened(within)))) or 1.0
-        q = int(np.count_nonzero(s > P.rtol * size))
-    else:
-        q = 0
-    kernel = within @ vt[q:].T if q else within
-    Q = orthonormal(kernel, within.shape)
-    left = P.unwhitened(Q)
-    right = P.transposed(Q) if isinstance(P, Factored) else P.matrix.T @ Q
-    if q:
-        back = P.from_null if isinstance(P, Factored) else P.null_basis.__matmul__
-        # b = R^T within + N free, all of it.
-        b = P.matrix.T @ within + back(free)
-        rest = (b - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
-        left = np.hstack([left, back(u[:, :q])])
-        right = np.hstack([right, rest])
-    return left, right, Q
+    u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
+    # By as much as rounding of K_P, or of its inputs, may have turned its null space.
+    turned = P.rtol * P.frobenius
+    gram = isinstance(P, Factored) or P.rounding > 0.0
+    turned = (
+        turned**2 * float(np.linalg.norm(P.unwhitened(within)))
+        if gram
+        else (turned * float(np.linalg.norm(within)))
+    )
+    own = default_rtol(b.shape, np.float64) * float(np.linalg.norm(b))
+    return u, s, vt, int(np.count_nonzero(s > max(turned, own, rounding)))
+
+
+def _inverse_norm(P: Root | Factored) -> float:
+    """``||R^+||`` at most, for the root R of K_P."""
+    return math.sqrt(P.kappa * P.rank) / P.frobenius

@@ -16,8 +16,8 @@ from .._gram import gram
 from .._rank import epsilon, rank_rule
 from .._task import SAFE, Ranks, Root, roots_plus, squared_ratio
 from .._validate import FloatArray, as_count
-from ._alignment import LabelledTask
 from ._factored import Factored
+from ._labelled import LabelledTask
 
 # ---- the pencil ----
 

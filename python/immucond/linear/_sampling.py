@@ -14,8 +14,9 @@ from .._display import Record
 from .._errors import underflow_is_zero
 from .._task import Ranks, known_ranks, root_of, roots, warn_if_lost
 from .._validate import FloatArray, as_count, as_float64, check_real
-from ._alignment import centred, labels_of, task_of_inputs
-from ._fade import FadeMap, fade_of
+from ._fade import fade_of
+from ._fade_map import FadeMap
+from ._labelled import centred, labels_of, task_of_inputs
 from ._limit import deficit_of, kappa_of_pencil
 
 # ---- condition numbers ----

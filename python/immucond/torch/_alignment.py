@@ -21,9 +21,15 @@ from ._operator import (
 from ._pairs import pairs_operator
 from ._tokens import Tokens, check_tokens
 
+# What centring leaves of numbers of about 1 that are all the same.
+_ROUNDING = 4.0 * torch.finfo(torch.float64).eps
+
 
 class _Energy(Function):
-    """``||Y||_F^2`` of each matrix of a stack; NaN, and nothing to align with, are refused."""
+    """``||Y||_F^2`` of each matrix of a stack, of entries up to about 1.
+
+    NaN, and nothing to align with, are refused.
+    """
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
@@ -40,7 +46,7 @@ def _kernel(Y: Tensor) -> Tensor:
     energy = Y.square().sum((-2, -1))
     if not bool(energy.isfinite().all()):
         raise ValueError("Y must be finite, and holds NaN or infinity")
-    if not bool((energy > 0.0).all()):
+    if not bool((energy > _ROUNDING**2 * Y.shape[-2] * Y.shape[-1]).all()):
         raise ValueError("Y is constant (zero, where it is not centred): nothing to align with")
     return energy
 
@@ -53,6 +59,15 @@ _energy = Operator(
 )
 
 
+def _columns(labels: Tensor, classes: int) -> Tensor:
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.numel():
+        raise ValueError(
+            f"Y must name classes from 0 to {classes - 1}, and holds {int(outside.flatten()[0])}"
+        )
+    return nn.functional.one_hot(labels, classes).double()
+
+
 class _OneHot(Constant):
     """Classes as one-hot columns, of so many classes."""
 
@@ -61,7 +76,7 @@ _one_hot = Operator(
     _OneHot,
     "one_hot(Tensor labels, int classes) -> Tensor",
     fake=lambda labels, classes: labels.new_empty((*labels.shape, classes), dtype=torch.float64),
-    kernel=lambda labels, classes: nn.functional.one_hot(labels, classes).double(),
+    kernel=_columns,
 )
 
 
@@ -120,15 +135,22 @@ def r_align(
         tokens = Tokens(mask, Z, "Z", labels=None if _are_numbers(Y) else Y.long())
         Z, Y = tokens.rows(Z), tokens.rows(Y)
     y = _targets(Z, Y, classes)
-    A = times_power(Z.double(), -exponent_of(Z.double()), False)
+    A = _to_unit(Z)
     if tokens is not None:
         A, y = (tokens.centred(x) if center else tokens.only(x) for x in (A, y))
     elif center:
         A, y = (x - x.mean(-2, keepdim=True) for x in (A, y))
+    A = torch.where(A.abs().amax((-2, -1), keepdim=True) <= _ROUNDING, 0.0, A)  # NaN stays
     b = A.mT @ y
     top = pairs_operator(A, True, None, None, None, False)[0]
     value: Tensor = b.square().sum((-2, -1)) / (top * _energy(y))
     return value.to(wide(Z.dtype))
+
+
+def _to_unit(X: Tensor) -> Tensor:
+    """Return it in float64 and in a unit of about its largest entry, a power of 2."""
+    unit: Tensor = times_power(X.double(), -exponent_of(X.double()), False)
+    return unit
 
 
 def _are_numbers(Y: Tensor) -> bool:
@@ -155,16 +177,15 @@ def _by_token(Z: Tensor, Y: Tensor) -> Tensor:
 
 
 def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
-    """Return targets in float64, classes as one-hot columns."""
+    """Return targets in float64 and of unit size, classes as one-hot columns."""
     if not _are_numbers(Y):
         if Y.shape != Z.shape[:-1]:
             raise ValueError(
                 f"Y must name one class a row, of shape {tuple(Z.shape[:-1])} for Z of shape "
                 f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
             )
-        if classes is None:
-            return nn.functional.one_hot(Y.long()).double()
-        columns: Tensor = _one_hot(Y.long(), as_count(classes, "classes", least=2))
+        most = 1 + int(Y.max()) if classes is None else as_count(classes, "classes", least=2)
+        columns: Tensor = _one_hot(Y.long(), most)
         return columns
     check_tensor(Y, "Y")
     if Y.shape[:-1] != Z.shape[:-1]:
@@ -172,7 +193,7 @@ def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
             f"Y must have one row a sample, shape {(*Z.shape[:-1], 'c')} for Z of shape "
             f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
         )
-    return Y.double()
+    return _to_unit(Y)
 
 
 class RAlign(nn.Module):

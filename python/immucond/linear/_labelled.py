@@ -1,0 +1,304 @@
+"""A task with its labels: the parts of features that labels reach, from inputs or Gram matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
+from .._task import root_of_gram
+from .._triangle import condensed
+from .._validate import (
+    Array,
+    FloatArray,
+    as_array,
+    as_float64,
+    as_matrix,
+    as_targets,
+    check_real,
+)  # fmt: skip
+from ._factored import frobenius, plausible, unchanged
+
+# By how much rounding may make the labels that a Gram matrix explains exceed their energy.
+_EXPLAINED = 1e-6
+# Sums that are centred by a difference lose as many digits as means are larger than the spread,
+# squared: three are allowed for.
+CANCELLED = 1e3
+
+
+@dataclass(frozen=True)
+class LabelledTask:
+    """``Z = U scale R`` and ``Y = U C + rest``: U has orthonormal columns and is never formed.
+
+    Attributes
+    ----------
+    dim : int
+        Number of features, d.
+    energy : float
+        ``||Y||_F^2``, of the labels centred where they are, in the unit of C squared; NaN where it
+        was not given.
+    name : str
+        What was given, for messages.
+    rounding : float
+        By how much rounding of the features may have moved Z^T Y, in the unit of `basis_of_cross`.
+    decompose : callable
+        Returns R (rank x d), of about unit size; C (rank x c), the labels that features can
+        explain, ``Z^T Y = scale R^T C``; and below what, relative to the largest, singular values
+        of R are rounding. Called once, and only where these are asked for.
+    cross : (d, c) array or None
+        ``Z^T Y`` in some unit, where that was given.
+    """
+
+    dim: int
+    energy: float
+    name: str
+    rounding: float
+    decompose: Callable[[], tuple[FloatArray, FloatArray, float]]
+    cross: FloatArray | None = None
+
+    @cached_property
+    def _decomposed(self) -> tuple[FloatArray, FloatArray, float]:
+        return self.decompose()
+
+    @property
+    def matrix(self) -> FloatArray:
+        """(rank, d) matrix R."""
+        return self._decomposed[0]
+
+    @property
+    def labels(self) -> FloatArray:
+        """(rank, c) matrix C."""
+        return self._decomposed[1]
+
+    @property
+    def rtol(self) -> float:
+        """Relative size of singular values of R that are rounding."""
+        return self._decomposed[2]
+
+    @property
+    def rank(self) -> int:
+        """Rank of the features."""
+        return int(self.matrix.shape[0])
+
+    @property
+    def reached(self) -> float:
+        """``||Y_||||_F^2``, the labels' energy within the range of the features."""
+        return float(np.sum(self.labels**2))
+
+    def basis_of_labels(self) -> FloatArray:
+        """``C V`` with independent columns: the labels without what repeats, as one-hot ones do."""
+        return _independent(self.labels)
+
+    def basis_of_cross(self) -> FloatArray:
+        """``Z^T Y V`` with independent columns, in some unit."""
+        if self.cross is not None:
+            return _independent(self.cross, self.rounding)
+        return self.matrix.T @ self.basis_of_labels()
+
+    def rho(self, features: FloatArray | None = None) -> float:
+        """Label alignment under ``features = R A``; of Z itself without."""
+        RA = self.matrix if features is None else features
+        top = float(np.linalg.norm(RA, 2))
+        if top == 0.0 or self.reached == 0.0:
+            return 0.0
+        return float(np.sum(((RA / top).T @ self.labels) ** 2)) / self.reached
+
+
+def _independent(A: FloatArray, rounding: float = 0.0) -> FloatArray:
+    _, s, vt = np.linalg.svd(A, full_matrices=False)
+    kept = int(np.count_nonzero(s > max(default_rtol(A.shape, np.float64) * s.max(), rounding)))
+    return np.asarray(A @ vt[:kept].T)
+
+
+def varies(y: FloatArray, largest: float) -> bool:
+    """Whether centred targets are more than the rounding of their largest entry before."""
+    return float(np.max(np.abs(y))) > 4.0 * float(np.finfo(np.float64).eps) * largest
+
+
+def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
+    """Labels as targets: names of classes (integers, bools, strings) become one-hot columns."""
+    array = np.asarray(Y)
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    if array.ndim == 1 and array.dtype.kind in "iubUS":
+        if array.size != rows:
+            raise ValueError(f"{name} must have {rows} labels, as {inputs} rows, got {array.size}")
+        classes, of = np.unique(array, return_inverse=True)
+        if classes.size == 1:
+            raise ValueError(f"{name} is constant: all {rows} labels are {classes[0].item()!r}")
+        if classes.size == rows:
+            raise ValueError(
+                f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"
+            )
+        return np.eye(classes.size)[of]
+    targets = as_targets(Y, rows, name, inputs)
+    if targets.shape[1] > rows:
+        raise ValueError(
+            f"{name} has {targets.shape[1]} columns, more classes than its {rows} rows"
+        )
+    return targets
+
+
+def centred(A: FloatArray) -> FloatArray:
+    """Subtract the mean of each column, and once more what rounding left of it."""
+    A = A - A.mean(axis=0)
+    return np.asarray(A - A.mean(axis=0))
+
+
+def task_of_inputs(
+    Z: npt.ArrayLike,
+    Y: npt.ArrayLike,
+    names: tuple[str, str],
+    *,
+    center: bool = True,
+    rank: SupportsIndex | None = None,
+    computed_in: Any = None,
+) -> LabelledTask:
+    """Labelled task from features and labels, both centred unless told otherwise."""
+    given = as_matrix(Z, names[0])
+    rule = rank_rule(
+        given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in, given="features",
+        rank_name=f"rank of {names[0]}",
+    )  # fmt: skip
+    A = as_float64(given, names[0])
+    y = labels_of(Y, A.shape[0], names[1], names[0])
+    largest, largest_label = float(np.max(np.abs(A))), float(np.max(np.abs(y)))
+    if largest == 0.0:
+        raise ValueError(f"{names[0]} is zero: features of rank 0 explain no labels")
+    if largest_label == 0.0:
+        raise ValueError(f"{names[1]} is zero")
+    A, y = A / largest, y / largest_label
+    # What rounding of A leaves of features that are constant is measured before the mean goes.
+    size = float(np.linalg.norm(A))
+    if center:
+        A, y = centred(A), centred(y)
+        if not varies(y, 1.0):
+            raise ValueError(f"{names[1]} is constant: centred, nothing is left to align with")
+    energy = float(np.sum(y**2))
+    A, y = condensed(A, y)
+    u, s, vt = np.linalg.svd(A, full_matrices=False)
+    rtol = tolerance_at(s, rule) if s[0] > 0.0 else 1.0
+    noise = default_rtol(given.shape, np.float64) * size
+    k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))
+    if k == 0:
+        raise ValueError(f"{names[0]} is constant: centred, its rank is 0")
+    labels = u[:, :k].T @ y
+    if np.linalg.norm(labels) <= default_rtol(given.shape, np.float64) * np.linalg.norm(y):
+        labels = np.zeros_like(labels)  # rounding of labels that the features do not see
+    rtol = max(rtol, noise / float(s[0]))
+    parts = (s[:k] / s[0])[:, None] * vt[:k], labels, rtol
+    return LabelledTask(
+        A.shape[1], energy, names[0], rtol * math.sqrt(energy), partial(_known, parts)
+    )
+
+
+def _known(parts: tuple[FloatArray, FloatArray, float]) -> tuple[FloatArray, FloatArray, float]:
+    """Parts that are there already (a lambda could not be pickled)."""
+    return parts
+
+
+def task_of_gram(
+    K: npt.ArrayLike, b: npt.ArrayLike, energy: float | None, names: tuple[str, str, str], *,
+    rank: SupportsIndex | None = None, computed_in: Any = None,
+) -> LabelledTask:  # fmt: skip
+    """Labelled task from ``K = Z^T Z``, ``b = Z^T Y`` and ``||Y||_F^2``, of centred Z and Y.
+
+    K is decomposed once that is needed; at once where a glance says that it may be refused.
+    """
+    given = as_matrix(K, names[0])
+    cross = as_targets(as_array(b, names[1], ndim=None), given.shape[0], names[1], names[0])
+    total = np.nan if energy is None else check_real(energy, names[2], low=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = frobenius(given) if given.dtype == np.float64 else math.nan
+    examine = partial(_examined, given, norm, cross, total, names, rank, computed_in)
+    size = float(np.max(np.abs(cross))) or 1.0
+    least = max(
+        default_rtol(given.shape, given.dtype if computed_in is None else computed_in, "features"),
+        CANCELLED * default_rtol(given.shape, np.float64, "features"),
+    )
+    # ||Z|| ||Y||, or without the energy the least that it can be
+    most = float(np.linalg.norm(cross / size))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(norm) and math.isfinite(total):
+            most = max(most, math.sqrt(norm) * (math.sqrt(total) / size))
+    task = LabelledTask(given.shape[0], total, names[0], least * most, examine, cross / size)
+    most = total / size / size * (1.0 + _EXPLAINED)
+    if rank is not None or not plausible(given, norm, cross / size, most):
+        _ = task.matrix
+    return task
+
+
+def _examined(
+    K: Array, norm: float, cross: FloatArray, energy: float, names: tuple[str, str, str],
+    rank: SupportsIndex | None, computed_in: Any,
+) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
+    """Parts of a task that is given by K and b, whose rank and energy are examined."""
+    if math.isfinite(norm):
+        K = unchanged(K, norm, names[0])
+    root = root_of_gram(K, names[0], rank=rank, computed_in=computed_in)
+    labels = root.whitened(cross.T).T / root.scale
+    reached = float(np.sum(labels**2))
+    if reached > energy * (1.0 + _EXPLAINED):
+        raise ValueError(
+            f"{names[2]} is {energy:.6g}, and {names[0]} and {names[1]} alone explain "
+            f"{reached:.6g} of it: all three must be of the same rows, centred alike"
+        )
+    return root.matrix, labels, root.rtol
+
+
+def tasks_of(
+    X: Any, Y: Any, K: Any, b: Any, energy: Any, *, center: bool, rank: Any, computed_in: Any,
+    names: tuple[str, str, str, str, str] = ("X_H", "Y_H", "K_H", "b_H", "energy_H"),
+) -> list[LabelledTask]:  # fmt: skip
+    """Labelled tasks, one or several, from inputs or from Gram matrices."""
+    X_name, Y_name, K_name, b_name, energy_name = names
+    by_inputs = X is not None and Y is not None and K is None and b is None and energy is None
+    by_gram = K is not None and b is not None and X is None and Y is None
+    if not (by_inputs or by_gram):
+        seen = zip(names, (X, Y, K, b, energy), strict=True)
+        given = ", ".join(name for name, value in seen if value is not None) or "nothing"
+        raise TypeError(
+            f"give either {X_name} and {Y_name} or {K_name} and {b_name} (the Gram matrix of "
+            f"centred features and their product with centred labels), got {given}"
+        )
+    firsts, seconds = (X, Y) if by_inputs else (K, b)
+    several = isinstance(firsts, Sequence) and all(np.ndim(item) == 2 for item in firsts)
+    if several and not firsts:
+        raise ValueError(f"{X_name if by_inputs else K_name} holds no task")
+    count = len(firsts) if several else 1
+
+    def split(value: Any, name: str) -> Sequence[Any]:
+        if not several:
+            return [value]
+        if value is None:
+            return [None] * count
+        if not isinstance(value, Sequence) or len(value) != count:
+            raise ValueError(f"{name} must hold one item a task, {count}, got {value!r:.80}")
+        return value
+
+    columns = zip(
+        firsts if several else [firsts],
+        split(seconds, Y_name if by_inputs else b_name),
+        split(energy, energy_name),
+        split(rank, "rank"),
+        strict=True,
+    )
+    tasks = []
+    for at, (first, second, total, known) in enumerate(columns):
+        of = [f"{name}[{at}]" if several else name for name in names]
+        tasks.append(
+            task_of_inputs(
+                first, second, (of[0], of[1]), center=center, rank=known, computed_in=computed_in
+            )
+            if by_inputs
+            else task_of_gram(
+                first, second, total, (of[2], of[3], of[4]), rank=known, computed_in=computed_in
+            )
+        )
+    return tasks
