@@ -391,6 +391,52 @@ def test_recovery_stays_within_what_is_left() -> None:
         assert rank_of(weight) <= rank  # in exact arithmetic, after the last step too
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(Images, "first"), (Images, "second"), (Words, "words"), (Words, "turned"), (Words, "plain")],
+)
+def test_a_map_that_is_folded_again_changes_nothing(make: type[nn.Module], name: str) -> None:
+    """As recovery does after each step; a batch norm's mean is shifted once."""
+    torch.manual_seed(0)
+    net = make().double().eval()
+    x = torch.arange(20).reshape(4, 5) if make is Words else torch.randn(4, 3, 8, 8).double()
+    layer = layers_of(net, x, None).layers[name]
+    rng = np.random.default_rng(0)
+    right = np.linalg.qr(rng.standard_normal((layer.width, 2)))[0]
+    left = right + rng.standard_normal(right.shape)
+    left = np.linalg.solve(left.T @ right, left.T).T  # so that it is a projector
+    mean = rng.standard_normal(layer.width) if layer.shifts else np.zeros(layer.width)
+    layer.fold(left, right, mean)
+    with torch.no_grad():
+        once = net(x)
+        for exact in (True, False, False):
+            layer.fold(left, right, mean, exact=exact, again=True)
+        torch.testing.assert_close(net(x), once, rtol=0, atol=1e-6)
+
+
+def test_recovery_of_a_network_with_batch_norms() -> None:
+    torch.manual_seed(0)
+    net = Images().eval()
+    with torch.no_grad():
+        net.norm.running_mean.copy_(torch.linspace(-1.0, 1.0, 6))
+        net.norm.running_var.fill_(0.1)
+
+    def images(rows: int, seed: int) -> Tensor:
+        return torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    with torch.no_grad():
+        net.head.bias.sub_(net(images(400, 0)).mean(0))  # so that it tells classes apart
+        primary, held_out = (
+            [(x, net(x).argmax(1)) for x in images(800, seed).split(200)] for seed in (1, 2)
+        )
+    plain, recovered = (
+        icd.erase(net, primary, held_out=held_out, tol=0.06, recover=n, modules="first")
+        for n in (0, 60)
+    )
+    assert recovered.lost <= 0.06
+    assert (recovered.kept[0], recovered.lost) < (plain.kept[0], plain.lost)
+
+
 def test_recovery_finds_the_steps_that_a_network_bears() -> None:
     # The same function with one layer's weights a thousandth: steps of 1e-3 are as long as they.
     torch.manual_seed(0)

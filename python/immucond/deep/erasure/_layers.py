@@ -66,12 +66,14 @@ class Layer:
             yield self.norm.get_buffer("running_mean")
 
     def fold(
-        self, left: FloatArray, right: FloatArray, mean: FloatArray, *, exact: bool = True
-    ) -> None:
+        self, left: FloatArray, right: FloatArray, mean: FloatArray, *,
+        exact: bool = True, again: bool = False,
+    ) -> None:  # fmt: skip
         """Let what the layer puts out be kept in the span of `right` (d, r), about its mean.
 
         Of the weight exactly so, although in floating-point numbers, to 2^-10 of its size; or
-        else to rounding, for maps that keep the rank.
+        else to rounding, for maps that keep the rank. `again`: of the same map, once more, after
+        the weights have changed.
         """
         shift = mean - right @ (left.T @ mean)
         axis, embeds = self.axis, isinstance(self.module, nn.Embedding)
@@ -88,6 +90,8 @@ class Layer:
 
         edit_weight(self.module.get_parameter("weight"), weight)
         if self.norm is not None:
+            if again:  # a norm's mean has its shift, which would add up
+                return
             mean_of = self.norm.get_buffer("running_mean")
             edit_weight(mean_of, lambda x: torch.from_numpy(_array(x) - shift))
         elif self.shifts and not embeds:

@@ -120,8 +120,8 @@ class Run:
             found = self._search(worth, reach * allowed, turn, rounds)
             if found is None:
                 continue
-            project = partial(self._fold, found[1], worth)
-            project()
+            self._fold(found[1], worth)
+            project = partial(self._fold, found[1], worth, again=True)
             if recovery is None or self._recovered(recovery, project, allowed) or reach == 1.0:
                 return found
             self._restore(before)
@@ -177,12 +177,12 @@ class Run:
         return (price, found) if lost <= allowed else None
 
     def _fold(
-        self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], *, exact: bool = True
+        self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], **how: bool
     ) -> None:
         for name, E in found.items():
             if E.rank == E.shape[0]:  # nothing goes, and the weights keep their digits
                 continue
-            self.layers[name].fold(E.left, E.right, worth[name].mean, exact=exact)
+            self.layers[name].fold(E.left, E.right, worth[name].mean, **how)
 
     def _stage(
         self, price: float, kept: int, cost: float, primary: float, leak: LeakProfile | None
