@@ -138,7 +138,7 @@ def fade(
             f"the harmful features do not see their labels, Z_H^T Y_H is 0: the map is {left}",
             ImmunityWarning,
         )
-    elif faded.left.shape[1] == P.dim and faded.tau > 1.0:
+    elif faded.left.shape[1] == P.dim and 1.0 < faded.tau < math.inf:
         warn(
             f"the harmful labels span all {P.dim} features, which fade alike: that slows nothing",
             ImmunityWarning,
@@ -161,20 +161,10 @@ def fade_of(
     b = np.hstack([part / size for part, size in zip(columns, sizes, strict=True)])
     rounding = max(task.rounding / size for task, size in zip(tasks, sizes, strict=True))
     free = P.to_null(b) if isinstance(P, Factored) else P.null_basis.T @ b
-    within, least = P.whitened(b.T).T, 0.0
-    if protect and head is not None and b.shape[1]:
-        lead = orthonormal(head.whitened, head.whitened.shape)
-        kept = within - lead @ (lead.T @ within)
-        # What rounding of both tasks' labels makes of labels that are the same.
-        share = head.rounding / float(np.linalg.norm(head.whitened))
-        least = _inverse_norm(P) * (rounding + share * float(np.linalg.norm(within)))
-        if np.linalg.norm(kept, 2) <= least and not np.linalg.norm(free) > rounding:
-            raise ValueError(
-                f"protect=True leaves nothing to fade: but for rounding, a share of {least:.1g} at "
-                f"most, all of the harmful labels lies in the {lead.shape[1]} directions of the "
-                f"primary head (outside: {np.linalg.norm(kept) / np.linalg.norm(within):.2g})"
-            )
-        within = kept
+    whole = P.whitened(b.T).T
+    within, least = whole, 0.0
+    if protect and head is not None:
+        within, least = _outside(P, head, whole, rounding)
     u, s, vt, q = _beside(P, b, within, free, rounding)
     if q and form == "whitened":
         raise ValueError(
@@ -191,13 +181,18 @@ def fade_of(
         )
     kernel = within @ vt[q:].T if q else within
     Q = orthonormal(kernel, within.shape, least)
+    if protect and b.shape[1] and not q + Q.shape[1]:
+        outside = float(np.linalg.norm(within) / np.linalg.norm(whole))
+        raise ValueError(
+            "protect=True leaves nothing to fade: all of the harmful labels lies in the directions "
+            f"of the primary head, but for a share of {outside:.2g}, which is rounding"
+        )
     left = P.unwhitened(Q)
     right = P.transposed(Q) if isinstance(P, Factored) else P.matrix.T @ Q
     if q:
         back = P.from_null if isinstance(P, Factored) else P.null_basis.__matmul__
         # b = R^T within + N free, all of it.
-        whole = P.matrix.T @ within + back(free)
-        rest = (whole - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
+        rest = (P.matrix.T @ within + back(free) - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
         left = np.hstack([left, back(u[:, :q])])
         right = np.hstack([right, rest])
     whitening = None
@@ -229,6 +224,12 @@ def _beside(
     return u, s, vt, int(np.count_nonzero(s > max(turned, own, rounding)))
 
 
-def _inverse_norm(P: Root | Factored) -> float:
-    """``||R^+||`` at most, for the root R of K_P."""
-    return math.sqrt(P.kappa * P.rank) / P.frobenius
+def _outside(
+    P: Root | Factored, head: PrimaryHead, within: FloatArray, rounding: float
+) -> tuple[FloatArray, float]:
+    """Labels outside the primary head's directions, and what rounding makes of labels inside."""
+    lead = orthonormal(head.whitened, head.whitened.shape)
+    share = head.rounding / float(np.linalg.norm(head.whitened))
+    inverse = math.sqrt(P.kappa * P.rank) / P.frobenius  # ||R^+|| at most
+    least = inverse * (rounding + share * float(np.linalg.norm(within)))
+    return np.asarray(within - lead @ (lead.T @ within)), least

@@ -176,9 +176,7 @@ class Run:
             self.callback(self.trials, {**told, "price": price, "kept": kept, "lost": lost})
         return (price, found) if lost <= allowed else None
 
-    def _fold(
-        self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], **how: bool
-    ) -> None:
+    def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], **how: bool) -> None:
         for name, E in found.items():
             if E.rank == E.shape[0]:  # nothing goes, and the weights keep their digits
                 continue
