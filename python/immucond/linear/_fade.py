@@ -211,6 +211,8 @@ def _beside(
 
     Labels with a part there fade there, where no primary row is; what has none fades within.
     """
+    if not len(free):
+        return free, np.empty(0), np.eye(b.shape[1]), 0
     u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
     # By as much as rounding of K_P, or of its inputs, may have turned its null space.
     turned = P.rtol * P.frobenius
