@@ -229,7 +229,7 @@ def primary_head(
         y = labels_of(Y_P, inputs.shape[0], "Y_P", "X_P")
         largest = float(np.max(np.abs(y))) or 1.0
         y = (centred(y) if center else y) / largest
-        if not varies(y, 1.0):
+        if not varies(y):
             raise ValueError(f"Y_P is {'constant' if center else 'zero'}: there is no primary head")
         cross = (inputs / P.scale).T @ y
         most = float(np.linalg.norm(inputs / P.scale) * np.linalg.norm(y))

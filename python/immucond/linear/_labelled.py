@@ -116,9 +116,9 @@ def _independent(A: FloatArray, rounding: float = 0.0) -> FloatArray:
     return np.asarray(A @ vt[:kept].T)
 
 
-def varies(y: FloatArray, largest: float) -> bool:
-    """Whether centred targets are more than the rounding of their largest entry before."""
-    return float(np.max(np.abs(y))) > 4.0 * float(np.finfo(np.float64).eps) * largest
+def varies(y: FloatArray) -> bool:
+    """Whether centred targets, of entries up to 1 before, are more than rounding."""
+    return float(np.max(np.abs(y))) > 4.0 * float(np.finfo(np.float64).eps)
 
 
 def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
@@ -178,7 +178,7 @@ def task_of_inputs(
     size = float(np.linalg.norm(A))
     if center:
         A, y = centred(A), centred(y)
-        if not varies(y, 1.0):
+        if not varies(y):
             raise ValueError(f"{names[1]} is constant: centred, nothing is left to align with")
     energy = float(np.sum(y**2))
     A, y = condensed(A, y)
@@ -222,12 +222,11 @@ def task_of_gram(
         default_rtol(given.shape, given.dtype if computed_in is None else computed_in, "features"),
         CANCELLED * default_rtol(given.shape, np.float64, "features"),
     )
-    # ||Z|| ||Y||, or without the energy the least that it can be
-    most = float(np.linalg.norm(cross / size))
-    with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(norm) and math.isfinite(total):
-            most = max(most, math.sqrt(norm) * (math.sqrt(total) / size))
-    task = LabelledTask(given.shape[0], total, names[0], least * most, examine, cross / size)
+    # ||Z|| ||Y||, which is at least ||Z^T Y|| where the energy was not given.
+    together = float(np.linalg.norm(cross / size))
+    if math.isfinite(norm) and math.isfinite(total):
+        together = max(together, math.sqrt(norm) * (math.sqrt(total) / size))
+    task = LabelledTask(given.shape[0], total, names[0], least * together, examine, cross / size)
     most = total / size / size * (1.0 + _EXPLAINED)
     if rank is not None or not plausible(given, norm, cross / size, most):
         _ = task.matrix
