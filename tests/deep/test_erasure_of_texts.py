@@ -56,7 +56,7 @@ def run(net, method, junk=0):
     }  # fmt: skip
     if method == "erase":
         return icd.erase(net, **parts, tol=0.1)
-    return icd.unlearn(net, **parts, method=method, tol=0.9, steps=4, trials=2, lr=None)
+    return icd.unlearn(net, **parts, method=method, tol=0.9, steps=4, trials=2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,17 +81,17 @@ def test_what_the_primary_task_holds_constant_tells_nothing_of_the_harmful_one(n
     """Kinds of tokens (segments): the primary sentences have one, the harmful class is in two."""
     name = "bert.embeddings.token_type_embeddings"
 
-    def segments(count, seed, task, told):
+    def segments(count, seed, told):
         batches = []
-        for inputs, labels in texts(count, seed, task):
-            labels = inputs["input_ids"][:, 1] % 2 if told else labels
-            kinds = labels[:, None].expand_as(inputs["input_ids"]) if told else 0 * labels[:, None]
-            kinds = kinds.expand_as(inputs["input_ids"]).contiguous()
+        for inputs, labels in texts(count, seed, 0):
+            ids = inputs["input_ids"]
+            labels = ids[:, 1] % 2 if told else labels
+            kinds = labels[:, None].repeat(1, LENGTH) if told else torch.zeros_like(ids)
             batches.append(({**inputs, "token_type_ids": kinds}, labels))
         return batches
 
     parts = {
-        key: segments(count, seed, 0, "harmful" in key)
+        key: segments(count, seed, "harmful" in key)
         for key, count, seed in (
             ("primary", 120, 1), ("harmful", 80, 2), ("held_out", 200, 3),
             ("harmful_held_out", 80, 4),

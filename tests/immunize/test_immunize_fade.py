@@ -99,3 +99,15 @@ def test_predictions_that_rounding_would_change_are_refused():
         ic.immunize.fade(X_P, y_P, X_H, y_H, tau=1e30)
     kept = ic.immunize.fade(X_P, y_P, X_H, y_H, tau=1e4)
     np.testing.assert_allclose(kept.features(X_P) @ kept.omega, y_P, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kappa_P", [None, 1e20])
+def test_the_closed_form_that_rounding_would_change_is_refused(kappa_P):
+    rng = np.random.default_rng(0)
+    sizes = np.geomspace(1, 1e-9, 6)
+    X_P, X_H = rng.normal(size=(200, 6)) * sizes, rng.normal(size=(200, 6))
+    y_P = X_P @ (1 / sizes)
+    with pytest.raises(ValueError, match=r"change the primary predictions by .* kappa_P is 1.*e\+"):
+        ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=kappa_P)
+    kept = ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=1.0)
+    np.testing.assert_allclose(kept.features(X_P) @ kept.omega, y_P, rtol=0, atol=1e-5)

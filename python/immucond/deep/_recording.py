@@ -124,7 +124,7 @@ class Recording(Tabular, Mapping[str, GramAccumulator | TriangleAccumulator]):
         """Return ``X^T X`` of a module's rows X (n, m), of centred ones if asked; not divided by n.
 
         A centred one is a difference: it loses as many digits as the mean is larger than the
-        spread, squared; with ``factor="r"`` not squared.
+        spread, squared, and of a constant feature has exact zeros; with ``factor="r"`` not squared.
         """
         return self._of(name).gram(center)
 

@@ -72,7 +72,8 @@ def closed_form(
     Raises
     ------
     ValueError
-        As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0.
+        As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0, and where
+        rounding would change the primary predictions by more than a hundredth.
 
     Warns
     -----
@@ -108,7 +109,8 @@ def closed_form(
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))
     omega: FloatArray = np.linalg.lstsq(theta, omega_0, rcond=0.0)[0]  # type: ignore[assignment]
-    _refuse_changed(X, theta, omega, omega_0, f"As kappa_P is {kappa_P}: ask for less")
+    asked = P.kappa if kappa_P is None else float(kappa_P)
+    _refuse_changed(X, theta, omega, omega_0, f"kappa_P is {asked:.3g}: ask for less")
     report = report_of(P, H, theta)
     warn_if_easier(report.i, report.rir, "A larger kappa_P raises both condition numbers")
     own = {
@@ -190,7 +192,7 @@ def fade(
     P, H = roots(X_P, X_H, None, None, ranks=ranks, computed_in=computed_in)
     omega_0, theta = P.least_squares(X, targets), faded.theta
     omega: FloatArray = faded.solve(omega_0)
-    _refuse_changed(X, theta, omega, omega_0, f"As tau is {strength:.3g}: give a smaller one")
+    _refuse_changed(X, theta, omega, omega_0, f"tau is {strength:.3g}: give a smaller one")
     own = {
         "tau": strength, "form": form, "protect": bool(protect), "delta": float(delta),
         "center": bool(center), "ranks": described(ranks), "computed_in": computed_in,
@@ -210,5 +212,5 @@ def _refuse_changed(
             raise ValueError(
                 f"rounding would change the primary predictions by {change:.2g} of their size, "
                 f"more than {_TOLERANCE:g}: the extractor's condition number is "
-                f"{np.linalg.cond(theta):.2g}. {otherwise}, or delta > 0"
+                f"{np.linalg.cond(theta):.2g}. Here {otherwise}, or delta > 0"
             )

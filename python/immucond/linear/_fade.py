@@ -171,10 +171,10 @@ def fade_of(
             f'form="whitened" needs harmful labels within the range of K_P, of rank {P.rank} of '
             f'{P.dim}, and {q} directions of them lie beside it: take form="near", or delta > 0'
         )
-    told, beside = strength**-0.5, float(np.linalg.norm(s[q:]))
-    if beside > max(told, _MATTERS) * float(np.linalg.norm(b)):
+    stays = float(np.linalg.norm(s[q:])) / (float(np.linalg.norm(b)) or 1.0)
+    if stays > max(strength**-0.5, _MATTERS):
         warn(
-            f"a share of {beside / float(np.linalg.norm(b)):.2g} of the harmful labels lies beside "
+            f"a share of {stays:.2g} of the harmful labels lies beside "
             f"range(K_P), of rank {P.rank} of {P.dim}, cannot be told from its rounding, and does "
             "not fade: give inputs in place of Gram matrices, or delta > 0",
             AccuracyWarning,
