@@ -189,3 +189,17 @@ def half_told(rule: Rule) -> str:
         "where it is known (rank=), a tolerance (rtol=), computed_in='float32' to take the "
         "entries as they stand, or features that stay in float32"
     )
+
+
+def seen_labels(
+    labels: npt.NDArray[np.float64], s: npt.NDArray[np.float64], size: float, shape: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """Labels ``U^T y`` along the left singular vectors of features, of singular values s; or zeros.
+
+    Zeros where ``Z^T y`` is no more than rounding makes of it for labels of norm `size` that the
+    features do not see: it turns the vectors of small values by as much as these are smaller. Never
+    where s, by a known rank, goes below rounding and the labels may all lie there.
+    """
+    cross = float(np.linalg.norm(s[:, None] * labels))
+    rounding = default_rtol(shape, np.float64, "features") * float(s[0])
+    return np.zeros_like(labels) if cross <= min(rounding, s[-1] / 2.0) * size else labels

@@ -206,8 +206,7 @@ def thin(
     """About as many points of a curve as a logarithmic axis can show, powers of ten among them."""
     last = values.size - 1
     spread = np.geomspace(1, max(last, 1), points).round().astype(np.int64)
-    steps = np.unique([*spread, *(10**k for k in range(len(str(last))))])
-    steps = steps[steps <= last]
+    steps = np.unique(np.minimum([*spread, *(10**k for k in range(len(str(last))))], last))
     return steps, values[steps]
 
 

@@ -9,10 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 from test_eased_tasks import METHODS, UNITS, of_pairs, values
 
+import immucond as ic
 from immucond._cli._results import write_results
 from immucond._show import print_style
 from immucond.experiments import deep, digits, house_price, mnist
 from immucond.experiments._curves import curves
+from immucond.experiments._methods import descent
+from immucond.experiments._report import norm_ratios
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import scaling_plot
@@ -119,6 +122,21 @@ def test_the_demo_draws_its_legend_beside_the_data():
     for figure in digits.figures(result).values():
         assert legend(figure) == ["before", "Algorithm 1", "closed form", "fade"]
         no_legend_inside(figure)
+
+
+def test_a_curve_of_who_has_nothing_to_learn_is_not_drawn_as_one_that_arrived():
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    erased = Z @ ic.linear.fade(Z, Z, y, tau=np.inf, center=False).theta
+    drawn = {name: dict.fromkeys(("primary", "harmful"), descent(features, y, 50, rank))
+             for name, features, rank in (("identity", Z, 3), ("leace", erased, 2))}  # fmt: skip
+    methods = {name: house_price.METHODS[name] for name in drawn}
+    figure = curves(methods, drawn, {"primary": "P", "harmful": "H"})
+    for ax in figure.axes:
+        assert [text.get_text() for text in ax.texts] == ["nothing to learn: LEACE"]
+        assert np.isnan(ax.lines[1].get_ydata()).all()
+    table = norm_ratios({methods[name].label: of for name, of in drawn.items()})
+    assert [row[1:] for row in table.rows if row[0] == "LEACE"] == [["-", "-"]] * 2
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 13, 30])

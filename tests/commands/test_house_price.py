@@ -14,6 +14,7 @@ from truth import felt
 import immucond as ic
 from immucond._cli import main
 from immucond.experiments import house_price
+from immucond.experiments._methods import Tasks, fit
 from immucond.experiments._report import overview
 from immucond.experiments.house_price._data import COLUMNS
 
@@ -269,6 +270,33 @@ def test_fade_and_what_probes_feel_are_those_of_their_formulas(folder, outcome):
     for rows in ("training", "held_out"):
         own = values["loss"][rows]["own"]
         assert own == pytest.approx(identity["loss"][rows]["own"], rel=1e-6)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_leace_leaves_no_probe_anything(folder, outcome, intercept):
+    data = house_price.load(folder, rows=70)
+    P, H = data.primary, data.harmful
+    numbers = json.loads((outcome / "results.json").read_text())
+    (values,) = numbers["methods"]["leace"]["seeds"]
+    tasks = Tasks(P.X, P.y, H.X, H.y)
+    theta = fit("leace", tasks, {}, 0).theta
+    labels = np.column_stack([H.y, np.ones(70)])
+    b = H.X.T @ labels
+    K = np.linalg.pinv(H.X.T @ H.X, rcond=1e-12, hermitian=True)
+    np.testing.assert_allclose(
+        theta, np.eye(79) - K @ b @ np.linalg.inv(b.T @ K @ b) @ b.T, atol=1e-6
+    )
+    Z = H.X @ theta
+    seen = np.column_stack([Z, np.ones(70)]) if intercept else Z
+    best = H.y - seen @ np.linalg.lstsq(seen, H.y, rcond=1e-10)[0]
+    mean = H.y.mean() if intercept else 0.0
+    assert best @ best == pytest.approx(np.sum((H.y - mean) ** 2), rel=1e-9)
+    assert values["alignment"]["training"]["harmful"]["after"] == {"rho": 0.0, "left": 1.0}
+    assert values["alignment"]["held_out"]["harmful"]["after"]["rho"] > 0.0
+    (row,) = [line for line in (outcome / "tables.md").read_text().splitlines()
+              if line.startswith("| LEACE") and "nothing" in line and "→" in line]  # fmt: skip
+    assert row.count("nothing to learn") == 2
+    assert "→ 0 |" in row
 
 
 def test_tables_tell_the_attacker_first_and_the_rir_last(outcome):

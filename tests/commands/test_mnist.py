@@ -190,7 +190,7 @@ def test_run_shows_tables_and_writes_its_files(folder, outcome, again, capsys):
     for word in ("Algorithm 1", "closed form", "held-out images, exact", "90 of 90", "of 3",
                  "primary 4, harmful 9", "gradient descent, line search"):  # fmt: skip
         assert word in shown, word
-    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form", "fade")
+    names = ("r-ill-only", "imma", "opt-kappa", "algorithm1", "closed-form", "fade", "leace")
     figures = ("curves", *(f"{kind}-{name}" for kind in ("grid", "rho") for name in names))
     for out in (outcome, again):
         assert sorted(path.name for path in out.iterdir() if path.name != "units") == sorted(

@@ -237,3 +237,42 @@ def test_constant_input_of_any_size_is_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 < ic.r_align(Z + 1e9, Z[:, 0]) < 1
+
+
+# ---- labels that were erased ----
+
+
+@pytest.mark.parametrize("decades", [0, 3, 6, 9])
+@pytest.mark.parametrize("shape", [(200, 30), (40, 60)])
+def test_rounding_of_erased_labels_is_not_seen(decades, shape):
+    """Rounding turns the weak directions most; what they then share with the labels is nothing."""
+    rng = np.random.default_rng(decades)
+    Z = rng.normal(size=shape) * np.logspace(0, -decades, shape[1])
+    y = rng.normal(size=shape[0])
+    erased = Z @ ic.linear.fade(Z, Z, y, tau=math.inf, center=False).theta
+    seen = ic.linear.alignment(erased, y, center=False)
+    assert (seen.rho, seen.explained) == (0.0, 0.0)
+    trace = ic.probing.probe(erased, y, method="gd-constant", steps=3)
+    assert trace.best_loss == trace.loss[0] == trace.loss[-1] == pytest.approx(y @ y)
+    assert not trace.energy.any()
+    found = ic.probing.compare(Z, erased, y, methods=["lstsq"], steps=3)
+    before, after = map(str, found.efforts["lstsq"])
+    assert (before, after) == ("1", "nothing to learn")
+
+
+@pytest.mark.parametrize("decades", [3, 6, 9, 12])
+def test_labels_along_the_weakest_direction_are_seen(decades):
+    rng = np.random.default_rng(decades)
+    u, _ = np.linalg.qr(rng.normal(size=(50, 8)))
+    Z = u * np.logspace(0, -decades, 8)
+    seen = ic.linear.alignment(Z, u[:, -1], center=False)
+    assert seen.rho == pytest.approx(10.0 ** (-2 * decades), rel=1e-3)
+    assert seen.explained == pytest.approx(1.0)
+    trace = ic.probing.probe(Z, u[:, -1], method="lstsq")
+    assert trace.best_loss == pytest.approx(0.0, abs=1e-6)
+    assert trace.energy[-1] == pytest.approx(1.0)
+
+
+def test_a_known_rank_reaches_below_rounding():
+    seen = ic.linear.alignment(np.diag([1.0, 1e-30]), [0.0, 1.0], center=False, rank=2)
+    assert (seen.rho, seen.explained) == (pytest.approx(1e-60), 1.0)

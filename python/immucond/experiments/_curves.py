@@ -35,6 +35,7 @@ STYLES = {
     "imma": (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
     "opt-kappa": (PURPLE, (0, (9, 2, 1, 2))),
     "fade": (GREEN, "-"),
+    "leace": ("#777777", (0, (1, 1))),
 }
 
 
@@ -75,6 +76,8 @@ def curves(
                 curve = by_task[task]
                 ratio = np.asarray(curve["norm_ratio"], dtype=float)
                 excess = np.asarray(curve["loss"], dtype=float) - curve["best_loss"]
+                if curve["best_loss"] == 1.0:  # of that at w = 0: nothing to learn, which is no end
+                    ratio, excess = np.full((2, len(excess)), np.nan)
                 for row, values in enumerate((ratio, excess)):
                     label = before_or(methods[name].label, name)
                     panels[row, column].plot(curve["step"], values, label=label, **line_style(name))
@@ -98,8 +101,13 @@ def curves(
 
 
 def _tell_hidden(ax: Axes, cut_off: float) -> None:
-    """Name the curves that lie below what can be seen from their first point on."""
-    hidden = [str(line.get_label()) for line in ax.lines if np.max(line.get_ydata()) < cut_off]
-    if hidden:
-        told = f"below {cut_off:g} throughout: {', '.join(hidden)}".replace("e-0", "e-")
+    """Name the curves that lie below what can be seen from their first point on, or are none."""
+    top = {str(line.get_label()): np.max(line.get_ydata()) for line in ax.lines}
+    below = f"below {cut_off:g} throughout".replace("e-0", "e-")
+    names = {
+        below: [name for name, value in top.items() if value < cut_off],
+        "nothing to learn": [name for name, value in top.items() if np.isnan(value)],
+    }
+    told = "\n".join(f"{what}: {', '.join(of)}" for what, of in names.items() if of)
+    if told:
         ax.text(0.98, 0.97, told, transform=ax.transAxes, ha="right", va="top", fontsize=9)

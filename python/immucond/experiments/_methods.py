@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -159,6 +160,18 @@ def _fade(tasks: Tasks, parameters: Parameters, _: int) -> Fit:
     )
 
 
+def _leace(tasks: Tasks, _: Parameters, __: int) -> Fit:
+    # Erased in the metric of the harmful rows, which says nothing of the primary ones; and their
+    # mean with the labels, for who brings an intercept reads these there.
+    X, Y = condensed(tasks.X_H, np.column_stack([tasks.y_H, np.ones(len(tasks.y_H))]))
+    rank = None if tasks.ranks is None else tasks.ranks[1]
+    theta = linear.fade(
+        X, [X, X], [Y[:, :1], Y[:, 1:]], tau=math.inf, center=False, ranks=(rank, None)
+    ).theta
+    Z, y_P = condensed(tasks.X_P @ theta, tasks.y_P[:, None])
+    return Fit(theta, root_of_inputs(Z, "features").least_squares(Z, y_P[:, 0]), {})
+
+
 def _iterative(
     method: Callable[..., immunize.ImmunizationResult], *rows: str
 ) -> Callable[..., Fit]:
@@ -192,8 +205,12 @@ FITS: dict[str, Callable[[Tasks, Parameters, int], Fit]] = {
     "published": _published,
     "closed_form": _closed_form,
     "fade": _fade,
+    "leace": _leace,
 }
 
+
+# A baseline: it has no inverse.
+LEACE = Method("LEACE", "leace", {}, "closed form", seeded=False)
 
 RIDGE = 1e-6
 STEPS = 100  # of plain descent, after which losses are told
@@ -272,6 +289,8 @@ def felt(Z: FloatArray, y: FloatArray, rank: int | None) -> dict[str, float]:
     1 / sigma_1.
     """
     trace = probing.probe(Z, y, method="gd-constant", steps=1, rank=rank)
+    if not trace.energy.any():  # erased: none of the loss is reducible
+        return {"rho": 0.0, "left": 1.0}
     decay = (1.0 - trace.curvature) ** (2 * STEPS)
     return {"rho": float(trace.energy @ trace.curvature), "left": float(trace.energy @ decay)}
 

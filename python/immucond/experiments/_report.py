@@ -13,7 +13,7 @@ import numpy as np
 
 from .._format import MARK, NOTE, brief, listed, marked, number, plain, reworded
 from .._show import Table
-from ..probing import LABELS
+from ..probing import LABELS, Effort
 from ._methods import STEPS, Method
 from ._units import Values
 
@@ -221,6 +221,9 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
             cells = []
             for task in ("primary", "harmful"):
                 curve = curves[task]
+                if curve["best_loss"] == 1.0:  # of that at w = 0
+                    cells += ["-"] * len(marks)
+                    continue
                 at = dict(zip(curve["step"], curve[figure], strict=True))
                 floor = curve["best_loss"] if figure == "loss" else 0.0
                 cells += [number(max(0.0, at.get(t, curve[figure][-1]) - floor)) for t in marks]
@@ -230,7 +233,7 @@ def norm_ratios(probed: Mapping[str, Mapping[str, Any]]) -> Table:
         ("", *(f"{task}\n{t:,}" for task in ("primary", "harmful") for t in marks)),
         rows,
         "norm ratio: distance of the head to the best one, over that at w = 0, after t steps. "
-        "Where a descent arrived before t, its value at its end. "
+        "Where a descent arrived before t, its value at its end; -: nothing to learn. "
         "Immunized is: slower than the identity on the harmful task, faster on the primary one.",
         (("primary task", len(marks)), ("harmful task", len(marks))),
     )
@@ -259,7 +262,7 @@ def attackers(compared: Mapping[str, Mapping[str, Any]], targets: str = "") -> T
 
 def _effort(effort: Mapping[str, Any]) -> str:
     if effort["steps"] is not None:
-        return f"{effort['steps']:,}"
+        return str(Effort(**effort))
     return f"> {effort['taken']:,} ({brief(float(effort['above']), 2)})"
 
 

@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
+from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
 from .._task import root_of_gram
 from .._triangle import condensed
 from .._validate import (
@@ -188,9 +188,7 @@ def task_of_inputs(
     k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))
     if k == 0:
         raise ValueError(f"{names[0]} is constant: centred, its rank is 0")
-    labels = u[:, :k].T @ y
-    if np.linalg.norm(labels) <= default_rtol(given.shape, np.float64) * np.linalg.norm(y):
-        labels = np.zeros_like(labels)  # rounding of labels that the features do not see
+    labels = seen_labels(u[:, :k].T @ y, s[:k], math.sqrt(energy), given.shape)
     rtol = max(rtol, noise / float(s[0]))
     parts = (s[:k] / s[0])[:, None] * vt[:k], labels, rtol
     return LabelledTask(

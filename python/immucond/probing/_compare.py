@@ -28,7 +28,8 @@ class Effort:
     Attributes
     ----------
     steps : int or None
-        First step within the tolerance; None where the run ended above it.
+        First step within the tolerance, 0 where there is nothing more to learn; None where the run
+        ended above it.
     taken : int
         Steps taken.
     above : float
@@ -44,7 +45,7 @@ class Effort:
 
     def __str__(self) -> str:
         if self.steps is not None:
-            return f"{self.steps:,}"
+            return f"{self.steps:,}" if self.steps else "nothing to learn"
         more = f", {self.predicted:.2g} needed" if self.predicted else ""
         return f"> {self.taken:,} ({self.above:.2g} above{more})"
 

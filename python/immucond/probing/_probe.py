@@ -45,7 +45,8 @@ class ProbeTrace(Plotted):
     curvature : (k,) array
         Eigenvalues of the Hessian relative to the largest, descending.
     energy : (k,) array
-        Share of the reducible loss along each: the label energy.
+        Share of the reducible loss along each: the label energy. Zeros where the features do not
+        see the targets, and nothing is reducible.
     predicted_loss : (T + 1,) array or None
         What theory says of `loss`. For ``"gd-constant"`` it is exact; for ``"gd"``, ``"nesterov"``
         and ``"cg"`` an upper bound; nothing is known for the others.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rank import default_rtol, numerical_rank, rank_rule, tolerance_at
+from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
 from .._triangle import condensed
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
@@ -100,7 +100,7 @@ class Problem:
         u, s, vt = u[:, :k], s[:k], vt[:k]
         unit = float(s[0]) ** 2 + mu
         curvature = (s**2 + mu) / unit
-        seen = u.T @ b
+        seen = seen_labels(u.T @ b, s, float(np.linalg.norm(b)), given.shape)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             w = (s / curvature)[:, None] * seen
             error = np.linalg.norm(w, axis=1)

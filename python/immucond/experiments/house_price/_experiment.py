@@ -12,6 +12,7 @@ from ..._validate import FloatArray
 from .. import _experiment
 from .._experiment import Result, immunized, method_units
 from .._methods import (
+    LEACE,
     Fit,
     Method,
     Parameters,
@@ -82,6 +83,7 @@ METHODS = {
         "closed form", "closed_form", {"delta": DELTA, "kappa_P": 1.0}, "closed form", seeded=False
     ),
     "fade": Method("fade", "fade", {"tau": 1e4, "delta": DELTA}, "closed form", seeded=False),
+    "leace": LEACE,
 }
 
 # What `immucond house-price --search` tries: every combination.

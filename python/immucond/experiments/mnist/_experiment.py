@@ -18,6 +18,7 @@ from ...linear.of_roots import limit_of
 from .. import _experiment
 from .._experiment import immunized, method_units
 from .._methods import (
+    LEACE,
     RIDGE,
     Fit,
     Method,
@@ -113,6 +114,7 @@ def _protocol(
         "algorithm1": iterative("algorithm1", "Algorithm 1", "algorithm1", hessians),
         "closed-form": _CLOSED_FORM,
         "fade": _FADE,
+        "leace": LEACE,
     }
 
 
