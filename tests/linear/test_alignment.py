@@ -143,6 +143,26 @@ def test_turns_close_the_bracket():
     assert better >= 3
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_on_a_grid_is_below_what_is_attained(seed):
+    """Of two features S = 1 along one direction and tau across is all that an optimum can be."""
+    rng = np.random.default_rng(seed)
+    X_P, X_H = rng.normal(size=(2, 12, 2)) * 10.0 ** rng.uniform(-1, 1, (2, 1, 2))
+    Y = rng.normal(size=(12, 1 + seed % 3))  # of two columns and more they span the features
+    tau = 10.0 ** rng.uniform(0.5, 4)
+    found = ic.linear.alignment_limit(X_P, X_H, Y, kappa_P=tau, center=False)
+    F = np.linalg.solve(np.linalg.cholesky(X_P.T @ X_P), X_H.T).T
+    q, R = np.linalg.qr(F)
+    b, M, reached = F.T @ Y, R.T @ R, np.sum((q.T @ Y) ** 2)
+    angle = np.linspace(0.0, np.pi, 20_001)
+    v = np.stack([np.cos(angle), np.sin(angle)])
+    S = tau * np.eye(2) - (tau - 1.0) * np.einsum("ik,jk->kij", v, v)
+    top = np.linalg.eigvals(M @ S).real.max(axis=1)
+    least = float(np.min(np.einsum("ic,kij,jc->k", b, S, b) / top) / reached)
+    assert found.attained <= min(least, found.rho_whitened) * (1.0 + 1e-9)
+    assert found.attained >= least * (1.0 - 1e-3) or found.attained == found.rho_whitened
+
+
 def test_directions_that_no_primary_row_uses_are_free():
     X_P, X_H, y = data(1)
     X_P = X_P.copy()

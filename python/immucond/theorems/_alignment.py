@@ -109,6 +109,13 @@ def _descent(case: Labelled) -> Verdict:
         bound = max(0.0, 1.0 - quick * found) ** (2 * steps)
         lost = 64 * steps * case.dim * EPS / max(1.0 - quick * found, 1e-3)
         claims.append(at_most(f"loss after {steps} steps", bound, left, lost))
+    h = (s / s[0]) ** 2
+    ends = np.minimum(2.0, 1.0 / h)  # stable steps that end each direction, as far as there are any
+    for name, lengths in (("the longest", np.full(case.dim, 2.0)), ("those that end it", ends)):
+        left = float(share @ np.prod((1.0 - np.outer(lengths, h)) ** 2, axis=0))
+        bound = max(0.0, 1.0 - 2.0 * found) ** (2 * case.dim)
+        lost = 64 * case.dim**2 * EPS / max(1.0 - 2.0 * found, 1e-3)
+        claims.append(at_most(f"loss after {case.dim} steps, {name}", bound, left, lost))
     return Verdict.of(*claims, rho=found, losses=losses)
 
 
@@ -236,9 +243,10 @@ ALIGNMENT = (
     _theorem(
         name="label-alignment-descent", section=_PAGE + "what-alignment-bounds", verify=_descent,
         statement="Plain gradient descent leaves at least the share of the reducible loss that the "
-        "label alignment says, for every constant step.",
-        formula="loss_t / loss_0 >= (1 - eta sigma_1 rho)^(2t)",
-        hypotheses="squared loss from w = 0, eta sigma_1 rho <= 1",
+        "label alignment says, for every constant step and for every schedule of stable ones.",
+        formula="loss_t / loss_0 >= (1 - eta sigma_1 rho)^(2t); max(0, 1 - 2 rho)^(2t)",
+        hypotheses="squared loss from w = 0; a constant eta with eta sigma_1 rho <= 1; steps in "
+        "[0, 2 / sigma_1]",
     ),
     _theorem(
         name="label-alignment-limit", section=_PAGE + "the-limit", verify=_limit,
