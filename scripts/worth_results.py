@@ -1,13 +1,14 @@
 """Measure what each defence of a network is worth, and write docs/results/worth.md.
 
-worth_results.py [NETWORK ...] [--work FOLDER] [--only RELEASE ...]
+worth_results.py [NETWORK ...] [--work FOLDER] [--only RELEASE ...] [--heads]
 
 Makes releases of each network by ``immucond deep``, ``lock`` and ``erase``, measures each by
 ``immucond leak``, ``cost`` and ``attack``, and writes one section from their files. Each command
 runs into a subfolder of the work folder, unless what it leaves is there already. With --only these
 releases are measured, and nothing is written: several such runs may share a work folder once the
-releases are made (--only without names). Data and models lie where IMMUCOND_DATA and
-IMMUCOND_MODELS say.
+releases are made (--only without names). With --heads nobody trains a whole network, which takes
+hours; a later run without it adds them. Data and models lie where IMMUCOND_DATA and IMMUCOND_MODELS
+say.
 """
 
 import argparse
@@ -43,6 +44,10 @@ HEADS = (
 WHOLE = (
     "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 4 "
     "--max-utility-drop 1 --attackers adam lora-8"
+)
+TRAINED = (
+    "Adam, all, and LoRA: fewest steps by batches of 64 of who trains all weights or adapters, or "
+    "the least loss of those who do not get there. "
 )
 ATTACKED_WHOLE = (BASE, "fade", "fade-distilled", *ERASED)
 
@@ -118,12 +123,17 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-worth")
     parser.add_argument("--only", nargs="*", metavar="RELEASE", default=None)
+    parser.add_argument("--heads", action="store_true")
     given = parser.parse_args()
     for name in chosen(parser, given.networks, NETWORKS):
         network, work = NETWORKS[name], given.work / name
         made = releases(network, work)
         names = [] if given.only == [] else chosen(parser, given.only, made)
-        found = {release: measure(network, work, release, made[release][1]) for release in names}
+        whole = () if given.heads else ATTACKED_WHOLE
+        found = {
+            release: measure(network, work, release, made[release][1], release in whole)
+            for release in names
+        }
         if given.only is None:
             write(PAGE, f"{Path(__file__).name} {name}", [*section(name, work, made, found)])
 
@@ -154,12 +164,15 @@ def folder_of(network: Network, method: str) -> str:
     return method if method in network.apart else "deep"
 
 
-def measure(network: Network, work: Path, name: str, release: str) -> dict[str, Any]:
-    """Measure one release: its profile, its cost, and its strongest attacker."""
+def measure(network: Network, work: Path, name: str, release: str, trained: bool) -> dict[str, Any]:
+    """Measure one release: its profile, its cost, and its strongest attacker.
+
+    He trains the whole network too where that is `trained`.
+    """
     out, at = work / "measured" / name, f"--backbone {release}"
     heads = told(f"attack {at} {network.tasks} {HEADS} --no-scratch", out / "heads")["runs"][0]
     attacks, whole = list(heads["attacks"]["release"]), None
-    if name in ATTACKED_WHOLE:
+    if trained:
         scratch = "" if name == BASE else " --no-scratch"
         words = f"{WHOLE} --target {heads['target']}{scratch}"
         whole = told(f"attack {at} {network.tasks} {words}", out / "whole")["runs"][0]
@@ -198,6 +211,7 @@ def section(
     network = NETWORKS[name]
     base, runs = found[BASE], [read(x) for x in sorted(work.rglob("made.json"))]
     at, seconds = sorted({run["commit"] for run in runs}), sum(run["seconds"] for run in runs)
+    trained = base["whole"] is not None
     plain = network.making(*(method for method in MADE if method not in network.apart))
     apart = "".join(f", {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
     yield f"## {network.title}"
@@ -206,12 +220,13 @@ def section(
         f"`python scripts/worth_results.py {name}`, commit {' and '.join(at)}, seed 0, "
         f"{seconds:.0f} s of computing. Releases by `immucond {plain}`{apart} and of theta_0 by "
         f"`immucond lock` and `immucond erase`; each attacked with `{HEADS}`, from every start and "
-        f"cut, some of them to the same target with `{WHOLE}` too; `immucond leak` and "
-        "`immucond cost --params head` with their defaults."
+        f"cut{f', some of them to the same target with `{WHOLE}` too' if trained else ''}; "
+        "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
+    whole = ("Adam, all", "LoRA") if trained else ()
     heads = ("release", "primary", "RIR", "rho", "Adam, head", "GD, head", "ceiling", "at",
-             "Adam, all", "LoRA", "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
+             *whole, "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
     deep: dict[str, Any] = {}
@@ -230,12 +245,16 @@ def section(
             number(float(steps["0.5"]["lower"])),
             f"{profile['ceiling']:.1%}",
             profile["where"].removeprefix(network.within),
-            *(best(of["whole"], "release", attacker) for attacker in ("adam", "lora-8")),
+            *(
+                best(of["whole"], "release", attacker)
+                for attacker in ("adam", "lora-8")[: len(whole)]
+            ),
             *who(of["strongest"], network.within),
             number(of["strongest"]["steps"] / base["strongest"]["steps"]),
         ]
         yield f"| {' | '.join(cells)} |"
-    yield f"| from scratch |{' |' * 7} {best(base['whole'], 'scratch', 'adam')} |{' |' * 6}"
+    if trained:
+        yield f"| from scratch |{' |' * 7} {best(base['whole'], 'scratch', 'adam')} |{' |' * 6}"
     yield ""
     if none := [label for release, label in ERASED.items() if release not in made]:
         yield f"No network is within its tolerance: {', '.join(none)}."
@@ -245,8 +264,7 @@ def section(
         "the release. rho: label alignment of the harmful labels at the head's input. Adam, head: "
         "what a new head gets in 20 epochs of `immucond deep`. GD, head: forecast of the steps of "
         "gradient descent on it until half of the squared loss is left. ceiling: of the leak "
-        "profile, the most over all cuts. Adam, all, and LoRA: fewest steps by batches of 64 of "
-        "who trains all weights or adapters, or the least loss of those who do not get there. "
+        f"profile, the most over all cuts. {TRAINED if trained else ''}"
         "strongest: fewest steps of any attacker until the held-out cross-entropy is at "
         f"{number(base['heads']['target'])} nats; loss and accuracy: his at best, "
         "or where nobody gets there those of the least loss. factor: over the steps on theta_0."
