@@ -35,7 +35,7 @@ RUNS = {
     "house-price": ("house-price",),
     "mnist-pairs": ("mnist", "--pairs", *(f"{P}-{H}" for P, H in SEARCH_PAIRS)),
     "mnist": ("mnist",),
-    "mnist-fade": ("mnist", "--methods", "identity", "closed-form", "fade"),
+    "mnist-fade": ("mnist", "--methods", "identity", "closed-form", "fade", "leace"),
     "mnist-mini-batch": (
         *("mnist", "--protocol", "mini-batch"),
         *("--methods", "identity", "algorithm1"),
