@@ -293,6 +293,11 @@ def test_leace_leaves_no_probe_anything(folder, outcome, intercept):
     assert best @ best == pytest.approx(np.sum((H.y - mean) ** 2), rel=1e-9)
     assert values["alignment"]["training"]["harmful"]["after"] == {"rho": 0.0, "left": 1.0}
     assert values["alignment"]["held_out"]["harmful"]["after"]["rho"] > 0.0
+    identity = numbers["methods"]["identity"]["seeds"][0]["alignment"]
+    for rows in ("training", "held_out"):  # before it is what it was, whatever rank a map loses
+        assert values["alignment"][rows]["harmful"]["before"] == pytest.approx(
+            identity[rows]["harmful"]["before"]
+        )
     (row,) = [line for line in (outcome / "tables.md").read_text().splitlines()
               if line.startswith("| LEACE") and "nothing" in line and "→" in line]  # fmt: skip
     assert row.count("nothing to learn") == 2

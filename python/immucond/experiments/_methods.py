@@ -298,12 +298,12 @@ def felt(Z: FloatArray, y: FloatArray, rank: int | None) -> dict[str, float]:
 def alignments(
     found: Fit, rows: Mapping[str, Sequence[tuple[FloatArray, FloatArray]]], values: Values
 ) -> Values:
-    """:func:`felt` of both tasks before and after, by rows, at the ranks of their reports."""
+    """:func:`felt` of both tasks before and after, by rows, after at the ranks of their reports."""
     return {
         name: {
             task: {
-                when: felt(Z, y, values[name]["exact"][f"rank_{letter}"])
-                for when, Z in (("before", X), ("after", found.features(X)))
+                "before": felt(X, y, None),
+                "after": felt(found.features(X), y, values[name]["exact"][f"rank_{letter}"]),
             }
             for task, letter, (X, y) in zip(("primary", "harmful"), "PH", both, strict=True)
         }
