@@ -28,13 +28,10 @@ from ._rank import (
     tolerance_at,
 )
 from ._triangle import triangular
-from ._validate import FloatArray, as_delta, as_float64, as_matrix
+from ._validate import FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
-Ranks = tuple[SupportsIndex | None, SupportsIndex | None]
 Given = npt.ArrayLike | None
-Names = tuple[str, str, str, str]
-NAMES: Names = ("X_P", "X_H", "K_P", "K_H")
 
 # Smallest eigenvalue, relative to the largest and in units of rounding, for which the Cholesky
 # factor keeps six digits of everything.
@@ -102,6 +99,11 @@ class Root:
         return self.decompose()
 
     @property
+    def root(self) -> Root:
+        """Itself, as what was factored in place of it has one."""
+        return self
+
+    @property
     def sigma(self) -> FloatArray:
         """(d,) singular values of R, descending."""
         return self._decomposed[0]
@@ -129,6 +131,18 @@ class Root:
         if self.factor is not None:
             return np.asarray(scipy.linalg.solve_triangular(self.factor, A))
         return (self.range_basis / self.sigma[: self.rank]) @ A
+
+    def transposed(self, A: FloatArray) -> FloatArray:
+        """Return ``R^T A``."""
+        return np.asarray(self.matrix.T @ A)
+
+    def to_null(self, A: FloatArray) -> FloatArray:
+        """Return ``N^T A`` for an orthonormal basis N of null(K)."""
+        return np.asarray(self.null_basis.T @ A)
+
+    def from_null(self, A: FloatArray) -> FloatArray:
+        """Return ``N A``."""
+        return np.asarray(self.null_basis @ A)
 
     @property
     def frobenius(self) -> float:
@@ -316,59 +330,6 @@ def _to_unit(A: FloatArray, name: str) -> tuple[FloatArray, float]:
     if scale == 0.0:
         raise ValueError(f"{name} is zero: a task needs inputs of rank 1 or more")
     return A / scale, scale
-
-
-def by_inputs(given: tuple[Any, Any, Any, Any], names: Names = NAMES) -> bool:
-    """Whether two tasks are given by their inputs, and not by their Gram matrices."""
-    there = tuple(value is not None for value in given)
-    if there not in ((True, True, False, False), (False, False, True, True)):
-        seen = ", ".join(name for name, is_there in zip(names, there, strict=True) if is_there)
-        raise TypeError(
-            f"give either {names[0]} and {names[1]} or {names[2]} and {names[3]}, got "
-            f"{seen or 'nothing'}; the first are inputs, one row a sample, the others their Gram "
-            "matrices"
-        )
-    return there[0]
-
-
-def known_ranks(ranks: Ranks | None) -> Ranks:
-    """Return the known ranks of the primary and of the harmful task, None where there is none."""
-    if ranks is None:
-        return None, None
-    if not (isinstance(ranks, tuple | list) and len(ranks) == 2):
-        raise ValueError(
-            f"ranks must be a pair (of the primary and of the harmful task), got {ranks!r}"
-        )
-    return ranks[0], ranks[1]
-
-
-def roots(
-    X_P: Given, X_H: Given, K_P: Given, K_H: Given, *,
-    ranks: Ranks | None = None, computed_in: Any = None,
-    names: Names = NAMES,
-) -> tuple[Root, Root]:  # fmt: skip
-    """Roots of two tasks, from inputs or from Gram matrices; `names` are those of the arguments."""
-    rank_P, rank_H = known_ranks(ranks)
-    inputs = by_inputs((X_P, X_H, K_P, K_H), names)
-    one, other = names[:2] if inputs else names[2:]
-    P = root_of(X_P, K_P, names[0], names[2], rank=rank_P, computed_in=computed_in)
-    H = root_of(X_H, K_H, names[1], names[3], rank=rank_H, computed_in=computed_in)
-    if P.dim != H.dim:
-        needed = "have as many columns" if inputs else "be of one size"
-        raise ValueError(f"{one} and {other} must {needed}, got {P.dim} and {H.dim}")
-    return P, H
-
-
-def roots_plus(
-    X_P: Given, X_H: Given, K_P: Given, K_H: Given, delta: float | tuple[float, float], *,
-    ranks: Ranks | None, computed_in: Any,
-) -> tuple[Root, Root, tuple[float, float]]:  # fmt: skip
-    """Roots of ``K_P + delta_P I`` and ``K_H + delta_H I``, and both deltas; warns of lost ones."""
-    deltas = as_delta(delta)
-    exact = roots(X_P, X_H, K_P, K_H, ranks=ranks, computed_in=computed_in)
-    P, H = (root.plus(added) for root, added in zip(exact, deltas, strict=True))
-    warn_if_lost(P, H)
-    return P, H, deltas
 
 
 def root_of(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import immunize
 from ._errors import extra
-from ._task import roots
+from ._two_tasks import roots
 from ._validate import Array, FloatArray, as_delta, check_choice
 from .immunize import ImmunizationResult
 from .linear import ImmunityReport, blind_extractor

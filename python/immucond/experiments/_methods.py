@@ -14,8 +14,9 @@ from .. import immunize, linear, probing
 from .._errors import ImmucondError
 from .._format import brief
 from .._show import thin
-from .._task import Ranks, root_of_inputs, with_ones
+from .._task import root_of_inputs, with_ones
 from .._triangle import condensed, triangular
+from .._two_tasks import Ranks
 from .._validate import FloatArray
 from ..linear import ImmunityReport
 from ._units import Values

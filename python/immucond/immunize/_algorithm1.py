@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._errors import underflow_is_zero
 from .._regularizers import r_ill, r_well
-from .._task import Ranks
+from .._two_tasks import Ranks
 from ..linear.of_roots import centred, labels_of, task_of_inputs
 from ._hessians import Preconditioner
 from ._losses import SquaredLoss

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._errors import underflow_is_zero
 from .._regularizers import kappa, r_ill
-from .._task import Ranks
+from .._two_tasks import Ranks
 from .._validate import as_count, check_real
 from ._hessians import Preconditioner
 from ._objective import AdaptedLoss, Conditioning, PrimaryLoss

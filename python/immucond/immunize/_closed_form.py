@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from .._errors import underflow_is_zero
 from .._format import warn_if_easier
-from .._task import Ranks, roots, warn_if_lost
+from .._task import warn_if_lost
+from .._two_tasks import Ranks, roots
 from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real, plain
 from ..linear import fade as fade_map
 from ..linear.of_roots import extractor_of, nearest_of, report_of

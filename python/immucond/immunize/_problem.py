@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol
-from .._task import Ranks, Root, roots, span_of
+from .._task import Root, span_of
+from .._two_tasks import Ranks, roots
 from .._validate import (
     FloatArray,
     as_count,

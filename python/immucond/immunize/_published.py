@@ -13,7 +13,8 @@ import scipy.linalg
 from .._errors import DegenerateSpectrumError, underflow_is_zero
 from .._extreme import feature_extreme_pairs
 from .._regularizers import SpectralRegularizer
-from .._task import roots, with_ones
+from .._task import with_ones
+from .._two_tasks import roots
 from .._validate import FloatArray, as_count, as_float64
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Plotted, history_columns, history_curves
 from .._files import whole
 from .._format import not_harder
-from .._task import Ranks, roots, with_ones
+from .._task import with_ones
+from .._two_tasks import Ranks, roots
 from .._validate import FloatArray, as_float64, plain
 from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment
 from ..linear.of_roots import report_of

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from .._display import Columns, Tabular, by_task
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
-from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
+from .._task import Root, root_of, warn_if_lost
+from .._two_tasks import Ranks, known_ranks
 from .._validate import FloatArray, as_targets, check_real
 from ._extractor import kappa_within
 from ._factored import Factored

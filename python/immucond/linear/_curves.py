@@ -13,7 +13,8 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
 from .._show import BLACK, before_or
-from .._task import Ranks, Root, lost, roots, roots_plus
+from .._task import Root, lost
+from .._two_tasks import Ranks, roots, roots_plus
 from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ._limit import ImmunityLimit, limit_of
 

@@ -12,7 +12,8 @@ from .._errors import underflow_is_zero
 from .._extreme import psd_ends
 from .._leveling import level
 from .._rank import rank_rule
-from .._task import Ranks, Root, root_of, warn_if_lost
+from .._task import Root, root_of, warn_if_lost
+from .._two_tasks import Ranks
 from .._validate import FloatArray, as_float64, as_matrix, check_real
 from ._factored import Factored, factors_or_roots
 from ._limit import Pencil, deficit_of, features_of, pencil

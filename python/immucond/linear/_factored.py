@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
 from .._rank import default_rtol, epsilon, gram_rule
-from .._task import SAFE, Given, Ranks, Root, known_ranks, root_of_gram, roots_plus
+from .._task import SAFE, Given, Root, root_of_gram
+from .._two_tasks import Ranks, known_ranks, roots_plus
 from .._validate import Array, FloatArray, as_delta, as_matrix
 
 # A norm is at most slack sqrt(2 / pi) times the largest image of so many Gaussian vectors, but for

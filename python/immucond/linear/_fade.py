@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .._errors import AccuracyWarning, ImmunityWarning, underflow_is_zero, warn
 from .._rank import default_rtol
-from .._task import Ranks, Root, known_ranks, root_of, warn_if_lost
+from .._task import Root, root_of, warn_if_lost
+from .._two_tasks import Ranks, known_ranks
 from .._validate import FloatArray, check_choice, check_real
 from ._alignment_limit import (
     PrimaryHead,
@@ -160,7 +161,7 @@ def fade_of(
     sizes = [float(np.linalg.norm(part)) or 1.0 for part in columns]
     b = np.hstack([part / size for part, size in zip(columns, sizes, strict=True)])
     rounding = max(task.rounding / size for task, size in zip(tasks, sizes, strict=True))
-    free = P.to_null(b) if isinstance(P, Factored) else P.null_basis.T @ b
+    free = P.to_null(b)
     whole = P.whitened(b.T).T
     within, least = whole, 0.0
     if protect and head is not None:
@@ -188,16 +189,16 @@ def fade_of(
             f"of the primary head, but for a share of {outside:.2g}, which is rounding"
         )
     left = P.unwhitened(Q)
-    right = P.transposed(Q) if isinstance(P, Factored) else P.matrix.T @ Q
+    right = P.transposed(Q)
     if q:
-        back = P.from_null if isinstance(P, Factored) else P.null_basis.__matmul__
         # b = R^T within + N free, all of it.
-        rest = (P.matrix.T @ within + back(free) - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
-        left = np.hstack([left, back(u[:, :q])])
+        given = P.matrix.T @ within + P.from_null(free)
+        rest = (given - right @ (Q.T @ within)) @ (vt[:q].T / s[:q])
+        left = np.hstack([left, P.from_null(u[:, :q])])
         right = np.hstack([right, rest])
     whitening = None
     if form == "whitened":
-        whitening = slow_extractor(P.root if isinstance(P, Factored) else P, Q, strength)
+        whitening = slow_extractor(P.root, Q, strength)
     return FadeMap(
         left=left, right=right, tau=strength, form=form, protected=1.0 - slow_share(head, Q),
         delta=delta, whitening=whitening, _given=P, _tasks=tuple(tasks),
@@ -216,12 +217,10 @@ def _beside(
     u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
     # By as much as rounding of K_P, or of its inputs, may have turned its null space.
     turned = P.rtol * P.frobenius
-    gram = isinstance(P, Factored) or P.rounding > 0.0
-    turned = (
-        turned**2 * float(np.linalg.norm(P.unwhitened(within)))
-        if gram
-        else (turned * float(np.linalg.norm(within)))
-    )
+    if P.rounding > 0.0:  # of a Gram matrix, whose rounding acts on the squares
+        turned *= turned * float(np.linalg.norm(P.unwhitened(within)))
+    else:
+        turned *= float(np.linalg.norm(within))
     own = default_rtol(b.shape, np.float64) * float(np.linalg.norm(b))
     return u, s, vt, int(np.count_nonzero(s > max(turned, own, rounding)))
 

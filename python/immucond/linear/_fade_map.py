@@ -58,7 +58,7 @@ class FadeMap(Tabular):
 
     @property
     def _primary(self) -> Root:
-        return self._given.root if isinstance(self._given, Factored) else self._given
+        return self._given.root
 
     @property
     def shape(self) -> tuple[int, int]:

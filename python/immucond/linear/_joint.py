@@ -15,7 +15,8 @@ import scipy.special
 from .._condition import condition_number
 from .._display import Columns, Tabular
 from .._errors import underflow_is_zero
-from .._task import Root, by_inputs, root_of, warn_if_lost
+from .._task import Root, root_of, warn_if_lost
+from .._two_tasks import by_inputs
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
 from ._extractor import extractor_of
 from ._limit import kappa_of_pencil

@@ -14,7 +14,8 @@ from .._errors import underflow_is_zero
 from .._extreme import psd_ends
 from .._gram import gram
 from .._rank import epsilon, rank_rule
-from .._task import SAFE, Ranks, Root, roots_plus, squared_ratio
+from .._task import SAFE, Root, squared_ratio
+from .._two_tasks import Ranks, roots_plus
 from .._validate import FloatArray, as_count
 from ._factored import Factored
 from ._labelled import LabelledTask

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import scipy.optimize
 
 from .._errors import underflow_is_zero
-from .._task import Ranks, Root, roots_plus
+from .._task import Root
+from .._two_tasks import Ranks, roots_plus
 from .._validate import FloatArray, as_theta
 from ._extractor import kappa_within, refuse_unbounded
 from ._limit import pencil

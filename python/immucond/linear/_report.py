@@ -12,7 +12,8 @@ from .._condition import condition_number
 from .._display import Columns, Tabular
 from .._errors import underflow_is_zero
 from .._format import SLACK, not_harder
-from .._task import RankFrom, Ranks, Root, roots, span_of, warn_if_lost
+from .._task import RankFrom, Root, span_of, warn_if_lost
+from .._two_tasks import Ranks, roots
 from .._validate import FloatArray, as_theta, check_real
 from ._limit import ImmunityLimit, limit_of
 

@@ -12,7 +12,8 @@ import scipy.special
 
 from .._display import Record
 from .._errors import underflow_is_zero
-from .._task import Ranks, known_ranks, root_of, roots, warn_if_lost
+from .._task import root_of, warn_if_lost
+from .._two_tasks import Ranks, known_ranks, roots
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ._fade import fade_of
 from ._fade_map import FadeMap
