@@ -293,6 +293,18 @@ def test_progress_in_a_pipe_is_lines(capsys):
     assert {f"steps: {share}%" for share in range(0, 101, 10)} <= set(lines[5:])
 
 
+def test_a_stage_of_many_names_is_one_line(capsys):
+    stage = f"frozen blocks, data[{','.join(f'class{i}' for i in range(30))}] test"
+    with progress(quiet=False) as report:
+        report(stage, 1, 2)
+        report("short", 1, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("frozen blocks, data[class0,class1,")
+    assert "...8,class29] test: 1 of 2" in first
+    assert len(first) < 79
+    assert second.startswith("short: ")
+
+
 def test_progress_in_a_pipe_goes_on_in_silence(monkeypatch):
     """A unit that takes long tells nothing itself: its line comes again, until the end."""
     monkeypatch.setattr(_output, "_SILENCE", 0.01)

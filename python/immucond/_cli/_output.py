@@ -103,6 +103,7 @@ def print_json(numbers: Any) -> None:
 
 Report = Callable[[str, int, int], None]
 
+_LONG = 60  # characters of a stage
 _EACH = 20  # steps of a stage that get a line each; of more, each tenth gets one,
 _SILENCE = 10.0  # and after so many seconds in which none was told the last is told again
 
@@ -112,12 +113,14 @@ def progress(quiet: bool) -> Iterator[Report]:
     """Yield a function to call with (stage, done, total); with quiet it says nothing."""
     if quiet:
         yield lambda *_: None
-    elif sys.stderr.isatty():
-        with _bar() as report:
-            yield report
-    else:
-        with _lines() as report:
-            yield report
+        return
+    with _bar() if sys.stderr.isatty() else _lines() as report:
+        yield lambda stage, done, total: report(_shortened(stage), done, total)
+
+
+def _shortened(stage: str) -> str:
+    """Both ends of what is longer than a line leaves room for, as of a task of thirty classes."""
+    return stage if len(stage) <= _LONG else f"{stage[: _LONG - 18]}...{stage[-15:]}"
 
 
 @contextmanager
