@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import re
 import subprocess
 import sys
@@ -89,19 +90,25 @@ def test_instances_are_hard():
 # What is false as printed
 
 
-def smallest(name: str):
+def shrunk(name: str, seed: int = 0):
     """Counterexample that Hypothesis finds, and shrinks."""
     theorem = THEOREMS[name]
     return find(
         theorem.strategy(),
         lambda case: not theorem.check(case).holds,
         settings=settings(max_examples=10_000, database=None),
+        random=random.Random(seed),
     )
+
+
+def smallest(name: str, size):
+    """Smallest of three: one search of fifty ends early, and what it draws hangs on what is loaded."""
+    return min((shrunk(name, seed) for seed in range(3)), key=size)
 
 
 @pytest.mark.parametrize("name", FALSE)
 def test_false_statements_are_found_out(name):
-    verdict = THEOREMS[name].check(smallest(name))
+    verdict = THEOREMS[name].check(shrunk(name))
     assert not verdict.holds
     assert verdict.slack < -verdict.rounding
 
@@ -115,13 +122,13 @@ def test_what_is_true_instead_holds_on_the_same_strategy(name, data):
 
 
 def test_smallest_counterexamples_are_small():
-    extraction = smallest("proposition-3.2")
+    extraction = smallest("proposition-3.2", lambda case: case.theta.size)
     assert extraction.theta.shape == (2, 2)
-    tasks = smallest("alignment-remark")
+    tasks = smallest("alignment-remark", lambda case: (case.dim, np.count_nonzero(case.X_P)))
     assert tasks.dim == 2
     np.testing.assert_array_equal(tasks.X_P, np.diag(np.diag(tasks.X_P)))
-    assert smallest("theorem-4.3-1").sigma.size == 2
-    assert smallest("theorem-4.3-1-without-2").sigma.size <= 3
+    for name, most in (("theorem-4.3-1", 2), ("theorem-4.3-1-without-2", 3)):
+        assert smallest(name, lambda case: case.sigma.size).sigma.size <= most
 
 
 @pytest.mark.parametrize("name", FALSE)
