@@ -102,7 +102,7 @@ def shrunk(name: str, seed: int = 0):
 
 
 def smallest(name: str, size):
-    """Smallest of three: one search of fifty ends early, and what it draws hangs on what is loaded."""
+    """Smallest of three: one search of fifty ends early, by draws that hang on loaded modules."""
     return min((shrunk(name, seed) for seed in range(3)), key=size)
 
 
