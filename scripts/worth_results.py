@@ -180,9 +180,8 @@ def measure(network: Network, work: Path, name: str, release: str, trained: bool
     He trains the whole network too where that is `trained`.
     """
     out, at = work / "measured" / name, f"--backbone {release}"
-    heads = told(f"attack {at} {network.tasks} {network.heads} --no-scratch", out / "heads")[
-        "runs"
-    ][0]
+    words = f"attack {at} {network.tasks} {network.heads} --no-scratch"
+    heads = told(words, out / "heads")["runs"][0]
     attacks, whole = list(heads["attacks"]["release"]), None
     if trained:
         scratch = "" if name == BASE else " --no-scratch"
@@ -229,10 +228,10 @@ def section(
     yield f"## {network.title}"
     yield ""
     yield (
-        f"`python scripts/worth_results.py {name}`, commit {' and '.join(at)}, seed 0, "
-        f"{seconds:.0f} s of computing. Releases by `immucond {plain}`{apart} and of theta_0 by "
-        f"`immucond lock` and `immucond erase`; each attacked with `{network.heads}`, from every start and "
-        f"cut{f', some of them to the same target with `{WHOLE}` too' if trained else ''}; "
+        f"`python scripts/worth_results.py {name}{'' if trained else ' --heads'}`, commit "
+        f"{' and '.join(at)}, seed 0, {seconds:.0f} s of computing. Releases by "
+        f"`immucond {plain}`{apart} and of theta_0 by `immucond lock` and `immucond erase`; each "
+        f"attacked with `{network.heads}`, from every start and cut{f', some of them to the same target with `{WHOLE}` too' if trained else ''}; "
         "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
