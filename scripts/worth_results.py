@@ -225,13 +225,14 @@ def section(
     trained = base["whole"] is not None
     plain = network.making(*(method for method in MADE if method not in network.apart))
     apart = "".join(f", {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
+    more = f", some of them to the same target with `{WHOLE}` too" if trained else ""
     yield f"## {network.title}"
     yield ""
     yield (
         f"`python scripts/worth_results.py {name}{'' if trained else ' --heads'}`, commit "
         f"{' and '.join(at)}, seed 0, {seconds:.0f} s of computing. Releases by "
         f"`immucond {plain}`{apart} and of theta_0 by `immucond lock` and `immucond erase`; each "
-        f"attacked with `{network.heads}`, from every start and cut{f', some of them to the same target with `{WHOLE}` too' if trained else ''}; "
+        f"attacked with `{network.heads}`, from every start and cut{more}; "
         "`immucond leak` and `immucond cost --params head` with their defaults."
     )
     yield ""
