@@ -260,6 +260,24 @@ def test_rounding_of_erased_labels_is_not_seen(decades, shape):
     assert (before, after) == ("1", "nothing to learn")
 
 
+def test_an_intercept_reads_what_was_erased_without_one():
+    """The features' mean carries the labels' on; a second task of ones takes it as well."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 5)) + 2.0
+    y, ones = (Z @ rng.normal(size=5))[:, None], np.ones((60, 1))
+    alone = Z @ ic.linear.fade(Z, Z, y, tau=math.inf, center=False).theta
+    both = Z @ ic.linear.fade(Z, [Z, Z], [y, ones], tau=math.inf, center=False).theta
+
+    def read(features):
+        best = np.linalg.lstsq(features, y, rcond=1e-10)[0]
+        return 1.0 - np.sum((y - features @ best) ** 2) / np.sum((y - y.mean()) ** 2)
+
+    assert np.sum((alone.T @ y) ** 2) < 1e-20 * np.sum((Z.T @ y) ** 2)
+    assert read(np.hstack([alone, ones])) > 0.05
+    assert read(np.hstack([both, ones])) == pytest.approx(0.0, abs=1e-9)
+    assert ic.linear.alignment(both, y, center=False).explained == 0.0
+
+
 @pytest.mark.parametrize("decades", [3, 6, 9, 12])
 def test_labels_along_the_weakest_direction_are_seen(decades):
     rng = np.random.default_rng(decades)
