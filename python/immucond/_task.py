@@ -27,6 +27,7 @@ from ._rank import (
     rank_rule,
     tolerance_at,
 )
+from ._svd import svd
 from ._triangle import triangular
 from ._validate import FloatArray, as_float64, as_matrix
 
@@ -223,7 +224,7 @@ def span_of(theta: FloatArray) -> FloatArray | None:
     """Orthonormal basis of what theta's columns span; None where that is everything."""
     s = np.linalg.svd(theta, compute_uv=False)
     rank = int(np.count_nonzero(s > default_rtol(theta.shape, np.float64) * s[0]))
-    return None if rank == theta.shape[0] else np.linalg.svd(theta)[0][:, :rank]
+    return None if rank == theta.shape[0] else svd(theta)[0][:, :rank]
 
 
 def with_ones(X: FloatArray) -> FloatArray:
@@ -243,7 +244,7 @@ def root_of_inputs(
     unit, scale = _to_unit(as_float64(given, name), name)
     if unit.shape[0] > unit.shape[1]:
         unit = triangular(unit)
-    _, s, vt = np.linalg.svd(unit, full_matrices=True)
+    _, s, vt = svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
     found, rtol = numerical_rank(sigma, rule), tolerance_at(sigma, rule)

@@ -357,3 +357,11 @@ def test_real_images(data_dir):
     everything = data.pixels / 255
     assert everything.mean() == pytest.approx(MEAN, abs=1e-4)
     assert everything.std() == pytest.approx(STD, abs=1e-4)
+
+
+def test_divide_and_conquer_that_gives_up_does_not_end_a_run(data_dir, tmp_path):
+    """What LEACE leaves of eights beside sixes was beyond LAPACK's dgesdd."""
+    settings = mnist.Settings(data_dir=data_dir, methods=("leace",), pairs=((8, 6),), probe_steps=0)
+    (values,) = mnist.run(settings, tmp_path / "units").units["leace", (8, 6)]
+    assert values["alignment"]["training"]["harmful"]["after"] == {"rho": 0.0, "left": 1.0}
+    assert values["alignment"]["training"]["primary"]["after"]["left"] < 0.1

@@ -14,6 +14,7 @@ from .._accumulator import Accumulator
 from .._gram import GramAccumulator, gram
 from .._rank import default_rtol, rank_rule, tolerance_at
 from .._ranks import Ranks
+from .._svd import svd
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray
 from ..linear import Alignment, alignment
@@ -330,7 +331,7 @@ class TriangleMoments(Moments):
 
     def _aligned(self, center: bool, precision: Any, b: FloatArray, energy: float) -> Alignment:
         R, shape = self.triangle(center), (self.count, self.width)
-        u, s, vt = scipy.linalg.svd(R)
+        u, s, vt = svd(R)
         noise = default_rtol(shape, np.float64, "features") * float(np.linalg.norm(self.moment.R))
         rule = rank_rule(
             R.shape, R.dtype, rank=None, rtol=None, computed_in=precision, given="features"

@@ -24,6 +24,7 @@ import scipy.linalg
 from .._extreme import ExtremePairs, feature_extreme_pairs, psd_extreme_pairs
 from .._gram import gram, hessian
 from .._regularizers import SpectralRegularizer
+from .._svd import svd
 from .._task import Root
 from .._validate import FloatArray
 
@@ -217,7 +218,7 @@ class BatchHessian(Hessian):
         start: ExtremePairs | None,  # noqa: ARG002
     ) -> Evaluated:
         Z = self._features(theta)
-        U, s, Vt = np.linalg.svd(Z, full_matrices=False)
+        U, s, Vt = svd(Z, full_matrices=False)
         U, s, Vt = U[:, : self.rank], s[: self.rank], Vt[: self.rank]
         value, G, pairs = regularizer.value_and_grad(
             np.diag(s * s),
@@ -243,7 +244,7 @@ class BatchHessian(Hessian):
     def _step(self, A: FloatArray, Vt: FloatArray) -> LowRank:
         """Preconditioned ``X^T A V^T``, through (B, B) matrices."""
         if self._preconditioner == "projected":
-            U, s, Wt = np.linalg.svd(self._X, full_matrices=False)
+            U, s, Wt = svd(self._X, full_matrices=False)
             k = min(self.rank, s.size)
             return LowRank((Wt[:k].T / s[:k]) @ (U[:, :k].T @ A), Vt)
         if self._preconditioner == "ridge":

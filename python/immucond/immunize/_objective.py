@@ -14,6 +14,7 @@ from .._errors import DegenerateSpectrumError, ImmucondError
 from .._extreme import ExtremePairs
 from .._rank import default_rtol
 from .._regularizers import SpectralRegularizer
+from .._svd import svd
 from .._validate import FloatArray
 from ..linear.of_roots import centred
 from ._hessians import LowRank, Preconditioner, Step, Weighted, norm
@@ -208,7 +209,7 @@ def _back(X: FloatArray, preconditioner: Preconditioner | None, ridge: float) ->
     """``X^T``, ``X^+`` or ``(X^T X + ridge I)^-1 X^T``, through (n, n) matrices."""
     if preconditioner is None:
         return X.T
-    U, s, Wt = np.linalg.svd(X, full_matrices=False)
+    U, s, Wt = svd(X, full_matrices=False)
     k = int(np.count_nonzero(s > default_rtol(X.shape, np.float64) * s[0]))
     added = ridge if preconditioner == "ridge" else 0.0
     return np.asarray((Wt[:k].T * (s[:k] / (s[:k] ** 2 + added))) @ U[:, :k].T)

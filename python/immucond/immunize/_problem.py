@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol
+from .._svd import svd
 from .._task import Root, span_of
 from .._two_tasks import Ranks, roots
 from .._validate import (
@@ -171,7 +172,7 @@ def reduction(P: Root, H: Root, omega: FloatArray) -> FloatArray | None:
     if P.dim - max(P.rank, H.rank) <= c:
         return None
     null = P.null_basis
-    _, sines, vt = np.linalg.svd(H.range_basis.T @ null)
+    _, sines, vt = svd(H.range_basis.T @ null)
     tolerance = _ROUNDING * default_rtol(null.shape, np.float64)
     joint = null @ vt[np.count_nonzero(sines > tolerance) :].T
     if joint.shape[1] <= c:

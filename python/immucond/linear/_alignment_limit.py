@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .._display import Columns, Tabular, by_task
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
+from .._svd import svd
 from .._task import Root, root_of, warn_if_lost
 from .._two_tasks import Ranks, known_ranks
 from .._validate import FloatArray, as_targets, check_real
@@ -265,13 +266,13 @@ def case_of(P: Root, H: LabelledTask) -> AlignmentCase:
 
 def live_null_basis(P: Root, H: LabelledTask) -> FloatArray:
     """Orthonormal basis of the directions of null(K_P) in which harmful rows have energy."""
-    _, _, vt = np.linalg.svd(H.matrix @ P.null_basis, full_matrices=False)
+    _, _, vt = svd(H.matrix @ P.null_basis, full_matrices=False)
     return np.asarray(P.null_basis @ vt[: deficit_of(P, H)].T)
 
 
 def orthonormal(columns: FloatArray, shape: tuple[int, ...], rounding: float = 0.0) -> FloatArray:
     """Orthonormal basis of the span, by the one rule of rank and what is known to be rounding."""
-    u, s, _ = np.linalg.svd(columns, full_matrices=False)
+    u, s, _ = svd(columns, full_matrices=False)
     least = max(default_rtol(shape, np.float64) * float(s[0]), rounding) if s.size else 0.0
     return u[:, : int(np.count_nonzero(s > least))]
 
@@ -296,7 +297,7 @@ def slowest(F: list[FloatArray], labels: list[FloatArray], tau: float) -> FloatA
     (only,) = F
 
     def rho(Q: FloatArray) -> tuple[float, FloatArray]:
-        u, s, _ = np.linalg.svd(_spread(only, Q, tau), full_matrices=False)
+        u, s, _ = svd(_spread(only, Q, tau), full_matrices=False)
         return float(np.sum(_spread(b.T, Q, tau) ** 2)) / float(s[0]) ** 2, only.T @ u[:, 0]
 
     best, w = rho(Q)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .._errors import AccuracyWarning, ImmunityWarning, underflow_is_zero, warn
 from .._rank import default_rtol
+from .._svd import svd
 from .._task import Root, root_of, warn_if_lost
 from .._two_tasks import Ranks, known_ranks
 from .._validate import FloatArray, check_choice, check_real
@@ -214,7 +215,7 @@ def _beside(
     """
     if not len(free):
         return free, np.empty(0), np.eye(b.shape[1]), 0
-    u, s, vt = np.linalg.svd(free, full_matrices=free.shape[0] < free.shape[1])
+    u, s, vt = svd(free, full_matrices=free.shape[0] < free.shape[1])
     # By as much as rounding of K_P, or of its inputs, may have turned its null space.
     turned = P.rtol * P.frobenius
     if P.rounding > 0.0:  # of a Gram matrix, whose rounding acts on the squares

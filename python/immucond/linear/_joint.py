@@ -15,6 +15,7 @@ import scipy.special
 from .._condition import condition_number
 from .._display import Columns, Tabular
 from .._errors import underflow_is_zero
+from .._svd import svd
 from .._task import Root, root_of, warn_if_lost
 from .._two_tasks import by_inputs
 from .._validate import FloatArray, as_array, as_count, as_delta, as_float64
@@ -302,7 +303,7 @@ def _log_kappa(Z: FloatArray) -> float:
 
 def _smooth_log_kappa(A: FloatArray, B: FloatArray, sharpness: float) -> tuple[float, FloatArray]:
     """``log kappa((A B)^T A B)`` with log-sum-exp for both ends, and its gradient by B."""
-    u, s, vt = np.linalg.svd(A @ B, full_matrices=False)
+    u, s, vt = svd(A @ B, full_matrices=False)
     s = np.maximum(s, np.finfo(np.float64).tiny)
     logs = 2.0 * np.log(s)
     value = sum(float(scipy.special.logsumexp(sign * sharpness * logs)) for sign in (1.0, -1.0))

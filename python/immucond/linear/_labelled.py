@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
+from .._svd import svd
 from .._task import root_of_gram
 from .._triangle import condensed
 from .._validate import (
@@ -111,7 +112,7 @@ class LabelledTask:
 
 
 def _independent(A: FloatArray, rounding: float = 0.0) -> FloatArray:
-    _, s, vt = np.linalg.svd(A, full_matrices=False)
+    _, s, vt = svd(A, full_matrices=False)
     kept = int(np.count_nonzero(s > max(default_rtol(A.shape, np.float64) * s.max(), rounding)))
     return np.asarray(A @ vt[:kept].T)
 
@@ -182,7 +183,7 @@ def task_of_inputs(
             raise ValueError(f"{names[1]} is constant: centred, nothing is left to align with")
     energy = float(np.sum(y**2))
     A, y = condensed(A, y)
-    u, s, vt = np.linalg.svd(A, full_matrices=False)
+    u, s, vt = svd(A, full_matrices=False)
     rtol = tolerance_at(s, rule) if s[0] > 0.0 else 1.0
     noise = default_rtol(given.shape, np.float64) * size
     k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))

@@ -14,6 +14,7 @@ from .._errors import underflow_is_zero
 from .._extreme import psd_ends
 from .._gram import gram
 from .._rank import epsilon, rank_rule
+from .._svd import svd
 from .._task import SAFE, Root, squared_ratio
 from .._two_tasks import Ranks, roots_plus
 from .._validate import FloatArray, as_count
@@ -58,7 +59,7 @@ def _squares(A: FloatArray, may_square: bool) -> tuple[FloatArray, FloatArray]:
         values, vectors = scipy.linalg.eigh(gram(A), driver="evd", check_finite=False)
         if values[0] > SAFE * m * epsilon(np.float64) * values[-1]:
             return values[::-1].copy(), vectors[:, ::-1]
-    _, s, vt = np.linalg.svd(A, full_matrices=True)
+    _, s, vt = svd(A, full_matrices=True)
     values = np.zeros(m)
     values[: s.size] = s**2
     return values, vt.T

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.optimize
 
 from .._errors import underflow_is_zero
+from .._svd import svd
 from .._task import Root
 from .._two_tasks import Ranks, roots_plus
 from .._validate import FloatArray, as_theta
@@ -104,7 +105,7 @@ def _nearest(target: FloatArray, top: float, bottom: int) -> FloatArray:
     S[0, 0] = top
     last = math.inf
     for _ in range(_ROUNDS):
-        u, _, vt = np.linalg.svd(S.T @ target, full_matrices=False)  # Procrustes
+        u, _, vt = svd(S.T @ target, full_matrices=False)  # Procrustes
         Q = u @ vt
         seen = target @ Q.T
         block = seen[np.ix_(free, free)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Line, Plotted, Record
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
+from .._svd import svd
 from .._task import root_of_gram, span_of
 from .._validate import FloatArray, as_float64, as_theta, check_real
 
@@ -216,7 +217,7 @@ def majorization(theta: npt.ArrayLike, K: npt.ArrayLike) -> Majorization:
 def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
     root = root_of_gram(K, "K")
     A = as_theta(theta, root.dim)
-    u, s, _ = np.linalg.svd(A, full_matrices=False)
+    u, s, _ = svd(A, full_matrices=False)
     angles = np.zeros((A.shape[1], root.dim))
     angles[: s.size] = (u.T @ root.vectors) ** 2
     padded = np.zeros(A.shape[1])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
+from .._svd import svd
 from .._triangle import condensed
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
 
@@ -95,7 +96,7 @@ class Problem:
             )
 
         A, b = condensed(A, b)
-        u, s, vt = np.linalg.svd(A, full_matrices=False)
+        u, s, vt = svd(A, full_matrices=False)
         k, rtol = numerical_rank(s, rule), tolerance_at(s, rule)
         u, s, vt = u[:, :k], s[:k], vt[:k]
         unit = float(s[0]) ** 2 + mu

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from .._rank import epsilon, rank_rule
+from .._svd import svd
 from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray, as_float64
 from ..linear import alignment
@@ -106,7 +107,7 @@ class Whitened:
 
         # Columns had norm 1 before they were centred: rounding in them is rtol itself.
         noise = max(rule.rtol, rule.rounded * math.sqrt(m))
-        left, sigma, right = np.linalg.svd(np.vstack([R_H, R_P]), full_matrices=False)
+        left, sigma, right = svd(np.vstack([R_H, R_P]), full_matrices=False)
         r = rule.rank or int(np.count_nonzero(sigma > noise))
         ranks = [int(np.count_nonzero(np.linalg.svd(R, compute_uv=False) > noise))
                  for R in (R_H, R_P)]  # fmt: skip
@@ -116,7 +117,7 @@ class Whitened:
             raise ValueError(
                 f"rank is given as {r}, and Z and Z_P have at most {np.count_nonzero(sigma)}"
             )
-        turned, C, V = np.linalg.svd(left[:m, :r], full_matrices=False)
+        turned, C, V = svd(left[:m, :r], full_matrices=False)
         V = V.T
         S = np.linalg.norm(left[m:, :r] @ V, axis=0)
         plain_units = unit / unit.max()

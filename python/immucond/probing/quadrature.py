@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._svd import svd
 from .._validate import FloatArray, check_real
 
 Product = Callable[[FloatArray], FloatArray]
@@ -87,19 +88,19 @@ class Bidiagonal:
 
     def largest_ritz(self) -> tuple[float, float]:
         """Largest node of the Gauss rule of any head, and the norm of its vector's residual."""
-        u, s, _ = np.linalg.svd(self._matrix()[:, :-1])
+        u, s, _ = svd(self._matrix()[:, :-1])
         head = int(np.argmax(s[:, 0]))
         residual = self.alpha[head, -1] * self.beta[head, -1] * abs(u[head, -1, 0])
         return float(s[head, 0]) ** 2, float(residual)
 
     def gauss(self) -> tuple[FloatArray, FloatArray]:
         """Nodes (c, k) and weights, which sum to 1: exact for polynomials of degree 2 k - 1."""
-        u, s, _ = np.linalg.svd(self._matrix()[:, :-1])
+        u, s, _ = svd(self._matrix()[:, :-1])
         return s**2, u[:, 0, :] ** 2
 
     def gauss_radau(self) -> tuple[FloatArray, FloatArray]:
         """Nodes (c, k + 1), the last one at zero, and weights: exact for degree 2 k."""
-        u, s, _ = np.linalg.svd(self._matrix())
+        u, s, _ = svd(self._matrix())
         return np.pad(s**2, ((0, 0), (0, 1))), u[:, 0, :] ** 2
 
     def _matrix(self) -> FloatArray:

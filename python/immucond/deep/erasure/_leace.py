@@ -9,6 +9,7 @@ import numpy as np
 
 from ..._errors import AccuracyWarning
 from ..._rank import epsilon
+from ..._svd import svd
 from ..._validate import FloatArray
 from ...linear import fade
 from .._record import record
@@ -58,5 +59,5 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
 
 def _above(b: FloatArray, least: float) -> FloatArray:
     """Return the parts of a cross-covariance that are no rounding of the features."""
-    U, s, _ = np.linalg.svd(b, full_matrices=False)
+    U, s, _ = svd(b, full_matrices=False)
     return np.asarray((U * s)[:, s > least])
