@@ -177,7 +177,7 @@ def overview(
         f"loss left: share of the reducible loss after {STEPS} steps of gradient descent by "
         "1 / sigma_1. The more of the harmful one, the harder; the less of the primary one, the "
         "easier; that of the identity is before. Then the steps of who whitens the features or "
-        f"solves for least squares: no method slows those. {RHO} {told}"
+        f"solves for least squares: no map with an inverse slows those. {RHO} {told}"
     )
     return Table(
         "What the attacker gets, what the primary task pays, what undoes it",

@@ -110,8 +110,8 @@ def _overview(result: Result) -> Table:
         rows,
         f"Medians over {_pairs_of(total)}, before → after. loss left: share of the reducible loss "
         f"of the label 1 after {STEPS} steps of gradient descent by 1 / sigma_1; harder: more of "
-        "it. Whitening the features, or solving for least squares, undoes every method: see the "
-        "attackers on the first pair. "
+        "it. Whitening the features, or solving for least squares, undoes every method that has an "
+        "inverse: see the attackers on the first pair. "
         f"{RHO} Last column: pairs for which the RIR says harder, and the probe says easier.",
         (("the attacker", 2), ("the primary task", 1), ("alignment", 2), ("RIR", 2)),
     )  # fmt: skip
