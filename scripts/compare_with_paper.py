@@ -227,7 +227,7 @@ TOLD = {"algorithm1": ("90 of 90", "2.2", "6.3"), "opt-kappa": ("58 of 90", "", 
 TITLES = {
     "mnist-pairs": "every method on three pairs",
     "mnist": "30 steps on all images",
-    "mnist-fade": "the closed form and fade",
+    "mnist-fade": "the closed form, fade and LEACE",
     "mnist-mini-batch": "the published protocol, 30 epochs of batches of 64",
     "mnist-mini-batch-pairs": "the published code's formulation, on three pairs",
 }
