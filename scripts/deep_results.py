@@ -1,4 +1,4 @@
-"""Run deep immunization on pre-trained networks and write docs/results/deep.md.
+"""Run deep immunization on pre-trained networks; write docs/results/deep.md and benign.md.
 
 The table of docs/guide/limits.md is of the same runs.
 
@@ -82,8 +82,14 @@ PLOTS = {
     "spectra": "Eigenvalues of both Hessians before and after",
 }
 PAGE = ROOT / "docs" / "results" / "deep.md"
+BENIGN_PAGE = ROOT / "docs" / "results" / "benign.md"  # of runs with --transfer
 UNITS = ROOT / "docs" / "results" / "units"
 LIMITS = ("resnet18", ("identity", "closed-form", "fade", "fade-distilled"))  # of the guide's table
+
+
+def page_of(name: str) -> Path:
+    """Return the page that a run is on: those with another benign task have one of their own."""
+    return BENIGN_PAGE if "--transfer" in RUNS[name] else PAGE
 
 
 def add_files(source: Path, target: Path) -> None:
@@ -200,7 +206,7 @@ def main() -> None:
                 raise SystemExit(f"immucond deep failed on {name}")
         finally:  # after hours, Ctrl-C loses none
             add_files(folder / "units", UNITS / name)
-        write(PAGE, f"{Path(__file__).name} {name}", [*section(folder)])
+        write(page_of(name), f"{Path(__file__).name} {name}", [*section(folder)])
         if name == LIMITS[0]:
             write(GUIDE / "limits.md", Path(__file__).name, list(limits(folder)))
 

@@ -39,9 +39,9 @@ def test_each_network_has_its_section():
     for script in ("deep_results", "worth_results", "erasure_results"):
         module = imported(script)
         names = getattr(module, "NETWORKS", None) or module.RUNS
-        text = module.PAGE.read_text()
         for name in names:
-            assert f"<!-- begin: scripts/{script}.py {name} -->" in text
+            page = module.page_of(name) if hasattr(module, "page_of") else module.PAGE
+            assert f"<!-- begin: scripts/{script}.py {name} -->" in page.read_text()
 
 
 @pytest.mark.parametrize("script", ["deep_results", "worth_results", "erasure_results"])
