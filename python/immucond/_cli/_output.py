@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -103,7 +104,7 @@ def print_json(numbers: Any) -> None:
 
 Report = Callable[[str, int, int], None]
 
-_LONG = 60  # characters of a stage
+_CLASSES = re.compile(r"(\[[^\]]{32})[^\]]{12,}\]")
 _EACH = 20  # steps of a stage that get a line each; of more, each tenth gets one,
 _SILENCE = 10.0  # and after so many seconds in which none was told the last is told again
 
@@ -119,8 +120,8 @@ def progress(quiet: bool) -> Iterator[Report]:
 
 
 def _shortened(stage: str) -> str:
-    """Both ends of what is longer than a line leaves room for, as of a task of thirty classes."""
-    return stage if len(stage) <= _LONG else f"{stage[: _LONG - 18]}...{stage[-15:]}"
+    """Stage with the first of a task's classes, where they are many."""
+    return _CLASSES.sub(r"\1...]", stage)
 
 
 @contextmanager
