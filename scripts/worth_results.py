@@ -257,10 +257,7 @@ def section(
             number(float(steps["0.5"]["lower"])),
             f"{profile['ceiling']:.1%}",
             profile["where"].removeprefix(network.within),
-            *(
-                best(of["whole"], "release", attacker)
-                for attacker in ("adam", "lora-8")[: len(whole)]
-            ),
+            *(best(of["whole"], "release", name) for name in ("adam", "lora-8") if trained),
             *who(of["strongest"], network.within),
             number(of["strongest"]["steps"] / base["strongest"]["steps"]),
         ]
