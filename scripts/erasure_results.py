@@ -9,6 +9,7 @@ stay. Data and models lie where IMMUCOND_DATA and IMMUCOND_MODELS say.
 
 import argparse
 import json
+import shlex
 import shutil
 from pathlib import Path
 from tempfile import gettempdir
@@ -33,6 +34,7 @@ BANKING = (  # two of the ten domains of CLINC150
     "card_declined,international_fees,apr,redeem_rewards,credit_limit_change,damaged_card,"
     "replacement_card_duration,improve_credit_score,expiration_date"
 )
+SMOLLM2 = "smollm2-135m"  # of the package that scripts/record_language_model.py names
 RUNS = {
     "toy300": ("The toy, 300 harmful rows", TOY),
     "toy600": ("The toy, 600 harmful rows", f"{TOY} --rows 600"),
@@ -53,6 +55,16 @@ RUNS = {
         "The same, of CLINC150 what is not of banking or credit cards kept",
         MINILM.format(f"clinc150[-{BANKING.replace(',', ',-')}]"),
     ),
+    "minilm-baselines": (
+        "MiniLM: what others do, at a tolerance of one point",
+        f"{MINILM.format('clinc150').replace('0.01 0.03', '0.01')} --no-untrained --steps 50 "
+        "--trials 4 --methods primary leace cir repselect graddiff npo",
+    ),
+    "smollm2": (
+        "SmolLM2: CLINC150 kept, BANKING77 erased",
+        f"erase --backbone {SMOLLM2} --primary clinc150 --harmful banking77 --max-length 24 "
+        "--tols 0.01 --train-size 1000 --test-size 1000 --no-untrained",
+    ),
 }
 LEFT = {  # by each command
     "toy": ("made.json", "results.json", "tables.md"),
@@ -70,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in chosen(parser, given.names, RUNS):
         title, words = RUNS[name]
-        out, kind = command(words, given.work / name), words.split()[0]
+        out, kind = command(located(words, given.work), given.work / name), words.split()[0]
         made, told, table = ((out / file).read_text(encoding="utf-8") for file in LEFT[kind])
         at = json.loads(made)["commit"]
         lines = [f"## {title}", "", f"`immucond {words}`, commit {at}: {_about(json.loads(told))}."]
@@ -80,6 +92,16 @@ def main() -> None:
             shutil.copyfile(out / f"{kind}.svg", image)
             lines += ["", f"![{PLOTTED[name]}](../images/{image.name})"]
         write(PAGE, f"{Path(__file__).name} {name}", lines)
+
+
+def located(words: str, work: Path) -> str:
+    """Return the command with the place of a network that is made first."""
+    if SMOLLM2 not in words:
+        return words
+    from record_language_model import stored
+
+    work.mkdir(parents=True, exist_ok=True)
+    return words.replace(SMOLLM2, shlex.quote(str(stored(work / SMOLLM2))))
 
 
 def _about(told: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ stopped goes on from its checkpoint. OMP_NUM_THREADS and OPENBLAS_NUM_THREADS sa
 """
 
 import argparse
+import copy
 import importlib.util
 import os
 import platform
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,26 @@ def smollm2() -> tuple[Any, Any]:
     folder = Path(found.origin).parent
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **given), tokenizer
+
+
+def stored(folder: Path) -> Path:
+    """The network as a folder in Hugging Face's format, where it is not yet; return the folder.
+
+    GGUF files are read but not written: the weights keep their values, and are no longer packed.
+    """
+    if not folder.exists():
+        packed, tokenizer = smollm2()
+        config = copy.deepcopy(packed.config)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = type(packed)(config)
+        model.load_state_dict(packed.state_dict())
+        with TemporaryDirectory(dir=folder.parent) as beside:
+            made = Path(beside) / folder.name
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+            made.rename(folder)
+    return folder
 
 
 def prompts(count: int, data_dir: Path | None, seed: int) -> list[str]:

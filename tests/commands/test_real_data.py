@@ -88,13 +88,10 @@ def test_r_ill_only_makes_both_tasks_hard(tasks):
 
 
 def test_published_formulation_gives_what_its_code_gives(tasks):
-    # That code, run for 100 epochs with three seeds: RIR 98.9, 97.4, 107.4.
+    # That code, run for 100 epochs with three seeds: RIR 98.9, 97.4, 107.4. Ours take 20 s each.
     X_P, y_P, X_H = (rows[:200] for rows in tasks)
-    found = []
-    for seed in (1, 2, 3):
-        result = ic.immunize.published(X_P, y_P, X_H, seed=seed)
-        found.append(result.measure(X_P, X_H, ridge=1e-6).rir)
-    assert np.mean(found) == pytest.approx(101, rel=0.25)
+    result = ic.immunize.published(X_P, y_P, X_H, seed=1)
+    assert result.measure(X_P, X_H, ridge=1e-6).rir == pytest.approx(101, rel=0.25)
 
 
 def test_kappa_of_a_task_needs_the_inputs_themselves(tasks):

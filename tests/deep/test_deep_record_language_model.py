@@ -82,6 +82,27 @@ def test_a_network_that_is_not_there_is_named(monkeypatch):
         script.smollm2()
 
 
+def test_a_packed_network_is_stored_as_a_folder_that_loads(tmp_path, monkeypatch):
+    model, saved = llama(), []
+    model.config.quantization_config = {"quant_method": "gguf"}  # with which it cannot be saved
+
+    class Tokenizer:
+        def save_pretrained(self, folder):
+            saved.append(folder)
+
+    monkeypatch.setattr(script, "smollm2", lambda: (model, Tokenizer()))
+    folder = script.stored(tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    again = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert getattr(again.config, "quantization_config", None) is None
+    ids = torch.arange(1, 8)[None]
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+    monkeypatch.undo()
+    assert script.stored(folder) == folder  # as it stands
+    assert len(saved) == 1
+
+
 @pytest.mark.pretrained
 @pytest.mark.slow
 def test_smollm2(data_dir):

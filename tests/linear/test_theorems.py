@@ -52,8 +52,8 @@ def test_true_statements_hold_on_their_strategy(name, data):
 
 @pytest.mark.parametrize("name", TRUE)
 def test_true_statements_hold_without_hypothesis(name):
-    found = th.examine(THEOREMS[name], instances=50, seed=7)
-    assert found.held == found.instances == 50
+    found = th.examine(THEOREMS[name], instances=10, seed=7)
+    assert found.held == found.instances == 10
     assert found.expected
     assert found.counterexample is None
 
@@ -68,8 +68,9 @@ def test_weight_decay_holds_where_a_gram_matrix_loses_digits(seed):
 def test_float64_decides(name):
     # A tolerance near 1 would accept anything.
     theorem = THEOREMS[name]
-    worst = max(theorem.check(case).rounding for case in numpy_instances(name, 100))
-    assert worst < 1e-2
+    verdicts = [theorem.check(case) for case in numpy_instances(name, 100)]
+    assert all(verdict.holds for verdict in verdicts)
+    assert max(verdict.rounding for verdict in verdicts) < 1e-2
 
 
 def test_instances_are_hard():

@@ -127,7 +127,7 @@ def truth():
 
 
 @pytest.mark.filterwarnings("ignore:the smallest singular value of X")
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
+@pytest.mark.parametrize("world", [1, 5])
 def test_triangles_of_ranks_keep_what_a_gram_matrix_loses(world, truth, tmp_path):
     (largest, smallest), gradient = truth
     results = on_ranks(torch_ranks.merge, world, tmp_path)
