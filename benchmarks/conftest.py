@@ -246,11 +246,12 @@ def pytest_configure(config: pytest.Config) -> None:
     command = shlex.join(["pytest", *config.invocation_params.args])
     config.stash[CONDITIONS] = conditions(command)  # now: the tree may move on while this runs
     config.stash[BYSTANDERS] = Bystanders(config.getoption("--patience"))
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    if config.getoption("--smoke"):
+    if config.getoption("--smoke"):  # beside others, with the threads that it is given
         config.option.benchmark_disable = True
         if config.getoption("--update") or config.getoption("--plot"):
             raise pytest.UsageError("--smoke measures nothing that --update or --plot could show")
+    else:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
