@@ -35,7 +35,6 @@ RUNS = {
     "house-price": ("house-price",),
     "mnist-pairs": ("mnist", "--pairs", *(f"{P}-{H}" for P, H in SEARCH_PAIRS)),
     "mnist": ("mnist",),
-    "mnist-fade": ("mnist", "--methods", "identity", "closed-form", "fade", "leace"),
     "mnist-mini-batch": (
         *("mnist", "--protocol", "mini-batch"),
         *("--methods", "identity", "algorithm1"),
@@ -227,7 +226,6 @@ TOLD = {"algorithm1": ("90 of 90", "2.2", "6.3"), "opt-kappa": ("58 of 90", "", 
 TITLES = {
     "mnist-pairs": "every method on three pairs",
     "mnist": "30 steps on all images",
-    "mnist-fade": "the closed form, fade and LEACE",
     "mnist-mini-batch": "the published protocol, 30 epochs of batches of 64",
     "mnist-mini-batch-pairs": "the published code's formulation, on three pairs",
 }
@@ -292,14 +290,16 @@ def mnist(run: str, results: dict[str, Any], commit: str) -> Iterator[str]:
 
 def pictures(run: str, results: dict[str, Any]) -> dict[str, str]:
     """Those that the page shows of a run, with what they show: none of a few pairs."""
-    if run == "mnist-fade":  # the RIR of the closed form is shown with the other methods'
-        return {"rho-fade.png": "fade: what became of the label alignment of every harmful task"}
     curves = {"curves.svg": "Gradient descent on both tasks: norm ratio and loss"}
     if run not in TITLES:
         return curves
-    told = {f"grid-{name}.png": f"{method['label']}: the grid in both conventions"
-            for name, method in results["methods"].items() if name != "identity"}  # fmt: skip
-    return told | curves if whole_grid(results) else {}
+    if not whole_grid(results):
+        return {}
+    told = {f"grid-{name}.png": f"{results['methods'][name]['label']}: the grid in both conventions"
+            for name in NUMBERS if name in results["methods"]}  # fmt: skip
+    if "fade" in results["methods"]:
+        told["rho-fade.png"] = "fade: what became of the label alignment of every harmful task"
+    return told | curves
 
 
 def whole_grid(results: dict[str, Any]) -> bool:
