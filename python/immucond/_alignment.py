@@ -8,7 +8,8 @@ import scipy.linalg
 
 from ._errors import underflow_is_zero
 from ._gram import gram
-from ._validate import FloatArray, as_float64, as_targets
+from ._labels import labels_of
+from ._validate import FloatArray, as_float64
 
 # What centring leaves of numbers of about 1 that are all the same.
 _ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
@@ -35,7 +36,7 @@ class AlignmentRegularizer:
     name = "r_align"
 
     def __call__(self, Z: npt.ArrayLike, Y: npt.ArrayLike, *, center: bool = True) -> float:
-        """Value at features Z (N x m) and targets Y (N,) or (N x c)."""
+        """Value at features Z (N x m) and targets Y (N,) or (N x c), or labels (N,)."""
         return self._parts(Z, Y, center)[0]
 
     def value_and_grad_features(
@@ -54,7 +55,7 @@ class AlignmentRegularizer:
         Z : (N, m) array_like
             Features, one row a sample.
         Y : (N,) or (N, c) array_like
-            Targets, one-hot for classes.
+            Targets, or one label a row: integers, bools and strings name classes.
         center : bool, default: True
             Whether both are centred first.
 
@@ -65,7 +66,8 @@ class AlignmentRegularizer:
         Raises
         ------
         ValueError
-            For NaN, mismatched rows, and features or targets that are zero (constant, if centred).
+            For NaN, mismatched rows, features or targets that are zero (constant, if centred), and
+            more classes than rows.
         OverflowError
             Where the gradient is beyond the float range.
 
@@ -92,7 +94,7 @@ class AlignmentRegularizer:
     ) -> tuple[float, FloatArray, FloatArray, float, FloatArray, float]:
         """Value, Z and Y at unit scale, the scale of Z, the top singular vector and sigma_1."""
         A = as_float64(Z, "Z")
-        y = as_targets(Y, A.shape[0], "Y", "Z")
+        y = labels_of(Y, A.shape[0], "Y", "Z")
         A, scale = _at_unit(A, center, "Z is {}: the features see no labels")
         y, _ = _at_unit(y, center, "Y is {}: there are no labels to align with")
         y /= np.linalg.norm(y)

@@ -107,8 +107,13 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def check_real(value: float, name: str, *, low: float, high: float = math.inf) -> float:
-    """Return `value` as a float if ``low <= value < high``; it is a number, and no parameter."""
+def check_real(
+    value: float, name: str, *, low: float, high: float = math.inf, closed: bool = False
+) -> float:
+    """Return `value` as a float if ``low <= value < high``; it is a number, and no parameter.
+
+    `high` itself is allowed where the interval is `closed`.
+    """
     if not isinstance(value, float) and getattr(value, "requires_grad", False):
         raise TypeError(
             f"{name} must be a number, and is a tensor that requires a gradient, which would end "
@@ -120,8 +125,11 @@ def check_real(value: float, name: str, *, low: float, high: float = math.inf) -
         number = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a real number, and is {value!r}") from error
-    if not low <= number < high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}), and is {number:g}")
+    except OverflowError:
+        raise ValueError(f"{name} must be below 1.8e308, the largest float") from None
+    if not (low <= number < high or (closed and number == high)):
+        end = "]" if closed else ")"
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}{end}, and is {number:g}")
     return number
 
 

@@ -334,6 +334,7 @@ def test_labels_that_are_none_are_refused():
     for harmful, message in (
         ([x], r"harmful must have labels: batches \(inputs, labels\)"),
         ([(x, y), x], "harmful must have labels for fade"),
+        ([(x, 2 * y - 1)], "harmful must count classes from 0, and holds -1"),
         ([(x, torch.zeros(len(x)).long())], r"their labels Y_H: Y_H is constant"),
         ([(x, torch.arange(len(x)))], "a row a class tells features nothing"),
     ):

@@ -361,7 +361,7 @@ def test_a_map_is_a_value():
         ({"Y_H": np.full(60, np.nan)}, ValueError, "Y_H must be finite"),
         ({"Y_H": np.zeros(59, int)}, ValueError, "60 labels, as X_H rows, got 59"),
         ({"Y_H": None}, TypeError, "give either X_H and Y_H or K_H and b_H"),
-        ({"tau": 0.5}, ValueError, r"tau must be in \[1, inf\)"),
+        ({"tau": 0.5}, ValueError, r"tau must be in \[1, inf\]"),
         ({"tau": np.nan}, ValueError, "tau must be in"),
         ({"form": "far"}, ValueError, "form must be one of 'near', 'whitened'"),
         ({"form": "whitened", "tau": np.inf}, ValueError, "tau must be finite"),
@@ -471,3 +471,59 @@ def test_the_interval_holds_the_reduction_on_other_rows():
         ]
         hits += found.interval[0] <= np.exp(np.mean(np.log(truth))) <= found.interval[1]
     assert hits >= 36
+
+
+# ---- what tables and units make of labels ----
+
+
+def test_a_column_of_labels_names_classes_too():
+    X_P, X_H, y = data(0)
+    by_row = ic.linear.fade(X_P, X_H, y)
+    for column in (y[:, None], y[:, None].astype(str), (y[:, None] == 1)):
+        found = ic.linear.fade(X_P, X_H, column)
+        expected = ic.linear.fade(X_P, X_H, column[:, 0])
+        np.testing.assert_array_equal(found.theta, expected.theta)
+    assert by_row.left.shape[1] == len(np.unique(y)) - 1
+    Z = X_H - X_H.mean(0)
+    assert ic.r_align(Z, y) == ic.r_align(Z, y[:, None]) == ic.r_align(Z, np.eye(y.max() + 1)[y])
+
+
+def test_the_regularizer_takes_no_more_classes_than_rows():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="Y has 41 columns, more classes than its 40 rows"):
+        ic.r_align(rng.normal(size=(40, 5)), rng.normal(size=(40, 41)))
+    with pytest.raises(ValueError, match="a row a class tells features nothing"):
+        ic.r_align(rng.normal(size=(40, 5)), np.arange(40))
+
+
+@pytest.mark.parametrize("scales", [(1e200, 1.0), (1.0, 1e200), (1e-200, 1e-200)])
+def test_leak_has_no_unit(scales):
+    X_P, X_H, _ = data(0)
+    y = X_H[:, :1] + 0.1 * np.random.default_rng(3).normal(size=(len(X_H), 1))
+    right = ic.linear.leak(X_P, X_H, y)
+    found = ic.linear.leak(X_P, X_H * scales[0], y * scales[1])
+    for name in ("own", "other", "before", "reduction", "per_row"):
+        assert getattr(found, name) == pytest.approx(getattr(right, name), rel=1e-6), name
+
+
+def test_leak_names_what_is_wrong():
+    X_P, X_H, y = data(0)
+    with pytest.raises(ValueError, match="X_P and X_H must have as many columns, got 8 and 5"):
+        ic.linear.leak(X_P, X_H[:, :5], y)
+    with pytest.raises(ValueError, match="seed must be at least 0, and is -1"):
+        ic.linear.leak(X_P, X_H, y, seed=-1)
+    with pytest.raises(ValueError, match=r"tau must be below 1\.8e308"):
+        ic.linear.fade(X_P, X_H, y, tau=10**400)
+    with pytest.raises(ValueError, match="Y_H must hold one item a task, 2, got 1 items"):
+        ic.linear.fade(X_P, [X_H, X_H], [y])
+    with pytest.raises(TypeError, match="Z must be real, and is complex128"):
+        X_H.astype(complex) @ ic.linear.fade(X_P, X_H, y)
+
+
+def test_how_much_of_the_primary_head_is_protected_is_shown():
+    X_P, X_H, y = data(0)
+    found = ic.linear.fade(X_P, X_H, y, Y_P=X_P[:, 0])
+    assert f"protected={found.protected:.4g}" in repr(found)
+    assert "protected" not in repr(ic.linear.fade(X_P, X_H, y))
+    limit = ic.linear.alignment_limit(X_P, X_H, y, kappa_P=4.0, Y_P=X_P[:, 0])
+    assert f"protected={limit.protected:.4g}" in repr(limit)

@@ -1,5 +1,6 @@
 """Fade from Gram matrices: by a factor whose rank is certified, and the harmful task on demand."""
 
+import math
 import pickle
 
 import numpy as np
@@ -196,3 +197,77 @@ def test_an_eigenvalue_that_hides_from_the_vectors_of_a_fixed_seed_is_found():
     assert np.linalg.norm(images) < 1e-6 / small
     found = factored(K, "K")
     assert found is None or found.rank == d - 1
+
+
+# ---- scale, what is not seen, and what contradicts itself ----
+
+
+def sums_of(seed=0):
+    """K, b and the labels' energy of centred rows."""
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(40, 4)) * [3.0, 2.0, 1.0, 0.5]
+    Z, Y = Z - Z.mean(0), rng.normal(size=(40, 2))
+    Y -= Y.mean(0)
+    return Z.T @ Z, Z.T @ Y, float(np.sum(Y**2))
+
+
+@pytest.mark.parametrize("power", [-200, -165, 165, 200])
+def test_labels_of_any_unit_have_one_alignment(power):
+    K, b, energy = sums_of()
+    right = ic.linear.alignment(K=K, b=b, energy=energy)
+    scaled = ic.linear.alignment(K=K, b=b * 10.0**power)
+    assert scaled.rho == pytest.approx(right.rho, rel=1e-12)
+    limits = [
+        ic.linear.alignment_limit(
+            K_P=np.diag([4.0, 3.0, 2.0, 1.0]), K_H=K, b_H=b * scale, kappa_P=9.0
+        )
+        for scale in (1.0, 10.0**power)
+    ]
+    assert limits[1].rho == pytest.approx(limits[0].rho, rel=1e-12)
+    assert limits[1].attained == pytest.approx(limits[0].attained, rel=1e-9)
+
+
+def test_an_energy_of_zero_is_refused():
+    K, b, _ = sums_of()
+    for given in (b, b * 1e-200, 0.0 * b):
+        with pytest.raises(ValueError, match="energy is 0: labels that are constant"):
+            ic.linear.alignment(K=K, b=given, energy=0.0)
+
+
+def test_labels_that_the_features_do_not_see_are_told_by_their_energy():
+    rng = np.random.default_rng(1)
+    Z = np.linalg.qr(rng.normal(size=(40, 6)))[0]
+    Z -= Z.mean(0)
+    Y = rng.normal(size=(40, 1))
+    Y -= Y.mean(0)
+    Y -= Z @ np.linalg.lstsq(Z, Y, rcond=None)[0]
+    K, b, energy = Z.T @ Z, Z.T @ Y, float(np.sum(Y**2))
+    assert np.abs(b).max() > 0.0  # rounding
+    found = ic.linear.alignment(K=K, b=b, energy=energy)
+    assert (found.rho, found.explained) == (0.0, 0.0)
+    with pytest.warns(ic.ImmunityWarning, match="is 0: the map is the identity"):
+        faded = ic.linear.fade(K_P=np.eye(6), K_H=K, b_H=b, energy_H=energy)
+    assert faded.rho_before == faded.rho == 0.0
+
+
+def test_labels_beside_the_range_of_their_gram_matrix_are_refused():
+    K = np.diag([1.0, 0.0])
+    with pytest.raises(ValueError, match=r"b has 0.707 of its norm beside the range of K"):
+        ic.linear.alignment(K=K, b=[1.0, 1.0], energy=5.0)
+    # Rows that have them all but in rounding are no contradiction.
+    weak = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1e-9], [0.0, -1e-9]])
+    y = np.array([0.0, 0.0, 1.0, -1.0])
+    told = ic.linear.alignment(K=weak.T @ weak, b=weak.T @ y, energy=2.0)
+    assert told.explained == 0.0
+
+
+def test_all_features_erased_is_told():
+    rng = np.random.default_rng(0)
+    X_P, X_H = rng.normal(size=(60, 8)), rng.normal(size=(50, 8))
+    y = np.arange(50) % 9
+    with pytest.warns(ic.ImmunityWarning, match="erased: nothing of the primary task is left"):
+        found = ic.linear.fade(X_P, X_H, y, tau=math.inf)
+    assert math.isnan(found.kappa_P)
+    assert found.moved == pytest.approx(1.0)
+    assert np.abs(found.theta).max() < 1e-12
+    assert "erase" not in found._repr_html_()  # which shows the NaN and does not fail

@@ -136,3 +136,18 @@ def test_bad_input(change, error, match):
     Z, Y = data()
     with pytest.raises(error, match=match):
         ict.r_align(**{"Z": Z, "Y": Y, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_logarithm_of_labels_that_nothing_aligns_with_ends_no_training(dtype):
+    Z = torch.tensor([[1.0], [-1.0], [0.0], [0.0]], dtype=dtype, requires_grad=True)
+    value = ict.RAlign()(Z, torch.tensor([[0.0], [0.0], [1.0], [-1.0]]))
+    value.backward()
+    assert value.isfinite()
+    assert value < -80.0
+    torch.testing.assert_close(Z.grad, torch.zeros_like(Z))
+
+
+def test_a_module_has_two_classes_at_least():
+    with pytest.raises(ValueError, match="classes must be at least 2, and is -3"):
+        ict.RAlign(classes=-3)

@@ -200,6 +200,11 @@ def targets(found: Outcome) -> FloatArray:
     labels = found.labels
     if labels is None or labels.ndim == 0 or len(labels) != len(found.features):
         raise ValueError("harmful must have labels for fade, a tensor with one a sample")
+    if labels.ndim == 1 and not labels.is_floating_point() and int(labels.min()) < 0:
+        raise ValueError(
+            f"harmful must count classes from 0, and holds {int(labels.min())}: leave out samples "
+            "that do not count, which -100 says to cross-entropy"
+        )
     values: FloatArray = (labels.double() if labels.is_floating_point() else labels).numpy()
     return values
 

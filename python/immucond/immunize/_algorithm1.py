@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from .._errors import underflow_is_zero
+from .._labels import labels_of
 from .._regularizers import r_ill, r_well
 from .._two_tasks import Ranks
-from ..linear.of_roots import centred, labels_of, task_of_inputs
+from ..linear.of_roots import centred, task_of_inputs
 from ._hessians import Preconditioner
 from ._losses import SquaredLoss
 from ._movers import Monotone

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .._display import Columns, Tabular, by_task
 from .._errors import underflow_is_zero
+from .._labels import labels_of
 from .._rank import default_rtol
 from .._svd import svd
 from .._task import Root, root_of, warn_if_lost
@@ -18,7 +19,7 @@ from .._two_tasks import Ranks, known_ranks
 from .._validate import FloatArray, as_targets, check_real
 from ._extractor import kappa_within
 from ._factored import Factored
-from ._labelled import CANCELLED, LabelledTask, centred, labels_of, tasks_of, varies
+from ._labelled import CANCELLED, LabelledTask, centred, tasks_of, varies
 from ._limit import deficit_of
 
 AlignmentCase = Literal["definite", "restricted", "free", "partly free"]
@@ -73,7 +74,8 @@ class AlignmentLimit(Tabular):
     def __repr__(self) -> str:
         return (
             f"AlignmentLimit(case={self.case!r}, kappa_P={self.kappa_P:.4g}, "
-            f"rho={_told(self.rho)}, lower={_told(self.lower)}, attained={_told(self.attained)})"
+            f"rho={_told(self.rho)}, lower={_told(self.lower)}, attained={_told(self.attained)}"
+            f"{protection(self.protected)})"
         )
 
     def _columns(self) -> Columns:
@@ -85,6 +87,11 @@ def _told(value: float | tuple[float, ...]) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(f"{part:.4g}" for part in value) + ")"
     return f"{value:.4g}"
+
+
+def protection(share: float) -> str:
+    """What a representation tells of the primary head's protected share, where it is known."""
+    return "" if math.isnan(share) else f", protected={share:.4g}"
 
 
 @underflow_is_zero

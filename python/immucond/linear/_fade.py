@@ -140,11 +140,11 @@ def fade(
             f"the harmful features do not see their labels, Z_H^T Y_H is 0: the map is {left}",
             ImmunityWarning,
         )
-    elif faded.left.shape[1] == P.dim and 1.0 < faded.tau < math.inf:
-        warn(
-            f"the harmful labels span all {P.dim} features, which fade alike: that slows nothing",
-            ImmunityWarning,
-        )
+    elif faded.left.shape[1] == P.dim and faded.tau > 1.0:
+        what = "are erased: nothing of the primary task is left"
+        if math.isfinite(faded.tau):
+            what = "fade alike: that slows nothing"
+        warn(f"the harmful labels span all {P.dim} features, which {what}", ImmunityWarning)
     return faded
 
 
@@ -153,7 +153,7 @@ def fade_of(
     tau: float = 1e4, form: Form = "near", protect: bool = False, delta: float = 0.0,
 ) -> FadeMap:  # fmt: skip
     """Map from the root of the primary task (to which delta has been added) and labelled tasks."""
-    strength = math.inf if tau == math.inf else check_real(tau, "tau", low=1.0)
+    strength = check_real(tau, "tau", low=1.0, closed=True)
     check_choice(form, "form", ("near", "whitened"))
     if form == "whitened" and strength == math.inf:
         raise ValueError('tau must be finite for form="whitened"; form="near" erases')
@@ -186,7 +186,7 @@ def fade_of(
     if protect and b.shape[1] and not q + Q.shape[1]:
         outside = float(np.linalg.norm(within) / np.linalg.norm(whole))
         raise ValueError(
-            "protect=True leaves nothing to fade: all of the harmful labels lies in the directions "
+            "protect=True leaves nothing to fade: the harmful labels lie in the directions "
             f"of the primary head, but for a share of {outside:.2g}, which is rounding"
         )
     left = P.unwhitened(Q)

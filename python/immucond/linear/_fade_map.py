@@ -15,7 +15,7 @@ from .._display import Columns, Tabular, by_task
 from .._rank import default_rtol
 from .._task import Root
 from .._validate import FloatArray
-from ._alignment_limit import live_null_basis, one_or_all, orthonormal
+from ._alignment_limit import live_null_basis, one_or_all, orthonormal, protection
 from ._factored import Factored
 from ._labelled import LabelledTask
 
@@ -77,7 +77,7 @@ class FadeMap(Tabular):
 
     def solve(self, omega: npt.ArrayLike) -> FloatArray:
         """Return ``A^-1 omega`` without forming the inverse."""
-        head = np.asarray(omega, dtype=np.float64)
+        head = _real(omega, "omega")
         if head.ndim not in (1, 2) or head.shape[0] != self.shape[0]:
             raise ValueError(f"omega must have {self.shape[0]} rows, and has shape {head.shape}")
         if math.isinf(self.tau):
@@ -93,10 +93,10 @@ class FadeMap(Tabular):
         return np.asarray(Z - share * ((Z @ self.left) @ self.right.T))
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return self._right_of(np.asarray(Z, dtype=np.float64))
+        return self._right_of(_real(Z, "Z"))
 
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        head = np.asarray(omega, dtype=np.float64)
+        head = _real(omega, "omega")
         if self.whitening is not None:
             return np.asarray(self.whitening @ head)
         share = 1.0 - 1.0 / math.sqrt(self.tau)
@@ -137,9 +137,11 @@ class FadeMap(Tabular):
 
     @cached_property
     def kappa_P(self) -> float:
-        """Condition number of ``H_P = A^T K_P A``."""
-        features = self._right_of(self._given.matrix)
-        return condition_number(features=features, rank=self._given.rank - self._erased)
+        """Condition number of ``H_P = A^T K_P A``; NaN where nothing is left of it."""
+        left = self._given.rank - self._erased
+        if not left:
+            return math.nan
+        return condition_number(features=self._right_of(self._given.matrix), rank=left)
 
     @property
     def _erased(self) -> int:
@@ -185,7 +187,8 @@ class FadeMap(Tabular):
     def __repr__(self) -> str:
         return (
             f"FadeMap(tau={self.tau:g}, form={self.form!r}, shape={self.shape}, "
-            f"rank={self.left.shape[1]}, rho={_told(self.rho_before)} -> {_told(self.rho)})"
+            f"rank={self.left.shape[1]}, rho={_told(self.rho_before)} -> {_told(self.rho)}"
+            f"{protection(self.protected)})"
         )
 
     def _columns(self) -> Columns:
@@ -193,6 +196,13 @@ class FadeMap(Tabular):
         count = len(self._tasks)  # the others are of the primary task, the same for each
         primary = {name: (getattr(self, name),) * count for name in ("kappa_P_before", "kappa_P")}
         return by_task(told | primary)
+
+
+def _real(A: npt.ArrayLike, name: str) -> FloatArray:
+    given = np.asarray(A)
+    if given.dtype.kind == "c":
+        raise TypeError(f"{name} must be real, and is {given.dtype}")
+    return given.astype(np.float64, copy=False)
 
 
 def _told(value: float | tuple[float, ...]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._labels import labels_of
 from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
 from .._svd import svd
 from .._task import root_of_gram
@@ -122,30 +123,6 @@ def varies(y: FloatArray) -> bool:
     return float(np.max(np.abs(y))) > 4.0 * float(np.finfo(np.float64).eps)
 
 
-def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
-    """Labels as targets: names of classes (integers, bools, strings) become one-hot columns."""
-    array = np.asarray(Y)
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
-        array = array.astype(str)
-    if array.ndim == 1 and array.dtype.kind in "iubUS":
-        if array.size != rows:
-            raise ValueError(f"{name} must have {rows} labels, as {inputs} rows, got {array.size}")
-        classes, of = np.unique(array, return_inverse=True)
-        if classes.size == 1:
-            raise ValueError(f"{name} is constant: all {rows} labels are {classes[0].item()!r}")
-        if classes.size == rows:
-            raise ValueError(
-                f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"
-            )
-        return np.eye(classes.size)[of]
-    targets = as_targets(Y, rows, name, inputs)
-    if targets.shape[1] > rows:
-        raise ValueError(
-            f"{name} has {targets.shape[1]} columns, more classes than its {rows} rows"
-        )
-    return targets
-
-
 def centred(A: FloatArray) -> FloatArray:
     """Subtract the mean of each column, and once more what rounding left of it."""
     A = A - A.mean(axis=0)
@@ -213,28 +190,34 @@ def task_of_gram(
     given = as_matrix(K, names[0])
     cross = as_targets(as_array(b, names[1], ndim=None), given.shape[0], names[1], names[0])
     total = np.nan if energy is None else check_real(energy, names[2], low=0.0)
+    if total == 0.0:
+        raise ValueError(f"{names[2]} is 0: labels that are constant have nothing to align with")
     with np.errstate(over="ignore", invalid="ignore"):
         norm = frobenius(given) if given.dtype == np.float64 else math.nan
-    examine = partial(_examined, given, norm, cross, total, names, rank, computed_in)
+    # In units of the largest entry, whose squares neither overflow nor vanish.
     size = float(np.max(np.abs(cross))) or 1.0
+    cross = cross / size
+    with np.errstate(over="ignore"):
+        total = float(np.float64(total) / size / size)
     least = max(
         default_rtol(given.shape, given.dtype if computed_in is None else computed_in, "features"),
         CANCELLED * default_rtol(given.shape, np.float64, "features"),
     )
     # ||Z|| ||Y||, which is at least ||Z^T Y|| where the energy was not given.
-    together = float(np.linalg.norm(cross / size))
-    if math.isfinite(norm) and math.isfinite(total):
-        together = max(together, math.sqrt(norm) * (math.sqrt(total) / size))
-    task = LabelledTask(given.shape[0], total, names[0], least * together, examine, cross / size)
-    most = total / size / size * (1.0 + _EXPLAINED)
-    if rank is not None or not plausible(given, norm, cross / size, most):
+    together = float(np.linalg.norm(cross))
+    if math.isfinite(norm) and not math.isnan(total):
+        together = max(together, math.sqrt(norm) * math.sqrt(total))
+    rounding = least * together
+    examine = partial(_examined, given, norm, cross, total, rounding, names, rank, computed_in)
+    task = LabelledTask(given.shape[0], total, names[0], rounding, examine, cross)
+    if rank is not None or not plausible(given, norm, cross, total * (1.0 + _EXPLAINED)):
         _ = task.matrix
     return task
 
 
 def _examined(
-    K: Array, norm: float, cross: FloatArray, energy: float, names: tuple[str, str, str],
-    rank: SupportsIndex | None, computed_in: Any,
+    K: Array, norm: float, cross: FloatArray, energy: float, rounding: float,
+    names: tuple[str, str, str], rank: SupportsIndex | None, computed_in: Any,
 ) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
     """Parts of a task that is given by K and b, whose rank and energy are examined."""
     if math.isfinite(norm):
@@ -244,9 +227,19 @@ def _examined(
     reached = float(np.sum(labels**2))
     if reached > energy * (1.0 + _EXPLAINED):
         raise ValueError(
-            f"{names[2]} is {energy:.6g}, and {names[0]} and {names[1]} alone explain "
-            f"{reached:.6g} of it: all three must be of the same rows, centred alike"
+            f"{names[2]} is below what {names[0]} and {names[1]} alone explain, "
+            f"{reached / energy:.6g} of it: all three must be of the same rows, centred alike"
         )
+    if rank is None and not math.isnan(energy):
+        if float(np.linalg.norm(cross)) <= rounding:  # of labels that features do not see
+            return root.matrix, np.zeros_like(labels), root.rtol
+        unseen = root.rtol * float(root.sigma[0]) * root.scale * math.sqrt(energy) + rounding
+        beside = float(np.linalg.norm(root.to_null(cross)))
+        if beside > unseen:
+            raise ValueError(
+                f"{names[1]} has {beside / float(np.linalg.norm(cross)):.3g} of its norm beside "
+                f"the range of {names[0]}, where no feature is: both must be of the same rows"
+            )
     return root.matrix, labels, root.rtol
 
 
@@ -277,14 +270,15 @@ def tasks_of(
         if value is None:
             return [None] * count
         if not isinstance(value, Sequence) or len(value) != count:
-            raise ValueError(f"{name} must hold one item a task, {count}, got {value!r:.80}")
+            got = f"{len(value)} items" if isinstance(value, Sequence) else type(value).__name__
+            raise ValueError(f"{name} must hold one item a task, {count}, got {got}")
         return value
 
     columns = zip(
         firsts if several else [firsts],
         split(seconds, Y_name if by_inputs else b_name),
         split(energy, energy_name),
-        split(rank, "rank"),
+        split(rank, f"rank of {X_name}"),
         strict=True,
     )
     tasks = []

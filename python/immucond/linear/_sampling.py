@@ -12,12 +12,13 @@ import scipy.special
 
 from .._display import Record
 from .._errors import underflow_is_zero
+from .._labels import labels_of
 from .._task import root_of, warn_if_lost
 from .._two_tasks import Ranks, known_ranks, roots
 from .._validate import FloatArray, as_count, as_float64, check_real
 from ._fade import fade_of
 from ._fade_map import FadeMap
-from ._labelled import centred, labels_of, task_of_inputs
+from ._labelled import centred, task_of_inputs
 from ._limit import deficit_of, kappa_of_pencil
 
 # ---- condition numbers ----
@@ -125,14 +126,9 @@ def expected_sampling_ratio(d: SupportsIndex, rows: float, other_rows: float = m
     size = as_count(d, "d", least=1)
     y = []
     for value, name in ((rows, "rows"), (other_rows, "other_rows")):
-        y.append(min(1.0, size / _rows(value, name)))
+        y.append(min(1.0, size / check_real(value, name, low=1.0, closed=True)))
     h = math.sqrt(y[0] + y[1] - y[0] * y[1])
     return math.inf if h >= 1.0 else ((1.0 + h) / (1.0 - h)) ** 2
-
-
-def _rows(value: float, name: str) -> float:
-    """Check a number of rows, infinitely many for the population."""
-    return math.inf if value == math.inf else check_real(value, name, low=1.0)
 
 
 @underflow_is_zero
@@ -224,10 +220,12 @@ class Leak(Record):
         The map fades :math:`\hat b = b + e`. Of b itself the sampling error e of N rows stays,
         :math:`(I - \Pi)^T b = -(I - \Pi)^T e`, and its square is on average
         :math:`E[\|(I - \Pi)^T z\|^2 \|y\|^2] / N`; testing on N' rows adds as much over N'.
-        Of first order in 1/N and in :math:`1/\sqrt\tau`.
+        Of first order in 1/N and in :math:`1/\sqrt\tau`: too much for folds of few rows for each
+        feature, whose own rho has its largest eigenvalue and explained labels fitted.
         """
         count = check_real(rows, "rows", low=1.0)
-        return self.own + self.per_row * (1.0 / count + 1.0 / _rows(other_rows, "other_rows"))
+        others = check_real(other_rows, "other_rows", low=1.0, closed=True)
+        return self.own + self.per_row * (1.0 / count + 1.0 / others)
 
     def rows_needed(self, rho: float) -> int:
         """How many harmful rows the map takes for a rho, in the population.
@@ -305,11 +303,15 @@ def leak(
     added = check_real(delta, "delta", low=0.0)
     P = root_of(X_P, K_P, "X_P", "K_P", rank=rank_P, computed_in=computed_in).plus(added)
     warn_if_lost(P)
+    if A.shape[1] != P.dim:
+        raise ValueError(
+            f"{P.name} and X_H must have as many columns, got {P.dim} and {A.shape[1]}"
+        )
     source = np.asarray(X_H).dtype if computed_in is None else computed_in
     options: dict[str, Any] = {"center": center, "rank": rank_H, "computed_in": source}
 
     found = []
-    order = np.random.default_rng(seed).permutation(A.shape[0])
+    order = np.random.default_rng(as_count(seed, "seed", least=0)).permutation(A.shape[0])
     order = order[np.lexsort(y[order].T)]  # alike targets side by side, and dealt in turn
     for number in range(parts):
         fold = order[number::parts]
@@ -350,6 +352,7 @@ def leak(
 
 def _per_row(Z: FloatArray, Y: FloatArray, faded: FadeMap, center: bool) -> float:
     """``E[||(I - Pi)^T z||^2 ||y||^2]`` in units of rho, over ``sigma_1 ||Y_||||^2`` of one row."""
+    Z, Y = (x / np.max(np.abs(x)) for x in (Z, Y))  # of no unit, and their squares are numbers
     Z, Y = (centred(Z), centred(Y)) if center else (Z, Y)
     erased = Z - (Z @ faded.left) @ faded.right.T
     together = float(np.sum(np.sum(erased**2, axis=1) * np.sum(Y**2, axis=1)))

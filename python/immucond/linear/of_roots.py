@@ -6,7 +6,6 @@ from ._curves import usual_variances as usual_variances
 from ._extractor import extractor_of as extractor_of
 from ._extractor import sufficient_delta as sufficient_delta
 from ._labelled import centred as centred
-from ._labelled import labels_of as labels_of
 from ._labelled import task_of_inputs as task_of_inputs
 from ._limit import limit_of as limit_of
 from ._nearest import nearest_of as nearest_of

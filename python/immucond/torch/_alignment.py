@@ -204,7 +204,8 @@ class RAlign(nn.Module):
     center, classes
         As in `immucond.torch.r_align`.
     log : bool, default True
-        Return the logarithm, whose gradient does not vanish where labels are slow already.
+        Return the logarithm, whose gradient does not vanish where labels are slow already; of the
+        least normal number and no gradient where rho is 0, and nothing is left to slow.
 
     Examples
     --------
@@ -218,12 +219,13 @@ class RAlign(nn.Module):
         self, *, center: bool = True, classes: int | None = None, log: bool = True
     ) -> None:
         super().__init__()
-        self.center, self.classes, self.log = bool(center), classes, bool(log)
+        self.center, self.log = bool(center), bool(log)
+        self.classes = None if classes is None else as_count(classes, "classes", least=2)
 
     def forward(self, Z: Tensor, Y: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the value at features and their labels, of (B, T, m) those that a mask keeps."""
         value = r_align(Z, Y, mask=mask, center=self.center, classes=self.classes)
-        return torch.log(value) if self.log else value
+        return torch.log(value.clamp_min(torch.finfo(value.dtype).tiny)) if self.log else value
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the parentheses."""

@@ -1,0 +1,36 @@
+"""Labels as targets: names of classes become one-hot columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ._validate import FloatArray, as_targets
+
+
+def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
+    """Labels as targets: names of classes (integers, bools, strings) become one-hot columns.
+
+    A column of them is what tables give, and names classes too.
+    """
+    array = np.asarray(Y)
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    if array.shape[1:] in ((), (1,)) and array.dtype.kind in "iubUS":
+        array = array.ravel()
+        if array.size != rows:
+            raise ValueError(f"{name} must have {rows} labels, as {inputs} rows, got {array.size}")
+        classes, of = np.unique(array, return_inverse=True)
+        if classes.size == 1:
+            raise ValueError(f"{name} is constant: all {rows} labels are {classes[0].item()!r}")
+        if classes.size == rows:
+            raise ValueError(
+                f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"
+            )
+        return np.eye(classes.size)[of]
+    targets = as_targets(Y, rows, name, inputs)
+    if targets.shape[1] > rows:
+        raise ValueError(
+            f"{name} has {targets.shape[1]} columns, more classes than its {rows} rows"
+        )
+    return targets
