@@ -229,9 +229,9 @@ def test_labels_of_any_unit_have_one_alignment(power):
 
 def test_an_energy_of_zero_is_refused():
     K, b, _ = sums_of()
-    for given in (b, b * 1e-200, 0.0 * b):
+    for cross in (b, b * 1e-200, 0.0 * b):
         with pytest.raises(ValueError, match="energy is 0: labels that are constant"):
-            ic.linear.alignment(K=K, b=given, energy=0.0)
+            ic.linear.alignment(K=K, b=cross, energy=0.0)
 
 
 def test_labels_that_the_features_do_not_see_are_told_by_their_energy():

@@ -90,7 +90,7 @@ def _told(value: float | tuple[float, ...]) -> str:
 
 
 def protection(share: float) -> str:
-    """What a representation tells of the primary head's protected share, where it is known."""
+    """Return what a representation tells of the primary head's protected share, if known."""
     return "" if math.isnan(share) else f", protected={share:.4g}"
 
 
