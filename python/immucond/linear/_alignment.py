@@ -82,7 +82,7 @@ def alignment(
         of the features otherwise dominates sigma_1, which a bias undoes.
     K, b, energy : (m, m) array_like, (m, c) array_like, float
         In place of Z and Y: ``Z^T Z``, ``Z^T Y`` and ``||Y||_F^2``, of centred Z and Y. Without the
-        energy, `explained` is not known.
+        energy, `explained` is not known, nor whether b is more than rounding.
     rank : int, optional
         Rank of the (centred) features, where it is known.
     computed_in : dtype_like, optional
@@ -95,8 +95,8 @@ def alignment(
     Raises
     ------
     ValueError
-        For NaN, mismatched rows, labels or features that are constant, or an `energy` below what
-        the features explain.
+        For NaN, mismatched rows, labels or features that are constant, an `energy` below what the
+        features explain, or a b beside the range of K.
     TypeError
         Where neither Z and Y nor K and b were given.
 
