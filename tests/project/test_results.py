@@ -20,8 +20,8 @@ def runs():
         yield network.making(*worth.MADE)
         yield f"lock --backbone a --primary {network.primary} {network.reading} --kind gauges"
         yield f"erase {at} --tols 0.01"
-        yield f"attack {at} {worth.HEADS} --no-scratch"
-        yield f"attack {at} {worth.WHOLE} --target 0.5"
+        yield f"attack {at} {network.heads} --no-scratch"
+        yield f"attack {at} {network.whole} --target 0.5"
         yield f"leak {at} --no-untrained"
         yield f"cost --backbone a --harmful {network.harmful} {network.reading} --params head"
     yield from (words for _, words in erasure.RUNS.values())
