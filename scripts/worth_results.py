@@ -37,10 +37,7 @@ LOCKS = {"specdef": "SpecDef, alpha 1e3", "gauges": "random gauges, kappa 1e3"}
 ERASED = {"erase-0.01": "erasure, 1 point", "erase-0.03": "erasure, 3 points"}
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE)
 STYLES = [(colour, marker) for marker in "os^" for colour in COLOURS]
-HEADS = (
-    "--test-size 600 --steps 60 --trials 12 "
-    "--attackers lstsq whitening logistic probe-adam"
-)
+HEADS = "--test-size 600 --steps 60 --trials 12 --attackers lstsq whitening logistic probe-adam"
 WHOLE = (
     "--test-size 300 --batch-size 64 --steps 60 --trials 4 "
     "--max-utility-drop 1 --attackers adam lora-8"
