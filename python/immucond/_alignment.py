@@ -66,8 +66,7 @@ class AlignmentRegularizer:
         Raises
         ------
         ValueError
-            For NaN, mismatched rows, features or targets that are zero (constant, if centred), and
-            more classes than rows.
+            For NaN, mismatched rows, and features or targets that are zero (constant, if centred).
         OverflowError
             Where the gradient is beyond the float range.
 
@@ -94,7 +93,7 @@ class AlignmentRegularizer:
     ) -> tuple[float, FloatArray, FloatArray, float, FloatArray, float]:
         """Value, Z and Y at unit scale, the scale of Z, the top singular vector and sigma_1."""
         A = as_float64(Z, "Z")
-        y = labels_of(Y, A.shape[0], "Y", "Z")
+        y = labels_of(Y, A.shape[0], "Y", "Z", batch=True)
         A, scale = _at_unit(A, center, "Z is {}: the features see no labels")
         y, _ = _at_unit(y, center, "Y is {}: there are no labels to align with")
         y /= np.linalg.norm(y)

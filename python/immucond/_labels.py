@@ -8,10 +8,13 @@ import numpy.typing as npt
 from ._validate import FloatArray, as_targets
 
 
-def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:
+def labels_of(
+    Y: npt.ArrayLike, rows: int, name: str, inputs: str, *, batch: bool = False
+) -> FloatArray:
     """Labels as targets: names of classes (integers, bools, strings) become one-hot columns.
 
-    A column of them is what tables give, and names classes too.
+    A column of them is what tables give, and names classes too. More classes than rows, and a row a
+    class, are refused but for a `batch` of a task.
     """
     array = np.asarray(Y)
     if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
@@ -23,13 +26,13 @@ def labels_of(Y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray
         classes, of = np.unique(array, return_inverse=True)
         if classes.size == 1:
             raise ValueError(f"{name} is constant: all {rows} labels are {classes[0].item()!r}")
-        if classes.size == rows:
+        if classes.size == rows and not batch:
             raise ValueError(
                 f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"
             )
         return np.eye(classes.size)[of]
     targets = as_targets(Y, rows, name, inputs)
-    if targets.shape[1] > rows:
+    if targets.shape[1] > rows and not batch:
         raise ValueError(
             f"{name} has {targets.shape[1]} columns, more classes than its {rows} rows"
         )
