@@ -271,3 +271,18 @@ def test_all_features_erased_is_told():
     assert found.moved == pytest.approx(1.0)
     assert np.abs(found.theta).max() < 1e-12
     assert "erase" not in found._repr_html_()  # which shows the NaN and does not fail
+
+
+@pytest.mark.parametrize("decades", [12, 13, 14, 15])
+def test_labels_that_weak_directions_explain_are_no_contradiction(decades):
+    """Rounding of K then makes more of them than there was: by 1e-5 at kappa 1e14."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        Q = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+        Z = rng.normal(size=(30, 5)) * np.geomspace(1.0, 10.0 ** (-decades / 2), 5) @ Q
+        Z = Z - Z.mean(0)
+        Y = Z @ Q[-1]  # of the weakest direction
+        found = ic.linear.alignment(K=Z.T @ Z, b=Z.T @ Y, energy=float(Y @ Y))
+        assert 0.0 <= found.explained <= 1.0
+        with pytest.raises(ValueError, match="alone explain"):
+            ic.linear.alignment(K=np.eye(2), b=[1.0, 1.0], energy=1.999)

@@ -126,7 +126,8 @@ def alignment(
 
     seen = task(bool(center))
     uncentred = task(False).rho() if center and Z is not None else math.nan
-    return Alignment(seen.rho(), uncentred, seen.reached / seen.energy, seen.rank)
+    explained = float(np.minimum(1.0, seen.reached / seen.energy))  # by rounding more; NaN stays
+    return Alignment(seen.rho(), uncentred, explained, seen.rank)
 
 
 def _one(value: npt.ArrayLike) -> npt.ArrayLike:
