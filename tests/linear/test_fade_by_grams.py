@@ -234,14 +234,16 @@ def test_an_energy_of_zero_is_refused():
             ic.linear.alignment(K=K, b=cross, energy=0.0)
 
 
-def test_labels_that_the_features_do_not_see_are_told_by_their_energy():
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_labels_that_the_features_do_not_see_are_told_by_their_energy(dtype):
     rng = np.random.default_rng(1)
     Z = np.linalg.qr(rng.normal(size=(40, 6)))[0]
     Z -= Z.mean(0)
     Y = rng.normal(size=(40, 1))
     Y -= Y.mean(0)
     Y -= Z @ np.linalg.lstsq(Z, Y, rcond=None)[0]
-    K, b, energy = Z.T @ Z, Z.T @ Y, float(np.sum(Y**2))
+    K, energy = (Z.T @ Z).astype(dtype), float(np.sum(Y**2))
+    b = Z.astype(dtype).T @ Y.astype(dtype)
     assert np.abs(b).max() > 0.0  # rounding
     found = ic.linear.alignment(K=K, b=b, energy=energy)
     assert (found.rho, found.explained) == (0.0, 0.0)

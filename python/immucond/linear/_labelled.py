@@ -193,7 +193,8 @@ def task_of_gram(
     if total == 0.0:
         raise ValueError(f"{names[2]} is 0: labels that are constant have nothing to align with")
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = frobenius(given) if given.dtype == np.float64 else math.nan
+        whole = frobenius(given.astype(np.float64, copy=False))
+    norm = whole if given.dtype == np.float64 else math.nan  # by which a change is told later
     # In units of the largest entry, whose squares neither overflow nor vanish.
     size = float(np.max(np.abs(cross))) or 1.0
     cross = cross / size
@@ -205,8 +206,8 @@ def task_of_gram(
     )
     # ||Z|| ||Y||, which is at least ||Z^T Y|| where the energy was not given.
     together = float(np.linalg.norm(cross))
-    if math.isfinite(norm) and not math.isnan(total):
-        together = max(together, math.sqrt(norm) * math.sqrt(total))
+    if math.isfinite(whole) and not math.isnan(total):
+        together = max(together, math.sqrt(whole) * math.sqrt(total))
     rounding = least * together
     examine = partial(_examined, given, norm, cross, total, rounding, names, rank, computed_in)
     task = LabelledTask(given.shape[0], total, names[0], rounding, examine, cross)
