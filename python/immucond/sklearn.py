@@ -384,7 +384,7 @@ def _targets(X: FloatArray, y: Any, loss: str, name: str) -> tuple[Array, str, A
         raise ValueError(f"loss={loss!r} needs class labels, and {name} is {kind}")
     classes, codes = np.unique(column_or_1d(y), return_inverse=True)
     if classes.size == 1:
-        raise ValueError(f"{name} holds one class ({classes[0].item()!r}), and two are needed")
+        raise ValueError(f"{name} holds one class ({classes.tolist()[0]!r}), and two are needed")
     if loss == "logistic" and classes.size > 2:  # one against the rest
         codes = codes[:, None] == np.arange(classes.size)
     return codes, loss, classes
