@@ -34,14 +34,12 @@ from immucond._format import number
 from immucond.experiments.deep import LABELS
 
 PIXELS = "--mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616 --test-size 4000"
-DIGITS = (
-    f"--primary cifar10 --harmful mnist {PIXELS} --train-size 10000 16000 "
-    "--defender-rows 1500 5000 10000 --save fade fade-distilled closed-form"
-)
+DIGITS = f"--primary cifar10 --harmful mnist {PIXELS} --train-size 10000 16000"
+MOST = "--defender-rows 1500 5000 10000 --save fade fade-distilled closed-form --seeds 3"
 ANIMALS = (
     "--primary cifar10[airplane,automobile,ship,truck] "
     f"--harmful cifar10[bird,cat,deer,dog,frog,horse] --transfer mnist {PIXELS} "
-    "--train-size 8000 --fine-tune --seeds 1"
+    "--train-size 8000 --fine-tune"
 )
 RESNET = "--backbone resnet18-cifar10 --image-size 64 --trainable resnet.encoder.stages.3"
 VIT = "--backbone vit-cifar10 --image-size 32 --terms 6 60"
@@ -65,15 +63,18 @@ RUNS = {
     ),
     "minilm-transfer": (
         f"{MINILM} --primary clinc150[-{BENIGN.replace(',', ',-')}] "
-        f"--transfer clinc150[{BENIGN}] --seeds 1 {CLOSED}"
+        f"--transfer clinc150[{BENIGN}] --seeds 3 {CLOSED}"
     ),
-    "resnet18": f"{RESNET} {DIGITS} --terms-opt-kappa 0.1 0.003 --seeds 3",
+    "resnet18": f"{RESNET} {DIGITS} {MOST} --terms-opt-kappa 0.1 0.003",
+    "resnet18-tuned": (
+        f"{RESNET} {DIGITS} --fine-tune --seeds 1 --method identity fade fade-distilled leace"
+    ),
     "animals": (
-        f"{RESNET} {ANIMALS} --defender-rows 1500 5000 "
+        f"{RESNET} {ANIMALS} --defender-rows 1500 5000 --seeds 1 "
         "--method identity algorithm1 closed-form fade fade-distilled leace"
     ),
-    "vit": f"{VIT} {DIGITS} --fine-tune --seeds 3",
-    "vit-animals": f"{VIT} {ANIMALS} {CLOSED}",
+    "vit": f"{VIT} {DIGITS} {MOST} --fine-tune",
+    "vit-animals": f"{VIT} {ANIMALS} --seeds 3 {CLOSED}",
 }
 PLOTS = {
     "attackers": "Held-out accuracy of every attacker, by method",
