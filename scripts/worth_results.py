@@ -3,31 +3,34 @@
 worth_results.py [NETWORK ...] [--work FOLDER] [--only RELEASE ...] [--heads]
 
 Makes releases of each network by ``immucond deep``, ``lock`` and ``erase``, measures each by
-``immucond leak``, ``cost`` and ``attack``, and writes one section from their files. Each command
-runs into a subfolder of the work folder, unless what it leaves is there already. With --only these
-releases are measured, and nothing is written: several such runs may share a work folder once the
-releases are made (--only without names). With --heads nobody trains a whole network, which takes
+``immucond leak``, ``cost`` and ``attack``, and writes one section from what docs/results/units
+keeps of them, a file a release: what was measured by the same commands is not measured again. Each
+command runs into a subfolder of the work folder, unless it has succeeded there. With --only these
+releases are measured, and the page stays. With --heads nobody trains a whole network, which takes
 hours; a later run without it adds them. Data and models lie where IMMUCOND_DATA and IMMUCOND_MODELS
 say.
 """
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from page import ROOT, chosen, command, write
 from scipy.stats import spearmanr
 
+from immucond._files import write_whole
 from immucond._format import number
 from immucond._show import BLACK, BLUE, GREEN, PURPLE, VERMILION, legend_below, print_style
 from immucond.experiments.deep import METHODS
 
 PAGE = ROOT / "docs" / "results" / "worth.md"
+UNITS = ROOT / "docs" / "results" / "units"
 BASE = "identity"
 MADE = (
     BASE, "closed-form", "fade", "leace", "algorithm1", "r-ill-only", "imma", "opt-kappa",
@@ -48,7 +51,19 @@ TRAINED = (
 )
 ATTACKED_WHOLE = (BASE, "fade", "fade-distilled", *ERASED)
 
-Found = dict[str, dict[str, Any]]
+Row = dict[str, Any]  # what is kept of a release: the commands, when they ran, and their figures
+
+
+class Release(NamedTuple):
+    """A release of a network: the command that makes it, and where in its folder that leaves it.
+
+    A command for ``{base}`` is of the network as it was, released by the same means.
+    """
+
+    label: str
+    folder: str
+    command: str
+    at: str
 
 
 @dataclass(frozen=True)
@@ -100,14 +115,44 @@ class Network:
         """Both tasks, and how they are read."""
         return f"--primary {self.primary} --harmful {self.harmful} {self.reading}"
 
-    def making(self, *methods: str) -> str:
-        """Return the command that makes releases by methods."""
-        own = [self.apart[name] for name in methods if name in self.apart]
+    def making(self, method: str) -> str:
+        """Return the command that makes a release by a method."""
         words = (
             "deep", "--backbone", self.backbone, self.tasks, self.deep, "--train-size 4000",
-            "--test-size 2000 --seeds 1 --jobs 2", *own, "--method", *methods, "--save", *methods,
+            f"--test-size 2000 --seeds 1 --method {method} --save {method}",
+            self.apart.get(method, ""),
         )  # fmt: skip
         return " ".join(word for word in words if word)
+
+    @property
+    def releases(self) -> dict[str, Release]:
+        """All releases, by name."""
+        found = {
+            name: Release(METHODS[name].label, name, self.making(name), f"units/models/{name}")
+            for name in MADE
+        }
+        for kind, label in LOCKS.items():
+            words = f"lock --backbone {{base}} --primary {self.primary} {self.reading}"
+            found[kind] = Release(label, kind, f"{words} --kind {kind}", "release")
+        tols = " ".join(name.partition("-")[2] for name in ERASED)
+        words = f"erase --backbone {{base}} {self.tasks} --tols {tols}"
+        for name, label in ERASED.items():
+            found[name] = Release(label, "erase", words, f"releases/{name}")
+        return found
+
+    def measures(self, name: str, *, whole: bool) -> dict[str, str]:
+        """Return the commands that measure a release, by the folder that each writes into."""
+        at = "--backbone {at}"
+        found = {
+            "heads": f"attack {at} {self.tasks} {self.heads} --no-scratch",
+            "leak": f"leak {at} {self.tasks} --no-untrained",
+            "cost": f"cost {at} --harmful {self.harmful} {self.reading} --params head",
+        }
+        if whole and name in ATTACKED_WHOLE:
+            scratch = "" if name == BASE else " --no-scratch"
+            words = f"attack {at} {self.tasks} {self.whole} --target {{target}}"
+            found["whole"] = f"{words}{scratch}"
+        return found
 
 
 VEHICLES = "cifar10[airplane,automobile,ship,truck]"
@@ -139,108 +184,116 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-worth")
-    parser.add_argument("--only", nargs="*", metavar="RELEASE", default=None)
+    parser.add_argument("--only", nargs="+", metavar="RELEASE")
     parser.add_argument("--heads", action="store_true")
     given = parser.parse_args()
     for name in chosen(parser, given.networks, NETWORKS):
-        network, work = NETWORKS[name], given.work / name
-        made = releases(network, work)
-        names = [] if given.only == [] else chosen(parser, given.only, made)
-        whole = () if given.heads else ATTACKED_WHOLE
-        found = {
-            release: measure(network, work, release, made[release][1], release in whole)
-            for release in names
+        network, work, kept = NETWORKS[name], given.work / name, UNITS / f"worth-{name}"
+        rows = {
+            release: measured(network, release, work, kept / f"{release}.json", not given.heads)
+            for release in chosen(parser, given.only, network.releases)
         }
         if given.only is None:
-            write(PAGE, f"{Path(__file__).name} {name}", [*section(name, work, made, found)])
+            write(PAGE, f"{Path(__file__).name} {name}", [*section(name, rows)])
 
 
-def releases(network: Network, work: Path) -> dict[str, tuple[str, str]]:
-    """Make releases; return their labels and folders by name."""
-    found = {name: (METHODS[name].label, "") for name in MADE}
-    apart = [(name,) for name in MADE if name in network.apart]
-    for methods in (tuple(name for name in MADE if name not in network.apart), *apart):
-        place = command(network.making(*methods), work / folder_of(network, methods[0]))
-        found |= {
-            name: (METHODS[name].label, str(place / "units" / "models" / name)) for name in methods
+def measured(network: Network, name: str, work: Path, kept: Path, whole: bool) -> Row:
+    """What a release is worth, as it is kept; measured first where these commands have not been."""
+    release, measures = network.releases[name], network.measures(name, whole=whole)
+    if kept.exists():
+        row = read(kept)
+        wanted = {release.command, *(measures.values() if "strongest" in row else ())}
+        if wanted <= set(row["ran"]):
+            return row
+    place = made(network, release, work)
+    ran, at = {release.command: read(place / "made.json")}, place / release.at
+    row = {"label": release.label, "ran": ran}
+    if at.is_dir():  # within a small tolerance there may be no network
+        told: dict[str, Any] = {}
+        for folder, words in measures.items():
+            target = told["heads"]["runs"][0]["target"] if folder == "whole" else ""
+            out = work / "measured" / name / folder
+            command(words.format(at=shlex.quote(str(at)), target=target), out)
+            ran[words] = read(out / "made.json")
+            told[folder] = read(out / f"{words.split()[0]}.json")
+        if name in MADE:
+            told["deep"] = read(place / "results.json")["methods"][name]["seeds"][0]
+        row |= figures(**told)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps(row, indent=1, allow_nan=False) + "\n")
+    return row
+
+
+def made(network: Network, release: Release, work: Path) -> Path:
+    """Make a release, and return the folder that its command wrote."""
+    base = ""
+    if "{base}" in release.command:
+        of = network.releases[BASE]
+        base = shlex.quote(str(made(network, of, work) / of.at))
+    return command(release.command.format(base=base), work / release.folder)
+
+
+def figures(
+    heads: Row, leak: Row, cost: Row, whole: Row | None = None, deep: Row | None = None
+) -> Row:
+    """What the table has of a release, from what the commands wrote."""
+    run, profile = heads["runs"][0], leak["profile"]
+    attacks, found = list(run["attacks"]["release"]), {}
+    if whole is not None:
+        trained = whole["runs"][0]["attacks"]
+        attacks += trained["release"]
+        found["whole"] = {
+            network: {name: best(of, name) for name in {attack["attacker"] for attack in of}}
+            for network, of in trained.items()
         }
-    base = found[BASE][1]
-    for kind, label in LOCKS.items():
-        words = f"lock --backbone {base} --primary {network.primary} {network.reading}"
-        place = command(f"{words} --kind {kind}", work / kind)
-        found[kind] = (label, str(place / "release"))
-    tols = " ".join(name.partition("-")[2] for name in ERASED)
-    place = command(f"erase --backbone {base} {network.tasks} --tols {tols}", work / "erase")
-    made = {name: (label, place / "releases" / name) for name, label in ERASED.items()}
-    # Within a small tolerance there may be none.
-    return found | {name: (label, str(at)) for name, (label, at) in made.items() if at.is_dir()}
-
-
-def folder_of(network: Network, method: str) -> str:
-    """Where in the work folder a method's release is made."""
-    return method if method in network.apart else "deep"
-
-
-def measure(network: Network, work: Path, name: str, release: str, trained: bool) -> dict[str, Any]:
-    """Measure one release: its profile, its cost, and its strongest attacker.
-
-    He trains the whole network too where that is `trained`.
-    """
-    out, at = work / "measured" / name, f"--backbone {release}"
-    words = f"attack {at} {network.tasks} {network.heads} --no-scratch"
-    heads = told(words, out / "heads")["runs"][0]
-    attacks, whole = list(heads["attacks"]["release"]), None
-    if trained:
-        scratch = "" if name == BASE else " --no-scratch"
-        words = f"{network.whole} --target {heads['target']}{scratch}"
-        whole = told(f"attack {at} {network.tasks} {words}", out / "whole")["runs"][0]
-        attacks += whole["attacks"]["release"]
-    cost = f"cost {at} --harmful {network.harmful} {network.reading} --params head"
-    return {
-        "leak": told(f"leak {at} {network.tasks} --no-untrained", out / "leak"),
-        "cost": told(cost, out / "cost"),
-        "heads": heads,
-        "whole": whole,
-        "strongest": strongest(attacks),
+    if deep is not None:
+        found["rir"] = deep["all"]["rir"]
+        found["adam"] = deep["probe"]["adam"]["accuracy"][-1]
+    return found | {
+        "primary": run["utility"],
+        "target": run["target"],
+        "rho": [*profile["cuts"].values()][-1]["rho"],
+        "descent": cost["costs"]["release"]["head"]["steps"]["0.5"]["lower"],
+        "ceiling": profile["ceiling"],
+        "where": profile["where"],
+        "strongest": best(attacks),
     }
 
 
-def strongest(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the attack of the fewest steps, or of the least loss where nobody gets there."""
-    found = [{**a, "steps": float(a["steps"]), "loss": float(a["loss"])} for a in attacks]
-    return min(found, key=lambda attack: (attack["steps"], attack["loss"]))
+def best(attacks: Sequence[Row], attacker: str = "") -> Row:
+    """The attack (of one attacker) of the fewest steps, or of the least loss where none gets there.
+
+    Infinite numbers are words, as in the files of the commands.
+    """
+    taken = [attack for attack in attacks if attacker in ("", attack["attacker"])]
+    found = min(taken, key=lambda attack: (float(attack["steps"]), float(attack["loss"])))
+    return {name: found[name] for name in ("attacker", "start", "steps", "loss", "accuracy")}
 
 
-def told(words: str, out: Path) -> dict[str, Any]:
-    """Run a command of ours, and return what it wrote."""
-    return read(command(words, out) / f"{words.split()[0]}.json")
-
-
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Any:
     """Return what a command wrote."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def section(
-    name: str, work: Path, made: Mapping[str, tuple[str, str]], found: Found
-) -> Iterator[str]:
+def section(name: str, rows: Mapping[str, Row]) -> Iterator[str]:
     """Lines of a network's section: its table, and what it is of."""
-    network = NETWORKS[name]
-    base, runs = found[BASE], [read(x) for x in sorted(work.rglob("made.json"))]
-    at, seconds = sorted({run["commit"] for run in runs}), sum(run["seconds"] for run in runs)
-    trained = base["whole"] is not None
-    plain = network.making(*(method for method in MADE if method not in network.apart))
-    apart = "".join(f", {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
+    network, base = NETWORKS[name], rows[BASE]
+    found = {release: row for release, row in rows.items() if "strongest" in row}
+    ran = {(words, release if "{at}" in words else "") : run
+           for release, row in rows.items() for words, run in row["ran"].items()}  # fmt: skip
+    at, seconds = {run["commit"] for run in ran.values()}, sum(r["seconds"] for r in ran.values())
+    trained = "whole" in base
+    apart = "".join(f", for {METHODS[m].label} with `{own}`," for m, own in network.apart.items())
     more = f", some of them to the same target with `{network.whole}` too" if trained else ""
     yield f"## {network.title}"
     yield ""
     yield (
         f"`python scripts/worth_results.py {name}{'' if trained else ' --heads'}`, commit "
-        f"{' and '.join(at)}, seed 0, {seconds:.0f} s of computing. Releases by "
-        f"`immucond {plain}`{apart} and of theta_0 by `immucond lock` and `immucond erase`; each "
-        f"attacked with `{network.heads}`, from every start and cut{more}; "
-        "`immucond leak` and `immucond cost --params head` with their defaults."
+        f"{' and '.join(sorted(at))}, seed 0, {seconds:.0f} s of computing. Releases by `immucond "
+        f"{replace(network, apart={}).making('METHOD')}`{apart} and of theta_0 by "
+        f"`immucond lock` and `immucond erase`; each attacked with `{network.heads}`, from every "
+        f"start and cut{more}; `immucond leak` and `immucond cost --params head` with their "
+        "defaults."
     )
     yield ""
     whole = ("Adam, all", "LoRA") if trained else ()
@@ -248,31 +301,26 @@ def section(
              *whole, "strongest", "who", "loss", "accuracy", "factor")  # fmt: skip
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
-    deep: dict[str, Any] = {}
-    for folder in {folder_of(network, method) for method in MADE}:
-        deep |= read(work / folder / "results.json")["methods"]
-    for release, (label, _) in made.items():
-        of = found[release]
-        profile, steps = of["leak"]["profile"], of["cost"]["costs"]["release"]["head"]["steps"]
-        unit = deep[release]["seeds"][0] if release in deep else {}
+    for row in found.values():
+        took, unprotected = (float(of["strongest"]["steps"]) for of in (row, base))
         cells = [
-            label,
-            f"{of['heads']['utility']:.1%}",
-            number(unit["all"]["rir"]) if unit else "",
-            number([*profile["cuts"].values()][-1]["rho"]),
-            f"{unit['probe']['adam']['accuracy'][-1]:.1%}" if unit else "",
-            number(float(steps["0.5"]["lower"])),
-            f"{profile['ceiling']:.1%}",
-            profile["where"].removeprefix(network.within),
-            *(best(of["whole"], "release", name) for name in ("adam", "lora-8") if trained),
-            *who(of["strongest"], network.within),
-            number(of["strongest"]["steps"] / base["strongest"]["steps"]),
+            row["label"],
+            f"{row['primary']:.1%}",
+            number(float(row["rir"])) if "rir" in row else "",
+            number(row["rho"]),
+            f"{row['adam']:.1%}" if "adam" in row else "",
+            number(float(row["descent"])),
+            f"{row['ceiling']:.1%}",
+            row["where"].removeprefix(network.within),
+            *(steps(row, "release", name) for name in ("adam", "lora-8") if trained),
+            *who(row["strongest"], network.within),
+            number(took / unprotected),
         ]
         yield f"| {' | '.join(cells)} |"
     if trained:
-        yield f"| from scratch |{' |' * 7} {best(base['whole'], 'scratch', 'adam')} |{' |' * 6}"
+        yield f"| from scratch |{' |' * 7} {steps(base, 'scratch', 'adam')} |{' |' * 6}"
     yield ""
-    if none := [label for release, label in ERASED.items() if release not in made]:
+    if none := [row["label"] for release, row in rows.items() if release not in found]:
         yield f"No network is within its tolerance: {', '.join(none)}."
         yield ""
     yield (
@@ -282,40 +330,39 @@ def section(
         "gradient descent on it until half of the squared loss is left. ceiling: of the leak "
         f"profile, the most over all cuts. {TRAINED if trained else ''}"
         "strongest: fewest steps of any attacker until the held-out cross-entropy is at "
-        f"{number(base['heads']['target'])} nats; loss and accuracy: his at best, "
+        f"{number(float(base['target']))} nats; loss and accuracy: his at best, "
         "or where nobody gets there those of the least loss. factor: over the steps on theta_0."
     )
     yield ""
     yield correlation(found)
     yield ""
     plot = ROOT / "docs" / "images" / f"worth-{name}.svg"
-    draw(made, found, plot)
+    draw(found, plot)
     yield f"![Steps of the strongest attacker against the ceiling](../images/{plot.name})"
 
 
-def correlation(found: Found) -> str:
+def correlation(found: Mapping[str, Row]) -> str:
     """Tell how far the ceiling orders the releases as the strongest attacker does."""
-    taken = [of["strongest"]["steps"] for of in found.values()]
+    taken = [float(row["strongest"]["steps"]) for row in found.values()]
     if len(set(taken)) == 1:
         return "All releases cost the strongest attacker the same: the ceiling has nothing to tell."
-    said = spearmanr([of["leak"]["profile"]["ceiling"] for of in found.values()], taken)[0]
+    said = spearmanr([row["ceiling"] for row in found.values()], taken)[0]
     return (
         f"Spearman's correlation of ceiling and strongest attacker's steps: {said:.2f} over "
         f"{len(taken)} releases, {max(map(taken.count, taken))} of which share one number of steps."
     )
 
 
-def draw(made: Mapping[str, tuple[str, str]], found: Found, plot: Path) -> None:
+def draw(found: Mapping[str, Row], plot: Path) -> None:
     """Draw the strongest attacker's steps against the ceiling."""
     most = float(HEADS.split("--steps ")[1].split()[0])
     with print_style():
         figure = Figure(figsize=(7.0, 5.2), layout="constrained")
         ax = figure.subplots()
-        for (name, (label, _)), (colour, marker) in zip(made.items(), STYLES, strict=False):
+        for row, (colour, marker) in zip(found.values(), STYLES, strict=False):
             ax.plot(
-                100.0 * found[name]["leak"]["profile"]["ceiling"],
-                min(found[name]["strongest"]["steps"], 1.6 * most),
-                marker, color=colour, markerfacecolor="none", linestyle="none", label=label,
+                100.0 * row["ceiling"], min(float(row["strongest"]["steps"]), 1.6 * most),
+                marker, color=colour, markerfacecolor="none", linestyle="none", label=row["label"],
             )  # fmt: skip
         ax.axhline(most, color="0.6", linewidth=0.8)
         ax.set_yscale("log")
@@ -326,18 +373,21 @@ def draw(made: Mapping[str, tuple[str, str]], found: Found, plot: Path) -> None:
         figure.savefig(plot, metadata={"Date": None})
 
 
-def best(run: dict[str, Any] | None, network: str, attacker: str) -> str:
-    """Cell of an attacker from his best start: his steps, or his loss where he is never there."""
-    if run is None:
+def steps(row: Row, network: str, attacker: str) -> str:
+    """Cell of an attacker of the whole: his steps, or his loss where he is never there."""
+    if (of := row.get("whole", {}).get(network, {}).get(attacker)) is None:
         return ""
-    of = strongest([a for a in run["attacks"][network] if a["attacker"] == attacker])
-    return number(of["steps"]) if of["steps"] < float("inf") else f"inf ({of['loss']:.2f})"
+    taken = float(of["steps"])
+    return number(taken) if taken < float("inf") else f"inf ({float(of['loss']):.2f})"
 
 
-def who(attack: Mapping[str, Any], within: str) -> tuple[str, str, str, str]:
+def who(attack: Row, within: str) -> tuple[str, str, str, str]:
     """Cells of an attack: steps, who and from where, his loss and accuracy."""
     name = f"{attack['attacker']}, {attack['start']}".replace(within, "")
-    return number(attack["steps"]), name, f"{attack['loss']:.2f}", f"{attack['accuracy']:.1%}"
+    return (
+        number(float(attack["steps"])), name, f"{float(attack['loss']):.2f}",
+        f"{attack['accuracy']:.1%}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

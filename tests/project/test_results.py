@@ -1,5 +1,7 @@
 """Scripts that write the pages of results: their commands, and the sections that they fill."""
 
+import dataclasses
+import json
 import shlex
 
 import pytest
@@ -16,19 +18,15 @@ def runs():
     """Every command of the pages of results, as a list of words."""
     worth, erasure, deep = map(imported, ("worth_results", "erasure_results", "deep_results"))
     for network in worth.NETWORKS.values():
-        at = f"--backbone a {network.tasks}"
-        yield network.making(*worth.MADE)
-        yield f"lock --backbone a --primary {network.primary} {network.reading} --kind gauges"
-        yield f"erase {at} --tols 0.01"
-        yield f"attack {at} {network.heads} --no-scratch"
-        yield f"attack {at} {network.whole} --target 0.5"
-        yield f"leak {at} --no-untrained"
-        yield f"cost --backbone a --harmful {network.harmful} {network.reading} --params head"
+        for name, release in network.releases.items():
+            yield release.command.format(base="a")
+            for words in network.measures(name, whole=True).values():
+                yield words.format(at="a", target=0.5)
     yield from (words for _, words in erasure.RUNS.values())
     yield from (f"deep {words}" for words in deep.RUNS.values())
 
 
-@pytest.mark.parametrize("words", list(runs()), ids=lambda words: words[:60])
+@pytest.mark.parametrize("words", sorted(set(runs())), ids=lambda words: words[:60])
 def test_the_pages_give_commands_that_there_are(words):
     found, unknown = build_parser().parse_known_args(shlex.split(words))
     assert not unknown
@@ -69,3 +67,77 @@ def test_kept_units_are_added_and_never_replaced(tmp_path):
             f"{u}.json": f"{of} {u}" for of, u in zip(told.split(), "abc", strict=True)
         }
     assert not (kept / "a.txt").exists()
+
+
+@pytest.fixture
+def worth(monkeypatch):
+    """The script, whose commands are listed and leave what commands of their kind leave."""
+    module, asked = imported("worth_results"), []
+
+    def command(words, out):
+        if (out / "made.json").exists():
+            return out
+        asked.append(words)
+        kind, strong = words.split()[0], "fade" in words
+        attack = {"attacker": "lstsq", "start": "plain, stages.2", "accuracy": 0.5, "loss": 1.25}
+        of = {**attack, "steps": "inf" if strong else 2}
+        left = {
+            "attack": {"runs": [{"utility": 0.9, "target": 0.8, "attacks": {"release": [of]}}]},
+            "leak": {
+                "profile": {
+                    "cuts": {"head": {"rho": 0.25}},
+                    "where": "head",
+                    "ceiling": 0.6 if strong else 0.7,
+                }
+            },
+            "cost": {"costs": {"release": {"head": {"steps": {"0.5": {"lower": 3}}}}}},
+            "made": {"commit": "abc", "seconds": 2.0},
+        }
+        if kind == "deep":
+            method = words.split("--method ")[1].split()[0]
+            unit = {"all": {"rir": 4.0}, "probe": {"adam": {"accuracy": [0.1, 0.6]}}}
+            left["results"] = {"methods": {method: {"seeds": [unit]}}}
+        for name in ("made", "results" if kind == "deep" else kind):
+            (out / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.json").write_text(json.dumps(left.get(name, {})))
+        networks = {"lock": "release", "erase": "releases/erase-0.03"}  # none within one point
+        if kind == "deep":
+            networks["deep"] = f"units/models/{method}"
+        (out / networks.get(kind, "")).mkdir(parents=True, exist_ok=True)
+        return out
+
+    monkeypatch.setattr(module, "command", command)
+    monkeypatch.setattr(module, "draw", lambda found, plot: None)
+    module.asked = asked
+    return module
+
+
+def test_what_was_measured_of_a_release_is_kept_and_told(worth, tmp_path):
+    network, kept = worth.NETWORKS["minilm"], tmp_path / "kept"
+
+    def rows(work):
+        return {
+            name: worth.measured(network, name, tmp_path / work, kept / f"{name}.json", False)
+            for name in network.releases
+        }
+
+    first = rows("here")
+    assert len(worth.asked) == len(set(worth.asked)) == 10 + 2 + 1 + 3 * 13  # but erase-0.01
+    asked = len(worth.asked)
+    assert rows("elsewhere") == first  # from the kept files alone
+    assert len(worth.asked) == asked
+    told = "\n".join(worth.section("minilm", first))
+    assert "| fade | 90.0% | 4 | 0.25 | 60.0% | 3 | 60.0% | head | inf |" in told
+    assert "| random gauges, kappa 1e3 | 90.0% |  | 0.25 |  | 3 | 70.0% | head | 2 |" in told
+    assert "No network is within its tolerance: erasure, 1 point." in told
+    assert f"{2.0 * asked:.0f} s of computing" in told
+
+
+def test_other_commands_measure_a_release_anew(worth, tmp_path):
+    kept = tmp_path / "fade.json"
+    few = dataclasses.replace(worth.NETWORKS["minilm"], rows=600)
+    for network, work in ((few, "few"), (worth.NETWORKS["minilm"], "many")):
+        before = len(worth.asked)
+        worth.measured(network, "fade", tmp_path / work, kept, False)
+        assert len(worth.asked) == before + 4
+        assert any(str(network.rows) in words for words in json.loads(kept.read_text())["ran"])
