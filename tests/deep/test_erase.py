@@ -710,8 +710,10 @@ def test_what_is_lost_has_its_standard_error():
     assert f"± {found.lost_error:.2%}" in str(found)
     assert found.as_dict()["lost_error"] == found.lost_error
     batches = [(x, x @ torch.ones(6, 1)) for x, _ in held_out]  # no classes
-    regression = icd.erase(net, [(x, x[:, :1]) for x, _ in data(net, 1000, 0)], held_out=batches,
-                           tol=0.2)  # fmt: skip
+    numbers = [(x, x[:, :1]) for x, _ in data(net, 1000, 0)]
+    with pytest.raises(ValueError, match=r"numbers, of torch.float32, .*give metric='gram'"):
+        icd.erase(net, numbers, held_out=batches, tol=0.2)
+    regression = icd.erase(net, numbers, held_out=batches, tol=0.2, metric="gram")
     assert regression.measure == "logits"
     assert regression.lost_error is None
 

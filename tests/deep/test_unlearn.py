@@ -258,11 +258,16 @@ def test_leace_leaves_no_cross_covariance_at_any_cut(made):
         cross = [np.linalg.norm((z - z.mean(0)).T @ (y - y.mean(0))) / len(z)
                  for z in (before, after)]  # fmt: skip
         assert cross[0] > 0.1
-        assert cross[1] < 1e-5 * cross[0]
+        assert cross[1] < 1e-3 * cross[0]  # of weights that are rounded to keep their rank
     assert found.leak.ceiling < found.leak_before.ceiling - 0.2
-    for name, (left, of) in found.ranks.items():
-        # The second layer only undoes what the ReLUs did: there is rounding left to erase there.
-        assert left == of - (2 if name == "0" else 0), name
+    for left, of in found.ranks.values():  # three classes; of what rounding left in the second
+        assert left == of - 2
+    widened = {name: [(x.double(), y) for x, y in part] for name, part in data().items()}
+    wide = icd.leak_profile(  # what rounding had told of what was erased would be read here
+        copy.deepcopy(found.model).double(), widened["harmful"],
+        primary=widened["primary"], held_out=widened["harmful_held_out"], untrained=False,
+    )  # fmt: skip
+    assert wide.ceiling == pytest.approx(found.leak.ceiling, abs=0.03)
 
 
 def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
@@ -376,6 +381,8 @@ def test_convolutions(method):
     assert not torch.equal(found.model[0].weight, net[0].weight)
     if method == "leace":
         [(x, y)] = batches(80, 1, 1)
-        z = found.model[0](x).detach().mean((2, 3)).double().numpy()
-        b = (z - z.mean(0)).T @ (y.numpy() - 0.5) / len(z)
-        assert np.abs(b).max() < 1e-6
+        before, after = (
+            (z - z.mean(0)).T @ (y.numpy() - 0.5) / len(z)
+            for z in (n[0](x).detach().mean((2, 3)).double().numpy() for n in (net, found.model))
+        )
+        assert np.abs(after).max() < 1e-3 * np.abs(before).max()

@@ -89,6 +89,13 @@ class Loaded:
         self._passes += 1
         yield from self._loader
 
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Count passes from 0 within; what is drawn from is as it was found afterwards."""
+        self._passes = 0
+        with left_as_found(self._loader):
+            yield
+
     def in_order(self) -> Generator[Any, None, None]:
         """Yield the loader's batches; one that shuffles does so alike each time."""
         with left_as_found(self._loader):

@@ -36,6 +36,19 @@ def summed(logits: Tensor, labels: Any) -> Tensor:
     return nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 
+def mask_of_batch(
+    batch: Any, mask: str | Callable[[Any], Tensor] | None, number: int
+) -> Tensor | None:
+    """Return the mask of a batch, (B, T) of bool, where it has one."""
+    inputs, _ = parse_batch(batch)
+    value = None
+    if callable(mask):
+        value = mask(batch)
+    elif mask is not None and isinstance(inputs, Mapping):
+        value = inputs.get(mask)
+    return None if value is None else mask_of(value, size_of(inputs), number)
+
+
 @dataclass
 class Reading:
     """Batches through the model: its mask, its targets, and the loss where there is one."""
@@ -50,14 +63,8 @@ class Reading:
 
     def samples(self, batch: Any, number: int, needed: bool) -> Samples:
         """Return what the batch says of its rows."""
-        inputs, _ = parse_batch(batch)
-        size = size_of(inputs)
-        value = None
-        if callable(self.mask):
-            value = self.mask(batch)
-        elif self.mask is not None and isinstance(inputs, Mapping):
-            value = inputs.get(self.mask)
-        found = None if value is None else mask_of(value, size, number)
+        found = mask_of_batch(batch, self.mask, number)
+        size = size_of(parse_batch(batch)[0])
         return Samples(size if found is None else len(found), found, needed)
 
     def targets(self, batch: Any, number: int, size: int | None) -> FloatArray | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..torch.parts import token_mask
 
@@ -269,6 +270,15 @@ def size_of(inputs: Any) -> int | None:
     elif isinstance(inputs, (tuple, list)):
         values = list(inputs)
     return next((len(x) for x in values if isinstance(x, Tensor) and x.ndim), None)
+
+
+def taken(inputs: Any, rows: Tensor, size: int | None) -> Any:
+    """Return some rows of a batch's inputs: of all tensors with as many as it has samples."""
+
+    def part(x: Tensor) -> Tensor:
+        return x[rows.to(x.device)] if x.ndim and len(x) == size else x
+
+    return tree_map_only(Tensor, part, inputs)
 
 
 def mask_of(value: Any, size: int | None, number: int) -> Tensor:

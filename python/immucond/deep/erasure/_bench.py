@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils._pytree import tree_map_only
 
 from .._batches import Loaded, endless, everything
 from .._head import SplitModel
 from .._loaders import parse_batch
 from .._outcome import Outcome
 from .._reading import device_of
-from .._rows import size_of
+from .._rows import size_of, taken
 from ._layers import Layer
 
 Rows = list[tuple[Any, Tensor]]
@@ -146,10 +145,11 @@ class Bench:
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """Yield a batch of the primary and one of the harmful task for each step."""
         drawn = [torch.Generator().manual_seed(self.seed + i) for i in range(2)]
-        P = endless(partial(self.primary.epoch, drawn[0]), "primary")
-        H = endless(partial(self.harmful.epoch, drawn[1]), "harmful")
-        for _ in range(self.steps):
-            yield next(P), next(H)
+        with self.primary.anew(), self.harmful.anew():
+            P = endless(partial(self.primary.epoch, drawn[0]), "primary")
+            H = endless(partial(self.harmful.epoch, drawn[1]), "harmful")
+            for _ in range(self.steps):
+                yield next(P), next(H)
 
 
 def adapting(rival: Rival) -> Callable[[Outcome], None]:
@@ -188,7 +188,7 @@ def apart(harmful: Loaded) -> tuple[Rows, Rows]:
         mine = torch.tensor(chooses)
         for part, rows in ((train, ~mine), (check, mine)):
             if bool(rows.any()):
-                part.append((_taken(inputs, rows, size), labels[rows.to(labels.device)]))
+                part.append((taken(inputs, rows, size), labels[rows.to(labels.device)]))
     few = {label: count for label, count in seen.items() if count < _EVERY}
     if few or not seen:
         told = f"; of class {min(few)} there are {few[min(few)]}" if few else ""
@@ -214,10 +214,3 @@ def _refuse_labels(labels: Any, size: int | None, number: int) -> None:
             f"the labels of harmful must count classes from 0, and batch {number} holds "
             f"{int(labels.min())}"
         )
-
-
-def _taken(inputs: Any, rows: Tensor, size: int | None) -> Any:
-    def part(x: Tensor) -> Tensor:
-        return x[rows.to(x.device)] if x.ndim and len(x) == size else x
-
-    return tree_map_only(Tensor, part, inputs)

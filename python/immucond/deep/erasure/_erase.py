@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -68,7 +69,8 @@ def erase(
     harmful, harmful_held_out : DataLoader or iterable of batches, optional
         A task with a class a sample. Directions then go first in which its rows vary most beside
         the primary ones, the means of its classes ten times as much; and the leak profile is
-        measured, on the held-out rows where they are given, after each round.
+        measured, on the held-out rows where they are given, after each round. Without these it may
+        have other labels, or none: only how its rows vary counts then.
     split : str, optional
         Name of the head; by default the last linear layer that makes the logits. It is kept.
     modules : "auto", or str or sequence of str
@@ -106,10 +108,11 @@ def erase(
         Where no direction can go within `tol`, and where rounding to the network's dtype loses
         more; a ValueError.
     ValueError
-        Where the network tells no classes apart; for layers that are named and cannot be folded
-        into, with the reason; for data that are the same where they must not be; for held-out
-        harmful rows without others; for a path of another network, task or setting; and as in
-        `record` and `leak_profile`.
+        Where the network tells no classes apart, puts out NaN, or runs without gradients; for
+        labels that are numbers with ``"fisher"``, the metric of classes; for layers that are named
+        and cannot be folded into, with the reason; for data that are the same where they must not
+        be; for held-out harmful rows without others; for a path of another network, task or
+        setting; and as in `record` and `leak_profile`.
     TypeError
         For what is no loader.
 
@@ -121,9 +124,12 @@ def erase(
 
     What is stored has these ranks exactly: weights are rounded to products of whole numbers, about
     2^-10 of their size, since the rounding of a product tells of all that was erased to whoever
-    reads the network in higher precision. Half precision is computed in float32 and rounded, which
-    is not exact: convert such a network to float32 first where that matters. Layers whose weight is
-    tied, such as an embedding that is the head too, are left alone: `EraseResult.skipped`.
+    reads the network in higher precision. Not so embeddings, of which each row tells of its word
+    alone, as the word does. Half precision is computed in float32 and rounded, which is not exact:
+    the leak is that of the rounded network, the ranks are those before; convert such a network to
+    float32 first. Layers whose weight is tied, such as an embedding that is the head too, or whose
+    output no change of the weight maps, which is tried on a batch, are left alone:
+    `EraseResult.skipped`.
 
     Examples
     --------
@@ -176,6 +182,10 @@ def erase(
             kept.save(run.state())
     _refuse_idle(run)
     work, after, error, utility = ready.finished(run.stages[-1].primary, allowed)
+    if ready.half:  # rounding tells what the maps left out
+        leak = ready.leak(work, mask, drawn)
+        ceiling, where = (None, None) if leak is None else (leak.ceiling, leak.where)
+        run.stages[-1] = replace(run.stages[-1], primary=after, ceiling=ceiling, where=where)
     return EraseResult(
         model=work, method="erase" if metric != "variance" else "pca", ranks=run.ranks,
         bound=run.bound, measure=utility.measure, primary_before=utility.before,

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..._validate import FloatArray
 from .._network import call, logits_of, repeated, tied
-from .._rows import started
-from .._sharded import edit_weight
+from .._rows import size_of, started, taken
+from .._sharded import edit_weight, gathered
 from ._exact import exact_product
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DIGITS = {torch.float32: 24, torch.float64: 53}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -55,6 +56,12 @@ class Layer:
     def width(self) -> int:
         """Features of the output."""
         return int(self.module.get_parameter("weight").shape[self.axis])
+
+    @property
+    def matrix(self) -> FloatArray:
+        """(width, n) weight."""
+        W = np.moveaxis(_array(gathered(self.module.get_parameter("weight"))), self.axis, 0)
+        return np.asarray(W.reshape(len(W), -1))
 
     @property
     def parameters(self) -> Iterator[Tensor]:
@@ -122,33 +129,42 @@ class Layers:
 
 
 def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
-    """Find them by one forward pass; the model is in evaluation mode."""
-    run, feeds, used, logits = _pass(model, inputs)
+    """Find candidates by two forward passes; the model is in evaluation mode."""
+    with torch.enable_grad():
+        seen = _seen(model, inputs)
+    run, logits, used = seen.shapes, seen.logits, seen.used()
     named = dict(model.named_modules())
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the network's logits on the first batch of primary are not finite")
     if head is None:
         found = [
             name
             for name, shape in run.items()
             if isinstance(named[name], nn.Linear) and shape[-1:] == logits.shape[-1:]
         ]
+        # Another linear layer as wide may make an output that is no logits.
+        made = {name for name, x in seen.outputs if x is logits}
+        for of in (made, used):
+            found = [name for name in found if name in of] or found
         if not found:
             raise ValueError("no linear layer makes the logits: name the head (split=)")
         head = found[-1]
     elif head not in named:
         raise ValueError(f"split must name a module of the model, and is {head!r}")
-    shared, twice = tied(model), repeated(model)
+    shared, twice, by_sample = tied(model), repeated(model), _by_sample(model, inputs, run)
     layers, skipped = {}, {}
     for name in sorted(named, key=lambda n: list(run).index(n) if n in run else len(run)):
         module = named[name]
         weight = module._parameters.get("weight")
-        matrix = isinstance(weight, Tensor) and weight.ndim > 1
-        if name == head or not (matrix or _holds_matrices(module)):
+        computed = is_parametrized(module)
+        if name == head or not (computed or _holds_matrices(module)):
             continue
-        layer = _layer(name, module, feeds.get(name))
+        layer = _layer(name, module, seen.feeds.get(name))
         reason = (
-            "no layer that a map can be folded into" if layer is None
+            "its weight is computed from others" if computed
+            else "no layer that a map can be folded into" if layer is None
             else "it never ran by itself" if name not in run
-            else "what it puts out is not by samples" if run[name][0] != len(logits)
+            else "what it puts out is not by samples" if name not in by_sample
             else "it stands at several places" if name in twice
             else "its weight is tied to another" if f"{name}.weight" in shared
             else "its weight holds no numbers of its own"
@@ -162,8 +178,22 @@ def layers_of(model: nn.Module, inputs: Any, head: str | None) -> Layers:
     return Layers(layers, head, skipped)
 
 
+def _by_sample(model: nn.Module, inputs: Any, run: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Layers whose outputs' first axis is that of samples, which another number of them tells."""
+    size = size_of(inputs) or 0
+    fewer = max(size - 1, 2 - size)
+    rows = torch.arange(fewer) % max(size, 1)
+    with torch.no_grad():
+        other = _seen(model, taken(inputs, rows, size)).shapes
+    return {
+        name
+        for name, shape in run.items()
+        if shape[:1] == (size,) and other.get(name, ())[:1] == (fewer,)
+    }
+
+
 def _layer(name: str, module: nn.Module, norm: nn.Module | None) -> Layer | None:
-    whole = isinstance(module, _CONVOLUTIONS) and module.groups == 1
+    whole = isinstance(module, CONVOLUTIONS) and module.groups == 1
     if isinstance(module, nn.Linear) or whole:
         biased = isinstance(module._parameters.get("bias"), nn.Parameter)
         return Layer(name, module, 0, None if biased else norm)
@@ -175,20 +205,36 @@ def _layer(name: str, module: nn.Module, norm: nn.Module | None) -> Layer | None
 
 
 def _holds_matrices(module: nn.Module) -> bool:
-    """Whether a module that is no layer of one weight, such as an LSTM, has matrices itself."""
-    named = module._parameters.items()
-    return any(p is not None and p.ndim > 1 and "weight" in n for n, p in named)
+    """Whether a module has matrices of its own, and not those that another's are computed from."""
+    mine = not isinstance(module, ParametrizationList)
+    return mine and any(p is not None and p.ndim > 1 for p in module._parameters.values())
 
 
-def _pass(
-    model: nn.Module, inputs: Any
-) -> tuple[Mapping[str, tuple[int, ...]], dict[str, nn.Module], set[str], Tensor]:
-    """Run once: the shapes that leave leaf modules in order, batch norms that read them, logits.
+class _Seen(NamedTuple):
+    """Of a forward pass: outputs of leaf modules and their shapes, norms that read them, logits."""
 
-    And of which of them the logits are made.
-    """
+    outputs: list[tuple[str, Tensor]]
+    shapes: dict[str, tuple[int, ...]]
+    feeds: dict[str, nn.Module]
+    logits: Tensor
+
+    def used(self) -> set[str]:
+        """Return the modules that the logits depend on."""
+        outputs = [x for _, x in self.outputs]
+        for name, x in [*self.outputs, ("the head", self.logits)]:
+            if x.is_floating_point() and not x.requires_grad:
+                raise ValueError(
+                    f"no gradient reaches what {name!r} puts out: the network runs it without any, "
+                    "as under torch.no_grad"
+                )
+        found = torch.autograd.grad(self.logits.sum(), outputs, allow_unused=True)
+        return {name for (name, _), g in zip(self.outputs, found, strict=True) if g is not None}
+
+
+def _seen(model: nn.Module, inputs: Any) -> _Seen:
+    """Run once."""
+    outputs: list[tuple[str, Tensor]] = []
     shapes: dict[str, tuple[int, ...]] = {}
-    left: list[tuple[str, Tensor]] = []
     feeds: dict[str, nn.Module] = {}
 
     def see(name: str, _: nn.Module, __: Any, output: Any) -> Any:
@@ -196,27 +242,22 @@ def _pass(
             return None
         shapes.pop(name, None)
         shapes[name] = tuple(output.shape)
-        output = output if output.requires_grad else started(output)
-        left.append((name, output))
+        output = started(output)
+        outputs.append((name, output))
         return output
 
     def enter(module: nn.Module, args: Any) -> None:
         if args and isinstance(module.running_mean, Tensor):
-            feeds.update({name: module for name, x in left if x is args[0]})
+            feeds.update({name: module for name, x in outputs if x is args[0]})
 
     handles = []
     try:
         for name, module in model.named_modules():
-            if next(module.children(), None) is None:
+            if next(module.children(), None) is None or is_parametrized(module):
                 handles.append(module.register_forward_hook(partial(see, name)))
             if isinstance(module, _BATCH_NORMS):
                 handles.append(module.register_forward_pre_hook(enter))
-        with torch.enable_grad():
-            logits = logits_of(call(model, inputs))
+        return _Seen(outputs, shapes, feeds, logits_of(call(model, inputs)))
     finally:
         for handle in handles:
             handle.remove()
-    outputs = [x for _, x in left]
-    found = torch.autograd.grad(logits.sum(), outputs, allow_unused=True)
-    used = {name for (name, _), g in zip(left, found, strict=True) if g is not None}
-    return shapes, feeds, used, logits.detach()

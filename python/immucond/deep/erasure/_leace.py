@@ -6,6 +6,7 @@ import math
 import warnings
 
 import numpy as np
+from scipy.linalg import orth
 
 from ..._errors import AccuracyWarning
 from ..._rank import epsilon
@@ -14,6 +15,8 @@ from ..._validate import FloatArray
 from ...linear import fade
 from .._record import record
 from ._bench import Bench
+
+_SPANNED = 1e-10  # of the largest singular value: what is computed in float64 of float32 weights
 
 
 def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
@@ -52,7 +55,9 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
                 K_P=K_P, K_H=K_H, b_H=b_H, tau=np.inf, computed_in=P.computed_in(name)
             )  # fmt: skip
         mean = P.mean(name) if layer.shifts else np.zeros(width)
-        layer.fold(found.theta, np.eye(width), mean, exact=False)
+        # A^T W = B (A B)^T W for a basis B of what it spans, so that its rank is kept exactly.
+        B = orth(found.theta.T @ layer.matrix, rcond=_SPANNED)
+        layer.fold(found @ B, B, mean)
         left[name] = (width - found.left.shape[1], width)
     return left
 

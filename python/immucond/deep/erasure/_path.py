@@ -103,7 +103,9 @@ def erasure_path(
     model = unwrapped(model)
     ready = prepared(model, Tasks(primary, harmful=harmful), split, drawn)
     layers, tasks = chosen(ready.work, ready.found, modules), ready.tasks
-    worth = worth_of(ready.work, layers, tasks.primary, tasks.harmful, metric, mask, drawn + 1)
+    worth = worth_of(
+        ready.work, layers, ready.found.head, tasks.primary, tasks.harmful, metric, mask, drawn + 1
+    )
     return NetworkPath(worth, settings_of(model, ready, layers, metric, mask, drawn))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from torch.utils._pytree import tree_map_only
 from ..._errors import ToleranceError
 from .._activations import task_of
 from .._batches import Loaded, first_of
+from .._leak import LeakProfile
 from .._loaders import moved, parse_batch
 from .._network import copied
 from .._reading import device_of
 from ._layers import Layers, layers_of
 from ._run import Tasks
 from ._utility import Utility
+from ._verify import verified
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -70,6 +72,12 @@ class Prepared:
         network = copied(self.model, device_of(self.model)).eval()
         return nn.Module.float(network) if self.half else network
 
+    def leak(self, network: nn.Module, mask: Any, seed: int) -> LeakProfile | None:
+        """Measure what is read of a network of this call, which may be in the dtype given."""
+        if self.half:
+            network = nn.Module.float(copied(network, device_of(network)))
+        return self.tasks.leak(network, self.found.head, mask, seed)
+
     def finished(self, primary: float, tol: float) -> Finished:
         """Return the copy in the dtypes and modes that were given, and what it is worth."""
         work, utility = self.work, self.utility
@@ -104,6 +112,10 @@ def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Pr
         data = _all_loaded(tasks, where, seed)
     inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)
     found = layers_of(work, inputs, split)
+    layers = verified(work, found.layers, inputs)
+    other = {name: "it is no plain layer: a map of its output does not go into its weight"
+             for name in found.layers if name not in layers}  # fmt: skip
+    found = replace(found, layers=layers, skipped=found.skipped | other)
     return Prepared(model, loaded, work, tasks, data, found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,8 @@ class Run:
         allowed = self.tol * turn / rounds
         if worth is None:
             worth = worth_of(
-                self.work, self.layers, self.tasks.primary, self.tasks.harmful, self.metric,
-                self.mask, self.seed + turn,
+                self.work, self.layers, self.head, self.tasks.primary, self.tasks.harmful,
+                self.metric, self.mask, self.seed + turn,
             )  # fmt: skip
         reached = self._dearest(worth, allowed, turn, rounds, recovery)
         none: dict[str, Erasure] = {}
@@ -251,17 +252,16 @@ class Recovery:
         generator = torch.Generator().manual_seed(self.seed)
         done = 0
         try:
-            while done < self.steps:
-                for batch in self.primary.epoch(generator):
-                    with torch.no_grad():
-                        lesson = self.primary.run(teacher, batch)
-                    optimizer.zero_grad()
-                    imitation(self.primary.run(model, batch).logits, lesson).backward()
-                    optimizer.step()
-                    project()
-                    done += 1
-                    if done >= self.steps:
-                        break
+            with self.primary.anew():
+                while done < self.steps:
+                    for batch in islice(self.primary.epoch(generator), self.steps - done):
+                        with torch.no_grad():
+                            lesson = self.primary.run(teacher, batch)
+                        optimizer.zero_grad()
+                        imitation(self.primary.run(model, batch).logits, lesson).backward()
+                        optimizer.step()
+                        project()
+                        done += 1
         finally:
             for name, p in work.named_parameters():
                 p.grad = None

@@ -40,8 +40,10 @@ def cir(bench: Bench, settings: Settings) -> None:
     optimizer = torch.optim.SGD(weights, lr=length)
     for _, other in bench.pairs():
         found = bench.harmful.run(student, other)
-        gradients = torch.autograd.grad(-rival.loss(found), weights)
+        gradients = torch.autograd.grad(-rival.loss(found), weights, allow_unused=True)
         for (name, layer), p, g in zip(layers.items(), weights, gradients, strict=True):
+            if g is None:  # of a layer on a path around the harmful head
+                continue
             sides = tuple(_top(x[name], settings["rank"]).to(g) for x in (inputs, outputs))
             p.grad = _on_matrix(layer, g, partial(_between, *sides))
         size = norm_of([p.grad for p in weights if p.grad is not None])
@@ -81,7 +83,9 @@ def _components(
                 bench.teacher, primary, names, patches=patches, repeated="sum", **keywords
             )
             inputs.update({n: _vectors(found.gram(n)) for n in names})
-    G = gains_of(bench.teacher, list(layers), primary, "fisher", repeated="sum", **keywords)
+    G = gains_of(
+        bench.teacher, list(layers), bench.head, primary, "fisher", repeated="sum", **keywords
+    )
     return inputs, {name: _vectors(second) for name, second in G.items()}
 
 

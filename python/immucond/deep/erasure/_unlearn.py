@@ -202,7 +202,7 @@ def unlearn(
     return EraseResult(
         model=work, method=method, ranks=best.ranks, bound=0.0, measure=utility.measure,
         primary_before=utility.before, primary=worth, lost_error=error, rows=utility.rows,
-        leak_before=before, leak=ready.tasks.leak(ready.work, found.head, mask, drawn),
+        leak_before=before, leak=ready.leak(work, mask, drawn),
         curve=(_given(ready, before), *search.stages), skipped=found.skipped,
     )  # fmt: skip
 

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from ..._validate import FloatArray
 from ...linear import ErasurePath, erasure_path
+from ...torch.parts import IGNORED
+from .._batches import Loaded, first_of
+from .._head import SplitModel
 from .._loaders import parse_batch
+from .._reading import mask_of_batch
 from .._record import record
 from .._recording import Recording
-from .._rows import size_of
 from ._layers import Layer
 
 Metric = Literal["fisher", "gram", "variance"]
@@ -35,6 +38,7 @@ class Worth:
 def worth_of(
     model: nn.Module,
     layers: Mapping[str, Layer],
+    head: str,
     primary: Any,
     harmful: Any,
     metric: Metric,
@@ -46,18 +50,22 @@ def worth_of(
     Rows are tokens, or places of an image. No direction is worth anything where the output is
     constant on the primary rows: what harmful rows may vary there goes first.
     """
+    y = _labels_of(primary, "primary", seed)
+    if metric == "fisher" and isinstance(y, Tensor) and y.is_floating_point():
+        raise ValueError(
+            f"the labels of primary are numbers, of {y.dtype}, and metric='fisher' is of classes: "
+            "give metric='gram'"
+        )
     names = list(layers)
     settings: dict[str, Any] = {"mask": mask, "seed": seed, "repeated": "sum"}
     K = record(model, primary, names, of="output", **settings)
     G = None
     if metric != "variance":
         used = [name for name in names if layers[name].used]
-        G = gains_of(model, used, primary, metric, **settings)
+        G = gains_of(model, used, head, primary, metric, **settings)
     H = None
     if harmful is not None:
-        y = _labels_of(harmful)
-        classes = isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point()
-        cross: Any = "labels" if classes else None
+        cross: Any = "labels" if _are_classes(harmful, seed) else None
         H = record(model, harmful, names, of="output", cross=cross, **settings)
     found = {}
     for name, layer in layers.items():
@@ -81,12 +89,16 @@ def worth_of(
 
 
 def gains_of(
-    model: nn.Module, names: Sequence[str], primary: Any, metric: Metric, **settings: Any
-) -> dict[str, FloatArray]:
+    model: nn.Module, names: Sequence[str], head: str, primary: Any, metric: Metric, *,
+    mask: Any, seed: int, repeated: Any,
+) -> dict[str, FloatArray]:  # fmt: skip
     """Return the second moment of the logits' gradient by each layer's output, a sample's mean."""
     loss = _Drawn(metric)
-    labelled = primary if _labels_of(primary) is not None else _Labelled(primary)
-    G = record(model, labelled, names, of="gradient", loss=loss, **settings)
+    marked = Marked(primary, mask, SplitModel(model, head).shifts, seed)
+    G = record(
+        model, marked, names, of="gradient", loss=loss, mask=Marked.mask_of, seed=seed,
+        repeated=repeated,
+    )  # fmt: skip
     return {name: G.gram(name) / loss.samples for name in names}
 
 
@@ -101,23 +113,62 @@ def _harm(H: Recording, name: str, centred: bool) -> FloatArray:
     return np.asarray(second + _MEANS * b.shape[1] * b @ b.T)
 
 
-def _labels_of(loader: Any) -> Any:
-    return parse_batch(next(iter(loader)))[1]
+def _are_classes(harmful: Any, seed: int) -> bool:
+    """Whether each harmful sample has a class, whose means then weigh more."""
+    y = _labels_of(harmful, "harmful", seed)
+    if not isinstance(y, Tensor) or y.is_floating_point():
+        return False
+    if y.ndim == 2 and y.shape[1] == 1:
+        raise ValueError(
+            f"the labels of harmful have shape {tuple(y.shape)}: classes of samples must be one "
+            "whole number each, of shape (N,)"
+        )
+    return y.ndim == 1
 
 
-class _Labelled:
-    """Batches with labels where they have none: a recording of gradients wants some."""
+def _labels_of(loader: Any, name: str, seed: int) -> Any:
+    """Return the labels of a loader's first batch."""
+    return parse_batch(first_of(Loaded(loader, torch.device("cpu"), seed), name))[1]
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+
+class Marked:
+    """A loader's inputs, and beside them their mask and which tokens' logits the task looks at.
+
+    Those are the tokens that `immucond.deep` counts wherever it has a loss: no padding, none whose
+    label is -100, and of a causal language model those whose next token's is not.
+    """
+
+    def __init__(self, loader: Any, mask: Any, shifts: bool, seed: int) -> None:
+        self._loader = Loaded(loader, torch.device("cpu"), seed)
+        self._mask, self._shifts = mask, shifts
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._loader.count or 0
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            inputs, _ = parse_batch(batch)
-            yield inputs, torch.zeros(size_of(inputs) or 0, dtype=torch.long)
+        for number, batch in enumerate(self._loader.in_order(), 1):
+            inputs, labels = parse_batch(batch)
+            kept = mask_of_batch(batch, self._mask, number)
+            yield inputs, (kept, _counting(labels, kept, self._shifts))
+
+    @staticmethod
+    def mask_of(batch: Any) -> Any:
+        """Return the mask of one of these batches, as `record` asks for it."""
+        return batch[1][0]
+
+
+def _counting(labels: Any, kept: Tensor | None, shifts: bool) -> Tensor | None:
+    """Return which tokens count, (B, T), where mask or labels tell."""
+    of_tokens = isinstance(labels, Tensor) and labels.ndim == 2 and not labels.is_floating_point()
+    if not of_tokens or (kept is not None and labels.shape != kept.shape):
+        return kept
+    counts: Tensor = labels.to("cpu", torch.long) != IGNORED
+    counts = counts if kept is None else counts & kept
+    if not shifts:
+        return counts
+    asked = torch.zeros_like(counts)
+    asked[:, :-1] = counts[:, 1:] if kept is None else counts[:, 1:] & kept[:, :-1]
+    return asked
 
 
 # ---- the losses whose gradients are of the outputs' Jacobian ----
@@ -133,17 +184,17 @@ class _Drawn:
     def __init__(self, metric: Metric) -> None:
         self._metric, self.samples = metric, 0
 
-    def __call__(self, logits: Tensor, labels: Any) -> Tensor:
+    def __call__(self, logits: Tensor, marks: Any) -> Tensor:
         self.samples += len(logits)
-        return (_fisher if self._metric == "fisher" else _gram)(_rows(logits, labels))
+        return (_fisher if self._metric == "fisher" else _gram)(_rows(logits, marks[1]))
 
 
-def _rows(logits: Tensor, labels: Any) -> Tensor:
-    """Return logits one row an answer: of tokens those whose label counts."""
+def _rows(logits: Tensor, counts: Tensor | None) -> Tensor:
+    """Return logits one row an answer: of tokens those that count."""
     logits = logits.float()
     if logits.ndim == 3:
-        counts = isinstance(labels, Tensor) and labels.shape == logits.shape[:2]
-        return logits[labels != -100] if counts else logits.flatten(0, 1)
+        told = counts is not None and counts.shape == logits.shape[:2]
+        return logits[counts] if told else logits.flatten(0, 1)
     return logits.reshape(len(logits), -1)
 
 
