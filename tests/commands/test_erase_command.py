@@ -162,6 +162,7 @@ def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
         (["--primary", "texts[greet,nobody]"], "must name classes of texts"),
         (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
         (["--harmful", "shapes"], "all tasks must be of one kind"),
+        (["--tols", "0.1", "0.10000000001"], "tols must be told apart by six digits"),
     ],
 )
 def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
@@ -172,6 +173,15 @@ def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "erase.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]"])
+def test_a_file_that_is_no_record_is_named(folder, tmp_path, text):
+    place = tmp_path / "erase-0.1"
+    place.mkdir()
+    (tmp_path / "erase-0.1.json").write_text(text)
+    with pytest.raises(ValueError, match=r"erase-0\.1\.json is not what immucond erase writes"):
+        _erase._kept(place, {})
 
 
 def test_a_tolerance_is_a_share(folder, tmp_path, capsys):

@@ -26,7 +26,8 @@ def exact_product(A: FloatArray, B: FloatArray, digits: int) -> FloatArray:
     Returns
     -------
     (d, n) array
-        In float64, off by about ``2^(2 - digits/2)`` of the size of each row and column.
+        In float64, off by about ``2^(2 - digits/2)`` of the size of each row and column, and by
+        sqrt(r) times as much where all roundings of a column of B align.
     """
     if not A.shape[1]:
         return np.zeros((len(A), B.shape[1]))

@@ -262,6 +262,8 @@ def erase_release(
     if "repselect" in settings.methods:
         with extra("lora"):
             import peft  # noqa: F401
+    if len({f"{tol:g}" for tol in settings.tols}) < len(settings.tols):
+        raise ValueError(f"tols must be told apart by six digits, and are {settings.tols}")
     data = {name: load(getattr(settings, name), settings.data_dir) for name in _DATA}
     primary, harmful = (
         task.subset(settings.train_size, settings.test_size, settings.seed)
@@ -388,9 +390,11 @@ def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, 
     """Return a network that was made before with what was told of it; of another run refuse it."""
     if place is None or not place.is_dir():
         return None, {}
-    about = place.with_name(f"{place.name}.json")
-    if not about.exists():
+    if not (about := place.with_name(f"{place.name}.json")).exists():
         return None, {}
-    told = json.loads(about.read_text(encoding="utf-8"))
-    refuse_other(told["of"], of, str(place), "Give another folder, or remove it")
-    return _saved.load_saved(place), told["made"]
+    try:
+        told, made = map(json.loads(about.read_text(encoding="utf-8")).__getitem__, ("of", "made"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{about} is not what immucond erase writes: remove it") from error
+    refuse_other(told, of, str(place), f"Give another folder, or remove it and {place.name}.pt")
+    return _saved.load_saved(place), made
