@@ -208,6 +208,24 @@ def test_harmful_batches_and_labels_that_are_none_are_refused():
         icd.erase(net, primary, held_out=held_out, harmful=column)
 
 
+def test_samples_that_are_drawn_anew_are_not_the_same_rows():
+    net = net_of()
+
+    class Drawn:
+        def __iter__(self):
+            for _ in range(4):
+                x = torch.from_numpy(np.random.default_rng().normal(size=(100, 8))).float()
+                yield x, net(x).argmax(1)
+
+        def __len__(self) -> int:
+            return 4
+
+    assert icd.erase(net, Drawn(), held_out=Drawn(), tol=0.2).kept[0] < 32
+    primary, *_ = tasks(net)
+    with pytest.raises(ValueError, match="primary and held_out are the same rows"):
+        icd.erase(net, primary, held_out=primary)
+
+
 def test_the_leak_of_half_precision_is_that_of_what_is_stored():
     net = net_of(torch.float16)
     primary, held_out, harmful, harmful_held_out = tasks(net, torch.float16)

@@ -107,11 +107,15 @@ class Loaded:
     def fingerprint(self) -> str:
         """Of the first batch, where it is the same twice, and of its shapes where it is not."""
         count = "?" if self.count is None else str(self.count)
+        first = self._first()
+        if not self.repeats():
+            first = tree_map_only(Tensor, lambda x: (str(x.dtype), *x.shape), first)
+        return f"{count} batches, {fingerprint_of(first)}"
+
+    def repeats(self) -> bool:
+        """Whether the first batch is the same twice; not where samples are drawn or changed."""
         first, again = (fingerprint_of(self._first()) for _ in range(2))
-        if first != again:
-            shapes = tree_map_only(Tensor, lambda x: (str(x.dtype), *x.shape), self._first())
-            first = fingerprint_of(shapes)
-        return f"{count} batches, {first}"
+        return first == again
 
     def _first(self) -> Any:
         with closing(self.in_order()) as batches:

@@ -162,8 +162,8 @@ def erasure(
     same projector truncates a balanced linear system (Moore, 1981: K_P and G are its Gramians).
     An invertible map A of the features takes it to :math:`A^{-1} E A`, on the primary rows where
     `K_P` is singular: no gauge moves what is erased. Directions that no primary row uses are erased
-    at no cost, so that the rank is that of `K_P` at most; those below the tolerance of its rank count
-    as such, and are in no cost, whatever G says of them. No inverse of G is taken.
+    at no cost, so that the rank is that of `K_P` at most; those below the tolerance of its rank
+    count as such, and are in no cost, whatever G says of them. No inverse of G is taken.
 
     Without `K_H` the maps of all prices share their directions. With it, a given rank r has the
     least price at which no more than r directions stay: the (r + 1)-th eigenvalue of the pencil, or

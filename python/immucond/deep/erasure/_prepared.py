@@ -135,7 +135,7 @@ def _refuse_same(loaded: Mapping[str, Loaded]) -> None:
     seen: dict[str, str] = {}
     for name, of in loaded.items():
         mark = of.fingerprint()
-        if mark in seen:
+        if mark in seen and of.repeats():  # else it is of shapes alone
             raise ValueError(
                 f"{seen[mark]} and {name} are the same rows: what is measured must be other rows "
                 "than those used, and the tasks different ones"
