@@ -250,3 +250,23 @@ def test_a_network_without_gradients_or_finite_logits_is_refused():
         net[2].weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="logits on the first batch of primary are not finite"):
         layers_of(net, torch.randn(7, 5), None)
+
+
+def test_a_leak_profile_reads_at_the_head_that_makes_the_logits():
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.main = nn.Linear(5, 6), nn.Linear(6, 3)
+            self.beside, self.other = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            logits = self.main(self.body(x).tanh())
+            return {"logits": logits, "aux": self.other(self.beside(x).tanh())}
+
+    x = torch.randn(120, 5)
+    batches = [(part, (part[:, 0] > 0).long()) for part in x.split(40)]
+    found = icd.leak_profile(
+        TwoHeads(), batches[:1], primary=batches[1:2], held_out=batches[2:], untrained=False
+    )
+    assert "main (input)" in found.cuts
+    assert "other (input)" not in found.cuts

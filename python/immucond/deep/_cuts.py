@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -155,6 +156,8 @@ def cuts_of(
         logits = logits_of(reading.run(batch, 1, scout, "harmful"))
     if head is None:
         last = [n for n in scout.order if n in linear and scout.shapes[n][-1] == logits.shape[-1]]
+        # Another linear layer as wide may make an output that is no logits.
+        last = [n for n in last if scout.left[n]() is logits] or last
         head = last[-1] if last else None
     found_cuts = {
         name: Cut(module, False)
@@ -175,6 +178,7 @@ class _Scout(Watch):
         layout = Layout("mean", False, None, dimensions_of(model))
         super().__init__(modules, "output", "gram", layout, True, None)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.left: dict[str, weakref.ref[Tensor]] = {}
         self._usable: set[str] = set()
 
     @property
@@ -197,7 +201,7 @@ class _Scout(Watch):
         except RefusedError:
             return
         self.shapes.pop(name, None)
-        self.shapes[name] = tuple(x.shape)
+        self.shapes[name], self.left[name] = tuple(x.shape), weakref.ref(x)
         count = self._samples.count
         if x.is_floating_point() and x.ndim > 1 and count in (None, len(x)):
             self._usable.add(name)
