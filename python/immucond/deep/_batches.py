@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .._errors import DegenerateSpectrumWarning
 from .._extreme import feature_extreme_pairs
+from ..torch.parts import IGNORED
 from ._checkpoint import fingerprint_of
 from ._head import SplitModel
 from ._loaders import (
@@ -124,6 +125,44 @@ class Loaded:
     def run(self, model: SplitModel, batch: Any) -> Outcome:
         """Return what the whole model makes of a batch."""
         return outcome(model, batch, self._device)
+
+
+def held(
+    loader: Any, name: str, device: torch.device, seed: int = 0, *, targets: bool = False
+) -> list[tuple[Any, Tensor]]:
+    """Return a task's batches, inputs and labels, on a device: classes, or perhaps targets.
+
+    Samples labelled -100 are left out, as losses do, and so are batches of which no label counts.
+    """
+    refuse_rows(loader, name)
+    found, number = [], 0
+    for number, batch in enumerate(Loaded(loader, device, seed).in_order(), 1):
+        refuse_arrays(batch, name)
+        inputs, labels = parse_batch(moved(batch, device))
+        known = isinstance(labels, Tensor) and not labels.is_complex()
+        if not known or (labels.is_floating_point() and not targets):
+            told = "none" if labels is None else f"a {type(labels).__name__}"
+            told = f"numbers ({labels.dtype})" if isinstance(labels, Tensor) else told
+            wanted = "classes as labels, a tensor of whole numbers"
+            wanted = "labels, tensors of classes or targets" if targets else wanted
+            raise TypeError(
+                f"the batches of {name} must have {wanted}, and batch {number} has {told}"
+            )
+        counts = torch.ones_like(labels, dtype=torch.bool)
+        if not labels.is_floating_point():
+            counts = labels.long() != IGNORED
+        if counts.ndim == 1 and not bool(counts.all()):
+            inputs, labels = rows_at(counts, inputs, len(counts)), labels[counts]
+        if bool(counts.any()):
+            found.append((inputs, labels))
+    if not found:
+        raise ValueError(f"{name} has no {'label that counts' if number else 'batches'}")
+    return found
+
+
+def rows_at(at: Any, inputs: Any, size: int) -> Any:
+    """Return inputs of some samples: of tensors that have one row a sample, those rows."""
+    return tree_map_only(Tensor, lambda x: x[at] if x.ndim and len(x) == size else x, inputs)
 
 
 def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:

@@ -21,10 +21,10 @@ from .._show import BLUE
 from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
+from ..torch.parts import IGNORED
 from ._attacked import PARAMS, with_new_head
-from ._batches import Callback, Loaded
+from ._batches import Callback, held
 from ._head import SplitModel
-from ._loaders import moved, parse_batch
 from ._network import array, copied
 from ._outcome import Outcome, outcome_of
 
@@ -198,9 +198,7 @@ def attack_cost(
     check_choice(params, "params", PARAMS)
     where = next(model.parameters()).device if device is None else torch.device(device)
     SplitModel(model, split)  # refuses what is no head
-    batches = [parse_batch(moved(batch, where)) for batch in Loaded(harmful, where).in_order()]
-    if not batches:
-        raise ValueError("harmful has no batches")
+    batches = held(harmful, "harmful", where, targets=True)
     width, drawn = as_count(rank, "rank", least=1), as_count(seed, "seed", least=0)
     taken = as_count(steps, "steps", least=1)
     attacked = _Attacked(model, split, batches, params, width, drawn, where)
@@ -246,9 +244,9 @@ class _Attacked(nn.Module):
         with torch.no_grad():
             done = [self._outcome(*batch) for batch in batches]
         self._y = [
-            (one_hot(found.labels.long(), width) if classes else found.labels)
-            .to(self.dtype).reshape(len(found.logits), width)
-            for found in done
+            _rows_of(one_hot(found.labels.long(), width) if classes else found.labels,
+                     found.logits, number).to(self.dtype)
+            for number, found in enumerate(done, 1)
         ]  # fmt: skip
         self.residual = torch.cat([x.logits - y for x, y in zip(done, self._y, strict=True)])
         if not bool(self.residual.isfinite().all()):
@@ -324,13 +322,27 @@ class _Attacked(nn.Module):
         return slope, square
 
 
-def _targets(labels: Sequence[Any]) -> tuple[bool, int]:
+def _targets(labels: Sequence[Tensor]) -> tuple[bool, int]:
     """Return whether labels are classes, and their number or the width of the targets."""
-    if not all(isinstance(y, Tensor) for y in labels):
-        raise TypeError("the batches of harmful must have labels, tensors of classes or targets")
-    if any(y.is_floating_point() for y in labels):
+    numbers = {y.is_floating_point() for y in labels}
+    if len(numbers) > 1:
+        raise TypeError("the labels of harmful must be classes or targets, and are both")
+    if numbers == {True}:
         return False, 1 if labels[0].ndim == 1 else int(labels[0].shape[-1])
-    classes = 1 + max(int(y.max()) for y in labels)
-    if classes < 2:
+    known = torch.cat([y.reshape(-1).long() for y in labels])
+    known = known[known != IGNORED]
+    if known.min() < 0:
+        raise ValueError("the labels of harmful must count classes from 0")
+    if known.max() < 1:
         raise ValueError("the labels of harmful must name at least two classes, counted from 0")
-    return True, classes
+    return True, 1 + int(known.max())
+
+
+def _rows_of(y: Tensor, logits: Tensor, number: int) -> Tensor:
+    """Return the targets of a batch, one row for each of the logits'."""
+    if y.shape[:1] != logits.shape[:1] or y.numel() != logits.numel():
+        raise ValueError(
+            f"the labels of batch {number} of harmful must be {len(logits)} classes, or targets of "
+            f"shape {tuple(logits.shape)} as in the first batch, and make {tuple(y.shape)}"
+        )
+    return y.reshape(logits.shape)

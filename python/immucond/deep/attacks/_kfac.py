@@ -77,10 +77,11 @@ class KFAC:
     def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return both second moments of each layer that ran, over all rows; none once diverged."""
         found: dict[str, list[Tensor]] = {}
-        count = sum(len(batch[1]) for batch in self._victim.train)
+        count = 0  # of the rows that the loss is a mean of
         with self._watched(found):
             for batch in self._victim.train:
                 logits, _ = self._victim.run(batch)
+                count += len(logits)
                 if not bool(logits.isfinite().all()):
                     return {}
                 drawn = torch.multinomial(

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from ..._validate import Array
-from .._batches import Loaded, refuse_arrays
+from .._batches import held, rows_at
 from .._checkpoint import fingerprint_of
 from .._cuts import refuse_unlike
-from .._loaders import moved, parse_batch
 from .._rows import size_of
 
 Batch = tuple[Any, Tensor]
@@ -74,8 +72,9 @@ def task_of(
 ) -> Task:
     """Read loaders, and refuse what nothing can be learned of or measured."""
     parts = {
-        name: [] if loader is None else _read(loader, name, device, seed)
+        name: held(loader, name, device, seed)
         for name, loader in (("harmful", harmful), ("held_out", held_out), ("utility", utility))
+        if loader is not None or name != "utility"
     }
     if rows is not None:
         parts["harmful"] = _first(parts["harmful"], rows)
@@ -84,25 +83,9 @@ def task_of(
     if min(train.min(), test.min()) < 0:
         raise ValueError("the labels of harmful and held_out must count classes from 0")
     return Task(
-        parts["harmful"], parts["held_out"], parts["utility"], int(max(train.max(), test.max())) + 1
-    )
-
-
-def _read(loader: Any, name: str, device: torch.device, seed: int) -> list[Batch]:
-    found: list[Batch] = []
-    for number, batch in enumerate(Loaded(loader, device, seed).in_order(), 1):
-        refuse_arrays(batch, name)
-        inputs, labels = parse_batch(moved(batch, device))
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
-            kind = "none" if labels is None else f"{type(labels).__name__} of no classes"
-            raise TypeError(
-                f"the batches of {name} must have classes as labels, a tensor of whole numbers, "
-                f"and batch {number} has {kind}"
-            )
-        found.append((inputs, labels))
-    if not found:
-        raise ValueError(f"{name} has no batches")
-    return found
+        parts["harmful"], parts["held_out"], parts.get("utility", []),
+        int(max(train.max(), test.max())) + 1,
+    )  # fmt: skip
 
 
 def _first(batches: list[Batch], rows: int) -> list[Batch]:
@@ -110,18 +93,11 @@ def _first(batches: list[Batch], rows: int) -> list[Batch]:
     kept, left = [], rows
     for inputs, labels in batches:
         size = size_of(inputs) or len(labels)
-        kept.append((_cut(inputs, size, left), labels[:left]))
+        kept.append((rows_at(slice(left), inputs, size), labels[:left]))
         left -= size
         if left <= 0:
             return kept
     raise ValueError(f"rows={rows} are more than the {rows - left} that harmful has")
-
-
-def _cut(inputs: Any, size: int, left: int) -> Any:
-    def part(x: Tensor) -> Tensor:
-        return x[:left] if x.ndim and len(x) == size else x
-
-    return tree_map_only(Tensor, part, inputs)
 
 
 def _flat(batches: list[Batch]) -> Array:

@@ -83,6 +83,8 @@ class Victim(Protocol):
         Whose parameters that need gradients are trained.
     train, held_out : list
         Batches.
+    rows : int
+        Of all batches of `train`: samples, or tokens that count.
     """
 
     @property
@@ -93,6 +95,9 @@ class Victim(Protocol):
 
     @property
     def held_out(self) -> list[Any]: ...
+
+    @property
+    def rows(self) -> int: ...
 
     def run(self, batch: Any, /) -> tuple[Tensor, Tensor]:
         """Return the logits (N, c) of a batch and its classes (N,)."""
@@ -164,9 +169,9 @@ def descend(
                 victim.mode(settings)
                 training = True
             before = time.perf_counter()
-            chosen = victim.train if whole else [next(batches)]
+            chosen, rows = (victim.train, victim.rows) if whole else ([next(batches)], None)
             try:
-                loss = float(optimizer.step(_closure(victim, optimizer, chosen)))
+                loss = float(optimizer.step(_closure(victim, optimizer, chosen, rows)))
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of moments with NaN
                 loss = math.nan
             record.seconds += time.perf_counter() - before
@@ -256,16 +261,17 @@ class _Record:
         )
 
 
-def _closure(victim: Victim, optimizer: Any, chosen: Sequence[Any]) -> Callable[[], Tensor]:
-    """Return what computes the mean loss of batches with its gradient."""
-    count = sum(map(_size, chosen))
+def _closure(
+    victim: Victim, optimizer: Any, chosen: Sequence[Any], rows: int | None
+) -> Callable[[], Tensor]:
+    """Return what computes the mean loss of batches, of so many rows, with its gradient."""
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for batch in chosen:
             logits, y = victim.run(batch)
-            loss = cross_entropy(logits, y) * (_size(batch) / count)
+            loss = cross_entropy(logits, y) * (len(y) / (rows or len(y)))
             loss.backward()
             total += loss.detach().double().cpu()
         return total

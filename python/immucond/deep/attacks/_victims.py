@@ -28,12 +28,15 @@ class Features:
     train, held_out : list
         Features and classes, one row a sample or a token that counts; refused where they are not
         finite, which every attacker would seem to fail on.
+    rows : int
+        Of `train`.
     """
 
     def __init__(self, start: Start, task: Task) -> None:
         self.start, self.task = start, task
         self.train = _entering(start, task.train, "harmful")
         self.held_out = _entering(start, task.held_out, "held_out")
+        self.rows = sum(len(y) for _, y in self.train)
 
     def whitened(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Return mean and W with which ``(z - mean) W`` is white, but for a ridge.
@@ -89,7 +92,7 @@ class Head:
             [(_mapped(z, white), y) for z, y in part]
             for part in (features.train, features.held_out)
         )
-        like = self.train[0][0]
+        self.rows, like = features.rows, self.train[0][0]
         self.module = _zero(nn.Linear(like.shape[1], features.task.classes)).to(like)
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,7 +130,7 @@ class Network:
             self._new.register_forward_pre_hook(lambda _, args: (_mapped(args[0], white),))
         self._network = SplitModel(self.module, start.split)
         self.train, self.held_out, self._task = task.train, task.held_out, task
-        self._features, self._white = features, white
+        self.rows, self._features, self._white = features.rows, features, white
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits and classes, one row a sample or a token that counts."""

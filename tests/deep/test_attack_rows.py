@@ -1,0 +1,104 @@
+"""Which rows an attacker trains on and is measured by, and as what: unlabelled ones, tokens."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import immucond.deep as icd
+
+
+def net(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+def task(count=60, seed=1, batches=2, shape=()):
+    X = torch.randn(count, *shape, 6, generator=torch.Generator().manual_seed(seed)).double()
+    y = (X[..., 0] * X[..., 1] > 0).long() + (X[..., 2] > 0.5).long()
+    return list(zip(X.chunk(batches), y.chunk(batches), strict=True))
+
+
+def run(harmful=None, held_out=None, model=None, **changed):
+    given = {"split": "2", "trials": 2, "steps": 6, "target": 0.0, "scratch": False, "cuts": (),
+             "equalize": False, **changed}  # fmt: skip
+    return icd.attack(model or net(), harmful or task(),
+                      held_out=held_out or task(seed=2), **given)  # fmt: skip
+
+
+def told(report):
+    """All that a run gave but its times."""
+    return [{k: v for k, v in t.as_dict().items() if k != "seconds"}
+            for a in report.attacks["release"] for t in a.trials]  # fmt: skip
+
+
+# ---- labels of -100 ----
+
+
+def unlabelled(batches, every=3):
+    """The same batches with rows between them that do not count, and a batch of such alone."""
+    found = []
+    for x, y in batches:
+        wide = torch.full((2 * len(y),), -100)
+        wide[::2] = y
+        found.append((x.repeat_interleave(2, dim=0) + torch.arange(2 * len(y))[:, None] % 2, wide))
+    return [*found[:1], (found[0][0][:4], torch.full((4,), -100)), *found[1:]]
+
+
+@pytest.mark.parametrize("attacker", ["adam", "lbfgs", "kfac", "lstsq", "whitening"])
+def test_samples_without_a_label_do_not_count(attacker):
+    primary = [(x, net()(x).argmax(1)) for x, _ in task(seed=3)]
+    keep = {"attackers": [attacker], "target": 1.05, "rows": 40}
+    plain = run(utility=primary, **keep)
+    found = run(unlabelled(task()), unlabelled(task(seed=2)), utility=unlabelled(primary), **keep)
+    assert told(found) == told(plain)
+    assert (found.rows, found.utility, found.majority) == (plain.rows, 1.0, plain.majority)
+
+
+def test_samples_without_a_label_cost_nothing():
+    def cost(batches):
+        return icd.attack_cost(net(), batches, split="2", products=8, steps=4)
+
+    np.testing.assert_array_equal(cost(unlabelled(task())).measured, cost(task()).measured)
+    assert cost(unlabelled(task())).steps(0.5) == cost(task()).steps(0.5)
+
+
+def test_a_task_without_any_label_is_refused():
+    none = [(x, torch.full_like(y, -100)) for x, y in task()]
+    for name in ("harmful", "held_out", "utility"):
+        with pytest.raises(ValueError, match=f"{name} has no label that counts"):
+            run(**{name: none})
+    with pytest.raises(ValueError, match="harmful has no label that counts"):
+        icd.attack_cost(net(), none, split="2")
+    for labels in (torch.full((60,), -1), torch.arange(60) % 3 - 1):
+        with pytest.raises(ValueError, match="must count classes from 0"):
+            icd.attack_cost(net(), [(task(batches=1)[0][0], labels)], split="2")
+
+
+# ---- tokens are rows ----
+
+
+@pytest.mark.parametrize("attacker", ["gd", "adam", "lbfgs", "kfac"])
+def test_tokens_are_trained_on_as_rows(attacker):
+    """Where no token sees another, a text is its tokens, in batches of whatever size."""
+    texts = [*task(3, batches=1, shape=(5,)), *task(12, seed=4, batches=1, shape=(5,))]
+    keep = {"attackers": [attacker], "prune": False}
+    if attacker in ("gd", "adam"):  # of a batch a step
+        texts = texts[1:]
+    by_token = run(texts, task(seed=2, shape=(5,)), **keep)
+    flat = run(*([(x.flatten(0, 1), y.flatten()) for x, y in part]
+                 for part in (texts, task(seed=2, shape=(5,)))), **keep)  # fmt: skip
+    for one, other in zip(told(by_token), told(flat), strict=True):
+        np.testing.assert_allclose(one["curve"]["loss"], other["curve"]["loss"], rtol=1e-6)
+
+
+def test_batches_weigh_as_their_tokens_that_count():
+    """A step on all rows follows the mean over tokens, whichever batch they are in."""
+    (x, y), (x2, y2) = task(12, shape=(5,))
+    y = y.clone()
+    y[1:] = -100
+    texts = [(x, y), (x2, y2)]
+    flat = [(torch.cat([x[0], x2.flatten(0, 1)]), torch.cat([y[0], y2.flatten()]))]
+    keep = {"attackers": ["lbfgs"], "prune": False}
+    for one, other in zip(told(run(texts, **keep)), told(run(flat, **keep)), strict=True):
+        np.testing.assert_allclose(one["curve"]["loss"], other["curve"]["loss"], rtol=1e-6)
