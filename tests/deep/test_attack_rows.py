@@ -102,3 +102,39 @@ def test_batches_weigh_as_their_tokens_that_count():
     keep = {"attackers": ["lbfgs"], "prune": False}
     for one, other in zip(told(run(texts, **keep)), told(run(flat, **keep)), strict=True):
         np.testing.assert_allclose(one["curve"]["loss"], other["curve"]["loss"], rtol=1e-6)
+
+
+# ---- labels that are not a class a row ----
+
+
+@pytest.mark.parametrize("part", ["harmful", "held_out", "utility"])
+@pytest.mark.parametrize(
+    "wrong", [lambda y: y[:, None], lambda y: y[:1], lambda y: y[:-1], lambda y: y.repeat(2)]
+)
+def test_labels_are_one_a_row(part, wrong):
+    """Else they are broadcast against the predictions, and an accuracy may be 15."""
+    given = {name: task(seed=seed) for seed, name in enumerate(("harmful", "held_out", "utility"))}
+    (x, y), (x2, y2) = given[part]
+    given[part] = [(x, y), (x2, wrong(y2))]
+    with pytest.raises(ValueError, match=f"batch 2 of {part} must have a class a row, 30, and"):
+        run(attackers=["lstsq"], **given)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 255])
+def test_the_primary_task_has_classes_of_the_head(wrong):
+    x, y = task(batches=1)[0]
+    y = y.clone()
+    y[4] = wrong
+    with pytest.raises(ValueError, match=r"classes of the head '2', 0 to 2, and batch 1 has"):
+        run(utility=[(x, y)], attackers=["lstsq"])
+    with pytest.raises(ValueError, match=r"logits of batch 1 of utility must be finite"):
+        run(utility=[(x * torch.nan, y)], attackers=["lstsq"])
+
+
+def test_a_single_logit_tells_two_classes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x = task(batches=1)[0][0]
+    y = (model(x)[:, 0] > 0).long()
+    assert 0 < y.sum() < len(y)
+    assert run(model=model, utility=[(x, y)], attackers=["lstsq"]).utility == 1.0

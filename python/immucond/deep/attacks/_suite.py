@@ -63,8 +63,9 @@ def attack(
     model : nn.Module
         The release; it stays as it is, and is attacked in float32 or better.
     harmful, held_out : DataLoader or iterable of batches
-        With classes as labels: what attackers train on, and what measures them. All of it is held
-        in memory; a step takes a batch, or all of them where an attacker wants all rows.
+        With classes as labels, of samples or tokens: what attackers train on, and what measures
+        them; those of -100 do not count. All of it is held in memory; a step takes a batch, or all
+        of them where an attacker wants all rows.
     split : str or (str, str)
         Name of the head, a linear layer, in whose place each attacker puts his own, which starts
         at zero; of the release and of the reference where they differ.
@@ -93,8 +94,8 @@ def attack(
         is read. By default probes try all blocks, as in `leak_profile`; where modules are named,
         all attackers try them, and train what comes before.
     utility : iterable of batches, optional
-        The primary task with its labels: trials after which the network's own head has lost more
-        than `max_utility_drop` of its accuracy do not count.
+        The primary task with its labels, classes of the network's own head: trials after which
+        that has lost more than `max_utility_drop` of its accuracy do not count.
     max_utility_drop : float, default: 0.1
     reference : nn.Module, optional
         The unprotected network, attacked in the same way.
@@ -123,9 +124,10 @@ def attack(
     Raises
     ------
     ValueError, TypeError
-        For labels that are missing or no classes, fewer rows than classes, classes that training or
-        held-out rows lack, heads that are none, unknown attackers, networks that cannot be copied
-        or equalized, and a checkpoint of another run.
+        For labels that are missing, not a class a row, or no classes (of utility: that the head has
+        not), features and logits of utility that are not finite, fewer rows than classes, classes
+        that training or held-out rows lack, heads that are none, unknown attackers, networks that
+        cannot be copied or equalized, and a checkpoint of another run.
     BlockingIOError
         Where another run writes to the checkpoint.
     ImportError
@@ -182,7 +184,7 @@ def attack(
         refuse_compiled(network)
         SplitModel(network, name)  # refuses what is no head
     before = {
-        name: utility_of(prepared(network, where), head, task)
+        name: utility_of(prepared(network, where), head, task, attacked=False)
         for name, (network, head) in networks.items()
         if task.utility and name != SCRATCH
     }

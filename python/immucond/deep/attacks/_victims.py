@@ -42,8 +42,12 @@ class Features:
         """Return mean and W with which ``(z - mean) W`` is white, but for a ridge.
 
         The ridge is relative to the largest eigenvalue of the covariance of the attacker's rows.
+        Where these do not vary beyond rounding, W is 0.
         """
         mean, values, vectors = self._covariance
+        eps = torch.finfo(values.dtype).eps
+        if values[-1] <= len(mean) * float((eps * mean).square().sum()):
+            return mean, torch.zeros_like(vectors)
         scaled = vectors / (values + ridge * values[-1] + torch.finfo(values.dtype).tiny).sqrt()
         return mean, scaled @ vectors.T
 
@@ -61,6 +65,7 @@ def _entering(start: Start, batches: Sequence[Batch], name: str) -> list[Batch]:
     found = []
     for number, (inputs, labels) in enumerate(batches, 1):
         outcome = outcome_of(network, network(inputs), labels)
+        _refuse_unlike(outcome.labels, outcome.features, f"batch {number} of {name}")
         if not bool(outcome.features.isfinite().all()):
             raise ValueError(
                 f"the features that enter the head ({start.name}) must be finite, and those of "
@@ -161,15 +166,45 @@ class Network:
 
 
 @torch.no_grad()
-def utility_of(model: nn.Module, split: str, task: Task) -> float:
-    """Return the accuracy of a network on the primary task."""
+def utility_of(model: nn.Module, split: str, task: Task, *, attacked: bool = True) -> float:
+    """Return the accuracy of a network on the primary task.
+
+    Logits that are not finite are wrong, and refused of a network that nobody has attacked, with
+    labels that its head does not know.
+    """
     network = SplitModel(model, split)
     right = count = 0.0
-    for inputs, labels in task.utility:
+    for number, (inputs, labels) in enumerate(task.utility, 1):
         outcome = outcome_of(network, network(inputs), labels)
-        right += float((outcome.logits.argmax(1) == outcome.labels).sum())
-        count += len(outcome.labels)
+        logits, y, what = outcome.logits, outcome.labels, f"batch {number} of utility"
+        _refuse_unlike(y, logits, what)
+        if logits.ndim != 2:
+            raise ValueError(
+                f"the logits of {what} must be (rows, classes), and have shape "
+                f"{tuple(logits.shape)}"
+            )
+        finite = logits.isfinite().all(1)
+        most = max(2, logits.shape[1]) - 1  # the sign of a single logit tells two classes
+        if not attacked and not bool(finite.all()):
+            raise ValueError(f"the logits of {what} must be finite, and hold NaN or infinity")
+        if not attacked and not 0 <= int(y.min()) <= int(y.max()) <= most:
+            raise ValueError(
+                f"the labels of utility must be classes of the head {split!r}, 0 to {most}, and "
+                f"batch {number} has {int(y.min())} to {int(y.max())}"
+            )
+        guesses = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0.0).long()
+        right += float((finite & (guesses == y)).sum())
+        count += len(y)
     return right / count
+
+
+def _refuse_unlike(labels: Tensor, rows: Tensor, what: str) -> None:
+    """Refuse labels that are not a class a row."""
+    if labels.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{what} must have a class a row, {len(rows)}, and has labels of shape "
+            f"{tuple(labels.shape)}"
+        )
 
 
 def _zero(head: nn.Linear) -> nn.Linear:
