@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 import immucond.deep as icd
+from immucond.deep.attacks._attackers import parse_attackers
+from immucond.deep.attacks._rows import task_of
+from immucond.deep.attacks._starts import starts_of
+from immucond.deep.attacks._victims import Features, victim_of
 
 
 def net(dtype=torch.float64):
@@ -138,3 +142,71 @@ def test_a_single_logit_tells_two_classes():
     y = (model(x)[:, 0] > 0).long()
     assert 0 < y.sum() < len(y)
     assert run(model=model, utility=[(x, y)], attackers=["lstsq"]).utility == 1.0
+
+
+# ---- features that hardly vary ----
+
+
+def dead(train, held_out, dtype):
+    """A report on a feature, `train` of the classes of training rows, `held_out` of others."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.Identity(), nn.Linear(2, 3)).to(dtype)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.zero_()
+    y = torch.arange(60) % 3
+    parts = [[(f(y.to(dtype))[:, None], y)] for f in (train, held_out)]
+    return run(*parts, model, attackers=["whitening"], reference=model)
+
+
+def test_features_that_do_not_vary_teach_nothing():
+    """Whitened they are 0, and all that is learned are the shares of the classes."""
+    for dtype in (torch.float32, torch.float64):
+        report = dead(lambda y: 0.1 + 0.0 * y, lambda y: 100.0 * y, dtype)
+        [attack] = report.attacks["release"]
+        assert attack.best.loss == pytest.approx(np.log(3), rel=1e-6)
+        assert attack.best.accuracy == pytest.approx(1 / 3)
+        assert attack.diverged == 0
+
+
+def test_a_trial_whose_start_is_not_finite_is_told():
+    """Whitening by rows that vary by 1e-30 overflows on others: no curve, and no error for it."""
+    report = dead(lambda y: 1e-30 * y, lambda y: 1e20 * y, torch.float32)
+    [attack] = report.attacks["release"]
+    assert [t.ended for t in attack.trials] == ["diverged"] * 2
+    assert attack.best.curve["step"] == []
+    np.testing.assert_array_equal(attack.accuracy_by(2), np.zeros(3))
+    assert report.as_dict()["attacks"]["release"][0]["rfd"] is None
+    assert report._curves().ylim[1] == pytest.approx(1.3 * np.log(3))
+    assert "never there" in str(report)
+
+
+# ---- a batch of one row ----
+
+
+def test_one_row_is_normalized_by_running_statistics():
+    """A batch norm cannot train on it; a step on it is that of a layer in evaluation mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    rows = task(61, batches=1)[0]
+    batches = [(rows[0][:60], rows[1][:60]), (rows[0][60:], rows[1][60:])]
+    model(batches[0][0])
+    report = run(batches, model=model, split="3", attackers=["adam", "kfac"], scratch=True,
+                 trials=4, steps=3)  # fmt: skip
+    trials = [t for attacks in report.attacks.values() for a in attacks for t in a.trials]
+    assert {t.settings["training"] for t in trials} == {True, False}
+    assert all(t.ended == "budget" for t in trials if t.settings["rate"] < 1e-2)
+
+    task_ = task_of(batches, batches, None, None, torch.device("cpu"), 0)
+    [start] = starts_of(model, "3", torch.device("cpu"), batches[0], forms=["plain"])
+    victim = victim_of(Features(start, task_), parse_attackers("adam")[0], {}, 0)
+    nn.init.normal_(victim.module[3].weight)
+    victim.mode({"training": True})
+    before = victim.module[1].running_mean.clone()
+    found, _ = victim.run(batches[1])
+    assert torch.equal(victim.module[1].running_mean, before)
+    torch.testing.assert_close(found, victim.module.eval()(batches[1][0]))
+    victim.mode({"training": True})
+    victim.run(batches[0])
+    entered = victim.module[0](batches[0][0]).detach()
+    wanted = 0.9 * before + 0.1 * entered.mean(0)
+    torch.testing.assert_close(victim.module[1].running_mean, wanted)

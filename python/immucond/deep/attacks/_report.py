@@ -62,9 +62,11 @@ class Attack(Plotted):
     def accuracy_by(self, steps: int) -> FloatArray:
         """Return the best trial's held-out accuracy after 0 to `steps` steps.
 
-        Where it ended it stays as it is.
+        Where it ended it stays as it is; it is 0 where not even the start was finite.
         """
         curve = self.best.curve
+        if not curve["step"]:
+            return np.zeros(steps + 1)
         found: FloatArray = np.interp(np.arange(steps + 1.0), curve["step"], curve["accuracy"])
         return found
 
@@ -189,7 +191,11 @@ class AttackReport(Plotted):
         is positive where the attacker is behind. A run that has reached the target stays there.
         Source: RFD of SOPHON (arXiv 2404.12699), whose absolute value counts helped attackers too.
         """
-        others = [a for a in self.attacks.get(REFERENCE, ()) if a.attacker == attack.attacker]
+        others = [
+            a
+            for a in self.attacks.get(REFERENCE, ())
+            if a.attacker == attack.attacker and a.best.curve["step"]
+        ]
         same = [a for a in others if a.start == attack.start] or others
         if not same:
             return None
@@ -253,8 +259,8 @@ class AttackReport(Plotted):
                 lines.append(Line(name, curve["step"], curve["loss"], style=style))
         # Of what starts or goes far above, as heads do, the thick curves are to be seen.
         strongest = filter(None, map(self.strongest_of, self.attacks))
-        highest = max(float(np.nanmax(attack.best.curve["loss"])) for attack in strongest)
         known = max(math.log(self.classes), self.target)
+        highest = max(max(attack.best.curve["loss"], default=known) for attack in strongest)
         most = min(max(1.3 * known, 1.05 * highest), 4.0 * known)
         return Curves(
             "steps of each attacker's best trial (thick: of the strongest)",

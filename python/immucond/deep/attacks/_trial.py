@@ -43,7 +43,8 @@ class Trial:
     utility : float or None
         Accuracy of the primary task at the end, where that was measured.
     curve : dict
-        "step", and the held-out "loss" and "accuracy" there.
+        "step", and the held-out "loss" and "accuracy" there; nothing where not even the start was
+        finite.
     """
 
     settings: Settings
@@ -142,7 +143,7 @@ class Budget:
 
     def behind(self, step: int, losses: list[float]) -> bool:
         """Whether held-out losses up to a step gained less than half of what the rival had."""
-        if self.rival is None:
+        if self.rival is None or not self.rival.curve["step"]:
             return False
         curve = self.rival.curve
         theirs = [loss for at, loss in zip(curve["step"], curve["loss"], strict=True) if at <= step]

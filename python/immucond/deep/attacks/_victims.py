@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._attacked import with_new_head
 from .._head import SplitModel
@@ -133,6 +134,9 @@ class Network:
         )  # fmt: skip
         if white is not None:
             self._new.register_forward_pre_hook(lambda _, args: (_mapped(args[0], white),))
+        for layer in self.module.modules():
+            if isinstance(layer, _BatchNorm):
+                _spare_single(layer)
         self._network = SplitModel(self.module, start.split)
         self.train, self.held_out, self._task = task.train, task.held_out, task
         self.rows, self._features, self._white = features.rows, features, white
@@ -205,6 +209,22 @@ def _refuse_unlike(labels: Tensor, rows: Tensor, what: str) -> None:
             f"{what} must have a class a row, {len(rows)}, and has labels of shape "
             f"{tuple(labels.shape)}"
         )
+
+
+def _spare_single(layer: _BatchNorm) -> None:
+    """Have one value a channel, which has no variance, normalized as in evaluation."""
+    spared = []
+
+    def enter(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if layer.training and args[0].numel() == args[0].shape[1]:
+            spared.append(layer.eval())
+
+    def leave(*_: object) -> None:
+        while spared:
+            spared.pop().train()
+
+    layer.register_forward_pre_hook(enter)
+    layer.register_forward_hook(leave, always_call=True)
 
 
 def _zero(head: nn.Linear) -> nn.Linear:
