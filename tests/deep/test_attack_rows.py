@@ -210,3 +210,47 @@ def test_one_row_is_normalized_by_running_statistics():
     entered = victim.module[0](batches[0][0]).detach()
     wanted = 0.9 * before + 0.1 * entered.mean(0)
     torch.testing.assert_close(victim.module[1].running_mean, wanted)
+
+
+# ---- in which precision, and under whose modes ----
+
+
+def costs(model, batches):
+    return icd.attack_cost(model, batches, split="2", products=6, steps=3).measured
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_in_half_precision_are_those_rows_in_single(dtype):
+    half = [[(x.to(dtype), y) for x, y in task(seed=seed)] for seed in (1, 2)]
+    model = net(dtype)
+    single = [[(x.float(), y) for x, y in part] for part in half]
+    keep = {"attackers": ["adam", "lstsq"], "equalize": True}
+    assert told(run(*half, model, utility=half[0], **keep)) == told(run(*single, model, **keep))
+    np.testing.assert_array_equal(costs(model, half[0]), costs(model, single[0]))
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_the_callers_modes_change_nothing(mode):
+    def both():
+        model, parts = (
+            net(torch.float32),
+            ([(x.float(), y) for x, y in task(seed=s)] for s in (1, 2)),
+        )
+        train, held_out = parts
+        report = run(train, held_out, model, attackers=["adam", "lstsq"], equalize=True)
+        return told(report), costs(model, train).tolist()
+
+    plain = both()
+    with mode():
+        assert both() == plain
+
+
+def test_a_forecast_leaves_random_numbers_alone():
+    model, rows = net(), task()
+    torch.manual_seed(3)
+    wanted = torch.rand(3)
+    torch.manual_seed(3)
+    costs(model, rows)
+    assert torch.equal(torch.rand(3), wanted)

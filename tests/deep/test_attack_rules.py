@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 import immucond.deep as icd
+from immucond.deep._attacked import with_new_head
 from immucond.deep._search import propose
 from immucond.deep.attacks._attackers import STANDARD, parse_attackers
 from immucond.deep.attacks._kfac import KFAC
@@ -241,3 +243,14 @@ def test_networks_get_a_tenth_of_the_rate_of_heads(name):
     usual = 1e-2 if name.startswith("probe-") else 1e-3
     assert tried[0] == usual
     np.testing.assert_allclose(sorted(tried), usual * 10.0 ** np.arange(-3, 3))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
+def test_adapters_stand_beside_no_layer_whose_name_ends_like_anothers(kind):
+    pytest.importorskip("peft", reason="the extra lora is not installed")
+    inner = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net = nn.Sequential(inner, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with_new_head(net, "3", 2, params=kind, seed=0, rank=2, frozen=("0.1",))
+    names = [name for name, p in net.named_parameters() if p.requires_grad]
+    trained = {re.split(r"\.(?:lora|hada|lokr)_", name)[0] for name in names}
+    assert trained == {"0.0", "1", "3.weight", "3.bias"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ def with_new_head(
         if params in ADAPTERS:
             _add_adapters(model, params, blocks, rank, {split, *frozen})
         elif params == "full":
-            for name in blocks:
-                model.get_submodule(name).requires_grad_(True)
+            for p in (p for name in blocks for p in model.get_submodule(name).parameters()):
+                p.requires_grad_(p.is_floating_point())
             for name in frozen:
                 model.get_submodule(name).requires_grad_(False)
     replace_module(model, split, new)
@@ -62,17 +63,18 @@ def _add_adapters(
         for name, layer in model.get_submodule(block).named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d))
     ]
-    names = [name for name in names if name not in without]
-    if not names:
+    wanted = [re.escape(name) for name in names if name not in without]
+    if not wanted:
         raise ValueError(
             "adapters need a linear or convolutional layer before the head; none is there"
         )
     config: Any
+    targets = f"(?:{'|'.join(wanted)})"  # a list would match names that end so, too
     if kind in ("lora", "dora"):
         config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, use_dora=kind == "dora", target_modules=names
+            r=rank, lora_alpha=2 * rank, use_dora=kind == "dora", target_modules=targets
         )
     else:
         made = LoHaConfig if kind == "loha" else LoKrConfig
-        config = made(r=rank, alpha=2 * rank, target_modules=names)
+        config = made(r=rank, alpha=2 * rank, target_modules=targets)
     inject_adapter_in_model(config, model)

@@ -138,7 +138,8 @@ def held(
     found, number = [], 0
     for number, batch in enumerate(Loaded(loader, device, seed).in_order(), 1):
         refuse_arrays(batch, name)
-        inputs, labels = parse_batch(moved(batch, device))
+        batch = tree_map_only(Tensor, _trainable, moved(batch, device))
+        inputs, labels = parse_batch(batch)
         known = isinstance(labels, Tensor) and not labels.is_complex()
         if not known or (labels.is_floating_point() and not targets):
             told = "none" if labels is None else f"a {type(labels).__name__}"
@@ -158,6 +159,11 @@ def held(
     if not found:
         raise ValueError(f"{name} has no {'label that counts' if number else 'batches'}")
     return found
+
+
+def _trainable(x: Tensor) -> Tensor:
+    """Return a tensor that autograd can keep, as none that inference mode has made."""
+    return x.clone() if x.is_inference() else x
 
 
 def rows_at(at: Any, inputs: Any, size: int) -> Any:

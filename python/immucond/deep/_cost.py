@@ -25,7 +25,7 @@ from ..torch.parts import IGNORED
 from ._attacked import PARAMS, with_new_head
 from ._batches import Callback, held
 from ._head import SplitModel
-from ._network import array, copied
+from ._network import array, prepared, whatever_modes
 from ._outcome import Outcome, outcome_of
 
 _LAZY = 0.25  # relative error of the forecast
@@ -118,6 +118,7 @@ class NetworkCost(AttackCost):
         )
 
 
+@whatever_modes()
 def attack_cost(
     model: nn.Module,
     harmful: Any,
@@ -229,9 +230,7 @@ class _Attacked(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         classes, width = _targets([labels for _, labels in batches])
-        self.model = copied(model, where).eval()
-        if next(self.model.parameters()).dtype != torch.float64:
-            self.model.float()
+        self.model = prepared(model, where)
         self.head = with_new_head(self.model, split, width, params=params, seed=seed, rank=rank)
         self._network, self._batches = SplitModel(self.model, split), batches
         self._kept = False

@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from types import MethodType
@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .._validate import FloatArray
 
@@ -237,6 +238,37 @@ def copied(model: nn.Module, device: torch.device) -> nn.Module:
     except TypeError as error:
         raise TypeError(f"the model cannot be copied (copy.deepcopy): {error}") from error
     return found.to(device)
+
+
+def prepared(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy on a device in evaluation mode, in float32 or better, as are inputs then."""
+    own = copied(model, device).eval()
+    dtypes = (p.dtype for p in own.parameters() if p.is_floating_point())
+    precise = next(dtypes, None) == torch.float64
+    own.register_forward_pre_hook(
+        partial(_widen, torch.float64 if precise else torch.float32), with_kwargs=True
+    )
+    return own if precise else own.float()
+
+
+def _widen(dtype: torch.dtype, _: nn.Module, *entered: Any) -> Any:
+    """Return what enters a network with tensors of half precision in another dtype."""
+    return tree_map_only(
+        Tensor, lambda x: x.to(dtype) if x.is_floating_point() and x.itemsize < 4 else x, entered
+    )
+
+
+@contextmanager
+def whatever_modes() -> Iterator[None]:
+    """Compute with gradients and without autocast, whatever is on; leave random numbers alone."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _sharing_memory(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import gauge
-from .._network import call, copied, module_named
+from .._network import call, module_named, prepared
 from .._rows import first_tensor, last_typed
 from ._rows import Batch
 
@@ -98,12 +98,6 @@ def _left(model: nn.Module, merged: nn.Module, split: str) -> str:
     if found is None:
         raise ValueError(f"no linear layer is left of {split!r} once inserted layers are merged")
     return found
-
-
-def prepared(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy on a device, in evaluation mode and in float32 or better."""
-    own = copied(model, device).eval()
-    return own if next(own.parameters()).dtype == torch.float64 else own.float()
 
 
 def _has_modes(model: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from .._batches import Callback, Loaded
 from .._checkpoint import fingerprint
 from .._cuts import INPUT, cuts_of
 from .._head import SplitModel
-from .._network import heads_named, refuse_compiled
+from .._network import heads_named, prepared, refuse_compiled, whatever_modes
 from .._reading import Reading, summed
 from .._search import propose
 from .._untrained import untrained_like
@@ -25,13 +25,13 @@ from ._attackers import SOLVERS, Attacker, Rule, parse_attackers
 from ._report import REFERENCE, RELEASE, SCRATCH, Attack, AttackReport
 from ._rows import Task, task_of
 from ._solvers import solve
-from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, prepared, starts_of
+from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, starts_of
 from ._store import Store, opened
 from ._trial import Budget, Trial, descend
 from ._victims import Features, Head, utility_of, victim_of
 
 
-@torch.random.fork_rng(devices=[])
+@whatever_modes()
 def attack(
     model: nn.Module,
     harmful: Any,
