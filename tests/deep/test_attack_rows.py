@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves as leaves
 
 import immucond.deep as icd
 from immucond.deep.attacks._attackers import parse_attackers
 from immucond.deep.attacks._rows import task_of
 from immucond.deep.attacks._starts import starts_of
 from immucond.deep.attacks._victims import Features, victim_of
+from immucond.deep.gauge._equalize import first_batch
 
 
 def net(dtype=torch.float64):
@@ -254,3 +256,48 @@ def test_a_forecast_leaves_random_numbers_alone():
     torch.manual_seed(3)
     costs(model, rows)
     assert torch.equal(torch.rand(3), wanted)
+
+
+# ---- batches of whatever form ----
+
+
+class Sum(nn.Module):
+    """A network of two inputs, the second of which is scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.head = net()
+
+    def forward(self, x, shift=0.0):
+        return self.head(self.act(self.first(x) + shift))
+
+
+FORMS = (
+    lambda x, s, y: ((x, s), y), lambda x, s, y: ([x, s], y),
+    lambda x, s, y: ({"x": x, "shift": s}, y), lambda x, s, y: {"x": x, "shift": s, "labels": y},
+    lambda x, s, y: {"x": x, "shift": s, "label": y},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_networks_of_several_inputs_are_attacked(form):
+    parts = [[(x, x[:, :1], y) for x, y in task(seed=seed)] for seed in (1, 2)]
+    keep = {"attackers": ["adam", "lstsq"], "equalize": "both", "split": "head", "model": Sum()}
+    found, wanted = (
+        run(*([as_batch(*batch) for batch in part] for part in parts), **keep)
+        for as_batch in (form, FORMS[0])
+    )
+    assert told(found) == told(wanted)
+    assert {a.start for a in found.attacks["release"]} == {"plain", "equalized"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gauge_takes_the_first_batch_of_any_form(form):
+    x, y = task(batches=1)[0]
+    batch = form(x, x[:, :1], y)
+    wanted = first_batch(batch)
+    for data in ([batch, batch], [batch], (batch, batch), iter([batch])):
+        found = first_batch(data)
+        assert all(torch.equal(a, b) for a, b in zip(*map(leaves, (found, wanted)), strict=True))
+    assert [leaf.shape for leaf in leaves(wanted)] == [(60, 6), (60, 1)]
+    assert icd.gauge.lock(Sum(), strength=10.0, groups="all", data=[batch]) is not None

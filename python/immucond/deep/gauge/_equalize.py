@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..._display import Columns, Tabular
 from ..._errors import AccuracyWarning, warn
 from ..._validate import as_count
+from .._loaders import parse_batch
 from .._network import copied
 from .._sharded import edit_weight
 from ._balance import SWEEPS, Balancing
@@ -99,7 +100,8 @@ def equalize(
         Left as it is.
     data : optional
         A batch of inputs, or an iterable such as a DataLoader, of which the first batch is taken:
-        ``(inputs, labels)``, a mapping, or inputs alone. By default as in :func:`groups`.
+        ``(inputs, labels)``, a mapping, or inputs alone; inputs are a tensor, several, or a mapping
+        of keywords. By default as in :func:`groups`.
     metric : "parameters" or "kernel"
         ``"kernel"``: pairs of fully connected layers, of the kinds "linear" and "value-output",
         go on from there to the least trace of their training kernel on `data`, which is needed:
@@ -222,20 +224,24 @@ def store(work: nn.Module, result: nn.Module, found: Sequence[GaugeGroup]) -> No
 
 def first_batch(data: Any) -> Any:
     """Return the inputs of a batch, or of the first of several."""
-    batch = data
-    if not isinstance(data, (Tensor, Mapping, list, tuple)) and isinstance(data, Iterable):
+    batch, held = data, isinstance(data, (list, tuple))
+    listed = held and all(isinstance(x, (list, tuple, Mapping)) for x in data)
+    single = isinstance(data, (Tensor, Mapping)) or (held and bool(data) and not listed)
+    if not single and isinstance(data, Iterable):
         batch = next(iter(data), None)
         if batch is None:
             raise ValueError("data has no batches")
-    if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != "labels"}
     if isinstance(batch, (list, tuple)):
-        batch = batch[0] if batch else None
-    if isinstance(batch, Mapping):
-        return batch
-    if not isinstance(batch, Tensor):
-        raise TypeError(f"data must be a batch, or batches, and is a {type(data).__name__}")
-    return batch
+        inputs = batch[0] if batch else None
+    else:
+        inputs, _ = parse_batch(batch)
+    several = isinstance(inputs, (list, tuple)) and any(isinstance(x, Tensor) for x in inputs)
+    if not several and not isinstance(inputs, (Tensor, Mapping)):
+        raise TypeError(
+            "data must be a batch, which is inputs, (inputs, labels) or a mapping, or batches, and "
+            f"is a {type(data).__name__}"
+        )
+    return inputs
 
 
 def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
