@@ -301,3 +301,51 @@ def test_the_gauge_takes_the_first_batch_of_any_form(form):
         assert all(torch.equal(a, b) for a, b in zip(*map(leaves, (found, wanted)), strict=True))
     assert [leaf.shape for leaf in leaves(wanted)] == [(60, 6), (60, 1)]
     assert icd.gauge.lock(Sum(), strength=10.0, groups="all", data=[batch]) is not None
+
+
+# ---- what is told ----
+
+
+@pytest.mark.parametrize("part", ["harmful", "held_out", "utility"])
+def test_what_is_no_loader_is_told(part):
+    x, y = task(batches=1)[0]
+    given = {"harmful": task(), "held_out": task(), "split": "2"}
+    for wrong, match in (((x, y), r"a pair \(X, y\)"), (x, "is a Tensor"), (None, "is None")):
+        if wrong is not None or part != "utility":
+            with pytest.raises(TypeError, match=f"{part} must be a loader.*{match}"):
+                icd.attack(net(), **given | {part: wrong})
+    with pytest.raises(TypeError, match=f"the batches of {part} must have classes.*complex64"):
+        icd.attack(net(), **given | {part: [(x, y.to(torch.complex64))]})
+
+
+@pytest.mark.parametrize("scratch", [None, 1, "yes"])
+def test_scratch_is_told(scratch):
+    with pytest.raises(TypeError, match="scratch must be True, False or a network"):
+        run(scratch=scratch)
+
+
+def test_an_empty_batch_changes_nothing():
+    x, y = task()[0]
+    keep = {"attackers": ["adam", "lbfgs", "lstsq"]}
+    assert told(run([(x[:0], y[:0]), *task()], **keep)) == told(run(**keep))
+
+
+def test_parameters_that_are_no_numbers_stay():
+    class Counted(nn.Sequential):
+        def __init__(self, *layers):
+            super().__init__(*layers)
+            self.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+
+    keep = {"attackers": ["adam", "kfac"], "equalize": "both"}
+    assert told(run(model=Counted(*net()), **keep)) == told(run(**keep))
+    np.testing.assert_array_equal(costs(Counted(*net()), task()), costs(net(), task()))
+
+
+def test_a_network_that_fails_to_be_copied_is_told():
+    class Single(nn.Sequential):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("there is one")
+
+    for call in (lambda m: run(model=m), lambda m: costs(m, task())):
+        with pytest.raises(TypeError, match=r"cannot be copied.*there is one"):
+            call(Single(*net()))

@@ -193,6 +193,35 @@ def test_bad_input_is_told():
         ({}, [x], TypeError, "must have labels"),
         ({}, [(x, torch.zeros_like(y))], ValueError, "at least two classes"),
         ({}, [(x * torch.nan, y)], ValueError, "not finite"),
+        ({}, None, TypeError, "harmful must be a loader.*is None"),
+        ({}, (x, y), TypeError, r"harmful must be a loader.*pair \(X, y\)"),
+        ({}, x, TypeError, "harmful must be a loader.*is a Tensor"),
+        ({}, [(x, y[:-1])], ValueError, r"batch 1 .* outputs, \(12, 3\), .* shape \(11, 3\)"),
+        ({}, [(x, x[:, :2]), (x, x[:, :3])], ValueError, r"batch 2 .* \(12, 2\), .* \(12, 3\)"),
+        ({}, [(x, x[:, :2]), (x, x[:, :2].T)], ValueError, r"batch 2 .* shape \(2, 12\)"),
+        ({}, [(x, y), (x, y.double())], TypeError, "classes or targets, and are both"),
+        ({}, [(x, y.to(torch.complex64))], TypeError, r"numbers \(torch.complex64\)"),
     ):
         with pytest.raises(error, match=match):
             icd.attack_cost(model, data, **({"split": "2"} | keywords))
+
+
+def test_an_empty_batch_changes_nothing():
+    x, y = rows()
+    costs = [
+        icd.attack_cost(net(), [(x, y), *more], split="2", products=4, steps=2).measured
+        for more in ([], [(x[:0], y[:0])])
+    ]
+    np.testing.assert_array_equal(*costs)
+
+
+def test_networks_without_a_forward_derivative_are_told():
+    x, y = rows()
+    compiled = net()
+    compiled.compile(backend="eager")
+    for model, match in (
+        (nn.Sequential(nn.utils.parametrizations.weight_norm(net()[0]), *net()[1:]), "weight_norm"),
+        (compiled, "compiled"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            icd.attack_cost(model, [(x, y)], split="2", products=4)

@@ -25,7 +25,7 @@ from ..torch.parts import IGNORED
 from ._attacked import PARAMS, with_new_head
 from ._batches import Callback, held
 from ._head import SplitModel
-from ._network import array, prepared, whatever_modes
+from ._network import array, prepared, refuse_compiled, whatever_modes
 from ._outcome import Outcome, outcome_of
 
 _LAZY = 0.25  # relative error of the forecast
@@ -145,8 +145,8 @@ def attack_cost(
     model : nn.Module
         The network; it stays as it is, and runs in evaluation mode and in float32 or better.
     harmful : iterable of batches
-        As for :func:`immucond.deep.immunize`, with classes as labels, or targets (N, c). All of it
-        is held in memory.
+        As for :func:`immucond.deep.immunize`, with classes as labels, of which those of -100 do not
+        count, or targets (N, c). All of it is held in memory.
     split : str
         Name of the head, a linear layer, in whose place a new one is put.
     params : {"full", "lora", "head"}
@@ -176,8 +176,9 @@ def attack_cost(
     Raises
     ------
     ValueError, TypeError
-        For labels that are neither classes nor targets, outputs that are not finite, a head that is
-        no linear layer, or a step at which descent diverges.
+        For labels that are neither classes nor targets, or not one a row; outputs that are not
+        finite; a head that is no linear layer; networks that are compiled, cannot be copied, or
+        have no forward derivative; or a step at which descent diverges.
 
     Notes
     -----
@@ -198,6 +199,7 @@ def attack_cost(
     """
     check_choice(params, "params", PARAMS)
     where = next(model.parameters()).device if device is None else torch.device(device)
+    refuse_compiled(model)
     SplitModel(model, split)  # refuses what is no head
     batches = held(harmful, "harmful", where, targets=True)
     width, drawn = as_count(rank, "rank", least=1), as_count(seed, "seed", least=0)
@@ -272,10 +274,16 @@ class _Attacked(nn.Module):
         """Multiply ``J J^T`` with (1, N c)."""
         flat = torch.from_numpy(u[0]).to(self.residual).view_as(self.residual)
         slope, _ = self._pulled(self.trained, flat.split([len(y) for y in self._y]))
-        rows = [
-            jvp(partial(self._outputs, batch), (self.trained,), (slope,))[1]
-            for _, batch in self._told()
-        ]
+        try:
+            rows = [
+                jvp(partial(self._outputs, batch), (self.trained,), (slope,))[1]
+                for _, batch in self._told()
+            ]
+        except NotImplementedError as error:
+            raise TypeError(
+                "the forecast needs the forward derivative of the network, an operation of which "
+                f"has none (of weight_norm: remove_weight_norm keeps the function): {error}"
+            ) from error
         return array(torch.cat(rows)).reshape(1, -1)
 
     def run(self, step: float, steps: int) -> FloatArray:
@@ -341,7 +349,7 @@ def _rows_of(y: Tensor, logits: Tensor, number: int) -> Tensor:
     """Return the targets of a batch, one row for each of the logits'."""
     if y.shape[:1] != logits.shape[:1] or y.numel() != logits.numel():
         raise ValueError(
-            f"the labels of batch {number} of harmful must be {len(logits)} classes, or targets of "
-            f"shape {tuple(logits.shape)} as in the first batch, and make {tuple(y.shape)}"
+            f"the labels of batch {number} of harmful must make targets of the shape of the "
+            f"outputs, {tuple(logits.shape)}, and make some of shape {tuple(y.shape)}"
         )
     return y.reshape(logits.shape)

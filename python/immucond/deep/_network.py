@@ -235,7 +235,9 @@ def copied(model: nn.Module, device: torch.device) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(alike, parameter.requires_grad)
     try:
         found = copy.deepcopy(model, memo)
-    except TypeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
         raise TypeError(f"the model cannot be copied (copy.deepcopy): {error}") from error
     return found.to(device)
 

@@ -160,6 +160,8 @@ def attack(
     drop = check_real(max_utility_drop, "max_utility_drop", low=0.0)
     if equalize not in (True, False, "both"):
         raise ValueError(f"equalize must be True, False or 'both', and is {equalize!r}")
+    if not isinstance(scratch, (bool, nn.Module)):
+        raise TypeError(f"scratch must be True, False or a network, and is {scratch!r}")
     if freeze is not None:
         check_choice(freeze, "freeze", ("inserted",))
     where = next(model.parameters()).device if device is None else torch.device(device)
