@@ -336,7 +336,7 @@ def test_parameters_that_are_no_numbers_stay():
             super().__init__(*layers)
             self.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
 
-    keep = {"attackers": ["adam", "kfac"], "equalize": "both"}
+    keep = {"attackers": ["adam", "kfac", "lstsq"], "equalize": "both", "cuts": "auto"}
     assert told(run(model=Counted(*net()), **keep)) == told(run(**keep))
     np.testing.assert_array_equal(costs(Counted(*net()), task()), costs(net(), task()))
 

@@ -115,7 +115,7 @@ class AtCut(nn.Module):
     def __init__(self, model: nn.Module, cut: str, width: int) -> None:
         super().__init__()
         self.model, self.cut = model, cut
-        like = next(model.parameters())
+        like = next(p for p in model.parameters() if p.is_floating_point())
         self.head = nn.Linear(width, 1).to(like.device, like.dtype)
 
     def forward(self, *args: Any, **keywords: Any) -> Tensor:

@@ -46,8 +46,8 @@ class Features:
         Where these do not vary beyond rounding, W is 0.
         """
         mean, values, vectors = self._covariance
-        eps = torch.finfo(values.dtype).eps
-        if values[-1] <= len(mean) * float((eps * mean).square().sum()):
+        rounding = 10.0 * torch.finfo(values.dtype).eps * mean
+        if values[-1] <= rounding.square().sum():
             return mean, torch.zeros_like(vectors)
         scaled = vectors / (values + ridge * values[-1] + torch.finfo(values.dtype).tiny).sqrt()
         return mean, scaled @ vectors.T
