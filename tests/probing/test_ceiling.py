@@ -124,6 +124,62 @@ def test_a_plain_ridge_would_change():
     assert np.mean(plain != changed) > 0.02
 
 
+@pytest.mark.parametrize(
+    ("N", "m", "N_P", "of_P", "kappa"),
+    [
+        (12, 11, 2, 1.0, 1e6),  # one degree of freedom is left: scores left out are the same
+        (6, 9, 35, 1.0, 1e6),  # least squares goes through every row
+        (33, 11, 18, 0.0, 1e6),  # no primary row uses anything: every ridge is the same probe
+        (4, 3, 15, 1.0, 1e9),  # a large ridge leaves the shares of the others, which are even
+        (32, 7, 3, 1.0, 1e10),  # directions that no primary row uses
+    ],
+)
+def test_ridges_that_tie_are_not_told_apart_by_rounding(N, m, N_P, of_P, kappa):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        Z, test = rng.standard_normal((N, m)), rng.standard_normal((50, m))
+        y, y_test = np.arange(N) % 3, np.arange(50) % 3
+        given_task = Z, y, 1.0 + of_P * rng.standard_normal((N_P, m)), (test, y_test)
+        plain, locked = found(given_task), found(mapped(given_task, gauge(rng, m, kappa)))
+        assert plain.outside == locked.outside == 0.0
+        assert np.array_equal(plain.left_out, locked.left_out)
+        assert plain.ridge == locked.ridge
+        assert np.array_equal(plain.predictions, locked.predictions)
+
+
+@pytest.mark.parametrize("m", [4, 6])
+def test_rows_that_least_squares_goes_through_are_left_out_one_by_one(m):
+    """In many digits; of 6 features the last row has one for itself, which no primary row uses."""
+    rng = np.random.default_rng(m)
+    Z, Z_P, y = rng.standard_normal((7, m)), rng.standard_normal((9, m)), np.arange(7) % 2
+    Z = Z[:5] if m == 4 else Z
+    y = y[: len(Z)]
+    if m == 6:
+        Z[:, -1], Z_P[:, -1] = np.arange(7) == 6, 0.0
+    ridges, right, errors = [1e-8, 1e-4, 1.0, 1e4], [], []
+    with mpmath.workdps(60):
+        for ridge in ridges:
+            here, error = 0, 0.0
+            for i in range(len(Z) - (m == 6)):
+                others = np.arange(len(Z)) != i
+                H, P, Y = (
+                    mpmath.matrix((X - X.mean(0)).tolist())
+                    for X in (Z[others], Z_P, np.eye(2)[y[others]])
+                )
+                w = mpmath.inverse(H.T * H + ridge * P.T * P) * (H.T * Y)
+                row = mpmath.matrix([(Z[i] - Z[others].mean(0)).tolist()])
+                scores = np.array((row * w).tolist(), dtype=float)[0]
+                scores += np.eye(2)[y[others]].mean(0)
+                here += scores.argmax() == y[i]
+                error += np.sum((scores - np.eye(2)[y[i]]) ** 2)
+            right.append(here / len(Z))
+            errors.append(error)
+    told = found((Z, y, Z_P, (Z, y)), ridges=ridges)
+    assert np.array_equal(told.left_out, right)
+    best = max(range(len(ridges)), key=lambda k: (right[k], -errors[k]))
+    assert told.ridge == ridges[best] > ridges[0]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_an_ill_conditioned_map_in_many_digits(seed):
     Z, y, Z_P, (test, y_test) = task(seed, m=3, N=15, N_P=9, n=12)

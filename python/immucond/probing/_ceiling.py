@@ -19,7 +19,8 @@ from ._whitened import Whitened, blocks
 RIDGES = tuple(10.0**k for k in range(-8, 9))
 """Ridges of the default grid, in units of the rows of the harmful task over the primary's."""
 
-_HOPELESS = 1e-8  # leverage that is nearer to 1 leaves no leave-one-out residual
+_ALONE = 1e-6  # a row whose leverage in least squares is nearer to 1 has a direction for itself
+_EQUAL = 1e-4  # what differs by less, scores and, relatively, errors, may do so by rounding alone
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ceiling(Plotted):
     accuracy : float
         Share of the held-out rows that are put in their class, at `ridge`.
     ridge : float
-        The best of `ridges` by `left_out`: no held-out row was asked.
+        The best of `ridges` by `left_out`, the largest of those that tie: no held-out row was asked.
     majority : float
         What a constant guess of the most frequent training class gets of the held-out rows.
     rank, rank_P : int
@@ -152,7 +153,8 @@ def ceiling(
         Features and classes of other harmful rows, in which every class has a row.
     ridges : sequence of float, optional
         Positive numbers; by default the decades from 1e-8 to 1e8, times N / N_P. The best is
-        chosen by leave-one-out accuracy on the training rows, among equals by squared error.
+        chosen by leave-one-out accuracy on the training rows, among equals by squared error, and of
+        those that are within 1e-4 of the least error, as rounding may be, it is the largest.
     rank : int, optional
         Rank of both tasks' centred features together, where it is known.
     computed_in : dtype_like, optional
@@ -223,9 +225,11 @@ def ceiling(
     tasks = Whitened.of(train, of, classes.size, primary, rank, computed_in)
     units = len(train) / len(primary)
     grid = _grid(np.multiply(RIDGES, units) if ridges is None else ridges)
-    weights = 1.0 / (tasks.C[:, None] ** 2 + grid / units * tasks.S[:, None] ** 2)
-    right, errors = _left_out(tasks, train, of, weights)
-    best = int(np.lexsort((errors, -right))[0])
+    costs = grid / units * tasks.S[:, None] ** 2
+    weights = 1.0 / (tasks.C[:, None] ** 2 + costs)
+    right, errors = _left_out(tasks, train, of, costs, weights)
+    errors[right < right.max()] = np.inf
+    best = int(np.flatnonzero(errors <= (1.0 + _EQUAL) * errors.min())[-1])
     guesses = _guesses(tasks, test, weights)
     shares = np.mean(guesses == wanted[:, None], axis=0)
     most = np.bincount(of).argmax()
@@ -306,24 +310,38 @@ def _grid(ridges: Any) -> FloatArray:
 
 
 def _left_out(
-    tasks: Whitened, Z: Array, of: Array, weights: FloatArray
+    tasks: Whitened, Z: Array, of: Array, costs: FloatArray, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Rows that are right, and squared errors, of the probes that all other rows train.
 
     A row's residual without it is ``r_i / (1 - h_i)``, with the leverage
-    ``h_i = 1/N + g_i^T (G^T G + ridge ...)^-1 g_i`` (Allen's PRESS).
+    ``h_i = 1/N + g_i^T (G^T G + ridge ...)^-1 g_i`` (Allen's PRESS). Where least squares goes
+    through a row whatever its label, both are 0 but for the ridge, ``r_i = sum_j u_ij f_j u_j^T Y``
+    and ``1 - h_i = sum_j u_ij^2 f_j`` with ``U = G / (sqrt(N) C)`` and
+    ``f = ridge S^2 / (C^2 + ridge S^2)``, whose digits no difference takes. Of one that no ridge
+    reaches nothing is told without it: it is wrong, and has no error.
     """
-    k, classes = weights.shape[1], len(tasks.shares)
+    k, classes, N = weights.shape[1], len(tasks.shares), len(Z)
+    used = np.count_nonzero(tasks.C)
+    scale = math.sqrt(N) * tasks.C[:used]
+    kept = (costs * weights)[:used]
+    heads = kept[:, :, None] * (N * tasks.cross[:used] / scale[:, None])[:, None, :]
     right, errors = np.zeros(k), np.zeros(k)
     for part, block in blocks(Z, "Z", k * classes):
         G = tasks.coordinates(block)
-        left = 1.0 - (1.0 + np.square(G) @ weights) / len(Z)
-        told = left > _HOPELESS
+        U = G[:, :used] / scale
         Y = np.eye(classes)[of[part]][:, None, :]
-        residuals = (Y - tasks.scores(G, weights)) / np.where(told, left, 1.0)[:, :, None]
-        guesses = np.argmax(Y - residuals, axis=2)
-        right += np.count_nonzero((guesses == of[part][:, None]) & told, axis=0)
-        errors += np.where(told, np.square(residuals).sum(2), np.inf).sum(0)
+        left = 1.0 - (1.0 + np.square(G[:, :used]) @ weights[:used]) / N
+        residuals = Y - tasks.scores(G, weights)
+        alone = 1.0 - 1.0 / N - np.square(U).sum(1) < (math.inf if used == N - 1 else _ALONE)
+        told = ~alone | (np.square(U) @ (tasks.S[:used] > 0.0) > _ALONE)
+        left[alone] = np.square(U[alone]) @ kept
+        residuals[alone] = (U[alone] @ heads.reshape(used, -1)).reshape(-1, k, classes)
+        residuals = residuals[told] / left[told][:, :, None]
+        scores, own = Y[told] - residuals, Y[told] > 0.0
+        rivals = np.where(own, -np.inf, scores).max(2)
+        right += np.count_nonzero(np.where(own, scores, 0.0).sum(2) > rivals + _EQUAL, axis=0)
+        errors += np.square(residuals).sum((0, 2))
     return right, errors
 
 

@@ -15,6 +15,7 @@ from .._triangle import TriangleAccumulator
 from .._validate import Array, FloatArray, as_float64
 from ..linear import alignment
 
+_UNUSED = 1e-3  # of a whitened direction: more is no rounding, whatever a rank says
 _BLOCK = 2**22  # numbers that are held at once for a block of rows
 
 
@@ -58,8 +59,9 @@ class Whitened:
     """Both tasks' centred features in the coordinates where their Gram matrices are diagonal.
 
     ``G = (Z / unit - mean) T`` has ``G^T G = N C^2``, and the primary features alike ``N_P S^2``
-    (about their own mean), with ``C^2 + S^2 = I``; ``cross = G^T Y / N`` of centred labels. `span`
-    (m, r) is an orthonormal basis of what all these rows use, `noise` the rounding in a column.
+    (about their own mean), with ``C^2 + S^2 = I``, C falling; ``cross = G^T Y / N`` of centred
+    labels. `span` (m, r) is an orthonormal basis of what all these rows use, `noise` the rounding
+    in a column.
     """
 
     unit: FloatArray
@@ -120,6 +122,9 @@ class Whitened:
         turned, C, V = svd(left[:m, :r], full_matrices=False)
         V = V.T
         S = np.linalg.norm(left[m:, :r] @ V, axis=0)
+        # What one task's rows do not use is known by its rank: a ridge would make rounding large.
+        for part in (C[ranks[0] :], S[: max(0, r - ranks[1])]):
+            part[part < _UNUSED] = 0.0
         plain_units = unit / unit.max()
         seen = both * np.concatenate([plain_units, np.ones(classes)])
         return cls(
