@@ -11,6 +11,7 @@ from torch import nn
 import immucond.deep as icd
 from immucond.deep.gauge._batch import batch_for
 from immucond.deep.gauge._group import state_of
+from immucond.deep.gauge._tape import change
 
 BY_FAMILY = {
     llama: {"norm": 5, "query-key-rope": 2, "value-output": 2, "glu": 2},
@@ -234,3 +235,76 @@ def test_wrong_inputs_are_named():
         group.act(nn.Linear(3, 3), torch.eye(3)[None])
     with pytest.raises(ValueError, match="condition must be"):
         group.element(condition=0.5)
+
+
+class Log(nn.Module):
+    def forward(self, x):
+        return torch.log(x)
+
+
+def smooth(*after):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3), *after)
+
+
+@pytest.mark.parametrize("what", ["NaN", "one row of NaN", "no rows"])
+def test_a_batch_that_tells_nothing_verifies_nothing(what):
+    """A GELU passes no scale: a group that seems to would change the function."""
+    net, X = smooth(), torch.randn(8, 6)
+    assert icd.gauge.groups(net, X) == []
+    X = {"NaN": X * torch.nan, "one row of NaN": X, "no rows": X[:0]}[what]
+    X[:1] = torch.nan
+    told = r"has a tensor of shape \(0, 6\)" if what == "no rows" else "has NaN"
+    for ask in (
+        lambda: icd.gauge.groups(net, X),
+        lambda: icd.gauge.lock(net, strength=100.0, groups="all", data=X),
+        lambda: icd.gauge.equalize(net, data=X),
+    ):
+        with pytest.raises(ValueError, match=f"the batch of inputs must have rows.*{told}"):
+            ask()
+
+
+def test_outputs_that_are_nan_verify_nothing():
+    net = smooth(Log())
+    with torch.no_grad():
+        net[2].bias.fill_(-30.0)
+    for ask in (icd.gauge.groups, icd.gauge.equalize):
+        with pytest.raises(ValueError, match="outputs on the batch must be numbers"):
+            ask(net)
+    with torch.no_grad():
+        net[2].bias.copy_(torch.tensor([0.0, 30.0, 30.0]))  # the first, in some rows
+    X = torch.randn(20, 6)
+    assert 0 < int(net(X).isnan().sum()) < 20
+    assert icd.gauge.groups(net, X) == []
+    pair = nn.Sequential(nn.Linear(6, 6), *net)
+    assert [g.kind for g in icd.gauge.groups(pair, X)] == ["linear"]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_named(value):
+    net = smooth()
+    with torch.no_grad():
+        net[0].weight[0, 0] = value
+    for ask in (
+        lambda: icd.gauge.groups(net),
+        lambda: icd.gauge.equalize(net),
+        lambda: icd.gauge.lock(net, strength=10.0),
+        lambda: icd.gauge.lock(net, strength=10.0, groups="all"),
+    ):
+        with pytest.raises(ValueError, match=r"weights must be finite, and '0\.weight' has"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ([[1.0, -torch.inf]], [[1.0, -torch.inf]], 0.0),  # a mask
+        ([[1.0, -torch.inf]], [[1.0, torch.inf]], torch.inf),
+        ([[1.0, torch.nan], [3.0, 4.0]], [[1.0, torch.nan], [3.0, 9.0]], 1.0),
+        ([[1.0, torch.nan]], [[1.0, torch.nan]], torch.inf),
+        ([[1.0]], [[torch.nan]], torch.inf),
+        ([[]], [[]], torch.inf),
+    ],
+)
+def test_what_is_not_finite_is_no_evidence(before, after, wanted):
+    assert change([torch.tensor(before)], [torch.tensor(after)]) == wanted

@@ -32,7 +32,8 @@ class Ceiling(Plotted):
     accuracy : float
         Share of the held-out rows that are put in their class, at `ridge`.
     ridge : float
-        The best of `ridges` by `left_out`, the largest of those that tie: no held-out row was asked.
+        The best of `ridges` by `left_out`, of those that tie the largest: no held-out row was
+        asked.
     majority : float
         What a constant guess of the most frequent training class gets of the held-out rows.
     rank, rank_P : int

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..._validate import as_count
 from .._network import copied, repeated, tied
@@ -17,7 +18,19 @@ from ._attention import attentions, gated, group_of
 from ._batch import batch_for
 from ._group import KINDS, GaugeGroup, Kind, Side, state_of
 from ._layers import affine, is_batch_norm, linear, places, spread
-from ._tape import Call, Tape, captured, change, doubled, leaf, replayed, run, taped, tensors
+from ._tape import (
+    Call,
+    Tape,
+    blank,
+    captured,
+    change,
+    doubled,
+    leaf,
+    replayed,
+    run,
+    taped,
+    tensors,
+)
 
 _log = logging.getLogger("immucond")
 
@@ -69,7 +82,8 @@ def groups(
     ------
     ValueError
         For an unknown kind; for a kind that was asked for and is not there, with what the guesses
-        for it changed; where no batch is given and none can be drawn.
+        for it changed; where no batch is given and none can be drawn; for weights that are not
+        finite, a batch with NaN or without rows, and outputs that are NaN in every row.
     TypeError
         For a compiled network, and one that does not run in float64.
 
@@ -127,8 +141,22 @@ def refuse_compiled(model: nn.Module) -> None:
         raise TypeError("the model is compiled (torch.compile): give the module that was compiled")
 
 
+def refuse_not_finite(model: nn.Module) -> None:
+    """Refuse weights that are no numbers."""
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and not bool(p.isfinite().all()):
+            raise ValueError(
+                f"the model's weights must be finite, and {name!r} has NaN or infinity"
+            )
+
+
 def in_float64(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
     """Return a float64 copy in evaluation mode, and the batch for it."""
+    refuse_not_finite(model)
+    for x in tree_leaves(batch):
+        if isinstance(x, Tensor) and (x.numel() == 0 or bool(x.isnan().any())):
+            what = "NaN" if x.numel() else f"a tensor of shape {tuple(x.shape)}"
+            raise ValueError(f"the batch of inputs must have rows of numbers, and has {what}")
     device = next(model.parameters()).device
     # Not work.double(): transformers refuses it where weights came from a quantized file.
     work = nn.Module.double(copied(model, device)).eval()
@@ -142,11 +170,16 @@ def verified(
 ) -> tuple[list[GaugeGroup], list[GaugeGroup]]:
     """Return the groups that pass, and the guesses that failed, of a float64 copy."""
     try:
-        tape = taped(work, inputs)
+        tape, outputs = taped(work, inputs), list(tensors(run(work, inputs)))
     except RuntimeError as error:
         raise TypeError(
             f"the model must run on the batch in float64, and did not: {error}"
         ) from error
+    if blank(outputs):
+        raise ValueError(
+            "the model's outputs on the batch must be numbers, by which groups are checked, and "
+            "are NaN in every row: give inputs on which they are numbers"
+        )
     check = _Check(work, inputs, tape, seed)
     shared, twice = tied(work), repeated(work)
     claimed: set[tuple[str, int]] = set()

@@ -22,7 +22,7 @@ from .._network import (
 )
 from ._batch import batch_for
 from ._equalize import first_batch, store
-from ._find import TOLERANCE, in_float64, refuse_compiled
+from ._find import TOLERANCE, in_float64, refuse_compiled, refuse_not_finite
 from ._find import groups as find
 from ._group import KINDS, Kind, state_of
 from ._layers import Linear, linear
@@ -75,7 +75,8 @@ def lock(
     ------
     ValueError
         For a strength below 1 or not finite, a `top` below 1, unknown groups, patterns that match
-        no linear layer, tied layers that are named, and overflow of the dtype.
+        no linear layer, tied layers that are named, and overflow of the dtype; as :func:`groups`
+        for weights that are not finite and a batch that tells nothing.
     TypeError
         For a compiled network.
 
@@ -110,6 +111,7 @@ def lock(
         raise ValueError(f"delta must be positive, and is {delta!r}")
     count, drawn = as_count(top, "top", least=1), as_count(seed, "seed", least=0)
     refuse_compiled(model)
+    refuse_not_finite(model)
     _budget(model, strength, delta)
     device = next(model.parameters()).device
     if isinstance(groups, str) and groups == "specdef":

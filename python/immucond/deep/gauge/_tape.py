@@ -158,19 +158,30 @@ def doubled(batch: Any, device: torch.device) -> Any:
     )
 
 
-def change(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return the largest relative change of a row of the outputs; infinite where one is not finite.
+def blank(outputs: list[Tensor]) -> bool:
+    """Whether outputs tell nothing: there are no numbers, or a column is NaN in every row."""
+    full = [x.reshape(-1, x.shape[-1] if x.ndim else 1) for x in outputs if x.numel()]
+    return not full or any(bool(x.isnan().all(dim=0).any()) for x in full)
 
-    A row that is small beside the others counts as a thousandth of their mean size.
+
+def change(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest relative change of a row of the outputs.
+
+    Infinite where one is not finite, or is NaN in every row: then nothing is known. A row that is
+    small beside the others counts as a thousandth of their mean size.
     """
+    if blank(before):
+        return float("inf")
     worst = 0.0
     for x, y in zip(before, after, strict=True):
-        if x.shape != y.shape or not (x.isfinite() == y.isfinite()).all():
+        if x.shape != y.shape:
             return float("inf")
-        finite = x.isfinite()  # such as masks of minus infinity
-        x, y = (torch.where(finite, z, 0.0).double() for z in (x, y))
+        finite = x.isfinite() & y.isfinite()
+        if not (finite | (x == y) | (x.isnan() & y.isnan())).all():
+            return float("inf")
         if x.numel() == 0:
             continue
+        x, y = (torch.where(finite, z, 0.0).double() for z in (x, y))  # such as masks of -inf
         rows = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
         size = rows.norm(dim=1)
         least = 1e-3 * float(size.square().mean().sqrt())
