@@ -216,5 +216,5 @@ def test_wrong_input_is_named():
         icd.gauge.equalize(net, data=X, metric="ntk")
     for bad in (float("nan"), float("inf")):
         X[3, 2] = bad
-        with pytest.raises(ValueError, match="rows of numbers|finite inputs to '0'"):
+        with pytest.raises(ValueError, match=r"rows of numbers|finite inputs to '0'"):
             kernel(net, X)

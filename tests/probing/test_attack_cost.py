@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import immucond as ic
 from immucond.probing import attack_cost
+from immucond.probing.quadrature import bidiagonalize, tridiagonalize
 
 STEPS = [0, 1, 2, 5, 9, 30, 100, 10**4, 10**6, 10**9, 10**16]
 
@@ -308,3 +309,53 @@ def test_the_picture_ends_where_nothing_is_seen(decades, least, last):
     assert least <= line.x[-1] <= last
     if decades == 2:  # of 4 parts the slowest one, (1 - 0.01)^(2 t) / 4, is at 1e-3
         assert line.band[1][-1] < 1e-3 <= line.band[1][-2]
+
+
+@pytest.mark.parametrize("small", [1e-100, 1e-161, 1e-163, 1e-200, 1e-320])
+def test_heads_of_any_size_beside_another(small):
+    """The square of the second one is nothing beside that of the first, whose loss it is."""
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(30, 10)), rng.normal(size=30)
+    steps = np.array([0, 1, 10, 1000])
+    alone = attack_cost(Z, y, products=5).loss(steps)
+    for both in (np.stack([y, small * y[::-1]], 1), np.stack([small * y[::-1], y], 1)):
+        cost = attack_cost(Z, both, products=5)
+        np.testing.assert_allclose(cost.loss(steps), alone, rtol=1e-12)
+        assert math.isfinite(cost.krylov(0.5))
+    head = rng.normal(size=(1, 30))
+    for made in (
+        lambda y: bidiagonalize(lambda v: v @ Z.T, lambda u: u @ Z, y, 4),
+        lambda y: tridiagonalize(lambda u: u @ Z @ Z.T, y, 4),
+    ):
+        plain, scaled = made(head), made(head * 2.0**-600)
+        assert np.array_equal(plain.alpha, scaled.alpha)
+        assert np.array_equal(plain.beta, scaled.beta)
+        assert scaled.norms == plain.norms * 2.0**-600
+
+
+@pytest.mark.parametrize("decades", [1, 4, 8, 14, 16])
+@pytest.mark.parametrize("N", [6, 12])
+def test_the_irreducible_loss_lies_within_its_bounds(N, decades):
+    rng = np.random.default_rng(0)
+    Z = mx.with_singular_values(rng, N, 6, np.logspace(0, -decades, 6))
+    y = np.linalg.svd(Z)[0] @ np.r_[np.ones(6), np.full(N - 6, 1e-2)]
+    lower, upper = attack_cost(Z, y).irreducible
+    with mpmath.workdps(60):
+        A, b = mpmath.matrix(Z.tolist()), mpmath.matrix(y.tolist())
+        Q, _ = mpmath.qr(A, mode="skinny")
+        r = b - Q * (Q.T * b)
+        least = mpmath.fsum(x * x for x in r)
+        assert lower <= least <= upper
+        if decades < 5:  # and they say something
+            assert upper - lower < 1e-6 * least + 1e-20
+
+
+def test_the_irreducible_loss_is_one_of_all_features_within_their_precision():
+    rng = np.random.default_rng(1)
+    Z, y = rng.normal(size=(20, 4)) * [1.0, 1.0, 1.0, 1e-4], rng.normal(size=20)
+    lower, upper = attack_cost(Z, y, computed_in="float32").irreducible
+    least = [
+        np.linalg.lstsq(Z + off / np.linalg.norm(off, 2) * 2.0**-24, y, rcond=None)[1][0]
+        for off in rng.normal(size=(50, 20, 4))
+    ]
+    assert lower <= min(least) < max(least) <= upper < 1.01 * lower

@@ -53,7 +53,9 @@ class AttackCost(Plotted):
     rate : float
         ``eta lambda_max``, below 2, of the step ``w <- w - eta Z^T (Z w - y)``.
     irreducible : (float, float)
-        Bounds on the loss that no head gets below; the upper one is that of a head that was found.
+        Bounds on the loss that no head gets below. The upper one is that of a head that was found;
+        the lower one is above 0 where all products were made and the smallest singular value, or
+        that of the rank that was given, is more than rounding.
     certified : bool
         Whether the bounds hold for certain, rounding included, or are a forecast.
     backward_error : float
@@ -315,9 +317,9 @@ def attack_cost(
     >>> cost.steps(1e-3).lower > 100 > cost.krylov(1e-3)
     True
     """
-    given = as_matrix(Z, "Z")
-    rank_rule(given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in)
-    A = as_float64(given, "Z")
+    features = as_matrix(Z, "Z")
+    rank_rule(features.shape, features.dtype, rank=rank, rtol=None, computed_in=computed_in)
+    A = as_float64(features, "Z")
     b = as_targets(y, A.shape[0], "y", "Z")
     for name, x in (("Z", A), ("y", b)):
         if not x.any():
@@ -334,13 +336,13 @@ def attack_cost(
     k = min(as_count(products, "products", least=1), most)
     measure = bidiagonalize(lambda v: v @ A.T, lambda u: u @ A, b, k)
     error = measure.backward_error(sum(A.shape), float(np.linalg.norm(A)))
-    if computed_in is not None:
-        error += default_rtol(A.shape, computed_in, "features")
+    given = 0.0 if computed_in is None else default_rtol(A.shape, computed_in, "features")
+    error += given
 
     start = _representable(float(np.sum(b**2)), y_scale, "y")
-    rest = b - measure.least_squares_head() @ A.T
-    reached = float(np.sum(rest**2)) / float(np.sum(b**2)) * start
-    irreducible = (reached if k == most else 0.0, reached)
+    known, heads = int(rank or 0) if k == most else None, measure.least_squares_head()
+    below, above = _irreducible(A, b, heads, given, error, known)
+    irreducible = (below * start, min(1.0, above) * start)
     return AttackCost(
         start, lambda_max, residual * Z_scale**2, rate, irreducible, certified=True,
         backward_error=error, measure=measure, closed=k == most,
@@ -354,6 +356,32 @@ def _largest(A: FloatArray) -> tuple[float, float]:
         pairs = psd_extreme_pairs(gram(A if A.shape[0] >= A.shape[1] else A.T))
     off = pairs.bound_max + gamma(max(A.shape)) * float(np.sum(A**2))
     return pairs.sigma_max + off, 2.0 * off
+
+
+def _irreducible(
+    A: FloatArray, b: FloatArray, heads: FloatArray, given: float, error: float, rank: int | None
+) -> tuple[float, float]:
+    r"""Bound the least ``||A w - b||^2`` relative to ``||b||^2``, for all A within what is given.
+
+    Of the residual r of any head, no more than ``||A^T r|| / sigma`` lies in the range of A, with
+    its smallest singular value. Without a rank (None) the lower bound is 0, and where it is 0 A is
+    of full rank, zero columns apart. `error` bounds rounding of products too.
+    """
+    rest = b - heads @ A.T
+    norms = np.linalg.norm(rest, axis=1)
+    sums = np.abs(b) + np.abs(heads) @ np.abs(A).T
+    rounding = gamma(A.shape[1] + 2) * np.linalg.norm(sums, axis=1)
+    rounding += given * np.linalg.norm(heads, axis=1)
+    above = np.sum((norms + rounding) ** 2)
+    below = np.zeros(1)
+    if rank is not None:
+        sigma = np.linalg.svd(A[:, A.any(axis=0)], compute_uv=False)[rank - 1]
+        if sigma > error:
+            within = (np.linalg.norm(rest @ A, axis=1) + error * norms) / (sigma - error)
+            outside = np.sqrt(np.maximum(norms**2 - within**2, 0.0))
+            below = np.maximum(outside - rounding, 0.0) ** 2
+    shares = np.array([np.sum(below), above]) / np.sum(b**2)
+    return float(shares[0]) * (1.0 - _RELATIVE), float(shares[1]) * (1.0 + _RELATIVE)
 
 
 def _representable(value: float, scale: float, name: str) -> float:

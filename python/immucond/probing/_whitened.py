@@ -123,8 +123,8 @@ class Whitened:
         V = V.T
         S = np.linalg.norm(left[m:, :r] @ V, axis=0)
         # What one task's rows do not use is known by its rank: a ridge would make rounding large.
-        for part in (C[ranks[0] :], S[: max(0, r - ranks[1])]):
-            part[part < _UNUSED] = 0.0
+        for rest in (C[ranks[0] :], S[: max(0, r - ranks[1])]):
+            rest[rest < _UNUSED] = 0.0
         plain_units = unit / unit.max()
         seen = both * np.concatenate([plain_units, np.ones(classes)])
         return cls(

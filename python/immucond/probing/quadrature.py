@@ -128,9 +128,7 @@ def bidiagonalize(product: Product, adjoint: Product, y: FloatArray, products: i
     Golub & Kahan (SIAM J. Numer. Anal. 1965). A vector that lies within the span of those before
     it, to rounding, is zero from there on: that head's measure is known whole.
     """
-    norms = np.linalg.norm(y, axis=1)
-    U = np.zeros((len(y), products + 1, y.shape[1]))
-    U[:, 0] = y / norms[:, None]
+    norms, U = _started(y, products)
     alpha, beta = np.zeros((2, len(y), products))
     V = np.zeros((len(y), products, 0))
     squares = np.zeros((2, len(y)))  # of what is neglected, of Z V and of Z^T U
@@ -163,9 +161,7 @@ def tridiagonalize(kernel: Product, y: FloatArray, products: int) -> Bidiagonal:
     y, products
         As for :func:`bidiagonalize`.
     """
-    norms = np.linalg.norm(y, axis=1)
-    U = np.zeros((len(y), products + 1, y.shape[1]))
-    U[:, 0] = y / norms[:, None]
+    norms, U = _started(y, products)
     alpha, beta, below = np.zeros((3, len(y), products))
     squares = np.zeros(len(y))
     for t in range(products):
@@ -182,6 +178,16 @@ def tridiagonalize(kernel: Product, y: FloatArray, products: int) -> Bidiagonal:
         np.divide(below[:, t], alpha[:, t], out=beta[:, t], where=alpha[:, t] > 0.0)
     none = np.zeros((len(y), products, 0))
     return Bidiagonal(alpha, beta, norms, none, float(np.sqrt(squares.max())), _defect(U))
+
+
+def _started(y: FloatArray, products: int) -> tuple[FloatArray, FloatArray]:
+    """Return each head's norm, and a basis whose first vector is the head, normalized."""
+    largest = np.max(np.abs(y), axis=1)  # beside another head's its square may be 0
+    U = np.zeros((len(y), products + 1, y.shape[1]))
+    U[:, 0] = y / largest[:, None]
+    norms = np.linalg.norm(U[:, 0], axis=1)
+    U[:, 0] /= norms[:, None]
+    return largest * norms, U
 
 
 def _next(
