@@ -323,6 +323,92 @@ def test_data_that_are_refused(options, message):
         profile(**options)
 
 
+def told_alike(one, other):
+    assert (one.rows, one.classes, one.majority) == (other.rows, other.classes, other.majority)
+    for name, told in one.cuts.items():
+        assert np.array_equal(told.predictions, other.cuts[name].predictions)
+        assert told.ridge == other.cuts[name].ridge
+
+
+def test_samples_without_a_label_that_counts_are_left_out():
+    """-100 is what losses of torch do not count; any other whole number names a class."""
+    harmful, held_out = batches(), batches(seed=1)
+    some = torch.arange(40) % 5 > 0
+    fewer = [[(x[some], y[some]) for x, y in data] for data in (harmful, held_out)]
+    marked = [
+        [(x, torch.where(some, y, -100)) for x, y in data] for data in (harmful, held_out)
+    ]  # fmt: skip
+    plain = profile(harmful=fewer[0], held_out=fewer[1])
+    found = profile(harmful=marked[0], held_out=marked[1], max_bytes=1)
+    assert found.rows == {"harmful": 160, "primary": 150, "held_out": 160}
+    assert found.classes == 2
+    told_alike(plain, found)
+    with pytest.raises(ValueError, match="harmful has no label that counts: all are -100"):
+        profile(harmful=relabelled(lambda y: 0 * y - 100))
+    signs = profile(harmful=relabelled(lambda y: 2 * y - 1), held_out=relabelled(
+        lambda y: 2 * y - 1, seed=1))  # fmt: skip
+    told = profile()
+    assert signs.as_dict() == told.as_dict()
+
+
+def test_batches_without_rows_change_nothing():
+    x, y = batches()[0]
+    empty = [(x[:0], y[:0])]
+    more = {
+        "harmful": empty + batches() + empty,
+        "primary": [*primary(), x[:0]],
+        "held_out": batches(seed=1) + empty,
+    }
+    told_alike(profile(), profile(**more))
+    with pytest.raises(ValueError, match="harmful has no batches"):
+        profile(harmful=empty)
+
+
+def test_labels_in_half_precision_are_no_classes():
+    with pytest.raises(ValueError, match="the labels of harmful must be classes"):
+        profile(harmful=relabelled(lambda y: y.bfloat16()))
+    told_alike(profile(primary=[(primary()[0], torch.zeros(150).bfloat16())]), profile())
+
+
+def test_a_cut_that_varies_by_rounding_or_on_other_rows_alone_is_a_constant_guess():
+    class Block(nn.Linear):
+        def forward(self, x):
+            return torch.relu(super().forward(x))
+
+    torch.manual_seed(0)
+    faint = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    late = nn.Sequential(Block(8, 6), nn.Linear(6, 3))  # of the first feature, where it is large
+    with torch.no_grad():
+        faint[1].weight.mul_(1e-9)
+        late[0].weight.zero_()
+        late[0].weight[:, 0], late[0].bias[:] = 1.0, -5.0
+    far = [(4.0 * x, y) for x, y in batches(seed=1)]
+    for model, data, name in ((faint, batches(seed=1), "1"), (late, far, "0")):
+        told = profile(model, held_out=data).cuts[name]
+        assert (
+            told.accuracy
+            == told.majority
+            == np.mean(labels(data) == labels(batches()).mean().round())
+        )
+        assert (told.rank, told.kappa, told.rho) == (0, np.inf, 0.0)
+        assert len(set(told.predictions)) == 1
+    assert activations(late, "0", far).std() > 0.1
+
+
+def test_an_untrained_network_that_is_none():
+    for wrong in ("yes", None, 1, nn.Linear):
+        with pytest.raises(TypeError, match="untrained must be True, False or a network"):
+            profile(untrained=wrong)
+
+
+def test_whole_numbers_are_not_drawn_anew():
+    model = mlp()
+    model[3].scale = nn.Parameter(torch.arange(3), requires_grad=False)
+    assert list(profile(model).cuts) == list(profile().cuts)
+    with pytest.raises(ValueError, match=r"cannot be drawn anew: '3\.scale'.*untrained=False"):
+        profile(model, untrained=True)
+
+
 @pytest.mark.parametrize("wrong", [None, torch.ones(3, 8), "cifar"])
 def test_what_is_no_loader(wrong):
     for part in ("harmful", "primary", "held_out"):

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .._validate import Array
+from ..torch.parts import IGNORED
 from ._loaders import parse_batch
 from ._network import logits_of, modules_matching
 from ._reading import Reading
@@ -63,14 +65,16 @@ class Cuts(Watch):
         self.blocks: dict[str, list[Array]] = {name: [] for name in cuts}
         self.dtypes: dict[str, str] = {}
         self.samples = 0
+        self.counted: Array | None = None  # rows that have a label that counts
 
     def drop(self, name: str) -> None:
         """Keep no more of a cut."""
         self.blocks.pop(name)
 
     def taken(self, name: str) -> Array:
-        """Return all rows of a cut, and hold them no more."""
-        return np.concatenate(self.blocks.pop(name))
+        """Return all rows of a cut that count, and hold them no more."""
+        rows = np.concatenate(self.blocks.pop(name))
+        return rows if self.counted is None or self.counted.all() else rows[self.counted]
 
     def refuse_unseen(self) -> None:
         """Refuse cuts of modules that never ran."""
@@ -242,6 +246,7 @@ def read(
     count = 0
     with cuts.hooked(reading.model), closing(reading.data.in_order()) as batches:
         for number, batch in enumerate(batches, 1):
+            cuts.samples = 0  # of a batch without any, nothing is kept
             output = reading.run(batch, number, cuts, name)
             size = cuts.samples
             if logits:
@@ -259,7 +264,10 @@ def _labels(y: Any, size: int, what: str) -> Array | None:
     """Return a batch's labels; None where it has none."""
     if y is None:
         return None
-    found = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        y = y.float() if y.dtype == torch.bfloat16 else y  # which NumPy lacks
+    found = np.asarray(y)
     if found.shape[:1] != (size,):
         raise ValueError(f"{what} must have {size} labels, one a sample, and has {found.shape}")
     return found
@@ -275,6 +283,14 @@ def classes_of(labels: Array | None, name: str) -> Array:
             f"{labels.shape} and dtype {labels.dtype}"
         )
     return labels
+
+
+def counting(labels: Array, name: str) -> Array:
+    """Return which labels count; refuse a task of which none does."""
+    counted: Array = labels != IGNORED if labels.dtype.kind in "iu" else np.ones(len(labels), bool)
+    if not counted.any():
+        raise ValueError(f"{name} has no label that counts: all are {IGNORED}")
+    return counted
 
 
 def refuse_unlike(train: Array, test: Array) -> None:

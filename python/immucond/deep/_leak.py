@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +16,11 @@ from .._format import number, plain
 from .._show import aligned
 from .._validate import Array, FloatArray, as_count, check_choice
 from ..probing import Ceiling, ceiling
+from ..probing._ceiling import blind
+from ..probing._whitened import ConstantError
 from ._activations import Kept, task_of
 from ._batches import Callback, Loaded, first_of
-from ._cuts import Cut, Cuts, classes_of, cuts_of, name_of, read, refuse_unlike
+from ._cuts import Cut, Cuts, classes_of, counting, cuts_of, name_of, read, refuse_unlike
 from ._network import modules_matching
 from ._reading import Reading, device_of, summed
 from ._record import unwrapped
@@ -198,6 +199,7 @@ def leak_profile(
         Runs in evaluation mode, and is left as it was.
     harmful, held_out : DataLoader or iterable of batches
         The harmful task, with a class a sample: rows to train on, and others to measure on.
+        Classes are named by whole numbers, of which -100 is none: such samples are left out.
     primary : DataLoader or iterable of batches
         The primary task; its labels are not needed.
     cuts : "auto", or str or sequence of str
@@ -235,13 +237,14 @@ def leak_profile(
         (with the module and the batch), labels that are missing or no classes, classes that
         training or held-out rows lack, and weights that cannot be drawn anew.
     TypeError
-        For what is no loader.
+        For what is no loader, and an `untrained` that is neither a bool nor a network.
 
     Notes
     -----
     What preserves the logits everywhere preserves their ceiling: a defence can only be below it
-    where the network's outputs change. Of a cut that is the same for all samples, such as one from
-    which all was erased, the ceiling is that of a constant guess, its rank 0, its kappa infinite.
+    where the network's outputs change. Of a cut that is the same, to rounding, for all rows to
+    train on, as one from which all was erased, the ceiling is that of a constant guess, its rank 0,
+    its kappa infinite.
 
     Examples
     --------
@@ -257,6 +260,8 @@ def leak_profile(
     """
     if channels is not None:
         check_choice(channels, "channels", ("first", "last"))
+    if not isinstance(untrained, (bool, nn.Module)):
+        raise TypeError(f"untrained must be True, False or a network, and is {untrained!r}")
     budget = as_count(max_bytes, "max_bytes", least=1)
     drawn = as_count(seed, "seed", least=0)
     model = unwrapped(model)
@@ -337,33 +342,19 @@ def _measured(
             Z, Z_P, test = (held[part].taken(name) for part in _PARTS)
             widths[name] = Z.shape[1]
             precision = held["harmful"].dtypes[name] if computed_in is None else computed_in
-            if (Z[:1] == Z).all() and (Z[:1] == test).all():
-                found[name] = _blind(labels["harmful"], labels["held_out"])
-                continue
             try:
                 found[name] = probe(
                     Z, labels["harmful"], Z_P, held_out=(test, labels["held_out"]),
                     computed_in=precision,
                 )  # fmt: skip
+            except ConstantError:
+                found[name] = blind(labels["harmful"], labels["held_out"])
             except ValueError as error:
                 raise ValueError(f"at the cut {name!r}: {error}") from error
         waiting = {name: cut for name, cut in waiting.items() if name not in active}
     order = [name for name in (*cuts, logits) if name in found]
     classes = len(np.unique(labels["harmful"]))
     return _Measured({name: found[name] for name in order}, widths, counts, classes)
-
-
-def _blind(train: Array, test: Array) -> Ceiling:
-    """Return what is read of features that are the same for all samples, as where all is erased."""
-    classes, counts = np.unique(train, return_counts=True)
-    most = classes[counts.argmax()]
-    share = float(np.mean(test == most))
-    none = np.ones(0)
-    return Ceiling(
-        accuracy=share, ridge=1.0, majority=share, rank=0, rank_P=0, kappa=math.inf, rho=0.0,
-        count=len(test), outside=0.0, predictions=np.full(len(test), most), ridges=none,
-        left_out=none, held_out=np.full(1, share),
-    )  # fmt: skip
 
 
 def _pass(
@@ -389,7 +380,9 @@ def _pass(
         counts[part], y = read(reading, held[part], part, partial(after, part), logits)
         held[part].refuse_unseen()
         if part != "primary":
-            labels[part] = classes_of(y, part)
+            classes = classes_of(y, part)
+            held[part].counted = counted = counting(classes, part)
+            labels[part], counts[part] = classes[counted], int(np.count_nonzero(counted))
     refuse_unlike(labels["harmful"], labels["held_out"])
     return active, counts, labels
 

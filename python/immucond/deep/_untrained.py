@@ -33,7 +33,8 @@ def untrained_like(
     found = copied(model, device)
     with torch.no_grad():
         for p in found.parameters():
-            p.fill_(torch.nan)  # what stays so was not drawn
+            if not _whole(p):
+                p.fill_(torch.nan)  # what stays so was not drawn
     started = dict(_starters(found))
     for module in found.modules():
         reset = getattr(module, "reset_parameters", None)
@@ -44,7 +45,7 @@ def untrained_like(
             if hasattr(x, _MARK):
                 delattr(x, _MARK)
         _refuse_failing(lambda at=module, of=parent: of._init_weights(at), module, argument)
-    kept = [name for name, p in found.named_parameters() if bool(p.isnan().any())]
+    kept = [name for name, p in found.named_parameters() if _whole(p) or bool(p.isnan().any())]
     if kept:
         raise ValueError(
             f"weights that cannot be drawn anew: {', '.join(map(repr, kept[:5]))}"
@@ -68,6 +69,11 @@ def _starters(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
             yield module, parent
 
     yield from within(model, None)
+
+
+def _whole(p: Tensor) -> bool:
+    """Whether a parameter holds whole numbers, of which nothing tells that they were drawn."""
+    return not (p.is_floating_point() or p.is_complex())
 
 
 def _own(module: nn.Module) -> Iterator[Tensor]:

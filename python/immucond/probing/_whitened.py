@@ -19,6 +19,10 @@ _UNUSED = 1e-3  # of a whitened direction: more is no rounding, whatever a rank 
 _BLOCK = 2**22  # numbers that are held at once for a block of rows
 
 
+class ConstantError(ValueError):
+    """Harmful features that are the same for all rows, but for rounding."""
+
+
 class _Columns(NamedTuple):
     """Means and units of the columns of some rows."""
 
@@ -114,7 +118,7 @@ class Whitened:
         ranks = [int(np.count_nonzero(np.linalg.svd(R, compute_uv=False) > noise))
                  for R in (R_H, R_P)]  # fmt: skip
         if r == 0 or ranks[0] == 0:
-            raise ValueError("Z is constant: centred, its rank is 0")
+            raise ConstantError("Z is constant: centred, its rank is 0")
         if sigma[r - 1] == 0.0:
             raise ValueError(
                 f"rank is given as {r}, and Z and Z_P have at most {np.count_nonzero(sigma)}"
