@@ -30,6 +30,7 @@ from ._loaders import (
 )
 from ._network import array
 from ._outcome import Outcome, outcome_of
+from ._rows import rows_at
 
 # Called with the place of a batch or a trial, and a record of what it is of.
 Callback = Callable[[int, Mapping[str, Any]], object]
@@ -164,11 +165,6 @@ def held(
 def _trainable(x: Tensor) -> Tensor:
     """Return a tensor that autograd can keep, as none that inference mode has made."""
     return x.clone() if x.is_inference() else x
-
-
-def rows_at(at: Any, inputs: Any, size: int) -> Any:
-    """Return inputs of some samples: of tensors that have one row a sample, those rows."""
-    return tree_map_only(Tensor, lambda x: x[at] if x.ndim and len(x) == size else x, inputs)
 
 
 def endless(epoch: Callable[[], Iterator[Any]], name: str) -> Iterator[Any]:

@@ -272,13 +272,9 @@ def size_of(inputs: Any) -> int | None:
     return next((len(x) for x in values if isinstance(x, Tensor) and x.ndim), None)
 
 
-def taken(inputs: Any, rows: Tensor, size: int | None) -> Any:
-    """Return some rows of a batch's inputs: of all tensors with as many as it has samples."""
-
-    def part(x: Tensor) -> Tensor:
-        return x[rows.to(x.device)] if x.ndim and len(x) == size else x
-
-    return tree_map_only(Tensor, part, inputs)
+def rows_at(at: Tensor | slice, inputs: Any, size: int | None) -> Any:
+    """Return inputs of some samples: of tensors that have one row a sample, those rows."""
+    return tree_map_only(Tensor, lambda x: x[at] if x.ndim and len(x) == size else x, inputs)
 
 
 def mask_of(value: Any, size: int | None, number: int) -> Tensor:

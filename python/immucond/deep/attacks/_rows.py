@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..._validate import Array
-from .._batches import held, rows_at
+from .._batches import held
 from .._checkpoint import fingerprint_of
 from .._cuts import refuse_unlike
-from .._rows import size_of
+from .._rows import rows_at, size_of
 
 Batch = tuple[Any, Tensor]
 """Inputs and labels."""

@@ -18,7 +18,7 @@ from .._head import SplitModel
 from .._loaders import parse_batch
 from .._outcome import Outcome
 from .._reading import device_of
-from .._rows import size_of, taken
+from .._rows import rows_at, size_of
 from ._layers import Layer
 
 Rows = list[tuple[Any, Tensor]]
@@ -188,7 +188,7 @@ def apart(harmful: Loaded) -> tuple[Rows, Rows]:
         mine = torch.tensor(chooses)
         for part, rows in ((train, ~mine), (check, mine)):
             if bool(rows.any()):
-                part.append((taken(inputs, rows, size), labels[rows.to(labels.device)]))
+                part.append((rows_at(rows, inputs, size), labels[rows.to(labels.device)]))
     few = {label: count for label, count in seen.items() if count < _EVERY}
     if few or not seen:
         told = f"; of class {min(few)} there are {few[min(few)]}" if few else ""

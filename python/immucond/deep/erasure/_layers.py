@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..._validate import FloatArray
 from .._network import call, logits_of, repeated, tied
-from .._rows import size_of, started, taken
+from .._rows import rows_at, size_of, started
 from .._sharded import edit_weight, gathered
 from ._exact import exact_product
 
@@ -184,7 +184,7 @@ def _by_sample(model: nn.Module, inputs: Any, run: Mapping[str, tuple[int, ...]]
     fewer = max(size - 1, 2 - size)
     rows = torch.arange(fewer) % max(size, 1)
     with torch.no_grad():
-        other = _seen(model, taken(inputs, rows, size)).shapes
+        other = _seen(model, rows_at(rows, inputs, size)).shapes
     return {
         name
         for name, shape in run.items()
