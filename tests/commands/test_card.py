@@ -8,7 +8,7 @@ import math
 import huggingface_hub
 import pytest
 import yaml
-from card_cases import INF, attack, attacks, cost, forecast, leak, probe, seed
+from card_cases import INF, attack, attacks, cost, forecast, leak, probe, seed, strongest
 
 from immucond._card import card
 
@@ -248,6 +248,19 @@ ONE = ("runs", 0, "attacks", "release", 0)
         ([changed(three(), "runs", 0, "attacks", to={})], "attacks.release is missing"),
         ([changed(three(), "runs", 0, "strongest", "release", "steps", to=1)],
          "is 'kfac, whitened' with 1 steps, and attacks.release has none like it"),
+        ([changed(three(), "runs", 0, "strongest", "release", to=strongest([attack("kfac", 35)]))],
+         "is 'kfac' with 35 steps, and 'kfac, whitened' took 20"),
+        ([changed(three(), "runs", 0, "strongest", "scratch", "seconds", to=1)], "none like it"),
+        ([attacks(seed(0, 601))], "'gd' took 601 steps, more than the 600 that attackers had"),
+        ([changed(three(), *ONE, "steps", to=10**400)], "steps must be a number within the float"),
+        ([changed(three(), "runs", 0, "steps", to=10**400)], "steps must be a whole number"),
+        ([changed(three(), *ONE, "accuracy", to=2.0)], "accuracy must be a share, 1 at most"),
+        ([changed(three(), "runs", 0, "majority", to=7.0)], "majority must be a share"),
+        ([changed(leak(), "profile", "majority", to=7.0)], "majority must be a share"),
+        ([changed(leak(), "profile", "cuts", "0", "accuracy", to=0.8)],
+         "ceiling is 70.0% at '1', and the most that a cut shows is 80.0%, '1' 70.0%"),
+        ([changed(leak(), "profile", "ceiling", to=0.4)], "ceiling is 40.0% at '1'"),
+        ([changed(leak(), "profile", "where", to="7")], "ceiling is 70.0% at '7'"),
         ([changed(three(), "runs", 0, "target", to=None)], "target must be a number"),
         ([changed(leak(), "profile", "where", to=...)], "profile.where is missing"),
         ([changed(leak(), "profile", "unaided", "accuracy", to=None)],

@@ -13,7 +13,7 @@ import numpy as np
 from .._format import plain
 from ._lacks import lacks
 from ._page import claim, metadata, section
-from ._reading import Value, public_name
+from ._reading import Value, public_name, shown
 from ._runs import NETWORKS, Attack, AttackRun, Runs, runs_of
 from ._seeds import Bounds, Summary, over_seeds, within
 from ._tamperbench import records
@@ -146,14 +146,21 @@ def _thing(runs: Runs, key: str) -> dict[str, str | None] | None:
 def _leak(profile: Value) -> dict[str, Any]:
     cuts = profile["cuts"].items()
     logits, unaided = profile.get("logits"), profile.get("unaided")
+    ceiling, where = profile["ceiling"].share(), profile["where"].text()
+    read = {shown(name): cut["accuracy"].share() for name, cut in cuts.items()}
+    if read.get(where) != ceiling or ceiling < max(read.values()):
+        raise ValueError(
+            f"{profile.file}: the ceiling is {ceiling:.1%} at {where!r}, and the most that a cut "
+            f"shows is {max(read.values(), default=0.0):.1%}, {where!r} {read.get(where, 0.0):.1%}"
+        )
     return {
-        "ceiling": profile["ceiling"].finite(),
-        "where": profile["where"].text(),
-        "majority": profile["majority"].finite(),
+        "ceiling": ceiling,
+        "where": where,
+        "majority": profile["majority"].share(),
         "classes": profile["classes"].count(2),
         "rows": {name: count.count() for name, count in profile["rows"].items().items()},
         "logits": None if logits is None else _probe(logits),
-        "unaided": None if unaided is None else unaided["accuracy"].finite(),
+        "unaided": None if unaided is None else unaided["accuracy"].share(),
         "cuts": [{"cut": name, **_probe(cut)} for name, cut in cuts.items()],
     }
 
@@ -161,12 +168,12 @@ def _leak(profile: Value) -> dict[str, Any]:
 def _probe(cut: Value) -> dict[str, Any]:
     untrained = cut.get("untrained")
     return {
-        "accuracy": cut["accuracy"].finite(),
+        "accuracy": cut["accuracy"].share(),
         "standard_error": cut["standard_error"].finite(),
         "rank": cut["rank"].count(),
         "kappa": cut["kappa"].number(),
         "rho": cut["rho"].number(),
-        "untrained": None if untrained is None else untrained["accuracy"].finite(),
+        "untrained": None if untrained is None else untrained["accuracy"].share(),
     }
 
 

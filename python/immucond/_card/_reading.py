@@ -61,7 +61,10 @@ class Value:
         value = math.inf if self.raw == "inf" else self.raw
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
             self._refuse(f'a number of at least {low:g}, or "inf"')
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of whole numbers
+            self._refuse("a number within the float range")
 
     def finite(self, low: float = 0.0) -> float:
         """Return a number that is not infinite."""
@@ -70,11 +73,19 @@ class Value:
             self._refuse("a finite number")
         return number
 
+    def share(self) -> float:
+        """Return a number between 0 and 1."""
+        number = self.finite()
+        if number > 1.0:
+            self._refuse("a share, 1 at most")
+        return number
+
     def count(self, least: int = 0) -> int:
         """Return a whole number of at least `least`."""
         value = self.raw
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self._refuse(f"a whole number of at least {least}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= value < 2**63:
+            self._refuse(f"a whole number of at least {least}, of 64 bits")
         return int(value)
 
     def flag(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ _TOLD = {
     "cost": ("costs", "lambda_max"),
     "attack": ("runs", "attacks"),
 }
+_PAID = ("steps", "passes", "seconds")
 _SHARED = ("target", "steps", "trials", "max_utility_drop", "classes")
 
 
@@ -200,9 +202,9 @@ def _attacks(runs: Iterable[Value]) -> tuple[AttackRun, ...]:
 
 def _attack_run(value: Value) -> AttackRun:
     attacks = value["attacks"].items()
-    drop = value.get("max_utility_drop")
+    drop, steps = value.get("max_utility_drop"), value["steps"].count(1)
     found = {
-        network: tuple(_attack(one) for one in attacks[network].list())
+        network: tuple(_attack(one, steps) for one in attacks[network].list())
         for network in NETWORKS
         if network in attacks and value["attacks"].get(network) is not None
     }
@@ -211,11 +213,11 @@ def _attack_run(value: Value) -> AttackRun:
         file=value.file,
         seed=value["seed"].count(),
         target=value["target"].finite(),
-        steps=value["steps"].count(1),
+        steps=steps,
         trials=value["trials"].count(1),
         max_utility_drop=None if drop is None else drop.finite(),
         classes=value["classes"].count(2),
-        majority=value["majority"].finite(),
+        majority=value["majority"].share(),
         rows={name: count.count() for name, count in value["rows"].items().items()},
         strongest={
             network: _strongest(value, network, found.get(network, ())) for network in NETWORKS
@@ -234,27 +236,35 @@ def _strongest(run: Value, network: str, attacks: Sequence[Attack]) -> Attempt |
     if value is None:
         return min(attacks, key=lambda attack: (attack.steps, attack.passes), default=None)
     found = Attempt(**_attempt(value))
-    if found.name not in by_name or by_name[found.name].steps != found.steps:
-        raise ValueError(
-            f"{run.file}: strongest.{network} is {found.name!r} with {number(found.steps)} steps, "
-            f"and attacks.{network} has none like it"
-        )
+    named = by_name.get(found.name)
+    told = f"{run.file}: strongest.{network} is {found.name!r} with {number(found.steps)} steps"
+    if named is None or any(getattr(named, x) != getattr(found, x) for x in _PAID):
+        raise ValueError(f"{told}, and attacks.{network} has none like it")
+    fewest = min(attacks, key=lambda attack: attack.steps)
+    if fewest.steps < found.steps:
+        raise ValueError(f"{told}, and {fewest.name!r} took {number(fewest.steps)}")
     return found
 
 
 def _attempt(value: Value) -> dict[str, Any]:
     return {
         **{name: value[name].text() for name in ("attacker", "start")},
-        **{name: value[name].number() for name in ("steps", "passes", "seconds")},
+        **{name: value[name].number() for name in _PAID},
     }
 
 
-def _attack(value: Value) -> Attack:
+def _attack(value: Value, budget: int) -> Attack:
+    steps = value["steps"].number()
+    if budget < steps < math.inf:
+        raise ValueError(
+            f"{value.file}: {value['attacker'].text()!r} took {number(steps)} steps, more than the "
+            f"{budget} that attackers had"
+        )
     rfd, signed = (value.get(name) for name in ("rfd", "rfd_signed"))
     return Attack(
         **_attempt(value),
         loss=value["loss"].number(),
-        accuracy=value["accuracy"].finite(),
+        accuracy=value["accuracy"].share(),
         trials=value["trials"].count(1),
         diverged=value["diverged"].count(),
         best_so_far=tuple(one.number() for one in value["best_so_far"].list()),
