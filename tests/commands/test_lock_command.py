@@ -71,6 +71,36 @@ def test_the_outputs_stay_and_the_weights_do_not(folder, tmp_path, capsys, kind,
         assert any(changed) or kind == "specdef"
 
 
+@pytest.mark.parametrize("what", [{}, IMAGES], ids=["texts", "images"])
+def test_what_was_locked_is_locked_again_in_its_place(folder, tmp_path, what):
+    """Its layers are two, each of which becomes two; what is read computes what was written."""
+    out, batch = tmp_path / "out", torch.randn(3, 3, 8, 8)
+    if not what:
+        batch = torch.randint(5, 20, (4, 10))
+    arguments = (batch,) if what else (batch, torch.ones_like(batch))
+    assert main(command(folder, out, "--strength", "10", **what)) == 0
+    once = load_saved(out / "release")
+    again = command(folder, out, "--strength", "10", **({} if not what else IMAGES))
+    again[again.index("--backbone") + 1] = str(out / "release")
+    assert main(again) == 0
+    twice = load_saved(out / "release")
+    count = [sum(isinstance(m, Inserted) for m in x.modules()) for x in (once, twice)]
+    assert count[1] == 3 * count[0]
+    with torch.no_grad():
+        one, other = (x(*arguments) for x in (once, twice))
+    one, other = (x if isinstance(x, torch.Tensor) else x.logits for x in (one, other))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_folder_with_files_of_others_is_not_made_anew(folder, tmp_path, capsys):
+    mine = tmp_path / "out" / "release" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert main(command(folder, tmp_path / "out")) == 2
+    assert "has files that immucond did not write" in capsys.readouterr().err
+    assert [*mine.parent.iterdir()] == [mine]
+
+
 def test_attackers_find_what_was_inserted_and_freeze_it(folder, tmp_path):
     out = tmp_path / "lock"
     assert main(command(folder, out, "--strength", "1e3", **IMAGES)) == 0

@@ -229,9 +229,9 @@ def insert_again(model: nn.Module, names: Iterable[str]) -> None:
     ValueError
         For names of what is no linear layer.
     """
-    modules = dict(model.named_modules())
-    for name in names:
-        module = modules.get(name)
+    outer_first = sorted(names, key=lambda name: name.count("."))  # a lock's own may be locked too
+    for name in outer_first:
+        module = dict(model.named_modules()).get(name)
         layer = None if module is None else linear(name, module)
         if module is None or layer is None:
             raise ValueError(f"the network has no linear layer {name!r} to insert another after")

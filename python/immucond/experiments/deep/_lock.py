@@ -96,8 +96,14 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
     Raises
     ------
     OSError, ValueError
-        Where network or data are not there or do not fit, and as `immucond.deep.gauge.lock`.
+        Where network or data are not there or do not fit, where the folder has files that are no
+        network of a command's, and as `immucond.deep.gauge.lock`.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _saved.ABOUT_FILE).is_file():
+        raise FileExistsError(
+            f"{folder} would be made anew, and has files that immucond did not write: move them, "
+            "or give another folder"
+        )
     data = load(settings.primary, settings.data_dir)
     primary = data.subset(settings.train_size, settings.test_size, settings.seed)
     torch.manual_seed(settings.seed)
