@@ -16,8 +16,7 @@ from .._format import number, plain
 from .._show import aligned
 from .._validate import Array, FloatArray, as_count, check_choice
 from ..probing import Ceiling, ceiling
-from ..probing._ceiling import blind
-from ..probing._whitened import ConstantError
+from ..probing.parts import ConstantError, blind
 from ._activations import Kept, task_of
 from ._batches import Callback, Loaded, first_of
 from ._cuts import Cut, Cuts, classes_of, counting, cuts_of, name_of, read, refuse_unlike
