@@ -191,6 +191,18 @@ def test_an_output_that_is_by_places_is_told_by_another_number_of_samples():
         assert found.skipped == {"places": "what it puts out is not by samples"}
 
 
+def test_a_network_of_one_size_of_batches_is_taken_by_that():
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x.reshape(7, 5)).tanh())
+
+    assert list(layers_of(Fixed().eval(), torch.randn(7, 5), None).layers) == ["layer"]
+
+
 def test_the_head_is_what_makes_the_logits():
     class TwoHeads(nn.Module):
         def __init__(self) -> None:
