@@ -162,7 +162,8 @@ def _counting(labels: Any, kept: Tensor | None, shifts: bool) -> Tensor | None:
     of_tokens = isinstance(labels, Tensor) and labels.ndim == 2 and not labels.is_floating_point()
     if not of_tokens or (kept is not None and labels.shape != kept.shape):
         return kept
-    counts: Tensor = labels.to("cpu", torch.long) != IGNORED
+    kept = None if kept is None else kept.to(labels.device)
+    counts: Tensor = labels.long() != IGNORED
     counts = counts if kept is None else counts & kept
     if not shifts:
         return counts
