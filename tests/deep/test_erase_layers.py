@@ -203,6 +203,22 @@ def test_a_network_of_one_size_of_batches_is_taken_by_that():
     assert list(layers_of(Fixed().eval(), torch.randn(7, 5), None).layers) == ["layer"]
 
 
+def test_a_module_that_puts_out_whole_numbers_is_no_matter():
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.argmax(1)
+
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.most, self.head = nn.Linear(5, 6), Rounded(), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x).tanh()) + self.most(x)[:, None]
+
+    assert list(layers_of(Chosen().eval(), torch.randn(7, 5), None).layers) == ["layer"]
+
+
 def test_the_head_is_what_makes_the_logits():
     class TwoHeads(nn.Module):
         def __init__(self) -> None:

@@ -220,15 +220,15 @@ class _Seen(NamedTuple):
 
     def used(self) -> set[str]:
         """Return the modules that the logits depend on."""
-        outputs = [x for _, x in self.outputs]
         for name, x in [*self.outputs, ("the head", self.logits)]:
             if x.is_floating_point() and not x.requires_grad:
                 raise ValueError(
                     f"no gradient reaches what {name!r} puts out: the network runs it without any, "
                     "as under torch.no_grad"
                 )
+        names, outputs = zip(*(of for of in self.outputs if of[1].requires_grad), strict=True)
         found = torch.autograd.grad(self.logits.sum(), outputs, allow_unused=True)
-        return {name for (name, _), g in zip(self.outputs, found, strict=True) if g is not None}
+        return {name for name, g in zip(names, found, strict=True) if g is not None}
 
 
 def _seen(model: nn.Module, inputs: Any) -> _Seen:
