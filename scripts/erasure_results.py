@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from deep_results import BENIGN
 from page import ROOT, chosen, command, write
 
 TOY = "toy --releases unprotected erased --jobs 2"
@@ -33,6 +34,11 @@ BANKING = (  # two of the ten domains of CLINC150
     "credit_score,report_lost_card,credit_limit,rewards_balance,new_card,application_status,"
     "card_declined,international_fees,apr,redeem_rewards,credit_limit_change,damaged_card,"
     "replacement_card_duration,improve_credit_score,expiration_date"
+)
+CARDS = (  # a dozen of the 77 kinds of request
+    "activate_my_card,card_about_to_expire,card_arrival,card_delivery_estimate,card_linking,"
+    "card_not_working,card_payment_fee_charged,compromised_card,declined_card_payment,"
+    "lost_or_stolen_card,pending_card_payment,visa_or_mastercard"
 )
 SMOLLM2 = "smollm2-135m"  # of the package that scripts/record_language_model.py names
 RUNS = {
@@ -61,9 +67,9 @@ RUNS = {
         "--trials 4 --methods primary leace cir repselect graddiff npo",
     ),
     "smollm2": (
-        "SmolLM2: CLINC150 kept, BANKING77 erased",
-        f"erase --backbone {SMOLLM2} --primary clinc150 --harmful banking77 --max-length 24 "
-        "--tols 0.01 --train-size 1000 --test-size 1000 --no-untrained",
+        "SmolLM2: travel and kitchen of CLINC150 kept, cards of BANKING77 erased",
+        f"erase --backbone {SMOLLM2} --primary clinc150[{BENIGN}] --harmful banking77[{CARDS}] "
+        "--max-length 24 --tols 0.01 --train-size 800 --test-size 600 --no-untrained",
     ),
 }
 LEFT = {  # by each command

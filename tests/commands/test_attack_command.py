@@ -329,6 +329,7 @@ def test_a_reference_that_reads_otherwise(folder, tmp_path, capsys, words):
         (["--reference", "{folder}/absent"], "absent"),
         (["--harmful", "missing"], "--harmful: no data set 'missing'"),
         (["--primary", "missing"], "--primary: no data set 'missing'"),
+        (["--train-size", "2"], "the 2 training samples of others have none of the class "),
         (["--primary", "shapes"], "of one kind"),
         (["--data-dir", "nowhere"], "nowhere"),
     ],

@@ -158,6 +158,7 @@ def test_a_network_that_tells_nothing(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        (["--train-size", "2"], "the 1 training samples of others have none of the class 'cook': "),
         (["--harmful", "texts"], "are the same rows"),
         (["--primary", "texts[greet,nobody]"], "must name classes of texts"),
         (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),

@@ -117,9 +117,10 @@ def test_a_network_that_deep_saved_is_read_with_its_map(folder, tmp_path, capsys
     ("more", "told"),
     [
         (["--cuts", "stages"], "'stages' matches none; near are"),
-        (["--train-size", "2", "--seed", "1"], "harmful"),
+        (["--train-size", "2", "--seed", "1"], "training samples"),
         (["--backbone", "nowhere"], "--backbone: no backbone 'nowhere'"),
         (["--backbone", "./nowhere"], "can be downloaded (there is no such folder)"),
+        (["--test-size", "2"], "the 2 test samples of others have none of the class "),
         (["--harmful", "shapes"], "all tasks must be of one kind: texts has texts, shapes images"),
         (SIZE[:2], "--image-size is of images, and texts has texts"),
         (["--harmful", "missing"], "--harmful: no data set 'missing'"),

@@ -19,7 +19,7 @@ from ...deep.parts import parse_attackers as parse_attackers
 from .._units import Progress, silent
 from . import _backbone
 from ._data import load
-from ._prepare import same_kind
+from ._prepare import refuse_lacking, same_kind
 from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
 from ._task import Part, Task
 from ._unaided import Unaided, unaided
@@ -166,6 +166,10 @@ def attack_release(
     if settings.primary is not None:
         data["primary"] = load(settings.primary, settings.data_dir)
         same_kind(data["primary"], data["harmful"])
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    for seed in seeds:
+        rows = data["harmful"].subset(settings.train_size, settings.test_size, seed)
+        refuse_lacking(rows, rows.train)
     of_head = data.get("primary", data["harmful"]).subset(settings.train_size, settings.test_size)
     torch.manual_seed(settings.seed)
     release = load_release(settings, settings.backbone, of_head)
@@ -176,8 +180,8 @@ def attack_release(
         torch.manual_seed(settings.seed)
         reference = load_release(settings, settings.reference, of_head)
         prints["reference"] = reference.features_fingerprint
-        rows = data["harmful"].train.some(settings.train_size, settings.seed)
-        _refuse_read_otherwise(release, reference, rows)
+        some = data["harmful"].train.some(settings.train_size, settings.seed)
+        _refuse_read_otherwise(release, reference, some)
     if settings.primary is not None:
         for backbone in (release, reference):
             if backbone is not None and not backbone.fitted:
@@ -187,8 +191,7 @@ def attack_release(
     harmful = data["harmful"].subset(settings.train_size, settings.test_size, settings.seed)
     alone = unaided(harmful.train, harmful.test, progress)
     reports = [
-        _attacked(settings, seed, release, reference, data, progress, folder)
-        for seed in range(settings.seed, settings.seed + settings.seeds)
+        _attacked(settings, seed, release, reference, data, progress, folder) for seed in seeds
     ]
     return Attacks(settings, prints, reports, alone)
 

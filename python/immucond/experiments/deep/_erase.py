@@ -32,7 +32,7 @@ from ...probing import ceiling
 from .._units import Progress, silent
 from . import _saved
 from ._data import load
-from ._prepare import same_kind
+from ._prepare import refuse_lacking, same_kind
 from ._release import Measured, ReleaseSettings, accuracy_of, fit_head, load_release, loader_of
 from ._unaided import Unaided, unaided
 
@@ -270,6 +270,8 @@ def erase_release(
         for task in data.values()
     )
     same_kind(primary, harmful)
+    defender, attacker = harmful.train.parted(len(harmful.train.inputs) // 2)
+    refuse_lacking(harmful, attacker)
     prints = {name: task.fingerprint for name, task in data.items()}
     if len(set(prints.values())) == 1:
         raise ValueError(f"{settings.primary} and {settings.harmful} are the same rows")
@@ -278,6 +280,7 @@ def erase_release(
         other = load(settings.transfer, settings.data_dir)
         benign = other.subset(settings.train_size, settings.test_size, settings.seed)
         same_kind(primary, benign)
+        refuse_lacking(benign, benign.train)
         prints["transfer"] = other.fingerprint
     torch.manual_seed(settings.seed)
     backbone = load_release(settings, settings.backbone, primary)
@@ -286,7 +289,6 @@ def erase_release(
     if not backbone.fitted:
         fit_head(backbone, loader(primary.train), progress)
     choosing, fresh = primary.test.parted(len(primary.test.inputs) // 2)
-    defender, attacker = harmful.train.parted(len(harmful.train.inputs) // 2)
     rows = loader(primary.train)
 
     def told(what: str, net: nn.Module, untrained: bool) -> LeakProfile:
@@ -309,8 +311,7 @@ def erase_release(
                 for batches in (rows, *map(loader, parts))
             )
         progress(f"{what}, transfer", 1, 1)
-        labels, held_out = (part.labels for part in parts)
-        return ceiling(Z, labels, Z_P, held_out=(Z_test, held_out)).accuracy
+        return ceiling(Z, benign.train.labels, Z_P, held_out=(Z_test, benign.test.labels)).accuracy
 
     def made(method: str, tol: float, name: str) -> EraseResult:
         def tell(trial: int, about: Mapping[str, Any]) -> None:
@@ -382,8 +383,7 @@ def _asked(settings: EraseSettings, method: str) -> dict[str, Any]:
     """Return what a network depends on: not where data lie, nor what else is made and measured."""
     others = ["data_dir", "methods", "tols", "transfer", "untrained"]
     others += ["steps", "trials"] if method in ERASING else ["metric", "rounds", "recover"]
-    told = {name: value for name, value in asdict(settings).items() if name not in others}
-    return {**told, "method": method}
+    return {**{k: v for k, v in asdict(settings).items() if k not in others}, "method": method}
 
 
 def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, dict[str, Any]]:

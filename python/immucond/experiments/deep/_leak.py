@@ -12,7 +12,7 @@ from ..._format import number
 from ..._show import Table
 from .._units import Progress, silent
 from ._data import load
-from ._prepare import same_kind
+from ._prepare import refuse_lacking, same_kind
 from ._release import Measured, ReleaseSettings, figure_of, fit_head, load_release, loader_of
 from ._unaided import Unaided, unaided
 
@@ -132,6 +132,7 @@ def leak(settings: LeakSettings, progress: Progress = silent) -> Leak:
         task.subset(settings.train_size, settings.test_size) for task in data.values()
     )
     same_kind(primary, harmful)
+    refuse_lacking(harmful, harmful.train)
     torch.manual_seed(settings.seed)
     backbone = load_release(settings, settings.backbone, primary)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)

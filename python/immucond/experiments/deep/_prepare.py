@@ -8,6 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..._errors import extra
 from .._units import Progress
 from ._data import load
@@ -197,6 +199,24 @@ def same_kind(first: Task, *others: Task) -> None:
             raise ValueError(
                 f"all tasks must be of one kind: {first.name} has {first.kind}s, {other.name} "
                 f"{other.kind}s"
+            )
+
+
+def refuse_lacking(task: Task, train: Part) -> None:
+    """Refuse samples to train on, or held out, that lack a class of the others.
+
+    Raises
+    ------
+    ValueError
+        With their number, and the classes.
+    """
+    for part, other, what in ((train, task.test, "training"), (task.test, train, "test")):
+        missing = [task.classes[place] for place in np.setdiff1d(other.labels, part.labels)]
+        if missing:
+            raise ValueError(
+                f"the {len(part.inputs)} {what} samples of {task.name} have none of the class "
+                f"{', '.join(map(repr, missing[:5]))}{', ...' * (len(missing) > 5)}: take more of "
+                "them, or fewer classes"
             )
 
 
