@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import FloatArray, as_targets
+from ._validate import Array, FloatArray, as_targets, converted
+
+
+def named(Y: npt.ArrayLike, name: str) -> Array:
+    """Labels as they are given; strings that stand as objects, as tables have them, as strings."""
+    array = converted(Y, name)
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    return array
 
 
 def labels_of(
@@ -16,9 +24,7 @@ def labels_of(
     A column of them is what tables give, and names classes too. More classes than rows, and a row a
     class, are refused but for a `batch` of a task.
     """
-    array = np.asarray(Y)
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
-        array = array.astype(str)
+    array = named(Y, name)
     if array.shape[1:] in ((), (1,)) and array.dtype.kind in "iubUS":
         array = array.ravel()
         if array.size != rows:

@@ -36,7 +36,7 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     ValueError
         For another number of dimensions, no entries, or integers beyond 2^53.
     """
-    array = x if type(x) is np.ndarray else _converted(x, name)
+    array = x if type(x) is np.ndarray else converted(x, name)
     kind, size = array.dtype.kind, array.dtype.itemsize
     if not (kind in "biu" or (kind == "f" and size <= 8)):
         raise TypeError(
@@ -54,7 +54,8 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _converted(x: npt.ArrayLike, name: str) -> Array:
+def converted(x: npt.ArrayLike, name: str) -> Array:
+    """Return `x` as an array of whatever it holds; masked and sparse ones are refused."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if _is_sparse(x):

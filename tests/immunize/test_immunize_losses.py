@@ -48,7 +48,13 @@ def test_softmax_of_two_classes_is_logistic():
     assert two == pytest.approx(one, rel=1e-12)
 
 
-@pytest.mark.parametrize("labels", [[3, -1, 3, 7], ["b", "a", "b", "c"], [2.5, 0.5, 2.5, 9.0]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [3, -1, 3, 7], ["b", "a", "b", "c"], [2.5, 0.5, 2.5, 9.0],
+        np.array(["b", "a", "b", "c"], dtype=object),  # as a column of a table
+    ],
+)  # fmt: skip
 def test_any_labels_are_classes(labels):
     X = np.random.default_rng(0).normal(size=(4, 2))
     loss, plain = task_loss("softmax", X, labels), task_loss("softmax", X, [1, 0, 1, 2])
@@ -128,6 +134,7 @@ def test_softmax_head_has_a_column_a_class():
         ([1, 2, 3], ValueError, "y_P must have one label a sample, 9 as X_P, got 3"),
         ([np.nan] * 9, ValueError, "y_P must be finite.*nan"),
         ([None] * 9, TypeError, "y_P must hold numbers or strings.*object"),
+        (np.ma.masked_equal([0, 1, 2] * 3, 2), TypeError, "y_P is a masked array"),
     ],
 )
 def test_bad_labels_are_named(y, error, message):

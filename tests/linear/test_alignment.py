@@ -488,6 +488,21 @@ def test_a_column_of_labels_names_classes_too():
     assert ic.r_align(Z, y) == ic.r_align(Z, y[:, None]) == ic.r_align(Z, np.eye(y.max() + 1)[y])
 
 
+def test_labels_that_are_masked_are_refused():
+    """NumPy hands on what stands below the mask."""
+    X_P, X_H, y = data(0)
+    masked = np.ma.masked_equal(y, 2)
+    for call in (
+        lambda: ic.linear.alignment(X_H, masked),
+        lambda: ic.r_align(X_H, masked),
+        lambda: ic.linear.leak(X_P, X_H, masked),
+        lambda: ic.probing.ceiling(X_H, masked, X_P, held_out=(X_H, y)),
+        lambda: ic.probing.ceiling(X_H, y, X_P, held_out=(X_H, masked)),
+    ):
+        with pytest.raises(TypeError, match=r"(Y|Y_H|y|held_out\[1\]) is a masked array"):
+            call()
+
+
 def test_the_regularizer_takes_a_batch_of_fewer_rows_than_classes():
     rng = np.random.default_rng(0)
     Z, y = rng.normal(size=(6, 4)), np.array([0, 3, 3, 8, 5, 1])

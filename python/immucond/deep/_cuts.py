@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._validate import Array
+from .._validate import Array, converted
 from ..torch.parts import IGNORED
 from ._loaders import parse_batch
 from ._network import logits_of, modules_matching
@@ -267,7 +267,7 @@ def _labels(y: Any, size: int, what: str) -> Array | None:
     if isinstance(y, Tensor):
         y = y.detach().cpu()
         y = y.float() if y.dtype == torch.bfloat16 else y  # which NumPy lacks
-    found = np.asarray(y)
+    found = converted(y, what)
     if found.shape[:1] != (size,):
         raise ValueError(f"{what} must have {size} labels, one a sample, and has {found.shape}")
     return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .._validate import FloatArray, as_targets
+from .._validate import FloatArray, as_targets, converted
 from ._batches import Loaded, refuse_arrays, running_on
 from ._loaders import moved, parse_batch
 from ._masks import MaskWatch
@@ -79,7 +79,7 @@ class Reading:
                 raise ValueError(f"cross='labels' needs labels, and batch {number} has none")
         y = y.detach().cpu() if isinstance(y, Tensor) else y
         y = y.float() if isinstance(y, Tensor) and y.dtype == torch.bfloat16 else y
-        array = np.asarray(y)
+        array = converted(y, what)
         count = len(array) if size is None else size
         classes = self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1
         kind = "classes" if classes else "numbers"

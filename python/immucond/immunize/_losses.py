@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from .._labels import named
 from .._triangle import condensed
 from .._validate import FloatArray, as_targets, check_choice
 
@@ -165,7 +166,7 @@ def _classes(
     y: npt.ArrayLike, rows: int, name: str, inputs: str
 ) -> tuple[npt.NDArray[Any], FloatArray]:
     """Distinct labels, and the (N, c) indicators of which one each row has."""
-    labels = np.asarray(y)
+    labels = named(y, name)
     if labels.dtype.kind not in "biufUS":
         raise TypeError(
             f"{name} must hold numbers or strings as labels, and has dtype {labels.dtype}"

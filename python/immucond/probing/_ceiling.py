@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
 from .._format import plain
+from .._labels import named
 from .._validate import Array, FloatArray, as_array, as_float64, as_matrix
 from ._whitened import Whitened, blocks
 
@@ -276,9 +277,7 @@ def _pair(held_out: Any) -> tuple[Array, Any]:
 
 
 def _named(y: Any, rows: int, name: str) -> Array:
-    labels = np.asarray(y)
-    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
-        labels = labels.astype(str)
+    labels = named(y, name)
     if labels.dtype.kind not in "iubUS":
         raise TypeError(
             f"{name} must hold classes, as integers, bools or strings, and has dtype {labels.dtype}"
