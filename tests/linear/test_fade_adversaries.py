@@ -171,6 +171,55 @@ def test_alignment_whatever_the_scale_of_labels(scale):
     assert ic.r_align(Z, y * scale) == pytest.approx(ic.r_align(Z, y), rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-310, 1e-160, 1e155, 1e300])
+def test_sums_of_any_unit(scale):
+    """Sums are as the features and the labels are: each may be in a unit of its own."""
+    rng = np.random.default_rng(0)
+    X, Z, y, y_P = (rng.normal(size=size) for size in ((50, 5), (60, 5), 60, 50))
+    Z, y = Z - Z.mean(0), y - y.mean()
+    right = ic.linear.alignment(Z, y)
+    K, b = Z.T @ Z, Z.T @ y
+    found = ic.linear.alignment(K=K * scale, b=b * scale, energy=y @ y * scale)
+    assert found.rho == pytest.approx(right.rho, rel=1e-9)
+    assert found.explained == pytest.approx(right.explained, rel=1e-9)
+    assert ic.linear.alignment(K=K * scale, b=b).rho == pytest.approx(right.rho, rel=1e-9)
+    # The primary head: labels that it shares stay.
+    given = {"K_P": X.T @ X, "K_H": K, "b_H": b, "protect": True}
+    one = ic.linear.fade(**given, b_P=X.T @ y_P)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = ic.linear.fade(**given, b_P=X.T @ y_P * scale)
+    np.testing.assert_allclose(other.theta, one.theta, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_primary_targets_near_the_largest_float():
+    rng = np.random.default_rng(0)
+    X, Z, y, y_P = rng.normal(size=(50, 5)), rng.normal(size=(60, 5)), *rng.uniform(size=(2, 60))
+    one, other = (ic.linear.fade(X, Z, y, Y_P=y_P[:50] * unit) for unit in (1.0, 1.7e308))
+    assert other.protected == pytest.approx(one.protected, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tau", [1e4, 1e308])
+def test_the_whitened_form_at_the_largest_tau(tau):
+    """Its primary features are of the size that they were, 0 where the labels are at last."""
+    rng = np.random.default_rng(0)
+    X, Z, y = rng.normal(size=(50, 4)) * [4, 3, 2, 1], rng.normal(size=(60, 4)), rng.normal(size=60)
+    b = np.linalg.solve(np.linalg.cholesky(X.T @ X), (Z - Z.mean(0)).T @ (y - y.mean()))
+    unit = b / np.linalg.norm(b)
+    S = np.eye(4) - (1 - tau**-0.5) * np.outer(unit, unit)
+    for theta in (
+        ic.linear.fade(X, Z, y, tau=tau, form="whitened").theta,
+        # Along b alone S is 1 by the formula; the limit may have found better.
+        ic.linear.alignment_limit(X, [Z, Z], [y, y], kappa_P=tau).theta,
+    ):
+        G = theta.T @ X.T @ X @ theta
+        assert np.trace(G) == pytest.approx(np.sum(X**2), rel=1e-12)
+        values = np.linalg.eigvalsh(G) / np.linalg.eigvalsh(G)[-1]
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(S) ** 2, rtol=1e-6, atol=1e-12)
+
+
 def test_labels_that_span_the_features():
     """Then fade scales all alike, and says so; the limit still spends its condition number."""
     rng = np.random.default_rng(2)

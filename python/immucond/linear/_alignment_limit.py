@@ -57,8 +57,9 @@ class AlignmentLimit(Tabular):
     delta : float
         What was added to the diagonal of K_P.
     theta : (d, d) array or None
-        Extractor with ``kappa(H_P) = kappa_P`` that has `attained`, at the size of the identity's
-        features; None where the infimum is approached and not attained.
+        Extractor that has `attained`, with ``kappa(H_P) = kappa_P`` (1 where the labels of several
+        tasks span everything, or are not seen), at the size of the identity's features; None where
+        the infimum is approached and not attained.
     """
 
     lower: float | tuple[float, ...]
@@ -229,15 +230,14 @@ def primary_head(
     if Y_P is not None and b_P is not None:
         raise TypeError("give either Y_P or b_P, which is X_P^T Y_P, got both")
     if b_P is not None:
-        cross = as_targets(b_P, P.dim, "b_P", P.name)
+        cross = _at_unit(as_targets(b_P, P.dim, "b_P", P.name))
         most = CANCELLED * float(np.linalg.norm(cross))
     elif X_P is None:
         raise TypeError("Y_P needs X_P; beside K_P give b_P, which is X_P^T Y_P")
     else:
         inputs = np.asarray(X_P, dtype=np.float64)
-        y = labels_of(Y_P, inputs.shape[0], "Y_P", "X_P")
-        largest = float(np.max(np.abs(y))) or 1.0
-        y = (centred(y) if center else y) / largest
+        y = _at_unit(labels_of(Y_P, inputs.shape[0], "Y_P", "X_P"))
+        y = centred(y) if center else y
         if not varies(y):
             raise ValueError(f"Y_P is {'constant' if center else 'zero'}: there is no primary head")
         cross = (inputs / P.scale).T @ y
@@ -248,6 +248,11 @@ def primary_head(
     if size == 0.0 or (b_P is None and float(np.linalg.norm(cross)) <= rounding):
         raise ValueError("the primary labels have nothing in common with the primary inputs")
     return PrimaryHead(head / size, rounding / size)
+
+
+def _at_unit(x: FloatArray) -> FloatArray:
+    """Return it with entries up to 1, whose sums and squares are numbers."""
+    return np.asarray(x / (float(np.max(np.abs(x))) or 1.0))
 
 
 def slow_share(head: PrimaryHead | None, Q: FloatArray) -> float:
@@ -285,9 +290,8 @@ def orthonormal(columns: FloatArray, shape: tuple[int, ...], rounding: float = 0
 
 
 def _spread(F: FloatArray, Q: FloatArray, tau: float) -> FloatArray:
-    """``F S^1/2`` for S = 1 on the span of Q, and tau elsewhere."""
-    root = math.sqrt(tau)
-    return root * F - (root - 1.0) * ((F @ Q) @ Q.T)
+    """``F S^1/2`` for S = 1 / tau on the span of Q, and 1 elsewhere."""
+    return F - (1.0 - 1.0 / math.sqrt(tau)) * ((F @ Q) @ Q.T)
 
 
 def slowest(F: list[FloatArray], labels: list[FloatArray], tau: float) -> FloatArray:
@@ -334,11 +338,10 @@ def _least_ratio(b: FloatArray, w: FloatArray, tau: float, ratio: float) -> Floa
 
 def slow_extractor(P: Root, Q: FloatArray, tau: float) -> FloatArray:
     """``K_P^-1/2 S^1/2`` at the size of the identity's primary features, invertible."""
-    root = math.sqrt(tau)
-    S = root * np.eye(P.rank) - (root - 1.0) * (Q @ Q.T)
+    S = _spread(np.eye(P.rank), Q, tau)
     columns = P.unwhitened(S)
     if P.rank < P.dim:
-        columns = np.hstack([columns, P.null_basis / P.smallest])
+        columns = np.hstack([columns, P.null_basis / (P.smallest * math.sqrt(tau))])
     return np.asarray(columns * (P.frobenius / float(np.linalg.norm(S))))
 
 

@@ -195,11 +195,11 @@ def task_of_gram(
     with np.errstate(over="ignore", invalid="ignore"):
         whole = frobenius(given.astype(np.float64, copy=False))
     norm = whole if given.dtype == np.float64 else math.nan  # by which a change is told later
-    # In units of the largest entry, whose squares neither overflow nor vanish.
-    size = float(np.max(np.abs(cross))) or 1.0
-    cross = cross / size
+    # In units of the largest entries, whose squares neither overflow nor vanish.
+    size, unit = float(np.max(np.abs(cross))) or 1.0, float(given.diagonal().max())
+    cross, unit = cross / size, unit if unit > 0.0 else 1.0  # what is not is refused below
     with np.errstate(over="ignore"):
-        total = float(np.float64(total) / size / size)
+        total = float(np.square(np.sqrt(total) * math.sqrt(unit) / size))
     least = max(
         default_rtol(given.shape, given.dtype if computed_in is None else computed_in, "features"),
         CANCELLED * default_rtol(given.shape, np.float64, "features"),
@@ -207,11 +207,11 @@ def task_of_gram(
     # ||Z|| ||Y||, which is at least ||Z^T Y|| where the energy was not given.
     together = float(np.linalg.norm(cross))
     if math.isfinite(whole) and not math.isnan(total):
-        together = max(together, math.sqrt(whole) * math.sqrt(total))
+        together = max(together, math.sqrt(whole / unit) * math.sqrt(total))
     rounding = least * together
     examine = partial(_examined, given, norm, cross, total, rounding, names, rank, computed_in)
     task = LabelledTask(given.shape[0], total, names[0], rounding, examine, cross)
-    if rank is not None or not plausible(given, norm, cross, total * (1.0 + _EXPLAINED)):
+    if rank is not None or not plausible(given, norm / unit, cross, total * (1.0 + _EXPLAINED)):
         _ = task.matrix
     return task
 
@@ -224,7 +224,7 @@ def _examined(
     if math.isfinite(norm):
         K = unchanged(K, norm, names[0])
     root = root_of_gram(K, names[0], rank=rank, computed_in=computed_in)
-    labels = root.whitened(cross.T).T / root.scale
+    labels = root.whitened(cross.T).T
     reached = float(np.sum(labels**2))
     # Rounding of K divides the labels in its weakest directions by something else.
     if reached > energy * (1.0 + _EXPLAINED + root.rounding * root.kappa):
@@ -235,7 +235,7 @@ def _examined(
     if rank is None and not math.isnan(energy):
         if float(np.linalg.norm(cross)) <= rounding:  # of labels that features do not see
             return root.matrix, np.zeros_like(labels), root.rtol
-        unseen = root.rtol * float(root.sigma[0]) * root.scale * math.sqrt(energy) + rounding
+        unseen = root.rtol * float(root.sigma[0]) * math.sqrt(energy) + rounding
         beside = float(np.linalg.norm(root.to_null(cross)))
         if beside > unseen:
             raise ValueError(
