@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -63,8 +63,10 @@ def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line of the user's program, whatever of ours lies between."""
     others = (getattr(sys.modules.get(name), "__file__", None) for name in ("torch", "sklearn"))
     files = [__file__, *filter(None, others)]
-    # The last is of torch.random.fork_rng.
-    ours = (*(str(Path(file).parent) + "/" for file in files), contextlib.__file__)
+    # The last two stand between for torch.random.fork_rng and cached properties.
+    ours = (
+        *(str(Path(file).parent) + "/" for file in files), contextlib.__file__, functools.__file__
+    )  # fmt: skip
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         level, frame = level + 1, frame.f_back
@@ -110,7 +112,7 @@ def underflow_is_zero(function: Callable[_P, _T]) -> Callable[_P, _T]:
     the caller has set them.
     """
 
-    @wraps(function)
+    @functools.wraps(function)
     def quiet(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         with np.errstate(under="ignore"):
             return function(*args, **kwargs)

@@ -476,6 +476,14 @@ def test_the_interval_holds_the_reduction_on_other_rows():
 # ---- what tables and units make of labels ----
 
 
+def test_warnings_of_what_is_computed_when_asked_for_are_of_the_users_line():
+    X_P, X_H, y = data(0)
+    faded = ic.linear.fade(X_P, X_H, y == 1, tau=1e40, form="whitened")
+    with pytest.warns(ic.AccuracyWarning) as told:
+        _ = faded.kappa_P
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_a_column_of_labels_names_classes_too():
     X_P, X_H, y = data(0)
     by_row = ic.linear.fade(X_P, X_H, y)
