@@ -149,6 +149,19 @@ def test_targets_of_any_kind_and_adam():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e160, 1e308])
+@pytest.mark.parametrize("hessian", ["full", "batch"])
+def test_the_unit_of_harmful_targets_is_none_of_its_business(unit, hessian):
+    X_P, y_P, X_H, _ = tasks()
+    y_H = 1.5 + np.sin(X_H[:, 0]) / 10
+    keywords = {"lr": 1e-2, "steps": 5, "batch_size": 20, "hessian": hessian}
+    one, other = (
+        ic.immunize.alignment(X_P, y_P, X_H, y_H * scale, **keywords) for scale in (1.0, unit)
+    )
+    np.testing.assert_allclose(other.theta, one.theta, rtol=1e-9, atol=1e-12)
+
+
 def test_a_condition_number_that_falls_is_no_news():
     # Labels along the mean, which dominates the uncentred Hessian: it gets better conditioned.
     rng = np.random.default_rng(1)

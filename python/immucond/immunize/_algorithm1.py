@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from .._errors import underflow_is_zero
@@ -295,6 +296,6 @@ def _labelled(problem: Problem, setup: Setup, y_H: npt.ArrayLike) -> Problem:
     labels = labels_of(y_H, problem.inputs_H.shape[0], "y_H", "X_H")
     return replace(
         problem,
-        harmful_loss=SquaredLoss(centred(problem.inputs_H), centred(labels)),
+        harmful_loss=SquaredLoss(centred(problem.inputs_H), centred(labels / np.abs(labels).max())),
         given=problem.given | {"y_H": labels},
     )
