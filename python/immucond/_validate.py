@@ -90,7 +90,7 @@ def as_matrices(x: npt.ArrayLike, name: str) -> Array:
     return array
 
 
-def as_float64(x: npt.ArrayLike, name: str, *, ndim: int = 2) -> FloatArray:
+def as_float64(x: npt.ArrayLike, name: str, *, ndim: int | None = 2) -> FloatArray:
     """`as_array`, converted to float64 and checked to be finite."""
     array: FloatArray = as_array(x, name, ndim=ndim).astype(np.float64, copy=False)
     finite = np.isfinite(array)

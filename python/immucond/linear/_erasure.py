@@ -72,10 +72,10 @@ class Erasure(Worths):
         return np.asarray(self.left @ self.right.T)
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return np.asarray((np.asarray(Z, dtype=np.float64) @ self.left) @ self.right.T)
+        return np.asarray((as_float64(Z, "Z", ndim=None) @ self.left) @ self.right.T)
 
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        return np.asarray(self.left @ (self.right.T @ np.asarray(omega, dtype=np.float64)))
+        return np.asarray(self.left @ (self.right.T @ as_float64(omega, "omega", ndim=None)))
 
     # NumPy leaves the product Z @ erasure to us.
     __array_ufunc__ = None

@@ -14,7 +14,7 @@ from .._condition import condition_number
 from .._display import Columns, Tabular, by_task
 from .._rank import default_rtol
 from .._task import Root
-from .._validate import FloatArray
+from .._validate import FloatArray, as_float64
 from ._alignment_limit import live_null_basis, one_or_all, orthonormal, protection
 from ._factored import Factored
 from ._labelled import LabelledTask
@@ -77,7 +77,7 @@ class FadeMap(Tabular):
 
     def solve(self, omega: npt.ArrayLike) -> FloatArray:
         """Return ``A^-1 omega`` without forming the inverse."""
-        head = _real(omega, "omega")
+        head = as_float64(omega, "omega", ndim=None)
         if head.ndim not in (1, 2) or head.shape[0] != self.shape[0]:
             raise ValueError(f"omega must have {self.shape[0]} rows, and has shape {head.shape}")
         if math.isinf(self.tau):
@@ -93,10 +93,10 @@ class FadeMap(Tabular):
         return np.asarray(Z - share * ((Z @ self.left) @ self.right.T))
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return self._right_of(_real(Z, "Z"))
+        return self._right_of(as_float64(Z, "Z", ndim=None))
 
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        head = _real(omega, "omega")
+        head = as_float64(omega, "omega", ndim=None)
         if self.whitening is not None:
             return np.asarray(self.whitening @ head)
         share = 1.0 - 1.0 / math.sqrt(self.tau)
@@ -196,13 +196,6 @@ class FadeMap(Tabular):
         count = len(self._tasks)  # the others are of the primary task, the same for each
         primary = {name: (getattr(self, name),) * count for name in ("kappa_P_before", "kappa_P")}
         return by_task(told | primary)
-
-
-def _real(A: npt.ArrayLike, name: str) -> FloatArray:
-    given = np.asarray(A)
-    if given.dtype.kind == "c":
-        raise TypeError(f"{name} must be real, and is {given.dtype}")
-    return given.astype(np.float64, copy=False)
 
 
 def _told(value: float | tuple[float, ...]) -> str:
