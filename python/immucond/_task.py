@@ -29,7 +29,7 @@ from ._rank import (
 )
 from ._svd import svd
 from ._triangle import triangular
-from ._validate import FloatArray, as_float64, as_matrix
+from ._validate import Array, FloatArray, as_float64, as_matrix
 
 RankFrom = Literal["X", "K", "given"]
 Given = npt.ArrayLike | None
@@ -207,8 +207,11 @@ class Root:
             return self.rank
         if self.rank == self.dim:
             return int(span.shape[1])
-        cosines = np.linalg.svd(self.range_basis.T @ span, compute_uv=False)
-        return int(np.count_nonzero(cosines > default_rtol(span.shape, np.float64)))
+        # Rounding turns weak directions of the range most, and what they are seen by least.
+        seen = np.linalg.svd(self.matrix @ span, compute_uv=False)
+        rounding = min(self.rtol * float(self.sigma[0]), self.smallest / 2.0)
+        counted = self.rank + span.shape[1] - self.dim  # that many dimensions are shared
+        return max(counted, int(np.count_nonzero(seen > rounding)))
 
 
 def squared_ratio(largest: float, smallest: float, name: str) -> float:
@@ -227,9 +230,9 @@ def span_of(theta: FloatArray) -> FloatArray | None:
     return None if rank == theta.shape[0] else svd(theta)[0][:, :rank]
 
 
-def with_ones(X: FloatArray) -> FloatArray:
+def with_ones(X: Array) -> Array:
     """Return the rows with an input of ones at the end, whose row of theta is a bias."""
-    return np.hstack([X, np.ones((X.shape[0], 1))])
+    return np.hstack([X, np.ones((X.shape[0], 1), X.dtype)])
 
 
 def root_of_inputs(

@@ -80,3 +80,96 @@ def test_sums_in_float32_have_their_own_rounding():
     """A Gram matrix whose dtype is float32 shows less than its features do."""
     K = ic.gram(features(0).astype(float))
     assert ic.linear.immunity(np.eye(D), K_P=K.astype(np.float32), K_H=np.eye(D)).rank_P < D
+
+
+@pytest.mark.filterwarnings("ignore:the rank of X_")  # which half precision tells
+@pytest.mark.parametrize(
+    ("dtype", "weak"), [(np.float16, 1.0), (np.float32, 1.0), (np.float64, 1e-6)]
+)
+@pytest.mark.parametrize("gram", [False, True])
+def test_the_rank_under_fewer_columns_knows_how_far_rounding_turned_the_range(dtype, weak, gram):
+    """Two columns that depend on each other to rounding are one feature, of condition number 1."""
+    rng = np.random.default_rng(0)
+    given = {}
+    for task in "PH":
+        a, b = rng.normal(size=(2, 100))
+        X = np.stack([a, 2.1 * a, weak * b], axis=1).astype(dtype)
+        given |= {f"K_{task}": ic.gram(X.astype(float))} if gram else {f"X_{task}": X}
+    theta = np.eye(3)[:, :2]
+    told = ic.linear.immunity(theta, **given, computed_in=dtype)
+    assert (told.rank_P, told.rank_H) == (1, 1)
+    assert (told.kappa_P, told.kappa_H) == (1.0, 1.0)
+    if gram and dtype is np.float64:
+        assert ic.linear.majorization(theta, given["K_P"]).kappa == 1.0
+        with pytest.raises(ic.DegenerateSpectrumError, match="all 1 nonzero"):
+            ic.linear.step_interval(ic.r_ill, theta=theta, gram=given["K_P"])
+
+
+# ---- results, of rows in single precision that use four directions of six ----
+
+
+def single(seed):
+    """Rows of both tasks in float32, the same in float64, and harmful labels."""
+    rng = np.random.default_rng(seed)
+    basis = rng.normal(size=(4, 6))
+    exact = [rng.normal(size=(rows, 4)) @ basis for rows in (200, 200)]
+    return [X.astype(np.float32) for X in exact], exact, rng.integers(2, size=200)
+
+
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")
+@pytest.mark.parametrize("method", ["closed_form", "fade", "published"])
+def test_results_know_the_precision_of_the_rows_that_they_measure(method):
+    (X_P, X_H), (P, H), y_H = single(0)
+    y_P = P[:, 0] > 0
+    result = {
+        "closed_form": lambda: ic.immunize.closed_form(X_P, y_P, X_H),
+        "fade": lambda: ic.immunize.fade(X_P, y_P, X_H, y_H),
+        "published": lambda: ic.immunize.published(X_P, y_P, X_H, epochs=1),
+    }[method]()
+    bias = result.bias if result.bias is not None else np.zeros(6)
+    rank = 4 if result.bias is None else 5
+    for told in (result.report, result.measure(X_P, X_H)):
+        assert (told.rank_P, told.rank_H) == (rank, rank)
+        for X, kappa in ((P, told.kappa_P), (H, told.kappa_H)):
+            s = np.linalg.svd(X @ result.theta + bias, compute_uv=False)
+            assert kappa == pytest.approx((s[0] / s[rank - 1]) ** 2, rel=1e-3)
+    Z, y = H - H.mean(0), y_H - y_H.mean()
+    explained = np.sum((np.linalg.svd(Z)[0][:, :4].T @ y) ** 2) / (y @ y)
+    told = result.alignment(X_H, y_H)
+    assert told.rank == 4
+    assert told.explained == pytest.approx(explained, rel=1e-4)
+    top = np.linalg.norm(Z @ result.theta, 2) ** 2
+    seen = np.sum((result.theta.T @ Z.T @ y) ** 2) / (top * explained * (y @ y))
+    assert told.rho == pytest.approx(seen, rel=1e-3)
+    assert result.alignment(X_H, y_H, center=False).rank == rank
+
+
+@pytest.mark.filterwarnings("ignore:the harmful task got easier")
+def test_the_published_history_is_relative_to_the_rank_of_the_rows():
+    (X_P, X_H), (P, H), _ = single(1)
+    keywords = {"epochs": 1, "batch_size": 50, "lambda_P": 1.0, "lambda_H": 1.0}
+    one = ic.immunize.published(X_P, P[:, 0] > 0, X_H, **keywords).history["rir"]
+    other = ic.immunize.published(P, P[:, 0] > 0, H, **keywords, computed_in=np.float32).history[
+        "rir"
+    ]
+    np.testing.assert_allclose(one, other, rtol=1e-2)
+    rows = np.random.default_rng([0, 0, 0]).permutation(200)[:50]
+    s = [np.linalg.svd(X[rows], compute_uv=False) for X in (P, H)]
+    identity = [(x[0] / x[3]) ** 2 for x in s]
+    kappas = [
+        ic.immunize.published(X_P, P[:, 0] > 0, X_H, **keywords).history[f"kappa_{task}"][0]
+        for task in "PH"
+    ]
+    assert one[0] == pytest.approx(kappas[1] / identity[1] / (kappas[0] / identity[0]), rel=1e-3)
+
+
+def test_the_rank_that_is_known_is_that_of_the_centred_features():
+    """Their mean has a direction of its own."""
+    rng = np.random.default_rng(2)
+    Z = np.hstack([rng.normal(size=(60, 2)), np.full((60, 1), 2.0)])
+    y = rng.normal(size=60) + 1.0
+    told = ic.linear.alignment(Z, y, rank=2)
+    seen = np.linalg.lstsq(Z, y, rcond=None)[0] @ Z.T
+    uncentred = np.sum((Z.T @ y) ** 2) / (np.linalg.norm(Z, 2) ** 2 * (seen @ seen))
+    assert told.rho_uncentred == pytest.approx(uncentred, rel=1e-12)
+    assert told == ic.linear.alignment(Z, y)

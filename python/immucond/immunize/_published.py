@@ -15,7 +15,7 @@ from .._extreme import feature_extreme_pairs
 from .._regularizers import SpectralRegularizer
 from .._task import with_ones
 from .._two_tasks import roots
-from .._validate import FloatArray, as_count, as_float64
+from .._validate import FloatArray, as_count, as_float64, as_matrix
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
 from ._hessians import BatchHessian, LowRank
@@ -120,7 +120,9 @@ def published(
     kept = np.arange(paired)
     primary = replace(whole.rows(kept), X=with_ones(inputs_P[:paired]))
     ones_H = with_ones(inputs_H[:paired])
-    P, H = roots(primary.X, ones_H, None, None, computed_in=computed_in)
+    given_P, given_H = (with_ones(as_matrix(X, "X")[:paired]) for X in (X_P, X_H))
+    P, H = roots(given_P, given_H, None, None, computed_in=computed_in)
+    dtypes = given_P.dtype, given_H.dtype
     drawn = entropy(seed)
     rng = np.random.default_rng(drawn)
     reach = 1.0 / math.sqrt(d)
@@ -128,7 +130,7 @@ def published(
         P=P, H=H, loss=primary, inputs_H=ones_H, theta=rng.uniform(-reach, reach, size=(d + 1, d)),
         omega=rng.normal(size=(d, primary.heads)), seed=drawn, batch_size=size,
         full_hessians=False, ridge=(float(pair[0]), float(pair[1])),
-        computed_in=(computed_in, computed_in), single=np.ndim(y_P) == 1,
+        computed_in=dtypes if computed_in is None else (computed_in,) * 2, single=np.ndim(y_P) == 1,
         given={"X_P": inputs_P, "y_P": whole.targets, "X_H": inputs_H},
     )  # fmt: skip
     terms = [
@@ -147,9 +149,13 @@ class _Problem(Problem):
         assert self.batch_size is not None
         index = Batches(self.loss.X.shape[0], self.batch_size, self.seed, 0)(step)
         P, H = (
-            _Hessian(X[index], root.name, min(root.rank, self.theta.shape[1]), ridge)
-            for X, root, ridge in zip(
-                (self.loss.X, self.inputs_H), (self.P, self.H), self.ridge, strict=True
+            _Hessian(X[index], root.name, min(root.rank, self.theta.shape[1]), dtype, ridge)
+            for X, root, dtype, ridge in zip(
+                (self.loss.X, self.inputs_H),
+                (self.P, self.H),
+                self.computed_in,
+                self.ridge,
+                strict=True,
             )
         )
         return Rows(self.loss.rows(index), (P, H), None)
@@ -164,9 +170,10 @@ class _Problem(Problem):
 class _Hessian(BatchHessian):
     """With the preconditioner on the side of the features, and none for the bias."""
 
-    def __init__(self, X: FloatArray, name: str, most: int, ridge: float) -> None:
-        super().__init__(X, name, most, None, None, None, ridge)
-        self.kappa_identity = float(feature_extreme_pairs(X[:, :-1]).condition_number)
+    def __init__(self, X: FloatArray, name: str, most: int, computed_in: Any, ridge: float) -> None:
+        super().__init__(X, name, most, computed_in, None, None, ridge)
+        inputs = feature_extreme_pairs(X[:, :-1], computed_in=computed_in)
+        self.kappa_identity = float(inputs.condition_number)
 
     def _step(self, A: FloatArray, Vt: FloatArray) -> LowRank:
         inputs = self._X[:, :-1]

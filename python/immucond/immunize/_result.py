@@ -15,11 +15,10 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Plotted, history_columns, history_curves
 from .._files import whole
 from .._format import not_harder
-from .._task import with_ones
-from .._two_tasks import Ranks, roots
-from .._validate import FloatArray, as_float64, plain
-from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment
-from ..linear.of_roots import report_of
+from .._task import span_of, with_ones
+from .._two_tasks import Ranks
+from .._validate import FloatArray, as_float64, as_matrix, plain
+from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment, immunity
 
 HISTORY = "history/"  # before the names of its arrays in a file
 _VERSION = 1
@@ -106,18 +105,25 @@ class ImmunizationResult(Plotted):
         """Report on other rows or in the ridge convention, relative to the identity.
 
         As :func:`immucond.linear.immunity`, with the bias where there is one: it is the row of
-        theta that belongs to an input of ones.
+        theta that belongs to an input of ones, which the ranks then count.
         """
-        P, H = as_float64(X_P, "X_P"), as_float64(X_H, "X_H")
-        if self.bias is None:
-            exact = roots(P, H, None, None, ranks=ranks, computed_in=computed_in)
-            return report_of(*exact, self.theta, None, ridge)
-        exact = roots(with_ones(P), with_ones(H), None, None, computed_in=computed_in)
-        reference = np.eye(P.shape[1] + 1, P.shape[1])
-        return report_of(*exact, np.vstack([self.theta, self.bias]), reference, ridge)
+        theta, reference = self.theta, None
+        if self.bias is not None:
+            X_P, X_H = with_ones(as_matrix(X_P, "X_P")), with_ones(as_matrix(X_H, "X_H"))
+            theta, reference = np.vstack([theta, self.bias]), np.eye(len(theta) + 1, len(theta))
+        return immunity(
+            theta, X_P, X_H, ridge=ridge, reference=reference, ranks=ranks, computed_in=computed_in
+        )
 
     def alignment(self, X_H: npt.ArrayLike, y_H: npt.ArrayLike, **options: Any) -> Alignment:
-        """Label alignment of the harmful task in these features; see `linear.alignment`."""
+        """Label alignment of the harmful task in these features; see `linear.alignment`.
+
+        Their rank is that of the inputs where theta is invertible: no scale in it can hide it.
+        """
+        options = {"computed_in": as_matrix(X_H, "X_H").dtype} | options
+        shifted = self.bias is not None and not options.get("center", True)
+        if "rank" not in options and span_of(self.theta) is None and not shifted:
+            options["rank"] = alignment(X_H, y_H, **options).rank
         return alignment(self.features(X_H), y_H, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -84,7 +84,7 @@ def alignment(
         In place of Z and Y: ``Z^T Z``, ``Z^T Y`` and ``||Y||_F^2``, of centred Z and Y. Without the
         energy, `explained` is not known, nor whether b is more than rounding.
     rank : int, optional
-        Rank of the (centred) features, where it is known.
+        Rank of the (centred) features, where it is known; `rho_uncentred` has one of its own.
     computed_in : dtype_like, optional
         Precision in which the features were computed, where it is not their dtype.
 
@@ -120,7 +120,8 @@ def alignment(
     def task(centre: bool) -> LabelledTask:
         (only,) = tasks_of(
             None if Z is None else _one(Z), Y, None if K is None else _one(K), b, energy,
-            names=("Z", "Y", "K", "b", "energy"), center=centre, rank=rank, computed_in=computed_in,
+            names=("Z", "Y", "K", "b", "energy"), center=centre, computed_in=computed_in,
+            rank=rank if centre == bool(center) else None,
         )  # fmt: skip
         return only
 
