@@ -162,6 +162,21 @@ def test_the_unit_of_harmful_targets_is_none_of_its_business(unit, hessian):
     np.testing.assert_allclose(other.theta, one.theta, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("preconditioner", [None, "projected", "ridge"])
+@pytest.mark.parametrize(
+    "batches", [{}, {"batch_size": 50}, {"batch_size": 50, "hessian": "batch"}]
+)
+def test_rounding_of_rows_in_single_precision_is_no_direction(preconditioner, batches):
+    """The pseudo-inverse made it 1e7 times as large."""
+    rng = np.random.default_rng(0)
+    X_P, X_H = rng.normal(size=(200, 6)), rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6))
+    y_P, y_H = X_P[:, 0], rng.integers(2, size=200)
+    keywords = {"lr": 1e-2, "steps": 5, "preconditioner": preconditioner, "ridge": 1e-3, **batches}
+    one, other = (ic.immunize.alignment(X_P, y_P, X, y_H, **keywords)
+                  for X in (X_H, X_H.astype(np.float32)))  # fmt: skip
+    np.testing.assert_allclose(other.theta, one.theta, atol=1e-5)
+
+
 def test_a_condition_number_that_falls_is_no_news():
     # Labels along the mean, which dominates the uncentred Hessian: it gets better conditioned.
     rng = np.random.default_rng(1)

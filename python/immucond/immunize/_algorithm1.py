@@ -277,25 +277,23 @@ def alignment(
             "log rho is no function of the Hessian alone, so that no inverse cancels"
         )
     setup = Setup.of(locals(), y_H=None)
-    problem = _labelled(problem_of(setup), setup, y_H)
+    problem, rank = _labelled(problem_of(setup), setup, y_H)
     terms = [
         PrimaryLoss("loss", 1.0),
-        LabelAlignment.of(problem, setup.lambda_H),
+        LabelAlignment.of(problem, setup.lambda_H, rank),
         Conditioning("well", 0.0, 0),
         Conditioning("ill", 0.0, 1),
     ]
     return run(alignment, setup, problem, terms, lower=("lr", "lambda_H"), by_kappa=False)
 
 
-def _labelled(problem: Problem, setup: Setup, y_H: npt.ArrayLike) -> Problem:
-    """Problem whose harmful rows carry their labels, both centred."""
+def _labelled(problem: Problem, setup: Setup, y_H: npt.ArrayLike) -> tuple[Problem, int]:
+    """Problem whose harmful rows carry their labels, both centred, and the rank of these rows."""
     names = ("X_H", "y_H")
     task = task_of_inputs(setup.X_H, y_H, names, computed_in=setup.computed_in)
     if task.reached == 0.0:
         raise ValueError("X_H does not see its labels, X_H^T y_H is 0: there is nothing to align")
     labels = labels_of(y_H, problem.inputs_H.shape[0], "y_H", "X_H")
-    return replace(
-        problem,
-        harmful_loss=SquaredLoss(centred(problem.inputs_H), centred(labels / np.abs(labels).max())),
-        given=problem.given | {"y_H": labels},
-    )
+    loss = SquaredLoss(centred(problem.inputs_H), centred(labels / np.abs(labels).max()))
+    given = problem.given | {"y_H": labels}
+    return replace(problem, harmful_loss=loss, given=given), task.rank

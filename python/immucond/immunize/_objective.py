@@ -163,6 +163,8 @@ class LabelAlignment(Term):
     ----------
     preconditioner, ridge
         Which step.
+    rank : int
+        Of the centred inputs of all rows: a batch has no more.
     whole : Loss or None
         Centred inputs and labels of all rows, condensed; None for those of each batch.
     back : (d, n) array or None
@@ -171,18 +173,20 @@ class LabelAlignment(Term):
 
     preconditioner: Preconditioner | None
     ridge: float
+    rank: int
     whole: Loss | None
     back: FloatArray | None
 
     @classmethod
-    def of(cls, problem: Problem, weight: float) -> LabelAlignment:
+    def of(cls, problem: Problem, weight: float, rank: int) -> LabelAlignment:
         """On a problem whose harmful rows carry labels."""
         assert problem.harmful_loss is not None
         kind, ridge = problem.preconditioner, problem.ridge[1]
         if not problem.full_hessians:
-            return cls("alignment", weight, kind, ridge, None, None)
+            return cls("alignment", weight, kind, ridge, rank, None, None)
         whole = problem.harmful_loss.whole()
-        return cls("alignment", weight, kind, ridge, whole, _back(whole.X, kind, ridge))
+        back = _back(whole.X, kind, ridge, rank)
+        return cls("alignment", weight, kind, ridge, rank, whole, back)
 
     def __call__(
         self, theta: FloatArray, omega: FloatArray, rows: Rows, starts: Starts,  # noqa: ARG002
@@ -196,7 +200,7 @@ class LabelAlignment(Term):
                     f"the {task.targets.shape[0]} harmful rows of a batch have one label: give a "
                     "larger batch_size, or hessian='full'"
                 )
-            back = _back(centred(task.X), self.preconditioner, self.ridge)
+            back = _back(centred(task.X), self.preconditioner, self.ridge, self.rank)
         rho, by_features = r_align.value_and_grad_features(
             task.X @ theta, task.targets, center=self.whole is None
         )
@@ -205,12 +209,14 @@ class LabelAlignment(Term):
         return Contribution({"rho": rho}, back @ (by_features / rho))
 
 
-def _back(X: FloatArray, preconditioner: Preconditioner | None, ridge: float) -> FloatArray:
+def _back(
+    X: FloatArray, preconditioner: Preconditioner | None, ridge: float, rank: int
+) -> FloatArray:
     """``X^T``, ``X^+`` or ``(X^T X + ridge I)^-1 X^T``, through (n, n) matrices."""
     if preconditioner is None:
         return X.T
     U, s, Wt = svd(X, full_matrices=False)
-    k = int(np.count_nonzero(s > default_rtol(X.shape, np.float64) * s[0]))
+    k = min(rank, int(np.count_nonzero(s > default_rtol(X.shape, np.float64) * s[0])))
     added = ridge if preconditioner == "ridge" else 0.0
     return np.asarray((Wt[:k].T * (s[:k] / (s[:k] ** 2 + added))) @ U[:, :k].T)
 
