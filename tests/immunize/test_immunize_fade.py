@@ -39,6 +39,20 @@ def test_predictions_stay_on_any_row():
     assert result.parameters["tau"] == 1e4
 
 
+def test_no_head_hides_behind_another_of_larger_targets():
+    """One does not use what fades, and is exact; the other is nothing else, and rounding alone."""
+    X_P, _, X_H, y_H = tasks()
+    faded = ic.linear.fade(X_P, X_H, y_H == 0, tau=1e31)
+    small = 1e-14 * X_P @ faded.left[:, 0]
+    large = X_P @ np.linalg.svd(faded.right.T)[2][-1]
+    for y_P in (small, np.column_stack([large, small]), np.column_stack([0 * large, small])):
+        with pytest.raises(ValueError, match="rounding would change the primary predictions by"):
+            ic.immunize.fade(X_P, y_P, X_H, y_H == 0, tau=1e31)
+    kept = np.column_stack([large, 0 * large])
+    result = ic.immunize.fade(X_P, kept, X_H, y_H == 0, tau=1e31)
+    np.testing.assert_allclose(result.features(X_P) @ result.omega, kept, atol=1e-9)
+
+
 def test_gradient_descent_on_the_harmful_labels_is_as_slow_as_rho_says():
     X_P, y_P, X_H, y_H = tasks()
     result = ic.immunize.fade(X_P, y_P, X_H, y_H)

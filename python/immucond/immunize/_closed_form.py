@@ -207,8 +207,9 @@ def _refuse_changed(
 ) -> None:
     """Refuse an extractor so ill-conditioned that its head changes the primary predictions."""
     before = X @ omega_0
+    size = np.max(np.abs(before), axis=0)  # of each head, whatever the units of others
     with np.errstate(over="ignore", invalid="ignore"):
-        change = np.max(np.abs((X @ theta) @ omega - before)) / (np.max(np.abs(before)) or 1.0)
+        change = np.max(np.abs((X @ theta) @ omega - before) / np.where(size > 0.0, size, 1.0))
         if not change <= _TOLERANCE:
             raise ValueError(
                 f"rounding would change the primary predictions by {change:.2g} of their size, "
