@@ -117,7 +117,7 @@ class FadeMap(Tabular):
 
     @cached_property
     def rho(self) -> float | tuple[float, ...]:
-        """Alignment of the harmful labels with the features under the map; 0 where erased."""
+        """Alignment of the harmful labels with the features under the map; 0 or rounding if erased."""
         return one_or_all([self._rho_of(task) for task in self._tasks])
 
     def _rho_of(self, task: LabelledTask) -> float:
