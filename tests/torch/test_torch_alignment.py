@@ -58,6 +58,9 @@ def test_classes_are_their_one_hot_columns():
     expected = ict.r_align(Z, one_hot)
     torch.testing.assert_close(ict.r_align(Z, y), expected)
     torch.testing.assert_close(ict.r_align(Z, y.to(torch.uint8), classes=7), expected)
+    torch.testing.assert_close(ict.r_align(Z, y.to(torch.uint16)), expected)
+    with pytest.raises(ValueError, match=r"Y must name classes from 0 to \d, and holds -9\d"):
+        ict.r_align(Z, y - 99)
     torch.testing.assert_close(ict.RAlign(classes=3, log=False)(Z, y), expected)
     torch.testing.assert_close(ict.RAlign()(Z, y), expected.log())
     assert expected.item() == pytest.approx(ic.r_align(Z.numpy(), one_hot.numpy()), rel=1e-11)

@@ -184,8 +184,9 @@ def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
                 f"Y must name one class a row, of shape {tuple(Z.shape[:-1])} for Z of shape "
                 f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
             )
-        most = 1 + int(Y.max()) if classes is None else as_count(classes, "classes", least=2)
-        columns: Tensor = _one_hot(Y.long(), most)
+        labels = Y.long()  # not every dtype of integers has a maximum
+        known = max(2, 1 + int(labels.max())) if classes is None else classes
+        columns: Tensor = _one_hot(labels, as_count(known, "classes", least=2))
         return columns
     check_tensor(Y, "Y")
     if Y.shape[:-1] != Z.shape[:-1]:
