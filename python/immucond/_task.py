@@ -211,7 +211,7 @@ class Root:
         seen = np.linalg.svd(self.matrix @ span, compute_uv=False)
         rounding = min(self.rtol * float(self.sigma[0]), self.smallest / 2.0)
         counted = self.rank + span.shape[1] - self.dim  # that many dimensions are shared
-        return max(counted, int(np.count_nonzero(seen > rounding)))
+        return int(max(counted, np.count_nonzero(seen > rounding)))
 
 
 def squared_ratio(largest: float, smallest: float, name: str) -> float:

@@ -151,6 +151,12 @@ def test_qr_keeps_the_digits_that_gram_matrices_lose(tmp_path, capsys):
     assert re.search("is not determined.*--through qr", capsys.readouterr().out, re.DOTALL)
 
 
+def test_a_delta_below_zero_is_refused_by_name(tmp_path, inputs):
+    names = [write(tmp_path / f"{n}.npy", X) for n, X in zip("ph", inputs, strict=True)]
+    with pytest.raises(ValueError, match="delta must be a number >= 0"):
+        limit.run(limit.Settings(*names, delta=(0.0, -1.0)))
+
+
 def test_figure_has_labels():
     settings = limit.Settings(primary="", harmful="", points=5)
     task = limit.Task("f", 3, 2, "float64", root_of_gram(np.eye(2), "K"))

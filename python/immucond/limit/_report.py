@@ -16,6 +16,7 @@ from .._rank import default_rtol
 from .._show import LIMIT_SYMBOLS, empty_table, print_style
 from .._task import Root, root_of_gram, root_of_inputs, warn_if_lost
 from .._triangle import TriangleAccumulator
+from .._validate import as_delta
 from ..linear import Frontier, ImmunityLimit, NoiseCurve
 from ..linear.of_roots import frontier_of, limit_of, noise_curve_of, usual_variances
 from ._rows import Rows, open_rows
@@ -130,12 +131,13 @@ def run(settings: Settings, progress: Progress | None = None) -> Result:
         for rows, rank in zip(opened, settings.ranks, strict=True)
     )
     exact = primary.root, harmful.root
-    P, H = (root.plus(delta) for root, delta in zip(exact, settings.delta, strict=True))
+    deltas = as_delta(settings.delta)
+    P, H = (root.plus(delta) for root, delta in zip(exact, deltas, strict=True))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
         warn_if_lost(*exact)
         limit = limit_of(*exact)
-        line = frontier_of(P, H, np.geomspace(1.0, P.kappa, settings.points), settings.delta)
+        line = frontier_of(P, H, np.geomspace(1.0, P.kappa, settings.points), deltas)
         noise = noise_curve_of(
             *exact,
             (primary.rows, harmful.rows),

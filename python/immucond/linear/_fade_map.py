@@ -117,7 +117,7 @@ class FadeMap(Tabular):
 
     @cached_property
     def rho(self) -> float | tuple[float, ...]:
-        """Alignment of the harmful labels with the features under the map; 0 or rounding if erased."""
+        """Alignment of the harmful labels under the map; 0, but for rounding, where erased."""
         return one_or_all([self._rho_of(task) for task in self._tasks])
 
     def _rho_of(self, task: LabelledTask) -> float:
