@@ -501,6 +501,13 @@ def test_maps_take_the_rows_that_the_library_takes():
                 A @ bad.T
 
 
+def test_it_is_at_most_1_where_all_features_are_one():
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        Z, y = np.outer(rng.normal(size=9), rng.normal(size=3)), rng.normal(size=(9, 2))
+        assert 1.0 - 1e-12 < ic.linear.alignment(Z, y).rho <= 1.0
+
+
 def test_a_column_of_labels_names_classes_too():
     X_P, X_H, y = data(0)
     by_row = ic.linear.fade(X_P, X_H, y)

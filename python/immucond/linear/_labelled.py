@@ -109,7 +109,8 @@ class LabelledTask:
         top = float(np.linalg.norm(RA, 2))
         if top == 0.0 or self.reached == 0.0:
             return 0.0
-        return float(np.sum(((RA / top).T @ self.labels) ** 2)) / self.reached
+        seen = np.sum(((RA / top).T @ self.labels) ** 2) / self.reached
+        return float(np.minimum(1.0, seen))  # by rounding more; NaN stays
 
 
 def _independent(A: FloatArray, rounding: float = 0.0) -> FloatArray:
