@@ -172,9 +172,11 @@ def test_rounding_of_rows_in_single_precision_is_no_direction(preconditioner, ba
     X_P, X_H = rng.normal(size=(200, 6)), rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6))
     y_P, y_H = X_P[:, 0], rng.integers(2, size=200)
     keywords = {"lr": 1e-2, "steps": 5, "preconditioner": preconditioner, "ridge": 1e-3, **batches}
-    one, other = (ic.immunize.alignment(X_P, y_P, X, y_H, **keywords)
-                  for X in (X_H, X_H.astype(np.float32)))  # fmt: skip
-    np.testing.assert_allclose(other.theta, one.theta, atol=1e-5)
+    single = X_H.astype(np.float32)
+    one = ic.immunize.alignment(X_P, y_P, X_H, y_H, **keywords)
+    for X, told in ((single, {}), (single.astype(float), {"ranks": (6, 4)})):
+        other = ic.immunize.alignment(X_P, y_P, X, y_H, **keywords, **told)
+        np.testing.assert_allclose(other.theta, one.theta, atol=1e-5)
 
 
 def test_a_condition_number_that_falls_is_no_news():

@@ -296,4 +296,4 @@ def _labelled(problem: Problem, setup: Setup, y_H: npt.ArrayLike) -> tuple[Probl
     labels = labels_of(y_H, problem.inputs_H.shape[0], "y_H", "X_H")
     loss = SquaredLoss(centred(problem.inputs_H), centred(labels / np.abs(labels).max()))
     given = problem.given | {"y_H": labels}
-    return replace(problem, harmful_loss=loss, given=given), task.rank
+    return replace(problem, harmful_loss=loss, given=given), min(task.rank, problem.H.rank)
