@@ -250,7 +250,9 @@ def root_of_inputs(
     _, s, vt = svd(unit, full_matrices=True)
     sigma = np.zeros(vt.shape[0])
     sigma[: s.size] = s / s[0]
-    found, rtol = numerical_rank(sigma, rule), tolerance_at(sigma, rule)
+    found = numerical_rank(sigma, rule)
+    # What a known rank leaves out is rounding too.
+    rtol = max(tolerance_at(sigma, rule), float(sigma[found:].max(initial=0.0)))
     sigma = _cut(sigma, found, name)
     return Root(
         dim=sigma.size,
@@ -295,13 +297,21 @@ def root_of_gram(
         kappa=1.0 / ratio,
         rank=found,
         rank_from="given" if rule.rank else "K",
-        rtol=float(np.sqrt(tolerance)),
+        rtol=float(np.sqrt(max(tolerance, _left_out(unit, rule.rank)))),
         rounding=max(rounding, tolerance, 0.0 if determined else ratio),
         name=name,
         decompose=partial(_decompose, unit, float(ratio), found, name),
         factor=factor,
         warning=cut_off(name, found, size, rule),
     )
+
+
+def _left_out(K: FloatArray, rank: int) -> float:
+    """Largest eigenvalue, relative to the first, beyond a known rank: it is rounding; else 0."""
+    if not 0 < rank < len(K):
+        return 0.0
+    values = np.linalg.eigvalsh(K)
+    return float(values[-rank - 1] / values[-1])
 
 
 def _known(sigma: FloatArray, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:

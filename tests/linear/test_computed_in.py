@@ -105,6 +105,38 @@ def test_the_rank_under_fewer_columns_knows_how_far_rounding_turned_the_range(dt
             ic.linear.step_interval(ic.r_ill, theta=theta, gram=given["K_P"])
 
 
+@pytest.mark.parametrize("noise", [1e-12, 1e-8, 1e-4])
+@pytest.mark.parametrize("gram", [False, True])
+def test_what_a_known_rank_leaves_out_is_rounding(noise, gram):
+    """Rows that use four directions of six: noise in the others is no energy there."""
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(4, 6))
+    P, H = (rng.normal(size=(80, 4)) @ basis for _ in range(2))
+    P, H = P - P.mean(0), H - H.mean(0)
+    y = H[:, 1] - rng.normal(size=80)
+    y -= y.mean()
+    s, vt = np.linalg.svd(P)[1:]
+    F = H @ (vt[:4].T / s[:4])
+    t = np.linalg.svd(F, compute_uv=False)
+    right = (t[0] / t[3]) ** 2 * (s[0] / s[3]) ** 2
+    t = np.linalg.svd(H, compute_uv=False)
+    right /= (t[0] / t[3]) ** 2
+    X_P, X_H = (X + noise * rng.normal(size=X.shape) for X in (P, H))
+    X_H -= X_H.mean(0)
+    both = (
+        {"K_P": ic.gram(X_P), "K_H": ic.gram(X_H)} if gram else {"X_P": X_P, "X_H": X_H}
+    )  # fmt: skip
+    labels = {"b_H": X_H.T @ y} if gram else {"Y_H": y}
+    told = ic.linear.immunity_limit(**both, ranks=(4, 4))
+    assert told.case == "restricted"
+    assert told.rir == pytest.approx(right, rel=100 * noise + 1e-6)
+    if not gram:  # of which a product with labels does not tell how far its rows are rounded
+        assert ic.linear.fade(**both, **labels, ranks=(4, 4)).kappa < 1e3
+    bracket = ic.linear.alignment_limit(**both, **labels, ranks=(4, 4), kappa_P=2.0)
+    assert bracket.case == "restricted"
+    assert 0.0 < bracket.lower <= bracket.attained
+
+
 # ---- results, of rows in single precision that use four directions of six ----
 
 

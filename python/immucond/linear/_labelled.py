@@ -168,7 +168,7 @@ def task_of_inputs(
     if k == 0:
         raise ValueError(f"{names[0]} is constant: centred, its rank is 0")
     labels = seen_labels(u[:, :k].T @ y, s[:k], math.sqrt(energy), given.shape)
-    rtol = max(rtol, noise / float(s[0]))
+    rtol = max(rtol, noise / float(s[0]), float(s[k:].max(initial=0.0) / s[0]))
     parts = (s[:k] / s[0])[:, None] * vt[:k], labels, rtol
     return LabelledTask(
         A.shape[1], energy, names[0], rtol * math.sqrt(energy), partial(_known, parts)
