@@ -12,6 +12,8 @@ from . import _core
 from ._pairs import ExtremePairs, search_from
 from ._validate import FloatArray, as_count
 
+_GRAIN = 2.0**-1074  # to a multiple of which results are rounded
+
 
 class Pair(NamedTuple):
     """The largest eigenpair of a psd operator, its neighbour, and a bound on the value's error."""
@@ -74,15 +76,18 @@ def pairs_of_operator(
     if top.value <= 0.0:
         raise ValueError(f"{name} has rank 0 (its largest singular value is zero)")
     root = float if psd else math.sqrt
-    sigma = root(top.value)
+    sigma = root(top.value)  # in units of 2^exponent, as all until it is told
     other = top.vector if psd else _unit(apply(top.vector))
     sides = ("v", "u") if not wide else ("u", "v")
+    bound_max = top.bound if psd else top.bound / sigma
+    gap_max = 1.0 - root(max(top.next, 0.0)) / sigma if size > 1 else math.inf
     found: dict[str, Any] = {
-        "sigma_max": sigma,
+        "sigma_max": _told(sigma, products.exponent, name),
         f"{sides[0]}_max": top.vector,
         f"{sides[1]}_max": other,
-        "gap_max": 1.0 - root(max(top.next, 0.0)) / sigma if size > 1 else math.inf,
-        "bound_max": top.bound if psd else top.bound / sigma,
+        "gap_max": gap_max,
+        "bound_max": _told(bound_max, products.exponent, name) + _GRAIN,
+        "simple_max": gap_max * sigma > 2 * bound_max,
         "neighbour_max": top.neighbour,
         "neighbour_min": np.empty(0),
         "method": "lanczos",
@@ -91,7 +96,6 @@ def pairs_of_operator(
         "condition_number": None,
         "determined_min": False,
     }
-    found["simple_max"] = found["gap_max"] * sigma > 2 * found["bound_max"]
     found |= dict.fromkeys(("sigma_min", "u_min", "v_min", "gap_min", "simple_min", "bound_min"))
     if inverse is None:
         return ExtremePairs(**found)
@@ -104,46 +108,61 @@ def pairs_of_operator(
     low = _largest(
         inverse_square, solutions, size, search.tol, search.min, seed, times=1 if psd else 2
     )
+    largest = root(abs(low.value))
     if low.bound >= low.value:
         raise ValueError(
             f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
-            f"its largest singular value, {root(abs(low.value)):.3g}, is not determined"
+            f"its largest singular value, {_told(largest, solutions.exponent, 'inverse'):.3g}, is "
+            "not determined"
         )
-    sigma_min = 1.0 / root(low.value)
-    gap = root(low.value) / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
-    bound = 1.0 / root(low.value - low.bound) - sigma_min
+    gap = largest / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
+    bound = 1.0 / root(low.value - low.bound) - 1.0 / largest
+    sigma_min = _told(1.0 / largest, -solutions.exponent, name)
+    bound_min = _told(bound, -solutions.exponent, name) + _GRAIN
+    kappa = sigma * largest
     found |= {
         "sigma_min": sigma_min,
         "v_min": low.vector,
         "u_min": low.vector if psd else _unit(solve_t(low.vector)),
         "gap_min": gap,
-        "simple_min": gap * sigma_min > 2 * bound,
-        "bound_min": bound,
+        "simple_min": gap / largest > 2 * bound,
+        "bound_min": bound_min,
         "neighbour_min": low.neighbour,
-        "determined_min": bound < sigma_min / 2,
+        "determined_min": bound_min < sigma_min / 2,
         "rank": size,
-        "condition_number": max(1.0, sigma / sigma_min),
+        "condition_number": max(1.0, _told(kappa, products.exponent + solutions.exponent, name)),
     }
     return ExtremePairs(**found)
 
 
 class _Products:
-    """Products in float64 that are real and finite, or say whose they are; and how exact."""
+    """Products in float64 that are real and finite, or say whose they are; and how exact.
+
+    They come in units of ``2^exponent``, in which squares stay in the range of float64: that of the
+    first one that is not zero, of a random vector.
+    """
 
     def __init__(self, op: Any, name: str) -> None:
         self._name, self._size = name, max(op.shape)
         declared = getattr(op, "dtype", None)
-        self._precision = _precision(np.float64 if declared is None else declared)
+        self._info = _precision(np.float64 if declared is None else declared)
+        self._exponent: int | None = None
+
+    @property
+    def exponent(self) -> int:
+        """That of the unit."""
+        return self._exponent or 0
 
     @property
     def error(self) -> float:
         """Bound on ``||y - A x|| / (||A|| ||x||)`` for a product y.
 
         ``4 eps sqrt(n)``, and no less than n = 16 has: eps of the worst dtype, declared or
-        returned, and the growth that sums of n rounded terms show. A rounding of x, of the entries
-        or of each component of y stays within.
+        returned (more where its numbers are subnormal), and the growth that sums of n rounded terms
+        show. A rounding of x, of the entries or of each component of y stays within.
         """
-        return 4.0 * self._precision * math.sqrt(max(self._size, 16))
+        subnormal = max(1.0, math.ldexp(float(self._info.tiny), -self.exponent))
+        return 4.0 * float(self._info.eps) * subnormal * math.sqrt(max(self._size, 16))
 
     def of(self, function: Callable[[FloatArray], Any]) -> Callable[[FloatArray], FloatArray]:
         """Check the products of this function."""
@@ -155,19 +174,33 @@ class _Products:
                     f"a product of {self._name} must hold real floating-point numbers, and has "
                     f"dtype {given.dtype}"
                 )
-            self._precision = max(self._precision, _precision(given.dtype))
+            self._info = max(self._info, _precision(given.dtype), key=lambda info: float(info.eps))
             y = given.astype(np.float64).reshape(-1)
             if not np.isfinite(y).all():
                 raise ValueError(f"a product of {self._name} with a finite vector is not finite")
-            return y
+            if self._exponent is None and y.any():
+                self._exponent = int(np.frexp(np.abs(y).max())[1])
+            with np.errstate(under="ignore"):
+                return np.asarray(np.ldexp(y, -self.exponent))
 
         return product
 
 
-def _precision(dtype: Any) -> float:
-    """Spacing of numbers at 1; integers are exact, and nothing stays finer than float64."""
+def _precision(dtype: Any) -> np.finfo[Any]:
+    """Return what is known of a dtype; integers are exact, and nothing is finer than float64."""
     kind = np.dtype(dtype)
-    return float(np.finfo(kind if kind.kind == "f" and kind.itemsize < 8 else np.float64).eps)
+    return np.finfo(kind if kind.kind == "f" and kind.itemsize < 8 else np.float64)
+
+
+def _told(x: float, exponent: int, name: str) -> float:
+    """Return ``2^exponent x``, of the singular values of what is called `name`."""
+    try:
+        return math.ldexp(x, exponent)
+    except OverflowError:
+        raise OverflowError(
+            f"the singular values of {name}, or their ratio, are not representable in float64: one "
+            f"is {x:.6g} * 2^{exponent}"
+        ) from None
 
 
 def _largest(
@@ -181,7 +214,8 @@ def _largest(
     times: int,
 ) -> Pair:
     """Find the largest pair of an operator that takes so many products."""
-    square(np.full(size, 1.0 / math.sqrt(size)))  # shows the dtype of what is returned
+    # Shows the dtype of what is returned, and the unit, as one that hides most of it would not.
+    square(_unit(np.random.default_rng(seed).normal(size=size)))
     while True:
         error = times * products.error
         pair = Pair(

@@ -315,3 +315,36 @@ def test_a_start_that_misses_the_end_is_drawn_anew_by_the_seed():
     assert np.isclose(second.sigma_max, 2.0, rtol=1e-12)
     with pytest.raises(ValueError, match="seed must be at least 0"):
         ic.psd_extreme_pairs(op, seed=-1)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-155, 1e155, 1e170, 1e300])
+@pytest.mark.parametrize("kind", ["psd", "general"])
+def test_the_scale_of_the_products_does_not_matter(kind, scale):
+    find, A = ic.psd_extreme_pairs, spd(6, 50.0)
+    if kind == "general":
+        find, A = ic.extreme_pairs, A[::-1]
+    pairs = find(aslinearoperator(A * scale), inverse=aslinearoperator(np.linalg.inv(A) / scale))
+    s = np.linalg.svd(A, compute_uv=False)
+    assert pairs.sigma_max == pytest.approx(s[0] * scale, rel=1e-13, abs=0.0)
+    assert pairs.sigma_min == pytest.approx(s[-1] * scale, rel=1e-12, abs=0.0)
+    assert pairs.condition_number == pytest.approx(s[0] / s[-1], rel=1e-12)
+    assert pairs.bound_max < 1e-12 * pairs.sigma_max
+    assert pairs.bound_min < 1e-10 * pairs.sigma_min
+    assert pairs.determined_min
+
+
+def test_products_of_subnormal_numbers_keep_few_digits():
+    """Eight multiples of the least float make the largest entry."""
+    s = np.array([8.0, 3.0, 2.0, 1.0]) * 2.0**-1074
+    U = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    operator = LinearOperator(
+        (4, 4), lambda x: s * (U @ x.ravel()), lambda x: U.T @ (s * x.ravel()), dtype=float
+    )
+    pairs = ic.extreme_pairs(operator)
+    assert abs(pairs.sigma_max - s[0]) <= pairs.bound_max
+
+
+def test_a_ratio_beyond_the_range_is_an_overflow_error():
+    H = np.diag([1e200, 1.0, 1e-200])
+    with pytest.raises(OverflowError, match=r"of H, or their ratio, are not representable"):
+        ic.psd_extreme_pairs(aslinearoperator(H), inverse=aslinearoperator(np.linalg.inv(H)))
