@@ -50,9 +50,17 @@ Regularizer regularizer_of(const CoefficientsOf& coefficients) {
     thread_state.ensure();
     const blas::Intermission intermission;  // over before the phase goes on: the GIL
     const py::gil_scoped_acquire acquire;
-    const auto [value, alpha, beta, gamma] =
-        py::cast<std::tuple<double, double, double, double>>(function(spectrum));
-    return Coefficients{value, alpha, beta, gamma};
+    const py::object found = function(spectrum);
+    try {
+      const auto [value, alpha, beta, gamma] =
+          py::cast<std::tuple<double, double, double, double>>(found);
+      return Coefficients{value, alpha, beta, gamma};
+    } catch (const py::cast_error&) {
+      throw py::type_error(
+          "coefficients must return four numbers, (value, alpha, beta, gamma), "
+          "and returned " +
+          std::string(py::repr(found)));
+    }
   };
 }
 

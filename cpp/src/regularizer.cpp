@@ -88,12 +88,16 @@ Evaluation evaluation(const Ends& s, const Coefficients& c, int degree, int expo
 }
 
 /// What every form does first: let the regularizer see the spectrum.
-Coefficients coefficients_at(const Regularizer& r, const Ends& ends, Index p) {
+Coefficients coefficients_at(const Regularizer& r, const Ends& ends, const Request& request) {
+  const Index p = request.p;
   if (p > 0 && p < ends.rank)
     throw std::invalid_argument("p must be at least the rank, " + std::to_string(ends.rank) +
                                 ", and is " + std::to_string(p));
   const Coefficients c = r(ends.spectrum(p));
-  if (!std::isfinite(c.value + c.alpha + c.beta + c.gamma))
+  const bool usable = std::isfinite(c.value) &&
+                      (request.gradient == nullptr ||
+                       (std::isfinite(c.alpha) && std::isfinite(c.beta) && std::isfinite(c.gamma)));
+  if (!usable)
     throw std::overflow_error(
         "the value or the gradient is not representable in float64: sigma_min "
         "is " +
@@ -180,7 +184,7 @@ Coefficients checked_coefficients(BuiltIn regularizer, const Spectrum& s) {
 Evaluation evaluate(const Regularizer& r, const MatrixView& S, const Request& request) {
   const auto decomposition = decompose(S, request.given);
   const Ends& s = decomposition->ends();
-  const Coefficients c = coefficients_at(r, s, request.p);
+  const Coefficients c = coefficients_at(r, s, request);
   const Evaluation result = evaluation(s, c, request.degree, s.exponent);
   if (request.pairs != nullptr) *request.pairs = certified_general(S, *decomposition);
   if (request.gradient == nullptr) return result;
@@ -236,7 +240,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
     if (given.rule.rank > seen) decomposition = decompose_psd(H, given, tolerance, why);
   }
   const Ends& s = decomposition->ends();
-  const Coefficients c = coefficients_at(r, s, request.p);
+  const Coefficients c = coefficients_at(r, s, request);
   const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
@@ -264,7 +268,7 @@ Evaluation evaluate_features(const Regularizer& r, const MatrixView& Z, const Re
   FeatureProblem problem = decompose_features(Z, request.given);
   const Index n = problem.gram.n, m = Z.cols;
   const Ends& s = problem.decomposition->ends();
-  const Coefficients c = coefficients_at(r, s, request.p);
+  const Coefficients c = coefficients_at(r, s, request);
   const int exponent = s.exponent + 2 * problem.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) *request.pairs = certified_features(problem);

@@ -92,8 +92,12 @@ class SpectralRegularizer:
         *,
         takes_p: bool = False,
     ) -> None:
+        if not (isinstance(coefficients, str) or callable(coefficients)):
+            raise TypeError(
+                f"coefficients must be a function of a spectrum, or a name, and is {coefficients!r}"
+            )
         self.name = name
-        self.degree = degree
+        self.degree = as_integer(degree, "degree")
         self.coefficients: Callable[[Spectrum], Coefficients] = (
             _core.BuiltIn(coefficients) if isinstance(coefficients, str) else coefficients
         )

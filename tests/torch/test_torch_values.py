@@ -287,3 +287,33 @@ def test_so_many_singular_values_may_count(kernels, given):
     assert_close(*hessians)
     with pytest.raises(ValueError, match="p must be at least the rank, 3, and is 2"):
         ict.r_well(**{given: X}, p=2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-250, 1e250])
+def test_a_ridge_of_any_scale(scale):
+    """Also where sums pass the range, and an eigenvalue is below it beside the largest."""
+    for S, ridge, kappa in (
+        ([1.2e58, 1.0, 1.0], 1e57, 13.0),
+        ([1.0, 1e-200, 1.0], 1.0, 2.0),
+        ([1.0, 0.0, 0.0], 1e-57, 1e57),
+    ):
+        S = torch.tensor(S, dtype=torch.float64) * scale
+        if S.isfinite().all():
+            assert_close(ict.condition_number(torch.diag(S), ridge=ridge * scale), kappa, 1e-14)
+    Z = torch.diag(torch.tensor([1.0, 1e-200, 1.0], dtype=torch.float64))
+    assert_close(ict.condition_number(features=Z, ridge=1.0), 2.0, 1e-14)
+    assert_close(ict.condition_number(0.7e308 * Z, ridge=1.7e308), 2.4 / 1.7, 1e-14)
+
+
+def test_a_ridge_that_leaves_a_ratio_beyond_the_range_is_an_overflow_error():
+    S = torch.diag(torch.tensor([1.0, 0.0]))
+    with pytest.raises(OverflowError, match="not representable in float32"):
+        ict.condition_number(S, ridge=1e-40)
+    assert_close(ict.condition_number(S.double(), ridge=1e-40), 1e40, 1e-14)
+    with pytest.raises(OverflowError, match="not representable in float64"):
+        ict.condition_number(S.double(), ridge=1e-310)
+
+
+def test_a_ridge_says_where_a_number_is_not_finite():
+    with pytest.raises(ValueError, match="S must be finite, and holds NaN at row 1"):
+        ict.condition_number(torch.tensor([[1.0, 0.0], [torch.nan, 1.0]]), ridge=1.0)

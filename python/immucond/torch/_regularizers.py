@@ -13,10 +13,13 @@ from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
 from ._distributed import local_rows, spread
-from ._operator import at_hand, given, wide
+from ._operator import at_hand, exponent_of, given, shifted, times_power, wide
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import name_of, spectral
 from ._tokens import kept_rows
+
+# Beside a ridge, an eigenvalue below 1e-307 of the largest, the square of this, is zero.
+_LEAST = 2.0**-510
 
 
 def _value(
@@ -178,6 +181,8 @@ def condition_number(
     ValueError
         Where there is a ridge and `S` is not symmetric positive semidefinite; traced programs do
         not look.
+    OverflowError
+        Where it is not representable in the dtype of the result.
 
     Examples
     --------
@@ -201,29 +206,40 @@ def condition_number(
         definite = _definite(X, options[3] or X.dtype)
     of_features, rank, _, precision = options
     precision = precision or str(X.dtype).removeprefix("torch.")
-    pairs = ExtremePairs(
-        *pairs_operator(X.double(), of_features, rank, rtol or 0.0, precision, False)
-    )
+    least = rtol or (_LEAST if of_features else 0.0)
+    pairs = ExtremePairs(*pairs_operator(X.double(), of_features, rank, least, precision, False))
     size = X.shape[-1] if of_features else min(X.shape[-2:])
     singular = pairs.rank < size
     if definite is not None:  # what rounding moved below zero is zero
         singular = singular | ~definite
     smallest = torch.where(singular, 0.0, pairs.sigma_min)
-    return ((pairs.sigma_max + shift) / (smallest + shift)).to(dtype)
+    (top, of_top), (bottom, of_bottom) = (_plus(x, shift) for x in (pairs.sigma_max, smallest))
+    single = dtype != torch.float64
+    result: Tensor = times_power(top / bottom, of_top - of_bottom, single)[..., 0, 0]
+    return result
+
+
+def _plus(sigma: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    """Return ``sigma + shift > 0`` as matrices in units of powers of two, and their exponents."""
+    x = sigma[..., None, None]
+    more = torch.full_like(x, shift)
+    exponent = exponent_of(torch.maximum(x, more))
+    return shifted(x, -exponent) + shifted(more, -exponent), exponent
 
 
 def _definite(S: Tensor, computed_in: Any) -> Tensor | None:
     """Return which matrices are positive definite; refuse what is not semidefinite to rounding."""
-    if not at_hand(S):
+    if not (at_hand(S) and bool(S.isfinite().all())):  # what finds the pairs says where
         return None
     H = S.detach().double()
     size = H.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     n = S.shape[-1]
     skew, noise = largest_skew(n, computed_in), largest_negative(n, computed_in)
-    if S.shape[-2] == n and bool(((H - H.mT).abs() <= skew * size).all()):
-        H = (H + H.mT) / (2 * size)
-        shifted = H + noise * torch.eye(n, dtype=H.dtype, device=H.device)
-        if not bool(torch.linalg.cholesky_ex(shifted).info.any()):
+    H = H / size
+    if S.shape[-2] == n and bool(((H - H.mT).abs() <= skew).all()):
+        H = (H + H.mT) / 2
+        raised = H + noise * torch.eye(n, dtype=H.dtype, device=H.device)
+        if not bool(torch.linalg.cholesky_ex(raised).info.any()):
             definite: Tensor = torch.linalg.cholesky_ex(H).info == 0
             return definite
     raise ValueError("S must be symmetric positive semidefinite where there is a ridge")
