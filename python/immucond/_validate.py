@@ -68,6 +68,8 @@ def converted(x: npt.ArrayLike, name: str) -> Array:
         return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} does not form an array: {error}") from error
+    except (TypeError, RuntimeError) as error:  # of a tensor: its dtype, device or gradient
+        raise TypeError(f"{name} does not form an array: {error}") from error
 
 
 def _is_sparse(x: Any) -> bool:

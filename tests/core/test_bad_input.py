@@ -172,6 +172,15 @@ def test_mismatched_widths_of_an_accumulator():
 
 # ---- type ----
 
+
+@every_argument
+def test_tensors_that_numpy_cannot_read(call, name):
+    torch = pytest.importorskip("torch")
+    for X in (torch.eye(3, dtype=torch.bfloat16), torch.eye(3, requires_grad=True)):
+        with pytest.raises(TypeError, match=f"^{name} does not form an array: .*(ScalarType|grad)"):
+            call(X)
+
+
 WRONG_TYPES = {
     "complex": EYE + 0j,
     "complex64": EYE.astype(np.complex64),

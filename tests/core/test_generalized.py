@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg as sl
 from hypothesis import given
 from hypothesis import strategies as st
+from matrices import quiet, with_eigenvalues
 
 import immucond as ic
 
@@ -94,3 +95,15 @@ def test_bad_pencils():
         ic.generalized_extreme_pairs(A, B * np.nan)
     with pytest.raises(ValueError, match=r"^A has rank 0"):
         ic.generalized_extreme_pairs(0 * A, B)
+
+
+def test_vectors_have_length_one_in_an_ill_conditioned_metric():
+    """The Cholesky factor of B alone has them off by eps kappa(B), 6e-7 here."""
+    rng = np.random.default_rng(4)
+    for seed in range(20):
+        B = with_eigenvalues(np.random.default_rng(seed), 5, np.logspace(0, -11, 5))
+        pairs = quiet(ic.generalized_extreme_pairs, gram(rng, 5, 1), B)
+        for v in (pairs.v_max, pairs.v_min):
+            with mpmath.workdps(60):
+                x, exact = mpmath.matrix(v.tolist()), mpmath.matrix(B.tolist())
+                assert abs((x.T * exact * x)[0] - 1) < 1e-10

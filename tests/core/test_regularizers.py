@@ -729,6 +729,28 @@ def test_an_error_in_it_reaches_the_caller():
         ic.SpectralRegularizer("broken", 0, broken).value_and_grad(np.eye(2))
 
 
+def test_a_value_whose_gradient_is_beyond_the_range():
+    S = np.diag([1.0, 1e-200])
+    assert quiet(ic.kappa, S, rank=2) == pytest.approx(1e200, rel=1e-15)
+    with pytest.raises(OverflowError, match="not representable"):
+        quiet(ic.kappa.value_and_grad, S, rank=2)
+
+
+@pytest.mark.parametrize("found", [None, (1.0, 2.0), ("1", 0.0, 0.0, 0.0), (1j, 0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("shape", [(3, 3), (4, 3, 3)])
+def test_coefficients_that_are_not_four_numbers_are_told(found, shape):
+    r = ic.SpectralRegularizer("broken", 0, lambda spectrum: found)
+    with pytest.raises(TypeError, match=r"must return four numbers, .*, and returned .*"):
+        r(np.broadcast_to(np.eye(3), shape))
+
+
+def test_what_makes_no_regularizer_is_refused():
+    with pytest.raises(TypeError, match=r"degree must be an integer, and is 0.5"):
+        ic.SpectralRegularizer("root", 0.5, lambda s: (s.sigma_max**0.5, 0.0, 0.0, 0.0))
+    with pytest.raises(TypeError, match="coefficients must be a function of a spectrum, or a name"):
+        ic.SpectralRegularizer("norm", 1, (1.0, 1.0, 0.0, 0.0))
+
+
 # ---- where warnings point ----
 
 

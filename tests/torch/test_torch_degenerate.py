@@ -158,3 +158,24 @@ def test_sparse_tensors_are_told_to_be_sparse_by_the_numpy_interface_too():
             ic.gram(given)
         with pytest.raises(TypeError, match=r"features must be a dense tensor, and is sparse"):
             ict.r_ill(features=given)
+
+
+@pytest.mark.parametrize("spectrum", [(2.0, 2.0, 1.0), (2.0, 1.0, 1.0), (3.0, 3.0, 3.0)])
+@pytest.mark.parametrize("of_features", [False, True])
+def test_under_a_ridge_too_ties_give_the_mean_over_the_group(spectrum, of_features):
+    Q = torch.from_numpy(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
+    s, ridge = torch.tensor(spectrum, dtype=torch.float64), 0.1
+    X = torch.sqrt(s)[:, None] * Q.T if of_features else (Q * s) @ Q.T
+    X = (X if of_features else (X + X.T) / 2).requires_grad_()
+    given = {"features" if of_features else "S": X}
+    value, seen = caught(lambda: ict.condition_number(**given, ridge=ridge))
+    equal = bool(s.max() == s.min())
+    assert [w.category for w in seen] == [ic.DegenerateSpectrumWarning] * (not equal)
+    (gradient,) = torch.autograd.grad(value, X, create_graph=True)
+    top, bottom = (s == s.max()).double(), (s == s.min()).double()
+    slope = top / top.sum() / (s.min() + ridge)
+    slope = slope - bottom / bottom.sum() * (s.max() + ridge) / (s.min() + ridge) ** 2
+    G = (Q * slope) @ Q.T
+    assert torch.allclose(gradient, 2.0 * X @ G if of_features else G, atol=1e-12)
+    with pytest.raises(ic.DegenerateSpectrumError):
+        gradient.square().sum().backward()

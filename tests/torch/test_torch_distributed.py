@@ -171,3 +171,8 @@ def test_gram_of_one_process():
     assert_close(ict.gram(Z.float()), ic.gram(Z.detach().float().numpy()), 1e-15)
     with pytest.raises(ValueError, match="Z must have 2 dimensions"):
         ict.gram(torch.ones(2, 3, 4))
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="Z must be finite, and holds NaN or infinity"):
+            ict.gram(torch.tensor([[1.0, bad], [0.0, 1.0]]))
+    with pytest.raises(OverflowError, match=r"Z\^T Z is not representable in float64"):
+        ict.gram(torch.full((2, 2), 1e200, dtype=torch.float64))

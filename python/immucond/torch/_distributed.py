@@ -15,7 +15,7 @@ from .._rank import Rule, default_rtol, epsilon, rank_rule
 from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
-from ._operator import DTYPES, Options, check_tensor
+from ._operator import DTYPES, Options, at_hand, check_tensor
 from ._tokens import kept_rows
 
 _LARGEST = 2.0**1000  # of entries whose columns have norms, on however many ranks
@@ -159,6 +159,13 @@ def gram(Z: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
     -------
     Tensor, shape (m, m), float64
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where `Z` is not a finite matrix of a floating-point dtype; traced programs do not look.
+    OverflowError
+        Where an entry of the result passes 1.8e308.
+
     Notes
     -----
     With `group` first derivatives only, in eager mode.
@@ -177,7 +184,12 @@ def gram(Z: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
     if Z.ndim != 2:
         raise ValueError(f"Z must have 2 dimensions, and has shape {tuple(Z.shape)}")
     if group is None:
-        return Z.double().mT @ Z.double()
+        H = Z.double().mT @ Z.double()
+        if at_hand(Z) and not bool(H.diagonal().isfinite().all()):
+            if not bool(Z.isfinite().all()):
+                raise ValueError("Z must be finite, and holds NaN or infinity")
+            raise OverflowError("Z^T Z is not representable in float64; scale Z down")
+        return H
     _counts(Z, group)
     result: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
     return result

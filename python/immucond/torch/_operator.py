@@ -221,7 +221,7 @@ def rule_of(
     """Return the rule that decides the rank, by the options of `given`."""
     options = {"rank": rank, "rtol": rtol, "computed_in": computed_in}
     of = "features" if features else "matrix"
-    return rank_rule(X.shape[-2:], X.dtype, **options, given=of)  # type: ignore[arg-type]
+    return rank_rule(tuple(X.shape[-2:]), X.dtype, **options, given=of)  # type: ignore[arg-type]
 
 
 def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:

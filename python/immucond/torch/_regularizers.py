@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
+from .. import _core
 from .. import _regularizers as built_in
 from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
@@ -15,7 +16,7 @@ from .._validate import check_real
 from ._distributed import local_rows, spread
 from ._operator import at_hand, exponent_of, given, shifted, times_power, wide
 from ._pairs import ExtremePairs, pairs_operator
-from ._spectral import name_of, spectral
+from ._spectral import mean_at_ties, name_of, spectral
 from ._tokens import kept_rows
 
 # Beside a ridge, an eigenvalue below 1e-307 of the largest, the square of this, is zero.
@@ -206,14 +207,17 @@ def condition_number(
         definite = _definite(X, options[3] or X.dtype)
     of_features, rank, _, precision = options
     precision = precision or str(X.dtype).removeprefix("torch.")
-    least = rtol or (_LEAST if of_features else 0.0)
-    pairs = ExtremePairs(*pairs_operator(X.double(), of_features, rank, least, precision, False))
-    size = X.shape[-1] if of_features else min(X.shape[-2:])
+    wide_X, size = X.double(), X.shape[-1] if of_features else min(X.shape[-2:])
+    of_pairs = (of_features, rank, rtol or (_LEAST if of_features else 0.0), precision)
+    pairs = ExtremePairs(*pairs_operator(wide_X, *of_pairs, False))
     singular = pairs.rank < size
     if definite is not None:  # what rounding moved below zero is zero
         singular = singular | ~definite
-    smallest = torch.where(singular, 0.0, pairs.sigma_min)
-    (top, of_top), (bottom, of_bottom) = (_plus(x, shift) for x in (pairs.sigma_max, smallest))
+    largest = mean_at_ties(pairs.sigma_max, "max", ~pairs.simple_max, wide_X, of_pairs)
+    seen = ~singular & (pairs.sigma_min > 2 * _core.reduction_noise(size) * pairs.sigma_max)
+    smallest = mean_at_ties(pairs.sigma_min, "min", seen & ~pairs.simple_min, wide_X, of_pairs)
+    smallest = torch.where(singular, 0.0, smallest)
+    (top, of_top), (bottom, of_bottom) = (_plus(x, shift) for x in (largest, smallest))
     single = dtype != torch.float64
     result: Tensor = times_power(top / bottom, of_top - of_bottom, single)[..., 0, 0]
     return result

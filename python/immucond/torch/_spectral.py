@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from .. import _core
 from .._errors import warn_accuracy, warn_tied
 from .._pairs import explaining, warn_half
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 from ._curvature import hessian_product
 from ._kernels import kernels_for
-from ._operator import Function, Operator, is_plain, nestable, rule_of, wide
+from ._operator import Function, Operator, Options, at_hand, is_plain, nestable, rule_of, wide
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
 # graph that was compiled may run again at any time.
@@ -31,6 +32,26 @@ def name_of(regularizer: SpectralRegularizer) -> str:
     own = f"{name} at {id(regularizer):x}"
     _REGULARIZERS[own] = regularizer
     return own
+
+
+_ENDS = {
+    "max": SpectralRegularizer("sigma_max", 1, lambda s: (s.sigma_max, 1.0, 0.0, 0.0)),
+    "min": SpectralRegularizer("sigma_min", 1, lambda s: (s.sigma_min, 0.0, 1.0, 0.0)),
+}
+
+
+def mean_at_ties(
+    sigma: Tensor, end: Literal["max", "min"], tied: Tensor, X: Tensor, options: Options
+) -> Tensor:
+    """Return an end of the spectrum with the gradient, where it is tied, of the mean of its group.
+
+    That of one pair is no descent direction. Traced programs do not look.
+    """
+    wanted = X.requires_grad and torch.is_grad_enabled()
+    if not (wanted and at_hand(X) and bool(tied.any())):
+        return sigma
+    result: Tensor = spectral(X, name_of(_ENDS[end]), *options, _core.ALL_VALUES, True)[0]
+    return result
 
 
 class _Spectral(Function):
