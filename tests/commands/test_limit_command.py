@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -284,6 +285,20 @@ def npy_file(X, cut=None):
     return "bad.npy", make
 
 
+NEGATIVE = b"\x93NUMPY\x01\x00\x76\x00" + (
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (-3, 2), }".ljust(117) + b"\n"
+)
+
+
+def zip_file(**entries):
+    def make(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name.replace("_", "."), content)
+
+    return "bad.npz", make
+
+
 BAD = {
     "text": (csv_file("a,b\n1,2\n3,x\n"), r"row 2 \(line 3\), column 2 \('b'\) holds 'x', not"),
     "empty cell": (csv_file("a,b\n1,2\n3,\n"), r"row 2 \(line 3\), column 2 \('b'\) is empty"),
@@ -308,7 +323,12 @@ BAD = {
     "complex": (npy_file(np.ones((2, 2)) * 1j), "must hold float16, .*has dtype complex128"),
     "objects": (npy_file(np.array([[None, 1]], dtype=object)), "has dtype object"),
     "huge integers": (npy_file(np.full((2, 2), 2**60)), "bad.npy: X holds the integer"),
+    "negative": (("bad.npy", NEGATIVE), r"bad.npy must hold a matrix, .* has shape \(-3, 2\)"),
     "not npz": (("bad.npz", b"hello"), "bad.npz is not an archive as numpy.savez"),
+    "text in npz": (zip_file(a_csv="1,2"), "bad.npz holds 0 arrays"),
+    "only CR": (csv_file("1,2\r3,4\r"), "bad.csv: line 1 is no row of a table: new-line"),
+    "one line": (csv_file("1.5 " * 40_000), "bad.csv: line 1 is no row of a table: field larger"),
+    "a long cell": (csv_file("1,2\nx,x" + "9" * 200_000), "line 2 is no row of a table: field"),
     "not parquet": (("bad.parquet", b"hello"), "bad.parquet is not a Parquet file"),
     "other type": (("bad.txt", b"1 2"), r"bad.txt must be a file of type .npy, .npz, .csv"),
 }  # fmt: skip
@@ -350,14 +370,38 @@ def test_bad_parquet_columns(tmp_path):
         rows_of(str(path))
 
 
-def test_damaged_npz(tmp_path):
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_damaged_npz(tmp_path, save, order):
+    """Whichever byte it is: the error names the file, or it does not matter."""
     path = tmp_path / "x.npz"
-    np.savez_compressed(path, X=np.random.default_rng(0).normal(size=(500, 3)))
-    data = bytearray(path.read_bytes())
-    data[3000] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.npz"):
-        rows_of(str(path))
+    save(path, X=np.random.default_rng(0).normal(size=(9, 3)).copy(order))
+    data, refused = path.read_bytes(), 0
+    for at in range(0, len(data), 3):
+        path.write_bytes(bytes(x ^ 0x5A if i == at else x for i, x in enumerate(data)))
+        try:
+            rows_of(str(path))
+        except ValueError as error:
+            refused += "x.npz" in str(error)
+    assert refused > len(data) / 6  # most bytes are of numbers or names
+
+
+def test_npz_under_another_spelling_and_beside_other_entries(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.eye(2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("README.txt", "the identity")
+    path = path.rename(tmp_path / "X.NPZ")
+    np.testing.assert_array_equal(rows_of(str(path)), np.eye(2))
+    np.testing.assert_array_equal(rows_of(f"{path}:a"), np.eye(2))
+
+
+def test_csv_with_other_separators_within_quotes(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('"width, cm";"height, cm"\n1;2\n3;4\n')
+    opened = limit.open_rows(str(path))
+    assert opened.labels == ("width, cm", "height, cm")
+    np.testing.assert_array_equal(rows_of(str(path)), [[1, 2], [3, 4]])
 
 
 def test_files_of_other_widths_and_missing_files(tmp_path, capsys):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import lzma
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from tokenize import TokenError
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +94,7 @@ def open_rows(name: str) -> Rows:
     """
     path, key = name, None
     head, separator, tail = name.rpartition(":")
-    if separator and head.endswith(".npz"):
+    if separator and head.lower().endswith(".npz"):
         path, key = head, tail
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
@@ -106,7 +111,7 @@ def open_rows(name: str) -> Rows:
 # ---- .npy and .npz ----
 
 
-def _header(stream: BinaryIO, name: str) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
+def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
     """Shape, Fortran order and dtype of a 2-dimensional array of numbers."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -115,13 +120,13 @@ def _header(stream: BinaryIO, name: str) -> tuple[tuple[int, int], bool, np.dtyp
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(stream)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TokenError) as error:
         raise ValueError(f"{name} is not an array as numpy.save writes it: {error}") from error
     if not (dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)):
         raise ValueError(
             f"{name} must hold float16, float32, float64, integers or bools, and has dtype {dtype}"
         )
-    if len(shape) != 2 or shape[1] == 0:
+    if len(shape) != 2 or shape[0] < 0 or shape[1] < 1:
         raise ValueError(f"{name} must hold a matrix, one row a sample, and has shape {shape}")
     return shape, fortran, dtype
 
@@ -152,13 +157,26 @@ def _npy(path: str) -> Rows:
     return Rows(path, columns, dtype, None, 0, read)
 
 
-def _npz(path: str, name: str, key: str | None) -> Rows:
+# A cipher, and a way to compress that is not known, are RuntimeErrors.
+_BAD_ZIP = (zipfile.BadZipFile, EOFError, RuntimeError, lzma.LZMAError, zlib.error)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Say which archive is bad: its directory, an entry's bytes, or how it is packed."""
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not an archive as numpy.savez writes it: {error}") from error
-    with archive:
-        keys = [entry.removesuffix(".npy") for entry in archive.namelist()]
+        yield
+    except (*_BAD_ZIP, OSError) as error:
+        if getattr(error, "filename", None) is not None:  # it is the file that cannot be read
+            raise
+        raise ValueError(
+            f"{path} is not an archive as numpy.savez writes it, or is damaged: {error}"
+        ) from error
+
+
+def _npz(path: str, name: str, key: str | None) -> Rows:
+    with _told(path), zipfile.ZipFile(path) as archive:
+        keys = [e.removesuffix(".npy") for e in archive.namelist() if e.endswith(".npy")]
         if key is None and len(keys) != 1:
             raise ValueError(
                 f"{path} holds {len(keys)} arrays ({', '.join(keys)}): choose one as {path}:NAME"
@@ -167,28 +185,29 @@ def _npz(path: str, name: str, key: str | None) -> Rows:
         if chosen not in keys:
             raise ValueError(f"{path} holds no array {chosen!r}, but {', '.join(keys)}")
         with archive.open(chosen + ".npy") as stream:
-            shape, fortran, dtype = _header(stream, name)  # type: ignore[arg-type]
+            shape, fortran, dtype = _header(stream, name)
 
     def read() -> Iterator[Block]:
-        with zipfile.ZipFile(path) as archive, archive.open(chosen + ".npy") as stream:
-            try:
-                if fortran:  # its rows are spread over a stream that only runs forwards
-                    whole = np.lib.format.read_array(stream, allow_pickle=False)
-                    height = _height(shape[1], dtype)
-                    for first in range(0, shape[0], height):
-                        block = whole[first : first + height]
-                        yield block, (first + block.shape[0]) / shape[0]
-                    return
-                _header(stream, name)  # type: ignore[arg-type]
-                yield from _c_order(stream, name, shape, dtype)  # type: ignore[arg-type]
-            except (zipfile.BadZipFile, EOFError) as error:
-                raise ValueError(f"{name} is damaged: {error}") from error
+        with (
+            _told(path),
+            zipfile.ZipFile(path) as archive,
+            archive.open(chosen + ".npy") as stream,
+        ):
+            if fortran:  # its rows are spread over a stream that only runs forwards
+                whole = np.lib.format.read_array(stream, allow_pickle=False)
+                height = _height(shape[1], dtype)
+                for first in range(0, shape[0], height):
+                    block = whole[first : first + height]
+                    yield block, (first + block.shape[0]) / shape[0]
+                return
+            _header(stream, name)
+            yield from _c_order(stream, name, shape, dtype)
 
     return Rows(name, shape[1], dtype, None, 0, read)
 
 
 def _c_order(
-    stream: BinaryIO, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
+    stream: IO[bytes], name: str, shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> Iterator[Block]:
     rows, columns = shape
     buffer = np.empty((min(rows, _height(columns, dtype)), columns), dtype)
@@ -198,7 +217,7 @@ def _c_order(
         yield block, (first + len(block)) / rows
 
 
-def _fill(stream: BinaryIO, block: Array, name: str) -> None:
+def _fill(stream: IO[bytes], block: Array, name: str) -> None:
     """Read exactly the bytes of a contiguous block."""
     view = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     while view:
@@ -226,8 +245,8 @@ def _csv(path: str) -> Rows:
     if not first.strip():
         raise ValueError(f"{path} is empty")
     text = _decoded([first], path, blank + 1)[0]
-    delimiter = max(",;\t", key=text.count)
-    cells = next(csv.reader([text], delimiter=delimiter))
+    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", text).count)
+    cells = _cells(text, delimiter, path, blank + 1)
     labels = None if any(map(_is_number, cells)) else tuple(cell.strip() for cell in cells)
     start = blank + (1 if labels is None else 2)  # the line of row 1
     columns = len(cells)
@@ -263,6 +282,13 @@ def _decoded(raw: list[bytes], path: str, line: int) -> list[str]:
         raise ValueError(f"{path}: line {line + bad} is not text in UTF-8: {error}") from error
 
 
+def _cells(text: str, delimiter: str, path: str, line: int) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=delimiter))
+    except csv.Error as error:  # lines that end in CR alone, or one that goes on and on
+        raise ValueError(f"{path}: line {line} is no row of a table: {error}") from error
+
+
 def _parsed(lines: list[str], rows: Rows, line: int, delimiter: str) -> npt.NDArray[np.float64]:
     """Parse lines at the speed of NumPy; only where that fails, find the cell."""
     try:
@@ -279,7 +305,7 @@ def _parsed(lines: list[str], rows: Rows, line: int, delimiter: str) -> npt.NDAr
 
 def _find_bad_cell(lines: list[str], rows: Rows, line: int, delimiter: str) -> None:
     for offset, text in enumerate(lines):
-        cells = next(csv.reader([text], delimiter=delimiter))
+        cells = _cells(text, delimiter, rows.name, line + offset)
         row = line + offset - rows.first_line
         if len(cells) != rows.columns:
             raise ValueError(
