@@ -179,6 +179,18 @@ def test_bad_input_is_refused_by_name(cuda):
         icc.value_and_grad_features(ic.kappa, features(3, 4), rank=4)
 
 
+@pytest.mark.parametrize("most", [np.inf, 1], ids=["small", "large"])
+def test_pairs_of_what_is_not_semidefinite_are_refused(cuda, most):
+    cuda.most = most
+    good = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    for bad, told in (
+        (torch.diag(torch.tensor([1.0, -3.0, 2.0])), "positive semidefinite, .* eigenvalue -3"),
+        (torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), "symmetric"),
+    ):
+        with pytest.raises(ValueError, match=f"H must be {told}"):
+            icc.psd_extreme_pairs(torch.stack([good, bad.double()]))
+
+
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)], ids=str)
 def test_pairs_by_features(cuda, shape):
     Z = torch.stack([features(*shape), features(*shape, seed=1)])

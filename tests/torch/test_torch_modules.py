@@ -147,6 +147,16 @@ def test_precondition_refuses_what_is_no_gram_matrix(K, message):
         ict.precondition(theta, K).sum().backward()
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("float64", 1e-310), ("float32", 1e-200)])
+def test_precondition_beyond_the_range_is_an_overflow_error(dtype, scale):
+    K = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64)) * scale
+    theta = torch.eye(2, dtype=getattr(torch, dtype), requires_grad=True)
+    with pytest.raises(OverflowError, match=f"not representable in {dtype}: scale the inputs up"):
+        ict.precondition(theta, K).sum().backward()
+    ict.precondition(theta, K, ridge=1e3).sum().backward()
+    assert_close(theta.grad, torch.full((2, 2), 1e-3), 1e-6)
+
+
 def test_precondition_refuses_shapes_and_ridges():
     with pytest.raises(ValueError, match=r"got shapes \(3, 2\) and \(2, 2\)"):
         ict.precondition(torch.ones(3, 2), torch.eye(2))

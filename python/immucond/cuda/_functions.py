@@ -298,7 +298,7 @@ def _stack(
 
 def _pairs(x: Any, name: str, given: Given, **of_rank: Any) -> Pairs:
     stack, single = _stack(x, name, given, square=True, **of_rank)
-    found = stack.pairs()
+    found = stack.pairs(psd=given == "matrix")
     fields = (getattr(found, field) for field in Pairs._fields)
     return Pairs(*(field[0] if single else field for field in fields))
 

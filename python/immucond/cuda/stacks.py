@@ -212,8 +212,11 @@ class Stack:
             ranks[i] = on_host[5]
         return Evaluated(value, by_X, bool(tied), bool(determined), min(ranks))
 
-    def pairs(self) -> PairsFound:
-        """Return both ends of each: symmetric positive semidefinite matrices, or features."""
+    def pairs(self, *, psd: bool = False) -> PairsFound:
+        """Return both ends of each: symmetric positive semidefinite matrices, or features.
+
+        Other matrices are refused with `psd`; their singular triplets are found without.
+        """
         library, (count, _, cols) = self.library, self.where.shape
         if self._launched:
             small = small_problems(self.where, library, kind=self._kind, rule=self.rule, pairs=True)
@@ -226,10 +229,12 @@ class Stack:
             rank = place.empty(count, dtype="int32")
             left = [i for i in range(count) if not self._pairs_of_one(i, sigma, vectors, rank)]
         on_host = {}
-        kernel = _core.feature_extreme_pairs if self.features else _core.extreme_pairs
+        of_matrix = _core.psd_extreme_pairs if psd else _core.extreme_pairs
+        kernel = _core.feature_extreme_pairs if self.features else of_matrix
+        name = "Z^T Z" if self.features else "H" if psd else "S"
         for i in left:
             found = kernel(library.to_numpy(self.X[i]), rule=self.rule, search=Search())
-            on_host[i] = one = pairs_from(found, "Z^T Z" if self.features else "S")
+            on_host[i] = one = pairs_from(found, name)
             library.assign(sigma, i, np.array([one.sigma_max, one.sigma_min]))
             library.assign(vectors, i, np.stack([one.v_max, one.v_min]))
             library.assign(rank, i, one.rank)

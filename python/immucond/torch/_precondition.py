@@ -10,7 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._rank import default_rtol, largest_negative, largest_skew
 from .._validate import check_real
-from ._operator import Function, Operator, check_tensor, nestable
+from ._operator import Function, Operator, at_hand, check_tensor, nestable, wide
 
 _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 
@@ -70,11 +70,17 @@ def _solve(g: Tensor, K: Tensor, ridge: float) -> Tensor:
         return torch.stack([_solve(x, k, ridge) for x, k in zip(g, K, strict=True)])
     values, vectors, zero = _eigh(K)
     if ridge > 0.0:
-        inverse = 1.0 / (values.clamp(min=0.0) + ridge)
-    else:
-        inverse = torch.where(values > zero, 1.0 / values, 0.0)
-    result = vectors @ (inverse[:, None] * (vectors.mT @ g.double()))
-    return result.to(g.dtype).contiguous()
+        values, zero = values.clamp(min=0.0) + ridge, 0.0
+    along = vectors.mT @ g.double()
+    along = torch.where((values > zero)[:, None], along / values[:, None], 0.0)
+    result = (vectors @ along).to(g.dtype).contiguous()
+    # In half precision infinity tells a loss scaler to take less.
+    if at_hand(g) and g.dtype == wide(g.dtype) and bool((g.isfinite() & ~result.isfinite()).any()):
+        raise OverflowError(
+            f"K^-1 times the gradient is not representable in {str(g.dtype).removeprefix('torch.')}"
+            ": scale the inputs up, or take a ridge"
+        )
+    return result
 
 
 class _Precondition(_BySolving):
@@ -123,6 +129,8 @@ def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
     ValueError, TypeError
         Where shapes do not match or `ridge` is negative; in the backward pass where K is not
         finite, symmetric and positive semidefinite.
+    OverflowError
+        In the backward pass, where the result is not representable in the dtype of `theta`.
 
     Notes
     -----
