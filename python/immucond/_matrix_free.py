@@ -62,6 +62,8 @@ def pairs_of_operator(
     if not all(np.isfinite(vector).all() for vector in (*search.max, *search.min)):
         raise ValueError("start must hold finite real vectors, and holds NaN or infinity")
     seed = as_count(seed, "seed", least=0)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2^64, and is {seed}")
     rows, cols = check_operator(op, name)
     if psd and rows != cols:
         raise ValueError(f"{name} must be square, and has shape {(rows, cols)}")
@@ -114,6 +116,15 @@ def pairs_of_operator(
             f"inverse must be a solver for the same positive definite (or nonsingular) {name}, and "
             f"its largest singular value, {_told(largest, solutions.exponent, 'inverse'):.3g}, is "
             "not determined"
+        )
+    with np.errstate(over="ignore"):
+        expected = float(np.ldexp(1.0 / largest, -products.exponent - solutions.exponent))
+    length, slack = float(np.linalg.norm(apply(low.vector))), 2.0 * products.error * sigma
+    if not expected / 2.0 - slack <= length <= 2.0 * expected + slack:
+        raise ValueError(
+            f"inverse must be a solver for the same {name}, and is none: it says that {name} makes "
+            f"{expected / sigma:.3g} of a vector of which it makes {length / sigma:.3g}, relative "
+            "to the largest"
         )
     gap = largest / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
     bound = 1.0 / root(low.value - low.bound) - 1.0 / largest

@@ -251,6 +251,30 @@ def test_bad_operators():
         ic.psd_extreme_pairs(aslinearoperator(np.full((5, 5), np.nan)))
     with pytest.raises(ValueError, match=r"start must be the pairs of one matrix"):
         ic.psd_extreme_pairs(op, start=ic.psd_extreme_pairs(np.eye(2) + 1))
+    with pytest.raises(ValueError, match=r"^seed must be below 2\^64, and is 1844"):
+        ic.psd_extreme_pairs(op, seed=2**64)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-3, 0.3, 3.0, 1e3, 1e300])
+def test_the_inverse_of_another_matrix_is_refused(scale):
+    """Its sigma_min may even be above sigma_max."""
+    H = spd(6, 10.0)
+    told = r"^inverse must be a solver for the same H, and is none: it says that H makes .* of a vector"
+    with pytest.raises(ValueError, match=told):
+        ic.psd_extreme_pairs(
+            aslinearoperator(H), inverse=aslinearoperator(np.linalg.inv(H) * scale)
+        )
+    ridge = H + scale * 0.3 * np.eye(6)
+    if scale > 1.0:
+        with pytest.raises(ValueError, match=told.replace("H", "S")):
+            ic.extreme_pairs(aslinearoperator(H), inverse=lu_solver(ridge))
+
+
+@pytest.mark.parametrize("kappa", [1e4, 1e10, 1e15])
+def test_a_solver_that_rounds_is_one(kappa):
+    H = spd(40, kappa)
+    pairs = ic.extreme_pairs(aslinearoperator(H), inverse=lu_solver(H))
+    assert pairs.sigma_min == pytest.approx(1.0 / kappa, rel=1e-15 * kappa)
 
 
 def test_an_exception_in_a_product_comes_through():
