@@ -259,7 +259,7 @@ def test_bad_operators():
 def test_the_inverse_of_another_matrix_is_refused(scale):
     """Its sigma_min may even be above sigma_max."""
     H = spd(6, 10.0)
-    told = r"^inverse must be a solver for the same H, and is none: it says that H makes .* of a vector"
+    told = r"^inverse must be a solver for the same H, and is none: it says that H makes"
     with pytest.raises(ValueError, match=told):
         ic.psd_extreme_pairs(
             aslinearoperator(H), inverse=aslinearoperator(np.linalg.inv(H) * scale)
