@@ -7,7 +7,6 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from .. import _core
 from .. import _regularizers as built_in
 from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
@@ -213,9 +212,8 @@ def condition_number(
     singular = pairs.rank < size
     if definite is not None:  # what rounding moved below zero is zero
         singular = singular | ~definite
-    largest = mean_at_ties(pairs.sigma_max, "max", ~pairs.simple_max, wide_X, of_pairs)
-    seen = ~singular & (pairs.sigma_min > 2 * _core.reduction_noise(size) * pairs.sigma_max)
-    smallest = mean_at_ties(pairs.sigma_min, "min", seen & ~pairs.simple_min, wide_X, of_pairs)
+    largest = mean_at_ties(pairs, "max", torch.ones_like(singular), wide_X, of_pairs)
+    smallest = mean_at_ties(pairs, "min", ~singular, wide_X, of_pairs)
     smallest = torch.where(singular, 0.0, smallest)
     (top, of_top), (bottom, of_bottom) = (_plus(x, shift) for x in (largest, smallest))
     single = dtype != torch.float64

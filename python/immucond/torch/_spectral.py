@@ -16,6 +16,7 @@ from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 from ._curvature import hessian_product
 from ._kernels import kernels_for
 from ._operator import Function, Operator, Options, at_hand, is_plain, nestable, rule_of, wide
+from ._pairs import ExtremePairs
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
 # graph that was compiled may run again at any time.
@@ -41,14 +42,19 @@ _ENDS = {
 
 
 def mean_at_ties(
-    sigma: Tensor, end: Literal["max", "min"], tied: Tensor, X: Tensor, options: Options
+    pairs: ExtremePairs, end: Literal["max", "min"], used: Tensor, X: Tensor, options: Options
 ) -> Tensor:
-    """Return an end of the spectrum with the gradient, where it is tied, of the mean of its group.
+    """Return an end of the spectrum, with the gradient of its group's mean where it is tied.
 
-    That of one pair is no descent direction. Traced programs do not look.
+    That of one pair is no descent direction. What is not `used` or rounding has no group, and
+    traced programs do not look.
     """
-    wanted = X.requires_grad and torch.is_grad_enabled()
-    if not (wanted and at_hand(X) and bool(tied.any())):
+    at_end = pairs.sigma_max, pairs.simple_max
+    sigma, simple = at_end if end == "max" else (pairs.sigma_min, pairs.simple_min)
+    if not (X.requires_grad and torch.is_grad_enabled() and at_hand(X)):
+        return sigma
+    noise = 2.0 * _core.reduction_noise(min(X.shape[-2:])) * pairs.sigma_max
+    if not bool((used & ~simple & (sigma > noise)).any()):
         return sigma
     result: Tensor = spectral(X, name_of(_ENDS[end]), *options, _core.ALL_VALUES, True)[0]
     return result
