@@ -486,3 +486,10 @@ def test_both_reports_may_go_to_standard_output():
                subprocess.PIPE)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(r"\{\n.*\n\}\n`immucond theorems.*\nstatement ", done.stdout, re.DOTALL)
+
+
+@pytest.mark.parametrize("known", [{}, {"Build Dependencies": {"blas": {"name": "accelerate"}}}])
+def test_info_of_a_scipy_that_does_not_know_its_blas(monkeypatch, capsys, known):
+    monkeypatch.setattr("scipy.show_config", lambda mode: known)
+    assert main(["info"]) == 0
+    assert f"  {'accelerate' if known else 'unknown'} (SciPy's)\n" in capsys.readouterr().out

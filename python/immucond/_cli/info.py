@@ -21,14 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print one fact a line."""
-    blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    # A build leaves out what it does not know.
+    blas = scipy.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+    named = " ".join(str(blas[key]) for key in ("name", "version") if key in blas)
     facts: dict[str, object] = {
         "immucond": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "platform": platform.platform(),
-        "blas": f"{blas['name']} {blas['version']} (SciPy's)",
+        "blas": f"{named or 'unknown'} (SciPy's)",
         **{name.replace("_", " "): value for name, value in _core.build_info().items()},
         **cuda_facts(),
     }
