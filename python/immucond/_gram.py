@@ -258,7 +258,7 @@ class GramAccumulator(Accumulator):
         diagonal = arrays["gram"].diagonal()
         if np.any(diagonal < 0.0) or (count == 0 and np.any(diagonal)):
             raise ValueError(f"gram must be a sum of {count} squares, and its diagonal is none")
-        norms = np.sqrt(diagonal)
-        if np.any(np.abs(arrays["gram"]) > 1.001 * norms * norms[:, None]):  # Cauchy and Schwarz
+        norms, lost = np.sqrt(diagonal), float(np.finfo(np.float64).tiny)  # of underflow
+        if np.any(np.abs(arrays["gram"]) > 1.001 * norms * norms[:, None] + lost):  # Schwarz
             raise ValueError("gram must be positive semidefinite, and has entries beyond its norms")
         self._gram, self._rest = arrays["gram"], arrays["rest"]

@@ -689,3 +689,14 @@ def test_equal_rows_of_many_columns(d, rows):
         merged(ic.GramAccumulator, cut(X, rng, 4), rng),
     ):
         assert_certified(quiet(accumulator.pairs, rank=rows), truth)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_rows_whose_squares_underflow_are_read(tmp_path, kind):
+    """A product of two such entries may be all that is left."""
+    rows = np.array([[1e-162, 3e-162]])
+    kind(2).update(rows).to_safetensors(tmp_path / "a.safetensors")
+    again = kind.from_safetensors(tmp_path / "a.safetensors")
+    assert again.count == 1
+    if kind is ic.GramAccumulator:
+        np.testing.assert_array_equal(again.gram, ic.gram(rows))
