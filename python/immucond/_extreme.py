@@ -83,7 +83,7 @@ def extreme_pairs(
     ValueError
         Where `S` is not finite or has rank 0, or an option is out of range.
     OverflowError
-        Where the largest singular value is not representable.
+        Where the largest singular value or the Frobenius norm is not representable.
 
     Warns
     -----

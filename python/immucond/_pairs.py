@@ -260,8 +260,8 @@ def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
     if any_infinite(found["frobenius"]):
         first = int(np.flatnonzero(np.isinf(found["frobenius"]))[0])
         raise OverflowError(
-            f"the singular values of {name}{f'[{first}]' if stack else ''} are not representable "
-            f"in float64: the largest is {np.ravel(largest)[first]:.6g} * "
+            f"the singular values of {name}{f'[{first}]' if stack else ''}, or their norm, are not "
+            f"representable in float64: the largest is {np.ravel(largest)[first]:.6g} * "
             f"2^{np.ravel(exponent)[first]}"
         )
     kappa = condition_of(largest, smallest, name)

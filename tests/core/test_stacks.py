@@ -91,7 +91,7 @@ def test_errors_name_the_matrix():
     with pytest.raises(ValueError, match=r"^Z\[3\] has rank 0"):
         ic.feature_extreme_pairs(bad)
     bad[3] = 1e308
-    with pytest.raises(OverflowError, match=r"Z\^T Z\[3\] are not representable"):
+    with pytest.raises(OverflowError, match=r"Z\^T Z\[3\], or their norm, are not"):
         ic.feature_extreme_pairs(bad)
 
 
