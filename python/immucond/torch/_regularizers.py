@@ -184,6 +184,12 @@ def condition_number(
     OverflowError
         Where it is not representable in the dtype of the result.
 
+    Warns
+    -----
+    DegenerateSpectrumWarning
+        As in `r_well`; but under a ridge traced and transformed programs do not look, and take the
+        gradient of one pair.
+
     Examples
     --------
     >>> import torch
