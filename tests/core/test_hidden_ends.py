@@ -9,18 +9,21 @@ import immucond as ic
 
 
 def starting_vectors(n):
-    """What an iteration starts from, as anybody can learn it who passes an operator."""
+    """What an iteration starts from, as anybody can learn it who passes an operator.
+
+    After a vector that shows the products' dtype and unit.
+    """
     seen = []
 
     def product(x):
         seen.append(np.array(x).ravel())
-        if len(seen) == 2:
+        if len(seen) == 3:
             raise StopIteration
         return np.ravel(x)
 
     with pytest.raises(StopIteration):
         ic.psd_extreme_pairs(LinearOperator((n, n), matvec=product, dtype=float))
-    return np.array(seen).T
+    return np.array(seen[1:]).T
 
 
 def hidden(n, top, bottom, seed=0, between=(0.3, 0.5)):

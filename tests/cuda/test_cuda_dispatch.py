@@ -15,7 +15,7 @@ from immucond import _core
 from immucond._rank import Rule
 from immucond.cuda import _device
 from immucond.cuda._device import candidates, runs_on
-from immucond.cuda._large import LargeMatrix
+from immucond.cuda._large import LargeMatrix, start
 from immucond.torch._kernels import CUDA
 
 BOUND_MODULE = _device.bound_module
@@ -100,6 +100,24 @@ def test_what_lanczos_leaves_takes_the_direct_method(cuda):
     assert_close(pairs.sigma_min, core.sigma_min, 1e-13)
     assert_close(pairs.v_min, core.v_min, 1e-8)
     assert int(pairs.rank) == 140
+
+
+def test_no_end_hides_from_vectors_that_anybody_can_know(cuda):
+    """The largest eigenvalue's vector is orthogonal to what any other matrix would start from."""
+    cuda.most, n, rng = 1, 200, np.random.default_rng(0)
+    Q = np.linalg.qr(np.column_stack([start(n), rng.normal(size=(n, n - 2))]))[0]
+    inside = (
+        np.column_stack([Q[:, :2], Q[:, 4:]]) @ np.linalg.qr(rng.normal(size=(n - 2, n - 2)))[0]
+    )
+    # So that the iteration is done before rounding lets the hidden ones in.
+    for b in (0.043, 0.088, 0.133, 0.155, 0.178):
+        values = np.linspace(0.9 * b, b, n - 2)
+        values[:2] = 1.0, 0.3 * b
+        V, w = np.column_stack([Q[:, 2], inside, Q[:, 3]]), np.array([1.2, *values, 0.72 * b])
+        H = (V * w) @ V.T
+        pairs = icc.psd_extreme_pairs(torch.from_numpy((H + H.T) / 2))
+        assert float(pairs.sigma_max) == pytest.approx(1.2, rel=1e-12)
+        assert float(pairs.sigma_min) == pytest.approx(0.3 * b, rel=1e-12)
 
 
 def test_a_large_matrix_of_low_rank(cuda):

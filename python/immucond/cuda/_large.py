@@ -95,16 +95,21 @@ def _top_two(T: FloatArray) -> tuple[list[float], FloatArray]:
     return values.tolist(), vectors
 
 
-def start(n: int) -> FloatArray:
-    """Return orthonormal starting vectors (n x WIDTH), the same ones each time."""
-    random = np.random.default_rng(20260101).normal(size=(n, WIDTH))
+def start(n: int, *known: float) -> FloatArray:
+    """Return orthonormal starting vectors (n x WIDTH), the same ones each time for a matrix.
+
+    An end whose vector is orthogonal to them would be missed. By chance that does not happen; they
+    are drawn by what is `known` of the matrix, so that none can be made for which it does.
+    """
+    seed = [20260101, *np.array(known).view(np.uint64).tolist()]
+    random = np.random.default_rng(seed).normal(size=(n, WIDTH))
     return np.asarray(np.linalg.qr(random)[0])
 
 
 class DeviceSteps:
     """The steps of Lanczos with a matrix on the device."""
 
-    def __init__(self, A: Any, n: int, library: Library, device: int) -> None:
+    def __init__(self, A: Any, first: FloatArray, n: int, library: Library, device: int) -> None:
         self.n, self._A, self._library, self._place = n, A, library, Place(library, device)
         self._cuda = _device.bound_module()
         most = min(MOST, n - WIDTH)
@@ -112,7 +117,7 @@ class DeviceSteps:
         self._V = self._place.empty(self._rows, n)  # by rows here: columns there
         self._T = self._place.empty(most, self._rows)
         self._work = self._place.empty(self._cuda.lanczos_workspace(n, self._rows))
-        library.assign(self._V, slice(0, WIDTH), start(n).T.copy())
+        library.assign(self._V, slice(0, WIDTH), first.T.copy())
         library.assign(self._T, slice(None), 0.0)
 
     def advance(self, first: int, last: int) -> None:
@@ -175,7 +180,8 @@ class LargeMatrix:
                 if self.formed
                 else _core.matrix_floor(rule=self.rule, squares=squares)
             )
-        found = self._iterated() if self.rule.rank in (0, self.n) else None
+        full = self.rule.rank in (0, self.n)
+        found = self._iterated(start(self.n, squares, rest)) if full else None
         if found is None:
             found = self._direct()
         if found is None or not self._carries(*found[:3]):
@@ -234,12 +240,12 @@ class LargeMatrix:
         squares = math.fsum(sums)
         return squares, math.fsum([*sums, -squares]), float(parts[:, 2].max())
 
-    def _iterated(self) -> _Found | None:
-        top = largest(DeviceSteps(self.H, self.n, *self.place), self.noise)
+    def _iterated(self, first: FloatArray) -> _Found | None:
+        top = largest(DeviceSteps(self.H, first, self.n, *self.place), self.noise)
         inverse = None if top is None else self._inverse()
         if top is None or inverse is None:
             return None
-        below = largest(DeviceSteps(inverse, self.n, *self.place), self.noise)
+        below = largest(DeviceSteps(inverse, first, self.n, *self.place), self.noise)
         if below is None:
             return None
         bottom, following, error = below.inverted()
