@@ -67,7 +67,7 @@ RUNS = {
     ),
     "resnet18": f"{RESNET} {DIGITS} {MOST} --terms-opt-kappa 0.1 0.003",
     "resnet18-tuned": (
-        f"{RESNET} {DIGITS} --fine-tune --seeds 1 --method identity fade fade-distilled leace"
+        f"{RESNET} {DIGITS} --fine-tune --seeds 3 --method identity fade fade-distilled leace"
     ),
     "animals": (
         f"{RESNET} {ANIMALS} --defender-rows 1500 5000 --seeds 1 "
