@@ -219,6 +219,19 @@ def test_a_module_that_puts_out_whole_numbers_is_no_matter():
     assert list(layers_of(Chosen().eval(), torch.randn(7, 5), None).layers) == ["layer"]
 
 
+def test_without_a_module_that_a_gradient_reaches_the_head_is_asked_for():
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole, self.matrix = nn.Identity(), nn.Parameter(torch.ones(5, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.whole(x.round().long()).float() @ self.matrix
+
+    with pytest.raises(ValueError, match="no linear layer makes the logits: name the head"):
+        layers_of(Bare().eval(), torch.randn(7, 5), None)
+
+
 def test_the_head_is_what_makes_the_logits():
     class TwoHeads(nn.Module):
         def __init__(self) -> None:

@@ -226,9 +226,12 @@ class _Seen(NamedTuple):
                     f"no gradient reaches what {name!r} puts out: the network runs it without any, "
                     "as under torch.no_grad"
                 )
-        names, outputs = zip(*(of for of in self.outputs if of[1].requires_grad), strict=True)
+        real = [of for of in self.outputs if of[1].requires_grad]
+        if not real:
+            return set()
+        outputs = [x for _, x in real]
         found = torch.autograd.grad(self.logits.sum(), outputs, allow_unused=True)
-        return {name for name, g in zip(names, found, strict=True) if g is not None}
+        return {name for (name, _), g in zip(real, found, strict=True) if g is not None}
 
 
 def _seen(model: nn.Module, inputs: Any) -> _Seen:
