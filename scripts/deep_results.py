@@ -70,7 +70,7 @@ RUNS = {
         f"{RESNET} {DIGITS} --fine-tune --seeds 3 --method identity fade fade-distilled leace"
     ),
     "animals": (
-        f"{RESNET} {ANIMALS} --defender-rows 1500 5000 --seeds 1 "
+        f"{RESNET} {ANIMALS} --defender-rows 1500 5000 --seeds 3 "
         "--method identity algorithm1 closed-form fade fade-distilled leace"
     ),
     "vit": f"{VIT} {DIGITS} {MOST} --fine-tune",
