@@ -84,7 +84,7 @@ NETWORKS = {
 
 
 @cache
-def problem(name, samples):
+def problem(name, samples, batch):
     """The network, both data sets, and their activations, kept."""
     parts, shape, _ = NETWORKS[name]
     torch.manual_seed(0)
@@ -93,15 +93,15 @@ def problem(name, samples):
     data = [torch.utils.data.TensorDataset(inputs, torch.arange(samples) % 10) for inputs in x]
     kept = [
         icd.keep_activations(
-            model, torch.utils.data.DataLoader(each, BATCH), split="3", trainable="1"
+            model, torch.utils.data.DataLoader(each, batch), split="3", trainable="1"
         )
         for each in data
     ]
     return model, data, kept
 
 
-def immunized(name, samples, method="algorithm1", lambdas=LAMBDAS):
-    model, _, (primary, harmful) = problem(name, samples)
+def immunized(name, samples, batch, method="algorithm1", lambdas=LAMBDAS):
+    model, _, (primary, harmful) = problem(name, samples, batch)
     done = icd.immunize(
         model,
         split="3",
@@ -115,16 +115,16 @@ def immunized(name, samples, method="algorithm1", lambdas=LAMBDAS):
     return weights(done.model)
 
 
-def plain(name, samples, regularizer=None):
+def plain(name, samples, batch, regularizer=None):
     """Stochastic gradient descent in the order in which `immunize` goes."""
-    original, data, _ = problem(name, samples)
+    original, data, _ = problem(name, samples, batch)
     model = copy.deepcopy(original)
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=LR, momentum=0.9
     )
     generator = torch.Generator().manual_seed(0)
-    orders = [torch.randperm(samples, generator=generator).split(BATCH) for _ in range(2)]
+    orders = [torch.randperm(samples, generator=generator).split(batch) for _ in range(2)]
     for P, H in zip(*orders, strict=True):
         x, y = data[0][P]
         features = model[:3](x)
@@ -141,9 +141,9 @@ def weights(model):
     return tuple(p.detach() for p in model[1].parameters())
 
 
-def by_autograd(name, samples):
+def by_autograd(name, samples, batch):
     """The same immunization in a plain loop."""
-    return plain(name, samples, ict.ImmunizationLoss(*LAMBDAS, p="rank"))
+    return plain(name, samples, batch, ict.ImmunizationLoss(*LAMBDAS, p="rank"))
 
 
 CONTESTANTS = {
@@ -160,13 +160,14 @@ CONTESTANTS = {
 @pytest.mark.parametrize("name", CONTESTANTS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_immunize_costs_its_passes(contest, size, network, name):
-    samples = BATCH * max(1, size(NETWORKS[network][2]) // BATCH)
+    batch = size(BATCH)
+    task = network, batch * max(1, size(NETWORKS[network][2]) // batch), batch
     function, like = CONTESTANTS[name]
     contest(
         f"an epoch of immunize, batches of {BATCH}: {network}",
         name,
-        lambda: function(network, samples),
-        like=lambda: like(network, samples),
+        lambda: function(*task),
+        like=lambda: like(*task),
         rtol=1e-4,
         goals={("immucond", SAME_LOOP): 1 / 1.3},
     )
