@@ -553,6 +553,24 @@ def test_rir_refuses():
             icd.rir(net(), net(), [x], harmful, split="head", size=4)
 
 
+MEASURED = {
+    "rir": lambda model: icd.rir(model, net(), **loaders(), split="head", groups=2, size=20),
+    "report": lambda model: icd.immunity_report(model, net(), **loaders(), split="head"),
+    "kept": lambda model: icd.keep_activations(
+        model, loaders()["primary"], split="head", trainable="block2"
+    ),
+}
+
+
+@pytest.mark.parametrize("call", MEASURED)
+def test_each_module_is_left_in_its_own_mode(call):
+    model = net().train()
+    model.norm.eval()  # frozen statistics, in a network that trains
+    modes = [module.training for module in model.modules()]
+    MEASURED[call](model)
+    assert [module.training for module in model.modules()] == modes
+
+
 # ---- refused before any training ----
 
 

@@ -47,7 +47,7 @@ from ._loaders import (
     refuse_mixed,
     refuse_random,
 )
-from ._network import blocks_named
+from ._network import blocks_named, in_evaluation
 from ._outcome import Outcome, outcome_of
 
 _log = logging.getLogger("immucond")
@@ -309,15 +309,13 @@ def keep_activations(
     """
     where = torch.device(device) if device is not None else next(model.parameters()).device
     blocks = blocks_named(model, trainable)
-    training = model.training
+    folder = None if cache is None else Path(cache)
     try:
-        folder = None if cache is None else Path(cache)
-        split_model = SplitModel(model.eval(), split)
-        return Kept(split_model, blocks, loader, where, folder, deterministic)
+        with in_evaluation(model):
+            split_model = SplitModel(model, split)
+            return Kept(split_model, blocks, loader, where, folder, deterministic)
     except (CannotKeepError, IndexError, RuntimeError) as error:
         raise ValueError(f"activations cannot be kept: {error}") from error
-    finally:
-        model.train(training)
 
 
 def task_of(task: Any, device: torch.device, name: str, seed: int = 0) -> Batches:

@@ -321,12 +321,13 @@ def _without_graphs(model: nn.Module) -> dict[int, Any]:
 @contextmanager
 def served(model: nn.Module, device: Any = None) -> Iterator[tuple[nn.Module, torch.device]]:
     """Give a network in evaluation mode, on a device if one is named; put it back afterwards."""
-    before, training = next(model.parameters()).device, model.training
+    before = next(model.parameters()).device
     where = before if device is None else torch.device(device)
-    try:
-        yield model.to(where).eval(), where
-    finally:
-        model.to(before).train(training)
+    with in_evaluation(model):
+        try:
+            yield model.to(where), where
+        finally:
+            model.to(before)
 
 
 @contextmanager
