@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -753,6 +753,20 @@ def test_activations_kept_once_serve_many_runs():
         for given in (kept, straight)
     )
     np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
+
+
+def test_a_forward_that_an_instance_has_stays_its_own():
+    def doubled(module, x):
+        return 2.0 * type(module).forward(module, x)
+
+    model = net()
+    model.stem.forward = MethodType(doubled, model.stem)  # as those who wrap layers do
+    x = data(8, 1)[:][0]
+    wanted = model(x)
+    icd.keep_activations(model, loaders()["primary"], split="head", trainable="block2")
+    assert torch.equal(model(x), wanted)
+    done = icd.immunize(model, split="head", trainable="block2", **loaders(), epochs=0)
+    assert torch.equal(done.model(x), wanted)
 
 
 @pytest.mark.parametrize("trainable", [None, "block1", ["block1", "block2"]])

@@ -92,10 +92,13 @@ def replaced(
         for name, output in trace.skipped:
             outputs.setdefault(name, []).append(tree_map(zeros, output))
         for name, stubs in outputs.items():
-            module = model.model.get_submodule(name)
+            own = vars(model.model.get_submodule(name))
+            if "forward" in own:  # such as a wrapper's around that of the class
+                stack.callback(own.__setitem__, "forward", own["forward"])
+            else:
+                stack.callback(own.pop, "forward")
             rest = iter(stubs)  # a module may run several times
-            module.forward = lambda *_, _rest=rest, **__: next(_rest)
-            stack.callback(module.__dict__.pop, "forward")
+            own["forward"] = lambda *_, _rest=rest, **__: next(_rest)
         entry = model.model.get_submodule(trace.entry)
         handle = entry.register_forward_pre_hook(lambda *_: arguments, with_kwargs=True)
         stack.callback(handle.remove)
