@@ -271,6 +271,30 @@ def test_gradients_are_of_each_samples_own_loss():
     assert np.allclose(16.0 * mean.gram("0"), own.gram("0"), rtol=1e-5, atol=1e-8)
 
 
+class Skipping(nn.Module):
+    """A dropout, which in evaluation hands on its input as it came, beside a skip."""
+
+    def __init__(self, keyword):
+        super().__init__()
+        torch.manual_seed(0)
+        self.dropout, self.inner, self.head = nn.Dropout(), nn.Linear(7, 7), nn.Linear(7, 3)
+        self.keyword = keyword
+
+    def forward(self, x):
+        branch = self.dropout(input=x) if self.keyword else self.dropout(x)
+        return self.head(x + self.inner(branch))
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_the_gradient_of_what_is_handed_on_is_that_of_its_own_readers(keyword):
+    model, ((x, y),) = Skipping(keyword), vectors(20)
+    found = icd.record(model, [(x, y)], "dropout", of="gradient")
+    branch = x.clone().requires_grad_()
+    loss = F.cross_entropy(model.head(x + model.inner(branch)), y, reduction="sum")
+    (g,) = torch.autograd.grad(loss, branch)
+    assert_moments(found, "dropout", g, rtol=1e-6)
+
+
 class Checkpointed(nn.Module):
     """Tokens through blocks that run again in the backward pass."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .._validate import Array, FloatArray
 from ._moments import MOMENTS, Factor, Moments
@@ -169,8 +170,9 @@ class Watch:
     def _hook(self, name: str, module: nn.Module) -> Any:
         if self.of == "input":
             return module.register_forward_pre_hook(partial(self._enters, name), with_kwargs=True)
-        hook = self._leaves if self.of == "output" else self._attach
-        return module.register_forward_hook(partial(hook, name))
+        if self.of == "output":
+            return module.register_forward_hook(partial(self._leaves, name))
+        return module.register_forward_hook(partial(self._attach, name), with_kwargs=True)
 
     def _enters(self, name: str, module: nn.Module, args: Any, keywords: Any) -> None:
         if not self._called(name):
@@ -184,7 +186,7 @@ class Watch:
         what = f"the output of {name!r}"
         self._add(name, module, first_tensor(output, what), what)
 
-    def _attach(self, name: str, module: nn.Module, _: Any, output: Any) -> Any:
+    def _attach(self, name: str, module: nn.Module, args: Any, keywords: Any, output: Any) -> Any:
         """Wait for the gradient; a block that runs again in the backward pass has one already.
 
         But not one that ran without a graph, as blocks checkpointed with ``use_reentrant=True`` do.
@@ -198,7 +200,9 @@ class Watch:
         if torch.is_grad_enabled():
             if not x.requires_grad:
                 told = started(x)
-            elif x._is_view():  # an operation in its place would leave the hook behind
+            # An operation in a view's place would leave the hook behind, and what a module hands
+            # on as it came, such as a dropout, has the gradients of all that read it before.
+            elif x._is_view() or any(x is given for given in tree_leaves((args, keywords))):
                 told = x.clone()
         if told.requires_grad and not again:
             self._attached.add(name)
