@@ -59,6 +59,24 @@ def test_batches_are_as_small_as_the_sampler_makes_them(rows, options, steps, tr
         assert len(taken) == steps
 
 
+class Tempered(Net):
+    def forward(self, temperature, x):
+        return super().forward(x) / temperature
+
+
+def test_a_number_beside_the_samples_has_no_length():
+    tasks = {
+        name: [
+            {"temperature": torch.tensor(2.0), "x": x, "labels": y}
+            for x, y in DataLoader(data(64, seed), batch_size=32)
+        ]
+        for name, seed in (("primary", 1), ("harmful", 2))
+    }
+    done = icd.immunize(net(Tempered), **tasks, **OPTIONS)
+    assert len(done.history["loss"]) == 2
+    assert icd.record(net(Tempered), tasks["primary"], "head", cross="labels").count("head") == 64
+
+
 def test_an_iterable_data_set_may_say_any_length():
     class Stream(torch.utils.data.IterableDataset):
         def __len__(self):

@@ -303,3 +303,33 @@ def test_one_sample_has_no_condition_number():
     for name in ("primary", "harmful"):
         with pytest.raises(ValueError, match=f"a batch of {name} must have at least two samples"):
             immunize(**{name: [(x[:1], y[:1])]})
+
+
+TAKES_NETWORKS = {
+    "immunize": immunize,
+    "record": lambda model: icd.record(model, loaders()["primary"], "*"),
+    "keep_activations": lambda model: icd.keep_activations(
+        model, loaders()["primary"], split="head", trainable="block2"
+    ),
+    "rir": lambda model: icd.rir(model, net(), **loaders(), split="head"),
+    "immunity_report": lambda model: icd.immunity_report(model, net(), **loaders(), split="head"),
+    "monitor": lambda model: icd.Monitor(*loaders().values(), split="head").measure(model),
+    "leak_profile": lambda model: icd.leak_profile(
+        model, **loaders(), held_out=loaders()["harmful"]
+    ),
+    "attack_cost": lambda model: icd.attack_cost(model, loaders()["harmful"], split="head"),
+}
+
+
+@pytest.mark.parametrize("call", TAKES_NETWORKS)
+@pytest.mark.parametrize(
+    ("model", "error", "told"),
+    [
+        ("net.pt", TypeError, r"a network must be a torch.nn.Module, and is a str"),
+        (net().to("meta"), ValueError, "must be there, and are on the device meta"),
+        (nn.Identity(), ValueError, "there are none|matches none|no block of the network"),
+    ],
+)
+def test_what_is_no_network_or_has_no_weights_is_told(call, model, error, told):
+    with pytest.raises(error, match=told):
+        TAKES_NETWORKS[call](model)

@@ -47,7 +47,7 @@ from ._loaders import (
     refuse_mixed,
     refuse_random,
 )
-from ._network import blocks_named, in_evaluation
+from ._network import blocks_named, device_of, in_evaluation
 from ._outcome import Outcome, outcome_of
 
 _log = logging.getLogger("immucond")
@@ -307,7 +307,7 @@ def keep_activations(
     >>> kept = icd.keep_activations(net, loader, split="2", trainable="0")
     >>> done = icd.immunize(net, split="2", primary=kept, harmful=kept, trainable="0")
     """
-    where = torch.device(device) if device is not None else next(model.parameters()).device
+    where = device_of(model, device)
     blocks = blocks_named(model, trainable)
     folder = None if cache is None else Path(cache)
     try:

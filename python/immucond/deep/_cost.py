@@ -25,7 +25,7 @@ from ..torch.parts import IGNORED
 from ._attacked import PARAMS, with_new_head
 from ._batches import Callback, held
 from ._head import SplitModel
-from ._network import array, prepared, refuse_compiled, whatever_modes
+from ._network import array, device_of, prepared, refuse_compiled, whatever_modes
 from ._outcome import Outcome, outcome_of
 
 _LAZY = 0.25  # relative error of the forecast
@@ -198,7 +198,7 @@ def attack_cost(
     (True, True)
     """
     check_choice(params, "params", PARAMS)
-    where = next(model.parameters()).device if device is None else torch.device(device)
+    where = device_of(model, device)
     refuse_compiled(model)
     SplitModel(model, split)  # refuses what is no head
     batches = held(harmful, "harmful", where, targets=True)

@@ -31,7 +31,7 @@ from ._frozen import let_gradients_through, trained_parameters
 from ._head import SplitModel
 from ._loaders import left_as_found
 from ._maps import checked_tau, closed_form, fade_network
-from ._network import blocks_named, copied, names_of, refuse_compiled
+from ._network import blocks_named, copied, device_of, names_of, refuse_compiled
 from ._objectives import (
     Loss,
     Method,
@@ -226,7 +226,7 @@ def immunize(
     of_maps = {"kappa_P": kappa_P, "delta": delta, "tau": tau}
     _refuse_misplaced("distilled" if distilled else method, of_training, of_maps)
     strength = checked_tau(1e4 if tau is None else tau)
-    where = torch.device(device) if device is not None else next(model.parameters()).device
+    where = device_of(model, device)
     drawn = as_count(seed, "seed", least=0)
     torch.manual_seed(drawn)
     model = copied(model, where).eval()

@@ -20,8 +20,8 @@ from ..probing.parts import ConstantError, blind
 from ._activations import Kept, task_of
 from ._batches import Callback, Loaded, first_of
 from ._cuts import Cut, Cuts, classes_of, counting, cuts_of, name_of, read, refuse_unlike
-from ._network import modules_matching
-from ._reading import Reading, device_of, summed
+from ._network import device_of, modules_matching
+from ._reading import Reading, summed
 from ._record import unwrapped
 from ._rows import Channels
 from ._untrained import untrained_like

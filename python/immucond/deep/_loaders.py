@@ -79,7 +79,8 @@ def least_batch(loader: Any) -> int | None:
     """Return the size of the smallest batch, where it is known: of a list, or by a sampler."""
     if isinstance(loader, (list, tuple)):
         leaves = (tree_flatten(parse_batch(batch)[0])[0] for batch in loader)
-        return min((len(x[0]) for x in leaves if x and isinstance(x[0], Tensor)), default=None)
+        rows = ([len(x) for x in of if isinstance(x, Tensor) and x.ndim] for of in leaves)
+        return min((lengths[0] for lengths in rows if lengths), default=None)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     size, batches = loader.batch_size, loader.batch_sampler

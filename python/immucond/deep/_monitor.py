@@ -13,7 +13,7 @@ from .._rank import epsilon
 from .._validate import as_count
 from ._activations import task_of
 from ._head import SplitModel
-from ._network import in_evaluation
+from ._network import device_of, in_evaluation
 from ._report import Measurement
 
 _DRAWN = ("kappa_P", "kappa_H", "rho", "rir")
@@ -115,8 +115,8 @@ class Monitor(Plotted):
             For a head that is not there, features that are not finite, fewer than two rows, or
             weights that are spread over processes.
         """
+        where = device_of(model)
         _refuse_spread(model)
-        where = next(model.parameters()).device
         devices = [where] if where.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), in_evaluation(model):
             tasks = [task_of(task, where, name) for name, task in self._tasks.items()]

@@ -32,7 +32,7 @@ def module_named(model: nn.Module, name: str, what: str) -> nn.Module:
     if name not in modules or name == "":
         listed = ", ".join(repr(known) for known in modules if known)
         raise ValueError(
-            f"{what} must name a module of the model, and is {name!r}; there are {listed}"
+            f"{what} must name a module of the model, and is {name!r}; there are {listed or 'none'}"
         )
     found: nn.Module = modules[name]
     return found
@@ -118,6 +118,17 @@ def refuse_compiled(model: nn.Module) -> None:
             "the module that was compiled (the attribute _orig_mod, or one on which compile() was "
             "not called), and compile what comes of it"
         )
+
+
+def device_of(model: nn.Module, given: Any = None) -> torch.device:
+    """Return where a network computes: the device that is given, or where it is."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a network must be a torch.nn.Module, and is a {type(model).__name__}")
+    first = next(chain(model.parameters(), model.buffers()), None)
+    if first is not None and first.is_meta:
+        raise ValueError("the weights of a network must be there, and are on the device meta")
+    own = torch.device("cpu") if first is None else first.device
+    return own if given is None else torch.device(given)
 
 
 def array(Z: Tensor) -> FloatArray:
@@ -321,8 +332,7 @@ def _without_graphs(model: nn.Module) -> dict[int, Any]:
 @contextmanager
 def served(model: nn.Module, device: Any = None) -> Iterator[tuple[nn.Module, torch.device]]:
     """Give a network in evaluation mode, on a device if one is named; put it back afterwards."""
-    before = next(model.parameters()).device
-    where = before if device is None else torch.device(device)
+    before, where = device_of(model), device_of(model, device)
     with in_evaluation(model):
         try:
             yield model.to(where), where

@@ -15,15 +15,10 @@ from .._validate import FloatArray, as_targets, converted
 from ._batches import Loaded, refuse_arrays, running_on
 from ._loaders import moved, parse_batch
 from ._masks import MaskWatch
-from ._network import call, logits_of
+from ._network import call, device_of, logits_of
 from ._objectives import Loss
 from ._rows import RefusedError, Samples, mask_of, size_of, started
 from ._watch import Watch
-
-
-def device_of(model: nn.Module) -> torch.device:
-    first = next(iter(model.parameters()), next(iter(model.buffers()), None))
-    return torch.device("cpu") if first is None else first.device
 
 
 def summed(logits: Tensor, labels: Any) -> Tensor:

@@ -19,9 +19,9 @@ from ._activations import Kept, task_of
 from ._batches import Loaded
 from ._checkpoint import NetworkCheckpoint, identity, name_of
 from ._moments import MOMENTS, Factor
-from ._network import modules_matching
+from ._network import device_of, modules_matching
 from ._objectives import Loss
-from ._reading import Reading, device_of, summed
+from ._reading import Reading, summed
 from ._recording import Recording, refuse_unlike
 from ._rows import (
     Channels,
@@ -181,13 +181,14 @@ def record(
     budget = None if max_bytes is None else as_count(max_bytes, "max_bytes", least=1)
     drawn = as_count(seed, "seed", least=0)
     model = unwrapped(model)
+    where = device_of(model)
     ranks = None if group is None else Ranks(group)
     found, aliases = modules_matching(model, modules)
     if patches:
         refuse_patches(found, of)
     if isinstance(loader, Kept):
         raise TypeError("loader must give whole batches, and is what keep_activations returned")
-    data = task_of(loader, device_of(model), "loader", seed=drawn)
+    data = task_of(loader, where, "loader", seed=drawn)
     assert isinstance(data, Loaded)
     settings = {
         "model": identity(model), "of": of, "factor": factor, "rows": rows,

@@ -14,7 +14,7 @@ from torch import nn
 from .._files import whole
 from .._validate import plain
 from ._head import SplitModel
-from ._network import FoldedHead, copied, refuse_saving, replace_module
+from ._network import FoldedHead, copied, device_of, refuse_saving, replace_module
 from ._report import DeepImmunization
 
 WEIGHTS, ABOUT = "weights.pt", "immucond.json"
@@ -134,7 +134,7 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
             f"{path / WEIGHTS} must hold tensors by their names, and holds a {type(state).__name__}"
             " of something else"
         )
-    found = copied(model, next(model.parameters()).device)
+    found = copied(model, device_of(model))
     head = SplitModel(found, split).head
     if folded:
         replace_module(found, split, FoldedHead(head, np.eye(head.in_features)))

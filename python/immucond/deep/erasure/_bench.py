@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from .._batches import Loaded, endless, everything
 from .._head import SplitModel
 from .._loaders import parse_batch
+from .._network import device_of
 from .._outcome import Outcome
-from .._reading import device_of
 from .._rows import rows_at, size_of
 from ._layers import Layer
 

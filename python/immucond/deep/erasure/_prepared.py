@@ -16,8 +16,7 @@ from .._activations import task_of
 from .._batches import Loaded, first_of
 from .._leak import LeakProfile
 from .._loaders import moved, parse_batch
-from .._network import copied
-from .._reading import device_of
+from .._network import copied, device_of
 from ._layers import Layers, layers_of
 from ._run import Tasks
 from ._utility import Utility

@@ -13,8 +13,7 @@ from ..._errors import extra
 from .._attacked import with_new_head
 from .._distillation import adam
 from .._head import SplitModel
-from .._network import copied
-from .._reading import device_of
+from .._network import copied, device_of
 from .._record import record
 from .._search import Settings
 from ._bench import Bench, adapting, norm_of

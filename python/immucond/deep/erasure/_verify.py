@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._validate import FloatArray
-from .._network import array, call, copied, logits_of
-from .._reading import device_of
+from .._network import array, call, copied, device_of, logits_of
 from ._layers import CONVOLUTIONS, Layer
 
 _KEPT = 8  # directions that the maps of the trial keep: few leave no error hidden
