@@ -254,6 +254,30 @@ def by_a_global(by):
     return lambda logits, labels: FACTOR * nn.functional.cross_entropy(logits, labels)
 
 
+SETTING = {"smoothing": [0.0]}
+CRITERION = nn.CrossEntropyLoss()
+
+
+def by_a_collection(by):
+    SETTING["smoothing"][0] = by / 10
+    return lambda a, b: nn.functional.cross_entropy(a, b, label_smoothing=SETTING["smoothing"][0])
+
+
+def by_a_module_of_the_file(by):
+    CRITERION.label_smoothing = by / 10
+    return lambda logits, labels: CRITERION(logits, labels)
+
+
+class Slotted:
+    __slots__ = ("by",)
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, logits, labels):
+        return self.by * nn.functional.cross_entropy(logits, labels)
+
+
 OTHERS = {
     "constant": lambda by: {
         1.0: {"loss": lambda a, b: nn.functional.cross_entropy(a, b, label_smoothing=0.1)},
@@ -267,6 +291,9 @@ OTHERS = {
     "nested": lambda by: {"loss": nested(by)},
     "default": lambda by: {"loss": defaulted(by)},
     "global": lambda by: {"loss": by_a_global(by)},
+    "global collection": lambda by: {"loss": by_a_collection(by)},
+    "global module": lambda by: {"loss": by_a_module_of_the_file(by)},
+    "slots": lambda by: {"loss": Slotted(by)},
     "module": lambda by: {"loss": nn.CrossEntropyLoss(label_smoothing=by / 10)},
     "module's weight": lambda by: {"loss": nn.CrossEntropyLoss(torch.full((3,), by))},
     "partial": lambda by: {"loss": partial(nested(by))},
@@ -289,6 +316,17 @@ def test_what_a_loss_an_optimizer_or_an_objective_holds_makes_another_run(case, 
     same(done, icd.immunize(net(), **loaders(), **options, **OTHERS[case](1.0)))
     with pytest.raises(ValueError, match=r"that of another run: (loss|optimizer|method) is"):
         icd.immunize(net(), **loaders(), **options, **OTHERS[case](5.0))
+
+
+def test_what_the_user_froze_makes_another_run(tmp_path):
+    options = {"split": "head", "checkpoint": tmp_path / "run.pt", **loaders()}
+    one, other = net(), net()
+    one.block1.requires_grad_(False)
+    other.block2.requires_grad_(False)
+    same(icd.immunize(one, **options), icd.immunize(one, **options))
+    told = r"frozen is \['block1.1.weight', .* there and \['block2.0.weight', .* here"
+    with pytest.raises(ValueError, match=told):
+        icd.immunize(other, **options)
 
 
 def test_an_objective_may_be_given_again_to_its_own_run(tmp_path):

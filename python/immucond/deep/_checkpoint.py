@@ -19,6 +19,9 @@ from .._validate import plain
 from ._sharded import gathered
 
 _SCALARS = (bool, int, float, str)
+_COLLECTIONS = (tuple, list, dict, set, frozenset)
+# Variables of a file by which functions in it that name them are told apart.
+_NAMED = (*_SCALARS, *_COLLECTIONS, np.generic, np.ndarray, Tensor, nn.Module, partial)
 _COLUMNS = 8 * 1009  # bytes of a row that is summed: a prime, which no layer's width divides
 _DEPTH = 12  # of what holds what
 
@@ -137,7 +140,9 @@ def _update(digest: Any, x: Any, within: list[int], without: tuple[str, ...] = (
     elif isinstance(x, partial):
         parts = [x.func, x.args, x.keywords]
     else:
-        own = getattr(x, "__dict__", {})
+        state = object.__getstate__(x)  # attributes, or a pair of these and of slots
+        held = state if isinstance(state, tuple) else (state,)
+        own = {key: value for some in held if some for key, value in some.items()}
         parts = [(key, own[key]) for key in sorted(own)
                  if key not in without and not key.endswith("_hooks")]  # fmt: skip
         parts += [f for f in vars(type(x)).values() if isinstance(f, FunctionType)]
@@ -156,7 +161,7 @@ def _closed_over(function: FunctionType) -> list[Any]:
 
 
 def _globals(function: FunctionType) -> dict[str, Any]:
-    """Return the numbers, tensors and functions of its own module that a function names."""
+    """Return the values, modules of PyTorch and own functions of its file that a function names."""
     names: set[str] = set()
     codes = [function.__code__]
     while codes:
@@ -168,7 +173,7 @@ def _globals(function: FunctionType) -> dict[str, Any]:
     return {
         name: x
         for name, x in found.items()
-        if isinstance(x, (*_SCALARS, tuple, Tensor, np.ndarray))
+        if isinstance(x, _NAMED)
         or (isinstance(x, FunctionType) and x.__module__ == function.__module__)
     }
 

@@ -254,7 +254,7 @@ def immunize(
         rule = rule if asked_by(lambdas, terms) else WEIGHTS
     else:
         refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     parameters = trained_parameters(splitted, blocks)
     folder = None if cache is None else Path(cache)
     P, H = (
@@ -280,6 +280,7 @@ def immunize(
             "harmful": H.fingerprint(),
             "split": split,
             "trainable": None if trainable is None else names_of(trainable),
+            "frozen": frozen or None if trainable is None else None,
             "method": method if isinstance(method, str) else name_of(method, without=("state",)),
             "lambdas": lambdas,
             "terms": steps.terms,
@@ -302,8 +303,8 @@ def immunize(
             steps.weigh(outcomes(splitted, *taught))
 
     def finished() -> DeepImmunization:
-        for parameter, required in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(required)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
         history = {key: np.array([r[key] for r in run.records]) for key in RECORD}
         faded = None
         if lesson is not None:
