@@ -351,6 +351,42 @@ def test_saved_networks_are_read_back_to_the_bit(method, tmp_path):
     assert {p.name for p in (tmp_path / "release").iterdir()} == {"weights.pt", "immucond.json"}
 
 
+def test_weights_of_another_precision_are_refused(tmp_path):
+    doubled = {name: [(x.double(), y) for x, y in task] for name, task in tasks().items()}
+    done = icd.immunize(Blobs().double(), split="head", **doubled, method="closed_form")
+    icd.save(done, tmp_path)
+    x = doubled["primary"][0][0]
+    assert torch.equal(icd.load_saved(tmp_path, Blobs().double())(x), done.model(x))
+    told = r"'body.weight' is torch.float64 there and torch.float32 in model"
+    with pytest.raises(ValueError, match=told):
+        icd.load_saved(tmp_path, Blobs())
+
+
+class Counting(Blobs):
+    """A network that keeps more than tensors, as layers of one's own may."""
+
+    kept = 1
+
+    def get_extra_state(self):
+        return {"kept": self.kept, "scale": [torch.ones(2)]}
+
+    def set_extra_state(self, state):
+        self.kept = state["kept"]
+
+
+def test_what_a_module_keeps_beside_tensors_is_saved_and_tells_networks_apart(tmp_path):
+    model = Counting()
+    model.kept = 2
+    options = {"split": "head", **tasks(), "checkpoint": tmp_path / "run.pt"}
+    done = icd.immunize(model, **options)
+    icd.save(done, tmp_path / "saved")
+    assert icd.load_saved(tmp_path / "saved", Counting()).kept == 2
+    with pytest.raises(ValueError, match=r"model is .* there and"):
+        icd.immunize(Counting(), **options)
+    (first, second) = (icd.record(m, tasks()["primary"], "head") for m in (model, Counting()))
+    assert first.settings["model"] != second.settings["model"]
+
+
 def test_what_is_no_saved_network_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no immucond\.json"):
         icd.load_saved(tmp_path, net())

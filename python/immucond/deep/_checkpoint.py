@@ -36,8 +36,13 @@ def fingerprint(model: nn.Module, *about: Any, without: str | None = None) -> st
         if without is not None and name.startswith(f"{without}."):
             continue
         digest.update(name.encode())
-        digest.update(_bytes(value))
+        digest.update(_bytes(value) if isinstance(value, Tensor) else _told(value))
     return digest.hexdigest()[:16]
+
+
+def _told(extra: Any) -> bytes:
+    """Return what tells the extra state of a module, which is no tensor, from another."""
+    return fingerprint_of(extra).encode()
 
 
 def identity(model: nn.Module) -> str:
@@ -47,6 +52,9 @@ def identity(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            digest.update(name.encode() + _told(value))
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         flat = gathered(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         whole = flat.size - flat.size % _COLUMNS

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .._files import whole
 from .._validate import plain
@@ -18,6 +19,7 @@ from ._network import FoldedHead, copied, device_of, refuse_saving, replace_modu
 from ._report import DeepImmunization
 
 WEIGHTS, ABOUT = "weights.pt", "immucond.json"
+_EXTRA = "_extra_state"  # what modules of one's own keep beside tensors
 
 
 def save(done: DeepImmunization, folder: str | Path) -> None:
@@ -65,9 +67,13 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     if done.fade is not None:
         about["fade"] = done.fade.figures()
     with whole(Path(folder) / WEIGHTS) as file:
-        torch.save({name: x.detach().cpu() for name, x in done.model.state_dict().items()}, file)
+        torch.save(tree_map_only(Tensor, _kept, {**done.model.state_dict()}), file)
     with whole(Path(folder) / ABOUT) as file:
         file.write((json.dumps(plain(about), indent=1) + "\n").encode())
+
+
+def _kept(x: Tensor) -> Tensor:
+    return x.detach().cpu()
 
 
 def _folded(done: DeepImmunization) -> bool:
@@ -95,7 +101,7 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
     FileNotFoundError
         Where there are no such files.
     ValueError
-        Where they cannot be read, or do not fit the architecture.
+        Where they cannot be read, or do not fit the architecture or its dtype.
 
     Examples
     --------
@@ -128,7 +134,8 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
             f"has split={split!r}, folded={folded!r}"
         )
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in state.items()
+        isinstance(name, str) and (isinstance(x, Tensor) or name.endswith(_EXTRA))
+        for name, x in state.items()
     ):
         raise ValueError(
             f"{path / WEIGHTS} must hold tensors by their names, and holds a {type(state).__name__}"
@@ -139,6 +146,13 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
     if folded:
         replace_module(found, split, FoldedHead(head, np.eye(head.in_features)))
         refuse_saving(found)
+    own = found.state_dict()
+    for name, x in state.items():
+        if isinstance(x, Tensor) and name in own and own[name].dtype != x.dtype:
+            raise ValueError(
+                f"the network in {path} is of another dtype: {name!r} is {x.dtype} there and "
+                f"{own[name].dtype} in model, which model.to({x.dtype}) changes"
+            )
     try:
         found.load_state_dict(state)
     except RuntimeError as error:
