@@ -417,6 +417,17 @@ def test_the_term_is_the_logarithm_of_the_alignment():
         assert same.history["ill"][0] == pytest.approx(math.log(wanted), rel=1e-6)
 
 
+def test_samples_without_a_label_that_counts_are_not_in_the_alignment():
+    given, (x, y) = tasks(100), rows(2, 200)
+    left = given | {"harmful": [(x[50:], y[50:])]}
+    wanted, _ = align(left, lambdas=(0.0, 1.0))
+    y = torch.cat([torch.full_like(y[:50], -100), y[50:]])
+    found, _ = align(given | {"harmful": [(x, y)]}, lambdas=(0.0, 1.0))
+    assert found.history["ill"] == pytest.approx(wanted.history["ill"], rel=1e-6)
+    none = [(x, torch.full_like(y, -100))]  # nothing to align with
+    assert not align(given | {"harmful": none}, lambdas=(0.0, 1.0))[0].history["ill"].any()
+
+
 def test_a_batch_of_one_class_contributes_nothing():
     x, y = rows(2, 200)
     alone, mixed = (x[y == 1], y[y == 1]), (x, y)

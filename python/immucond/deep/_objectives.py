@@ -20,6 +20,7 @@ from .._errors import ImmucondError
 from .._rank import epsilon
 from .._validate import check_choice, check_real
 from ..torch import condition_number, r_align, r_ill, r_well
+from ..torch.parts import IGNORED
 from ._outcome import Outcome
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -131,14 +132,18 @@ class Alignment(Objective):
     def terms(self, primary: Outcome, harmful: Outcome) -> tuple[Tensor | None, Tensor | None]:  # noqa: ARG002
         """Nothing, and log rho; nothing at all where a batch has one class."""
         Z, labels = harmful.features, harmful.labels
+        if labels.ndim == 1 and not labels.is_floating_point():
+            counts = labels.long() != IGNORED
+            if not bool(counts.all()):  # as losses do
+                Z, labels = Z[counts], labels[counts]
         if labels.is_floating_point():
             Y = labels[:, None] if labels.ndim == 1 else labels
         else:
             # Numbers of their own: labels are names, and the largest may be any.
             Y = torch.unique(labels, dim=0, return_inverse=True)[1]
-        if bool((Y[1:] == Y[0]).all()):
+        if bool((Y[1:] == Y[:1]).all()):
             return None, None
-        if bool((Z[1:] == Z[0]).all()):
+        if bool((Z[1:] == Z[:1]).all()):
             raise ImmucondError("the harmful features of a batch are the same for all its samples")
         rho = r_align(Z, Y)
         return None, rho.log() if float(rho.detach()) > 0.0 else None
