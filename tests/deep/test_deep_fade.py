@@ -249,6 +249,27 @@ def test_a_layer_is_folded_where_the_head_alone_reads_it(kind):
         assert np.array_equal(after["features"].numpy(), features(done.model, "head", x))
 
 
+class Named(nn.Module):
+    """A network that gives its head the features by name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.body, self.head = model[:-1], model[-1]
+
+    def forward(self, x):
+        return self.head(input=self.body(x))
+
+
+@pytest.mark.parametrize("method", ["fade", "closed_form", "alignment"])
+def test_features_may_enter_the_head_by_name(method):
+    plain = chain()
+    wanted = icd.immunize(plain, split=split_of(plain), **tasks(), method=method)
+    found = icd.immunize(Named(plain), split="head", **tasks(), method=method)
+    assert found.report.kappa_H == wanted.report.kappa_H
+    if method == "fade":
+        assert found.fade.form == wanted.fade.form == "folded"
+
+
 def test_what_reads_the_features_beside_the_head_keeps_them():
     """The map is put after that reader, which sees the features as before."""
     model = Between("penalty").eval()

@@ -271,6 +271,15 @@ def test_gradients_are_of_each_samples_own_loss():
     assert np.allclose(16.0 * mean.gram("0"), own.gram("0"), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_recorded_whatever_mode_is_on(mode):
+    model, batches = perceptron(), vectors(13, 5)
+    wanted = icd.record(model, batches, "*", of="gradient")
+    with mode():
+        found = icd.record(model, batches, "*", of="gradient")
+    assert all(np.array_equal(found.gram(name), wanted.gram(name)) for name in wanted)
+
+
 class Skipping(nn.Module):
     """A dropout, which in evaluation hands on its input as it came, beside a skip."""
 

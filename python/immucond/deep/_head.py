@@ -96,8 +96,8 @@ class SplitModel:
     def watched(self) -> Iterator[Watched]:
         """Watch the head, and what masks the modules are given."""
 
-        def see(seen: Watched, head: nn.Module, args: tuple[Any, ...]) -> None:
-            features = args[0]
+        def see(seen: Watched, head: nn.Module, args: tuple[Any, ...], keywords: Any) -> None:
+            features = args[0] if args else keywords["input"]
             if features.ndim not in (2, 3) or features.shape[-1] != head.in_features:
                 raise ValueError(
                     f"the features that enter {self.split!r} must have shape (N, "
@@ -109,7 +109,7 @@ class SplitModel:
         with self._masks.hooked() as masks, ExitStack() as stack:
             seen = Watched(masks)
             for handle in (
-                self.head.register_forward_pre_hook(partial(see, seen)),
+                self.head.register_forward_pre_hook(partial(see, seen), with_kwargs=True),
                 self.head.register_forward_hook(lambda *passed: seen.outputs.append(passed[-1])),
             ):
                 stack.callback(handle.remove)

@@ -265,7 +265,10 @@ def _before_head(model: SplitModel, task: Batches, batch: Any) -> str | None:
             fits = type(module) is nn.Linear and module.out_features == model.head.in_features
             if fits and module is not model.head:
                 stack.callback(module.register_forward_hook(keep(name)).remove)
-        handle = model.head.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+        handle = model.head.register_forward_pre_hook(
+            lambda _, args, keywords: entered.append(args[0] if args else keywords["input"]),
+            with_kwargs=True,
+        )
         stack.callback(handle.remove)
         task.run(model, batch)
     found = [name for name, seen in outputs.items() if len(seen) == 1 and seen[0] is entered[0]]

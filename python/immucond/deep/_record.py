@@ -38,6 +38,7 @@ _log = logging.getLogger("immucond")
 Repeated = Literal["refuse", "sum"]
 
 
+@torch.inference_mode(False)  # in which there are no gradients to record
 @torch.random.fork_rng(devices=[])
 def record(
     model: nn.Module,

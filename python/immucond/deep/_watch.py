@@ -151,7 +151,7 @@ class Watch:
     def hooked(self, model: nn.Module) -> Iterator[None]:
         """Watch the modules meanwhile, of a model in evaluation mode, and put all back."""
         training = [module for module in model.modules() if module.training]
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
         with ExitStack() as stack:
             if "torch._dynamo" in sys.modules:  # what is compiled would not see hooks that are new
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
