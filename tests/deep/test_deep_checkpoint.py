@@ -1,6 +1,7 @@
 """Runs of deep immunization on disk: an interrupted one ends at the bits of a straight one."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -479,9 +480,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 def test_the_users_generator_is_left_alone(call):
     model = net()
     torch.manual_seed(7)
+    others = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     before = torch.get_rng_state()
     call(model)
     assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == others[0]
+    assert np.array_equal(np.random.get_state()[1], others[1])  # noqa: NPY002
 
 
 def test_what_the_network_draws_follows_the_seed():

@@ -674,6 +674,19 @@ def test_what_requires_a_gradient_stays_as_it_was():
         assert got.requires_grad == given.requires_grad
 
 
+@pytest.mark.parametrize("method", ["algorithm1", "closed_form", "fade"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_that_are_on_change_nothing(mode, method):
+    options = {"split": "head", **loaders(), "method": method}
+    model = net()
+    wanted = icd.immunize(model, **options)
+    with mode():
+        found = icd.immunize(model, **options)
+    assert states_equal(found.model, wanted.model)
+    assert found.report == wanted.report
+    assert all(p.grad is None and not p.is_inference() for p in found.model.parameters())
+
+
 def test_numbers():
     refused(ValueError, "lambdas must be", lambdas="even")
     refused(ValueError, "lambdas must be", lambdas=3.0)

@@ -59,6 +59,19 @@ def test_names_of_attackers_come_in_a_sequence():
         linear_probes((Z, LABELS), (Z, LABELS), attackers="sgd")
 
 
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_modes_that_are_on_change_nothing(mode):
+    Z, y = torch.randn(300, 5, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 2
+    wanted = linear_probes((Z, y), (Z, y), epochs=2)
+    with mode():
+        found = linear_probes((Z.clone(), y.clone()), (Z.clone(), y.clone()), epochs=2)
+    for name, curves in wanted.items():
+        assert np.array_equal(found[name]["loss"], curves["loss"])
+        assert np.array_equal(found[name]["accuracy"], curves["accuracy"])
+
+
 def test_curves_start_at_chance_and_learn():
     found = linear_probes(*parts(), epochs=8)
     assert set(found) == set(RULES)

@@ -45,6 +45,7 @@ from ._objectives import (
 from ._report import DeepImmunization, DeepReport, Measurement, warn_if_easier
 
 
+@torch.inference_mode(False)
 @torch.random.fork_rng(devices=[])
 def immunize(
     model: nn.Module,
@@ -297,12 +298,13 @@ def immunize(
         kept = NetworkCheckpoint(checkpoint, count, settings)
     taught = (P, H) if lesson is None else lesson.tasks
     run = Run(steps, *taught, torch.Generator().manual_seed(drawn), kept)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), left_as_found(primary, harmful):
         measurement = _measured(splitted, P, H, unseen, computed_in)
         if steps.terms is not None:
             steps.weigh(outcomes(splitted, *taught))
 
     def finished() -> DeepImmunization:
+        model.zero_grad()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in frozen)
         history = {key: np.array([r[key] for r in run.records]) for key in RECORD}

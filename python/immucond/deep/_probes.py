@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._validate import as_count, check_choice
+from ._network import whatever_modes
 
 BATCH = 256
 
@@ -172,6 +173,7 @@ def _checked(pair: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return Z.detach().cpu(), y.cpu().long()
 
 
+@whatever_modes()
 def descend(
     rows: Rows,
     rule: str,
@@ -185,7 +187,8 @@ def descend(
     """Train heads from zero at all step lengths of a rule at once, behind `front`."""
     make, lengths = RULES[rule]
     size = rows.Z.square().mean().sqrt()
-    rows = rows.mapped(lambda part: (part / size).float())
+    # Copies, of labels too: what inference mode has made autograd does not keep.
+    rows = rows.mapped(lambda part: (part / size).float())._replace(y=rows.y.clone())
     front = nn.Identity() if front is None else front
 
     def entering(Z: Tensor) -> Tensor:
