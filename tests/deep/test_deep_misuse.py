@@ -305,6 +305,29 @@ def test_one_sample_has_no_condition_number():
             immunize(**{name: [(x[:1], y[:1])]})
 
 
+class Answering(nn.Module):
+    """A network whose output is a mapping, in which nothing is called logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return {"scores": self.net(x)}
+
+
+def test_a_mapping_without_logits_is_told():
+    tasks = loaders()
+    for call in (
+        lambda: immunize(Answering(), split="net.head"),
+        lambda: icd.record(Answering(), tasks["primary"], "net.head", of="gradient"),
+        lambda: icd.leak_profile(Answering(), **tasks, held_out=tasks["harmful"]),
+        lambda: icd.attack_cost(Answering(), tasks["harmful"], split="net.head"),
+    ):
+        with pytest.raises((TypeError, ValueError), match="as 'logits', and returned a dict"):
+            call()
+
+
 TAKES_NETWORKS = {
     "immunize": immunize,
     "record": lambda model: icd.record(model, loaders()["primary"], "*"),

@@ -99,11 +99,14 @@ def call(model: nn.Module, inputs: Any) -> Any:
 def logits_of(output: Any) -> Tensor:
     """Return the logits of what a model returned: a tensor, or what holds one as "logits"."""
     if isinstance(output, Mapping):
-        output = output["logits"]
+        output = output.get("logits", output)
     elif hasattr(output, "logits"):
         output = output.logits
     if not isinstance(output, Tensor):
-        raise TypeError(f"the model must return logits, and returned {type(output).__name__}")
+        raise TypeError(
+            "the model must return logits, a tensor or what holds one as 'logits', and returned a "
+            f"{type(output).__name__}"
+        )
     return output
 
 
