@@ -200,6 +200,29 @@ def test_padding_is_in_no_row(side, factor):
     )
 
 
+def test_a_decoder_on_as_many_tokens_is_not_masked_as_its_encoder():
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=50, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=12, decoder_ffn_dim=12, pad_token_id=0,
+        max_position_embeddings=32, decoder_start_token_id=2, eos_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    model = transformers.BartModel(config).eval()
+    (given,), (read,) = (sentences(side, batch=11) for side in ("right", "left"))
+    batch = {name: given[name] for name in ("input_ids", "attention_mask")}
+    batch |= {f"decoder_{name}": read[name] for name in batch}
+    of_encoder, of_decoder = (f"{part}.layers.0.fc1" for part in ("encoder", "decoder"))
+    told = f"'{of_decoder}' is of a decoder, .* mask='decoder_attention_mask' or a function"
+    with pytest.raises(ValueError, match=told):
+        icd.record(model, [batch], of_decoder)
+    for name, mask in ((of_encoder, "attention_mask"), (of_decoder, "decoder_attention_mask")):
+        found = icd.record(model, [batch], name, mask=mask)
+        (rows,) = gathered(model, name, [batch], "input")
+        assert_moments(found, name, rows[batch[mask].bool()])
+    alike = batch | {"decoder_attention_mask": batch["attention_mask"]}
+    assert icd.record(model, [alike], of_decoder).count(of_decoder) == alike["attention_mask"].sum()
+
+
 def test_a_mask_by_a_function_and_padding_that_is_nan():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3))

@@ -78,7 +78,7 @@ class Cuts(Watch):
 
     def refuse_unseen(self) -> None:
         """Refuse cuts of modules that never ran."""
-        missing = [name for name in self._modules if name not in self.ran]
+        missing = [name for name in self.modules if name not in self.ran]
         if missing:
             raise ValueError(f"modules that never ran: {', '.join(map(repr, missing))}")
 

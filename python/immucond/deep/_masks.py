@@ -114,6 +114,19 @@ class Masks:
         found = (run.given.get(ENCODED) for run in self._outermost())
         return any(isinstance(x, Tensor) and x.ndim == 2 and bool((x == 0).any()) for x in found)
 
+    def unlike(self, mask: Tensor) -> set[int]:
+        """Return the modules of decoders that ran on as many tokens as a mask has, but others."""
+        found: set[int] = set()
+        for run in self._runs:
+            tokens = next((run.given[name] for name in _TOKENS if name in run.given), None)
+            decoder = getattr(run.module, "get_decoder", None)
+            if tokens is None or decoder is None or tokens.shape[:2] != mask.shape:
+                continue
+            own = torch.ones_like(mask) if DECODED not in run.given else run.given[DECODED] != 0
+            if not torch.equal(own.to(mask.device), mask):
+                found |= {id(module) for module in decoder().modules()}
+        return found
+
     def kept(self, samples: int, tokens: int, device: torch.device) -> Tensor:
         """Return which of the head's tokens are no padding, (B, T): all, where there is no mask."""
         run = next((run for run in reversed(self._runs) if self._tells(run)), None)

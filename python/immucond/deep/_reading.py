@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from .._validate import FloatArray, as_targets, converted
 from ._batches import Loaded, refuse_arrays, running_on
 from ._loaders import moved, parse_batch
-from ._masks import MaskWatch
+from ._masks import DECODED, ENCODED, Masks, MaskWatch
 from ._network import call, device_of, logits_of
 from ._objectives import Loss
 from ._rows import RefusedError, Samples, mask_of, size_of, started
@@ -87,6 +87,18 @@ class Reading:
             array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
         return as_targets(array, count, what, "samples")
 
+    def _refuse_decoders(self, samples: Samples, masks: Masks, watch: Watch) -> None:
+        """Refuse modules of a decoder on as many tokens as the encoder's mask is of."""
+        if samples.mask is None or self.mask != ENCODED:
+            return
+        theirs = masks.unlike(samples.mask)
+        named = [name for name, module in watch.modules.items() if id(module) in theirs]
+        if named:
+            raise RefusedError(
+                f"{named[0]!r} is of a decoder, whose tokens {ENCODED!r} does not mask: record "
+                f"such by a call of their own, with mask={DECODED!r} or a function of the batch"
+            )
+
     def run(self, batch: Any, number: int, watch: Watch, name: str = "loader") -> Any:
         """Run the model on one batch, as it would at any other time; return what it returns."""
         refuse_arrays(batch, name)
@@ -111,6 +123,7 @@ class Reading:
                             f"{self.mask!r} by name: give mask= a function of the batch, or "
                             "mask=None, which records the padding too"
                         )
+                    self._refuse_decoders(samples, masks, watch)
                     value = self.loss(logits_of(output), moved(labels, where)) if backward else None
                 if value is not None:
                     watch.backward(value)

@@ -89,7 +89,8 @@ def record(
     mask : str, callable, or None
         Which tokens are no padding, as (B, T) of 0 and 1: the name in a batch that is a mapping,
         where it has it; a function of the batch; or None, for all of them. Padding is in no row:
-        where a module runs with a mask of padding that the batch has not by name, it is refused.
+        where a module runs with a mask of padding that the batch has not by name, it is refused,
+        and so are an encoder's mask and a decoder's module that runs on as many tokens.
     cross : "labels" or callable, optional
         Targets Y of which ``X^T Y`` is kept: the batch's labels, one-hot where they are whole
         numbers, or a function from the batch to (B, c) numbers, one row a sample.

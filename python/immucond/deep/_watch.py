@@ -32,6 +32,8 @@ class Watch:
 
     Attributes
     ----------
+    modules : dict of str to nn.Module
+        What is watched.
     moments : dict of str to Moments
         Of the modules that were recorded, or are in this pass.
     waiting : dict of str to int
@@ -54,7 +56,7 @@ class Watch:
         self.waiting: dict[str, int] = {}
         self.passes: list[tuple[str, ...]] = []
         self.ran: set[str] = set()
-        self._modules, self._kind, self._layout = dict(modules), MOMENTS[factor], layout
+        self.modules, self._kind, self._layout = dict(modules), MOMENTS[factor], layout
         self._summed, self._budget = summed, budget
         self._active: dict[str, int] = {}  # bytes
         self._listening = False
@@ -163,7 +165,7 @@ class Watch:
                 for module in model.modules():
                     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                         stack.callback(module.register_forward_hook(_begin_graph).remove)
-            for name, module in self._modules.items():
+            for name, module in self.modules.items():
                 stack.callback(self._hook(name, module).remove)
             yield
 
