@@ -768,6 +768,21 @@ def test_activations_kept_once_serve_many_runs():
     np.testing.assert_allclose(found.rir, wanted.rir, rtol=1e-3)
 
 
+def test_activations_of_other_weights_are_refused():
+    model = net()
+    kept = icd.keep_activations(model, loaders()["harmful"], split="head", trainable="block2")
+    with torch.no_grad():
+        model.block2[0].weight += 1.0  # what is trained may differ
+    options = {"split": "head", "trainable": "block2", "epochs": 1}
+    icd.immunize(model, primary=loaders()["primary"], harmful=kept, **options)
+    with torch.no_grad():
+        model.norm.running_mean += 1.0
+    refused(
+        ValueError, "what was kept of harmful is of other weights before", model,
+        harmful=kept, trainable="block2",
+    )  # fmt: skip
+
+
 def test_a_forward_that_an_instance_has_stays_its_own():
     def doubled(module, x):
         return 2.0 * type(module).forward(module, x)

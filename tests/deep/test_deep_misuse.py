@@ -316,6 +316,11 @@ class Answering(nn.Module):
         return {"scores": self.net(x)}
 
 
+def test_a_loss_that_is_no_tensor_is_told():
+    with pytest.raises(ValueError, match="loss and terms cannot be computed on a first batch"):
+        immunize(loss=lambda *_: 1.0)
+
+
 def test_a_mapping_without_logits_is_told():
     tasks = loaders()
     for call in (

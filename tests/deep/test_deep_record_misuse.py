@@ -223,6 +223,19 @@ def test_loaders_that_are_none():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"modules": None}, "modules must be names of modules or patterns, and is None"),
+        ({"modules": ["head", 3]}, "modules must be names of modules or patterns, and is"),
+        ({"mask": True}, "mask must be a name, a function of a batch or None, not True"),
+    ],
+)
+def test_what_is_no_name(given, told):
+    with pytest.raises(TypeError, match=told):
+        icd.record(net(), [data(8, 1)[:]], **{"modules": "head", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
         ({"of": "inputs"}, "of must be one of"),
         ({"factor": "qr"}, "factor must be one of"),
         ({"rows": "tokens"}, "rows must be one of"),

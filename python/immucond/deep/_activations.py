@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from ._batches import Batches, Loaded, refuse_rows
-from ._checkpoint import fingerprint_of
+from ._checkpoint import fingerprint_of, identity
 from ._frozen import (
     Trace,
     gradients_agree,
@@ -91,6 +91,7 @@ class Kept:
                 refuse_random(loader, deterministic)
             inputs, self._trace = self._run(model, blocks, loader)
         self._size = rows_of(self._trace.arguments)
+        self._frozen = self._identities(model)
         self._check(model, blocks, inputs)
 
     def _run(self, model: SplitModel, blocks: Sequence[nn.Module], loader: Any) -> Any:
@@ -177,13 +178,24 @@ class Kept:
                 raise CannotKeepError("its batches differ in more than their samples")
 
     def refuse_trained(self, model: SplitModel, name: str) -> None:
-        """Refuse to train what ran, once and for all, before the activations that were kept."""
+        """Refuse to train what ran before what was kept, and a network of other weights there."""
         for frozen, _ in self._trace.skipped:
             if any(p.requires_grad for p in model.model.get_submodule(frozen).parameters()):
                 raise ValueError(
                     f"{frozen!r} is to be trained, and what was kept of {name} lies behind it: "
                     "keep_activations must be given the same trainable"
                 )
+
+        if self._identities(model) != self._frozen:
+            raise ValueError(
+                f"what was kept of {name} is of other weights before the trainable blocks: give "
+                "keep_activations this network"
+            )
+
+    def _identities(self, model: SplitModel) -> list[str]:
+        """Return what tells the weights of the modules that ran, once and for all, from others."""
+        names = dict.fromkeys(name for name, _ in self._trace.skipped)
+        return [identity(model.model.get_submodule(name)) for name in names]
 
     def epoch(self, generator: torch.Generator) -> Iterator[Any]:
         """Yield the indices of batches, in a random order."""

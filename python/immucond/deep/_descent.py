@@ -98,7 +98,7 @@ def first_terms(
     try:
         finite(loss(seen[0].logits, seen[0].labels))
         return copy.copy(objective).terms(*seen)  # the state of the run's own is left as it is
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"loss and terms cannot be computed on a first batch of each task: {error}"
         ) from error

@@ -42,7 +42,8 @@ def modules_matching(
     model: nn.Module, patterns: str | Sequence[str]
 ) -> tuple[dict[str, nn.Module], dict[str, tuple[str, ...]]]:
     """Return the modules that patterns match, by their first names, and their further ones."""
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    several = hasattr(patterns, "__iter__") and not isinstance(patterns, str)
+    given: list[Any] = list(patterns) if several else [patterns]
     if not given or not all(isinstance(x, str) for x in given):
         raise TypeError(f"modules must be names of modules or patterns, and is {patterns!r}")
     named: dict[str, nn.Module] = {

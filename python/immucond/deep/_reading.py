@@ -56,6 +56,12 @@ class Reading:
     seed: int
     targets_are: str | None = None  # classes or numbers
 
+    def __post_init__(self) -> None:
+        if not (self.mask is None or isinstance(self.mask, str) or callable(self.mask)):
+            raise TypeError(
+                f"mask must be a name, a function of a batch or None, not {self.mask!r}"
+            )
+
     def samples(self, batch: Any, number: int, needed: bool) -> Samples:
         """Return what the batch says of its rows."""
         found = mask_of_batch(batch, self.mask, number)
