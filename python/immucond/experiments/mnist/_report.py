@@ -80,10 +80,10 @@ def of_probes(
 def log_slowing(result: Result, method: str, rows: str) -> dict[Pair, float]:
     """log10 of rho before over rho after, by pair: above 0, the labels moved to slower directions.
 
-    Pairs whose features see nothing of the labels any more, rho 0, are left out.
+    Infinite where features see nothing of the labels any more, rho 0.
     """
     told = of_probes(result, method, "rho", rows)
-    return {p: math.log10(before / after) for p, (before, after) in told.items() if after > 0.0}
+    return {p: math.log10(was / rho) if rho > 0.0 else math.inf for p, (was, rho) in told.items()}
 
 
 def _overview(result: Result) -> Table:
@@ -331,7 +331,8 @@ def _grids_of(
 ) -> Figure:
     """Two grids by title, of the digits that took part, on one scale."""
     pairs = result.settings.pairs
-    largest = max((abs(v) for values in found.values() for v in values.values()), default=1.0)
+    every = (abs(value) for values in found.values() for value in values.values())
+    largest = max(filter(math.isfinite, every), default=1.0)
     with print_style():
         from matplotlib.figure import Figure
 
@@ -360,7 +361,7 @@ def _draw(
     rows, columns = (sorted(set(digits)) for digits in zip(*pairs, strict=True))
     shown = np.full((len(rows), len(columns)), np.nan)
     for (P, H), value in values.items():
-        shown[rows.index(P), columns.index(H)] = value
+        shown[rows.index(P), columns.index(H)] = min(value, bold)  # what is infinite has no colour
     picture = ax.imshow(shown, cmap="RdBu", vmin=-bold, vmax=bold)
     for P, H in pairs:
         value = values.get((P, H), np.nan)
