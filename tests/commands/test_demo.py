@@ -224,6 +224,15 @@ def test_delta_and_kappa_primary_reach_the_closed_form(tmp_path):
     assert noisy["kappa_P"] == pytest.approx(7.0, rel=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_no_loss_is_told_after_more_steps_than_were_taken(tmp_path, capsys):
+    words = ["demo", "--out", str(tmp_path / "out"), "--steps", "2", "--probe-steps", "50"]
+    assert main([*words, "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "10 steps" in printed
+    assert "100 steps" not in printed
+
+
 def test_figures_are_drawn_for_print(outcome):
     drawn = digits.figures(outcome)
     assert sorted(drawn) == FILES[:2]

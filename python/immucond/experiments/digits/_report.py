@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ROWS = (("held_out", "held-out"), ("training", "training"))
-_MARKS = (1, 10, 100, 1000)  # steps of descent after which losses are told
+_MARKS = (1, 10, 100, 1000)  # steps of descent after which losses are told, within the budget
 _ATTACKERS = {
     "gd": "gradient\ndescent", "cg": "conjugate\ngradients", "whitening": "whitened\nfeatures",
     "lstsq": "least\nsquares",
@@ -105,20 +105,21 @@ def print_tables(result: Result, console: Console) -> None:
 
 
 def _attack(result: Result) -> Table:
+    marks = [steps for steps in _MARKS if steps <= result.settings.probe_steps]
     rows = []
     for name, (values,) in result.units.items():
         probes = values["probes"]["harmful"]
-        cells = [number(left_after(probes["gd"], steps)) for steps in _MARKS]
+        cells = [number(left_after(probes["gd"], steps)) for steps in marks]
         rows.append([before_or(name), *cells, *(_steps(probes[a]) for a in ATTACKERS)])
     return Table(
         f"What the attacker gets: the harmful task, digit {result.settings.harmful}",
-        ("", *(f"loss left\n{steps:,} step{'s' * (steps > 1)}" for steps in _MARKS),
+        ("", *(f"loss left\n{steps:,} step{'s' * (steps > 1)}" for steps in marks),
          *(_ATTACKERS[attacker] for attacker in ATTACKERS)),
         rows,
         "Training rows. loss left: share of the reducible loss after t steps of gradient descent "
         f"with exact line search. Last columns: steps to within {TOLERANCE:.0%} of the best loss. "
         "The last two are not slowed: whitening and a least-squares solve undo every method.",
-        (("descent", len(_MARKS)), ("steps of each attacker", len(ATTACKERS))),
+        (("descent", len(marks)), ("steps of each attacker", len(ATTACKERS))),
     )  # fmt: skip
 
 
@@ -129,18 +130,18 @@ def _steps(probe: Values) -> str:
 
 
 def _losses(result: Result) -> Table:
-    rows = []
+    steps, rows = min(STEPS, result.settings.probe_steps), []
     for name, (values,) in result.units.items():
         loss, probe = values["primary_loss"], values["probes"]["primary"]["gd"]
         rows.append(
             [before_or(name),
              *(number(loss[key][head]) for key, _ in _ROWS for head in ("own", "best")),
-             number(left_after(probe, STEPS)), _steps(probe)]
+             number(left_after(probe, steps)), _steps(probe)]
         )  # fmt: skip
     return Table(
         f"What the primary task pays: digit {result.settings.primary}",
         ("", *(f"{rows}\n{head} head" for _, rows in _ROWS for head in ("own", "best")),
-         f"loss left\n{STEPS} steps", f"steps to\n{TOLERANCE:.0%}"),
+         f"loss left\n{steps} steps", f"steps to\n{TOLERANCE:.0%}"),
         rows,
         "Mean squared error. best head: least squares on the features; own head: what the method "
         f"serves, for Algorithm 1 the one it trained along in {result.settings.steps:,} steps. "
