@@ -192,6 +192,13 @@ def test_a_map_that_rounding_would_spoil_is_a_failure_that_is_told(text, tmp_pat
     assert "fade failed: fade would change" in (tmp_path / "tables.md").read_text()
 
 
+def test_where_every_method_fails_the_tables_say_so(text, tmp_path):
+    line = command(text, "--method", "algorithm1", "--lr", "1e30", "--out", str(tmp_path))
+    assert main(line) == 0
+    assert "Algorithm 1 failed: " in (tmp_path / "tables.md").read_text()
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_terms_are_those_of_their_method(text, tmp_path):
     line = command(
         text, "--method", "algorithm1", "opt-kappa", "--terms", "0.5", "2", "--terms-opt-kappa",

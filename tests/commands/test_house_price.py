@@ -369,6 +369,9 @@ def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsy
     assert "Algorithm 1 failed: algorithm1 diverged at step" in capsys.readouterr().out
     numbers = json.loads((out / "results.json").read_text())
     assert "diverged" in numbers["methods"]["algorithm1"]["seeds"][0]["failure"]
+    for others in (["imma"], []):  # the last method tells nothing of before, nor does any
+        assert main([*words, "--methods", "algorithm1", *others]) == 0
+        assert "Algorithm 1 failed: algorithm1 diverged" in (out / "tables.md").read_text()
 
 
 def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):

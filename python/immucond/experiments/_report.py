@@ -167,8 +167,8 @@ def overview(
         ]
 
     made = by_method(methods, units, cells)
-    if "identity" not in units and made and len(made[-1]) > 1:
-        done = finished([*units.values()][-1])
+    done = next(filter(None, map(finished, units.values())), [])
+    if "identity" not in units and done:
         before = [cell(done, "alignment", rows, task, "before", "left")
                   for task in ("harmful", "primary")]  # fmt: skip
         made.insert(0, ["identity", before[0], "", before[1]])

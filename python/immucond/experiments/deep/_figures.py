@@ -27,7 +27,7 @@ _DRAWN = ("sgd", "adam", "lbfgs", "whitening")  # by epoch
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Figures by file name without suffix, ready for ``savefig``.
+    """Figures by file name without suffix, ready for ``savefig``; none where all methods failed.
 
     Methods with fewer rows of the defender are in the tables alone.
     """
@@ -36,6 +36,8 @@ def figures(result: Result) -> dict[str, Figure]:
         for name, values in first(result.units).items()
         if name in _STYLES
     }
+    if not drawn:
+        return {}
     return {
         "attackers": _drawn_attackers(drawn),
         "probe": _probe(drawn),

@@ -31,10 +31,10 @@ def tables(result: Result) -> list[Table]:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """Figures by file name without suffix, ready for ``savefig``."""
+    """Figures by file name without suffix, ready for ``savefig``; none where all methods failed."""
     drawn = {name: values["curves"] for name, values in shared.first(result.units).items()}
     titles = {"primary": "primary task: LotArea", "harmful": "harmful task: SalePrice"}
-    return {"curves": curves(result.methods, drawn, titles)}
+    return {"curves": curves(result.methods, drawn, titles)} if drawn else {}
 
 
 def _immunity(result: Result) -> Table:
