@@ -93,6 +93,8 @@ def test_facts_and_theorems(capsys, tmp_path):
     assert "statement" in capsys.readouterr().out
     written = strict((tmp_path / "a.json").read_text())
     assert written["theorems"] == strict(shown)["theorems"]
+    assert main([*words, "--json", "-"]) == 0  # as without a FILE
+    assert strict(capsys.readouterr().out)["theorems"] == written["theorems"]
     assert main(["theorems", "--list", "--json"]) == 0
     assert {"theorem-4.1-1", "proposition-3.2"} < {
         t["name"] for t in strict(capsys.readouterr().out)

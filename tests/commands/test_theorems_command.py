@@ -110,6 +110,9 @@ def test_a_true_statement_that_fails_is_an_error(monkeypatch, capsys):
         (["--instances", "0"], "argument --instances: a whole number of at least 1"),
         (["--seed", "-1"], "argument --seed: a whole number of at least 0"),
         (["--seed", "x"], "argument --seed: a whole number of at least 0"),
+        (["--list", "--json", "f.json"], "--list writes no file: leave f.json out"),
+        (["--list", "--markdown", "f.md"], "--list writes no file: leave f.md out"),
+        (["--markdown", "-"], "--markdown takes a FILE, such as /dev/stdout, got -"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(words, message, capsys):

@@ -71,10 +71,14 @@ def run(args: argparse.Namespace) -> None:
     chosen = _chosen(args.names)
     if args.json is not None and (named := fnmatch.filter(THEOREMS, str(args.json))):
         args.parser.error(f"--json takes a FILE, and {args.json} names {named[0]}: names go first")
-    if args.list:
-        _list(chosen, args.json is STDOUT)
-        return
+    if args.markdown == STDOUT:
+        args.parser.error("--markdown takes a FILE, such as /dev/stdout, got -")
     given = [file for file in (args.json, args.markdown) if file not in (None, STDOUT)]
+    if args.list:
+        if given:
+            args.parser.error(f"--list writes no file: leave {given[0]} out")
+        _list(chosen, args.json == STDOUT)
+        return
     places = [place for place in map(writable, given) if place is not None]  # told now
     if len(places) > len(set(places)):
         args.parser.error(f"--json and --markdown must be two files, got {args.json} for both")
@@ -82,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     failed = [error for error in map(partial(_write, found, args), given) if error is not None]
     console = Console(highlight=False)
     console.width = max(console.width, 80)  # narrower, names would be cut
-    if args.json is STDOUT:
+    if args.json == STDOUT:
         print_json(_as_json(found, args))
     else:
         _print(found, console)  # whether or not a file could be written
