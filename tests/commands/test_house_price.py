@@ -103,6 +103,13 @@ def test_data_are_prepared_as_the_paper_does(folder):
     assert not X[:, data.features.index("PoolArea")].any()
 
 
+def test_a_constant_whose_mean_is_rounded_is_0_too(folder):
+    edit(folder, "D_P.csv", lambda f: f.assign(PoolArea="0.1"))
+    assert np.full(90, 0.1).std() > 0.0
+    data = house_price.load(folder, rows=70)
+    assert not data.primary.X[:, data.features.index("PoolArea")].any()
+
+
 def test_folder_may_be_named_itself_or_by_the_environment(folder, monkeypatch):
     wanted = house_price.load(folder, rows=70)
     assert house_price.load(folder / "house_price", rows=70).fingerprint == wanted.fingerprint
@@ -168,6 +175,7 @@ def test_bad_tables_name_file_row_and_column(folder, tmp_path, capsys, change, t
     [
         (b"", r"D_H\.csv is empty"),
         (b"a,b\n1\n", r"D_H\.csv: row 1 has 1 columns, and the header 2"),
+        (b"a,b,a\n1,2,3\n", r"D_H\.csv has the column 'a' twice"),
         (b"a,\xff\n", r"D_H\.csv is not a CSV file in UTF-8"),
         (b'a,"b\n', r"D_H\.csv is not a CSV file in UTF-8"),
     ],

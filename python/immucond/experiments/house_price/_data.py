@@ -116,6 +116,9 @@ def _read(path: Path) -> Cells:
     if not lines:
         raise ValueError(f"{path} is empty")
     header, rows = lines[0], [line for line in lines[1:] if line]
+    twice = [name for place, name in enumerate(header) if name in header[:place]]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice")
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise ValueError(
@@ -198,6 +201,6 @@ def _numbers(cells: Sequence[str], column: str, name: str) -> FloatArray:
 
 
 def _standardized(values: FloatArray) -> FloatArray:
-    spread = values.std()
+    spread = values.std() if np.ptp(values) > 0.0 else 0.0  # not what rounding of the mean leaves
     centred: FloatArray = values - values.mean()
     return centred / spread if spread > 0.0 else np.zeros_like(values)
