@@ -93,6 +93,20 @@ def test_images_by_class(tmp_path, write):
         np.testing.assert_array_equal(pixels(sample), image)
 
 
+def test_images_that_are_as_large_whatever_they_show_are_told_apart(tmp_path):
+    from PIL import Image
+
+    found = []
+    for seed in (1, 2):
+        for part in ("train", "test"):
+            for number, (label, image) in enumerate(pictures(("a", "b"), 4, seed)):
+                file = tmp_path / part / label / f"{number}.bmp"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(file)
+        found.append(load(str(tmp_path)).fingerprint)
+    assert found[0] != found[1]
+
+
 def test_idx_files_as_rgb(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("t10k", 8)):
@@ -146,6 +160,14 @@ def empty_text(folder):
     write_csv(folder / "all.csv", [*TRAIN, (" ", "pay")])
 
 
+def empty_label(folder):
+    write_csv(folder / "all.csv", [*TRAIN, ("pay up", "")])
+
+
+def no_label(folder):
+    write_json(folder / "all.json", {"train": [*TRAIN, ("pay up", float("nan"))], "test": TEST})
+
+
 def no_json(folder):
     (folder / "all.json").write_text("{")
 
@@ -180,6 +202,8 @@ def unknown_class(folder):
         (json_in_another_encoding, "all.json is not JSON"),
         (no_test_part, "has a part 'train', and no part 'test'"),
         (empty_text, "entry 21 has no text or no label"),
+        (empty_label, "entry 21 has no text or no label"),
+        (no_label, "entry 21 has no text or no label"),
         (no_json, "is not JSON"),
         (json_without_a_part, "has no 'test', only train, val"),
         (broken_zip, "is not a whole zip file"),

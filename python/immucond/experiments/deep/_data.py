@@ -6,6 +6,7 @@ import csv
 import json
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
@@ -19,7 +20,8 @@ from ._task import ImageFile, Part, Samples, Task, task
 TEXT = ("text", "sentence", "utterance")
 LABEL = ("label", "category", "intent", "class")
 SUFFIXES = (".csv", ".json", ".jsonl", ".zip")
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp")
+_UNPACKED = (".bmp", ".ppm", ".pgm")  # as large whatever they show
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", *_UNPACKED)
 _HELD_OUT = 5  # where there is no test part, every fifth sample of a class
 
 
@@ -142,9 +144,7 @@ def _read(path: Path) -> Samples:
         raise ValueError(f"{path} must be a folder or a regular file")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
-        return _images(
-            path, ((p.relative_to(path), str(p.stat().st_size), p.read_bytes) for p in files)
-        )
+        return _images(path, ((p.relative_to(path), _stamp(p), p.read_bytes) for p in files))
     if path.suffix == ".zip":
         return _zip(path)
     if path.suffix == ".csv":
@@ -157,6 +157,13 @@ def _read(path: Path) -> Samples:
     if path.suffix in (".json", ".jsonl"):
         return _records(_json(path), str(path))
     raise ValueError(f"{path} is not a data set: it must be a folder or {', '.join(SUFFIXES)}")
+
+
+def _stamp(path: Path) -> str:
+    """Size of a file, which changes with its content where that is packed; else its bytes count."""
+    size = str(path.stat().st_size)
+    unpacked = path.suffix.lower() in _UNPACKED
+    return f"{zlib.crc32(path.read_bytes())} {size}" if unpacked else size
 
 
 def _zip(path: Path) -> Samples:
@@ -220,7 +227,8 @@ def _records(rows: Any, name: str) -> Samples:
             text, label = row
         else:
             raise ValueError(f"{name}: entry {number} is not a text with a label")
-        if not isinstance(text, str) or not text.strip() or label is None:
+        no_label = label is None or label != label or not str(label).strip()  # or NaN
+        if not isinstance(text, str) or not text.strip() or no_label:
             raise ValueError(f"{name}: entry {number} has no text or no label")
         if not isinstance(label, str | int | float):
             raise ValueError(
