@@ -164,6 +164,18 @@ def test_numbers_of_the_defenders_rows(text, tmp_path, capsys):
     assert "train_size must be one number, or that of benign tasks" in capsys.readouterr().err
 
 
+def test_no_unit_is_of_other_rows_of_the_attackers(text, tmp_path):
+    line = command(text, "--method", "identity", "fade", "--out", str(tmp_path), "--defender-rows")
+    found = []
+    for most in ("26", "32"):
+        assert main([*line, "12", most]) == 0
+        methods = json.loads((tmp_path / "results.json").read_text())["methods"]
+        found.append([methods[n]["seeds"][0]["rho"]["before"] for n in methods])
+    for same in found:
+        assert len(set(same)) == 1
+    assert found[0][0] != found[1][0]
+
+
 def test_a_rir_that_rises_while_the_probe_gets_easier_is_told():
     def values(sgd, adam, rho, i, rir):
         curves = {"sgd": {"accuracy": [0.1, sgd]}, "adam": {"accuracy": [0.1, adam]}}

@@ -112,9 +112,16 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
             "fine_tune": settings.fine_tune,
         }
 
+        given, half = len(data.defender.inputs), len(data.harmful.train.inputs) // 2
+
         def of(name: str, seed: int) -> Values:
             first = seed == 0
-            return {"attackers": first, "save": first and name in settings.save, "name": name}
+            # Attackers have the others, which "rows" does not tell where they are no half.
+            told = (half, methods[name].parameters.get("rows"))
+            parted = {} if given in told else {"defender": given}
+            return {
+                "attackers": first, "save": first and name in settings.save, "name": name, **parted
+            }  # fmt: skip
 
         return method_units(methods, settings.seeds, common, of)
 
