@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -517,6 +518,27 @@ def test_a_preset_runs_where_all_is_there(tmp_path, monkeypatch):
     assert found["lambdas"] == [3e-6, 3e8]
     assert (found["lr"], found["label_smoothing"], found["epochs"]) == (1e-5, 0.1, 1)
     assert numbers["settings"]["batch_size"] == 16  # that of the command, not the published 32
+    again = ["--batch-size", "64", "--trainable", "1", "--terms", "2", "3"]  # two are the defaults
+    assert main([*line, *again]) == 0
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert numbers["methods"]["algorithm1"]["parameters"]["terms"] == [2.0, 3.0]
+    assert "lambdas" not in numbers["methods"]["algorithm1"]["parameters"]
+    assert numbers["settings"]["batch_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lambdas", "1", "2", "--terms", "1", "2"], "--lambdas takes the place of --terms"),
+        (["--method", "fade", "--save", "identity"], "save must name methods that run, and names"),
+    ],
+)
+def test_options_that_would_go_without_effect_are_refused(text, tmp_path, capsys, more, message):
+    line = command(text, "--out", str(tmp_path / "out"), *more)
+    with suppress(SystemExit):
+        assert main(line) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_kappa_is_over_the_eigenvalues_that_float32_determines(done):

@@ -399,6 +399,12 @@ def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     assert all(c["score"] == "-inf" for c in failed)
 
 
+def test_a_search_for_nothing_is_told(folder, tmp_path, capsys):
+    words = ["house-price", "--data-dir", str(folder), "--out", str(tmp_path / "out"), "--search"]
+    assert main([*words, "--methods", "fade", "leace"]) == 2
+    assert "there is nothing to search for fade, leace" in capsys.readouterr().err
+
+
 def test_missing_extra_is_named(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["house-price", "--data-dir", str(folder), "--out", str(tmp_path / "o")]) == 2

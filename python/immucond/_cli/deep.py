@@ -20,6 +20,8 @@ from ..experiments import deep
 from ._arguments import Number, Whole, add_number, add_output, add_reading, settings_of
 from ._results import SEEDS, UNITS, add_folder, run_experiment
 
+SAVED = ["algorithm1", "closed-form", "fade", "fade-distilled"]  # by default, of those that run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -35,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"and the weights are there: one of {', '.join(deep.PRESETS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--trainable", nargs="+", default=deep.Settings.trainable, metavar="BLOCK",
-        help="names of the blocks to train, or one number: so many of the last ones",
+        "--trainable", nargs="+", default=argparse.SUPPRESS, metavar="BLOCK",
+        help="names of the blocks to train, or one number: so many of the last ones; "
+        f"{deep.Settings.trainable[0]} by default, or as in the preset",
     )  # fmt: skip
     parser.add_argument(
         "--method", dest="methods", nargs="+", choices=tuple(deep.METHODS), default=None,
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser, "immucond-deep")
     parser.add_argument(
         "--save", nargs="+", choices=tuple(deep.METHODS),
-        default=["algorithm1", "closed-form", "fade", "fade-distilled"], metavar="NAME",
+        default=SAVED, metavar="NAME",
         help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
     )  # fmt: skip
     add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
@@ -74,8 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fine-tune", action="store_true",
         help="let attackers train the last blocks too, as they are and by LoRA (needs PEFT)",
     )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=Whole(2), default=argparse.SUPPRESS, metavar="N",
+        help=f"samples of each task in a step; {deep.Settings.batch_size} by default, or as in the "
+        "preset",
+    )  # fmt: skip
     for name, least, what in (
-        ("batch_size", 2, "samples of each task in a step"),
         ("probe_epochs", 1, "epochs of the attackers"),
         ("probe_steps", 1, "most steps of an attacker under the squared loss"),
         ("groups", 2, "groups of test samples for the RIR"),
@@ -118,20 +125,19 @@ def run(args: argparse.Namespace) -> None:
         missing = [name for name in ("backbone", "primary", "harmful") if not getattr(args, name)]
         if missing:
             args.parser.error(f"give {', '.join('--' + name for name in missing)}, or --preset")
+    if args.lambdas is not None and args.terms is not None:
+        args.parser.error("--lambdas takes the place of --terms: give one of them")
     with extra("experiments"):
         import rich.console  # noqa: F401  (missing, it is to be told now)
     with extra("deep"):
         import torch
         import transformers
 
-    settings = settings_of(
-        args,
-        deep.Settings,
-        parameters=_parameters(args),
-        save=tuple(name for name in args.save if name in (args.methods or deep.METHODS)),
-    )
+    run_methods = args.methods or deep.METHODS
+    saved = [name for name in SAVED if name in run_methods] if args.save is SAVED else args.save
+    settings = settings_of(args, deep.Settings, parameters=_parameters(args), save=tuple(saved))
     if args.preset is not None:
-        settings = deep.preset_settings(args.preset, settings)
+        settings = deep.preset_settings(args.preset, settings, given=vars(args))
     ran = {"torch": torch.__version__, "transformers": transformers.__version__}
     run_experiment(args, deep, settings, ("attackers", "probe", "alignment", "spectra"), ran)
 

@@ -170,10 +170,13 @@ class LinearExperiment(Experiment[S, D, R]):
     ) -> list[Search]:
         """Try every candidate that the folder does not hold yet, for the methods with a grid.
 
-        The parameters are those of `run`.
+        The parameters are those of `run`, and so are the errors; one is that there is no grid.
         """
         experiment = cls(settings)
-        methods, data = experiment.methods(), experiment.load()
+        methods = experiment.methods()
+        if not any(map(experiment.grid, methods)):
+            raise ValueError(f"there is nothing to search for {', '.join(methods)}")
+        data = experiment.load()
         common = {**experiment.common(data), "experiment": f"{cls.name}-search", "seed": 0}
         tasks = experiment.searched(data)
         found = []

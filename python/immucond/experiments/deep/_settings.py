@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,10 @@ PRESETS = {
 }
 
 
-def preset_settings(name: str, settings: Settings) -> Settings:
+def preset_settings(name: str, settings: Settings, given: Collection[str] = ()) -> Settings:
     """Return the settings of a preset; backbone, data sets and hyper-parameters given stay.
+
+    So do the settings that `given` names, where they are the defaults.
 
     Raises
     ------
@@ -197,10 +199,12 @@ def preset_settings(name: str, settings: Settings) -> Settings:
     common = {
         "lr": preset.lr, "epochs": preset.epochs, "momentum": 0.9, "label_smoothing": 0.1,
     }  # fmt: skip
+    own = settings.parameters.get("algorithm1", {})
+    weights = {} if "terms" in own else {"lambdas": preset.lambdas}
     published: Mapping[str, Mapping[str, Any]] = {
         "": {**common, **settings.parameters.get("", {})},
         **{key: value for key, value in settings.parameters.items() if key},
-        "algorithm1": {"lambdas": preset.lambdas, **settings.parameters.get("algorithm1", {})},
+        "algorithm1": {**weights, **own},
     }
     full = replace(
         settings,
@@ -211,7 +215,7 @@ def preset_settings(name: str, settings: Settings) -> Settings:
         **{
             name: getattr(preset, name)
             for name in ("trainable", "batch_size")
-            if getattr(settings, name) == getattr(Settings, name)
+            if name not in given and getattr(settings, name) == getattr(Settings, name)
         },
     )
     missing = [*_missing_data(full), *_missing_weights(full.backbone)]
