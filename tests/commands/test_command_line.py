@@ -186,6 +186,14 @@ def test_nul_characters_are_told_by_option(files, capsys):
         assert last.endswith(f"argument {option}: 'a\\x00b' has a NUL character")
 
 
+@pytest.mark.parametrize("command", ["leak", "cost", "attack", "erase", "lock"])
+def test_a_seed_that_no_generator_takes_is_told_by_its_option(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--seed", str(2**64)])
+    told = "argument --seed: a whole number of at least 0 and at most 4294967295 is needed"
+    assert told in capsys.readouterr().err
+
+
 # ---- near misses ----
 
 

@@ -138,21 +138,22 @@ Settings = TypeVar("Settings")
 
 
 class Whole:
-    """Whole number of at least some size."""
+    """Whole number of at least some size, and perhaps of at most another."""
 
     metavar = "N"
 
-    def __init__(self, least: int) -> None:
-        self._least = least
+    def __init__(self, least: int, most: float = math.inf) -> None:
+        self._least, self._most = least, most
 
     def __call__(self, text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = self._least - 1
-        if value < self._least:
+        if not self._least <= value <= self._most:
+            and_most = "" if self._most == math.inf else f" and at most {self._most}"
             raise argparse.ArgumentTypeError(
-                f"a whole number of at least {self._least} is needed, got {text!r}"
+                f"a whole number of at least {self._least}{and_most} is needed, got {text!r}"
             )
         return value
 

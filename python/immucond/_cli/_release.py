@@ -10,9 +10,11 @@ from typing import Any
 from .._errors import extra
 from .._files import staged
 from ..experiments import deep
-from ._arguments import add_output, add_reading, add_wholes, settings_of
+from ._arguments import Whole, add_output, add_reading, add_wholes, settings_of
 from ._output import progress
 from ._results import file_names, show, versions, write_results
+
+_SEED = Whole(0, 2**32 - 1)  # more is beyond scikit-learn's
 
 
 def add_release_arguments(
@@ -48,8 +50,8 @@ def add_release_arguments(
         parser,
         ("train-size", 2, rows, "most training rows of each task, drawn at random"),
         ("batch-size", 1, 64, "samples that run at once"),
-        ("seed", 0, 0, seed),
     )
+    parser.add_argument("--seed", type=_SEED, default=0, metavar="N", help=seed)
     add_reading(parser)
     add_output(parser)
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .._errors import ImmucondError
 from .._files import write_whole
 from .._format import plain
 
@@ -91,6 +93,8 @@ def run_units(
         Where the folder cannot be made.
     ValueError
         For a file that is not a result.
+    ImmucondError
+        Where one of several processes was ended.
     """
     folder.mkdir(parents=True, exist_ok=True)  # it fails now rather than after hours
     results: dict[str, Values] = {}
@@ -115,6 +119,8 @@ def run_units(
 def _read(path: Path) -> Values:
     try:
         result: Values = json.loads(path.read_text(encoding="utf-8"))["result"]
+        if not isinstance(result, dict):
+            raise TypeError(f"it holds {result!r:.60}")
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a result of immucond: remove it ({error})") from error
     return result
@@ -142,10 +148,15 @@ def _computed(
             }
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BaseException as error:
             # Whatever they are at is lost: they write nothing themselves.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ImmucondError(
+                    "a process of --jobs was ended, perhaps for want of memory: fewer need less, "
+                    "and the same command goes on from what is done"
+                ) from error
             raise
         finally:
             pool.shutdown(cancel_futures=True)
