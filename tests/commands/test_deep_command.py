@@ -177,6 +177,18 @@ def test_no_unit_is_of_other_rows_of_the_attackers(text, tmp_path):
     assert found[0][0] != found[1][0]
 
 
+def test_a_network_of_another_run_is_not_taken_for_this_ones(text, tmp_path, capsys):
+    line = command(text, "--method", "fade", "--save", "fade", "--out", str(tmp_path), "--tau")
+    for tau in ("100", "400", "400"):
+        assert main([*line, tau]) == 0
+    assert main([*line, "100"]) == 2
+    told = f"{tmp_path / 'units' / 'models' / 'fade'} is the network of another run"
+    assert told in capsys.readouterr().err
+    (first,) = (f for f in (tmp_path / "units").glob("*.json") if '"tau": 100.0' in f.read_text())
+    first.unlink()
+    assert main([*line, "100"]) == 0
+
+
 def test_a_rir_that_rises_while_the_probe_gets_easier_is_told():
     def values(sgd, adam, rho, i, rir):
         curves = {"sgd": {"accuracy": [0.1, sgd]}, "adam": {"accuracy": [0.1, adam]}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from deep_cases import reading, release_folder
+from deep_cases import reading, release_folder, sentences, write_csv
 
 import immucond.deep as icd
 from immucond._cli import main
@@ -99,6 +99,27 @@ def test_a_folder_with_files_of_others_is_not_made_anew(folder, tmp_path, capsys
     assert main(command(folder, tmp_path / "out")) == 2
     assert "has files that immucond did not write" in capsys.readouterr().err
     assert [*mine.parent.iterdir()] == [mine]
+
+
+def test_a_saved_network_that_is_damaged_or_does_not_fit_is_told(folder, tmp_path, capsys):
+    assert main(command(folder, tmp_path / "out", "--kind", "gauges")) == 0
+    write_csv(folder / "three" / "all.csv", sentences(("travel", "cook", "pay"), 60, 1))
+    release = tmp_path / "out" / "release"
+    for task, told in (("three", f"three has 3 classes, and the head of {release} has 2"),
+                       ("shapes", f"{release} reads texts, and shapes has images")):  # fmt: skip
+        words = command(folder, tmp_path / "again", backbone=release, primary=task)
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+    for name in ("immucond.json", "head.safetensors", "model.safetensors"):
+        file = release / name
+        whole = file.read_bytes()
+        for part in (whole[:30], b"{}"):
+            file.write_bytes(part)
+            assert main(command(folder, tmp_path / "again", backbone=release)) == 2
+            error = capsys.readouterr().err
+            assert f"backbone '{release}': the files that immucond wrote there do not" in error
+            assert error.count("\n") == 1
+        file.write_bytes(whole)
 
 
 def test_attackers_find_what_was_inserted_and_freeze_it(folder, tmp_path):

@@ -103,6 +103,9 @@ class Experiment(ABC, Generic[S, D, R]):
     def result(self, data: D, methods: dict[str, Method], units: dict[Any, list[Values]]) -> R:
         """Put a run's results together."""
 
+    def check(self, folder: Path, plan: Mapping[Any, Sequence[Unit]]) -> None:
+        """Refuse a folder that keeps units, and beside them what is of others."""
+
     @classmethod
     def run(cls, settings: S, folder: Path, *, jobs: int = 1, progress: Progress = silent) -> R:
         """Run what the folder does not hold yet.
@@ -126,6 +129,7 @@ class Experiment(ABC, Generic[S, D, R]):
         experiment = cls(settings)
         methods, data = experiment.methods(), experiment.load()
         plan = experiment.plan(data, methods)
+        experiment.check(folder, plan)
         work = experiment.work(folder, progress if jobs == 1 else None)
         units = run_plan(plan, work, folder, jobs=jobs, progress=progress)
         return experiment.result(data, methods, units)

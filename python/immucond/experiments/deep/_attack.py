@@ -172,13 +172,14 @@ def attack_release(
         refuse_lacking(rows, rows.train)
     of_head = data.get("primary", data["harmful"]).subset(settings.train_size, settings.test_size)
     torch.manual_seed(settings.seed)
-    release = load_release(settings, settings.backbone, of_head)
+    own = settings.primary is not None
+    release = load_release(settings, settings.backbone, of_head, own=own)
     prints = {name: task.fingerprint for name, task in data.items()}
     prints["release"] = release.features_fingerprint
     reference = None
     if settings.reference is not None:
         torch.manual_seed(settings.seed)
-        reference = load_release(settings, settings.reference, of_head)
+        reference = load_release(settings, settings.reference, of_head, own=own)
         prints["reference"] = reference.features_fingerprint
         some = data["harmful"].train.some(settings.train_size, settings.seed)
         _refuse_read_otherwise(release, reference, some)

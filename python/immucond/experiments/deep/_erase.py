@@ -283,7 +283,7 @@ def erase_release(
         refuse_lacking(benign, benign.train)
         prints["transfer"] = other.fingerprint
     torch.manual_seed(settings.seed)
-    backbone = load_release(settings, settings.backbone, primary)
+    backbone = load_release(settings, settings.backbone, primary, own=True)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
     prints["release"] = backbone.features_fingerprint
     if not backbone.fitted:

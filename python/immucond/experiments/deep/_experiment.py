@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,6 +126,17 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
 
         return method_units(methods, settings.seeds, common, of)
 
+    def check(self, folder: Path, plan: Mapping[Any, Sequence[Unit]]) -> None:
+        """Refuse a network that is kept beside a finished unit, and is that of another one."""
+        for unit in chain(*plan.values()):
+            place = folder / "models" / unit.parameters["name"]
+            kept = unit.parameters["save"] and (folder / unit.file_name).exists()
+            if kept and _saved.unit_of(place) not in (None, unit.file_name):
+                raise ValueError(
+                    f"{place} is the network of another run: give another folder, or remove "
+                    f"{folder / unit.file_name}, and this one's is made anew"
+                )
+
     def work(self, folder: Path, progress: Progress | None) -> Callable[[Parameters], Values]:
         """Return what computes a unit, and tells how far the frozen part is where it can."""
         work = partial(compute, self.settings, folder)
@@ -157,8 +169,8 @@ def compute(
     """Immunize by one method, one seed, write the network, and measure what is read back."""
     here = prepared(settings, folder, progress)
     start = time.perf_counter()
-    checkpoint = folder / "checkpoints" / Unit(f"{unit['name']}-{unit['seed']}", unit).file_name
-    checkpoint = checkpoint.with_suffix(".pt")
+    file_name = Unit(f"{unit['name']}-{unit['seed']}", unit).file_name
+    checkpoint = (folder / "checkpoints" / file_name).with_suffix(".pt")
     try:
         done = _immunized(here, unit, checkpoint)
     except ImmucondError as error:
@@ -167,7 +179,7 @@ def compute(
     with TemporaryDirectory() as elsewhere:
         place = folder / "models" / unit["name"] if unit["save"] else Path(elsewhere) / "model"
         with staged(place, afresh=True) as stage:
-            _saved.save(here.backbone, done.model, stage)
+            _saved.save(here.backbone, done.model, stage, unit=file_name)
         model = _saved.load_saved(place)
     after = here.after(model, done.split)
     values = _measured(here, done, after, unit)

@@ -107,7 +107,7 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
     data = load(settings.primary, settings.data_dir)
     primary = data.subset(settings.train_size, settings.test_size, settings.seed)
     torch.manual_seed(settings.seed)
-    backbone = load_release(settings, settings.backbone, primary)
+    backbone = load_release(settings, settings.backbone, primary, own=True)
     loader = partial(loader_of, backbone, batch_size=settings.batch_size)
     if not backbone.fitted:
         fit_head(backbone, loader(primary.train), progress)

@@ -89,17 +89,29 @@ def figure_of(result: Plotted, size: tuple[float, float], title: str) -> Figure:
         return figure
 
 
-def load_release(settings: ReleaseSettings, name: str, task: Task) -> _backbone.Backbone:
+def load_release(
+    settings: ReleaseSettings, name: str, task: Task, *, own: bool = False
+) -> _backbone.Backbone:
     """Load a network; one without a head gets one for the task, which is not fitted yet.
 
     Raises
     ------
     OSError, ValueError
-        As `_backbone.load`, and where a saved network reads its inputs otherwise than is asked for.
+        As `_backbone.load`, and where a saved network reads its inputs otherwise than is asked for,
+        or has a head for another number of classes than those of what is to be its `own` task.
     """
     transformers.logging.disable_progress_bar()  # there is one of ours
     saved = _saved.saved_release(name)
     if saved is not None:
+        kind = "image" if saved.preparation.tokenizer is None else "text"
+        if kind != task.kind:
+            raise ValueError(f"{name} reads {kind}s, and {task.name} has {task.kind}s")
+        classes = saved.model.get_submodule(saved.split).out_features
+        if own and classes != len(task.classes):
+            raise ValueError(
+                f"{task.name} has {len(task.classes)} classes, and the head of {name} has "
+                f"{classes}: give the task that it was made for"
+            )
         options = ("max_length", "image_size", "mean", "std")
         _backbone.check_reading(task, *(getattr(settings, option) for option in options))
         for option in options:

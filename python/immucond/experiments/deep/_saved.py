@@ -13,6 +13,7 @@ import numpy as np
 from ..._errors import extra
 from .._sources import located
 from ._backbone import Backbone, Preparation, TextClassifier
+from ._foreign import loading
 
 with extra("deep"):
     import safetensors.torch
@@ -34,10 +35,11 @@ HEAD_FILE, ABOUT_FILE = "head.safetensors", "immucond.json"
 LOCKED_FILE = "locked.safetensors"  # all weights of a network with inserted layers
 INNER = "before-the-map"  # of a closed form
 _OURS = {"trust_remote_code": False}  # a folder runs no code of its own
+_DAMAGED = "the files that immucond wrote there do not load"
 
 
-def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
-    """Write an immunized network, for `load_saved`.
+def save(backbone: Backbone, model: nn.Module, folder: Path, unit: str = "") -> None:
+    """Write an immunized network, for `load_saved`, and of which unit of a run it is.
 
     A classifier of images with a plain head is complete as Hugging Face reads it. The closed form
     puts a linear map before the head, which Hugging Face's classes do not know: they would serve
@@ -74,6 +76,7 @@ def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
         "image_size": p.image_size,
         "mean": [*p.mean],
         "std": [*p.std],
+        **({"unit": unit} if unit else {}),
     }
     if folded:
         about["protected"] = (
@@ -81,6 +84,26 @@ def save(backbone: Backbone, model: nn.Module, folder: Path) -> None:
             f"what {INNER} holds alone serves the unprotected ones"
         )
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def unit_of(folder: Path) -> str | None:
+    """Name of the file of the unit whose network a folder has; None where it has none, or no name.
+
+    Raises
+    ------
+    ValueError
+        For a file that is damaged.
+    """
+    if not (folder / ABOUT_FILE).is_file():
+        return None
+    with loading(str(folder), _DAMAGED):
+        name: str | None = _about(folder).get("unit")
+        return name
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    return told
 
 
 @contextmanager
@@ -102,12 +125,18 @@ def load_saved(folder: str | Path) -> nn.Module:
     ------
     FileNotFoundError
         If the folder is none of these.
+    ValueError
+        If a file of it is damaged.
     """
     path = Path(folder)
     for name in (ABOUT_FILE, HEAD_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")
-    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
+    with loading(str(folder), _DAMAGED):
+        return _loaded(path, _about(path))
+
+
+def _loaded(path: Path, about: dict[str, Any]) -> nn.Module:
     state = safetensors.torch.load_file(path / HEAD_FILE)
     folded, locked = about["folded"], about.get("locked", [])
     inner = path / INNER if folded else path
@@ -142,17 +171,17 @@ def saved_release(spec: str) -> Backbone | None:
     path = Path(located(spec))
     if not (path / ABOUT_FILE).is_file():
         return None
-    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
-    tokenizer = None
-    if about["kind"] == "text":
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path / INNER if about["folded"] else path, trust_remote_code=False
+    with loading(spec, _DAMAGED):
+        about, tokenizer = _about(path), None
+        if about["kind"] == "text":
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path / INNER if about["folded"] else path, trust_remote_code=False
+            )
+        preparation = Preparation(
+            tokenizer, about["max_length"], about["image_size"], about["mean"], about["std"]
         )
-    preparation = Preparation(
-        tokenizer, about["max_length"], about["image_size"], about["mean"], about["std"]
-    )
-    model = load_saved(path)
-    return Backbone(model, last_of(model, about["split"]), (), preparation, fitted=True)
+        model = _loaded(path, about)
+        return Backbone(model, last_of(model, about["split"]), (), preparation, fitted=True)
 
 
 def last_of(model: nn.Module, split: str) -> str:
