@@ -470,6 +470,17 @@ def test_what_does_not_fit_is_refused_before_any_training(text, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_part_of_one_class_is_told_before_any_work(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_experiment, "compute", never)
+    rows = [("cook the soup", "cook"), *sentences(("pay",), 47, 1)]
+    for part, some in (("train", rows), ("test", rows[:24])):
+        write_csv(tmp_path / "rare" / f"{part}.csv", some)
+    line = command(text, "--out", str(tmp_path / "out"), harmful=str(tmp_path / "rare"))
+    assert main(line) == 2
+    told = r"rare, the 24 of the (defender|attackers) are all of the class 'pay'"
+    assert re.search(told, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_backbone_that_does_not_load_is_named(text, tmp_path, capsys, file):
     broken = encoder_folder(tmp_path / "broken") / file

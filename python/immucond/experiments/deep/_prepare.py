@@ -281,6 +281,12 @@ def loaded(settings: Settings) -> Loaded:
             f"and is {most}"
         )
     parts = harmful.train.parted(max(most, all_rows // 2))
+    for part, whose in zip(parts, ("defender", "attackers"), strict=True):
+        if (part.labels == part.labels[0]).all():
+            raise ValueError(
+                f"of the training samples of {harmful.name}, the {len(part.inputs)} of the {whose} "
+                f"are all of the class {harmful.classes[part.labels[0]]!r}: take more of them"
+            )
     return Loaded(backbone, primary, harmful, benign, *parts)
 
 
