@@ -101,6 +101,14 @@ def test_a_folder_with_files_of_others_is_not_made_anew(folder, tmp_path, capsys
     assert [*mine.parent.iterdir()] == [mine]
 
 
+def test_texts_cut_to_nothing_give_no_head(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*command(folder, out), "--max-length", "2"]) == 2  # where each begins and ends
+    told = "what enters the head is the same for all 48 training samples"
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_saved_network_that_is_damaged_or_does_not_fit_is_told(folder, tmp_path, capsys):
     assert main(command(folder, tmp_path / "out", "--kind", "gauges")) == 0
     write_csv(folder / "three" / "all.csv", sentences(("travel", "cook", "pay"), 60, 1))

@@ -125,6 +125,12 @@ def test_a_file_that_is_no_result_is_named(tmp_path, text):
         run_units(UNITS, square, tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match="nothing can be written in"):
+        run_units(UNITS, lambda _: pytest.fail("computed"), tmp_path)
+
+
 def test_processes_share_the_processors(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)

@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import __version__
 from .._errors import ImmucondError
-from .._files import write_whole
+from .._files import writable, write_whole
 from .._format import plain
 
 Progress = Callable[[str, int, int], object]
@@ -90,13 +90,13 @@ def run_units(
     Raises
     ------
     OSError
-        Where the folder cannot be made.
+        Where the folder cannot be made, or written to.
     ValueError
         For a file that is not a result.
     ImmucondError
         Where one of several processes was ended.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # it fails now rather than after hours
+    folder.mkdir(parents=True, exist_ok=True)  # it fails now rather than after hours,
     results: dict[str, Values] = {}
     missing: dict[str, Unit] = {}
     for unit in units:
@@ -105,6 +105,7 @@ def run_units(
             results[unit.file_name] = _read(path)
         else:
             missing[unit.file_name] = unit
+            writable(path)  # as does this
     total = len(results) + len(missing)
     progress(stage, len(results), total)
     with closing(_computed(missing, compute, jobs)) as coming:

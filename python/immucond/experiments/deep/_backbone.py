@@ -262,9 +262,19 @@ def fit_head(head: nn.Linear, Z: Tensor, labels: Tensor) -> None:
 
     Minimizes the mean cross-entropy plus ``WEIGHT_DECAY / 2 ||W||^2`` by L-BFGS, on features that
     are centred and scaled by one number, for the sake of the steps.
+
+    Raises
+    ------
+    ValueError
+        For features that are the same for all samples, to rounding.
     """
     mean = Z.mean(0)
     scale = (Z - mean).square().mean().sqrt()
+    if not scale > 4.0 * torch.finfo(Z.dtype).eps * Z.abs().max():
+        raise ValueError(
+            f"what enters the head is the same for all {len(Z)} training samples, so that none can "
+            "be fitted: are texts cut too short, by --max-length, or the features not finite?"
+        )
     X = (Z - mean) / scale
     weight = torch.zeros_like(head.weight, requires_grad=True)
     bias = torch.zeros(head.out_features, requires_grad=True)
