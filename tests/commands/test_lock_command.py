@@ -109,6 +109,16 @@ def test_texts_cut_to_nothing_give_no_head(folder, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.filterwarnings("ignore::immucond.AccuracyWarning")
+@pytest.mark.parametrize(("kind", "strength"), [("specdef", "1e30"), ("gauges", "1e300")])
+def test_a_strength_beyond_all_weights_leaves_no_release(folder, tmp_path, capsys, kind, strength):
+    out = tmp_path / "out"
+    assert main(command(folder, out, "--kind", kind, "--strength", strength)) == 2
+    told = f"strength {float(strength):g} is more than the network's weights bear: "
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_saved_network_that_is_damaged_or_does_not_fit_is_told(folder, tmp_path, capsys):
     assert main(command(folder, tmp_path / "out", "--kind", "gauges")) == 0
     write_csv(folder / "three" / "all.csv", sentences(("travel", "cook", "pay"), 60, 1))

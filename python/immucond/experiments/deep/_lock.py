@@ -113,11 +113,15 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
         fit_head(backbone, loader(primary.train), progress)
     progress("lock", 0, 1)
     inputs, _ = next(iter(loader(primary.train)))
-    locked = gauge.lock(
-        backbone.model, strength=settings.strength, top=settings.top, seed=settings.seed,
-        groups="specdef" if settings.kind == "specdef" else "all",
-        data=None if settings.kind == "specdef" else inputs,
-    )  # fmt: skip
+    too_much = f"strength {settings.strength:g} is more than the network's weights bear"
+    try:
+        locked = gauge.lock(
+            backbone.model, strength=settings.strength, top=settings.top, seed=settings.seed,
+            groups="specdef" if settings.kind == "specdef" else "all",
+            data=None if settings.kind == "specdef" else inputs,
+        )  # fmt: skip
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(f"{too_much}: {error}") from error
     progress("lock", 1, 1)
     test = loader(primary.test)
     before, after = (
@@ -129,6 +133,8 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
     )
     labels = torch.cat([cast(Tensor, found) for _, found in test])
     accuracy = tuple(float((x.argmax(1) == labels).double().mean()) for x in (before, after))
+    if not torch.isfinite(after).all():
+        raise ValueError(f"{too_much}: its logits are not finite any more")
     error = float((after - before).abs().max() / before.abs().max())
     with staged(folder, afresh=True) as stage:
         _saved.save(backbone, locked, stage)
