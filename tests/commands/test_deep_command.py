@@ -373,12 +373,13 @@ def test_quiet_is_quiet_for_any_number_of_processes(text, tmp_path, capfd, jobs)
 
 
 def test_seeds_differ_and_one_seed_repeats(text, tmp_path):
-    line = command(text, "--method", "algorithm1", "--seeds", "2", "--save", "identity")
+    line = command(text, "--method", "algorithm1", "--seeds", "2", "--save")
     found = []
     for name in ("a", "b"):
         assert main([*line, "--out", str(tmp_path / name)]) == 0
         numbers = json.loads((tmp_path / name / "results.json").read_text())
         found.append([v["history"]["loss"] for v in numbers["methods"]["algorithm1"]["seeds"]])
+        assert not (tmp_path / name / "units" / "models").exists()  # none was named
     assert found[0] == found[1]
     assert found[0][0] != found[0][1]
 

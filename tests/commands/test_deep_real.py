@@ -20,7 +20,7 @@ HARMFUL = (  # eight of 77 kinds of request
     "card_arrival,card_not_working,change_pin,exchange_rate,lost_or_stolen_card,pending_transfer,"
     "terminate_account,verify_my_identity"
 )
-SMALL = ["--probe-epochs", "5", "--probe-steps", "50", "--groups", "5", "--save", "identity"]
+SMALL = ["--probe-epochs", "5", "--probe-steps", "50", "--groups", "5", "--save"]
 
 
 @pytest.fixture(scope="module", autouse=True)

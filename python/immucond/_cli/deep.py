@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_folder(parser, "immucond-deep")
     parser.add_argument(
-        "--save", nargs="+", choices=tuple(deep.METHODS),
-        default=SAVED, metavar="NAME",
-        help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does",
+        "--save", nargs="*", choices=tuple(deep.METHODS), default=SAVED, metavar="NAME",
+        help=f"methods whose network (of seed 0) goes to {UNITS}/models, as save_pretrained does; "
+        "without a NAME none",
     )  # fmt: skip
     add_number(parser, deep.Settings, "seeds", Whole(1), SEEDS)
     parser.add_argument("--jobs", type=Whole(1), default=1, metavar="N", help="processes at a time")
