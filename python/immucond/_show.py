@@ -163,6 +163,13 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def terminal() -> Console:
+    """Return standard output as rich writes to it, names with brackets and colons as they are."""
+    with extra("experiments"):
+        from rich.console import Console
+    return Console(highlight=False, markup=False, emoji=False)
+
+
 def empty_table(title: str | Text) -> RichTable:
     """Return a table of rich's without columns, in the look that all tables have."""
     with extra("experiments"):

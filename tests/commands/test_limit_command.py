@@ -94,6 +94,19 @@ def test_tables_show_the_numbers(tmp_path, inputs, capsys):
     assert "not centred, not standardized" in " ".join(shown.split())
 
 
+def test_names_of_files_are_no_markup(tmp_path, inputs, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = "rows[old].npy", "rows:car:.npy"
+    for name, X in zip(names, inputs, strict=True):
+        write(tmp_path / name, X)
+    assert main(["limit", *names, "--points", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    (tmp_path / "a[").mkdir()
+    closing = write(tmp_path / "a[" / "b].npy", inputs[0])
+    assert main(["limit", "a[/b].npy", closing, "--points", "3", "--overwrite"]) == 0
+
+
 def test_unbounded_says_so_and_noise_ends_it(tmp_path, capsys):
     names = [
         write(tmp_path / f"{n}.npy", X) for n, X in (("p", np.diag([3.0, 0])), ("h", np.eye(2)))

@@ -137,7 +137,8 @@ def _bar() -> Iterator[Report]:
             TimeRemainingColumn,
         )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+    what = TextColumn("{task.description}", markup=False)  # DATA[one,two] is no markup
+    columns = (what, BarColumn(), TaskProgressColumn(),
                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task, shown = bars.add_task("", total=None), ""

@@ -15,7 +15,7 @@ import scipy
 from .. import __version__
 from .._errors import extra
 from .._files import exclusive, staged
-from .._show import Table, print_style
+from .._show import Table, print_style, terminal
 from ._arguments import Whole, add_number, add_output
 from ._output import json_text, print_json, progress
 
@@ -159,10 +159,8 @@ def show(
     if args.json:
         print_json(numbers)
         return
-    with extra("experiments"):
-        from rich.console import Console
-    console = Console(highlight=False)
+    console = terminal()
     for table in tables:
         table.show(console)
     if not args.quiet:
-        console.print(f"Wrote {', '.join(written)} to {out}", style="bold", markup=False)
+        console.print(f"Wrote {', '.join(written)} to {out}", style="bold")

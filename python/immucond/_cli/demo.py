@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .._errors import extra
 from .._files import staged
+from .._show import terminal
 from ..experiments import digits
 from ._arguments import Number, Whole, add_number, add_output, settings_of
 from ._output import print_json, progress
@@ -50,11 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the demo; files appear all together at the end."""
     if args.primary == args.harmful:
         args.parser.error(f"--primary and --harmful must differ, got {args.primary} for both")
-    with extra("experiments"):
-        from rich.console import Console
-
-    settings = settings_of(args, digits.Settings)
-    console = Console(highlight=False)
+    console, settings = terminal(), settings_of(args, digits.Settings)
     names = ["results.json", "norm_ratio.png", "loss.png"]
     with staged(args.out, names) as folder:
         old = any((args.out / name).exists() for name in names)
@@ -72,5 +68,5 @@ def run(args: argparse.Namespace) -> None:
     digits.print_tables(result, console)
     if not args.quiet:
         did = "Replaced" if old else "Wrote"
-        console.print(f"{did} {', '.join(names)} in {args.out}\n", style="bold", markup=False)
+        console.print(f"{did} {', '.join(names)} in {args.out}\n", style="bold")
     console.print(digits.closing(result))

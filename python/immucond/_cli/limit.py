@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 
 from .. import limit
-from .._errors import extra
 from .._files import staged
+from .._show import terminal
 from ._arguments import Number, Whole, add_number, add_output, settings_of
 from ._output import print_json, progress
 from ._results import versions, write_json
@@ -65,9 +65,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the report; files appear together at the end."""
     if len(args.delta) > 2:
         args.parser.error(f"--delta takes one or two numbers, got {len(args.delta)}")
-    with extra("experiments"):
-        from rich.console import Console
-
+    console = terminal()
     settings = settings_of(
         args,
         limit.Settings,
@@ -87,6 +85,6 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(numbers)
         return
-    limit.print_tables(result, console := Console(highlight=False))
+    limit.print_tables(result, console)
     if not args.quiet:
-        console.print(f"\nWrote {' and '.join(FILES)} to {args.out}", style="bold", markup=False)
+        console.print(f"\nWrote {' and '.join(FILES)} to {args.out}", style="bold")

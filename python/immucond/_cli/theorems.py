@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ImmucondError, __version__
-from .._errors import extra
 from .._files import writable, write_whole
 from .._format import brief, plain
+from .._show import terminal
 from ._arguments import Whole, add_output, nearest
 from ._output import json_text, print_json, progress
 
@@ -63,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check and report; files appear whole, after everything has been checked."""
-    with extra("experiments"):
-        from rich.console import Console
-
+    console = terminal()
     from ..theorems import THEOREMS
 
     chosen = _chosen(args.names)
@@ -84,7 +82,6 @@ def run(args: argparse.Namespace) -> None:
         args.parser.error(f"--json and --markdown must be two files, got {args.json} for both")
     found = _examine(chosen, args.instances, args.seed, args.quiet)
     failed = [error for error in map(partial(_write, found, args), given) if error is not None]
-    console = Console(highlight=False)
     console.width = max(console.width, 80)  # narrower, names would be cut
     if args.json == STDOUT:
         print_json(_as_json(found, args))
@@ -192,7 +189,7 @@ def _print(found: Sequence[Examination], console: Console) -> None:
     for e in found:
         if e.counterexample is not None:
             console.print(f"Smallest counterexample to {e.theorem.name}", style="bold")
-            console.print(*(f"  {line}" for line in _counterexample(e)), sep="\n", markup=False)
+            console.print(*(f"  {line}" for line in _counterexample(e)), sep="\n")
             console.print()
 
 
