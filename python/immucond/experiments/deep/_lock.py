@@ -120,8 +120,8 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
             groups="specdef" if settings.kind == "specdef" else "all",
             data=None if settings.kind == "specdef" else inputs,
         )  # fmt: skip
-    except torch.linalg.LinAlgError as error:
-        raise ValueError(f"{too_much}: {error}") from error
+    except torch.linalg.LinAlgError as singular:  # type: ignore[attr-defined]
+        raise ValueError(f"{too_much}: {singular}") from singular
     progress("lock", 1, 1)
     test = loader(primary.test)
     before, after = (
