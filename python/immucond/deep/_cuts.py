@@ -152,7 +152,7 @@ def cuts_of(
     named = dict(model.named_modules())
     if head is not None and head not in named:
         raise ValueError(f"split must name a module of the model, and is {head!r}")
-    candidates = {name: named[name] for name in _blocks(model)}
+    candidates = {name: named[name] for name in blocks_in(model)}
     linear = {name: m for name, m in named.items() if isinstance(m, nn.Linear)}
     wanted = candidates | linear | ({} if head is None else {head: named[head]})
     scout = _Scout(wanted, model)
@@ -211,7 +211,7 @@ class _Scout(Watch):
             self._usable.add(name)
 
 
-def _blocks(model: nn.Module) -> Iterator[str]:
+def blocks_in(model: nn.Module) -> Iterator[str]:
     """Yield names of blocks: the items of lists of modules, and what stands beside such lists.
 
     Without lists the children of the network; of a network with one child, that one's.

@@ -13,8 +13,8 @@ from ..._rank import epsilon
 from ..._svd import svd
 from ..._validate import FloatArray
 from ...linear import fade
-from .._record import record
 from ._bench import Bench
+from ._replay import runs_to
 
 _SPANNED = 1e-10  # of the largest singular value: what is computed in float64 of float32 weights
 
@@ -26,16 +26,10 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
     directions that are left of each layer, and its features.
     """
     left: dict[str, tuple[int, int]] = {}
-    keywords = {"mask": bench.mask, "seed": bench.seed}
-    for name in list(bench.layers)[len(bench.layers) - cuts :]:
+    for name, runs in runs_to(bench, list(bench.layers)[len(bench.layers) - cuts :]):
         layer = bench.layers[name]
-        P = record(
-            bench.work, bench.loaders["primary"], [name], of="output", repeated="sum", **keywords
-        )
-        H = record(
-            bench.work, bench.loaders["harmful"], [name], of="output", rows="mean",
-            cross="labels", repeated="sum", **keywords,
-        )  # fmt: skip
+        P = runs["primary"].record(name)
+        H = runs["harmful"].record(name, rows="mean", cross="labels")
         width, count = layer.width, H.count(name)
         left[name] = (width, width)
         K_H, energy = H.gram(name, center=True) / count, H.energy(name) / count
