@@ -107,19 +107,25 @@ def test_images_that_are_as_large_whatever_they_show_are_told_apart(tmp_path):
     assert found[0] != found[1]
 
 
-def test_idx_files_as_rgb(tmp_path):
+def write_digits(folder, *shape):
+    """Write images of a shape, of three digits, as MNIST is stored; return those held out."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("t10k", 8)):
-        images = rng.integers(0, 256, size=(count, 5, 5), dtype=np.uint8)
+        images = rng.integers(0, 256, size=(count, *shape), dtype=np.uint8)
         digits = (np.arange(count) % 3).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", digits)):
             head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
-            name = tmp_path / "mnist" / f"{part}-{kind}-ubyte.gz"
+            name = folder / f"{part}-{kind}-ubyte.gz"
             name.parent.mkdir(exist_ok=True)
             name.write_bytes(gzip.compress(head + array.tobytes()))
+    return images
+
+
+def test_idx_files_as_rgb(tmp_path):
+    images = write_digits(tmp_path / "mnist", 4, 9)  # as many as a square has
     found = load("mnist", tmp_path)
     assert (found.kind, found.classes) == ("image", ("0", "1", "2"))
-    assert found.test.inputs[0].shape == (5, 5, 3)
+    assert found.test.inputs[0].shape == (4, 9, 3)
     np.testing.assert_array_equal(found.test.inputs[7][:, :, 1], images[7])
 
 

@@ -382,6 +382,17 @@ def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsy
         assert "Algorithm 1 failed: algorithm1 diverged" in (out / "tables.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_closed_form_that_rounding_would_change_is_a_result(folder, tmp_path, monkeypatch):
+    method = house_price.METHODS["closed-form"]
+    wild = replace(method, parameters={**method.parameters, "kappa_P": 1e31})
+    monkeypatch.setitem(house_price.METHODS, "closed-form", wild)
+    out = tmp_path / "out"
+    words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK]
+    assert main([*words, "--methods", "identity", "closed-form"]) == 0
+    assert "closed form failed: rounding would change" in (out / "tables.md").read_text()
+
+
 def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):
     grid = {"lr": (0.005,), "lambda_P": (0.01, 1e9), "lambda_H": (1e3, 1e5)}
     monkeypatch.setattr(house_price._experiment, "GRIDS", {"algorithm1": grid})

@@ -71,7 +71,7 @@ def folder(tmp_path):
 def test_idx_files_compressed_or_not(folder):
     data = mnist.load(folder)
     pixels, digits = images(400, 1)
-    np.testing.assert_array_equal(data.pixels, pixels.reshape(400, 25))
+    np.testing.assert_array_equal(data.pixels, pixels)
     np.testing.assert_array_equal(data.digits, digits)
     rows = data.rows(3, held_out=True)
     assert rows.shape == (30, 25)
@@ -95,8 +95,11 @@ def test_download_gives_the_same_as_the_files(folder, monkeypatch):
     monkeypatch.setattr(_sources, "_TRAIN", 400)
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: bunch())
     downloaded, read = mnist.load(), mnist.load(folder)
-    for name in ("pixels", "digits", "pixels_held_out", "digits_held_out"):
+    for name in ("digits", "digits_held_out"):
         np.testing.assert_array_equal(getattr(downloaded, name), getattr(read, name))
+    for digit in range(10):
+        for part in (False, True):
+            np.testing.assert_array_equal(downloaded.rows(digit, part), read.rows(digit, part))
     wrong = bunch()
     wrong.data = wrong.data.astype(float)
     wrong.data.iloc[3, 4] = np.nan
@@ -355,8 +358,8 @@ def test_searched_values_are_on_the_grid(protocol):
 
 def test_real_images(data_dir):
     data = mnist.load(data_dir)
-    assert data.pixels.shape == (60_000, 784)
-    assert data.pixels_held_out.shape == (10_000, 784)
+    assert data.pixels.shape == (60_000, 28, 28)
+    assert data.pixels_held_out.shape == (10_000, 28, 28)
     assert data.counts([5]) == {5: (5421, 892)}
     everything = data.pixels / 255
     assert everything.mean() == pytest.approx(MEAN, abs=1e-4)

@@ -251,6 +251,15 @@ def test_options_out_of_range(given, told):
         record(**given)
 
 
+def test_seeds_beyond_those_of_numpys_older_generators():
+    dataset = torch.utils.data.TensorDataset(torch.arange(24.0).reshape(12, 2), torch.arange(12))
+    dataset.drawn = np.random.RandomState(0)  # found, and seeded
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
+    model = nn.Sequential(nn.Identity())
+    one, two = (icd.record(model, loader, "0", seed=seed).gram("0") for seed in (2**32 - 1, 2**40))
+    np.testing.assert_array_equal(one, two)  # of the same rows
+
+
 def test_what_was_not_recorded():
     found = record()
     with pytest.raises(KeyError, match="no module 'stem' was recorded; there are 'head'"):

@@ -36,6 +36,7 @@ from torch.utils.data import (
 _SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _FEW, _MANY = 64, 10_000  # items of a container, and objects, that are searched for generators
+_SEEDS = 2**32  # of NumPy's older generators
 _TWICE = 24  # samples that are drawn twice: a flip would come out alike in each once in 2^24
 
 
@@ -118,14 +119,14 @@ def seed_pass(loader: Any, seed: int, number: int) -> None:
     """Seed whatever a loader draws from, and tell its samplers the number of the pass."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (what the user's own code draws from)
+    np.random.seed(seed % _SEEDS)  # noqa: NPY002 (what the user's own code draws from)
     for own, generator in enumerate(_generators(loader), seed + 1):  # each one another stream
         if isinstance(generator, torch.Generator):
             generator.manual_seed(own)
         elif isinstance(generator, np.random.Generator):
             generator.bit_generator.state = type(generator.bit_generator)(own).state
         else:
-            generator.seed(own)
+            generator.seed(own % _SEEDS)
     for sampler in _samplers(loader):
         if callable(getattr(sampler, "set_epoch", None)):
             sampler.set_epoch(number)

@@ -119,7 +119,7 @@ def fit(name: str, tasks: Tasks, parameters: Parameters, seed: int) -> Fit:
     Raises
     ------
     FailedFitError
-        Where it diverges.
+        Where it diverges, or keeps nothing within its tolerance.
     """
     try:
         return FITS[name](tasks, parameters, seed)

@@ -161,7 +161,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Grey levels with their digits, for training and held out."""
+    """Grey levels with their digits, for training and held out: an image a row, or in its shape."""
 
     pixels: Pixels
     digits: Pixels
@@ -174,8 +174,8 @@ class Images:
         """(N, 784) normalized pixels of a digit's images."""
         pixels = self.pixels_held_out if held_out else self.pixels
         digits = self.digits_held_out if held_out else self.digits
-        chosen: FloatArray = (pixels[digits == digit] / 255.0 - MEAN) / STD
-        return chosen
+        chosen = pixels[digits == digit]
+        return np.asarray((chosen.reshape(len(chosen), -1) / 255.0 - MEAN) / STD)
 
     def counts(self, wanted: Collection[int]) -> dict[int, tuple[int, int]]:
         """Training and held-out images of each digit; an error for one without."""
@@ -229,14 +229,7 @@ def load_images(data_dir: Path | None = None) -> Images:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(array.tobytes())
-    return Images(
-        pixels.reshape(len(pixels), -1),
-        digits,
-        pixels_held_out.reshape(len(pixels_held_out), -1),
-        digits_held_out,
-        source,
-        digest.hexdigest()[:16],
-    )
+    return Images(pixels, digits, pixels_held_out, digits_held_out, source, digest.hexdigest()[:16])
 
 
 def _read_idx(path: Path, dimensions: int) -> Pixels:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import underflow_is_zero
+from .._errors import ToleranceError, underflow_is_zero
 from .._format import warn_if_easier
 from .._task import warn_if_lost
 from .._two_tasks import Ranks, roots
@@ -73,8 +73,9 @@ def closed_form(
     Raises
     ------
     ValueError
-        As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0, and where
-        rounding would change the primary predictions by more than a hundredth.
+        As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0.
+    ToleranceError
+        Where rounding would change the primary predictions by more than a hundredth; a ValueError.
 
     Warns
     -----
@@ -161,8 +162,9 @@ def fade(
     Raises
     ------
     ValueError
-        As :func:`immucond.linear.fade`; for an infinite tau, which no head undoes, and where the
-        primary predictions would change by more than a hundredth.
+        As :func:`immucond.linear.fade`; for an infinite tau, which no head undoes.
+    ToleranceError
+        Where rounding would change the primary predictions by more than a hundredth; a ValueError.
 
     Warns
     -----
@@ -211,7 +213,7 @@ def _refuse_changed(
     with np.errstate(over="ignore", invalid="ignore"):
         change = np.max(np.abs((X @ theta) @ omega - before) / np.where(size > 0.0, size, 1.0))
         if not change <= _TOLERANCE:
-            raise ValueError(
+            raise ToleranceError(
                 f"rounding would change the primary predictions by {change:.2g} of their size, "
                 f"more than {_TOLERANCE:g}: the extractor's condition number is "
                 f"{np.linalg.cond(theta):.2g}. Here {otherwise}, or delta > 0"

@@ -200,10 +200,8 @@ def _images(path: Path, files: Iterable[tuple[PurePath, str, Callable[[], bytes]
 
 
 def _grey(pixels: Any, digits: Any) -> Samples:
-    """Square images from rows of grey levels, each level three times."""
-    side = round(pixels.shape[1] ** 0.5)
-    squares = pixels.reshape(len(pixels), side, side, 1).repeat(3, axis=3)
-    return list(squares), [str(digit) for digit in digits]
+    """Images of grey levels, each level three times."""
+    return list(pixels[..., None].repeat(3, axis=3)), [str(digit) for digit in digits]
 
 
 def _json(path: Path) -> Any:
