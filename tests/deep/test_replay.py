@@ -154,8 +154,10 @@ def test_whole_network_runs_where_too_much_would_be_kept(monkeypatch):
     size = 4 * (40 + 24) * TOKENS * WIDTH
     for most, alone in ((size, True), (size - 1, False)):
         monkeypatch.setattr(_replay, "_MOST", most)
-        found = [runs for _, runs in _replay.runs_to(bench, within)]
-        assert [runs["harmful"].model is not bench.work for runs in found] == [alone, alone]
+        found = [(runs, runs["harmful"].model is not bench.work)
+                 for _, runs in _replay.runs_to(bench, within)]  # fmt: skip
+        assert [of_block for _, of_block in found] == [alone, alone]
+        assert all(bool(runs) is not alone for runs, _ in found)  # and nothing is held any more
 
 
 def test_loader_that_shuffles_gives_each_run_the_same_rows():

@@ -61,6 +61,8 @@ def runs_to(bench: Bench, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
         replayed = _replayed(bench, block, within) if block and len(within) > 1 else None
         for name in within:
             yield name, replayed or whole
+        if replayed:
+            replayed.clear()  # the caller holds it until there is the next one
 
 
 def _replayed(bench: Bench, block: str, within: Sequence[str]) -> dict[str, Run] | None:
