@@ -293,3 +293,49 @@ def test_a_block_that_is_tied_to_the_head_is_something_to_train():
     assert not torch.equal(done.model.block.weight, model.block.weight)
     with pytest.raises(ValueError, match="no parameter of the trainable blocks"):
         icd.immunize(model, split="head", **tasks(), trainable="head")
+
+
+# ---- weights that are other Parameters in the same memory, converted to another dtype ----
+
+
+class Mirrored(nn.Module):
+    """The last layer's weight is the first one's memory, transposed: another Parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.head = nn.Linear(6, 3)
+        self.tie()
+
+    def tie(self):
+        self.three.weight = nn.Parameter(self.one.weight.detach().T)
+        return self
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.three(torch.tanh(self.two(self.one(x))))))
+
+
+def test_gauges_leave_alone_what_shares_memory_in_float32():
+    torch.manual_seed(0)
+    net, X = Mirrored(), torch.randn(8, 6)
+    before = net(X).detach()
+    assert icd.gauge.groups(net, X) == []
+    for changed in (
+        icd.gauge.equalize(net, data=X).model,
+        icd.gauge.lock(net, strength=10.0, groups="all", data=X),
+    ):
+        assert torch.equal(changed(X), before)
+
+
+def test_erase_leaves_alone_what_shares_memory_in_half_precision():
+    torch.manual_seed(0)
+    net = Mirrored()
+    with torch.no_grad():
+        net.head.bias.zero_()
+        net.one.weight.mul_(3.0)
+    net, X = net.bfloat16().tie(), 3.0 * torch.randn(600, 6).bfloat16()
+    rows = list(zip(X.split(100), net(X).argmax(1).split(100), strict=True))
+    done = icd.erase(net, rows[:3], held_out=rows[3:], tol=0.2)
+    assert {"one", "three"} <= set(done.skipped)
+    assert torch.equal(done.model.one.weight, net.one.weight)
+    assert torch.equal(done.model.three.weight, net.one.weight.T)

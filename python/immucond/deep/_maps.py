@@ -24,7 +24,8 @@ from .._validate import FloatArray, check_real
 from ..linear import FadeMap, fade, optimal_extractor
 from ._batches import Batches, all_features, everything
 from ._head import SplitModel
-from ._network import FoldedHead, array, refuse_saving, replace_module, storage
+from ._memory import storage
+from ._network import FoldedHead, array, refuse_saving, replace_module
 from ._outcome import Outcome
 from ._sharded import edit_weight
 

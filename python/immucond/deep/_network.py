@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .._validate import FloatArray
+from ._memory import in_dtype, storage
 
 _CONTAINERS = (list, tuple, dict, OrderedDict)
 _SHARED = vars(nn.Module()).keys() - {"_modules"}  # parameters, buffers, hooks
@@ -265,7 +266,7 @@ def prepared(model: nn.Module, device: torch.device) -> nn.Module:
     own.register_forward_pre_hook(
         partial(_widen, torch.float64 if precise else torch.float32), with_kwargs=True
     )
-    return own if precise else own.float()
+    return own if precise else in_dtype(own, torch.float32)
 
 
 def _widen(dtype: torch.dtype, _: nn.Module, *entered: Any) -> Any:
@@ -297,11 +298,6 @@ def _sharing_memory(model: nn.Module) -> dict[str, nn.Parameter]:
         for name, p in model.named_parameters()
         if type(p) is nn.Parameter and storages[storage(p)] > 1
     }
-
-
-def storage(x: Tensor) -> int:
-    """Return where a dense tensor's memory begins, 0 for others."""
-    return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 
 def tied(model: nn.Module) -> set[str]:

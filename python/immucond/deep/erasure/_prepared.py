@@ -16,6 +16,7 @@ from .._activations import task_of
 from .._batches import Loaded, first_of
 from .._leak import LeakProfile
 from .._loaders import moved, parse_batch
+from .._memory import in_dtype
 from .._network import copied, device_of
 from ._layers import Layers, layers_of
 from ._run import Tasks
@@ -69,12 +70,12 @@ class Prepared:
     def teacher(self) -> nn.Module:
         """Return another copy, which stays as it is."""
         network = copied(self.model, device_of(self.model)).eval()
-        return nn.Module.float(network) if self.half else network
+        return in_dtype(network, torch.float32) if self.half else network
 
     def leak(self, network: nn.Module, mask: Any, seed: int) -> LeakProfile | None:
         """Measure what is read of a network of this call, which may be in the dtype given."""
         if self.half:
-            network = nn.Module.float(copied(network, device_of(network)))
+            network = in_dtype(copied(network, device_of(network)), torch.float32)
         return self.tasks.leak(network, self.found.head, mask, seed)
 
     def finished(self, primary: float, tol: float) -> Finished:
@@ -106,7 +107,7 @@ def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Pr
     work = copied(model, where).eval()
     tasks, data = given, loaded
     if any(p.dtype in _HALF for p in model.parameters()):
-        work = nn.Module.float(work)
+        work = in_dtype(work, torch.float32)
         tasks = Tasks(**{name: _Widened(x) for name, x in given.parts().items()})
         data = _all_loaded(tasks, where, seed)
     inputs = moved(parse_batch(first_of(data["primary"], "primary"))[0], where)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..._validate import as_count
+from .._memory import in_dtype
 from .._network import copied, repeated, tied
 from ._attention import attentions, gated, group_of
 from ._batch import batch_for
@@ -158,8 +159,7 @@ def in_float64(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
             what = "NaN" if x.numel() else f"a tensor of shape {tuple(x.shape)}"
             raise ValueError(f"the batch of inputs must have rows of numbers, and has {what}")
     device = next(model.parameters()).device
-    # Not work.double(): transformers refuses it where weights came from a quantized file.
-    work = nn.Module.double(copied(model, device)).eval()
+    work = in_dtype(copied(model, device), torch.float64).eval()
     for parameter in work.parameters():
         parameter.requires_grad_(False)
     return work, doubled(batch, device)

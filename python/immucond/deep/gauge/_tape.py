@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .._network import call, storage
+from .._memory import storage
+from .._network import call
 
 Key = tuple[int, int]  # of a tensor: its memory, and how often that was changed in place
 
