@@ -237,6 +237,45 @@ def test_wrong_inputs_are_named():
         group.element(condition=0.5)
 
 
+class Branch(nn.Module):
+    """A residual branch at its start: next to nothing of what it computes is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)
+        self.scale = nn.Parameter(torch.full((6,), 1e-6))
+
+    def forward(self, x):
+        return x + self.scale * self.down(self.act(self.up(x)))
+
+
+def small(activation, size=1.0):
+    net = nn.Sequential(nn.Linear(6, 5), activation, nn.Linear(5, 3))
+    with torch.no_grad():
+        for p in net[0].parameters():
+            p.mul_(size)
+    return net
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Branch,
+        lambda: small(nn.ReLU6()),
+        lambda: small(nn.Hardtanh(), 0.1),
+        lambda: small(nn.Tanh(), 1e-4),
+        lambda: small(nn.Hardshrink(1e-6)),
+    ],
+    ids=["a branch of 1e-6", "ReLU6 below 6", "Hardtanh below 1", "tanh of 1e-4", "none shrunk"],
+)
+def test_what_is_linear_on_the_batch_alone_passes_no_scale(build):
+    torch.manual_seed(0)
+    net, X = build(), torch.randn(16, 6)
+    assert icd.gauge.groups(net, X) == []
+    locked = icd.gauge.lock(net, strength=1e4, groups="all", data=X)
+    assert off(locked(100.0 * X).detach(), net(100.0 * X).detach()) == 0.0
+
+
 class Log(nn.Module):
     def forward(self, x):
         return torch.log(x)

@@ -18,7 +18,7 @@ from .._network import copied, repeated, tied
 from ._attention import attentions, gated, group_of
 from ._batch import batch_for
 from ._group import KINDS, GaugeGroup, Kind, Side, state_of
-from ._layers import affine, is_batch_norm, linear, places, spread
+from ._layers import affine, is_batch_norm, linear, owners, places, spread
 from ._tape import (
     Call,
     Tape,
@@ -35,6 +35,7 @@ from ._tape import (
 
 _log = logging.getLogger("immucond")
 
+_FAR = 2.0**20  # by which elements are multiplied: a power of 2, without rounding
 TOLERANCE = 1e-6  # some normalizations compute in float32, whatever the network's dtype
 # By the channel, and linear: what mixes units may pass them. Others may pass positive scales.
 _TRANSPARENT = (
@@ -55,9 +56,10 @@ def groups(
     """Find reparameterizations that keep the function of a network, and check each on a batch.
 
     They are guessed: attention and gated layers by the names of their modules, the others from
-    which module takes in what another puts out. A guess counts only where a random element of the
-    group, applied to a float64 copy, keeps the outputs of the module around it, and those of the
-    whole network together with all others. What fails is dropped; the logger ``immucond`` says so.
+    which module takes in what another puts out. A guess counts only where random elements of the
+    group, a million times as large and as small too, applied to a float64 copy, keep what the
+    layers put out that read it and the module around them, and the outputs of the whole network
+    together with all others. What fails is dropped; the logger ``immucond`` says so.
 
     Parameters
     ----------
@@ -236,7 +238,6 @@ class _Check:
         self.work, self.inputs, self.tape, self.seed = work, inputs, tape, seed
         self.state = state_of(work)
         self.arguments: dict[str, Any] = {}
-        self.outputs: dict[str, list[Tensor]] = {}
 
     def prepare(self, guesses: Sequence[GaugeGroup]) -> None:
         """Keep what enters the modules around these groups."""
@@ -256,15 +257,24 @@ class _Check:
         return ".".join(common)
 
     def local(self, group: GaugeGroup) -> float:
-        """Return what an element changes in the outputs of the module around the group."""
+        """Return what an element changes in the outputs of the module around the group.
+
+        And of those that read what it writes, lest a residual branch that is next to nothing hide
+        what it does. Large and small multiples, lest what lies between be linear on this batch
+        alone: a tanh of small numbers, a ReLU6 of none above 6.
+        """
         name = self.around(group)
         if name not in self.arguments:
             return float("inf")
-        module = self.work.get_submodule(name)
-        if name not in self.outputs:
-            self.outputs[name] = replayed(module, self.arguments[name])
-        with _Acted([group], self.state, self.seed):
-            return change(self.outputs[name], replayed(module, self.arguments[name]))
+        module, entered = self.work.get_submodule(name), self.arguments[name]
+        keyed = group.kind.startswith("query-key")  # whose readers are queries, that change
+        ends = [] if keyed else owners([side.parameter for side in group._readers])
+        reading = [self.work.get_submodule(end) for end in ends]
+        before, worst = replayed(module, entered, reading), 0.0
+        for times in (_FAR, 1.0 / _FAR) if group._readers else (_FAR,):
+            with _Acted([group], self.state, self.seed, times):
+                worst = max(worst, change(before, replayed(module, entered, reading)))
+        return worst
 
     def whole(self, found: Sequence[GaugeGroup]) -> float:
         """Return what elements of several groups change in the outputs of the network."""
@@ -276,14 +286,16 @@ class _Check:
 class _Acted:
     """Elements of groups, applied meanwhile."""
 
-    def __init__(self, found: Sequence[GaugeGroup], state: dict[str, Tensor], seed: int) -> None:
-        self.found, self.state, self.seed = found, state, seed
+    def __init__(
+        self, found: Sequence[GaugeGroup], state: dict[str, Tensor], seed: int, times: float = 1.0
+    ) -> None:
+        self.found, self.state, self.seed, self.times = found, state, seed, times
         names = {name for group in found for name in group.parameters}
         self.kept = {name: state[name].detach().clone() for name in names}
 
     def __enter__(self) -> None:
         for number, group in enumerate(self.found):
-            group._act(self.state, group.element(seed=self.seed + number))
+            group._act(self.state, self.times * group.element(seed=self.seed + number))
 
     def __exit__(self, *_: object) -> None:
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -131,11 +131,24 @@ def show_entering(
             handle.remove()
 
 
-def replayed(module: nn.Module, arguments: tuple[Any, Any]) -> list[Tensor]:
-    """Return the tensors that a module puts out for arguments that were captured."""
+def replayed(
+    module: nn.Module, arguments: tuple[Any, Any], within: Sequence[nn.Module] = ()
+) -> list[Tensor]:
+    """Return what modules within one put out, and it, for arguments that were captured."""
     args, kwargs = copy.deepcopy(arguments)
-    with torch.no_grad():
-        return [x.detach().clone() for x in tensors(module(*args, **kwargs))]
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        found.extend(x.detach().clone() for x in tensors(output))
+
+    handles = [each.register_forward_hook(keep) for each in (*within, module)]
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
