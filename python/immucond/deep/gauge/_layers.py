@@ -59,6 +59,13 @@ def linear(name: str, module: nn.Module) -> Linear | None:
     return None
 
 
+def plain(module: nn.Module) -> bool:
+    """Whether a layer that is `linear` does no more than its class does, nor do hooks of it."""
+    forwards = {each.forward for each in (nn.Linear, *_CONVOLUTIONS)}
+    own = type(module).forward not in forwards and type(module).__name__ != "Conv1D"
+    return not (own or "forward" in vars(module) or module._forward_hooks)
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm that keeps statistics."""
     return isinstance(module, _BATCH_NORMS) and isinstance(module.running_var, Tensor)

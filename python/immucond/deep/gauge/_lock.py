@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, SupportsIndex, cast
 
 import torch
@@ -25,7 +26,7 @@ from ._equalize import first_batch, store
 from ._find import TOLERANCE, in_float64, refuse_compiled, refuse_not_finite
 from ._find import groups as find
 from ._group import KINDS, Kind, state_of
-from ._layers import Linear, linear
+from ._layers import Linear, linear, plain
 
 
 def lock(
@@ -58,7 +59,8 @@ def lock(
         :math:`C = U \Sigma (T \Sigma)^{-1} U^T` is inserted after it. ``"all"``, or kinds of
         :class:`GaugeGroup`: a random element of each of these groups.
     modules : str or sequence of str, optional
-        SpecDef: names or patterns of the linear layers; by default all that are not tied.
+        SpecDef: names or patterns of the linear layers; by default all that are not tied, and do
+        no more than their class does: without hooks, or a forward of their own.
     data : optional
         Random gauges: inputs as of :func:`equalize`.
     delta : float
@@ -75,7 +77,7 @@ def lock(
     ------
     ValueError
         For a strength below 1 or not finite, a `top` below 1, unknown groups, patterns that match
-        no linear layer, tied layers that are named, and overflow of the dtype; as :func:`groups`
+        no linear layer, tied and hooked layers that are named, and overflow of the dtype; as :func:`groups`
         for weights that are not finite and a batch that tells nothing.
     TypeError
         For a compiled network.
@@ -171,12 +173,12 @@ def _layers(model: nn.Module, modules: str | Sequence[str] | None) -> dict[str, 
         layer = linear(name, module)
         if layer is None or not layer.reads or not name:
             continue
-        if f"{name}.weight" in shared or name in twice or name in within:
+        if f"{name}.weight" in shared or name in twice or name in within or not plain(module):
             if modules is None:
                 continue
             raise ValueError(
-                f"{name!r} shares its weight, or runs within nn.MultiheadAttention: nothing can be "
-                "inserted after it alone"
+                f"{name!r} shares its weight, runs within nn.MultiheadAttention, or has a forward "
+                "of its own or a hook: nothing can be inserted after it alone"
             )
         found[name] = layer
     if not found:
@@ -211,7 +213,8 @@ def _in_two(module: nn.Module, layer: Linear, weight: Tensor, after: Tensor) -> 
         zero = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
         first._parameters["bias"] = zero if layer.out == 1 else None
     n, convolutions = layer.outputs, {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-    second: Any = convolutions[stored.ndim](n, n, 1) if layer.channels else nn.Linear(n, n)
+    kind: Any = partial(convolutions[stored.ndim], kernel_size=1) if layer.channels else nn.Linear
+    second = kind(n, n, device="meta")  # no random numbers are drawn for what is replaced
     square = after.reshape(second.weight.shape).to(stored.dtype)
     second.weight = nn.Parameter(square, stored.requires_grad)
     second.bias = None if bias is None else copy.deepcopy(bias)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._network import refuse_saving, repeated, replace_module, tied
-from ._layers import Linear, linear
+from ._layers import Linear, linear, plain
 
 
 def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
@@ -18,8 +18,9 @@ def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
 
     Of names, only pairs with one of these. A pair becomes one layer where that adds no rank: the
     width between them is at least the smaller of the widths around. Its weight is the product,
-    computed in float64; a sequence with one layer left is replaced by it. Tied layers and those
-    with hooks stay.
+    computed in float64, and trains where one of both did; a sequence with one layer left is
+    replaced by it. Tied layers, those of a class with a forward of its own and those with hooks
+    stay, as do convolutions in groups.
     """
     merged = []
 
@@ -33,7 +34,7 @@ def merge(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
         setattr(module, key, _product(first, one, second, two))
         delattr(module, other)
         merged.append(name)
-        if len(module) == 1 and name:
+        if len(module) == 1 and name and not (module._forward_hooks or module._forward_pre_hooks):
             replace_module(model, name, module[0])
     refuse_saving(model)  # unless nothing inserted is left
     return list(dict.fromkeys(merged))
@@ -73,7 +74,8 @@ def _pairs(model: nn.Module) -> Iterator[_Pair]:
     """Yield sequences with two neighbours in each that can be one layer, with their keys."""
     shared, twice = tied(model), repeated(model)
     for name, module in model.named_modules():
-        if type(module).forward is not nn.Sequential.forward or name in twice:
+        own = type(module).forward is not nn.Sequential.forward or "forward" in vars(module)
+        if own or name in twice:
             continue
         prefix = f"{name}." if name else ""
         for (key, first), (other, second) in pairwise(module.named_children()):
@@ -81,13 +83,17 @@ def _pairs(model: nn.Module) -> Iterator[_Pair]:
             if one is None or two is None or not _can(one, two, second):
                 continue
             names = {f"{layer.name}.{end}" for layer in (one, two) for end in ("weight", "bias")}
-            if names & shared or {one.name, two.name} & twice or first._forward_hooks:
+            if names & shared or {one.name, two.name} & twice:
+                continue
+            if not (plain(first) and plain(second)) or second._forward_pre_hooks:
                 continue
             yield name, (key, first, one), (other, second, two)
 
 
 def _can(one: Linear, two: Linear, second: nn.Module) -> bool:
-    if one.outputs != two.inputs or one.channels != two.channels or not two.reads:
+    if one.outputs != two.inputs or one.channels != two.channels:
+        return False
+    if not (one.reads and two.reads):
         return False
     if isinstance(second, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         plain = {*second.kernel_size, *second.stride} == {1} and not any(second.padding)
@@ -104,19 +110,20 @@ def _product(first: nn.Module, one: Linear, second: nn.Module, two: Linear) -> n
     W1 = like.detach().double().movedim(one.out, 0)
     W2 = last.detach().double().movedim(two.out, 0).flatten(1)
     weight = (W2 @ W1.flatten(1)).reshape(len(W2), *W1.shape[1:]).movedim(0, one.out)
-    bias = None
+    bias, biased = None, False
     for layer, through in ((first, W2), (second, None)):
         own = layer._parameters.get("bias")
         if own is not None:
             b = own.detach().double()
             b = b if through is None else through @ b
             bias = b if bias is None else bias + b
+            biased |= own.requires_grad
     merged = copy.copy(first)
     merged._parameters = dict(first._parameters)
-    trained = like.requires_grad
+    trained = like.requires_grad or last.requires_grad
     merged.weight = nn.Parameter(weight.contiguous().to(like.dtype), requires_grad=trained)
     merged._parameters["bias"] = (
-        None if bias is None else nn.Parameter(bias.to(like.dtype), requires_grad=trained)
+        None if bias is None else nn.Parameter(bias.to(like.dtype), requires_grad=biased)
     )
     for name in ("out_features", "out_channels", "nf"):
         if hasattr(merged, name):
