@@ -258,3 +258,34 @@ def test_layers_on_a_path_around_the_head_are_no_matter_to_the_ascent():
     )  # fmt: skip
     assert torch.equal(found.model.beside.weight, net.beside.weight)
     assert not torch.equal(found.model.body.weight, net.body.weight)
+
+
+# ---- the caller's modes ----
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "autocast"])
+def test_the_callers_modes_change_nothing(mode):
+    net = net_of()
+    primary, held_out, harmful, harmful_held_out = tasks(net)
+
+    def made() -> list[nn.Module]:
+        path = icd.erasure_path(net, primary)
+        options = {"held_out": held_out, "tol": 0.1}
+        few = {**options, "harmful_held_out": harmful_held_out, "steps": 3, "lr": 1e-3, "trials": 1}
+        return [
+            icd.erase(net, primary, path=path, recover=2, lr=1e-4, **options).model,
+            icd.unlearn(net, primary, harmful, **few).model,
+        ]
+
+    wanted = made()
+    modes = {
+        "no_grad": torch.no_grad,
+        "inference_mode": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    }
+    with modes[mode]():
+        found = made()
+    for one, other in zip(found, wanted, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+        one(held_out[0][0]).sum().backward()  # no inference tensors

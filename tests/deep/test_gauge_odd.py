@@ -76,7 +76,7 @@ def test_layers_with_more_to_them_keep_what_they_do(build, change):
 def test_layers_with_more_to_them_are_told_where_they_are_named():
     net = with_own_class()
     assert isinstance(icd.gauge.lock(net, strength=2.0)[0], Rectified)
-    with pytest.raises(ValueError, match="'0' shares its weight, .* or has a forward of its own"):
+    with pytest.raises(ValueError, match=r"'0' shares its weight, .* or has a forward of its own"):
         icd.gauge.lock(net, strength=2.0, modules="0")
 
 
@@ -116,3 +116,79 @@ def test_a_lock_draws_no_random_numbers_of_the_caller():
     icd.gauge.lock(nets, strength=2.0, groups="all")
     icd.gauge.equalize(nets)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_modes_change_nothing(mode):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def made():
+        return (
+            icd.gauge.lock(net, strength=4.0),
+            icd.gauge.lock(net, strength=4.0, groups="all", data=X),
+            icd.gauge.equalize(net, data=X).model,
+            icd.gauge.equalize(net, data=X, metric="kernel").model,
+        )
+
+    kinds = [g.kind for g in icd.gauge.groups(net, X)]
+    wanted = made()
+    with MODES[mode]():
+        assert [g.kind for g in icd.gauge.groups(net, X)] == kinds
+        found = made()
+    for one, other in zip(found, wanted, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+        one(X).sum().backward()  # an inference tensor would not be kept for that
+
+
+# ---- what cannot be used is told by the library ----
+
+
+def test_a_network_without_parameters_has_no_groups():
+    assert icd.gauge.groups(nn.ReLU(), X) == []
+    assert icd.gauge.equalize(nn.ReLU(), data=X).error == 0.0
+    with pytest.raises(ValueError, match="no linear layer"):
+        icd.gauge.lock(nn.ReLU(), strength=2.0)
+
+
+def test_an_element_that_does_not_fit_leaves_the_network_as_it_was():
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    (group,) = icd.gauge.groups(net)
+    for other in (
+        nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 4)),
+        nn.Sequential(*[nn.PReLU()] * 2),
+    ):
+        with pytest.raises(ValueError, match="is not that of the group|has no parameter"):
+            group.act(other, group.element())
+    half = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).half()
+    before = [p.detach().clone() for p in half.parameters()]
+    with pytest.raises(ValueError, match=r"element makes '.\.weight' infinite in torch\.float16"):
+        group.act(half, group.element(condition=1e13))
+    assert all(torch.equal(p, q) for p, q in zip(half.parameters(), before, strict=True))
+
+
+def test_arguments_that_are_no_numbers_are_named():
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    (group,) = icd.gauge.groups(net)
+    for name, ask in {
+        "element": lambda: group.act(net, "one"),
+        "seed": lambda: group.element(seed=1.5),
+        "condition": lambda: group.element(condition="large"),
+        "kinds": lambda: icd.gauge.groups(net, kinds=3),
+        "tolerance": lambda: icd.gauge.groups(net, tolerance="none"),
+        "strength": lambda: icd.gauge.lock(net, strength="large"),
+        "delta": lambda: icd.gauge.lock(net, strength=2.0, delta=None),
+    }.items():
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            ask()
+    for ask in (icd.gauge.groups, icd.gauge.equalize):
+        with pytest.raises(ValueError, match="tolerance must be"):
+            ask(net, tolerance=float("nan"))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
 from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
 from .._batches import Callback, refuse_rows
 from .._checkpoint import NetworkCheckpoint
+from .._network import whatever_modes
 from .._record import unwrapped
 from ._path import NetworkPath, chosen, settings_of
 from ._prepared import prepared
@@ -22,7 +22,7 @@ from ._run import RATES, Recovery, Run, Tasks
 from ._worth import METRICS, Metric
 
 
-@torch.random.fork_rng(devices=[])
+@whatever_modes()
 def erase(
     model: nn.Module,
     primary: Any,

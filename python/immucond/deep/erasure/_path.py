@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
 from ..._validate import as_count, check_choice, refuse_other
 from .._checkpoint import identity, name_of
-from .._network import modules_matching
+from .._network import modules_matching, whatever_modes
 from .._record import unwrapped
 from ._layers import Layer, Layers
 from ._prepared import Prepared, prepared
@@ -47,7 +46,7 @@ class NetworkPath:
         refuse_other(self.settings, settings, "path", "Measure it with the same arguments")
 
 
-@torch.random.fork_rng(devices=[])
+@whatever_modes()
 def erasure_path(
     model: nn.Module,
     primary: Any,

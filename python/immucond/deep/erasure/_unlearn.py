@@ -17,6 +17,7 @@ from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
 from .._batches import Callback, refuse_rows
 from .._leak import LeakProfile
+from .._network import whatever_modes
 from .._record import unwrapped
 from .._search import Settings, propose
 from ._bench import Bench, apart
@@ -53,7 +54,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-@torch.random.fork_rng(devices=[])
+@whatever_modes()
 def unlearn(
     model: nn.Module,
     primary: Any,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..._display import Columns, Tabular
 from ..._errors import AccuracyWarning, warn
-from ..._validate import as_count
+from ..._validate import as_count, check_real
 from .._loaders import parse_batch
-from .._network import copied
+from .._network import copied, device_of, whatever_modes
 from .._sharded import edit_weight
 from ._balance import SWEEPS, Balancing
 from ._batch import batch_for
@@ -75,6 +75,7 @@ class Equalized(Tabular):
         }
 
 
+@whatever_modes()
 def equalize(
     model: nn.Module,
     *,
@@ -171,6 +172,7 @@ def equalize(
     True
     """
     turns, drawn = as_count(sweeps, "sweeps", least=1), as_count(seed, "seed", least=0)
+    allowed = check_real(tolerance, "tolerance", low=0.0)
     if metric not in ("parameters", "kernel"):
         raise ValueError(f"metric must be 'parameters' or 'kernel', and is {metric!r}")
     if metric == "kernel" and data is None:
@@ -179,12 +181,11 @@ def equalize(
         )
     refuse_compiled(model)
     batch = batch_for(model, drawn) if data is None else first_batch(data)
-    device = next(model.parameters()).device
-    result = copied(model, device)
+    result = copied(model, device_of(model))
     joined = merged(result, None if merge is True else merge) if merge else []
     before = _outputs(model, batch)
     work, inputs = in_float64(result, batch)
-    found, _ = verified(work, inputs, KINDS, tolerance, drawn)
+    found, _ = verified(work, inputs, KINDS, allowed, drawn)
     balancing = Balancing(found, state_of(work), turns)
     if balancing.imbalance > 1e-8:
         warn(

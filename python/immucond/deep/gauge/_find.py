@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..._validate import as_count
+from ..._validate import as_count, check_real
 from .._memory import in_dtype
-from .._network import copied, repeated, tied
+from .._network import copied, device_of, repeated, tied, whatever_modes
 from ._attention import attentions, gated, group_of
 from ._batch import batch_for
 from ._group import KINDS, GaugeGroup, Kind, Side, state_of
@@ -45,6 +45,7 @@ _TRANSPARENT = (
 )  # fmt: skip
 
 
+@whatever_modes()
 def groups(
     model: nn.Module,
     batch: Any = None,
@@ -88,7 +89,7 @@ def groups(
         for it changed; where no batch is given and none can be drawn; for weights that are not
         finite, a batch with NaN or without rows, and outputs that are NaN in every row.
     TypeError
-        For a compiled network, and one that does not run in float64.
+        For a compiled network, one that does not run in float64, and what is no number or kind.
 
     Notes
     -----
@@ -104,19 +105,21 @@ def groups(
     >>> [(g.kind, g.modules, g.dimension) for g in icd.gauge.groups(torch.nn.Sequential(*pair))]
     [('linear', ('0', '1'), 25)]
     """
-    wanted = _kinds(kinds)
+    wanted, allowed = _kinds(kinds), check_real(tolerance, "tolerance", low=0.0)
     drawn = as_count(seed, "seed", least=0)
     refuse_compiled(model)
     given = batch_for(model, drawn) if batch is None else batch
     work, inputs = in_float64(model, given)
-    found, failed = verified(work, inputs, wanted, tolerance, drawn)
+    found, failed = verified(work, inputs, wanted, allowed, drawn)
     missing = [kind for kind in wanted if kind not in {g.kind for g in found}]
     if kinds is not None and missing:
-        raise ValueError(_missing(missing[0], failed, tolerance))
+        raise ValueError(_missing(missing[0], failed, allowed))
     return found
 
 
 def _kinds(kinds: Kind | Sequence[Kind] | None) -> tuple[Kind, ...]:
+    if not (kinds is None or isinstance(kinds, (str, Sequence))):
+        raise TypeError(f"kinds must be names of kinds, and is {kinds!r}")
     wanted = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in wanted:
         if kind not in KINDS:
@@ -160,7 +163,7 @@ def in_float64(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
         if isinstance(x, Tensor) and (x.numel() == 0 or bool(x.isnan().any())):
             what = "NaN" if x.numel() else f"a tensor of shape {tuple(x.shape)}"
             raise ValueError(f"the batch of inputs must have rows of numbers, and has {what}")
-    device = next(model.parameters()).device
+    device = device_of(model)
     work = in_dtype(copied(model, device), torch.float64).eval()
     for parameter in work.parameters():
         parameter.requires_grad_(False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._display import Columns, Record
+from ..._validate import as_integer, check_real
 
 Kind = Literal[
     "linear", "value-output", "query-key", "query-key-rope", "relu", "glu", "norm", "batchnorm"
@@ -54,6 +55,11 @@ class Side:
         """Whether the places are 0, 1, ...: where they are the whole axis, none is looked up."""
         count = self.index.numel()
         return bool((self.index.flatten() == torch.arange(count)).all())
+
+    def fits(self, state: State) -> bool:
+        """Whether the parameter has these places."""
+        shape = state[self.parameter].shape
+        return self.axis < len(shape) and int(self.index.max()) < shape[self.axis]
 
     def width(self, state: State) -> int:
         """Return the last length of what :meth:`read` returns."""
@@ -169,10 +175,12 @@ class GaugeGroup(Record):
         ------
         ValueError
             For a condition number that is not finite or below 1.
+        TypeError
+            For one that is no number, and a seed that is no whole one.
         """
-        if condition is not None and not 1.0 <= condition < float("inf"):
-            raise ValueError(f"condition must be a number of at least 1, and is {condition!r}")
-        generator = torch.Generator().manual_seed(seed)
+        if condition is not None:
+            condition = check_real(condition, "condition", low=1.0)
+        generator = torch.Generator().manual_seed(as_integer(seed, "seed"))
         b, d = self.blocks, self.size
         matrices = self.kind in _MATRICES
         count = (b, d) if matrices else (b,)
@@ -211,9 +219,15 @@ class GaugeGroup(Record):
         Raises
         ------
         ValueError
-            For another shape or form, a singular element, and a model that lacks the parameters.
+            For another shape or form, a singular element, a model that lacks the parameters or has
+            others by their names, and what is not finite in their dtypes: the model is as it was.
+        TypeError
+            For an element that is no tensor of numbers.
         """
-        A = torch.as_tensor(element, dtype=torch.float64).cpu()
+        try:
+            A = torch.as_tensor(element, dtype=torch.float64).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"element must be a tensor of numbers, and is {element!r}") from error
         wanted = (self.blocks, self.size, self.size)
         if tuple(A.shape) != wanted or not A.isfinite().all():
             raise ValueError(
@@ -226,13 +240,28 @@ class GaugeGroup(Record):
         missing = [name for name in self.parameters if name not in state]
         if missing:
             raise ValueError(f"the model has no parameter {missing[0]!r}: of which is the group?")
+        for side in (*self._writers, *self._readers, *(side for side, _ in self._variances)):
+            if not side.fits(state):
+                raise ValueError(
+                    f"the model's parameter {side.parameter!r} has shape "
+                    f"{tuple(state[side.parameter].shape)}, and is not that of the group"
+                )
         for side, eps in self._variances:
             if (A.square() * (side.read(state).cpu() + eps) < eps * (1 - 1e-12)).any():
                 raise ValueError(
                     f"element makes a variance of {side.parameter!r} negative: its square must be "
                     f"at least {eps:g}/(variance + {eps:g}), and 1 will do"
                 )
+        before = {name: state[name].detach().clone() for name in self.parameters}
         self._act(state, A)
+        lost = [name for name in before if not bool(state[name].isfinite().all())]
+        if lost:
+            with torch.no_grad():
+                for name, value in before.items():
+                    state[name].copy_(value)
+            raise ValueError(
+                f"element makes {lost[0]!r} infinite in {before[lost[0]].dtype}, or it was before"
+            )
 
     def _wrong_form(self, A: Tensor) -> str:
         """Say what blocks have to be, where they are not."""

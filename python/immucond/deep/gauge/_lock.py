@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, SupportsIndex, cast
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import AccuracyWarning, warn
-from ..._validate import as_count
+from ..._validate import as_count, check_real
 from .._network import (
     Inserted,
     copied,
+    device_of,
     modules_matching,
     refuse_saving,
     repeated,
     replace_module,
     tied,
+    whatever_modes,
 )
 from ._batch import batch_for
 from ._equalize import first_batch, store
@@ -29,6 +32,7 @@ from ._group import KINDS, Kind, state_of
 from ._layers import Linear, linear, plain
 
 
+@whatever_modes()
 def lock(
     model: nn.Module,
     *,
@@ -77,10 +81,10 @@ def lock(
     ------
     ValueError
         For a strength below 1 or not finite, a `top` below 1, unknown groups, patterns that match
-        no linear layer, tied and hooked layers that are named, and overflow of the dtype; as :func:`groups`
-        for weights that are not finite and a batch that tells nothing.
+        no linear layer, tied and hooked layers that are named, and overflow of the dtype; as
+        :func:`groups` for weights that are not finite and a batch that tells nothing.
     TypeError
-        For a compiled network.
+        For a compiled network, and a strength or delta that is no number.
 
     Warns
     -----
@@ -107,15 +111,13 @@ def lock(
     >>> type(icd.gauge.equalize(locked, merge=True).model[0]).__name__
     'Linear'
     """
-    if not 1.0 <= strength < float("inf"):
-        raise ValueError(f"strength must be a number of at least 1, and is {strength!r}")
-    if not 0.0 < delta < float("inf"):
-        raise ValueError(f"delta must be positive, and is {delta!r}")
+    strength = check_real(strength, "strength", low=1.0)
+    delta = check_real(delta, "delta", low=math.ulp(0.0))
     count, drawn = as_count(top, "top", least=1), as_count(seed, "seed", least=0)
     refuse_compiled(model)
     refuse_not_finite(model)
     _budget(model, strength, delta)
-    device = next(model.parameters()).device
+    device = device_of(model)
     if isinstance(groups, str) and groups == "specdef":
         result = copied(model, device)
         for name, layer in _layers(result, modules).items():
