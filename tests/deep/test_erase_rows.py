@@ -289,3 +289,19 @@ def test_the_callers_modes_change_nothing(mode):
         for p, q in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(p, q)
         one(held_out[0][0]).sum().backward()  # no inference tensors
+
+
+# ---- what does not fit is told ----
+
+
+def test_rows_and_paths_that_do_not_fit_are_told():
+    net = net_of()
+    primary, held_out, *_ = tasks(net)
+    wrong = [(torch.randn(20, 5), torch.zeros(20).long())]
+    with pytest.raises(ValueError, match="the model does not run on a batch of primary"):
+        icd.erase(net, wrong, held_out=held_out)
+    with pytest.raises(TypeError, match="path must be what erasure_path returned"):
+        icd.erase(net, primary, held_out=held_out, path={})
+    beyond = [(x, y + 3) for x, y in held_out]
+    with pytest.raises(ValueError, match="no held-out row of the primary task in its class"):
+        icd.erase(net, primary, held_out=beyond)

@@ -166,7 +166,7 @@ def test_an_element_that_does_not_fit_leaves_the_network_as_it_was():
         nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 4)),
         nn.Sequential(*[nn.PReLU()] * 2),
     ):
-        with pytest.raises(ValueError, match="is not that of the group|has no parameter"):
+        with pytest.raises(ValueError, match=r"is not that of the group|has no parameter"):
             group.act(other, group.element())
     half = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).half()
     before = [p.detach().clone() for p in half.parameters()]

@@ -386,3 +386,40 @@ def test_convolutions(method):
             for z in (n[0](x).detach().mean((2, 3)).double().numpy() for n in (net, found.model))
         )
         assert np.abs(after).max() < 1e-3 * np.abs(before).max()
+
+
+class Beside(nn.Module):
+    """A network with a path around its head: logits have the primary task's classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.side = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.two(torch.tanh(self.one(x))))) + self.side(x)
+
+
+def test_repselect_has_its_head_beside_the_networks_own():
+    """Two harmful classes, three primary ones: layers around the head have no harmful gradient."""
+    torch.manual_seed(0)
+    net = Beside().eval()
+    x = rows(400, 5)
+    loaders = {
+        "primary": [(x, net(x).argmax(1))],
+        "harmful": [(x, (x[:, 0] > 0).long())],
+    }
+    work = copy.deepcopy(net)
+    layers = layers_of(work, x[:4], "head")
+    bench = Bench(work, net, "head", layers.layers, loaders, 2, 5, None, 0)
+    found = _selective._adversarial(bench, dict(layers.layers))
+    assert found["one"].any()
+    assert found["two"].any()
+    assert not found["side"].any()
+    _selective.repselect(bench, {"rate": 0.1, "rank": 2})
+    assert torch.equal(work.side.weight, net.side.weight)
+    with torch.no_grad():
+        pairs = zip(work.parameters(), net.parameters(), strict=True)
+        moved = sum(float((p - q).norm()) ** 2 for p, q in pairs)
+        size = sum(float(getattr(net, n).weight.norm()) ** 2 for n in ("one", "two", "side"))
+    assert math.sqrt(moved / size) == pytest.approx(0.1, rel=1e-4)

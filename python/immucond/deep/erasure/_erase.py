@@ -108,13 +108,14 @@ def erase(
         Where no direction can go within `tol`, and where rounding to the network's dtype loses
         more; a ValueError.
     ValueError
-        Where the network tells no classes apart, puts out NaN, or runs without gradients; for
+        Where the network tells no classes apart, or none right, puts out NaN, does not run on the
+        batches, or runs without gradients; for
         labels that are numbers with ``"fisher"``, the metric of classes; for layers that are named
         and cannot be folded into, with the reason; for data that are the same where they must not
         be; for held-out harmful rows without others; for a path of another network, task or
         setting; and as in `record` and `leak_profile`.
     TypeError
-        For what is no loader.
+        For what is no loader, and what is no path.
 
     Notes
     -----
@@ -160,6 +161,10 @@ def erase(
     run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
     measured = settings_of(model, ready, layers, metric, mask, drawn)
     if path is not None:
+        if not isinstance(path, NetworkPath):
+            raise TypeError(
+                f"path must be what erasure_path returned, and is a {type(path).__name__}"
+            )
         path.refuse_other(measured)
     kept = None
     if checkpoint is not None:

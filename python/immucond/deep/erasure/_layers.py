@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..._validate import FloatArray
+from .._batches import running_on
 from .._network import call, logits_of, repeated, tied
 from .._rows import rows_at, size_of, started
 from .._sharded import edit_weight, gathered
@@ -260,7 +261,9 @@ def _seen(model: nn.Module, inputs: Any) -> _Seen:
                 handles.append(module.register_forward_hook(partial(see, name)))
             if isinstance(module, _BATCH_NORMS):
                 handles.append(module.register_forward_pre_hook(enter))
-        return _Seen(outputs, shapes, feeds, logits_of(call(model, inputs)))
+        with running_on("primary"):
+            output = call(model, inputs)
+        return _Seen(outputs, shapes, feeds, logits_of(output))
     finally:
         for handle in handles:
             handle.remove()

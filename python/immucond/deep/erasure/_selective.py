@@ -13,7 +13,7 @@ from ..._errors import extra
 from .._attacked import with_new_head
 from .._distillation import adam
 from .._head import SplitModel
-from .._network import copied, device_of
+from .._network import copied, device_of, replace_module
 from .._record import record
 from .._search import Settings
 from ._bench import Bench, adapting, norm_of
@@ -134,17 +134,19 @@ def _adversarial(bench: Bench, layers: dict[str, Layer]) -> dict[str, Tensor]:
     with extra("lora"):
         import peft  # noqa: F401  (missing, it is to be told now)
     network = copied(bench.teacher, device_of(bench.teacher)).eval()
-    with_new_head(
+    own = network.get_submodule(bench.head)
+    head = with_new_head(
         network, bench.head, bench.classes, params="lora", seed=bench.seed, rank=_LORA_RANK
     )
+    replace_module(network, bench.head, own)  # the new one stands beside it, on its features
     network.eval()
     model = SplitModel(network, bench.head)
-    new = [p for p in network.parameters() if p.requires_grad]
+    new = [p for p in (*network.parameters(), *head.parameters()) if p.requires_grad]
     optimizer = adam(new, _LORA_RATE, bench.steps)
     for _, other in bench.pairs():
         optimizer.zero_grad()
         found = bench.harmful.run(model, other)
-        cross_entropy(found.logits, found.labels.long()).backward()
+        cross_entropy(head(found.features), found.labels.long()).backward()
         optimizer.step()
     network.requires_grad_(False)
     weights = {}
@@ -155,9 +157,11 @@ def _adversarial(bench: Bench, layers: dict[str, Layer]) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
     for other in bench.harmful.in_order():
         found = bench.harmful.run(model, other)
-        loss = cross_entropy(found.logits, found.labels.long(), reduction="sum")
-        for name, g in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
-            sums[name] += g
+        loss = cross_entropy(head(found.features), found.labels.long(), reduction="sum")
+        found_by = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        for name, g in zip(weights, found_by, strict=True):
+            if g is not None:  # of a layer on a path around the head
+                sums[name] += g
     return sums
 
 

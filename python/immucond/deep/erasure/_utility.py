@@ -42,6 +42,11 @@ class Utility:
                     "the network puts all held-out rows of the primary task in one class: nothing "
                     "of it is needed for that"
                 )
+            if self.before == 0.0:
+                raise ValueError(
+                    "the network puts no held-out row of the primary task in its class, so that "
+                    "nothing can be lost: the labels are not those that it tells"
+                )
         else:
             self._logits = everything(SplitModel(model, head), held_out, "held_out").logits.double()
             self.before = 1.0
