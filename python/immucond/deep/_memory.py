@@ -37,4 +37,5 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             whole[place, x.dtype] = flat.to(dtype), flat
         return whole[place, x.dtype][0].as_strided(x.shape, x.stride(), x.storage_offset())
 
-    return nn.Module._apply(model, converted)
+    nn.Module._apply(model, converted)
+    return model
