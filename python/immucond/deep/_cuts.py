@@ -95,10 +95,7 @@ class Cuts(Watch):
     def _add(self, name: str, module: nn.Module, x: Tensor, what: str) -> None:
         if name not in self.blocks:
             return
-        layout = self._layout
-        if layout.channels is None and not is_typed(module) and x.ndim - 2 in layout.dimensions:
-            layout = replace(layout, channels=_channels(module, x))
-        self._keep(name, x, module, layout, what)
+        self._keep(name, x, module, told_by(module, x, self._layout), what)
 
     def add_logits(self, name: str, output: Any) -> None:
         """Keep what the network itself put out for the batch."""
@@ -127,6 +124,13 @@ class Cuts(Watch):
 
 
 _TOKENS = Layout("mean", False, "last", frozenset())
+
+
+def told_by(module: nn.Module, x: Tensor, layout: Layout) -> Layout:
+    """Return a layout that knows where the channels of a block's output stand."""
+    if layout.channels is None and not is_typed(module) and x.ndim - 2 in layout.dimensions:
+        return replace(layout, channels=_channels(module, x))
+    return layout
 
 
 def _channels(module: nn.Module, x: Tensor) -> Channels:

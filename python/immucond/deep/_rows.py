@@ -162,7 +162,7 @@ def chunks(
     x, mask, computed_in = x.detach(), samples.mask, _dtype(x)
     width = 1
     if layout.rows != "sample":
-        x, width = _features_last(x, module, layout, what)
+        x, width = features_last(x, module, layout, what)
     if mask is not None:
         x, mask = _masked(x, width, mask, layout.rows, what)
     if (samples.needed or layout.rows == "mean") and samples.count not in (None, len(x)):
@@ -200,7 +200,7 @@ def _rows(
     return total / counts[:, None], of
 
 
-def _features_last(x: Tensor, module: nn.Module, layout: Layout, what: str) -> tuple[Tensor, int]:
+def features_last(x: Tensor, module: nn.Module, layout: Layout, what: str) -> tuple[Tensor, int]:
     """Return samples first, then places where there are any, and features last; and their number.
 
     Patches take several axes: flattened, they would be a copy.

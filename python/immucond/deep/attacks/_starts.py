@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import gauge
+from .._cuts import told_by
 from .._network import call, module_named, prepared
-from .._rows import first_tensor, last_typed
+from .._rows import Layout, RefusedError, dimensions_of, features_last, first_tensor
 from ._rows import Batch
 
 PLAIN, FROZEN, EQUALIZED = "plain", "frozen", "equalized"
@@ -130,8 +131,11 @@ class _SeenError(Exception):
 
 def at_cut(start: Start, cut: str, batch: Batch) -> Start:
     """Return a start whose network ends at a cut."""
-    with torch.no_grad():
-        width = _pooled_at(start.model, cut, batch[0]).shape[1]
+    try:
+        with torch.no_grad():
+            width = _pooled_at(start.model, cut, batch[0]).shape[1]
+    except RefusedError as refused:
+        raise ValueError(str(refused)) from None
     return replace(
         start,
         name=f"{start.name}, {cut}",
@@ -162,9 +166,8 @@ def _pooled_at(model: nn.Module, cut: str, inputs: Any) -> Tensor:
     x = seen[0]
     if x.ndim == 2:
         return x
-    kind, width = last_typed(module)
-    if (kind == "first" and x.shape[1] == width) or x.shape[-1] != width:
-        x = x.movedim(1, -1)
+    layout = told_by(module, x, Layout("mean", False, None, dimensions_of(model)))
+    x, _ = features_last(x, module, layout, f"the output of {cut!r}")
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     if mask is None or mask.shape != x.shape[:2]:
         return x.flatten(1, -2).mean(1)
