@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import immucond.deep as icd
+from immucond.deep._attacked import with_new_head
 from immucond.deep.attacks._starts import at_cut, starts_of
 
 transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
@@ -65,3 +66,59 @@ def test_a_cut_that_is_no_tensor_is_told():
     batch = [(torch.randn(20, 6), torch.arange(20) % 2)]
     with pytest.raises(ValueError, match="the output of 'split' must be a tensor"):
         icd.attack(Net(), batch, held_out=batch, split="head", cuts=["split"])
+
+
+# ---- PyTorch's own encoder layers ----
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(8, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.up(x)).mean(1))
+
+
+def sequences(count=40, seed=1):
+    X = torch.randn(count, 5, 8, generator=torch.Generator().manual_seed(seed))
+    return [(X, (X[:, 0, 0] > 0).long())]
+
+
+def test_adapters_in_an_encoder_layer_are_trained_and_measured():
+    """The kernel that runs such a layer in evaluation mode knows of none."""
+    pytest.importorskip("peft", reason="the extra lora is not installed")
+    [batch] = sequences()
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    report = icd.attack(Encoder(), [batch], held_out=[batch], split="head", attackers=["lora-4"],
+                        trials=1, steps=20, target=0.0, scratch=False, cuts=(),
+                        equalize=False)  # fmt: skip
+    assert torch.backends.mha.get_fastpath_enabled() == enabled
+    curve = report.strongest.best.curve["loss"]
+
+    net = Encoder()  # in training mode, without dropout: each layer is called
+    head = with_new_head(net, "head", 2, params="lora", rank=4, seed=0)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    adam = torch.optim.Adam([p for p in net.parameters() if p.requires_grad],
+                            lr=report.strongest.best.settings["rate"])  # fmt: skip
+    losses = []
+    for _ in range(21):
+        adam.zero_grad()
+        loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(losses), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("params", ["full", "lora"])
+def test_an_encoder_layer_has_a_forecast(params):
+    if params == "lora":
+        pytest.importorskip("peft", reason="the extra lora is not installed")
+    cost = icd.attack_cost(Encoder(), sequences(), split="head", params=params, products=30, steps=5)
+    assert cost.lazy

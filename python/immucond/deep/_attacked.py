@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +50,21 @@ def with_new_head(
                 model.get_submodule(name).requires_grad_(False)
     replace_module(model, split, new)
     return new
+
+
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Let PyTorch's encoder layers run all that stands in them.
+
+    In evaluation mode they would run in one kernel where none of their own weights needs a
+    gradient: it takes these and no adapters beside them, and has no forward derivative.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _add_adapters(

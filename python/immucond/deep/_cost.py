@@ -22,7 +22,7 @@ from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
 from ..torch.parts import IGNORED
-from ._attacked import PARAMS, with_new_head
+from ._attacked import PARAMS, layer_by_layer, with_new_head
 from ._batches import Callback, held
 from ._head import SplitModel
 from ._network import array, device_of, prepared, refuse_compiled, whatever_modes
@@ -119,6 +119,7 @@ class NetworkCost(AttackCost):
 
 
 @whatever_modes()
+@layer_by_layer()
 def attack_cost(
     model: nn.Module,
     harmful: Any,

@@ -1,6 +1,7 @@
 """The parts that `immucond.deep` is made of, for programs that load and measure whole networks."""
 
 from ._activations import Kept as Kept
+from ._attacked import layer_by_layer as layer_by_layer
 from ._attacked import with_new_head as with_new_head
 from ._batches import kappa_and_rank as kappa_and_rank
 from ._checkpoint import fingerprint as fingerprint

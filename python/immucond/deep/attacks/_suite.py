@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..._validate import as_count, check_choice, check_real
+from .._attacked import layer_by_layer
 from .._batches import Callback, Loaded
 from .._checkpoint import fingerprint
 from .._cuts import INPUT, cuts_of
@@ -32,6 +33,7 @@ from ._victims import Features, Head, utility_of, victim_of
 
 
 @whatever_modes()
+@layer_by_layer()
 def attack(
     model: nn.Module,
     harmful: Any,

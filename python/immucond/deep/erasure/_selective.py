@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..._errors import extra
-from .._attacked import with_new_head
+from .._attacked import layer_by_layer, with_new_head
 from .._distillation import adam
 from .._head import SplitModel
 from .._network import copied, device_of, replace_module
@@ -129,6 +129,7 @@ def _evened(G: Tensor, rank: int) -> Tensor:
     return evened
 
 
+@layer_by_layer()
 def _adversarial(bench: Bench, layers: dict[str, Layer]) -> dict[str, Tensor]:
     """Return the harmful gradient by each layer's weight, beside an adapter that has adapted."""
     with extra("lora"):

@@ -19,7 +19,7 @@ with extra("deep"):
     from torch.nn.functional import cross_entropy
     from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...deep.parts import Kept, SplitModel, with_new_head
+from ...deep.parts import Kept, SplitModel, layer_by_layer, with_new_head
 
 TUNED = {"last-block": "last blocks fine-tuned", "lora": "LoRA in the last blocks"}
 RATES = (3e-4, 1e-3)
@@ -70,6 +70,7 @@ def fine_tune(
     return max(found, key=lambda curve: curve["accuracy"][-1])
 
 
+@layer_by_layer()
 def _tuned(
     model: nn.Module, split: str, blocks: Sequence[str], train: Kept, test: Kept, classes: int,
     epochs: int, seed: int, lora: bool, lr: float,
