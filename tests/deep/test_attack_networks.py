@@ -6,6 +6,8 @@ from torch import nn
 
 import immucond.deep as icd
 from immucond.deep._attacked import with_new_head
+from immucond.deep._untrained import untrained_like
+from immucond.deep.attacks import _suite, _victims
 from immucond.deep.attacks._starts import at_cut, starts_of
 
 transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
@@ -120,5 +122,197 @@ def test_adapters_in_an_encoder_layer_are_trained_and_measured():
 def test_an_encoder_layer_has_a_forecast(params):
     if params == "lora":
         pytest.importorskip("peft", reason="the extra lora is not installed")
-    cost = icd.attack_cost(Encoder(), sequences(), split="head", params=params, products=30, steps=5)
+    keep = {"split": "head", "products": 30, "steps": 5}
+    cost = icd.attack_cost(Encoder(), sequences(), params=params, **keep)
     assert cost.lazy
+
+
+def test_an_encoder_layer_is_drawn_anew_as_pytorch_draws_it():
+    batch = sequences()
+    fresh = untrained_like(Encoder(), torch.device("cpu"), 0, argument="scratch")
+    attention = fresh.encoder.layers[0].self_attn
+    weight = attention.in_proj_weight
+    assert 0.9 < weight.abs().max() / (6 / (8 + 24)) ** 0.5 <= 1.0  # Glorot's uniform
+    assert not torch.equal(weight, Encoder().encoder.layers[0].self_attn.in_proj_weight)
+    assert not attention.in_proj_bias.any()
+    assert not attention.out_proj.bias.any()
+    report = icd.attack(Encoder(), batch, held_out=batch, split="head", attackers=["gd"],
+                        trials=1, steps=1, equalize=False)  # fmt: skip
+    assert "scratch" in report.attacks
+
+
+# ---- tensors by name, networks that draw numbers ----
+
+
+class ByName(nn.Module):
+    """Every layer is given its input by name."""
+
+    def __init__(self, named=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.named = named
+        self.body, self.norm, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        for layer in (self.body, self.norm, torch.tanh, self.head):
+            x = layer(input=x) if self.named else layer(x)
+        return x
+
+
+def rows(count=60, seed=1, batches=1):
+    X = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
+    return list(zip(X.chunk(batches), y.chunk(batches), strict=True))
+
+
+def run(model, **changed):
+    given = {"held_out": rows(seed=2), "trials": 3, "steps": 8, "target": 0.0, "scratch": False,
+             "cuts": (), "split": "head", "equalize": False, **changed}  # fmt: skip
+    return icd.attack(model, given.pop("harmful", rows()), **given)
+
+
+def told(report):
+    """All that a run gave but its times."""
+    return [[{k: v for k, v in t.as_dict().items() if k != "seconds"} for t in a.trials]
+            for a in report.attacks["release"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("attacker", ["kfac", "adam", "whitening"])
+def test_layers_may_be_given_their_input_by_name(attacker):
+    keep = {"attackers": [attacker], "equalize": "both"}
+    assert told(run(ByName(), **keep)) == told(run(ByName(named=False), **keep))
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x + 0.3 * torch.randn_like(x))))
+
+
+def test_networks_that_draw_numbers_draw_those_of_the_seed(tmp_path):
+    """Also where an interrupted run goes on from what it kept."""
+    keep = {"attackers": ["probe-adam", "lstsq"], "cuts": ["body"]}
+    net, found = Noisy(), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(told(run(net, utility=rows(seed=3), **keep)))
+    assert found[0] == found[1]
+
+    def interrupt(_, about):
+        if "body" in about["start"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(net, callback=interrupt, checkpoint=tmp_path / "run", **keep)
+    assert told(run(net, checkpoint=tmp_path / "run", **keep)) == told(run(net, **keep))
+
+
+def test_what_a_callback_draws_changes_nothing():
+    net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 3))
+    keep = {"split": "2", "attackers": ["adam"], "trials": 8}
+    assert any(t["settings"]["training"] for [*of] in told(run(net, **keep)) for t in of)
+    assert told(run(net, callback=lambda *_: torch.rand(3), **keep)) == told(run(net, **keep))
+
+
+# ---- what is counted ----
+
+
+class Counting(nn.Module):
+    """Counts the rows that it is trained on."""
+
+    seen = 0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        Counting.seen += len(x) * torch.is_grad_enabled()
+        return self.head(torch.tanh(self.body(x)))
+
+
+@pytest.mark.parametrize("attacker", ["gd", "lbfgs", "kfac"])
+def test_passes_are_all_that_a_rule_takes_over_the_rows(attacker):
+    Counting.seen = 0
+    report = run(Counting(), harmful=rows(batches=3), attackers=[attacker], trials=1, steps=100,
+                 target=1.0)  # fmt: skip
+    best = report.strongest.best
+    assert best.ended == "reached"
+    assert best.passes == Counting.seen / 60
+    assert (best.passes > best.steps) == (attacker != "gd")
+
+
+def test_rows_are_counted_by_their_labels():
+    """And not by the first tensor of the inputs, which may be of no sample."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, scale, x):
+            return self.head(torch.tanh(self.body(x) * scale.sum()))
+
+    def scaled(batches):
+        return [{"scale": torch.ones(3), "x": x, "labels": y} for x, y in batches]
+
+    [(x, y)] = rows()
+    keep = {"attackers": ["adam"], "held_out": scaled(rows(seed=2))}
+    some = run(Scaled(), harmful=scaled(rows()), rows=40, **keep)
+    assert some.rows["harmful"] == 40
+    assert told(some) == told(run(Scaled(), harmful=scaled([(x[:40], y[:40])]), **keep))
+
+
+@pytest.mark.parametrize(("after", "ended"), [(0.7, "reached"), (0.6, "utility")])
+def test_an_attacker_may_lose_as_much_as_is_allowed(after, ended, monkeypatch):
+    """0.7 is less than 0.8 - 0.1 in floating point."""
+    monkeypatch.setattr(_suite, "utility_of", lambda *_, **__: 0.8)
+    monkeypatch.setattr(_victims, "utility_of", lambda *_, **__: after)
+    report = run(Counting(), attackers=["adam"], target=1.0, trials=2, steps=100, utility=rows(),
+                 max_utility_drop=0.1)  # fmt: skip
+    assert report.strongest.trials[1].ended == ended
+
+
+def test_seeds_may_have_more_than_32_bits():
+    pytest.importorskip("sklearn", reason="the extra sklearn is not installed")
+    found = [told(run(Counting(), attackers=["logistic"], seed=seed)) for seed in (0, 2**32 + 5)]
+    assert found[0] == found[1]  # nothing is drawn
+
+
+def test_a_checkpoint_is_of_one_architecture(tmp_path):
+    def net(layer):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3))
+
+    keep = {"split": "2", "attackers": ["adam"], "checkpoint": tmp_path / "run"}
+    run(net(nn.Tanh()), **keep)
+    for other in (nn.ReLU(), nn.Dropout()):
+        with pytest.raises(ValueError, match="networks is"):
+            run(net(other), **keep)
+    run(net(nn.Tanh()), **keep)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"model": object()}, "must be a torch.nn.Module, and is a object"),
+        ({"reference": 3}, "must be a torch.nn.Module, and is a int"),
+        ({"attackers": 3}, "attackers must be"),
+        ({"cuts": None}, "cuts must be 'auto' or names"),
+    ],
+)
+def test_what_is_of_no_such_kind_is_told(changed, match):
+    with pytest.raises(TypeError, match=match):
+        run(**{"model": Counting(), **changed})
+
+
+def test_names_may_be_what_is_read_once():
+    given = {"attackers": iter(["lstsq"]), "trials": 1}
+    once = run(Counting(), cuts=iter(["body"]), **given)
+    assert [a.start for a in once.attacks["release"]] == ["plain", "plain, body"]

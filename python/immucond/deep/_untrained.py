@@ -22,7 +22,8 @@ def untrained_like(
     """Return a copy in which every weight is as its modules start it.
 
     By transformers' own ``_init_weights`` within one of its models, and by ``reset_parameters``
-    elsewhere. `argument` is the one that asked for it, for messages.
+    elsewhere, or PyTorch's ``_reset_parameters`` of attention. `argument` is the one that asked for
+    it, for messages.
 
     Raises
     ------
@@ -45,7 +46,10 @@ def untrained_like(
             if hasattr(x, _MARK):
                 delattr(x, _MARK)
         _refuse_failing(lambda at=module, of=parent: of._init_weights(at), module, argument)
-    kept = [name for name, p in found.named_parameters() if _whole(p) or bool(p.isnan().any())]
+    for module in found.modules():
+        if isinstance(module, nn.MultiheadAttention) and not all(map(_drawn, _own(module))):
+            _refuse_failing(module._reset_parameters, module, argument)
+    kept = [name for name, p in found.named_parameters() if _whole(p) or not _drawn(p)]
     if kept:
         raise ValueError(
             f"weights that cannot be drawn anew: {', '.join(map(repr, kept[:5]))}"
@@ -74,6 +78,10 @@ def _starters(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
 def _whole(p: Tensor) -> bool:
     """Whether a parameter holds whole numbers, of which nothing tells that they were drawn."""
     return not (p.is_floating_point() or p.is_complex())
+
+
+def _drawn(x: Tensor) -> bool:
+    return not bool(x.isnan().any())
 
 
 def _own(module: nn.Module) -> Iterator[Tensor]:

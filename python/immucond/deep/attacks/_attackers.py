@@ -23,11 +23,14 @@ class Rule:
         Further settings; the first value of each is the one to start with.
     whole : bool
         Whether a step takes all rows, and not one batch.
+    before : int
+        Passes over its rows that a step takes besides those of its loss.
     """
 
     rates: tuple[int, ...]
     also: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     whole: bool = False
+    before: int = 0
 
 
 def _decades(low: int, high: int) -> tuple[int, ...]:
@@ -43,7 +46,7 @@ RULES: dict[str, Rule] = {
     "adamw": Rule(_decades(-5, 0), {"weight_decay": (1e-2, 1e-1, 1e-3)}),
     "muon": Rule(_decades(-4, 1), {"others": (0.1, 1.0, 0.01), "momentum": (0.95, 0.9)}),
     "lbfgs": Rule(_decades(-2, 0), {"history": (20, 100)}, whole=True),
-    "kfac": Rule(_decades(-2, 0), {"damping": (1e-6, 1e-10, 1e-3, 1e-1)}, whole=True),
+    "kfac": Rule(_decades(-2, 0), {"damping": (1e-6, 1e-10, 1e-3, 1e-1)}, whole=True, before=1),
     "lstsq": Rule(_decades(-12, 0), whole=True),
     "logistic": Rule(_decades(-3, 5), whole=True),
 }
@@ -109,9 +112,10 @@ def parse_attackers(names: str | Sequence[str]) -> list[Attacker]:
     """
     if isinstance(names, str):
         names = STANDARD if names == "standard" else (names,)
-    if not names or not all(isinstance(name, str) for name in names):
+    listed = list(names) if hasattr(names, "__iter__") else []
+    if not listed or not all(isinstance(name, str) for name in listed):
         raise TypeError(f"attackers must be 'standard' or names, and is {names!r}")
-    found = [_parsed(name) for name in dict.fromkeys(names)]
+    found = [_parsed(name) for name in dict.fromkeys(listed)]
     if any(attacker.trains in ADAPTERS for attacker in found):
         with extra("lora"):
             import peft  # noqa: F401  (missing, it is to be told now)

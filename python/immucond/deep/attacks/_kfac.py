@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .._rows import entering
+
 if TYPE_CHECKING:
     from ._trial import Victim
 
@@ -93,10 +95,11 @@ class KFAC:
 
     @contextmanager
     def _watched(self, found: dict[str, list[Tensor]]) -> Iterator[None]:
-        def see(name: str, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def see(name: str, layer: Any, args: Any, keywords: Any, output: Tensor) -> None:
             if not output.requires_grad:
                 return
-            a = _entering(layer, args[0].detach()).double()
+            x = entering(args, keywords, f"what enters {name!r}")
+            a = _entering(layer, x.detach()).double()
             moment = a.T @ a
 
             def back(grad: Tensor) -> None:
@@ -111,7 +114,8 @@ class KFAC:
 
         with ExitStack() as stack:
             for name, layer in self._layers.items():
-                stack.callback(layer.register_forward_hook(partial(see, name)).remove)
+                hook = layer.register_forward_hook(partial(see, name), with_kwargs=True)
+                stack.callback(hook.remove)
             yield
 
 

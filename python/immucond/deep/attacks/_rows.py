@@ -13,7 +13,7 @@ from ..._validate import Array
 from .._batches import held
 from .._checkpoint import fingerprint_of
 from .._cuts import refuse_unlike
-from .._rows import rows_at, size_of
+from .._rows import rows_at
 
 Batch = tuple[Any, Tensor]
 """Inputs and labels."""
@@ -92,7 +92,7 @@ def _first(batches: list[Batch], rows: int) -> list[Batch]:
     """Return the first samples of batches."""
     kept, left = [], rows
     for inputs, labels in batches:
-        size = size_of(inputs) or len(labels)
+        size = len(labels)
         kept.append((rows_at(slice(left), inputs, size), labels[:left]))
         left -= size
         if left <= 0:

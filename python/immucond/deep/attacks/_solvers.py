@@ -30,14 +30,14 @@ class _Solved(NamedTuple):
     steps: int
 
 
-def solve(victim: Head, rule: str, settings: Settings, budget: Budget, seed: int) -> Trial:
+def solve(victim: Head, rule: str, settings: Settings, budget: Budget) -> Trial:
     """Solve once for a head at the rate that the settings name: a ridge, or scikit-learn's C."""
     (Z, y), (Z_test, y_test) = (_rows(part) for part in (victim.train, victim.held_out))
     before = time.perf_counter()
     if rule == "lstsq":
         found = _least_squares(Z, y, Z_test, settings["rate"], victim.module.out_features)
     else:
-        found = _logistic(Z, y, Z_test, settings["rate"], budget.steps, seed)
+        found = _logistic(Z, y, Z_test, settings["rate"], budget.steps)
     seconds = time.perf_counter() - before
     told = log_softmax(found.logits, axis=1)
     loss = -float(told[np.arange(len(y_test)), y_test].mean())
@@ -87,14 +87,12 @@ def _least_squares(
     return _Solved(scale * ((Z_test - mean) @ (vectors @ solved) + shares), 1)
 
 
-def _logistic(
-    Z: FloatArray, y: Array, Z_test: FloatArray, C: float, steps: int, seed: int
-) -> _Solved:
+def _logistic(Z: FloatArray, y: Array, Z_test: FloatArray, C: float, steps: int) -> _Solved:
     """Fit scikit-learn's LogisticRegression; a class that no row has gets no chance."""
     with extra("sklearn"):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
-    model: Any = LogisticRegression(C=C, max_iter=steps, random_state=seed)
+    model: Any = LogisticRegression(C=C, max_iter=steps)  # draws nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(Z, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from .._batches import Callback, Loaded
 from .._checkpoint import fingerprint
 from .._cuts import INPUT, cuts_of
 from .._head import SplitModel
-from .._network import heads_named, prepared, refuse_compiled, whatever_modes
+from .._network import device_of, heads_named, prepared, refuse_compiled, whatever_modes
 from .._reading import Reading, summed
 from .._search import propose
 from .._untrained import untrained_like
@@ -30,6 +31,8 @@ from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, starts_of
 from ._store import Store, opened
 from ._trial import Budget, Trial, descend
 from ._victims import Features, Head, utility_of, victim_of
+
+_ROUNDING = 1e-9  # of a difference of shares of rows
 
 
 @whatever_modes()
@@ -126,10 +129,10 @@ def attack(
     Raises
     ------
     ValueError, TypeError
-        For labels that are missing, not a class a row, or no classes (of utility: that the head has
-        not), features and logits of utility that are not finite, fewer rows than classes, classes
-        that training or held-out rows lack, heads that are none, unknown attackers, networks that
-        cannot be copied or equalized, and a checkpoint of another run.
+        For what is no network, labels that are missing, not a class a row, or no classes (of
+        utility: that the head has not), features and logits of utility that are not finite, fewer
+        rows than classes, classes that training or held-out rows lack, heads that are none, unknown
+        attackers, networks that cannot be copied or equalized, and a checkpoint of another run.
     BlockingIOError
         Where another run writes to the checkpoint.
     ImportError
@@ -166,7 +169,10 @@ def attack(
         raise TypeError(f"scratch must be True, False or a network, and is {scratch!r}")
     if freeze is not None:
         check_choice(freeze, "freeze", ("inserted",))
-    where = next(model.parameters()).device if device is None else torch.device(device)
+    if not (isinstance(cuts, str) or hasattr(cuts, "__iter__")):
+        raise TypeError(f"cuts must be 'auto' or names of modules, and is {cuts!r}")
+    cuts = cuts if isinstance(cuts, str) else list(cuts)
+    where = device_of(model, device)
     of_release, of_reference = heads_named(split)
     given = None if rows is None else as_count(rows, "rows", least=2)
     task = task_of(harmful, held_out, utility, given, where, drawn)
@@ -178,6 +184,7 @@ def attack(
         )
     networks = {RELEASE: (model, of_release)}
     if reference is not None:
+        device_of(reference)  # refuses what is no network
         networks[REFERENCE] = (reference, of_reference)
     if scratch is not False:
         like, name = networks.get(REFERENCE, networks[RELEASE])
@@ -187,15 +194,16 @@ def attack(
     for network, name in networks.values():
         refuse_compiled(network)
         SplitModel(network, name)  # refuses what is no head
+    torch.manual_seed(drawn)  # of networks that draw numbers themselves
     before = {
         name: utility_of(prepared(network, where), head, task, attacked=False)
         for name, (network, head) in networks.items()
         if task.utility and name != SCRATCH
     }
     told = {  # but neither who attacks nor how often: more of both go on from there
-        "networks": {n: [fingerprint(m), name] for n, (m, name) in networks.items()},
+        "networks": {n: [fingerprint(m, _layers(m)), at] for n, (m, at) in networks.items()},
         "task": task.fingerprint(), "target": goal, "steps": budget, "equalize": equalize,
-        "freeze": freeze, "cuts": cuts if isinstance(cuts, str) else list(cuts), "prune": prune,
+        "freeze": freeze, "cuts": cuts, "prune": prune,
         "max_utility_drop": drop, "seed": drawn,
     }  # fmt: skip
     forms = _forms(equalize, freeze)
@@ -203,7 +211,8 @@ def attack(
         attacks = {}
         for name, (network, head) in networks.items():
             plan = _planned(name, network, head, task, chosen, forms, cuts, where, drawn)
-            limits = Budget(goal, budget, floor=before.get(name, -math.inf) - drop, prune=prune)
+            floor = before.get(name, -math.inf) - drop - _ROUNDING
+            limits = Budget(goal, budget, floor=floor, prune=prune)
             run = _Run(name, task, store, limits, count, drawn, callback)
             attacks[name] = run.all_of(plan)
     return AttackReport(
@@ -211,6 +220,11 @@ def attack(
         classes=task.classes, majority=float(task.shares.max()), utility=before.get(RELEASE),
         max_utility_drop=drop if before else None, seed=drawn,
     )  # fmt: skip
+
+
+def _layers(network: nn.Module) -> str:
+    """Return what stands in a network besides its weights, alike in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))
 
 
 def _forms(equalize: bool | str, freeze: str | None) -> list[str]:
@@ -261,6 +275,7 @@ class _Run:
         """Return all attacks."""
         total, found = sum(len(attackers) for _, attackers in plan), list[Attack]()
         for start, attackers in plan:
+            torch.manual_seed(self._seed)  # whatever was drawn, or kept, before
             features = Features(start, self._task)
             for attacker in attackers:
                 about = {
@@ -303,9 +318,10 @@ class _Run:
         victim = victim_of(features, attacker, settings, self._seed)
         if isinstance(victim, Head) and attacker.rule in SOLVERS:
             tell(0)
-            return solve(victim, attacker.rule, settings, budget, self._seed)
+            return solve(victim, attacker.rule, settings, budget)
         return descend(victim, attacker.rule, settings, budget, self._seed, tell)
 
     def _told(self, about: Mapping[str, Any], step: int) -> None:
         if self._callback is not None:
-            self._callback(step, about)
+            with torch.random.fork_rng(devices=[]):  # which the trial draws from
+                self._callback(step, about)

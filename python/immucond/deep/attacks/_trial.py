@@ -172,11 +172,11 @@ def descend(
             before = time.perf_counter()
             chosen, rows = (victim.train, victim.rows) if whole else ([next(batches)], None)
             try:
-                loss = float(optimizer.step(_closure(victim, optimizer, chosen, rows)))
+                loss = float(optimizer.step(_closure(victim, optimizer, chosen, rows, record)))
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of moments with NaN
                 loss = math.nan
             record.seconds += time.perf_counter() - before
-            record.rows += sum(map(_size, chosen))
+            record.rows += RULES[rule].before * sum(map(_size, chosen))
             if record.ends_by_training(step, loss):
                 break
         if step <= _DENSE or step >= record.next or step + 1 in (budget.best, budget.steps + 1):
@@ -263,9 +263,12 @@ class _Record:
 
 
 def _closure(
-    victim: Victim, optimizer: Any, chosen: Sequence[Any], rows: int | None
+    victim: Victim, optimizer: Any, chosen: Sequence[Any], rows: int | None, record: _Record
 ) -> Callable[[], Tensor]:
-    """Return what computes the mean loss of batches, of so many rows, with its gradient."""
+    """Return what computes the mean loss of batches, of so many rows, with its gradient.
+
+    L-BFGS asks for it several times a step: each is a pass over them.
+    """
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -275,6 +278,7 @@ def _closure(
             loss = cross_entropy(logits, y) * (len(y) / (rows or len(y)))
             loss.backward()
             total += loss.detach().double().cpu()
+            record.rows += _size(batch)
         return total
 
     return closure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from .._attacked import with_new_head
 from .._head import SplitModel
 from .._network import copied, replace_module
 from .._outcome import outcome_of
+from .._rows import entering
 from .._search import Settings
 from ._attackers import Attacker
 from ._rows import Batch, Task
@@ -133,7 +135,7 @@ class Network:
             )
         )  # fmt: skip
         if white is not None:
-            self._new.register_forward_pre_hook(lambda _, args: (_mapped(args[0], white),))
+            self._new.register_forward_pre_hook(partial(_whiten, white), with_kwargs=True)
         for layer in self.module.modules():
             if isinstance(layer, _BatchNorm):
                 _spare_single(layer)
@@ -215,15 +217,16 @@ def _spare_single(layer: _BatchNorm) -> None:
     """Have one value a channel, which has no variance, normalized as in evaluation."""
     spared = []
 
-    def enter(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if layer.training and args[0].numel() == args[0].shape[1]:
+    def enter(_: nn.Module, args: Any, keywords: Any) -> None:
+        x = entering(args, keywords, "what enters a batch norm")
+        if layer.training and x.numel() == x.shape[1]:
             spared.append(layer.eval())
 
     def leave(*_: object) -> None:
         while spared:
             spared.pop().train()
 
-    layer.register_forward_pre_hook(enter)
+    layer.register_forward_pre_hook(enter, with_kwargs=True)
     layer.register_forward_hook(leave, always_call=True)
 
 
@@ -238,6 +241,10 @@ def _mapped(z: Tensor, white: tuple[Tensor, Tensor] | None) -> Tensor:
         return z
     mean, W = white
     return ((z.double() - mean) @ W).to(z.dtype)
+
+
+def _whiten(white: tuple[Tensor, Tensor], _: nn.Module, args: Any, keywords: Any) -> Any:
+    return (_mapped(entering(args, keywords, "what enters the head"), white),), {}
 
 
 def _scale(blocks: Sequence[Tensor]) -> float:
