@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Muon:
-    """`torch.optim.Muon` for matrices, and AdamW for all else, the head included."""
+    """`torch.optim.Muon` for matrices, and AdamW for all else."""
 
     def __init__(self, module: nn.Module, rate: float, momentum: float, others: float) -> None:
         trained = [p for p in module.parameters() if p.requires_grad]
