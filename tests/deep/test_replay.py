@@ -160,6 +160,15 @@ def test_whole_network_runs_where_too_much_would_be_kept(monkeypatch):
         assert all(bool(runs) is not alone for runs, _ in found)  # and nothing is held any more
 
 
+def test_whole_network_runs_where_a_batch_has_no_samples():
+    first, second = rows(2, labelled=False)
+    none = {name: x[:0] for name, x in first.items()}
+    bench = bench_of(Net, [first, none, second])
+    within = [name for name in bench.layers if name.startswith("blocks.0.")]
+    for _, runs in _replay.runs_to(bench, within):
+        assert runs["primary"].model is bench.work
+
+
 def test_loader_that_shuffles_gives_each_run_the_same_rows():
     data = [(inputs["ids"][i], inputs["attention_mask"][i], y[i])
             for inputs, y in rows(2) for i in range(len(y))]  # fmt: skip

@@ -87,7 +87,7 @@ def _kept(bench: Bench, block: str, within: Sequence[str], task: str) -> Run | N
         for number, batch in enumerate(read, 1):
             samples = reading.samples(batch, number, False)
             reading.run(batch, number, watch, task)
-            if not watch.enough or len(watch.entered) != number or samples.count is None:
+            if not watch.enough or len(watch.entered) != number or not samples.count:
                 return None
             rows, labels = torch.full((samples.count,), number - 1), parse_batch(batch)[1]
             batches.append(rows if labels is None else (rows, labels))
