@@ -173,6 +173,12 @@ def test_images_of_two_seeds_with_nothing_beside_them(folder, tmp_path, capsys):
         assert run["target"] == pytest.approx(entropy / 2)  # the default
     one, two = (run["attacks"]["release"] for run in found["runs"])
     assert timeless(one) != timeless(two)  # other rows
+    told_of_all = "All seeds have the same rows: there are no more"
+    assert told_of_all not in " ".join(told.out.split())
+    for sizes, alike in ((["--train-size"], False), (["--train-size", "--test-size"], True)):
+        given = [word for size in sizes for word in (size, "600")]
+        assert main([*arguments, *given, "--out", str(tmp_path / f"{len(sizes)}")]) == 0
+        assert (told_of_all in " ".join(capsys.readouterr().out.split())) is alike
 
 
 def test_the_function_gives_the_same_and_a_figure_of_what_matters(ran, folder):

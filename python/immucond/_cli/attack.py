@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("test-size", 1, 1000, "most held-out rows of each task"),
         ("steps", 1, 200, "of a trial, at most"),
         ("trials", 1, 20, "of an attacker at a start, at most"),
-        ("seeds", 1, 1, "runs, with other rows each"),
+        ("seeds", 1, 1, "runs, with other rows each where there are more"),
     )
     parser.add_argument(
         "--max-utility-drop", type=Number(0.0), default=0.1, metavar="SHARE",

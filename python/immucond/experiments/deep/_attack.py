@@ -77,11 +77,15 @@ class AttackSettings(ReleaseSettings):
 
 @dataclass(frozen=True)
 class Attacks(Measured):
-    """Reports by seed, what they are of, and what the first seed's rows give without a network."""
+    """Reports by seed, what they are of, and what the first seed's rows give without a network.
+
+    `alike` says that there are no other rows for other seeds.
+    """
 
     settings: AttackSettings
     reports: list[AttackReport]
     unaided: Unaided
+    alike: bool
 
     def table(self) -> Table:
         """Every network and attacker."""
@@ -107,7 +111,9 @@ class Attacks(Measured):
             f"from scratch, by seed: {', '.join(told)}. Target {number(first.target)} nats of "
             f"{first.classes} classes, majority {first.majority:.1%}; rows: {counts}; at most "
             f"{first.steps} steps and {first.trials} trials of an attacker at a start. The "
-            f"same rows give {self.unaided}.",
+            f"same rows give {self.unaided}."
+            + " All seeds have the same rows: there are no more."
+            * self.alike,
         )
 
     def figure(self) -> Figure:
@@ -189,12 +195,15 @@ def attack_release(
                 fit_head(
                     backbone, loader_of(backbone, of_head.train, settings.batch_size), progress
                 )
-    harmful = data["harmful"].subset(settings.train_size, settings.test_size, settings.seed)
+    whole = data["harmful"]
+    harmful = whole.subset(settings.train_size, settings.test_size, settings.seed)
     alone = unaided(harmful.train, harmful.test, progress)
     reports = [
         _attacked(settings, seed, release, reference, data, progress, folder) for seed in seeds
     ]
-    return Attacks(settings, prints, reports, alone)
+    parts = ((whole.train, settings.train_size), (whole.test, settings.test_size))
+    alike = len(seeds) > 1 and all(part.some(size, settings.seed) is part for part, size in parts)
+    return Attacks(settings, prints, reports, alone, alike)
 
 
 def _attacked(
