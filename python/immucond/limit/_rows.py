@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import lzma
 import re
@@ -83,10 +84,13 @@ class Rows:
 def open_rows(name: str) -> Rows:
     """Open a data file by its suffix; ``FILE.npz:KEY`` chooses among several arrays.
 
+    An index that pandas wrote into a .parquet is no column.
+
     Raises
     ------
     ValueError
-        For another suffix, or a file that is not what its suffix says.
+        For another suffix, a file that is not what its suffix says, and a .csv with names of all
+        columns but the first, which is an index.
     OSError
         Where it cannot be read.
     ImportError
@@ -237,19 +241,27 @@ def _height(columns: int, dtype: np.dtype[Any]) -> int:
 def _csv(path: str) -> Rows:
     size = Path(path).stat().st_size
     with open(path, "rb") as stream:
-        first, blank = b"", 0
+        first, above = b"", 0
         for first in stream:
-            if first.strip():
+            if first.removeprefix(b"" if above else codecs.BOM_UTF8).strip():
                 break
-            blank += 1
+            above += 1
     if not first.strip():
         raise ValueError(f"{path} is empty")
-    text = _decoded([first], path, blank + 1)[0]
+    text = _decoded([first], path, above + 1)[0]
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", text).count)
-    cells = _cells(text, delimiter, path, blank + 1)
+    cells = _cells(text, delimiter, path, above + 1)
     labels = None if any(map(_is_number, cells)) else tuple(cell.strip() for cell in cells)
-    start = blank + (1 if labels is None else 2)  # the line of row 1
+    if labels and not labels[0] and any(labels):
+        raise ValueError(
+            f"{path}: column 1 has no name among columns that have one, like an index that pandas "
+            "or R writes: name it, or write the file without (index=False, row.names=FALSE)"
+        )
+    start = above + (1 if labels is None else 2)  # the line of row 1
     columns = len(cells)
+
+    def blank(text: str) -> bool:  # tabs between nothing are cells, all of them empty
+        return not text.strip() and (columns == 1 or delimiter not in text)
 
     def read() -> Iterator[Block]:
         with open(path, "rb") as stream:
@@ -258,13 +270,11 @@ def _csv(path: str) -> Rows:
             line, ended = start, False
             while raw := stream.readlines(BLOCK_BYTES // 8):
                 lines = _decoded(raw, path, line)
-                while lines and not lines[-1].strip():  # blank lines may follow the last row
+                while lines and blank(lines[-1]):  # blank lines may follow the last row
                     lines.pop()
-                if lines and (ended or not all(text.strip() for text in lines)):
-                    blank = next((i for i, text in enumerate(lines) if not text.strip()), 0)
-                    raise ValueError(
-                        f"{path}: blank line between rows, at or before line {line + blank}"
-                    )
+                if lines and (ended or any(map(blank, lines))):
+                    at = line + next((i for i, text in enumerate(lines) if blank(text)), 0)
+                    raise ValueError(f"{path}: blank line between rows, at or before line {at}")
                 ended = len(lines) < len(raw)
                 if lines:
                     yield _parsed(lines, rows, line, delimiter), stream.tell() / size
@@ -284,8 +294,8 @@ def _decoded(raw: list[bytes], path: str, line: int) -> list[str]:
 
 def _cells(text: str, delimiter: str, path: str, line: int) -> list[str]:
     try:
-        return next(csv.reader([text], delimiter=delimiter))
-    except csv.Error as error:  # lines that end in CR alone, or one that goes on and on
+        return next(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error as error:  # ends in CR alone, goes on and on, or has a quote that is open
         raise ValueError(f"{path}: line {line} is no row of a table: {error}") from error
 
 
@@ -339,9 +349,11 @@ def _parquet(path: str) -> Rows:
             schema, count = table.schema_arrow, table.metadata.num_rows
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
-    labels = tuple(schema.names)
+    index = (schema.pandas_metadata or {}).get("index_columns", [])  # of pandas, and no feature
+    kept = [i for i, name in enumerate(schema.names) if name not in index]
+    labels = tuple(schema.names[i] for i in kept)
     dtypes: list[np.dtype[Any]] = []
-    for field in schema:
+    for field in map(schema.field, kept):
         kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
         if not any(kind(field.type) for kind in kinds):
             raise ValueError(
@@ -357,11 +369,12 @@ def _parquet(path: str) -> Rows:
         seen = 0
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=_height(len(labels), np.dtype(np.float64))):
-                for column in range(batch.num_columns):
-                    if batch.column(column).null_count:
-                        row = batch.column(column).is_null().to_numpy(zero_copy_only=False).argmax()
+                columns = [batch.column(i) for i in kept]
+                for column, array in enumerate(columns):
+                    if array.null_count:
+                        row = array.is_null().to_numpy(zero_copy_only=False).argmax()
                         raise ValueError(f"{rows.place(seen + int(row), column)} is empty")
-                arrays = [array.to_numpy(zero_copy_only=False) for array in batch.columns]
+                arrays = [array.to_numpy(zero_copy_only=False) for array in columns]
                 seen += batch.num_rows
                 if batch.num_rows:
                     yield np.column_stack(arrays), seen / max(count, 1)
