@@ -66,6 +66,45 @@ def test_classes_are_their_one_hot_columns():
     assert expected.item() == pytest.approx(ic.r_align(Z.numpy(), one_hot.numpy()), rel=1e-11)
 
 
+def test_classes_far_apart_take_no_more_columns_than_there_are():
+    Z, _ = data()
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    expected = ic.r_align(Z.numpy(), np.eye(3)[y])
+    assert ict.r_align(Z, y * 10**12).item() == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.bool]
+)
+def test_classes_of_tokens_are_integers_of_every_kind(dtype):
+    Z, _ = data(2, rows=3)
+    y, kept = torch.tensor([[0, 1, 0], [1, 1, 0]]), torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    expected = ic.r_align(Z[kept].numpy(), np.eye(2)[y[kept]])
+    found = ict.r_align(Z, y.to(dtype), mask=kept)
+    assert found.item() == pytest.approx(expected, rel=1e-11)
+    of_samples = ict.r_align(Z, torch.tensor([0, 1]).to(dtype), mask=kept)
+    expected = ic.r_align(Z[kept].numpy(), np.eye(2)[[0, 0, 1, 1, 1]])
+    assert of_samples.item() == pytest.approx(expected, rel=1e-11)
+
+
+def test_what_labels_need_is_said_by_their_name():
+    Z, Y = data(2)
+    y = torch.arange(18).reshape(2, 9) % 3
+    with pytest.raises(ValueError, match="classes must be given where the numbers of Y are not at"):
+        torch.func.vmap(ict.r_align)(Z, y)
+    with pytest.raises(ValueError, match="classes must be given"):
+        torch.func.vmap(torch.func.grad(ict.r_align))(Z, y)
+    each = torch.stack([ict.r_align(z, y[0]) for z in Z])
+    by_Z = torch.func.vmap(lambda z: ict.r_align(z, y[0]))(Z)  # these numbers are at hand
+    torch.testing.assert_close(by_Z, each)
+    for sparse in (Y[0].to_sparse(), y[0].to_sparse()):
+        with pytest.raises(TypeError, match=r"Y must be a dense tensor, .*: give Y.to_dense\(\)"):
+            ict.r_align(Z[0], sparse)
+    for elsewhere in (Y.to("meta"), y.to("meta")):
+        with pytest.raises(ValueError, match="Y must be on the device of Z, cpu, and is on meta"):
+            ict.r_align(Z, elsewhere)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_is_of_its_entries(dtype):
     Z, Y = data(rows=30)

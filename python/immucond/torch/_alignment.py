@@ -12,6 +12,9 @@ from ._operator import (
     Constant,
     Function,
     Operator,
+    at_hand,
+    check_dense,
+    check_device,
     check_tensor,
     exponent_of,
     nestable,
@@ -57,6 +60,22 @@ _energy = Operator(
     fake=lambda Y: Y.new_empty(Y.shape[:-2]),
     kernel=_kernel,
 )
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Number the classes that there are, whose columns are all that count, and tell how many."""
+    try:
+        names, codes = labels.unique(return_inverse=True)
+        least, most = int(names[0]), int(names[-1])
+    except RuntimeError as error:
+        if at_hand(labels):
+            raise
+        raise ValueError(
+            "classes must be given where the numbers of Y are not at hand, as below vmap"
+        ) from error
+    if least < 0:
+        raise ValueError(f"Y must name classes from 0 to {max(1, most)}, and holds {least}")
+    return codes, max(2, len(names))
 
 
 def _columns(labels: Tensor, classes: int) -> Tensor:
@@ -106,8 +125,8 @@ def r_align(
     center : bool, default True
         Whether features and targets are centred first, as a probe with an intercept sees them.
     classes : int, optional
-        How many classes integers name, where the batch may lack some (`torch.compile` and `vmap`
-        need it).
+        How many classes integers name, where the batch may lack some (`torch.compile`, and `vmap`
+        over Y, need it).
 
     Returns
     -------
@@ -117,8 +136,10 @@ def r_align(
     Raises
     ------
     ValueError
-        For NaN, shapes that do not fit, and features or targets that are zero (constant, if
-        centred).
+        For NaN, shapes and devices that do not fit, features or targets that are zero (constant,
+        if centred), and classes that are to be found where numbers are not at hand.
+    TypeError
+        For other dtypes, sparse tensors, and what is no tensor.
 
     Examples
     --------
@@ -129,10 +150,12 @@ def r_align(
     tensor(0.2500)
     """
     check_tensor(Z, "Z")
+    check_dense(Y, "Y")
+    check_device(Y, "Y", Z, "Z")
     tokens = None
     if mask is not None:
         Y = _by_token(Z, Y)
-        tokens = Tokens(mask, Z, "Z", labels=None if _are_numbers(Y) else Y.long())
+        tokens = Tokens(mask, Z, "Z", labels=None if _are_numbers(Y) else Y)
         Z, Y = tokens.rows(Z), tokens.rows(Y)
     y = _targets(Z, Y, classes)
     A = _to_unit(Z)
@@ -155,8 +178,6 @@ def _to_unit(X: Tensor) -> Tensor:
 
 def _are_numbers(Y: Tensor) -> bool:
     """Whether they are no classes."""
-    if not isinstance(Y, Tensor):
-        raise TypeError(f"Y must be a torch.Tensor, and is {type(Y).__name__}")
     return Y.is_floating_point() or Y.is_complex()
 
 
@@ -164,9 +185,9 @@ def _by_token(Z: Tensor, Y: Tensor) -> Tensor:
     """Return targets (B, T, c) or classes (B, T): those of a sample for each of its tokens."""
     check_tokens(Z, "Z")
     columns = ("c",) if _are_numbers(Y) else ()
-    spread = Y
+    spread = Y if columns else Y.long()  # what takes rows does not know every dtype of integers
     if Y.ndim == 1 + len(columns):
-        spread = Y.unsqueeze(1).expand(-1, *Z.shape[1:2], *Y.shape[1:])
+        spread = spread.unsqueeze(1).expand(-1, *Z.shape[1:2], *Y.shape[1:])
     if spread.ndim != 2 + len(columns) or spread.shape[:2] != Z.shape[:2]:
         raise ValueError(
             f"Y must have one row a token, shape {(*Z.shape[:2], *columns)}, or one a sample, "
@@ -184,9 +205,10 @@ def _targets(Z: Tensor, Y: Tensor, classes: int | None) -> Tensor:
                 f"Y must name one class a row, of shape {tuple(Z.shape[:-1])} for Z of shape "
                 f"{tuple(Z.shape)}, and has shape {tuple(Y.shape)}"
             )
-        labels = Y.long()  # not every dtype of integers has a maximum
-        known = max(2, 1 + int(labels.max())) if classes is None else classes
-        columns: Tensor = _one_hot(labels, as_count(known, "classes", least=2))
+        labels = Y.long()  # not every dtype of integers is sorted
+        if classes is None:
+            labels, classes = _numbered(labels)
+        columns: Tensor = _one_hot(labels, as_count(classes, "classes", least=2))
         return columns
     check_tensor(Y, "Y")
     if Y.shape[:-1] != Z.shape[:-1]:

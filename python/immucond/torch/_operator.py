@@ -224,8 +224,8 @@ def rule_of(
     return rank_rule(tuple(X.shape[-2:]), X.dtype, **options, given=of)  # type: ignore[arg-type]
 
 
-def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
-    """Refuse what is not a stack of matrices of a floating-point dtype; `empty`: or has no rows."""
+def check_dense(X: Any, name: str) -> None:
+    """Refuse what is no tensor, or none whose entries lie here, each in its place."""
     if not isinstance(X, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, and is {type(X).__name__}")
     if hasattr(X, "full_tensor"):
@@ -233,14 +233,27 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
             f"{name} must be a plain tensor, and is a DTensor: give {name}.full_tensor(), or "
             f"{name}.to_local(), where that is this rank's rows, with group="
         )
-    if X.dtype not in DTYPES:
-        raise TypeError(
-            f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"
-        )
     if X.layout != torch.strided:
         raise TypeError(
             f"{name} must be a dense tensor, and is sparse (layout {X.layout}): give "
             f"{name}.to_dense()"
+        )
+
+
+def check_device(X: Tensor, name: str, Y: Tensor, of: str) -> None:
+    """Refuse a tensor that is elsewhere than the one it goes with."""
+    if X.device != Y.device:
+        raise ValueError(
+            f"{name} must be on the device of {of}, {Y.device}, and is on {X.device}"
+        )
+
+
+def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
+    """Refuse what is not a stack of matrices of a floating-point dtype; `empty`: or has no rows."""
+    check_dense(X, name)
+    if X.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must hold float64, float32, bfloat16 or float16, and has dtype {X.dtype}"
         )
     if X.ndim < 2 or (X.numel() == 0 and not (empty and X.shape[-1] > 0)):
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._operator import Constant, Operator, at_hand, check_tensor
+from ._operator import Constant, Operator, at_hand, check_device, check_tensor
 
 IGNORED = -100  # the label that PyTorch's losses do not count (ignore_index)
 
@@ -103,10 +103,7 @@ class Tokens:
         check_tokens(Z, name, empty=empty)
         samples, tokens, _ = Z.shape
         kept = token_mask(mask, "mask", samples=samples, tokens=tokens, some=not empty)
-        if kept.device != Z.device:
-            raise ValueError(
-                f"mask must be on the device of {name}, {Z.device}, and is on {kept.device}"
-            )
+        check_device(kept, "mask", Z, name)
         if labels is not None:
             counted = kept & (labels != IGNORED)
             kept = _kept(counted, f"mask, less the labels {IGNORED} of Y,", not empty)
