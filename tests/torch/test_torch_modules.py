@@ -109,6 +109,15 @@ def test_precondition_sees_a_k_that_changed():
         assert_close(theta.grad, torch.ones(2, 1) / K[0, 0], 1e-7)
 
 
+def test_precondition_takes_a_k_of_inference_mode():
+    theta = torch.ones(2, 1, requires_grad=True)
+    with torch.inference_mode():
+        K = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+        assert torch.equal(ict.precondition(theta, K), theta)
+    ict.precondition(theta, K).sum().backward()
+    assert_close(theta.grad, torch.tensor([[2.0], [3.0]]) / 11.0, 1e-6)  # K^-1 1, by hand
+
+
 def test_precondition_under_transforms():
     K = ict.gram(tensor((9, 4), seed=1))
     thetas = torch.stack([tensor((4, 3), seed=seed) for seed in range(3)])
@@ -162,3 +171,5 @@ def test_precondition_refuses_shapes_and_ridges():
         ict.precondition(torch.ones(3, 2), torch.eye(2))
     with pytest.raises(ValueError, match="ridge must be in"):
         ict.precondition(torch.ones(2, 2), torch.eye(2), ridge=-1.0)
+    with pytest.raises(ValueError, match="K must be on the device of theta, cpu, and is on meta"):
+        ict.precondition(torch.ones(2, 2), torch.eye(2, device="meta"))

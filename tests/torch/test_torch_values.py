@@ -251,6 +251,15 @@ def test_a_ridge_needs_a_psd_matrix(S):
         ict.condition_number(torch.tensor(S), ridge=-0.1)
 
 
+def test_a_ridge_needs_a_square_matrix_in_transformed_programs_too():
+    S = torch.ones(2, 2, 3)
+    told = r"S must be symmetric positive semidefinite .*, and has shape \(2, 3\)"
+    with pytest.raises(ValueError, match=told):
+        torch.func.vmap(partial(ict.condition_number, ridge=1.0))(S)
+    with pytest.raises(ValueError, match=told):
+        torch.func.grad(partial(ict.condition_number, ridge=1.0))(S[0])
+
+
 def test_a_ridge_takes_rounding_for_what_it_is():
     v = torch.tensor([1.0, 0.3])
     K = torch.outer(v, v)  # float32: its smallest eigenvalue is -3.3e-9

@@ -10,7 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._rank import default_rtol, largest_negative, largest_skew
 from .._validate import check_real
-from ._operator import Function, Operator, at_hand, check_tensor, nestable, wide
+from ._operator import Function, Operator, at_hand, check_device, check_tensor, nestable, wide
 
 _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 
@@ -115,7 +115,8 @@ def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
         Linear feature extractor.
     K : Tensor, shape (d, d)
         Gram matrix of the inputs, symmetric positive semidefinite. It is a constant: no gradient
-        flows into it. Its eigendecomposition is kept while the tensor lives and is not modified.
+        flows into it. Its eigendecomposition is kept while the tensor lives and is not modified;
+        of one that was made in inference mode it is found anew each time.
     ridge : float
         Multiply by ``(K + ridge I)^-1`` instead, as the published code does. Without a ridge a
         singular K, to the rounding of its dtype, is inverted on its range.
@@ -127,7 +128,7 @@ def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
     Raises
     ------
     ValueError, TypeError
-        Where shapes do not match or `ridge` is negative; in the backward pass where K is not
+        Where shapes or devices do not match or `ridge` is negative; in the backward pass where K is not
         finite, symmetric and positive semidefinite.
     OverflowError
         In the backward pass, where the result is not representable in the dtype of `theta`.
@@ -154,5 +155,8 @@ def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
             f"theta must have shape (d, m) and K shape (d, d), got shapes {tuple(theta.shape)} and "
             f"{tuple(K.shape)}"
         )
+    check_device(K, "K", theta, "theta")
+    if at_hand(K) and K.is_inference():  # which autograd would not keep
+        K = K.clone()
     result: Tensor = precondition_operator(theta, K, check_real(ridge, "ridge", low=0.0))
     return result

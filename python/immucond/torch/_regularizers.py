@@ -179,8 +179,8 @@ def condition_number(
     Raises
     ------
     ValueError
-        Where there is a ridge and `S` is not symmetric positive semidefinite; traced programs do
-        not look.
+        Where there is a ridge and `S` is not symmetric positive semidefinite, of which traced
+        programs look at the shape alone.
     OverflowError
         Where it is not representable in the dtype of the result.
 
@@ -209,6 +209,11 @@ def condition_number(
     if group is not None:
         X, options, _ = spread(X, options, group)
     elif features is None:
+        if X.shape[-2] != X.shape[-1]:
+            raise ValueError(
+                "S must be symmetric positive semidefinite where there is a ridge, and has shape "
+                f"{tuple(X.shape)}"
+            )
         definite = _definite(X, options[3] or X.dtype)
     of_features, rank, _, precision = options
     precision = precision or str(X.dtype).removeprefix("torch.")
@@ -244,7 +249,7 @@ def _definite(S: Tensor, computed_in: Any) -> Tensor | None:
     n = S.shape[-1]
     skew, noise = largest_skew(n, computed_in), largest_negative(n, computed_in)
     H = H / size
-    if S.shape[-2] == n and bool(((H - H.mT).abs() <= skew).all()):
+    if bool(((H - H.mT).abs() <= skew).all()):
         H = (H + H.mT) / 2
         raised = H + noise * torch.eye(n, dtype=H.dtype, device=H.device)
         if not bool(torch.linalg.cholesky_ex(raised).info.any()):
