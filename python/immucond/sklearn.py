@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import immunize
 from ._errors import extra
 from ._two_tasks import roots
-from ._validate import Array, FloatArray, as_delta, check_choice
+from ._validate import Array, FloatArray, as_delta, check_choice, check_real
 from .immunize import ImmunizationResult
 from .linear import ImmunityReport, blind_extractor
 from .linear.of_roots import sufficient_delta
@@ -206,7 +206,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             For NaN, sizes that do not fit, class labels of one class, a parameter that the method
             needs and was not given, and as the method does.
         TypeError
-            For sparse inputs.
+            For sparse inputs, and parameters of another type.
 
         Warns
         -----
@@ -244,13 +244,21 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         ------
         ValueError
             For NaN and another number of features.
+        OverflowError
+            Where a feature is not representable in the dtype of the result.
         """
         check_is_fitted(self)
         inputs = validate_data(self, X, dtype=_DTYPES, reset=False)
-        features: Array = inputs @ self.theta_
-        if self.bias_ is not None:
-            features = features + self.bias_
-        return features.astype(inputs.dtype, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            features: Array = inputs @ self.theta_
+            if self.bias_ is not None:
+                features = features + self.bias_
+            features = features.astype(inputs.dtype, copy=False)
+        if not np.isfinite(features).all():
+            raise OverflowError(
+                f"a feature is not representable in {inputs.dtype}: scale X down, or theta_"
+            )
+        return features
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -265,7 +273,7 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 f"X_harmful is needed for method={self.method!r}; without it there is only the "
                 f"blind optimum of 'closed_form'"
             )
-        if self.kappa_P not in (None, 1.0):
+        if self.kappa_P is not None and check_real(self.kappa_P, "kappa_P", low=1.0) != 1.0:
             raise ValueError(f"kappa_P must be 1 without X_harmful, and is {self.kappa_P!r}")
         self.delta_ = self._delta(X, None)
         self.theta_ = blind_extractor(X_P=X, delta=self.delta_[0])
@@ -343,6 +351,8 @@ class ConditionImmunizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _keywords(self, accepted: Mapping[str, Parameter]) -> dict[str, Any]:
         """Keyword arguments of the method that need nothing but the estimator's parameters."""
+        if not isinstance(self.method_params, Mapping | None):
+            raise TypeError(f"method_params must be a dictionary, and is {self.method_params!r}")
         keywords = dict(self.method_params or {})
         for name in keywords:
             if name in (*_PASSED, *_MADE) or name not in accepted:
