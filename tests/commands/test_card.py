@@ -125,7 +125,8 @@ def test_no_folder_of_the_machine_is_told():
         assert "somewhere" not in text
         assert "my-model" in text
     assert card(leak(), name="owner/name").numbers["name"] == "owner/name"
-    for name in ("/a/b/c/", "a/b/c", "./c", "~/c", "../c"):
+    windows = (r"C:\a\b\c", "C:/a/c", "C:/c", r"\\host\a\b\c", r"..\c", r"a\c", r"C:\a/b\c")
+    for name in ("/a/b/c/", "a/b/c", "./c", "~/c", "../c", *windows):
         assert card(leak(), name=name).numbers["name"] == "c"
 
 

@@ -54,6 +54,18 @@ def test_a_row_of_empty_cells_is_no_blank_line(tmp_path):
     np.testing.assert_array_equal(read(path), [[1, 2]])
 
 
+@pytest.mark.parametrize("through", ["gram", "qr"])
+def test_squares_below_the_range_are_not_taken_for_zeros(tmp_path, through):
+    paths = [str(tmp_path / name) for name in ("tiny.npy", "x.npy")]
+    np.save(paths[0], X * 1e-170)
+    np.save(paths[1], X)
+    with pytest.raises(OverflowError, match="square.* entries of .*tiny.npy.* range: scale them"):
+        limit.run(limit.Settings(*paths, through=through, points=3))
+    np.save(paths[0], X * 1e-140)
+    found = limit.run(limit.Settings(*paths, through=through, points=3)).exact
+    assert found.kappa_P == pytest.approx(np.linalg.cond(X) ** 2, rel=1e-12)
+
+
 def test_a_byte_order_mark_may_stand_on_a_line_of_its_own(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b"\xef\xbb\xbf\r\n1,2\r\n3,4\r\n")

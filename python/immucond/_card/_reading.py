@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 FILES = ("leak.json", "cost.json", "attack.json")
@@ -133,7 +133,9 @@ def public_name(text: str) -> str:
     An id such as ``owner/name`` stays whole.
     """
     name = shown(text)
-    if name.count("/") > 1 or name.startswith(("/", ".", "~")):
+    if "\\" in name or name[1:3] == ":/":  # of a machine with Windows
+        name = PureWindowsPath(name).name
+    elif name.count("/") > 1 or name.startswith(("/", ".", "~")):
         name = name.rstrip("/").rpartition("/")[2]
     return name or "unnamed"
 

@@ -153,7 +153,9 @@ def _task(rows: Rows, rank: int | None, settings: Settings, report: Progress) ->
     by_gram = settings.through == "gram"
     computed_in = settings.computed_in or rows.dtype.name
     seen = GramAccumulator(rows.columns) if by_gram else TriangleAccumulator(rows.columns)
+    nonzero = False
     for block, done in rows.blocks():
+        nonzero = nonzero or bool(block.any())
         try:
             # Only a Gram matrix wants exact integers.
             seen.update(block if by_gram else block.astype(np.float64, copy=False))
@@ -161,6 +163,10 @@ def _task(rows: Rows, rank: int | None, settings: Settings, report: Progress) ->
             raise type(error)(f"{rows.name}: {error}") from error
         report(rows.name, round(_PERMILLE * min(1.0, done)), _PERMILLE)
     if isinstance(seen, GramAccumulator):
+        if nonzero and not seen.gram.any():
+            raise OverflowError(
+                f"the squares of all entries of {rows.name} are below the float range: scale them"
+            )
         root = root_of_gram(
             seen.gram,
             rows.name,
