@@ -94,6 +94,12 @@ def test_the_section_tells_them():
 # ---- the same bytes ----
 
 
+def test_what_a_constant_guess_gets_is_told_of_all_seeds():
+    runs = [seed(n, 10, 1, majority=share) for n, share in ((0, 0.28), (1, 0.35), (2, 0.3))]
+    assert "A constant guess: 28.0% to 35.0% of 5 classes" in str(card(attacks(*runs)))
+    assert "A constant guess: 28.0% of 5 classes" in str(card(three()))
+
+
 def test_the_same_bytes_in_any_order(tmp_path):
     runs = [
         changed(attacks(one), "settings", "batch_size", to=8 - one["seed"])

@@ -59,7 +59,7 @@ def test_squares_below_the_range_are_not_taken_for_zeros(tmp_path, through):
     paths = [str(tmp_path / name) for name in ("tiny.npy", "x.npy")]
     np.save(paths[0], X * 1e-170)
     np.save(paths[1], X)
-    with pytest.raises(OverflowError, match="square.* entries of .*tiny.npy.* range: scale them"):
+    with pytest.raises(OverflowError, match=r"square.* entries of .*tiny.npy.* range: scale them"):
         limit.run(limit.Settings(*paths, through=through, points=3))
     np.save(paths[0], X * 1e-140)
     found = limit.run(limit.Settings(*paths, through=through, points=3)).exact

@@ -142,6 +142,8 @@ def _strongest(attack: Mapping[str, Any]) -> Table:
         ", ".join(f"{n:,} {part.replace('_', '-')}" for part, n in seed["rows"].items())
         for seed in attack["seeds"]
     ))  # fmt: skip
+    guesses = sorted(seed["majority"] for seed in attack["seeds"])
+    guess = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (guesses[0], guesses[-1])))
     return Table(
         "The strongest attack",
         ("", "attack", "steps", "passes", "seconds", "reference", "scratch", "factor", "share"),
@@ -150,7 +152,7 @@ def _strongest(attack: Mapping[str, Any]) -> Table:
         f"by the best of up to {attack['trials']} trials an attack. factor: steps over those of "
         "the strongest attack on the reference of the same seed. share: over those from scratch, "
         "the ceiling of every defence. >, <: known to be beyond, as the budget ended before. "
-        f"Rows: {rows_of}. A constant guess: {attack['seeds'][0]['majority']:.1%} of "
+        f"Rows: {rows_of}. A constant guess: {guess} of "
         f"{attack['classes']} classes.",
     )
 

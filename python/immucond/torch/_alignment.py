@@ -63,7 +63,7 @@ _energy = Operator(
 
 
 def _numbered(labels: Tensor) -> tuple[Tensor, int]:
-    """Number the classes that there are, whose columns are all that count, and tell how many."""
+    """Return labels that number the classes there are, whose columns alone count, and how many."""
     try:
         names, codes = labels.unique(return_inverse=True)
         least, most = int(names[0]), int(names[-1])

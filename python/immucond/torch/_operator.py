@@ -243,9 +243,7 @@ def check_dense(X: Any, name: str) -> None:
 def check_device(X: Tensor, name: str, Y: Tensor, of: str) -> None:
     """Refuse a tensor that is elsewhere than the one it goes with."""
     if X.device != Y.device:
-        raise ValueError(
-            f"{name} must be on the device of {of}, {Y.device}, and is on {X.device}"
-        )
+        raise ValueError(f"{name} must be on the device of {of}, {Y.device}, and is on {X.device}")
 
 
 def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:

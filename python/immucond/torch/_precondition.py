@@ -128,8 +128,8 @@ def precondition(theta: Tensor, K: Tensor, *, ridge: float = 0.0) -> Tensor:
     Raises
     ------
     ValueError, TypeError
-        Where shapes or devices do not match or `ridge` is negative; in the backward pass where K is not
-        finite, symmetric and positive semidefinite.
+        Where shapes or devices do not match or `ridge` is negative; in the backward pass where K is
+        not finite, symmetric and positive semidefinite.
     OverflowError
         In the backward pass, where the result is not representable in the dtype of `theta`.
 
