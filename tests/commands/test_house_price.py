@@ -367,30 +367,28 @@ def test_two_processes_find_the_same(folder, outcome, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_method_that_diverges_is_a_result(folder, tmp_path, monkeypatch, capsys):
-    method = house_price.METHODS["algorithm1"]
-    wild = replace(method, parameters={**method.parameters, "lr": 1e6})
-    monkeypatch.setitem(house_price.METHODS, "algorithm1", wild)
+@pytest.mark.parametrize(
+    ("name", "parameters", "label", "told"),
+    [
+        ("algorithm1", {"lr": 1e6}, "Algorithm 1", "algorithm1 diverged at step"),
+        ("closed-form", {"kappa_P": 1e31}, "closed form", "rounding would change"),
+    ],
+)
+def test_a_method_that_fails_is_a_result(
+    name, parameters, label, told, folder, tmp_path, monkeypatch, capsys
+):
+    method = house_price.METHODS[name]
+    wild = replace(method, parameters={**method.parameters, **parameters})
+    monkeypatch.setitem(house_price.METHODS, name, wild)
     out = tmp_path / "out"
     words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK]
-    assert main([*words, "--methods", "identity", "algorithm1"]) == 0
-    assert "Algorithm 1 failed: algorithm1 diverged at step" in capsys.readouterr().out
+    assert main([*words, "--methods", "identity", name]) == 0
+    assert f"{label} failed: {told}" in capsys.readouterr().out
     numbers = json.loads((out / "results.json").read_text())
-    assert "diverged" in numbers["methods"]["algorithm1"]["seeds"][0]["failure"]
+    assert told in numbers["methods"][name]["seeds"][0]["failure"]
     for others in (["imma"], []):  # the last method tells nothing of before, nor does any
-        assert main([*words, "--methods", "algorithm1", *others]) == 0
-        assert "Algorithm 1 failed: algorithm1 diverged" in (out / "tables.md").read_text()
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_closed_form_that_rounding_would_change_is_a_result(folder, tmp_path, monkeypatch):
-    method = house_price.METHODS["closed-form"]
-    wild = replace(method, parameters={**method.parameters, "kappa_P": 1e31})
-    monkeypatch.setitem(house_price.METHODS, "closed-form", wild)
-    out = tmp_path / "out"
-    words = ["house-price", "--data-dir", str(folder), "--out", str(out), *QUICK]
-    assert main([*words, "--methods", "identity", "closed-form"]) == 0
-    assert "closed form failed: rounding would change" in (out / "tables.md").read_text()
+        assert main([*words, "--methods", name, *others]) == 0
+        assert f"{label} failed: {told}" in (out / "tables.md").read_text()
 
 
 def test_search_ranks_by_training_rows(folder, tmp_path, monkeypatch, capsys):

@@ -96,8 +96,8 @@ def _can(one: Linear, two: Linear, second: nn.Module) -> bool:
     if not (one.reads and two.reads):
         return False
     if isinstance(second, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        plain = {*second.kernel_size, *second.stride} == {1} and not any(second.padding)
-        if not plain or isinstance(second.padding, str):
+        pointwise = {*second.kernel_size, *second.stride} == {1} and not any(second.padding)
+        if not pointwise or isinstance(second.padding, str):
             return False
     return one.outputs >= min(one.inputs, two.outputs)
 
