@@ -8,7 +8,7 @@ import immucond.deep as icd
 from immucond.deep._attacked import with_new_head
 from immucond.deep._untrained import untrained_like
 from immucond.deep.attacks import _suite, _victims
-from immucond.deep.attacks._starts import at_cut, starts_of
+from immucond.deep.attacks._starts import at_cuts, pooled_at, starts_of
 
 transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
 
@@ -42,7 +42,7 @@ def test_a_cut_without_layers_of_a_type_is_the_mean_of_its_tokens():
         kept = batch["attention_mask"][..., None]
         wanted = (hidden * kept).sum(1) / kept.sum(1)
     [start] = starts_of(net, "score", torch.device("cpu"), (inputs, None), forms=["plain"])
-    cut = at_cut(start, "model.norm", (inputs, None)).model
+    [cut] = (at.model for at in at_cuts(start, ["model.norm"], (inputs, None)))
     entered = []
     cut.head.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach()))
     cut(**inputs)
@@ -50,6 +50,51 @@ def test_a_cut_without_layers_of_a_type_is_the_mean_of_its_tokens():
     report = icd.attack(net, [batch, texts(7)], held_out=[texts(6, seed=2)], split="score",
                         attackers=["lstsq"], trials=1, scratch=False, equalize=False)  # fmt: skip
     assert "plain, model.norm" in {attack.start for attack in report.attacks["release"]}
+
+
+def test_one_pass_shows_every_cut_before_what_writes_over_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)
+    ).eval()  # fmt: skip
+    X = torch.randn(40, 6)
+    with torch.no_grad():
+        first = X @ net[0].weight.T + net[0].bias
+        found = pooled_at(net, ["0", "1"], (X,))
+    torch.testing.assert_close(found, [first, first.clamp(min=0.0)])
+
+    batch, ran = [(X, (X[:, 0] > 0).long())], []
+    net[0].register_forward_hook(lambda *_: ran.append(1))
+    options = {"held_out": batch, "split": "4", "scratch": False, "equalize": False,
+               "attackers": ["lstsq"], "trials": 1}  # fmt: skip
+    every = {"0", "1", "2", "3"}
+    together = icd.attack(net, batch, **options, cuts=["0", "1", "2", "3"])
+    passes = len(ran)
+    alone = {cut: icd.attack(net, batch, **options, cuts=[cut]) for cut in every}
+    assert passes == 5  # widths; training and held-out rows at the head, and at all cuts
+    for attack in together.attacks["release"][1:]:
+        cut = attack.start.removeprefix("plain, ")
+        [_, other] = alone[cut].attacks["release"]
+        every.remove(cut)
+        assert attack.trials[0].curve == other.trials[0].curve
+    assert not every
+
+
+def test_a_cut_that_runs_twice_is_what_it_first_puts_out_and_one_that_never_runs_is_told():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.never, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.twice(self.twice(x)))
+
+    net, X = Net(), torch.randn(40, 6)
+    found = pooled_at(net, ["twice", "head"], (X,))
+    torch.testing.assert_close(found, [net.twice(X), net(X)])
+    batch = [(X, (X[:, 0] > 0).long())]
+    with pytest.raises(ValueError, match="the module 'never' of cuts never ran"):
+        icd.attack(net, batch, held_out=batch, split="head", cuts=["twice", "never"])
 
 
 def test_a_cut_that_is_no_tensor_is_told():

@@ -10,7 +10,7 @@ import immucond.deep as icd
 from immucond.deep.attacks._attackers import parse_attackers
 from immucond.deep.attacks._rows import task_of
 from immucond.deep.attacks._starts import starts_of
-from immucond.deep.attacks._victims import Features, victim_of
+from immucond.deep.attacks._victims import features_of, victim_of
 from immucond.deep.gauge._equalize import first_batch
 
 
@@ -200,7 +200,8 @@ def test_one_row_is_normalized_by_running_statistics():
 
     task_ = task_of(batches, batches, None, None, torch.device("cpu"), 0)
     [start] = starts_of(model, "3", torch.device("cpu"), batches[0], forms=["plain"])
-    victim = victim_of(Features(start, task_), parse_attackers("adam")[0], {}, 0)
+    [features] = features_of([start], task_)
+    victim = victim_of(features, parse_attackers("adam")[0], {}, 0)
     nn.init.normal_(victim.module[3].weight)
     victim.mode({"training": True})
     before = victim.module[1].running_mean.clone()

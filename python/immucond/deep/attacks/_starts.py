@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,7 +109,7 @@ def _has_modes(model: nn.Module) -> bool:
     return any(isinstance(m, kinds) and getattr(m, "p", 1.0) for m in model.modules())
 
 
-# ---- from another cut ----
+# ---- from other cuts ----
 
 
 class AtCut(nn.Module):
@@ -121,56 +123,64 @@ class AtCut(nn.Module):
 
     def forward(self, *args: Any, **keywords: Any) -> Tensor:
         """Return what the head makes of the cut."""
-        logits: Tensor = self.head(_pooled_at(self.model, self.cut, keywords or args))
+        (pooled,) = pooled_at(self.model, [self.cut], keywords or args)
+        logits: Tensor = self.head(pooled)
         return logits
 
 
 class _SeenError(Exception):
-    """The cut was reached: nothing after it needs to run."""
+    """All cuts were reached: nothing after them needs to run."""
 
 
-def at_cut(start: Start, cut: str, batch: Batch) -> Start:
-    """Return a start whose network ends at a cut."""
+def at_cuts(start: Start, cuts: Sequence[str], batch: Batch) -> list[Start]:
+    """Return starts whose networks end at one of the cuts each."""
     try:
         with torch.no_grad():
-            width = _pooled_at(start.model, cut, batch[0]).shape[1]
+            widths = [pooled.shape[1] for pooled in pooled_at(start.model, cuts, batch[0])]
     except RefusedError as refused:
         raise ValueError(str(refused)) from None
-    return replace(
-        start,
-        name=f"{start.name}, {cut}",
-        model=AtCut(start.model, cut, width).eval(),
-        split="head",
-        frozen=tuple(f"model.{name}" for name in start.frozen),
-        primary=start.split,
-    )
+    return [
+        replace(
+            start,
+            name=f"{start.name}, {cut}",
+            model=AtCut(start.model, cut, width).eval(),
+            split="head",
+            frozen=tuple(f"model.{name}" for name in start.frozen),
+            primary=start.split,
+        )
+        for cut, width in zip(cuts, widths, strict=True)
+    ]
 
 
-def _pooled_at(model: nn.Module, cut: str, inputs: Any) -> Tensor:
-    seen: list[Tensor] = []
-    module = module_named(model, cut, "cuts")
+def pooled_at(model: nn.Module, cuts: Sequence[str], inputs: Any) -> list[Tensor]:
+    """Return what each cut puts out when it first runs, one row a sample, from one pass."""
+    seen: dict[str, Tensor] = {}
 
-    def see(*passed: Any) -> None:
-        seen.append(first_tensor(passed[-1], f"the output of {cut!r}"))
-        raise _SeenError
+    def see(cut: str, module: nn.Module, *passed: Any) -> None:
+        if cut not in seen:
+            seen[cut] = _pooled(first_tensor(passed[-1], f"the output of {cut!r}"), cut, module)
+        if len(seen) == len(cuts):
+            raise _SeenError
 
-    handle = module.register_forward_hook(see)
-    try:
-        call(model, inputs)
-    except _SeenError:
-        pass
-    finally:
-        handle.remove()
-    if not seen:
-        raise ValueError(f"the module {cut!r} of cuts never ran")
-    x = seen[0]
-    if x.ndim == 2:
-        return x
-    layout = told_by(module, x, Layout("mean", False, None, dimensions_of(model)))
-    x, _ = features_last(x, module, layout, f"the output of {cut!r}")
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if mask is None or mask.shape != x.shape[:2]:
-        return x.flatten(1, -2).mean(1)
-    kept = mask[..., None].to(x.dtype)
-    total: Tensor = (x * kept).sum(1) / kept.sum(1)
-    return total
+    def _pooled(x: Tensor, cut: str, module: nn.Module) -> Tensor:
+        if x.ndim == 2:
+            return x.clone() if len(cuts) > 1 else x  # a layer after it may write over it
+        layout = told_by(module, x, Layout("mean", False, None, dimensions_of(model)))
+        x, _ = features_last(x, module, layout, f"the output of {cut!r}")
+        mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+        if mask is None or mask.shape != x.shape[:2]:
+            return x.flatten(1, -2).mean(1)
+        kept = mask[..., None].to(x.dtype)
+        total: Tensor = (x * kept).sum(1) / kept.sum(1)
+        return total
+
+    with ExitStack() as hooks:
+        for cut in cuts:
+            module = module_named(model, cut, "cuts")
+            hooks.callback(module.register_forward_hook(partial(see, cut)).remove)
+        with suppress(_SeenError):
+            call(model, inputs)
+    for cut in cuts:
+        if cut not in seen:
+            raise ValueError(f"the module {cut!r} of cuts never ran")
+    return [seen[cut] for cut in cuts]

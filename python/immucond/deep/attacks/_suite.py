@@ -27,10 +27,10 @@ from ._attackers import SOLVERS, Attacker, Rule, parse_attackers
 from ._report import REFERENCE, RELEASE, SCRATCH, Attack, AttackReport
 from ._rows import Task, task_of
 from ._solvers import solve
-from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cut, starts_of
+from ._starts import EQUALIZED, FROZEN, PLAIN, RIDGES, Start, at_cuts, starts_of
 from ._store import Store, opened
 from ._trial import Budget, Trial, descend
-from ._victims import Features, Head, utility_of, victim_of
+from ._victims import Features, Head, features_of, utility_of, victim_of
 
 _ROUNDING = 1e-9  # of a difference of shares of rows
 
@@ -236,20 +236,20 @@ def _forms(equalize: bool | str, freeze: str | None) -> list[str]:
 def _planned(
     name: str, network: nn.Module, split: str, task: Task, attackers: Sequence[Attacker],
     forms: Sequence[str], cuts: str | Sequence[str], where: torch.device, seed: int,
-) -> list[tuple[Start, list[Attacker]]]:  # fmt: skip
-    """Return starts, each with those who attack from it."""
+) -> list[tuple[list[Start], list[Attacker]]]:  # fmt: skip
+    """Return starts, those together that one pass shows, with those who attack from them."""
     batch = task.train[0]
     whole = [a for a in attackers if a.trains == "full"]
     if name == SCRATCH:
         starts = starts_of(network, split, where, batch, forms=[PLAIN], training=True)
-        return [(start, whole) for start in starts]
+        return [(starts, whole)]
     probes = [a for a in attackers if a.probes]
     trained = [a for a in attackers if not a.probes]
     starts = starts_of(network, split, where, batch, forms=forms)
-    plan = [(start, trained if start.frozen else list(attackers)) for start in starts]
+    plan = [([start], trained if start.frozen else list(attackers)) for start in starts]
     if cuts != "auto":
         named = [cuts] if isinstance(cuts, str) else list(cuts)
-        return plan + [(at_cut(s, cut, batch), of) for s, of in plan for cut in named]
+        return plan + [(at_cuts(start, named, batch), of) for (start,), of in plan if named]
     if probes and task.by_sample:
         reading = Reading(starts[0].model, Loaded(task.train, where), None, None, summed, seed)
         blocks = [
@@ -257,7 +257,8 @@ def _planned(
             for c in cuts_of(starts[0].model, cuts, reading, batch, split)
             if not c.endswith(INPUT)
         ]
-        plan += [(at_cut(starts[0], cut, batch), probes) for cut in blocks]
+        if blocks:
+            plan.append((at_cuts(starts[0], blocks, batch), probes))
     return plan
 
 
@@ -271,19 +272,23 @@ class _Run:
         self._network, self._task, self._store, self._budget = network, task, store, budget
         self._trials, self._seed, self._callback = trials, seed, callback
 
-    def all_of(self, plan: Sequence[tuple[Start, Sequence[Attacker]]]) -> tuple[Attack, ...]:
+    def all_of(
+        self, plan: Sequence[tuple[Sequence[Start], Sequence[Attacker]]]
+    ) -> tuple[Attack, ...]:
         """Return all attacks."""
-        total, found = sum(len(attackers) for _, attackers in plan), list[Attack]()
-        for start, attackers in plan:
+        total = sum(len(starts) * len(attackers) for starts, attackers in plan)
+        found = list[Attack]()
+        for starts, attackers in plan:
             torch.manual_seed(self._seed)  # whatever was drawn, or kept, before
-            features = Features(start, self._task)
-            for attacker in attackers:
-                about = {
-                    "network": self._network, "attacker": attacker.name, "start": start.name,
-                    "attack": len(found), "attacks": total, "trials": self._trials,
-                }  # fmt: skip
-                trials = self._all_trials(features, attacker, about)
-                found.append(Attack(attacker.name, start.name, tuple(trials)))
+            for features in features_of(starts, self._task):
+                for attacker in attackers:
+                    about = {
+                        "network": self._network, "attacker": attacker.name,
+                        "start": features.start.name, "attack": len(found), "attacks": total,
+                        "trials": self._trials,
+                    }  # fmt: skip
+                    trials = self._all_trials(features, attacker, about)
+                    found.append(Attack(attacker.name, features.start.name, tuple(trials)))
         return tuple(found)
 
     def _all_trials(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,9 +19,10 @@ from .._rows import entering
 from .._search import Settings
 from ._attackers import Attacker
 from ._rows import Batch, Task
-from ._starts import RIDGES, Start
+from ._starts import RIDGES, AtCut, Start, pooled_at
 
 
+@dataclass(frozen=True)
 class Features:
     """What enters the head at a start, of the attacker's rows and of those that measure him.
 
@@ -29,17 +31,18 @@ class Features:
     start : Start
     task : Task
     train, held_out : list
-        Features and classes, one row a sample or a token that counts; refused where they are not
-        finite, which every attacker would seem to fail on.
-    rows : int
-        Of `train`.
+        Features and classes, one row a sample or a token that counts.
     """
 
-    def __init__(self, start: Start, task: Task) -> None:
-        self.start, self.task = start, task
-        self.train = _entering(start, task.train, "harmful")
-        self.held_out = _entering(start, task.held_out, "held_out")
-        self.rows = sum(len(y) for _, y in self.train)
+    start: Start
+    task: Task
+    train: list[Batch]
+    held_out: list[Batch]
+
+    @property
+    def rows(self) -> int:
+        """Of `train`."""
+        return sum(len(y) for _, y in self.train)
 
     def whitened(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Return mean and W with which ``(z - mean) W`` is white, but for a ridge.
@@ -62,20 +65,43 @@ class Features:
         return mean, values.clamp(min=0.0), vectors
 
 
+def features_of(starts: Sequence[Start], task: Task) -> list[Features]:
+    """Return what enters the head at a start, or at several that are cuts of one network.
+
+    Features that are not finite are refused: every attacker would seem to fail on them.
+    """
+    train = _entering(starts, task.train, "harmful")
+    held_out = _entering(starts, task.held_out, "held_out")
+    return [Features(s, task, *parts) for s, *parts in zip(starts, train, held_out, strict=True)]
+
+
 @torch.no_grad()
-def _entering(start: Start, batches: Sequence[Batch], name: str) -> list[Batch]:
-    network = SplitModel(start.model, start.split)
-    found = []
+def _entering(starts: Sequence[Start], batches: Sequence[Batch], name: str) -> list[list[Batch]]:
+    found: list[list[Batch]] = [[] for _ in starts]
     for number, (inputs, labels) in enumerate(batches, 1):
-        outcome = outcome_of(network, network(inputs), labels)
-        _refuse_unlike(outcome.labels, outcome.features, f"batch {number} of {name}")
-        if not bool(outcome.features.isfinite().all()):
-            raise ValueError(
-                f"the features that enter the head ({start.name}) must be finite, and those of "
-                f"batch {number} of {name} hold NaN or infinity"
-            )
-        found.append((outcome.features, outcome.labels.long()))
+        for start, kept, (features, y) in zip(
+            starts, found, _shown(starts, inputs, labels), strict=True
+        ):
+            _refuse_unlike(y, features, f"batch {number} of {name}")
+            if not bool(features.isfinite().all()):
+                raise ValueError(
+                    f"the features that enter the head ({start.name}) must be finite, and those of "
+                    f"batch {number} of {name} hold NaN or infinity"
+                )
+            kept.append((features, y.long()))
     return found
+
+
+def _shown(starts: Sequence[Start], inputs: Any, labels: Tensor) -> list[Batch]:
+    """Return features and labels of a batch at each start, from one pass."""
+    ends = [start.model for start in starts if isinstance(start.model, AtCut)]
+    if ends:
+        pooled = pooled_at(ends[0].model, [end.cut for end in ends], inputs)
+        return [(features, labels) for features in pooled]
+    [start] = starts
+    network = SplitModel(start.model, start.split)
+    outcome = outcome_of(network, network(inputs), labels)
+    return [(outcome.features, outcome.labels)]
 
 
 def victim_of(
