@@ -20,8 +20,15 @@ IMMUCOND_MULTIVERSION DoubleDouble dot2(const double* a, const double* b, Index 
       hi[lane] = sum.hi;
       lo[lane] += sum.lo + product.lo;
     }
+  // Side by side: one lane after the other would take longer than a short row.
+  for (Index half = kLanes / 2; half >= 4; half /= 2)
+    for (Index lane = 0; lane < half; ++lane) {
+      const DoubleDouble sum = two_sum(hi[lane], hi[lane + half]);
+      hi[lane] = sum.hi;
+      lo[lane] += lo[lane + half] + sum.lo;
+    }
   DoubleDouble total;
-  for (Index lane = 0; lane < kLanes; ++lane) total = total + DoubleDouble{hi[lane], lo[lane]};
+  for (Index lane = 0; lane < 4; ++lane) total = total + DoubleDouble{hi[lane], lo[lane]};
   for (Index i = main; i < n; ++i) total = total + two_product(a[i], b[i]);
   return total;
 }

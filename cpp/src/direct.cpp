@@ -9,6 +9,7 @@
 
 #include "immucond/blas_threads.hpp"
 #include "immucond/compensated.hpp"
+#include "immucond/reduction.hpp"
 #include "immucond/tridiagonal.hpp"
 
 namespace immucond {
@@ -89,7 +90,7 @@ class PsdDecomposition final : public Decomposition {
     std::vector<double> z(size(n * count));
     const blas::Phase phase(blas::Work::reduction, reduction_flops(n, n));
     T_.eigenvectors(values, z.data());
-    lapack::ormtr(n, count, reflectors_.data(), n, tau_.data(), z.data(), n);
+    apply_reflectors(n, count, reflectors_.data(), n, tau_.data(), z.data(), n);
     fix_signs(z, n);
     return z;
   }
@@ -185,7 +186,7 @@ std::unique_ptr<Decomposition> reduce_psd(SymmetricMatrix H, const Given& given,
   std::vector<double> d(size(n)), e(size(n)), tau(size(n));
   {
     const blas::Phase phase(blas::Work::reduction, reduction_flops(n, n));
-    lapack::sytrd(n, H.data.data(), n, d.data(), e.data(), tau.data());
+    tridiagonalize(n, H.data.data(), n, d.data(), e.data(), tau.data());
   }
   e.resize(size(n - 1));
   const DoubleDouble off = sum_of_squares(e.data(), n - 1);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "immucond/numeric.hpp"
+#include "immucond/reduction.hpp"
 #include "immucond/tridiagonal.hpp"
 
 namespace immucond {
@@ -105,7 +106,7 @@ Lanczos::Small Lanczos::decompose(Index from_top, Index from_bottom) const {
   std::vector<double> a(size(k * k)), d(size(k)), e(size(k)), tau(size(k));
   for (Index j = 0; j < k; ++j)
     for (Index i = j; i < k; ++i) a[size(i + j * k)] = projection_[size(i + j * capacity_)];
-  lapack::sytrd(k, a.data(), k, d.data(), e.data(), tau.data());
+  tridiagonalize(k, a.data(), k, d.data(), e.data(), tau.data());
   e.resize(size(k - 1));
   const Tridiagonal T(std::move(d), std::move(e));
   std::vector<Index> positions;  // descending, so that the values ascend
@@ -119,7 +120,7 @@ Lanczos::Small Lanczos::decompose(Index from_top, Index from_bottom) const {
     T.eigenvectors(ascending, z.data());
   else
     for (Index i = 0; i < count; ++i) z[size(i * (k + 1))] = 1.0;
-  lapack::ormtr(k, count, a.data(), k, tau.data(), z.data(), k);
+  apply_reflectors(k, count, a.data(), k, tau.data(), z.data(), k);
   small.vectors.resize(z.size());
   for (Index i = 0; i < count; ++i) {
     const double* column = z.data() + (count - 1 - i) * k;

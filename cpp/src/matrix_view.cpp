@@ -270,17 +270,20 @@ int scale_exponent(const MatrixView& view) {
   for (Dense block{}; blocks.next(block);) {
     const Index lines = block.op == 'T' ? block.rows : block.cols;
     const Index length = block.op == 'T' ? block.cols : block.rows;
-    for (Index line = 0; line < lines; ++line) {
-      const double line_max = max_abs(block.data + line * block.ld, length);
-      if (std::isnan(line_max)) {
-        for (Index i = 0; i < length; ++i) {
-          const double value = block.data[line * block.ld + i];
-          if (std::isfinite(value)) continue;
+    const bool dense = block.ld == length;  // then all lines are one
+    const Index pieces = dense ? 1 : lines, count = dense ? lines * length : length;
+    for (Index piece = 0; piece < pieces; ++piece) {
+      const double* entries = block.data + piece * block.ld;
+      const double piece_max = max_abs(entries, count);
+      if (std::isnan(piece_max)) {
+        for (Index at = 0; at < count; ++at) {
+          if (std::isfinite(entries[at])) continue;
+          const Index line = piece + at / length, i = at % length;
           const Index row = blocks.first_row() + (block.op == 'T' ? line : i);
-          throw_not_finite(view, row, block.op == 'T' ? i : line, value);
+          throw_not_finite(view, row, block.op == 'T' ? i : line, entries[at]);
         }
       }
-      largest = std::max(largest, line_max);
+      largest = std::max(largest, piece_max);
     }
   }
   int exponent = 0;
@@ -295,15 +298,23 @@ MatrixView scaled(const MatrixView& view, int exponent) {
 }
 
 double asymmetry(const double* a, Index n) {
-  double largest = 0.0;
+  constexpr Index kLanes = 8;
+  double largest[kLanes] = {};  // side by side, as in max_abs
+  const auto take = [&](Index lane, double x) {
+    const double magnitude = std::fabs(x);
+    largest[lane] = largest[lane] < magnitude ? magnitude : largest[lane];
+  };
   for_each_tile_pair(a, n, [&](Index i0, Index j0, Index rows, Index cols, const Tile& upper) {
     for (Index i = 0; i < rows; ++i) {
       const double* lower = a + j0 + (i0 + i) * n;
-      for (Index j = 0; j < cols; ++j)
-        largest = std::max(largest, std::fabs(upper[i][j] - lower[j]));
+      Index j = 0;
+      for (; j + kLanes <= cols; j += kLanes)
+        for (Index lane = 0; lane < kLanes; ++lane)
+          take(lane, upper[i][j + lane] - lower[j + lane]);
+      for (; j < cols; ++j) take(0, upper[i][j] - lower[j]);
     }
   });
-  return largest;
+  return *std::max_element(largest, largest + kLanes);
 }
 
 void mirror_upper(double* a, Index n) {

@@ -684,8 +684,8 @@ def lapack_calls(function):
 
 @REGULARIZERS
 def test_one_reduction_and_no_vectors_beyond_the_ends_used(r):
-    rng = np.random.default_rng(8)
-    Z, theta = rng.normal(size=(30, 12)), rng.normal(size=(12, 12))
+    rng = np.random.default_rng(8)  # of more than 256: smaller ones take no reduction of LAPACK's
+    Z, theta = rng.normal(size=(320, 260)), rng.normal(size=(260, 260))
     H = ic.gram(Z)
     ends = 1 if r in (ic.r_well, ic.r_ill) else 2
     by_psd = {"dsytrd": 1, "dstein": 1, "dormtr": 1}  # both at once, for certificates too
@@ -704,7 +704,7 @@ def test_one_reduction_and_no_vectors_beyond_the_ends_used(r):
 
 
 def test_equal_singular_values_need_no_vectors():
-    assert lapack_calls(lambda: ic.kappa.value_and_grad(np.eye(5))) == {"dsytrd": 1}
+    assert lapack_calls(lambda: ic.kappa.value_and_grad(np.eye(260))) == {"dsytrd": 1}
 
 
 # ---- a regularizer of one's own ----

@@ -32,13 +32,12 @@ def second_difference(n):
     return 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1), truth
 
 
-@pytest.mark.parametrize("n", [30, 201])
+@pytest.mark.parametrize("n", [30, 201, 300])
 def test_both_ends_come_from_one_reduction(n):
     H, truth = second_difference(n)
     pairs, calls = lapack_calls(lambda: ic.psd_extreme_pairs(H))
-    assert calls.keys() == {"dsytrd", "dstein", "dormtr"}
-    assert calls["dsytrd"] == 1
-    assert calls["dstein"] <= 2  # a call an end at most
+    assert calls.pop("dstein") <= 2  # a call an end at most
+    assert calls == ({"dsytrd": 1, "dormtr": 1} if n > 256 else {})  # small ones are reduced here
     assert_certified(pairs, truth)
     assert pairs.bound_min <= 1e-9 * pairs.sigma_min
     i, angle = np.arange(1, n + 1), np.pi / (n + 1)

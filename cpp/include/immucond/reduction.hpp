@@ -1,0 +1,16 @@
+#pragma once
+
+#include "immucond/numeric.hpp"
+
+namespace immucond {
+
+/// A = Q T Q^T for symmetric A (n x n, column-major; its lower triangle is read): T's diagonal to d
+/// and its off-diagonal to e (n - 1). Q's reflectors are left below A's diagonal and in tau (n -
+/// 1), where LAPACK's dsytrd leaves them.
+void tridiagonalize(Index n, double* a, Index lda, double* d, double* e, double* tau);
+
+/// C <- Q C with Q from `tridiagonalize`.
+void apply_reflectors(Index n, Index columns, double* a, Index lda, const double* tau, double* c,
+                      Index ldc);
+
+}  // namespace immucond
