@@ -226,6 +226,11 @@ def test_attackers_who_spoil_the_primary_task_do_not_count():
     assert spoilt
     assert all(math.isinf(t.steps) and t.utility < 1.0 for t in spoilt)
     assert capped.strongest.steps >= free.strongest.steps
+    assert capped.strongest.best.counts
+    left = [t for t in capped.strongest.trials if t not in spoilt]
+    told = capped.strongest.as_dict()
+    assert told["loss"] == min(t.loss for t in left) > 0.6 > min(t.loss for t in spoilt)
+    assert told["accuracy"] == max(t.accuracy for t in left)
     assert run(model, **keep | {"attackers": ["lstsq"]}).strongest.best.utility is None
     single = {name: [(x.float(), y) for x, y in rows] for name, rows in
               (("harmful", task()), ("held_out", task(seed=2)), ("utility", primary))}  # fmt: skip

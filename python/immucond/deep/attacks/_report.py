@@ -41,7 +41,10 @@ class Attack(Plotted):
 
     @property
     def best(self) -> Trial:
-        """The trial with fewest steps, or the lowest held-out loss where none got there."""
+        """The trial with fewest steps, or the lowest held-out loss where none got there.
+
+        One that spoiled the primary task only where all did.
+        """
         return min(self.trials, key=Trial.score)
 
     @property
@@ -93,14 +96,15 @@ class Attack(Plotted):
     def as_dict(self) -> dict[str, Any]:
         """Every number but those of single trials as plain Python values."""
         best = self.best
+        counted = [trial for trial in self.trials if trial.counts] or self.trials
         told: dict[str, Any] = plain({
             "attacker": self.attacker,
             "start": self.start,
             "steps": best.steps,
             "passes": best.passes,
             "seconds": best.seconds,
-            "loss": min(trial.loss for trial in self.trials),
-            "accuracy": max(trial.accuracy for trial in self.trials),
+            "loss": min(trial.loss for trial in counted),
+            "accuracy": max(trial.accuracy for trial in counted),
             "trials": len(self.trials),
             "diverged": self.diverged,
             "best_so_far": self.best_so_far,

@@ -57,9 +57,14 @@ class Trial:
     utility: float | None = None
     curve: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the primary task was left what it must be."""
+        return self.ended != "utility"
+
     def score(self) -> tuple[float, float]:
         """Return what is less the better it went."""
-        return self.steps, self.loss
+        return self.steps, self.loss if self.counts else math.inf
 
     def as_dict(self) -> dict[str, Any]:
         """Every number as plain Python values; an infinite one is the string "inf"."""
