@@ -46,8 +46,7 @@ IMMUCOND_INLINE double dot(const double* x, const double* y, Index from, Index t
 /// What a reduction holds: the lower triangle of A, its blocks on the diagonal whole, in columns of
 /// whole registers; and vectors as long, zero before the rows that are left.
 struct Workspace {
-  explicit Workspace(Index n)
-      : rows(round_down(n + kLanes - 1)), memory(size(rows * (rows + 4)) + 4 * kLanes) {
+  explicit Workspace(Index n) : rows(round_down(n + kLanes - 1)), memory(size(rows * (rows + 4))) {
     a = memory.data();
     v = a + rows * rows;
     w = v + rows;
