@@ -273,6 +273,27 @@ def pairs_of_triangle(
     return pairs_with_warnings(found, "X^T X", rule, (count, R.shape[1]))
 
 
+def pairs_of_gram(
+    K: FloatArray,
+    count: int,
+    *,
+    rtol: float,
+    rank: SupportsIndex | None = None,
+    tol: float | None = None,
+    method: Literal["auto", "direct", "lanczos"] = "auto",
+    start: ExtremePairs | None = None,
+) -> ExtremePairs:
+    """`psd_extreme_pairs` of ``K = X^T X`` for so many rows X, of which the rank is no higher."""
+    search = search_from(K.shape, method=method, methods=METHODS_PSD, tol=tol, start=start)
+    shape = (count, K.shape[1])
+    rule = rank_rule(shape, K.dtype, rank=rank, rtol=rtol, computed_in=None)
+    found = _core.psd_extreme_pairs(K, rule=rule, search=search, name="X^T X")
+    if found["rank"] > count:  # the rest is rounding, whatever rtol says
+        known = rule._replace(rank=count)
+        found = _core.psd_extreme_pairs(K, rule=known, search=search, name="X^T X")
+    return pairs_with_warnings(found, "X^T X", rule, shape)
+
+
 def generalized_extreme_pairs(
     A: npt.ArrayLike,
     B: npt.ArrayLike,

@@ -700,3 +700,33 @@ def test_files_of_rows_whose_squares_underflow_are_read(tmp_path, kind):
     assert again.count == 1
     if kind is ic.GramAccumulator:
         np.testing.assert_array_equal(again.gram, ic.gram(rows))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_rows_chosen_so_that_sums_lose_most(d):
+    """One, then squares that each round to nothing beside it: all of them are lost in one go."""
+    x = np.full(4096, math.sqrt(2.0**-53 * 0.999))
+    x[::1024] = 1.0
+    with mpmath.workdps(DIGITS):
+        truth = d * sum(mpmath.mpf(entry) ** 2 for entry in x.tolist())
+        for accumulator in (
+            ic.GramAccumulator(d).update(np.repeat(x[:, None], d, axis=1)),
+            ic.TriangleAccumulator(d).update(np.repeat(x[:, None], d, axis=1)),
+        ):
+            pairs = quiet(accumulator.pairs, rank=1)
+            assert abs(pairs.sigma_max - truth) <= pairs.bound_max < 1e-12 * pairs.sigma_max
+
+
+@every_kind
+def test_few_rows_have_no_higher_rank(kind):
+    few = kind(4).update(np.random.default_rng(0).normal(size=(2, 4)))
+    assert quiet(few.pairs, rtol=1e-20).rank == 2
+    with pytest.raises(ValueError, match=r"rank must be between 1 and 2 for shape \(2, 4\)"):
+        few.pairs(rank=3)
+
+
+def test_a_gram_matrix_nobody_gave_has_no_name():
+    with pytest.raises(ValueError, match=r"^X\^T X has rank 0"):
+        ic.GramAccumulator(2).update(np.eye(2) * 1e-170).pairs()
+    with pytest.warns(ic.AccuracyWarning, match=r"of X\^T X is not determined"):
+        ic.GramAccumulator(2).update(np.ones((3, 2))).pairs(rank=2)
