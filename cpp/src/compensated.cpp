@@ -1,6 +1,7 @@
 #include "immucond/compensated.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "immucond/multiversion.hpp"
 
@@ -101,6 +102,22 @@ DoubleDoubleVector accurate_product(const MatrixView& A, const double* x) {
     y.lo[size(i)] = value.lo;
   });
   multiply(y, scale);
+  return y;
+}
+
+DoubleDoubleVector accurate_symmetric_product(const MatrixView& A, bool symmetric,
+                                              const double* x) {
+  // Along the rows, whichever way they lie.
+  const bool by_columns = std::abs(A.row_stride) < std::abs(A.col_stride);
+  const MatrixView rows = by_columns ? A.transposed() : A;
+  DoubleDoubleVector y = accurate_product(rows, x);
+  if (symmetric) return y;
+  const DoubleDoubleVector transposed = accurate_transposed_product(rows, x);
+  for (Index i = 0; i < A.rows; ++i) {
+    const DoubleDouble mean = (y[i] + transposed[i]) * 0.5;
+    y.hi[size(i)] = mean.hi;
+    y.lo[size(i)] = mean.lo;
+  }
   return y;
 }
 

@@ -211,12 +211,11 @@ ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top
   return pairs;
 }
 
-ExtremePairs certified_psd(const MatrixView& unit, int exponent,
+ExtremePairs certified_psd(const MatrixView& unit, bool symmetric, int exponent,
                            const Decomposition& decomposition) {
-  // H is symmetric: read it along its rows, whichever way they lie.
-  const bool by_columns = std::abs(unit.row_stride) < std::abs(unit.col_stride);
-  const MatrixView rows = by_columns ? unit.transposed() : unit;
-  const auto product = [&](const double* x) { return accurate_product(rows, x); };
+  const auto product = [&](const double* x) {
+    return accurate_symmetric_product(unit, symmetric, x);
+  };
   auto [max, min] = decomposition.both();
   const Certificate top = certified_end(decomposition, End::max, product, max.right);
   const Certificate bottom = certified_end(decomposition, End::min, product, min.right);
@@ -290,15 +289,14 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
 
 ExtremePairs psd_extreme_pairs(const MatrixView& H, const Given& given) {
   SymmetricMatrix matrix = read_symmetric(H, given.rule.precision);
-  // The residuals are those of the caller's matrix, or of its symmetric part where that differs.
-  const SymmetricMatrix part = matrix.exact ? SymmetricMatrix{} : matrix;
+  // The residuals are those of the caller's matrix, whose symmetric part is rounded here.
+  const bool symmetric = matrix.exact;
   const int exponent = matrix.exponent;
-  const MatrixView unit = matrix.exact ? scaled(H, exponent) : part.view();
   std::string why;
   const Given mine = with_floor(given, matrix.data.data(), matrix.n * matrix.n);
   const auto decomposition = decompose_psd(std::move(matrix), mine, given.rule.rtol, why);
   if (!decomposition) throw std::invalid_argument(H.name + why);
-  return certified_psd(unit, exponent, *decomposition);
+  return certified_psd(scaled(H, exponent), symmetric, exponent, *decomposition);
 }
 
 ExtremePairs extreme_pairs(const MatrixView& S, const Given& given) {

@@ -17,14 +17,16 @@ struct Quotient {
   double value, residual;
 };
 
-Quotient finish(const MatrixView& A, const MatrixView& B, const std::vector<double>& r, Index n,
+/// A and B as their accurate products with vectors.
+template <class ProductA, class ProductB>
+Quotient finish(ProductA A, ProductB B, const std::vector<double>& r, Index n,
                 std::vector<double>& x) {
   lapack::trsv('N', n, r.data(), n, x.data());
   std::vector<double> length(x);
   lapack::trmv('N', n, r.data(), n, length.data());
   const double scale = norm(length.data(), n);
   for (double& entry : x) entry /= scale;
-  const DoubleDoubleVector ax = accurate_product(A, x.data()), bx = accurate_product(B, x.data());
+  const DoubleDoubleVector ax = A(x.data()), bx = B(x.data());
   DoubleDouble top, bottom;
   for (Index i = 0; i < n; ++i) {
     const double entry = x[size(i)];
@@ -65,7 +67,14 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
                                 " must have the same shape, and have " + std::to_string(n) +
                                 " and " + std::to_string(b.n) + " rows");
   const int exponent = a.exponent - b.exponent;
-  const SymmetricMatrix a_unit = a, b_unit = b;
+  const SymmetricMatrix b_unit = b;
+  // As the caller has them: what was read is rounded where it is not symmetric to the bit.
+  const auto a_product = [unit = scaled(A, a.exponent), symmetric = a.exact](const double* x) {
+    return accurate_symmetric_product(unit, symmetric, x);
+  };
+  const auto b_product = [unit = scaled(B, b.exponent), symmetric = b.exact](const double* x) {
+    return accurate_symmetric_product(unit, symmetric, x);
+  };
   const blas::Phase phase(blas::Work::product, 3.0 * static_cast<double>(n * n * n));
   std::vector<double>& r = b.data;
   const auto indefinite = [&](const std::string& why) {
@@ -98,7 +107,7 @@ ExtremePairs generalized_extreme_pairs(const MatrixView& A, const MatrixView& B,
   if (!decomposition) throw std::invalid_argument(std::string(A.name) + why);
   auto [max, min] = decomposition->both();
   const auto certified = [&](End end, std::vector<double>& x) {
-    Quotient q = finish(a_unit.view(), b_unit.view(), r, n, x);
+    Quotient q = finish(a_product, b_product, r, n, x);
     q.value = std::ldexp(q.value, -unit);
     // R's own rounding changes norms by a factor near one.
     q.residual = std::ldexp(2 * q.residual, -unit);

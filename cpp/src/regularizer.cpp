@@ -244,7 +244,7 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
-    ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), exponent, *decomposition);
+    ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), /*symmetric=*/true, exponent, *decomposition);
     pairs.bound_max += std::ldexp(given.forming, exponent);
     pairs.bound_min += std::ldexp(given.forming, exponent);
     pairs.determined = pairs.determined && given.forming < s.sigma_min / 2;

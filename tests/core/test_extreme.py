@@ -425,6 +425,18 @@ def test_computed_in_covers_asymmetry_too():
         ic.psd_extreme_pairs(H)
 
 
+@given(generators, st.integers(2, 6), st.integers(1, 9))
+def test_bounds_are_of_the_symmetric_part_unrounded(rng, n, e):
+    """As products such as theta^T K theta come, symmetric but for the last bits."""
+    q = orthonormal(rng, n, n)
+    H = (q * np.geomspace(1.0, 10.0**-e, n)) @ q.T
+    with mpmath.workdps(DIGITS):
+        exact = mpmath.matrix(H.tolist())
+        truth = sorted(mpmath.eigsy((exact + exact.T) / 2, eigvals_only=True), reverse=True)
+    for given in (H, np.asfortranarray(H)):
+        assert_certified(quiet(ic.psd_extreme_pairs, given), truth)
+
+
 def test_computed_in_sets_the_noise_floor():
     rng = np.random.default_rng(6)
     Z = with_singular_values(rng, 200, 10, np.linspace(2, 1, 7)).astype(np.float32)

@@ -45,6 +45,24 @@ def test_certified_against_60_digits(n, grade_a, grade_b, scale_a, scale_b, seed
         assert v @ B @ v == pytest.approx(1.0, rel=1e-9)
 
 
+@given(st.integers(2, 6), st.integers(0, 2**32))
+def test_bounds_are_of_the_symmetric_parts_unrounded(n, seed):
+    rng = np.random.default_rng(seed)
+    pencil = []
+    for grade in (4.0, 5.0):
+        q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+        pencil.append((q * np.logspace(0, -grade, n)) @ q.T)
+    with mpmath.workdps(60):
+        a, b = (mpmath.matrix(given.tolist()) for given in pencil)
+        inverse = mpmath.cholesky((b + b.T) / 2) ** -1
+        M = inverse * (a + a.T) * inverse.T / 2
+        truth = mpmath.eigsy((M + M.T) / 2, eigvals_only=True)
+    pairs = quiet(ic.generalized_extreme_pairs, *pencil)
+    assert pairs.rank == n
+    assert abs(pairs.sigma_max - max(truth)) <= pairs.bound_max
+    assert abs(pairs.sigma_min - min(truth)) <= pairs.bound_min
+
+
 @pytest.mark.parametrize("method", ["direct", "lanczos"])
 @pytest.mark.parametrize("n", [4, 30, 200])
 def test_as_scipys_whole_spectrum(n, method):

@@ -27,6 +27,9 @@ struct DoubleDoubleVector {
 /// A x with about 106 bits (Ogita, Rump, Oishi 2005: Dot2), A read once.
 DoubleDoubleVector accurate_product(const MatrixView& A, const double* x);
 
+/// (A + A^T) x / 2, likewise; A x where A is symmetric to the bit.
+DoubleDoubleVector accurate_symmetric_product(const MatrixView& A, bool symmetric, const double* x);
+
 /// A^T (A x), and A^T y where y is given, likewise in one pass over A's rows.
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const double* x);
 DoubleDoubleVector accurate_gram_product(const MatrixView& A, const DoubleDoubleVector& x);

@@ -53,9 +53,10 @@ Certificate certify(const Ends& s, End end, double rayleigh, double residual,
 ExtremePairs assemble(const Decomposition& decomposition, const Certificate& top,
                       const Certificate& bottom, int exponent);
 
-/// The certified pairs of a problem that is decomposed already.
-ExtremePairs certified_psd(const MatrixView& unit, int exponent,
-                           const Decomposition& decomposition);  // of 2^exponent `unit`
+/// The certified pairs of a problem that is decomposed already; those of 2^exponent (A + A^T) / 2
+/// for A = `unit`, which is `symmetric` where it is so to the bit.
+ExtremePairs certified_psd(const MatrixView& unit, bool symmetric, int exponent,
+                           const Decomposition& decomposition);
 ExtremePairs certified_general(const MatrixView& S, const Decomposition& decomposition);
 ExtremePairs certified_features(const FeatureProblem& problem);
 
