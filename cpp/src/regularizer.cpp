@@ -117,6 +117,27 @@ std::vector<double> forming_noise(const std::vector<double>& theta, const Symmet
   return noise;
 }
 
+/// How far rounding has moved a computed theta^T K theta in norm, for certain: each entry by
+/// (2 d + 1) u (|theta|^T |K| |theta|) at most (Higham 2002, Sec. 3.5), a symmetric matrix whose
+/// norm its largest row sum bounds; and by what underflows.
+double forming_bound(const std::vector<double>& theta, const SymmetricMatrix& K) {
+  const Index d = K.n, m = static_cast<Index>(theta.size()) / d;
+  std::vector<double> sums(size(d)), weights(size(d));
+  for (Index j = 0; j < m; ++j)
+    for (Index i = 0; i < d; ++i) sums[size(i)] += std::fabs(theta[size(i + j * d)]);
+  for (Index j = 0; j < d; ++j)
+    for (Index i = 0; i < d; ++i)
+      weights[size(j)] += std::fabs(K.data[size(i + j * d)]) * sums[size(i)];
+  double largest = 0.0;
+  for (Index j = 0; j < m; ++j) {
+    double row = 0.0;
+    for (Index i = 0; i < d; ++i) row += std::fabs(theta[size(i + j * d)]) * weights[size(i)];
+    largest = std::max(largest, row);
+  }
+  const double n = static_cast<double>(d), lost = std::numeric_limits<double>::denorm_min();
+  return (n + 2) * kEps * largest + 2 * n * n * static_cast<double>(m) * lost;
+}
+
 /// The rank of H scaled to unit diagonal, which columns of theta at different scales cannot hide.
 Index rank_at_unit_diagonal(SymmetricMatrix H, const std::vector<double>& noise, Given given) {
   const Index n = H.n;
@@ -244,10 +265,12 @@ Evaluation evaluate_theta(const Regularizer& r, const MatrixView& theta, const M
   const int exponent = s.exponent;
   const Evaluation result = evaluation(s, c, request.degree, exponent);
   if (request.pairs != nullptr) {
-    ExtremePairs& pairs = *request.pairs = certified_psd(H.view(), /*symmetric=*/true, exponent, *decomposition);
-    pairs.bound_max += std::ldexp(given.forming, exponent);
-    pairs.bound_min += std::ldexp(given.forming, exponent);
-    pairs.determined = pairs.determined && given.forming < s.sigma_min / 2;
+    ExtremePairs& pairs = *request.pairs =
+        certified_psd(H.view(), /*symmetric=*/true, exponent, *decomposition);
+    const double rounding = std::ldexp(forming_bound(map, gram), -unit);
+    pairs.bound_max += std::ldexp(rounding, exponent);
+    pairs.bound_min += std::ldexp(rounding, exponent);
+    pairs.determined = pairs.determined && rounding < s.sigma_min / 2;
     pairs.determined_min = pairs.bound_min < pairs.sigma_min / 2;
   }
   if (request.gradient == nullptr) return result;

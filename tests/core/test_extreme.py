@@ -433,8 +433,8 @@ def test_bounds_are_of_the_symmetric_part_unrounded(rng, n, e):
     with mpmath.workdps(DIGITS):
         exact = mpmath.matrix(H.tolist())
         truth = sorted(mpmath.eigsy((exact + exact.T) / 2, eigvals_only=True), reverse=True)
-    for given in (H, np.asfortranarray(H)):
-        assert_certified(quiet(ic.psd_extreme_pairs, given), truth)
+    for layout in (H, np.asfortranarray(H)):
+        assert_certified(quiet(ic.psd_extreme_pairs, layout), truth)
 
 
 def test_computed_in_sets_the_noise_floor():

@@ -671,6 +671,18 @@ def test_the_pairs_come_along(r):
     assert np.isclose(pairs.sigma_min, sigma[0], rtol=1e-11)
 
 
+@pytest.mark.parametrize("d", [5, 50, 400])
+@pytest.mark.parametrize(("t", "k"), [(0.1, 0.3), (0.7, 1.1), (1e-150, 1e-5)])
+def test_bounds_by_theta_hold_where_all_sums_round_alike(d, t, k):
+    """The products of equal numbers: their rounding has one sign."""
+    _, _, pairs = ic.r_well.value_and_grad_theta(
+        np.full((d, 1), t), np.full((d, d), k), return_pairs=True
+    )
+    truth = Fraction(t) ** 2 * Fraction(k) * d**2
+    for sigma, bound in ((pairs.sigma_max, pairs.bound_max), (pairs.sigma_min, pairs.bound_min)):
+        assert abs(Fraction(sigma) - truth) <= Fraction(bound) < truth / 10**9
+
+
 # ---- the price: LAPACK calls ----
 
 
