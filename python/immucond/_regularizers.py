@@ -310,9 +310,9 @@ def counted(p: Counted, regularizer: SpectralRegularizer) -> int:
     if isinstance(p, str):
         if p == "rank":
             return _core.NONZERO_VALUES
-    elif not isinstance(p, bool | float) and (number := as_integer(p, "p")) > 0:
+    elif not isinstance(p, bool | float) and 0 < (number := as_integer(p, "p")) < 2**63:
         return number
-    raise ValueError(f"p must be None, 'rank' or a positive integer, and is {p!r}")
+    raise ValueError(f"p must be None, 'rank' or a positive integer below 2^63, and is {p!r}")
 
 
 r_well = SpectralRegularizer("r_well", 2, "r_well", takes_p=True)

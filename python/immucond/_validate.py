@@ -48,15 +48,16 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
     if array.size == 0:
         raise ValueError(f"{name} must have at least one entry, and has shape {array.shape}")
     if kind in "iu" and size == 8:
-        extreme = max(int(array.max()), -int(array.min()))
-        if extreme > _LARGEST_EXACT:
+        extreme = max(int(array.max()), int(array.min()), key=abs)
+        if abs(extreme) > _LARGEST_EXACT:
             raise ValueError(f"{name} holds the integer {extreme}, which float64 may not hold")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def converted(x: npt.ArrayLike, name: str) -> Array:
     """Return `x` as an array of whatever it holds; masked and sparse ones are refused."""
-    if isinstance(x, np.ma.MaskedArray):
+    rows = x if isinstance(x, list | tuple) else (x,)  # NumPy would read what rows hide
+    if any(isinstance(row, np.ma.MaskedArray) for row in rows):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if _is_sparse(x):
         raise TypeError(
@@ -104,7 +105,7 @@ def as_float64(x: npt.ArrayLike, name: str, *, ndim: int | None = 2) -> FloatArr
 
 def check_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     """Return `value` if it is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {listed}, and is {value!r}")
     return value
@@ -125,6 +126,8 @@ def check_real(
     try:
         if isinstance(value, (str, bytes, bytearray)):  # float() reads those
             raise TypeError("text")
+        if not isinstance(value, float) and np.iscomplexobj(value):  # and half of those
+            raise TypeError("complex")
         number = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a real number, and is {value!r}") from error

@@ -212,7 +212,8 @@ def test_other_types(call, name, bad):
 
 @every_argument
 def test_masked(call, name):
-    for bad in (np.ma.masked_array(EYE, mask=np.eye(3)), np.ma.masked_array(EYE)):
+    masked = np.ma.masked_array(EYE, mask=np.eye(3))
+    for bad in (masked, np.ma.masked_array(EYE), list(masked), tuple(masked)):
         with pytest.raises(TypeError, match=f"^{name} is a masked array"):
             call(bad)
 
@@ -220,7 +221,7 @@ def test_masked(call, name):
 @every_argument
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
 def test_integers_that_float64_may_not_hold(call, name, value):
-    with pytest.raises(ValueError, match=f"^{name} holds the integer {abs(value)}, which float64"):
+    with pytest.raises(ValueError, match=f"^{name} holds the integer {value}, which float64"):
         call(np.array([[value, 0, 0], [0, 1, 0], [0, 0, 1]]))
     if value > 0:
         with pytest.raises(ValueError, match=f"^{name} holds the integer"):
@@ -312,6 +313,8 @@ every_ruled = pytest.mark.parametrize("call", RULED.values(), ids=RULED)
         ({"rtol": "small"}, TypeError, "rtol must be a real number, and is 'small'"),
         ({"rtol": [0.1, 0.2]}, TypeError, "rtol must be a real number, and is"),
         ({"rtol": 1j}, TypeError, "rtol must be a real number, and is 1j"),
+        ({"rtol": np.complex64(1j)}, TypeError, "rtol must be a real number, and is"),
+        ({"rtol": np.array(0.1 + 0j)}, TypeError, "rtol must be a real number, and is"),
         ({"computed_in": "float8"}, TypeError, "computed_in must be a dtype, and is 'float8'"),
         ({"computed_in": object()}, TypeError, "computed_in must be a dtype, and is"),
         ({"computed_in": np.complex128}, ValueError, "computed_in must be one of float64, "),
@@ -341,6 +344,8 @@ PAIRS = (ic.extreme_pairs, ic.psd_extreme_pairs, ic.feature_extreme_pairs)
         ({"tol": math.nan}, ValueError, "tol must be in .*, and is nan"),
         ({"tol": "tight"}, TypeError, "tol must be a real number, and is 'tight'"),
         ({"method": "arnoldi"}, ValueError, "method must be one of 'auto', .*, and is 'arnoldi'"),
+        ({"method": ["direct"]}, ValueError, "method must be one of .*, and is \\['direct'\\]"),
+        ({"method": np.array(["direct", "auto"])}, ValueError, "method must be one of 'auto', "),
         ({"method": None}, ValueError, "method must be one of 'auto', .*, and is None"),
         ({"method": "DIRECT"}, ValueError, "method must be one of 'auto', .*, and is 'DIRECT'"),
         ({"unknown": 1}, TypeError, "unknown"),
@@ -383,8 +388,8 @@ def test_p_is_for_r_well(r):
 
 
 def test_p_of_r_well():
-    for p in ("m", "RANK", 0, -1, 2.5, True):
-        told = "p must be None, 'rank' or a positive integer, and is "
+    for p in ("m", "RANK", 0, -1, 2.5, True, 2**63):
+        told = "p must be None, 'rank' or a positive integer below .*, and is "
         with pytest.raises(ValueError, match=told):
             ic.r_well(EYE, p=p)
     with pytest.raises(ValueError, match="p must be at least the rank, 3, and is 2"):
