@@ -36,6 +36,10 @@ double largest_diagonal(const double* a, Index n) {
 /// Whether squares and products of the entries behind this diagonal stayed in float64's range.
 bool in_range(double largest) { return largest > 1e-200 && largest < 1e200; }
 
+/// Whether sums of squares with this largest one are right, whatever other products come to: none
+/// has overflown, and what underflowed is nothing beside it.
+bool sums_in_range(double largest) { return largest > 1e-280 && std::isfinite(largest); }
+
 /// The sum of A^T A over blocks of rows, with the rounding of that sum kept beside it: its error is
 /// that of one block, however many there are. Only upper triangles, until `finish`.
 class GramSum {
@@ -86,14 +90,16 @@ void through_gram(const Dense& K, const Dense& theta, double* H) {
   symmetric_product(theta, product.data(), H);
 }
 
-bool safe_through_gram(const double* K, const Dense& theta, const double* H) {
+bool safe_through_gram(const double* K, Index rows, const Dense& theta, const double* H) {
   const Index d = theta.rows;
+  // Squares that underflow round by more than their share, each of them.
+  const double lost = static_cast<double>(rows) * std::numeric_limits<double>::min();
   for (Index j = 0; j < theta.cols; ++j) {
     double spread = 0.0, largest = 0.0;
     for (Index i = 0; i < d; ++i) {
       const Index at = theta.op == 'N' ? i + j * theta.ld : j + i * theta.ld;
       const double weight = std::fabs(theta.data[at]);
-      spread += weight * std::sqrt(K[i * (d + 1)]);
+      spread += weight * std::sqrt(std::max(K[i * (d + 1)], lost));
       largest = std::max(largest, weight);
     }
     // Written so that overflow, underflow and NaN all count as unsafe; a zero column is exact.
@@ -146,7 +152,7 @@ void feature_hessian_in_range(const MatrixView& X, const MatrixView& theta, Feat
   std::vector<double> K(size(X.cols * X.cols));
   gram(X, K.data());
   through_gram({K.data(), X.cols, X.cols, X.cols, 'N'}, map, H);
-  if (route == FeatureRoute::automatic && !safe_through_gram(K.data(), map, H))
+  if (route == FeatureRoute::automatic && !safe_through_gram(K.data(), X.rows, map, H))
     through_features(X, map, H);
 }
 }  // namespace
@@ -160,6 +166,10 @@ void feature_hessian(const MatrixView& X, const MatrixView& theta, FeatureRoute 
   if (route == FeatureRoute::automatic && by_features <= by_gram) route = FeatureRoute::features;
   feature_hessian_in_range(X, theta, route, H);
   if (in_range(largest_diagonal(H, theta.cols))) return;
+  // Entries of both out of range whose products are not: at order one, small ones would be lost.
+  if (route != FeatureRoute::features)
+    feature_hessian_in_range(X, theta, FeatureRoute::features, H);
+  if (sums_in_range(largest_diagonal(H, theta.cols))) return;
   // NaN or infinity in the input, or a product out of range: look, and bring both to order one.
   const int x_exponent = scale_exponent(X), theta_exponent = scale_exponent(theta);
   feature_hessian_in_range(scaled(X, x_exponent), scaled(theta, theta_exponent), route, H);

@@ -221,6 +221,24 @@ def test_auto_keeps_the_digits_that_the_gram_route_cancels(smallest):
         assert error("gram") > 1e-6  # else this test would show nothing
 
 
+@pytest.mark.parametrize(
+    ("row", "theta"),
+    [
+        ([1e300, 1e-20], [[1e-180, 0.0], [0.0, 1e20]]),
+        ([1e300, 1e-20], [[0.0], [1e-90]]),
+        ([1e170, 1.0], [[1e-170], [1.0]]),
+        ([1e-170, 1.0], [[1e170, 0.0], [1e-5, 1.0]]),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_entries_out_of_range_whose_products_are_not(row, theta, rows):
+    truth = rows * np.outer(np.array(row) @ theta, np.array(row) @ theta)
+    X = np.tile(row, (rows, 1))
+    for method in ("auto", "features"):
+        got = ic.feature_hessian(X, theta, method=method)
+        assert np.allclose(got, truth, rtol=1e-12, atol=0.0)
+
+
 @pytest.mark.parametrize("method", ["features", "gram", "auto"])
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_every_route_survives_a_gram_matrix_beyond_the_range(method, scale):
