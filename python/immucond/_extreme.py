@@ -232,7 +232,24 @@ def feature_extreme_pairs(
     >>> f"{pairs.condition_number:.6e}", pairs.method
     ('1.000000e+12', 'qr')
     """
-    array = as_matrices(Z, "Z")
+    return pairs_of_features(
+        as_matrices(Z, "Z"), "Z", rank=rank, rtol=rtol, computed_in=computed_in, tol=tol,
+        method=method, start=start,
+    )  # fmt: skip
+
+
+def pairs_of_features(
+    array: Array,
+    name: str,
+    *,
+    rank: SupportsIndex | None = None,
+    rtol: float | None = None,
+    computed_in: Any = None,
+    tol: float | None = None,
+    method: str = "auto",
+    start: ExtremePairs | None = None,
+) -> ExtremePairs:
+    """`feature_extreme_pairs` of features that messages call `name`."""
     search = search_from(
         array.shape, method=method, methods=METHODS_OF_FEATURES, tol=tol, start=start,
         given="features",
@@ -241,8 +258,8 @@ def feature_extreme_pairs(
         array.shape[-2:], array.dtype, rank=rank, rtol=rtol, computed_in=computed_in,
         given="features",
     )  # fmt: skip
-    found = _core.feature_extreme_pairs(array, rule=rule, search=search)
-    return pairs_with_warnings(found, "Z^T Z", rule, array.shape)
+    found = _core.feature_extreme_pairs(array, rule=rule, search=search, name=name)
+    return pairs_with_warnings(found, f"{name}^T {name}", rule, array.shape)
 
 
 def pairs_of_triangle(

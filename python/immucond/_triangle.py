@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import _core
 from ._accumulator import Accumulator, need_rows, wider
 from ._errors import underflow_is_zero
-from ._extreme import ExtremePairs, feature_extreme_pairs, pairs_of_triangle
+from ._extreme import ExtremePairs, pairs_of_features, pairs_of_triangle
 from ._products import RowProduct
 from ._validate import Array, FloatArray, as_count
 
@@ -225,7 +225,7 @@ class TriangleAccumulator(Accumulator):
                     f"rows must be the {self._count} that were accumulated, and are {product.count}"
                 )
             return pairs_of_triangle(R, self._count, lost, product, computed_in=given, **keywords)
-        pairs = feature_extreme_pairs(R, computed_in=given, **keywords)
+        pairs = pairs_of_features(R, "X", computed_in=given, **keywords)
         return wider(pairs, *_rounding(R, self._reductions(), pairs))
 
     def _factor(self) -> FloatArray:

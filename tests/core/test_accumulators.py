@@ -725,8 +725,11 @@ def test_few_rows_have_no_higher_rank(kind):
         few.pairs(rank=3)
 
 
-def test_a_gram_matrix_nobody_gave_has_no_name():
-    with pytest.raises(ValueError, match=r"^X\^T X has rank 0"):
-        ic.GramAccumulator(2).update(np.eye(2) * 1e-170).pairs()
+@every_kind
+def test_messages_are_about_the_rows(kind):
+    with pytest.raises(ValueError, match=r"^X(\^T X)? has rank 0"):
+        kind(2).update(np.zeros((3, 2))).pairs()
     with pytest.warns(ic.AccuracyWarning, match=r"of X\^T X is not determined"):
-        ic.GramAccumulator(2).update(np.ones((3, 2))).pairs(rank=2)
+        kind(2).update(np.full((3, 2), 0.1)).pairs(rank=2)
+    with pytest.warns(ic.DegenerateSpectrumWarning, match=r"of X\^T X is not simple"):
+        kind(2).update(np.eye(2)).pairs()
