@@ -74,6 +74,11 @@ def test_end_beyond_the_float_range():
         ic.linear.step_interval(ic.r_ill, np.diag([3e150, 2e150, 1e150]))
 
 
+def test_every_step_of_features_that_underflow():
+    theta, gram = 1e-200 * np.diag([1.0, 0.5]), 1e-300 * np.eye(2)
+    assert ic.linear.step_interval(ic.r_ill, theta=theta, gram=gram) == np.inf
+
+
 def test_end_by_theta_beyond_the_float_range():
     K = np.diag([4.0, 3.9, 3.8, 2.0])
     unit = ic.linear.step_interval(ic.r_well, theta=np.eye(4), gram=K)

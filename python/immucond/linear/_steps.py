@@ -169,12 +169,14 @@ def _theta_ill(sigma: FloatArray, D: float) -> float:
 
 def _scaled(end: float, scale: float, power: int) -> float:
     """``end * scale^power``, refused where it is not representable."""
+    if math.isinf(end):  # of a scale that underflows too
+        return end
     value = end
     with np.errstate(divide="ignore"):
         factor = scale if power > 0 else float(1.0 / np.float64(scale))
     for _ in range(abs(power)):
         value *= factor
-    if math.isinf(value) and not math.isinf(end):
+    if math.isinf(value):
         raise OverflowError(
             f"the end of the interval is {end:.3g} * {scale:.3g}^{power}, beyond the float range: "
             f"scale the input"
