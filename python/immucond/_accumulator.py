@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -13,10 +14,13 @@ import numpy.typing as npt
 
 from ._errors import warn_accuracy
 from ._extreme import ExtremePairs
+from ._files import interrupts_held
 from ._rank import epsilon
 from ._ranks import Ranks
 from ._tensor_file import read_tensors, write_tensors
 from ._validate import Array, FloatArray, as_count, as_matrix
+
+_NARROW = 64  # columns
 
 
 class Accumulator(ABC):
@@ -61,8 +65,9 @@ class Accumulator(ABC):
         rows = as_matrix(X, "X")
         if rows.shape[1] != self._d:
             raise ValueError(f"X must have {self._d} columns, and has shape {rows.shape}")
-        self._add(rows)
-        self._counted(len(rows), rows.dtype.name)
+        with self._undivided():
+            self._add(rows)
+            self._counted(len(rows), rows.dtype.name)
         return self
 
     def merge(self, other: Self) -> Self:
@@ -85,8 +90,9 @@ class Accumulator(ABC):
             raise TypeError(f"other must be a {kind}, and is {type(other).__name__}")
         if other._d != self._d:
             raise ValueError(f"other must have width {self._d}, and has {other._d}")
-        self._join(other)
-        self._counted(other._count, other._dtype)
+        with self._undivided():
+            self._join(other)
+            self._counted(other._count, other._dtype)
         return self
 
     def all_reduce(self, group: Any = None) -> Self:
@@ -125,12 +131,20 @@ class Accumulator(ABC):
         if not any(numbers[1] for numbers in about):
             return self
         total = ranks.joined(self._packed(), self._joined)
-        self._unpack(total, max(int(n[2]) for n in about) + (ranks.size - 1).bit_length())
-        self._count = 0
-        for numbers in about:
-            found = bytes(numbers[3:].astype(np.uint8)).rstrip(b"\0").decode()
-            self._counted(int(numbers[1]), found or None)
+        with self._undivided():
+            self._unpack(total, max(int(n[2]) for n in about) + (ranks.size - 1).bit_length())
+            self._count = 0
+            for numbers in about:
+                found = bytes(numbers[3:].astype(np.uint8)).rstrip(b"\0").decode()
+                self._counted(int(numbers[1]), found or None)
         return self
+
+    def _undivided(self) -> AbstractContextManager[None]:
+        """Let interrupts wait: half of the rows would be in, and none counted.
+
+        Narrow ones take no longer than this does.
+        """
+        return interrupts_held() if self._d > _NARROW else nullcontext()
 
     def _counted(self, rows: int, dtype: str | None) -> None:
         self._count += rows

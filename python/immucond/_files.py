@@ -205,7 +205,7 @@ def staged(out: Path, names: Iterable[str] = (), *, afresh: bool = False) -> Ite
 def _move(stage: Path, out: Path, afresh: bool) -> None:
     old = stage.with_name(f"{stage.name[:-4]}0000")  # a leftover too, should this be cut off
     if not out.exists() or (afresh and stage.parent == out.parent):
-        with _interrupts_held():
+        with interrupts_held():
             if out.exists():
                 os.replace(out, old)
             os.replace(stage, out)
@@ -216,7 +216,7 @@ def _move(stage: Path, out: Path, afresh: bool) -> None:
     for path in sorted(targets.keys() - plain):  # a link, a device or a pipe
         with whole(targets[path]) as file, path.open("rb") as made:
             shutil.copyfileobj(made, file)
-    with _interrupts_held():
+    with interrupts_held():
         for path in sorted(plain):
             os.replace(path, targets[path])
 
@@ -311,12 +311,14 @@ def _descriptor(path: str | os.PathLike[str]) -> int | None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
+    """Let interrupts wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     seen: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM)
+    numbers = signal.SIGINT, signal.SIGTERM
+    held = [n for n in numbers if signal.getsignal(n) is not None]  # else set outside Python
     before = [signal.signal(number, lambda received, _: seen.append(received)) for number in held]
     try:
         yield

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import pickle
+import signal
 import sys
 
 import mpmath
@@ -15,6 +16,8 @@ from matrices import exact_general, generators, on_grid, orthonormal, quiet, typ
 from truth import DIGITS, assert_certified
 
 import immucond as ic
+from immucond import _gram
+from immucond._products import two_sum
 from immucond._rank import default_rtol
 
 KINDS = (ic.GramAccumulator, ic.TriangleAccumulator)
@@ -733,3 +736,25 @@ def test_messages_are_about_the_rows(kind):
         kind(2).update(np.full((3, 2), 0.1)).pairs(rank=2)
     with pytest.warns(ic.DegenerateSpectrumWarning, match=r"of X\^T X is not simple"):
         kind(2).update(np.eye(2)).pairs()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_interrupt_leaves_no_half_of_the_rows(monkeypatch, merge):
+    """Wide sums are added in place, by and by; after Ctrl-C there are all rows or none."""
+    X = np.random.default_rng(0).normal(size=(300, 200))
+    accumulator = ic.GramAccumulator(200).update(X[:100])
+    other = ic.GramAccumulator(200).update(X[100:])
+    calls = []
+
+    def interrupted(a, b):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return two_sum(a, b)
+
+    monkeypatch.setattr(_gram, "two_sum", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        accumulator.merge(other) if merge else accumulator.update(X[100:])
+    assert len(calls) > 2
+    assert accumulator.count == 300
+    assert np.allclose(accumulator.gram, X.T @ X, rtol=0.0, atol=1e-10)
