@@ -135,6 +135,7 @@ FeatureProblem decompose_features(const MatrixView& Z, const Given& given, doubl
   const double noise = std::max(reduction_noise(n), summing);
   double trace = 0.0;  // the squared Frobenius norm of Z
   for (Index i = 0; i < n; ++i) trace += G.data[size(i * (n + 1))];
+  problem.summing = worst_summation(problem.A.rows, n) * trace;
   const double floor = gram_floor(given.rule, trace);
   const Start in_samples =
       problem.dual && given.start ? of_samples(problem.A, *given.start) : Start{};

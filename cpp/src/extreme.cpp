@@ -47,9 +47,8 @@ Residual eigen_residual(const double* x, const DoubleDoubleVector& y, Index n) {
 
 /// The pair at one end of a psd operator given by its accurate product, certified.
 template <class Product>
-Certificate certified_end(const Decomposition& decomposition, End end, Product product,
+Certificate certified_end(const Ends& s, End end, Product product,
                           const std::vector<double>& vector) {
-  const Ends& s = decomposition.ends();
   const Index n = static_cast<Index>(vector.size());
   const Residual r = eigen_residual(vector.data(), product(vector.data()), n);
   return certify(s, end, r.rayleigh, r.norm, s.below_min);
@@ -217,8 +216,8 @@ ExtremePairs certified_psd(const MatrixView& unit, bool symmetric, int exponent,
     return accurate_symmetric_product(unit, symmetric, x);
   };
   auto [max, min] = decomposition.both();
-  const Certificate top = certified_end(decomposition, End::max, product, max.right);
-  const Certificate bottom = certified_end(decomposition, End::min, product, min.right);
+  const Certificate top = certified_end(decomposition.ends(), End::max, product, max.right);
+  const Certificate bottom = certified_end(decomposition.ends(), End::min, product, min.right);
   ExtremePairs pairs = assemble(decomposition, top, bottom, exponent);
   pairs.u_max = pairs.v_max = std::move(max.right);
   pairs.u_min = pairs.v_min = std::move(min.right);
@@ -260,10 +259,14 @@ ExtremePairs certified_features(const FeatureProblem& problem) {
   const Triangle* triangle = decomposition.triangle();
   auto [max, min] = triangle == nullptr ? decomposition.both() : std::pair<Vectors, Vectors>{};
   std::vector<double> left_max, left_min;
+  // Which of two neighbours is the end may depend on how the sums of the Gram matrix were rounded.
+  Ends ends = decomposition.ends();
+  ends.noise_max += problem.summing;
+  ends.noise_min += problem.summing;
   const auto certified = [&](End end, std::vector<double>& left, std::vector<double>& vector) {
     return triangle != nullptr
                ? certified_by_triangle(problem, *triangle, end, product, left, vector)
-               : certified_end(decomposition, end, rounded_product, vector);
+               : certified_end(ends, end, rounded_product, vector);
   };
   Certificate top = certified(End::max, left_max, max.right);
   Certificate bottom = certified(End::min, left_min, min.right);

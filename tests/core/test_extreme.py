@@ -437,6 +437,20 @@ def test_bounds_are_of_the_symmetric_part_unrounded(rng, n, e):
         assert_certified(quiet(ic.psd_extreme_pairs, layout), truth)
 
 
+@pytest.mark.parametrize("method", ["auto", "gram", "qr"])
+def test_rows_chosen_so_that_the_wrong_end_stands_out(method):
+    """Squares that round to nothing beside a one: their sum decides which column is longer."""
+    for step in range(100):
+        Z = np.zeros((200, 2))
+        Z[0] = [0.0, 1.0]
+        Z[1] = [1.0 + step * EPS, 0.0]
+        Z[2:, 1] = np.sqrt(EPS / 2 * 0.999)
+        with mpmath.workdps(DIGITS):
+            truth = [sum(mpmath.mpf(x) ** 2 for x in column) for column in Z.T.tolist()]
+        pairs = quiet(ic.feature_extreme_pairs, Z, method=method)
+        assert_certified(pairs, sorted(truth, reverse=True))
+
+
 def test_computed_in_sets_the_noise_floor():
     rng = np.random.default_rng(6)
     Z = with_singular_values(rng, 200, 10, np.linspace(2, 1, 7)).astype(np.float32)

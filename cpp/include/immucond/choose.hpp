@@ -29,6 +29,7 @@ struct FeatureProblem {
   int exponent = 0;
   SymmetricMatrix gram;                          // A^T A
   std::unique_ptr<Decomposition> decomposition;  // of A^T A
+  double summing = 0.0;  // how far its sums may have moved an eigenvalue of `gram`, at worst
   // Where A is the QR factor of other rows: how many these are (else A's own number), what rounding
   // took in making it, relative to their largest singular value, and their x -> H x.
   Index rows = 0;

@@ -44,6 +44,14 @@ IMMUCOND_EVERYWHERE double summation_noise(Index rows, Index columns) {
   return reduction_noise(rows < most ? rows : most);
 }
 
+/// What these sums come to at worst, relative to the trace, whoever chose the rows: each product
+/// and each sum in one go rounds by u ||x_i|| ||x_j|| at most (Higham 2002, Sec. 3.1). With a
+/// margin for the sum of the blocks.
+IMMUCOND_EVERYWHERE double worst_summation(Index rows, Index columns) {
+  const Index most = summed_rows(columns);
+  return (static_cast<double>(rows < most ? rows : most) + 8) * (kEps / 2);
+}
+
 /// The skew, relative to the largest entry, that rounding explains; more than 2^-6 is no rounding,
 /// at any precision.
 IMMUCOND_EVERYWHERE double largest_skew(Index n, double eps) {
