@@ -67,7 +67,8 @@ def extreme_pairs(
         (and the inverse's transpose), a solver. Without it sigma_max alone is found, and what
         belongs to the smallest pair is None; so are the rank and the Frobenius norm. Bounds, and
         where the iteration stops, allow for products in the operator's dtype, or in that of their
-        results where it is worse: ``4 sqrt(n) eps`` of the largest singular value.
+        results where it is worse: ``4 sqrt(n) eps`` of the largest singular value. Products with
+        `S` tell the bound of sigma_min, so that it holds for a solver that stops early.
     seed : int, default 0
         For an operator: of the two random vectors that the iteration starts from. The bounds are
         then on the distance to *some* singular value: products alone cannot prove that there is

@@ -49,8 +49,9 @@ def pairs_of_operator(
     """Return the pairs of an operator, those of the smallest end None without an inverse.
 
     Lanczos on H itself, or on ``S^T S`` (or ``S S^T``, the smaller); the smallest pair from the
-    same iteration on the inverse. Bounds hold where products are right to the rounding of the
-    operator's dtype, or of the results' where that is worse: `_Products.error`.
+    same iteration on the inverse. Bounds hold where the operator's products are right to the
+    rounding of its dtype, or of the results' where that is worse (`_Products.error`), however
+    inexact the inverse.
 
     `of_entries` are the keywords that decide the rank of an array; an operator has no entries to
     decide it from, and they must be None. `steering` are those of `search_from`.
@@ -119,29 +120,38 @@ def pairs_of_operator(
         )
     with np.errstate(over="ignore"):
         expected = float(np.ldexp(1.0 / largest, -products.exponent - solutions.exponent))
-    length, slack = float(np.linalg.norm(apply(low.vector))), 2.0 * products.error * sigma
+    image = apply(low.vector)
+    length, slack = float(np.linalg.norm(image)), 2.0 * products.error * sigma
     if not expected / 2.0 - slack <= length <= 2.0 * expected + slack:
         raise ValueError(
             f"inverse must be a solver for the same {name}, and is none: it says that {name} makes "
             f"{expected / sigma:.3g} of a vector of which it makes {length / sigma:.3g}, relative "
             "to the largest"
         )
+    kappa = max(1.0, _told(sigma * largest, products.exponent + solutions.exponent, name))
     gap = largest / root(low.next) - 1.0 if size > 1 and low.next > 0 else math.inf
-    bound = 1.0 / root(low.value - low.bound) - 1.0 / largest
+    other = low.vector if psd else _unit(solve_t(low.vector))
+    # How well a solver solves only products with what it inverts tell: it may stop early, and a
+    # stable one is off by the rounding of the largest singular value.
+    residuals = [image - expected * other]
+    if not psd:
+        residuals.append(transposed(other) - expected * low.vector)
+    residual = float(np.linalg.norm(residuals)) / math.sqrt(len(residuals))
+    by_solver = largest / root(low.value - low.bound) - 1.0
+    relative = max(by_solver, (residual + products.error * sigma) / expected)
     sigma_min = _told(1.0 / largest, -solutions.exponent, name)
-    bound_min = _told(bound, -solutions.exponent, name) + _GRAIN
-    kappa = sigma * largest
+    bound_min = relative * sigma_min + _GRAIN
     found |= {
         "sigma_min": sigma_min,
         "v_min": low.vector,
-        "u_min": low.vector if psd else _unit(solve_t(low.vector)),
+        "u_min": other,
         "gap_min": gap,
-        "simple_min": gap / largest > 2 * bound,
+        "simple_min": gap > 2 * relative,
         "bound_min": bound_min,
         "neighbour_min": low.neighbour,
         "determined_min": bound_min < sigma_min / 2,
         "rank": size,
-        "condition_number": max(1.0, _told(kappa, products.exponent + solutions.exponent, name)),
+        "condition_number": kappa,
     }
     return ExtremePairs(**found)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.linalg as sl
-from matrices import quiet
-from scipy.sparse.linalg import LinearOperator, aslinearoperator
+from matrices import exact_psd, on_grid, quiet
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, cg
 
 import immucond as ic
 
@@ -47,7 +47,7 @@ def test_psd_as_the_matrix(n, kappa):
     assert pairs.sigma_max == pytest.approx(exact[-1], rel=1e-13)
     assert pairs.sigma_min == pytest.approx(exact[0], rel=1e-13 * kappa)
     assert abs(pairs.sigma_max - exact[-1]) <= pairs.bound_max + 1e-15 * n * exact[-1]
-    assert pairs.bound_min < 1e-9 * pairs.sigma_min
+    assert pairs.bound_min < 1e-13 * kappa * pairs.sigma_min
     assert pairs.rank == n
     assert pairs.method == "lanczos"
     for sigma, v in ((pairs.sigma_max, pairs.v_max), (pairs.sigma_min, pairs.v_min)):
@@ -162,7 +162,7 @@ def test_the_rounding_of_the_products_is_within_the_bound(dtype, declared, kind,
         (pairs.sigma_min, pairs.bound_min, exact[0]),
     ):
         assert abs(sigma - true) <= bound
-        assert bound <= 30 * np.sqrt(max(n, 16)) * eps * true
+        assert bound <= 30 * np.sqrt(max(n, 16)) * eps * exact[-1]
 
 
 @PRECISIONS
@@ -275,6 +275,42 @@ def test_a_solver_that_rounds_is_one(kappa):
     H = spd(40, kappa)
     pairs = ic.extreme_pairs(aslinearoperator(H), inverse=lu_solver(H))
     assert pairs.sigma_min == pytest.approx(1.0 / kappa, rel=1e-15 * kappa)
+
+
+def solver(solve):
+    return lambda H: LinearOperator(
+        H.shape, matvec=lambda x: solve(H, x.reshape(-1)), rmatvec=lambda x: solve(H, x.reshape(-1))
+    )
+
+
+SOLVERS = {
+    "cholesky": cholesky_solver,
+    "lu": lu_solver,
+    "inverse": lambda H: aslinearoperator(np.linalg.inv(H)),
+    "cg": solver(lambda H, x: cg(H, x, maxiter=10_000)[0]),  # to its default, 1e-5
+    "of another": lambda H: aslinearoperator(np.linalg.inv(1.3 * H)),
+}
+
+
+@pytest.mark.parametrize("make", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("find", [ic.psd_extreme_pairs, ic.extreme_pairs])
+@pytest.mark.parametrize("kappa", [10.0, 1e3, 1e6])
+@pytest.mark.parametrize("n", [8, 32])
+def test_the_bound_of_the_small_end_allows_for_the_solver(make, find, kappa, n):
+    sigma = on_grid(np.geomspace(1.0, 1.0 / kappa, n))
+    H = exact_psd(sigma)  # with exactly these eigenvalues
+    pairs = find(aslinearoperator(H), inverse=make(H))
+    assert abs(pairs.sigma_max - sigma[0]) <= pairs.bound_max
+    assert abs(pairs.sigma_min - sigma[-1]) <= pairs.bound_min <= 0.4 * sigma[-1]
+    assert pairs.determined_min == (pairs.bound_min < pairs.sigma_min / 2.0)
+
+
+@pytest.mark.parametrize("kappa", [10.0, 1e3, 1e6, 1e9, 1e12])
+def test_the_bound_of_the_small_end_allows_for_a_general_solver(kappa):
+    sigma = on_grid(np.geomspace(1.0, 1.0 / kappa, 16))
+    S = exact_psd(sigma)[::-1] * np.where(np.arange(16) % 3 == 0, -1.0, 1.0)
+    pairs = ic.extreme_pairs(aslinearoperator(S), inverse=lu_solver(S))
+    assert abs(pairs.sigma_min - sigma[-1]) <= pairs.bound_min <= 1e-13 * sigma[0]
 
 
 def test_an_exception_in_a_product_comes_through():
