@@ -372,5 +372,10 @@ def generalized_extreme_pairs(
 
 def psd_ends(array: Array, rule: Rule, name: str) -> tuple[int, float, bool]:
     """Return the rank, the smallest nonzero eigenvalue by the largest, and if determined."""
-    found = _core.psd_extreme_pairs(array, rule=rule, search=Search(), name=name)
+    try:
+        found = _core.psd_extreme_pairs(array, rule=rule, search=Search(), name=name)
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"rank of {name}: {error}") from None  # what tells no name is of that
     return found["rank"], found["unit_min"] / found["unit_max"], found["determined"]

@@ -203,3 +203,10 @@ def test_integers_and_lists_are_exact():
 def test_bad_input_is_named(theta, keywords, error, message):
     with pytest.raises(error, match=message):
         ic.linear.immunity(theta, np.eye(2), np.eye(2), **keywords)
+
+
+@pytest.mark.parametrize("name", ["K_P", "K_H"])
+def test_a_rank_that_a_gram_matrix_has_not_is_told_of_that_matrix(name):
+    grams = {"K_P": np.eye(3), "K_H": np.eye(3)} | {name: np.diag([2.0, 1.0, 0.0])}
+    with pytest.raises(ValueError, match=f"^rank of {name}: rank = 3 was given"):
+        ic.linear.immunity(np.eye(3), **grams, ranks=(3, 3))
