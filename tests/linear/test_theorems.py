@@ -18,6 +18,7 @@ import immucond as ic
 from immucond import theorems as th
 from immucond.theorems import (
     THEOREMS,
+    _alignment,
     _gradients,
     _instances,
     _limit,
@@ -306,6 +307,18 @@ WRONG_ILL = ic.SpectralRegularizer(
         -((2 * s.rank / s.above_min) ** 2) / s.rank,
     ),
 )  # fmt: skip
+
+
+def halfway(projector):
+    """Map that fades b as well, halfway to that of least change for features with ``K_P = I``."""
+
+    def wrong(case):
+        Q, _ = np.linalg.qr(case.cross)
+        return (projector.fget(case) + Q @ Q.T) / 2
+
+    return wrong
+
+
 MUTATIONS = [
     ("alignment", _instances, "immunity_limit", lambda f: off_by(1.01)(f, "rir")),
     ("rayleigh-majorization", _spectrum, "rayleigh_spectrum", off_by(1.01)),
@@ -324,6 +337,8 @@ MUTATIONS = [
     ("equation-2", _probing, "probe", lambda f: lambda *a, **k: dataclasses.replace(
         f(*a, **k), norm_ratio=f(*a, **k).norm_ratio ** 0.4)),
     ("weight-decay", _probing, "condition_number", off_by(1.01)),
+    ("label-alignment-limit", _alignment, "kappa", off_by(0.5)),
+    ("fade-nearest", _alignment.Labelled, "projector", lambda f: property(halfway(f))),
 ]  # fmt: skip
 
 
