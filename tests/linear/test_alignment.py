@@ -2,6 +2,7 @@
 
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -93,6 +94,15 @@ def test_the_bound_is_met_where_all_labels_lie_in_one_direction():
     assert found.rho == pytest.approx(0.09, rel=1e-12)
     assert found.loss(7) == pytest.approx((1.0 - 2 * 0.09) ** 14, rel=1e-12)
     assert found.steps((1.0 - 2 * 0.09) ** 14) == pytest.approx(7.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rho", "steps"), [(1e-17, 10**18), (3e-13, 10**12), (1e-9, 10**9)])
+def test_the_bound_holds_for_an_alignment_that_is_small_beside_1(rho, steps):
+    with mpmath.workdps(50):
+        truth = float((1 - 2 * mpmath.mpf(rho)) ** (2 * steps))
+    found = ic.linear.Alignment(rho, np.nan, 1.0, 2)
+    assert found.loss(steps) == pytest.approx(truth, rel=1e-13)
+    assert found.steps(truth) == pytest.approx(steps, rel=1e-13)
 
 
 # ---- the limit under a condition number of the primary task ----

@@ -44,7 +44,10 @@ class Alignment(Record):
         For gradient descent from zero on the squared loss, whatever the step lengths in
         ``[0, 2 / sigma_1]``: ``max(0, 1 - 2 rho)^(2 steps)``.
         """
-        return max(0.0, 1.0 - 2.0 * self.rho) ** (2 * as_count(steps, "steps", least=0))
+        count = as_count(steps, "steps", least=0)
+        if self.rho >= 0.5:
+            return 1.0 if count == 0 else 0.0
+        return math.exp(2.0 * count * math.log1p(-2.0 * self.rho))  # a small rho vanishes beside 1
 
     def steps(self, eps: float) -> float:
         """Lower bound on the steps until the reducible loss is eps times what it was.
