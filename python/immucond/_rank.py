@@ -173,6 +173,15 @@ def numerical_rank(sigma: npt.NDArray[np.floating[Any]], rule: Rule) -> int:
     return rule.rank or int(np.count_nonzero(sigma > tolerance_at(sigma, rule) * sigma[0]))
 
 
+def refuse_more(
+    rank: int, sigma: npt.NDArray[np.floating[Any]], name: str, rank_name: str = "rank"
+) -> None:
+    """Refuse a known rank beyond the descending singular values that are not 0."""
+    nonzero = int(np.count_nonzero(sigma))
+    if rank > nonzero:
+        raise ValueError(f"{rank_name} is given as {rank}, and {name} has at most {nonzero}")
+
+
 def cut_off(name: str, rank: int, size: int, rule: Rule) -> str:
     """Return what the rounding of half precision has left of a rank; empty if all of it."""
     if rule.rounded == 0.0 or rank == size:

@@ -25,6 +25,7 @@ from ._rank import (
     gram_rule,
     numerical_rank,
     rank_rule,
+    refuse_more,
     tolerance_at,
 )
 from ._svd import svd
@@ -333,9 +334,7 @@ def _decompose(
 
 def _cut(sigma: FloatArray, rank: int, name: str) -> FloatArray:
     """Set what lies beyond the rank to zero: it is rounding."""
-    nonzero = int(np.count_nonzero(sigma))
-    if rank > nonzero:
-        raise ValueError(f"rank of {name} is given as {rank}, and {name} has at most {nonzero}")
+    refuse_more(rank, sigma, name, f"rank of {name}")
     return np.where(np.arange(sigma.size) < rank, sigma, 0.0)
 
 

@@ -410,6 +410,11 @@ def test_compare_names_bad_features():
     ):
         with pytest.raises(ValueError, match=told):
             ic.probing.compare(before, after, [1, 2])
+    for before, after, told in ((0 * eye, eye, "before is zero"), (eye, 0 * eye, "after is zero")):
+        with pytest.raises(ValueError, match=told):
+            ic.probing.compare(before, after, [1, 2])
+    with pytest.raises(OverflowError, match=r"beside after, .*: scale after up"):
+        ic.probing.compare(eye, 1e-200 * eye, [1, 2], weight_decay=1.0)
 
 
 @given(seeds, st.sampled_from([1e-6, 1e-2, 1.0]))
@@ -534,6 +539,7 @@ def test_immunity_slows_descent_but_not_the_solve():
         (np.eye(2), [1, 2], {"weight_decay": -1.0}, ValueError, "weight_decay"),
         (np.eye(2), [1, 2], {"tolerance": -1.0}, ValueError, "tolerance"),
         (np.eye(2), [1, 2], {"rank": 3}, ValueError, "rank"),
+        (np.diag([1, 0]), [1, 2], {"rank": 2}, ValueError, "rank is given as 2, .* at most 1"),
         (np.eye(2), [1, 2], {"lr": 1.0}, TypeError, "lr is for gd-constant and adam, gd has no"),
         (np.eye(2), [1, 2], {"method": "cg", "lr": 1.0}, TypeError, "cg has no use"),
         (np.eye(2), [1, 2], {"method": "adam", "lr": 0.0}, ValueError, "lr must be above 0"),
@@ -550,6 +556,22 @@ def test_immunity_slows_descent_but_not_the_solve():
 def test_bad_input_is_named(Z, y, keywords, error, message):
     with pytest.raises(error, match=message):
         ic.probing.probe(Z, y, **keywords)
+
+
+def test_closed_forms_refuse_a_rank_that_features_have_not():
+    for ask in (ic.probing.loss_curve, ic.probing.steps_needed):
+        with pytest.raises(ValueError, match="rank is given as 2, and Z has at most 1"):
+            ask(np.diag([1.0, 0.0]), [1.0, 2.0], [1] if ask is ic.probing.loss_curve else 1, rank=2)
+
+
+@pytest.mark.parametrize("method", ["gd", "gd-constant", "cg"])
+def test_more_steps_than_an_integer_of_the_machine_end_where_they_are_told_to(method):
+    Z, y = np.diag([1.0, 0.1]), np.array([1.0, 0.1])
+    few, many = (
+        ic.probing.probe(Z, y, method=method, steps=steps, tolerance=1e-3)
+        for steps in (10**4, 10**30)
+    )
+    np.testing.assert_array_equal(many.loss, few.loss)
 
 
 def test_inputs_stay_as_they_are():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import DegenerateSpectrumError, underflow_is_zero
-from .._rank import numerical_rank, rank_rule
+from .._rank import numerical_rank, rank_rule, refuse_more
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._task import Root, root_of_gram, span_of, warn_if_lost
 from .._validate import FloatArray, as_float64, as_matrix, as_theta
@@ -89,8 +89,7 @@ def step_interval(
             raise ValueError("S is zero: a matrix of rank 0 has no condition number")
         sigma = np.linalg.svd(A / size, compute_uv=False)
         k = numerical_rank(sigma, rule)
-        if sigma[k - 1] == 0.0:
-            raise ValueError(f"rank is given as {k}, and S has at most {np.count_nonzero(sigma)}")
+        refuse_more(k, sigma, "S")
         return _end(regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False)
     if S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)

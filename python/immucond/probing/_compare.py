@@ -173,13 +173,13 @@ def compare(
     if not names:
         raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
     goal = check_real(tolerance, "tolerance", low=0.0)
-    for Z, given in ((before, "before"), (after, "after")):
+    for Z, given in zip((before, after), _WHEN, strict=True):
         as_targets(y, as_float64(Z, given).shape[0], "y", given)
     most = as_count(steps, "steps", least=1)
     traces: list[dict[str, ProbeTrace]] = []
     efforts: list[dict[str, Effort]] = []
-    for Z in (before, after):
-        problem = Problem.of(Z, y, weight_decay, None, computed_in)
+    for Z, given in zip((before, after), _WHEN, strict=True):
+        problem = Problem.of(Z, y, weight_decay, None, computed_in, given)
         runs = {name: _best(problem, name, most, goal) for name in names}
         traces.append(runs)
         efforts.append({

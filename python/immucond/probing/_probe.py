@@ -15,6 +15,8 @@ from ._attackers import LABELS, METHODS, STEP_LENGTHS, Method
 from ._curve import predicted
 from ._problem import Problem
 
+_MOST = 2**62  # steps beyond which nobody goes
+
 
 @dataclass(frozen=True, repr=False)
 class ProbeTrace(Plotted):
@@ -209,7 +211,7 @@ def traced(
     """Run an attacker, as `probe` does."""
     unit = problem.curvature_unit
     stop = 0.0 if tolerance is None else tolerance * problem.measure_of_loss * unit
-    excess, distance = METHODS[method](problem, length, most, stop)
+    excess, distance = METHODS[method](problem, length, min(most, _MOST), stop)
     above = excess / unit / (problem.measure_of_loss or 1.0)
     h, start = problem.curvature, problem.excess
     energy = h * problem.error**2 / (start or 1.0)

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
+from .._rank import (
+    default_rtol,
+    numerical_rank,
+    rank_rule,
+    refuse_more,
+    seen_labels,
+    tolerance_at,
+)
 from .._svd import svd
 from .._triangle import condensed
 from .._validate import FloatArray, as_float64, as_matrix, as_targets, check_real
@@ -77,27 +84,29 @@ class Problem:
         weight_decay: float,
         rank: int | None,
         computed_in: Any,
+        name: str = "Z",
     ) -> Problem:
-        """Check the data and solve for the minimizer."""
-        given = as_matrix(Z, "Z")
+        """Check the data and solve for the minimizer; `name` is that of the features."""
+        given = as_matrix(Z, name)
         rule = rank_rule(
             given.shape, given.dtype, rank=rank, rtol=None, computed_in=computed_in,
             given="features",
         )  # fmt: skip
-        A, Z_scale = _to_unit(as_float64(given, "Z"))
+        A, Z_scale = _to_unit(as_float64(given, name))
         if not A.any():
-            raise ValueError("Z is zero: features of rank 0 cannot be probed")
-        b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", "Z"))
+            raise ValueError(f"{name} is zero: features of rank 0 cannot be probed")
+        b, y_scale = _to_unit(as_targets(y, A.shape[0], "y", name))
         mu = check_real(weight_decay, "weight_decay", low=0.0) / Z_scale / Z_scale
         if np.isinf(mu):
             raise OverflowError(
-                f"weight_decay = {weight_decay:g} is beyond the float range beside Z, whose "
-                f"largest entry is {Z_scale:.3g}: scale Z up"
+                f"weight_decay = {weight_decay:g} is beyond the float range beside {name}, "
+                f"whose largest entry is {Z_scale:.3g}: scale {name} up"
             )
 
         A, b = condensed(A, b)
         u, s, vt = svd(A, full_matrices=False)
         k, rtol = numerical_rank(s, rule), tolerance_at(s, rule)
+        refuse_more(k, s, name)
         u, s, vt = u[:, :k], s[:k], vt[:k]
         unit = float(s[0]) ** 2 + mu
         curvature = (s**2 + mu) / unit
@@ -108,8 +117,8 @@ class Problem:
             largest = 1.0 / curvature[-1] + float(error @ error)
         if not np.isfinite(largest):
             raise OverflowError(
-                f"kappa or the best head is beyond the float range: the singular values of Z span "
-                f"a factor of {s[0] / s[-1]:.3g}"
+                f"kappa or the best head is beyond the float range: the singular values of {name} "
+                f"span a factor of {s[0] / s[-1]:.3g}"
             )
         best_loss = float(
             np.sum((b - u @ seen) ** 2) + np.sum((mu / unit / curvature)[:, None] * seen**2)
