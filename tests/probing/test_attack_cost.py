@@ -263,6 +263,24 @@ def test_a_known_rank_ends_the_products():
     np.testing.assert_allclose(cost.loss(10**6), curve[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rounded", [np.float32, np.float64])
+def test_what_a_known_rank_leaves_out_breaks_no_bound(rank, rounded):
+    # Features of rank 2 but for rounding: what that leaves falls too, after long.
+    rng = np.random.default_rng(rank)
+    Z = (rng.normal(size=(6, 2)) @ rng.normal(size=(2, 4))).astype(rounded).astype(float)
+    y = rng.normal(size=6)
+    cost = attack_cost(Z, y, rank=rank)
+    with mpmath.workdps(60):
+        K = mpmath.matrix(Z.tolist()) * mpmath.matrix(Z.T.tolist())
+        values, vectors = mpmath.eigsy(K)
+        energy = [x**2 for x in vectors.T * mpmath.matrix(y.tolist())]
+        eta = mpmath.mpf(1) / mpmath.mpf(cost.lambda_max)
+        for t in (1, 10**4, 10**8, 10**10, 10**12, 10**14, 10**16):
+            truth = sum(e * (1 - eta * x) ** (2 * t) for e, x in zip(energy, values, strict=True))
+            assert cost.loss(t).lower <= truth <= cost.loss(t).upper
+
+
 @pytest.mark.parametrize(("apart", "left"), [(0.0, 0.0), (2.0**-40, 1 / 3)])
 def test_the_krylov_minimum_hangs_on_how_near_eigenvalues_are(apart, left):
     # One part in 2^40 decides beside an eigenvalue as small: the true minima, of which no bound
@@ -286,6 +304,7 @@ def test_bad_input_is_told():
         ((Z, y), {"step": 2.0}, ValueError, "step must be below 2 / lambda_max"),
         ((Z, y), {"step": 0.0}, ValueError, "step"),
         ((Z, y), {"rank": 4}, ValueError, "rank must be between 1 and 3"),
+        ((np.diag([1.0, 1.0, 0.0]), y), {"rank": 3}, ValueError, "rank .* 3, and Z has at most 2"),
         ((Z, y), {"computed_in": "int4"}, TypeError, "computed_in"),
     ):
         with pytest.raises(error, match=match):

@@ -16,7 +16,7 @@ from .._display import Columns, Curves, Line, Plotted, draw
 from .._errors import underflow_is_zero
 from .._extreme import psd_extreme_pairs
 from .._gram import gram
-from .._rank import default_rtol, rank_rule
+from .._rank import default_rtol, rank_rule, refuse_more
 from .._validate import FloatArray, as_count, as_float64, as_matrix, as_targets, check_real
 from ._curve import decay
 from .quadrature import Bidiagonal, bidiagonalize, gamma, rate_of
@@ -282,7 +282,7 @@ def attack_cost(
     step : float, optional
         Step length eta, below ``2 / lambda_max``; by default ``1 / lambda_max``.
     rank : int, optional
-        Rank of Z, where it is known.
+        Rank of Z, where it is known; what Z has beyond it is part of :attr:`backward_error`.
     computed_in : dtype_like, optional
         Precision in which the features were computed: the bounds then hold for all features within
         its rounding of Z. By default they are those of Z as it is.
@@ -295,7 +295,7 @@ def attack_cost(
     Raises
     ------
     ValueError
-        For NaN, mismatched rows, Z or y zero, or a step at which descent diverges.
+        For NaN, mismatched rows, Z or y zero, a rank that Z has not, or a step that diverges.
 
     Notes
     -----
@@ -334,8 +334,10 @@ def attack_cost(
     A /= math.sqrt(top)
     most = min(A.shape) if rank is None else int(rank)
     k = min(as_count(products, "products", least=1), most)
-    measure = bidiagonalize(lambda v: v @ A.T, lambda u: u @ A, b, k)
-    error = measure.backward_error(sum(A.shape), float(np.linalg.norm(A)))
+    over = k == most < min(A.shape)  # one more product tells what the rank leaves out
+    measure = bidiagonalize(lambda v: v @ A.T, lambda u: u @ A, b, k + over)
+    measure, left_out = measure.ended() if over else (measure, 0.0)
+    error = left_out + measure.backward_error(sum(A.shape), float(np.linalg.norm(A)))
     given = 0.0 if computed_in is None else default_rtol(A.shape, computed_in, "features")
     error += given
 
@@ -375,9 +377,11 @@ def _irreducible(
     above = np.sum((norms + rounding) ** 2)
     below = np.zeros(1)
     if rank is not None:
-        sigma = np.linalg.svd(A[:, A.any(axis=0)], compute_uv=False)[rank - 1]
-        if sigma > error:
-            within = (np.linalg.norm(rest @ A, axis=1) + error * norms) / (sigma - error)
+        sigma = np.linalg.svd(A[:, A.any(axis=0)], compute_uv=False)
+        refuse_more(rank, sigma, "Z")
+        least = sigma[rank - 1]
+        if least > error:
+            within = (np.linalg.norm(rest @ A, axis=1) + error * norms) / (least - error)
             outside = np.sqrt(np.maximum(norms**2 - within**2, 0.0))
             below = np.maximum(outside - rounding, 0.0) ** 2
     shares = np.array([np.sum(below), above]) / np.sum(b**2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +61,18 @@ class Bidiagonal:
         k = self.products
         rounding = 2.0 * math.sqrt(k) * gamma(size + 4 * k + 10) * frobenius + gamma(64 * (k + 1))
         return self.neglected + 4.0 * self.defect + rounding
+
+    def ended(self) -> tuple[Bidiagonal, float]:
+        """Return all products but the last, and a bound on ``||E||_2`` for which no more tell more.
+
+        Without its smallest alpha a head has no part in what comes after: once for E, and once for
+        what these products still have of it.
+        """
+        left = float(self.alpha[:, 1:].min(axis=1).max())
+        kept = replace(
+            self, alpha=self.alpha[:, :-1], beta=self.beta[:, :-1], basis=self.basis[:, :-1]
+        )
+        return kept, 2.0 * left
 
     def least_residuals(self) -> FloatArray:
         """``min ||p(Z Z^T) y||`` over the polynomials of degree t with p(0) = 1: (c, k + 1).
