@@ -1,5 +1,7 @@
 """Results and runs on disk: whole, without pickle, and the same to the bit."""
 
+import functools
+import json
 import os
 import signal
 import subprocess
@@ -232,11 +234,47 @@ def test_what_is_no_result_is_refused(tmp_path):
     ic.immunize.closed_form(*tasks()).save(result)
     cut = tmp_path / "cut.npz"
     cut.write_bytes(result.read_bytes()[:-200])
-    for path in (text, single, other, pickled, cut):
+    method = tmp_path / "method.npz"  # of compression, that no zip has
+    method.write_bytes(result.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x02\xff\xff\xff\xff"))
+    number = tmp_path / "number.npz"
+    np.savez(number, description=np.array(3))
+    for path in (text, single, other, pickled, cut, method, number):
         with pytest.raises(ValueError, match=f"{path.name} is not a result of immucond"):
             load(path)
     with pytest.raises(ValueError, match=r"must hold a checkpoint.*holds a result"):
         ic.immunize.algorithm1(*tasks(), checkpoint=result, **ALGORITHM_1)
+
+
+def without(path, name):
+    """Leave an array out of a file, or what stands under a name in its description."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    description = json.loads(str(arrays["description"]))
+    if arrays.pop(name, None) is None:
+        *within, last = name.split("/")
+        del functools.reduce(dict.__getitem__, within, description)[last]
+        arrays["description"] = np.array(json.dumps(description))
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("name", ["theta", "omega", "report", "report/ridge", "report/limit/delta"])
+def test_a_result_of_another_version_is_refused_by_name(name, tmp_path):
+    path = tmp_path / "result.npz"
+    ic.immunize.closed_form(*tasks()).save(path)
+    without(path, name)
+    told = rf"result.npz is not a result of immucond: .*'{name.split('/')[-1]}'"
+    with pytest.raises(ValueError, match=told):
+        ic.immunize.ImmunizationResult.load(path)
+
+
+@pytest.mark.parametrize("name", ["theta", "run", "step", "start0/neighbour_max"])
+def test_a_checkpoint_of_another_version_is_refused_by_name(name, tmp_path):
+    path = tmp_path / "run.npz"
+    ic.immunize.algorithm1(*tasks(), checkpoint=path, **ALGORITHM_1)
+    without(path, name)
+    told = rf"run.npz is not a checkpoint of immucond: .*'{name.split('/')[-1]}'"
+    with pytest.raises(ValueError, match=told):
+        ic.immunize.algorithm1(*tasks(), checkpoint=path, **ALGORITHM_1)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.array])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -150,19 +153,20 @@ class ImmunizationResult(Plotted):
             Where it holds something else.
         """
         description, arrays = read_archive(path, "result")
-        report = description["report"]
-        limit = report["limit"]
-        limit["delta"] = tuple(limit["delta"])
-        return cls(
-            theta=arrays["theta"],
-            omega=arrays["omega"],
-            history=under(HISTORY, arrays),
-            report=ImmunityReport(**report | {"limit": ImmunityLimit(**limit)}),
-            method=description["method"],
-            parameters=description["parameters"],
-            bias=arrays.get("bias"),
-            classes=arrays.get("classes"),
-        )
+        with reading(path, "result"):
+            report = description["report"]
+            limit = report["limit"]
+            limit["delta"] = tuple(limit["delta"])
+            return cls(
+                theta=arrays["theta"],
+                omega=arrays["omega"],
+                history=under(HISTORY, arrays),
+                report=ImmunityReport(**report | {"limit": ImmunityLimit(**limit)}),
+                method=description["method"],
+                parameters=description["parameters"],
+                bias=arrays.get("bias"),
+                classes=arrays.get("classes"),
+            )
 
 
 def under(prefix: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -187,6 +191,24 @@ def write_archive(
         np.savez(file, **named)
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Let whatever is amiss with what a file holds name the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise ValueError(
+            f"{os.fspath(path)} is not a {kind} of immucond: it has no {error.args[0]!r}"
+        ) from error
+    except (
+        OSError, EOFError, IndexError, TypeError, ValueError, NotImplementedError,
+        zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{os.fspath(path)} is not a {kind} of immucond: {error}") from error
+
+
 def read_archive(
     path: str | os.PathLike[str], kind: str
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -200,17 +222,12 @@ def read_archive(
         Where it is no archive of this kind and version.
     """
     name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {key: archive[key] for key in archive.files}
-        heading = json.loads(str(arrays.pop(_DESCRIPTION)))
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is not a {kind} of immucond: {error}") from error
+    with reading(path, kind), open(name, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        arrays = {key: archive[key] for key in archive.files}
+        heading = dict(json.loads(str(arrays.pop(_DESCRIPTION))))
     found = heading.pop("immucond", None), heading.pop("version", None)
     if found != (kind, _VERSION):
         raise ValueError(

@@ -21,7 +21,7 @@ from .._validate import check_choice
 from ._movers import Mover, State, mover_of
 from ._objective import BeyondRangeError, Evaluation, PrimaryLoss, Term, evaluated
 from ._problem import Balance, Problem, Setup, described, recorded
-from ._result import HISTORY, ImmunizationResult, read_archive, under, write_archive
+from ._result import HISTORY, ImmunizationResult, read_archive, reading, under, write_archive
 
 Records = list[dict[str, float]]
 
@@ -97,7 +97,7 @@ def run(
             records.append(found.record)
             good = state
             warned = found.warned | warned  # the first of each category stays
-            stop = setup.callback is not None and setup.callback(state.step, found.record)
+            stop = setup.callback is not None and setup.callback(state.step, dict(found.record))
             if stop or state.step == last:
                 break
             state, found = mover(state, found, evaluate)
@@ -199,19 +199,20 @@ class RunCheckpoint(Checkpoint[tuple[State, Records]]):
     def read(self) -> tuple[dict[str, Any], tuple[State, Records]]:
         """Return settings and state."""
         description, arrays = read_archive(self.path, "checkpoint")
-        step = int(description["step"])
-        history = under(HISTORY, arrays)
-        records = [
-            {name: float(values[number]) for name, values in history.items()}
-            for number in range(step)
-        ]
-        starts = [_pairs(arrays, f"start{number}/") for number in range(2)]
-        moments = under("moment", arrays)
-        state = State(
-            step, arrays["theta"], arrays["omega"], (starts[0], starts[1]),
-            tuple(moments[str(number)] for number in range(len(moments))),
-        )  # fmt: skip
-        return description["run"], (state, records)
+        with reading(self.path, "checkpoint"):
+            step = int(description["step"])
+            history = under(HISTORY, arrays)
+            records = [
+                {name: float(values[number]) for name, values in history.items()}
+                for number in range(step)
+            ]
+            starts = [_pairs(arrays, f"start{number}/") for number in range(2)]
+            moments = under("moment", arrays)
+            state = State(
+                step, arrays["theta"], arrays["omega"], (starts[0], starts[1]),
+                tuple(moments[str(number)] for number in range(len(moments))),
+            )  # fmt: skip
+            return description["run"], (state, records)
 
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> ExtremePairs | None:
