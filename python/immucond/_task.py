@@ -179,7 +179,14 @@ class Root:
     def least_squares(self, X: FloatArray, y: FloatArray) -> FloatArray:
         """Head of least norm among those that fit the targets best; X are the root's inputs."""
         whiten = self.range_basis / self.sigma[: self.rank]
-        return np.asarray(whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            head = np.asarray(whiten @ np.linalg.lstsq(X @ whiten, y, rcond=None)[0])
+        if not np.isfinite(head).all():
+            raise OverflowError(
+                f"the least-squares head on {self.name} is beyond the float range: scale "
+                f"{self.name} up, or its targets down"
+            )
+        return head
 
     def plus(self, delta: float) -> Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""

@@ -185,6 +185,24 @@ def test_history_and_callback_tell_the_same():
     assert result.history["rir"][0] == pytest.approx(1.0)
 
 
+def test_a_callback_that_changes_its_record_changes_nothing_else():
+    for monotone in (False, True):
+        plain, changed = (
+            ic.immunize.algorithm1(*tasks(), callback=callback, monotone=monotone, **PARAMETERS)
+            for callback in (None, lambda _, record: record.clear())
+        )
+        np.testing.assert_array_equal(changed.theta, plain.theta)
+        assert changed.history.keys() == plain.history.keys()
+
+
+@pytest.mark.parametrize("keywords", [{}, {"norm": 1e-300}])
+def test_a_closed_form_head_beyond_the_float_range_is_told(keywords):
+    X_P, y_P, X_H = tasks()
+    far = (X_P, 1e10 * y_P) if keywords else (1e-200 * X_P, 1e200 * y_P)
+    with pytest.raises(OverflowError, match=r"head .*is beyond the float range"):
+        ic.immunize.closed_form(*far, X_H, **keywords)
+
+
 def test_callback_stops():
     X_P, y_P, X_H = tasks()
     result = ic.immunize.algorithm1(
@@ -333,6 +351,13 @@ def test_equal_harmful_eigenvalues_are_refused():
             "ridge must be large enough.*X_P",
         ),
         ({"X_P": tasks()[0] * 1e200}, {}, OverflowError, "scale X_P down"),
+        ({"X_P": tasks()[0] * 1e-200}, {}, OverflowError, "Gram matrix of X_P .* scale X_P up"),
+        (
+            {"X_H": tasks()[2] * 1e-200},
+            {"hessian": "batch", "batch_size": 20},
+            ic.ImmucondError,
+            "cannot start.* beyond the float range; scale",
+        ),
         ({"y_P": tasks()[1] * 1e200}, {}, ic.ImmucondError, "cannot start.*y_P"),
     ],
 )
@@ -430,7 +455,8 @@ def test_closed_form_near_to_a_wide_extractor():
         ({"norm": 0.0}, "norm must be above 0"),
         ({"norm": -1.0}, "norm"),
         ({"nearest_to": np.eye(3)}, "nearest_to must have 4 rows"),
-        ({"nearest_to": np.eye(4)[:, :2]}, "theta must have at least 4 columns"),
+        ({"nearest_to": np.eye(4)[:, :2]}, "nearest_to must have at least 4 columns"),
+        ({"nearest_to": np.zeros((4, 4))}, "nearest_to maps the primary inputs to 0"),
     ],
 )
 def test_closed_form_bad_input_is_named(keywords, message):

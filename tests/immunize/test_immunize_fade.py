@@ -106,6 +106,12 @@ def test_bad_input(change, match):
         ic.immunize.fade(*tasks(), **change)
 
 
+def test_a_head_beyond_the_float_range_is_told():
+    X_P, y_P, X_H, y_H = tasks()
+    with pytest.raises(OverflowError, match=r"least-squares head on X_P .* scale X_P up"):
+        ic.immunize.fade(1e-200 * X_P, 1e200 * y_P, X_H, y_H)
+
+
 def test_predictions_that_rounding_would_change_are_refused():
     rng = np.random.default_rng(0)
     X_P, X_H = (rng.normal(size=(200, 6)) * np.geomspace(1, 1e-8, 6) for _ in range(2))

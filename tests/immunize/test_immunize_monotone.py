@@ -89,6 +89,13 @@ def test_at_the_frontier_monotone_theta_stays():
     assert result.report.rir == pytest.approx(result.report.limit.rir, rel=1e-6)
 
 
+def test_monotone_steps_of_length_0_stay():
+    result = ic.immunize.algorithm1(
+        *tasks(3), lambda_P=1.0, lambda_H=1.0, lr=0.0, steps=3, monotone=True
+    )
+    np.testing.assert_array_equal(result.theta, np.eye(4))
+
+
 @pytest.mark.parametrize("preconditioner", ["right", "projected", "ridge", None])
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 10, "hessian": "batch"}])
 def test_balance_makes_three_even_parts(preconditioner, batches):

@@ -76,6 +76,8 @@ def closed_form(
         As :func:`immucond.linear.optimal_extractor`; for a norm that is not above 0.
     ToleranceError
         Where rounding would change the primary predictions by more than a hundredth; a ValueError.
+    OverflowError
+        Where the head is not representable.
 
     Warns
     -----
@@ -102,7 +104,8 @@ def closed_form(
     if nearest_to is None:
         theta = extractor_of(*noisy, kappa_P=kappa_P, rotate=rotate)
     else:
-        theta = nearest_of(*noisy, as_theta(nearest_to, P.dim, "nearest_to"), kappa_P=kappa_P)
+        given = as_theta(nearest_to, P.dim, "nearest_to")
+        theta = nearest_of(*noisy, given, kappa_P=kappa_P, name="nearest_to")
     if norm is not None:
         size = check_real(norm, "norm", low=0.0)
         if size == 0.0:
@@ -165,6 +168,8 @@ def fade(
         As :func:`immucond.linear.fade`; for an infinite tau, which no head undoes.
     ToleranceError
         Where rounding would change the primary predictions by more than a hundredth; a ValueError.
+    OverflowError
+        Where the head is not representable.
 
     Warns
     -----
@@ -208,6 +213,12 @@ def _refuse_changed(
     X: FloatArray, theta: FloatArray, omega: FloatArray, omega_0: FloatArray, otherwise: str
 ) -> None:
     """Refuse an extractor so ill-conditioned that its head changes the primary predictions."""
+    if not np.isfinite(omega).all():
+        raise OverflowError(
+            f"the primary head is beyond the float range: theta has entries of up to "
+            f"{np.max(np.abs(theta)):.3g}, and the head on the inputs of up to "
+            f"{np.max(np.abs(omega_0)):.3g}"
+        )
     before = X @ omega_0
     size = np.max(np.abs(before), axis=0)  # of each head, whatever the units of others
     with np.errstate(over="ignore", invalid="ignore"):

@@ -30,6 +30,7 @@ from .._validate import FloatArray
 
 Preconditioner = Literal["right", "projected", "ridge"]
 
+_TINY = float(np.finfo(np.float64).tiny)
 _SAFE = 1e-140  # a norm, of whose squares none that matters is lost
 
 
@@ -237,8 +238,8 @@ class BatchHessian(Hessian):
 
     def _features(self, theta: FloatArray) -> FloatArray:
         Z = self._X @ theta
-        if not np.isfinite(np.vdot(Z, Z)):
-            raise OverflowError("the features are beyond the float range")
+        if not _TINY <= np.vdot(Z, Z) < np.inf:
+            raise OverflowError("the squares of the features are beyond the float range")
         return Z
 
     def _step(self, A: FloatArray, Vt: FloatArray) -> LowRank:
@@ -269,8 +270,11 @@ def _not_definite(name: str, ridge: float) -> str:
 
 def _gram(X: FloatArray, name: str) -> FloatArray:
     try:
-        return gram(X)
+        K = gram(X)
     except OverflowError as error:
         raise OverflowError(
             f"the Gram matrix of {name} is beyond the float range: scale {name} down"
         ) from error
+    if K.diagonal().max() < _TINY:
+        raise OverflowError(f"the Gram matrix of {name} is below the float range: scale {name} up")
+    return K

@@ -177,7 +177,7 @@ class Monotone(Mover):
             if isinstance(term, Conditioning) and term.regularizer in (r_well, r_ill):
                 root = self.hessians[term.task].root
                 end = interval_by_theta(term.regularizer, theta, root)
-                weight = min(weight, end / self.lr)
+                weight = end / self.lr if weight * self.lr > end else weight
             cut.append((weight, step))
         return cut
 

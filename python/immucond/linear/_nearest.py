@@ -75,11 +75,13 @@ def nearest_extractor(
     return nearest_of(P, H, as_theta(theta, P.dim), kappa_P=kappa_P)
 
 
-def nearest_of(P: Root, H: Root, given: FloatArray, *, kappa_P: float | None) -> FloatArray:
+def nearest_of(
+    P: Root, H: Root, given: FloatArray, *, kappa_P: float | None, name: str = "theta"
+) -> FloatArray:
     """Nearest extractor from the roots (to which delta has been added)."""
     m = given.shape[1]
     if m < P.rank:
-        raise ValueError(f"theta must have at least {P.rank} columns, the rank of K_P, got {m}")
+        raise ValueError(f"{name} must have at least {P.rank} columns, the rank of K_P, got {m}")
     tau = kappa_within(P, kappa_P, m)
     refuse_unbounded(P, H, m)
 
@@ -90,7 +92,7 @@ def nearest_of(P: Root, H: Root, given: FloatArray, *, kappa_P: float | None) ->
     size = float(np.max(np.abs(target)))
     if size == 0.0:
         raise ValueError(
-            "theta maps the primary inputs to 0: every optimum is as near as any other"
+            f"{name} maps the primary inputs to 0: every optimum is as near as any other"
         )
     bottom = solved.rank - 1 if solved.rank > 1 else P.rank - 1
     Y = _nearest(target / size, math.sqrt(tau), bottom) * size
