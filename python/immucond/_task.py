@@ -7,6 +7,7 @@ is decided once, in this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -192,6 +193,11 @@ class Root:
         """Root of ``K + delta I``, which is definite for ``delta > 0``."""
         if delta == 0.0:
             return self
+        if math.isinf(self.scale):
+            raise OverflowError(
+                f"the largest singular value of {self.name} passes 1.8e308, beside which delta "
+                f"is nothing: scale {self.name} down"
+            )
         added = float(np.sqrt(delta))
         unit = max(self.scale, added)
         sigma = np.hypot(self.sigma * (self.scale / unit), added / unit)

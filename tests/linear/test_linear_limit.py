@@ -208,6 +208,23 @@ def test_delta_that_drowns_the_inputs():
     np.testing.assert_allclose(blind, np.eye(2))
 
 
+def test_delta_beside_inputs_whose_norm_passes_the_range():
+    X = 1e308 * np.array([[1.0, 0.5], [1.0, -0.5], [1.0, 0.5], [1.0, -0.5]])  # kappa 4
+    for X_P, X_H, name, rir in ((X, np.eye(2), "X_P", 16.0), (np.eye(2), X, "X_H", 1.0)):
+        with pytest.raises(OverflowError, match=f"largest singular value of {name} passes"):
+            ic.linear.immunity_limit(X_P=X_P, X_H=X_H, delta=1.0)
+        assert ic.linear.immunity_limit(X_P=X_P, X_H=X_H).rir == pytest.approx(rir, rel=1e-12)
+
+
+@pytest.mark.parametrize("kappa_P", [1e10, 1.7e308])
+def test_extractor_whose_weights_have_no_sum(kappa_P):
+    K_P, K_H = np.diag([2.0, 1.0, 1.0]), np.diag([4.0, 2.0, 1.0])  # two of the pencil are equal
+    theta = ic.linear.optimal_extractor(K_P, K_H, kappa_P=kappa_P, rotate=False)
+    s = np.linalg.svd(np.sqrt(K_P) @ theta, compute_uv=False)
+    assert np.sum(s**2) == pytest.approx(4.0, rel=1e-12)
+    assert s[0] / s[-1] == pytest.approx(np.sqrt(kappa_P), rel=1e-12)
+
+
 def test_extractor_of_a_kappa_near_the_end_of_the_range():
     X_P, X_H = np.diag([1.0, 1e-6]), np.diag([1e-6, 1.0])
     theta = ic.linear.optimal_extractor(X_P=X_P, X_H=X_H, kappa_P=1e300)

@@ -94,6 +94,12 @@ def test_end_by_theta_beyond_the_float_range():
         ic.linear.step_interval(ic.r_ill, theta=np.eye(4) * 1e160, gram=K)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_end_beyond_the_float_range_says_so_and_no_more():
+    with pytest.raises(OverflowError, match="scale the input"):
+        ic.linear.step_interval(ic.r_well, theta=np.eye(2) * 1e-318, gram=np.diag([2.0, 1.0]))
+
+
 def test_known_cases():
     assert ic.linear.step_interval(ic.r_ill, np.diag([2.0, 1.0])) == np.inf  # k = 2
     assert ic.linear.step_interval(ic.r_well, np.diag([2.0, 2.0, 1.0])) == 0.0  # tied sigma_1

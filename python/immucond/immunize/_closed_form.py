@@ -110,6 +110,7 @@ def closed_form(
         size = check_real(norm, "norm", low=0.0)
         if size == 0.0:
             raise ValueError("norm must be above 0, and is 0")
+        theta /= np.max(np.abs(theta))  # the square of no other scale need be a number
         theta *= size / np.linalg.norm(theta)
     X = as_float64(X_P, "X_P")
     omega_0 = P.least_squares(X, as_targets(y_P, X.shape[0], "y_P", "X_P"))

@@ -113,7 +113,7 @@ def extractor_of(
     theta = np.zeros((P.dim, m))
     used = min(m, P.dim)
     theta[:, :used] = np.hstack(columns)[:, :used]
-    theta *= P.frobenius / np.sqrt(weights.sum())
+    theta *= P.frobenius / math.hypot(*np.sqrt(weights))  # their sum may overflow
     if rotate and H.rank > 1:  # kappa_H is 1 under any scaling at rank 1
         diagonal = np.zeros(used)
         values = solved.values[kept]

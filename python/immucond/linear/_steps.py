@@ -171,7 +171,7 @@ def _scaled(end: float, scale: float, power: int) -> float:
     if math.isinf(end):  # of a scale that underflows too
         return end
     value = end
-    with np.errstate(divide="ignore"):
+    with np.errstate(over="ignore", divide="ignore"):
         factor = scale if power > 0 else float(1.0 / np.float64(scale))
     for _ in range(abs(power)):
         value *= factor
