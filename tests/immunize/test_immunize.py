@@ -195,6 +195,22 @@ def test_a_callback_that_changes_its_record_changes_nothing_else():
         assert changed.history.keys() == plain.history.keys()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "keywords", [{"lr": 1e308}, {"lambda_P": 1e308}, {"lr": 1e308, "optimizer": "adam"}]
+)
+def test_a_divergence_warns_of_nothing_else(keywords):
+    with pytest.raises(ic.DivergenceError, match="diverged at step"):
+        ic.immunize.algorithm1(*tasks(), **PARAMETERS | keywords)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e300])
+def test_the_norm_of_theta_is_the_one_asked_for_near_any_extractor(scale):
+    near = np.eye(4) * [1, 2, 3, 4]
+    result = ic.immunize.closed_form(*tasks(), nearest_to=near * scale, norm=2.0)
+    assert np.linalg.norm(result.theta) == pytest.approx(2.0, rel=1e-12)
+
+
 @pytest.mark.parametrize("keywords", [{}, {"norm": 1e-300}])
 def test_a_closed_form_head_beyond_the_float_range_is_told(keywords):
     X_P, y_P, X_H = tasks()

@@ -282,6 +282,7 @@ def test_published_counts_the_smallest_eigenvalue_where_there_is_one():
          r"opt_kappa diverged at step \d+.*lower lr \(given 1e\+09\), lambda_P"),
         (lambda d: ic.immunize.imma(*d[:3], d[3][:-1], lr=1, steps=1), ValueError,
          "y_H must have one row a sample, 8 as X_H"),
+        (lambda d: ic.immunize.imma(*d[:3], None, lr=1, steps=1), TypeError, "y_H is None"),
         (lambda d: ic.immunize.imma(*d[:4], lr=1, steps=1, inner_steps=0), ValueError,
          "inner_steps must be at least 1"),
         (lambda d: ic.immunize.imma(*d[:4], lr=1, steps=1, inner_lr=-1), ValueError, "inner_lr"),

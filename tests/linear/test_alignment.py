@@ -407,6 +407,14 @@ def test_other_bad_input_is_named():
         ic.linear.fade(X_P, [X_H, X_H], [y])
 
 
+def test_constant_features_and_energies_of_nothing_are_told_in_words():
+    y = np.array([0.0, 1.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match="Z is constant: centred, its rank is 0"):
+        ic.linear.alignment(np.ones((4, 2)), y, rank=2)
+    with pytest.raises(ValueError, match="energy is below what K and b alone explain, inf of it"):
+        ic.linear.alignment(K=np.eye(2), b=[1e300, 0.0], energy=1.0, rank=2)
+
+
 def test_labels_that_the_features_do_not_see_leave_the_identity():
     X_P, X_H, _ = data(0)
     Z = X_H - X_H.mean(0)

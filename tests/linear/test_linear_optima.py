@@ -353,6 +353,7 @@ def test_joint_extractor_takes_gram_matrices_and_delta():
     [
         ({"K_P": [np.eye(2)]}, TypeError, "give either X_P and X_H or K_P and K_H"),
         ({"K_P": [], "K_H": np.eye(2)}, ValueError, "K_P must hold at least one"),
+        ({"K_P": 2.0, "K_H": np.eye(2)}, TypeError, "K_P must be a sequence of matrices, .* 2.0"),
         ({"K_P": [np.eye(3)], "K_H": np.eye(2)}, ValueError, r"K_P\[0\] must have 2 columns"),
         ({"K_P": [np.eye(2)], "K_H": np.diag([1, 0])}, ValueError, "K_H has rank 1 of 2"),
         ({"K_P": [np.eye(2) * np.nan], "K_H": np.eye(2)}, ValueError, r"K_P\[0\] must be finite"),

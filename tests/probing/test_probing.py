@@ -391,6 +391,9 @@ def test_adam_is_tuned_for_compare():
     [
         ({"methods": ["newton"]}, ValueError, "methods must be one of 'gd', .*, and is 'newton'"),
         ({"methods": []}, ValueError, "methods must name at least one of gd, "),
+        ({"methods": "gd"}, TypeError, "methods must be a sequence of names, and is 'gd'"),
+        ({"methods": 3}, TypeError, "methods must be a sequence of names, and is 3"),
+        ({"methods": np.eye(2)}, ValueError, "methods must be one of 'gd', .*, and is array"),
         ({"tolerance": -1.0}, ValueError, "tolerance"),
         ({"steps": 0}, ValueError, "steps"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay"),

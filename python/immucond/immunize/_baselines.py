@@ -210,6 +210,8 @@ def imma(
     ------
     ImmucondError, OverflowError, ValueError
         As :func:`algorithm1`; for a theta that maps X_H to 0.
+    TypeError
+        Without harmful targets.
 
     Notes
     -----
@@ -226,6 +228,8 @@ def imma(
     >>> bool(result.history["adapted_loss"][-1] > result.history["adapted_loss"][0])
     True
     """
+    if y_H is None:
+        raise TypeError("y_H is None: a head is adapted to harmful targets, one a row of X_H")
     count = as_count(inner_steps, "inner_steps", least=1)
     length = None if inner_lr is None else check_real(inner_lr, "inner_lr", low=0.0)
     setup = Setup.of(locals())

@@ -100,7 +100,8 @@ def run(
             stop = setup.callback is not None and setup.callback(state.step, dict(found.record))
             if stop or state.step == last:
                 break
-            state, found = mover(state, found, evaluate)
+            with np.errstate(over="ignore", invalid="ignore"):  # it is told as a divergence
+                state, found = mover(state, found, evaluate)
             if kept is not None and state.step % kept.every == 0:
                 kept.save((state, records))
     except KeyboardInterrupt:

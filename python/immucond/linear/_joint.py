@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -152,6 +152,9 @@ def joint_extractor(
     inputs = by_inputs((X_P, X_H, K_P, K_H))
     primary = X_P if inputs else K_P
     assert primary is not None
+    if not isinstance(primary, Iterable):
+        name = "X_P" if inputs else "K_P"
+        raise TypeError(f"{name} must be a sequence of matrices, one a task, and is {primary!r}")
     given = list(primary)
     if not given:
         raise ValueError(f"{'X_P' if inputs else 'K_P'} must hold at least one primary task")

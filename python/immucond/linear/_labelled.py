@@ -165,7 +165,7 @@ def task_of_inputs(
     rtol = tolerance_at(s, rule) if s[0] > 0.0 else 1.0
     noise = default_rtol(given.shape, np.float64) * size
     k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))
-    if k == 0:
+    if k == 0 or s[0] == 0.0:
         raise ValueError(f"{names[0]} is constant: centred, its rank is 0")
     labels = seen_labels(u[:, :k].T @ y, s[:k], math.sqrt(energy), given.shape)
     rtol = max(rtol, noise / float(s[0]), float(s[k:].max(initial=0.0) / s[0]))
@@ -229,9 +229,11 @@ def _examined(
     reached = float(np.sum(labels**2))
     # Rounding of K divides the labels in its weakest directions by something else.
     if reached > energy * (1.0 + _EXPLAINED + root.rounding * root.kappa):
+        with np.errstate(over="ignore", divide="ignore"):
+            times = np.float64(reached) / energy
         raise ValueError(
-            f"{names[2]} is below what {names[0]} and {names[1]} alone explain, "
-            f"{reached / energy:.9g} of it: all three must be of the same rows, centred alike"
+            f"{names[2]} is below what {names[0]} and {names[1]} alone explain, {times:.9g} of it: "
+            "all three must be of the same rows, centred alike"
         )
     if rank is None and not math.isnan(energy):
         if float(np.linalg.norm(cross)) <= rounding:  # of labels that features do not see

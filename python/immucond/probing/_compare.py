@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -167,6 +167,8 @@ def compare(
     kappa                                    1.34     70
     label energy in slow directions         0.00%  0.00%
     """
+    if isinstance(methods, str) or not isinstance(methods, Iterable | None):
+        raise TypeError(f"methods must be a sequence of names, and is {methods!r}")
     names: tuple[Any, ...] = tuple(METHODS if methods is None else methods)
     for name in names:
         check_choice(name, "methods", tuple(METHODS))
