@@ -86,6 +86,7 @@ void register_rules(py::module_& m) {
       py::kw_only(), py::arg("rows"), py::arg("columns"), py::arg("eps"), py::arg("given"));
   m.def("reduction_noise", &reduction_noise, py::arg("n"), py::arg("eps") = kEps);
   m.def("qr_noise", &qr_noise, py::arg("columns"), py::arg("eps") = kEps);
+  m.def("worst_summation", &worst_summation, py::arg("rows"), py::arg("columns"));
   m.def("largest_skew", &largest_skew, py::arg("n"), py::arg("eps"));
   m.def("largest_negative", &largest_negative, py::arg("n"), py::arg("eps"));
   m.def("cut", &cut, py::kw_only(), py::arg("rtol"), py::arg("sigma_max"), py::arg("floor"));

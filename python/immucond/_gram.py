@@ -17,8 +17,6 @@ from ._rank import default_rtol
 from ._validate import Array, FloatArray, as_matrix, check_choice
 
 _IN_CACHE = 1 << 13  # entries
-_UNIT = 2.0**-53  # unit roundoff
-_AFTER = 8  # roundings of a sum's product, and of what blocks come to, with a margin
 
 
 def gram(X: npt.ArrayLike) -> FloatArray:
@@ -218,7 +216,7 @@ class GramAccumulator(Accumulator):
         with np.errstate(under="ignore"):
             trace = float(np.sum(gram.diagonal() / pairs.sigma_max))
         # Relative to the largest eigenvalue, as wherever a Gram matrix is formed.
-        sums = (_in_one_go(shape) + _AFTER) * _UNIT * trace
+        sums = _core.worst_summation(*shape) * trace
         # Squares that underflow lose up to the least float each, however small the others are.
         lost = self._d * self._count * 5e-324 if pairs.sigma_max < 1e-290 else 0.0
         return wider(pairs, sums, sums * pairs.condition_number, lost)
@@ -274,9 +272,3 @@ class GramAccumulator(Accumulator):
         if np.any(np.abs(arrays["gram"]) > 1.001 * norms * norms[:, None] + lost):  # Schwarz
             raise ValueError("gram must be positive semidefinite, and has entries beyond its norms")
         self._gram, self._rest = arrays["gram"], arrays["rest"]
-
-
-def _in_one_go(shape: tuple[int, int]) -> int:
-    """Rows whose products are summed without compensation, at most (cpp `summed_rows`)."""
-    rows, columns = shape
-    return min(rows, max(1024, 8 * columns))
