@@ -49,7 +49,7 @@ TRAINED = (
     "Adam, all, and LoRA: fewest steps by batches of 64 of who trains all weights or adapters, or "
     "the least loss of those who do not get there. "
 )
-ATTACKED_WHOLE = (BASE, "erase-0.01")  # whom nothing undoes, and what it is measured by
+ATTACKED_WHOLE = (BASE, "erase-0.01")  # what no head undoes, beside the unprotected network
 
 Row = dict[str, Any]  # what is kept of a release: the commands, when they ran, and their figures
 

@@ -4,9 +4,9 @@
 
 namespace immucond {
 
-/// A = Q T Q^T for symmetric A (n x n, column-major; its lower triangle is read): T's diagonal to d
-/// and its off-diagonal to e (n - 1). Q's reflectors are left below A's diagonal and in tau (n -
-/// 1), where LAPACK's dsytrd leaves them.
+/// A = Q T Q^T for symmetric A (n x n, column-major; its lower triangle is read): T's diagonal to
+/// d, what is beside it to e. The reflectors of Q are left where LAPACK's dsytrd leaves them, below
+/// A's diagonal and in tau; e and tau have n - 1 entries.
 void tridiagonalize(Index n, double* a, Index lda, double* d, double* e, double* tau);
 
 /// C <- Q C with Q from `tridiagonalize`.

@@ -158,11 +158,11 @@ def pooled_at(model: nn.Module, cuts: Sequence[str], inputs: Any) -> list[Tensor
 
     def see(cut: str, module: nn.Module, *passed: Any) -> None:
         if cut not in seen:
-            seen[cut] = _pooled(first_tensor(passed[-1], f"the output of {cut!r}"), cut, module)
+            seen[cut] = pooled(first_tensor(passed[-1], f"the output of {cut!r}"), cut, module)
         if len(seen) == len(cuts):
             raise _SeenError
 
-    def _pooled(x: Tensor, cut: str, module: nn.Module) -> Tensor:
+    def pooled(x: Tensor, cut: str, module: nn.Module) -> Tensor:
         if x.ndim == 2:
             return x.clone() if len(cuts) > 1 else x  # a layer after it may write over it
         layout = told_by(module, x, Layout("mean", False, None, dimensions_of(model)))
