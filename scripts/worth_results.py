@@ -267,7 +267,9 @@ def best(attacks: Sequence[Row], attacker: str = "") -> Row:
     """
     taken = [attack for attack in attacks if attacker in ("", attack["attacker"])]
     found = min(taken, key=lambda attack: (float(attack["steps"]), float(attack["loss"])))
-    return {name: found[name] for name in ("attacker", "start", "steps", "loss", "accuracy")}
+    return {
+        name: found[name] for name in ("attacker", "start", "steps", "seconds", "loss", "accuracy")
+    }
 
 
 def read(path: Path) -> Any:

@@ -14,9 +14,12 @@ for needed in ("torch", "transformers"):
     pytest.importorskip(needed, reason="the extra deep is not installed")
 
 
+SCRIPTS = ("worth_results", "erasure_results", "deep_results", "rivals_results")
+
+
 def runs():
     """Every command of the pages of results, as a list of words."""
-    worth, erasure, deep = map(imported, ("worth_results", "erasure_results", "deep_results"))
+    worth, erasure, deep, rivals = map(imported, SCRIPTS)
     for network in worth.NETWORKS.values():
         for name, release in network.releases.items():
             yield release.command.format(base="a")
@@ -24,6 +27,10 @@ def runs():
                 yield words.format(at="a", target=0.5)
     yield from (words for _, words in erasure.RUNS.values())
     yield from (f"deep {words}" for words in deep.RUNS.values())
+    for contest in rivals.NETWORKS.values():
+        yield contest.made
+        for how in filter(None, (contest.heads, contest.whole)):
+            yield contest.attacked(how).replace("{target}", "0.5")
 
 
 @pytest.mark.parametrize("words", sorted(set(runs())), ids=lambda words: words[:60])
@@ -34,7 +41,7 @@ def test_the_pages_give_commands_that_there_are(words):
 
 
 def test_each_network_has_its_section():
-    for script in ("deep_results", "worth_results", "erasure_results"):
+    for script in SCRIPTS:
         module = imported(script)
         names = getattr(module, "NETWORKS", None) or module.RUNS
         for name in names:
@@ -42,7 +49,7 @@ def test_each_network_has_its_section():
             assert f"<!-- begin: scripts/{script}.py {name} -->" in page.read_text()
 
 
-@pytest.mark.parametrize("script", ["deep_results", "worth_results", "erasure_results"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_name_that_nobody_knows_ends_the_script(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script, "nowhere"])
     with pytest.raises(SystemExit) as ended:
@@ -79,7 +86,13 @@ def worth(monkeypatch):
             return out
         asked.append(words)
         kind, strong = words.split()[0], "fade" in words
-        attack = {"attacker": "lstsq", "start": "plain, stages.2", "accuracy": 0.5, "loss": 1.25}
+        attack = {
+            "attacker": "lstsq",
+            "start": "plain, stages.2",
+            "accuracy": 0.5,
+            "loss": 1.25,
+            "seconds": 0.5,
+        }
         of = {**attack, "steps": "inf" if strong else 2}
         left = {
             "attack": {"runs": [{"utility": 0.9, "target": 0.8, "attacks": {"release": [of]}}]},
@@ -141,3 +154,75 @@ def test_other_commands_measure_a_release_anew(worth, tmp_path):
         worth.measured(network, "fade", tmp_path / work, kept, False)
         assert len(worth.asked) == before + 4
         assert any(str(network.rows) in words for words in json.loads(kept.read_text())["ran"])
+
+
+@pytest.fixture
+def rivals(monkeypatch):
+    """The script with three methods, whose commands are listed and leave what theirs leave."""
+    module, asked = imported("rivals_results"), []
+    contest = dataclasses.replace(
+        module.NETWORKS["resnet18"], methods="erase pca cir", whole="--attackers adam"
+    )
+    monkeypatch.setitem(module.NETWORKS, "resnet18", contest)
+
+    def command(words, out):
+        if (out / "made.json").exists():
+            return out
+        asked.append(words)
+        seed = int(words.split("--seed ")[1].split()[0])
+        if words.startswith("erase"):
+            ceilings = {"erase": 0.60, "pca": 0.61 + 0.01 * seed}
+            ceilings |= {"cir": 0.8} if seed else {}  # on the first seed it finds no network
+            told = {
+                "before": {"fresh": 0.92, "leak": {"ceiling": 0.9}},
+                "points": [
+                    {"method": of, "fresh": 0.91, "leak": {"ceiling": c}, "seconds": 60.0}
+                    for of, c in ceilings.items()
+                ],
+                "failures": {} if seed else {"cir-0.005": "it loses too much"},
+            }
+        else:
+            weak = "releases/erase" not in words
+            attack = {"attacker": "adam", "start": "plain", "accuracy": 0.5, "loss": 1.25}
+            of = {**attack, "steps": 2 if weak else "inf", "seconds": 0.5 if weak else "inf"}
+            nets = {"release": [of]} | ({} if "--no-scratch" in words else {"scratch": [of]})
+            told = {"runs": [{"target": 0.8, "attacks": nets}]}
+        out.mkdir(parents=True)
+        (out / f"{words.split()[0]}.json").write_text(json.dumps(told))
+        (out / "made.json").write_text(json.dumps({"commit": f"abc{seed}", "seconds": 2.0}))
+        return out
+
+    monkeypatch.setattr(module, "command", command)
+    monkeypatch.setattr(module, "draw", lambda contest, units, plot: None)
+    module.asked = asked
+    return module
+
+
+def test_rivals_are_told_by_seed_and_by_pairs(rivals, tmp_path):
+    contest = rivals.NETWORKS["resnet18"]
+
+    def units(work):
+        return [
+            rivals.measured(contest, s, tmp_path / work / str(s), tmp_path / f"seed-{s}.json")
+            for s in range(3)
+        ]
+
+    first = units("here")
+    # One makes a seed's networks; heads of all, then all of the network and of erasure's.
+    assert len(rivals.asked) == len(set(rivals.asked)) == 3 * (1 + 4 + 2) - 1
+    assert units("elsewhere") == first  # from the kept files alone
+    told = "\n".join(rivals.section("resnet18", first))
+    # Differences of 1, 2 and 3 points: 2 +- 4.303 / sqrt 3, by the table of Student's t.
+    assert "| principal components | 1.00 | 62.0 % | +2.0 [-0.5, +4.5] | 2, 2, 2 | adam |" in told
+    assert "| erasure | 1.00 | 60.0 % |  | inf (1.25), inf (1.25), inf (1.25) | adam |" in told
+    assert "Within the tolerance they find no network on some seeds or any: like CIR." in told
+    assert "commit abc0 and abc1 and abc2, seeds 0 to 2, 40 s of computing" in told
+
+
+def test_rivals_by_other_commands_are_measured_anew(rivals, tmp_path):
+    contest, kept = rivals.NETWORKS["resnet18"], tmp_path / "seed-0.json"
+    rivals.measured(contest, 0, tmp_path / "work", kept)
+    before = len(rivals.asked)
+    few = dataclasses.replace(contest, heads="--attackers lstsq")
+    assert rivals.measured(few, 0, tmp_path / "few", kept)["how"][1].endswith("lstsq")
+    assert len(rivals.asked) > before

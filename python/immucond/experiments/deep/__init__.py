@@ -16,6 +16,7 @@ _HOMES = {
     "CostSettings": "_cost",
     "Costs": "_cost",
     "DeepExperiment": "_experiment",
+    "ERASERS": "_erase.METHODS",
     "EraseSettings": "_erase",
     "Erased": "_erase",
     "Leak": "_leak",

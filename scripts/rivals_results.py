@@ -1,0 +1,287 @@
+"""Set erasure against every other way of unlearning, and write docs/results/rivals.md.
+
+rivals_results.py [NETWORK ...] [--work FOLDER]
+
+For each network and seed ``immucond erase`` makes a network by each method within one tolerance,
+and ``immucond attack`` asks what those pay who solve for a head or train one; where none of them
+gets there, what those pay who train all of it. A section is written from what docs/results/units
+keeps, a file a seed: what was measured by the same commands is not measured again. Each command
+runs into a subfolder of the work folder, unless it has succeeded there. Data and models lie where
+IMMUCOND_DATA and IMMUCOND_MODELS say.
+"""
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+from erasure_results import located
+from matplotlib.figure import Figure
+from page import ROOT, chosen, command, write
+from scipy.stats import sem
+from scipy.stats import t as student
+from worth_results import COLOURS, UNITS, best, read
+from worth_results import NETWORKS as WORTH
+
+from immucond._files import write_whole
+from immucond._format import number
+from immucond._show import legend_below, print_style
+from immucond.experiments.deep import ERASERS
+
+PAGE = ROOT / "docs" / "results" / "rivals.md"
+BASE = "as it is"
+OURS = "erase"
+
+Row = dict[str, Any]  # what is kept of a network: its figures, and what attackers pay
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A network, two tasks, and the methods that are compared on them.
+
+    Attributes
+    ----------
+    title : str
+    backbone : str
+    tasks : str
+        Options: both tasks, and how they are read.
+    methods : str
+        Of ``immucond erase``.
+    tol : float
+        What each may lose of the primary accuracy.
+    making : str
+        Further options of ``immucond erase``.
+    heads : str
+        Options of ``immucond attack`` for those who solve for a head or train one.
+    whole : str
+        The same for those who train all of it; nobody does where there are none.
+    seeds : int
+    """
+
+    title: str
+    backbone: str
+    tasks: str
+    methods: str
+    tol: float
+    making: str
+    heads: str
+    whole: str = ""
+    seeds: int = 3
+
+    @property
+    def made(self) -> str:
+        """The command that makes all networks of a seed."""
+        return (
+            f"erase --backbone {self.backbone} {self.tasks} --tols {self.tol:g} {self.making} "
+            f"--no-untrained --methods {self.methods}"
+        )
+
+    def attacked(self, how: str) -> str:
+        """The command that attacks one of them."""
+        return f"attack --backbone {{at}} {self.tasks} {how}"
+
+
+NETWORKS = {
+    "resnet18": Contest(
+        "ResNet-18: vehicles kept, animals erased",
+        WORTH["resnet18"].backbone,
+        WORTH["resnet18"].tasks,
+        "erase primary pca leace graddiff npo cir repselect collapse",
+        0.005,
+        "--test-size 4000 --steps 50 --trials 4",
+        WORTH["resnet18"].heads,
+        "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 2 "
+        "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
+    ),
+}
+
+
+def main() -> None:
+    """Run, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-rivals")
+    given = parser.parse_args()
+    for name in chosen(parser, given.networks, NETWORKS):
+        contest, kept = NETWORKS[name], UNITS / f"rivals-{name}"
+        units = [
+            measured(contest, seed, given.work / name / f"seed-{seed}", kept / f"seed-{seed}.json")
+            for seed in range(contest.seeds)
+        ]
+        write(PAGE, f"{Path(__file__).name} {name}", [*section(name, units)])
+
+
+def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
+    """What the methods come to with a seed, as it is kept; measured first where it has not been."""
+    how = [contest.made, *map(contest.attacked, (contest.heads, contest.whole))]
+    if kept.exists():
+        unit = read(kept)
+        if unit["how"] == how:
+            return unit
+    out = command(f"{located(contest.made, work)} --seed {seed}", work / "made")
+    told, ran = read(out / "erase.json"), [read(out / "made.json")]
+
+    def attacks(words: str, at: str, folder: Path, scratch: bool) -> Mapping[str, Sequence[Row]]:
+        more = f"--seed {seed}" + ("" if scratch else " --no-scratch")
+        command(f"{words.replace('{at}', shlex.quote(at))} {more}", folder)
+        ran.append(read(folder / "made.json"))
+        return read(folder / "attack.json")["runs"][0]
+
+    rows: dict[str, Row] = {
+        BASE: {"fresh": told["before"]["fresh"], "leak": told["before"]["leak"]}
+    }
+    rows |= {point["method"]: point for point in told["points"]}
+    found: dict[str, Row] = {}
+    for method, row in rows.items():
+        place = out / "releases" / f"{method}-{contest.tol:g}"
+        at = located(contest.backbone, work) if method == BASE else str(place)
+        folder = work / method.replace(" ", "-")
+        run = attacks(how[1], at, folder / "heads", False)
+        heads, target = run["attacks"]["release"], run["target"]
+        found[method] = {
+            "fresh": row["fresh"],
+            "ceiling": row["leak"]["ceiling"],
+            "target": target,
+            "making": row.get("seconds"),
+            "heads": best(heads),
+        }
+        if contest.whole and (method == BASE or float(best(heads)["steps"]) == float("inf")):
+            words = how[2].replace("{target}", str(target))
+            trained = attacks(words, at, folder / "whole", method == BASE)["attacks"]
+            found[method]["whole"] = {net: best(of) for net, of in trained.items()}
+    unit = {
+        "how": how,
+        "commits": sorted({run["commit"] for run in ran}),
+        "seconds": sum(run["seconds"] for run in ran),
+        "failures": told["failures"],
+        "methods": found,
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps(unit, indent=1, allow_nan=False) + "\n")
+    return unit
+
+
+def section(name: str, units: Sequence[Row]) -> Iterator[str]:
+    """Lines of a network's section: its table, what it is of, and its plot."""
+    contest = NETWORKS[name]
+    commits = sorted({commit for unit in units for commit in unit["commits"]})
+    seconds = sum(unit["seconds"] for unit in units)
+    whole = f", and `immucond {contest.attacked(contest.whole)}`" if contest.whole else ""
+    yield f"## {contest.title}"
+    yield ""
+    yield (
+        f"`python scripts/rivals_results.py {name}`, commit {' and '.join(commits)}, seeds 0 to "
+        f"{len(units) - 1}, {seconds:.0f} s of computing: `immucond {contest.made}`, and of each "
+        f"network `immucond {contest.attacked(contest.heads)}`{whole}."
+    )
+    yield ""
+    heads = ["", "lost", "ceiling", "above erasure's", "strongest head", "who", "seconds"]
+    heads += ["all of it trained", "who", "seconds"] if contest.whole else []
+    heads += ["making"]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'|'.join(['---'] + ['--:'] * (len(heads) - 1))}|"
+    known = [BASE, *contest.methods.split()]
+    for method in known:
+        if any(method in unit["methods"] for unit in units):
+            yield f"| {' | '.join(cells(contest, method, units))} |"
+    if contest.whole:
+        taken = of_each(BASE, units, lambda row: row["whole"]["scratch"])
+        yield f"| from scratch |{' |' * 6} {' | '.join(paid(taken))} | |"
+    yield ""
+    if none := [ERASERS[m] for m in known[1:] if any(m not in unit["methods"] for unit in units)]:
+        yield f"Within the tolerance they find no network on some seeds or any: {', '.join(none)}."
+        yield ""
+    target = units[0]["methods"][BASE]["target"]
+    yield (
+        "lost: points of the primary accuracy, on fresh rows. ceiling: of the leak profile, the "
+        "most over all cuts. Both are means over seeds; above erasure's: the difference of "
+        "ceilings, mean over pairs of a seed, with the interval of 95 % by Student's t. strongest "
+        "head: least steps of any attacker who solves for a head or trains one, at any cut and "
+        f"from any start, to a held-out cross-entropy of {float(target):.3g} nats, seed by seed; "
+        "in brackets the least loss where nobody gets there. all of it trained: the same of those "
+        "who train all weights or adapters in all layers, where no head gets there. seconds: "
+        "theirs until then. making: seconds of making it, mean."
+    )
+    yield ""
+    plot = ROOT / "docs" / "images" / f"rivals-{name}.svg"
+    draw(contest, units, plot)
+    yield f"![Ceiling against what is lost of the primary accuracy](../images/{plot.name})"
+
+
+def cells(contest: Contest, method: str, units: Sequence[Row]) -> Iterator[str]:
+    """Cells of a method's row."""
+    yield ERASERS.get(method, BASE)
+    yield f"{np.mean(lost(method, units)):.2f}" if method != BASE else ""
+    yield f"{np.mean(of_each(method, units, _ceiling)):.1f} %"
+    yield above(method, units) if method not in (OURS, BASE) else ""
+    yield from paid(of_each(method, units, lambda row: row["heads"]))
+    if contest.whole:
+        yield from paid(of_each(method, units, lambda row: row.get("whole", {}).get("release")))
+    making = of_each(method, units, lambda row: row["making"])
+    yield f"{np.mean(making):.0f}" if method != BASE else ""
+
+
+def of_each(method: str, units: Sequence[Row], value: Callable[[Row], Any]) -> list[Any]:
+    """Return a value of a method's network for each seed that has one."""
+    return [value(unit["methods"][method]) for unit in units if method in unit["methods"]]
+
+
+def lost(method: str, units: Sequence[Row]) -> list[float]:
+    """Points of the primary accuracy that a method loses, by seed."""
+    having = [unit["methods"] for unit in units if method in unit["methods"]]
+    return [100.0 * (unit[BASE]["fresh"] - unit[method]["fresh"]) for unit in having]
+
+
+def _ceiling(row: Row) -> float:
+    return 100.0 * row["ceiling"]
+
+
+def above(method: str, units: Sequence[Row]) -> str:
+    """Cell of how far a method's ceiling is above erasure's, in points."""
+    both = [unit for unit in units if {method, OURS} <= set(unit["methods"])]
+    apart = np.subtract(*(of_each(name, both, _ceiling) for name in (method, OURS)))
+    mean = np.mean(apart)
+    if len(both) < 2:
+        return f"{mean:+.1f}"
+    half = student.ppf(0.975, len(both) - 1) * sem(apart)
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def paid(attacks: Sequence[Row | None]) -> tuple[str, str, str]:
+    """Cells of attacks, one a seed: steps, or the loss where nobody gets there; who; seconds."""
+    asked = [attack for attack in attacks if attack is not None]
+    took = [
+        number(float(of["steps"]))
+        + (f" ({float(of['loss']):.2f})" if float(of["steps"]) == float("inf") else "")
+        for of in asked
+    ]
+    names = dict.fromkeys(of["attacker"] for of in asked)
+    return ", ".join(took), ", ".join(names), ", ".join(number(float(a["seconds"])) for a in asked)
+
+
+def draw(contest: Contest, units: Sequence[Row], plot: Path) -> None:
+    """Draw each method's ceiling against what it loses, a point a seed."""
+    with print_style():
+        figure = Figure(figsize=(7.0, 5.2), layout="constrained")
+        ax = figure.subplots()
+        ceiling = np.mean(of_each(BASE, units, _ceiling))
+        ax.plot([0.0], [ceiling], "k*", label=BASE)
+        for i, method in enumerate(contest.methods.split()):
+            ax.plot(
+                lost(method, units), of_each(method, units, _ceiling), "os^Dv<>Xph"[i],
+                color=COLOURS[i % len(COLOURS)], markerfacecolor="none", linestyle="none",
+                label=ERASERS[method],
+            )  # fmt: skip
+        ax.set_xlabel("lost of the primary accuracy on fresh rows, points")
+        ax.set_ylabel("harmful task: ceiling over all cuts, %")
+        legend_below(ax, 3)
+        figure.savefig(plot, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
