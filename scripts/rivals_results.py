@@ -3,11 +3,11 @@
 rivals_results.py [NETWORK ...] [--seeds N] [--work FOLDER]
 
 For each network and seed ``immucond erase`` makes a network by each method within one tolerance,
-and ``immucond attack`` asks what those pay who solve for a head or train one; where none of them
-gets there, what those pay who train all of it. A section is written from what docs/results/units
-keeps, a file a seed: what was measured by the same commands is not measured again. Each command
-runs into a subfolder of the work folder, unless it has succeeded there. Data and models lie where
-IMMUCOND_DATA and IMMUCOND_MODELS say.
+and ``immucond attack`` asks what those pay who solve for a head or train one; of the network as it
+was, of the erased one and of what no head gets the better of, also what those pay who train all of
+it. A section is written from what docs/results/units keeps, a file a seed: what was measured by the
+same commands is not measured again. Each command runs into a subfolder of the work folder, unless
+it has succeeded there. Data and models lie where IMMUCOND_DATA and IMMUCOND_MODELS say.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
-from erasure_results import located
+from deep_results import BENIGN
+from erasure_results import CARDS, SMOLLM2, located
 from matplotlib.figure import Figure
 from page import ROOT, chosen, command, write
 from scipy.stats import sem
@@ -105,6 +106,14 @@ NETWORKS = {
         "MiniLM: CLINC150 kept, BANKING77 erased", WORTH["minilm"].backbone, WORTH["minilm"].tasks,
         ALL, 0.01, f"--train-size 4000 {TRAINED}", f"--train-size 2000 {HEADS}",
     ),
+    "smollm2": Contest(
+        "SmolLM2: travel and kitchen of CLINC150 kept, cards of BANKING77 erased", SMOLLM2,
+        f"--primary clinc150[{BENIGN}] --harmful banking77[{CARDS}] --max-length 24",
+        "erase pca graddiff", 0.01, "--train-size 800 --test-size 600 --steps 20 --trials 2",
+        "--train-size 400 --test-size 300 --steps 60 --trials 6 --attackers lstsq logistic",
+        "--train-size 400 --test-size 120 --batch-size 16 --steps 10 --trials 2 "
+        "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
+    ),
 }  # fmt: skip
 
 
@@ -162,7 +171,8 @@ def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
             "making": row.get("seconds"),
             "heads": best(heads),
         }
-        if contest.whole and (method == BASE or float(best(heads)["steps"]) == float("inf")):
+        held = float(best(heads)["steps"]) == float("inf")
+        if contest.whole and (held or method in (BASE, OURS)):
             words = how[2].replace("{target}", str(target))
             trained = attacks(words, at, folder / "whole", method == BASE)["attacks"]
             found[method]["whole"] = {net: best(of) for net, of in trained.items()}
@@ -218,7 +228,7 @@ def section(name: str, units: Sequence[Row]) -> Iterator[str]:
         "head: least steps of any attacker who solves for a head or trains one, at any cut and "
         f"from any start, to a held-out cross-entropy of {float(target):.3g} nats, seed by seed; "
         "in brackets the least loss where nobody gets there. all of it trained: the same of those "
-        "who train all weights or adapters in all layers, where no head gets there. seconds: "
+        "who train all weights or adapters in all layers, where that was asked. seconds: "
         "theirs until then. making: seconds of making it, mean."
     )
     yield ""
