@@ -1,6 +1,7 @@
 """Unlearning by the methods of others: within the tolerance, deterministic, what each claims."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import immucond.deep as icd
-from immucond.deep.erasure import _objectives, _selective
+from immucond.deep.erasure import _objectives, _selective, _unlearn
 from immucond.deep.erasure._bench import Bench, Rival, apart
 from immucond.deep.erasure._layers import layers_of
 
@@ -347,6 +348,19 @@ def test_one_rate_is_the_only_one_and_each_trial_is_told(made):
     assert [trial for trial, _ in told] == [1, 2, 3]
     assert all(record["allowed"] == 0.05 for _, record in told)
     assert [record["ceiling"] for _, record in told] == [s.ceiling for s in found.curve[1:]]
+
+
+def test_rates_go_down_until_one_is_within_the_tolerance(made, monkeypatch):
+    """Three decades far too large: more trials are no other weights of theirs."""
+    graddiff = dataclasses.replace(_unlearn.METHODS["graddiff"], rates=(2, 3, 4))
+    monkeypatch.setitem(_unlearn.METHODS, "graddiff", graddiff)
+    told = []
+    found = run(made, "graddiff", steps=3, trials=9, callback=lambda _, of: told.append(of))
+    rates = [math.log10(of["settings"]["rate"]) for of in told]
+    first = next(i for i, of in enumerate(told) if of["lost"] <= 0.02)
+    assert rates[: first + 1] == pytest.approx([3, 4, *range(2, 2 - first + 1, -1)])
+    assert first > 3
+    assert found.lost <= 0.02
 
 
 def test_half_precision_and_modes_come_back(made):

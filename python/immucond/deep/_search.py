@@ -18,12 +18,15 @@ def propose(
     also: Mapping[str, Sequence[Any]],
     done: Sequence[tuple[Settings, Any]],
     seed: int,
+    *,
+    lower: bool = False,
 ) -> Settings:
     """Return the settings of the next trial, which follow from those before it and the seed.
 
     The rates' decades from the middle outwards; then, in turns, one of the best trial's further
     settings, `also`, is another one, and the wider of the two gaps in rate beside it is halved.
-    `done` are settings with their scores, of which the least is best.
+    `done` are settings with their scores, of which the least is best. With `lower` all of them were
+    too much: the decade below all rates is next.
     """
     number = len(done)
     settings: Settings = {name: values[0] for name, values in also.items()}
@@ -31,6 +34,8 @@ def propose(
     if number < len(decades):
         return {"rate": 10.0 ** decades[number], **settings}
     best = min(done, key=lambda trial: trial[1])[0]
+    if lower:
+        return {**best, "rate": min(of["rate"] for of, _ in done) / 10.0}
     rest = {name: value for name, value in best.items() if name != "rate"}
     others = [
         (name, value) for name, values in also.items() for value in values if value != rest[name]

@@ -74,9 +74,9 @@ def unlearn(
 ) -> EraseResult:
     r"""Unlearn a harmful task by a method of the literature, to compare `erase` with.
 
-    A trial is one setting: a learning rate, by decades and then by halves around the best, and
-    what else the method has to set. Of all that lose no more than `tol` of the primary task, the
-    one with the lowest ceiling of the leak profile counts.
+    A trial is one setting: a learning rate, by decades, further down while all lose too much, then
+    by halves around the best, and what else the method has to set. Of all that lose no more than
+    `tol` of the primary task, the one with the lowest ceiling of the leak profile counts.
 
     Parameters
     ----------
@@ -271,7 +271,8 @@ class _Search:
         ]
         for number in range(trials if rate is None else min(trials, len(grid))):
             if rate is None:
-                settings = propose(method.rates, method.also, done, self.bench.seed)
+                lower = all(lost for _, (lost, *_) in done)
+                settings = propose(method.rates, method.also, done, self.bench.seed, lower=lower)
             else:
                 settings = {"rate": rate, **grid[number]}
             trial = self._tried(settings, partial(method.run, self.bench, settings), True)
