@@ -140,12 +140,18 @@ def work(rank, world, folder):
     of_tokens, wrong_masks = masked(rank, world, group, mesh)
     results |= of_tokens
     errors = []
+
+    def row(entry):
+        return torch.full((1, 2), entry, dtype=torch.float64)
+
     wrong = [
         lambda: ict.r_ill(features=torch.ones(2, 3 + rank), group=group),
         lambda: ict.r_ill(features=torch.eye(5)[rank : rank + 1] * float("nan"), group=group),
         lambda: gradient_of_gram(Z, group).sum().backward(),
         lambda: ict.r_ill(features=torch.ones(2, 3, 4), group=group),
         lambda: ict.r_ill(features=DTensor.from_local(torch.eye(5), mesh, [Replicate()])),
+        lambda: ict.gram(row(1.3e154), group=group),  # each rank's own sum is in range
+        lambda: ict.gram(row(1e200 if rank == 1 else 1.0), group=group),
         *wrong_masks,
     ]
     for call in wrong:

@@ -1,5 +1,7 @@
 """Rows spread over processes: the value at all rows, and each rank's part of the one gradient."""
 
+import warnings
+
 import mpmath
 import numpy as np
 import pytest
@@ -100,7 +102,7 @@ def check_bits(results):
 def check_errors(results):
     """They reach every rank."""
     for result in results:
-        widths, nan, second, stack, replicated, *of_masks = result["errors"]
+        widths, nan, second, stack, replicated, sum_, one, *of_masks = result["errors"]
         assert "ValueError: features must have one width and dtype on all ranks" in widths
         assert "ValueError" in nan
         assert "must be finite" in nan
@@ -108,9 +110,79 @@ def check_errors(results):
         assert "2 dimensions with group, got shape (2, 3, 4)" in stack
         assert "sharded by rows over a mesh of one dimension" in replicated
         assert "Replicate()" in replicated
+        for told in (sum_, one):
+            assert "OverflowError: Z^T Z of all ranks is not representable in float64" in told
         for told in of_masks[:2]:
             assert told == "TypeError: mask must be a plain dense tensor, and is a DTensor"
         assert "at least one entry, and has shape (0, 5)" in of_masks[2]  # padding on every rank
+
+
+@pytest.fixture
+def alone():
+    """A group of this process, whose rows are all rows."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+
+
+def told(name, Z, **options):
+    """Value and gradient, or the error, and the warnings."""
+    Z = Z.clone().requires_grad_()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            value = FUNCTIONS[name](features=Z, **options)
+            value.backward()
+            result = value.detach(), Z.grad
+        except (ArithmeticError, ValueError) as error:
+            result = type(error), str(error)
+    return result, [(w.category, str(w.message)) for w in seen]
+
+
+SPECTRA = {
+    "tied": [2.0, 2.0, 1.5, 1.0, 1.0],
+    "equal": [3.0] * 5,
+    "dead": [4.0, 2.0, 1.0, 0.0, 0.0],
+    "far": [1.0, 0.1, 1e-4, 1e-9, 1e-12],
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("options", [{}, {"rank": 3}, {"rank": 5}, {"rtol": 1e-2}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_group_finds_the_ends_and_ties_of_the_rows_themselves(alone, spectrum, options, dtype):
+    Q = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 5)))[0]
+    columns = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    Z = torch.from_numpy(Q * SPECTRA[spectrum] @ columns).to(dtype)
+    for name in FUNCTIONS:
+        (expected, right), warned = told(name, Z, **options)
+        (value, gradient), said = told(name, Z, **options, group=alone)
+        assert said == warned
+        if isinstance(right, str):
+            assert (value, gradient) == (expected, right)
+        else:
+            assert_close(value, expected, 1e-5)
+            assert (gradient - right).abs().max() <= 1e-3 * right.abs().max()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-155, 1e160, 1e300])
+def test_a_group_takes_rows_of_any_scale(alone, scale):
+    Z = tensor((9, 4)) * scale
+    for name in ("log_kappa", "kappa"):
+        for options in ({}, {"computed_in": "float32"}):
+            (expected, right), _ = told(name, Z, **options)
+            (value, gradient), _ = told(name, Z, **options, group=alone)
+            assert_close(value, expected, 1e-12)
+            assert_close(gradient, right, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("r_ill", 1e-20), ("r_well", 1e15), ("kappa", 1e-39)])
+def test_results_of_a_group_beyond_float32_are_no_infinities(alone, name, scale):
+    Z = (tensor((9, 4)) * scale).float()
+    for group in (None, alone):
+        (kind, message), _ = told(name, Z, group=group)
+        assert (kind, "not representable in float32" in message) == (OverflowError, True)
 
 
 @pytest.fixture(scope="module")

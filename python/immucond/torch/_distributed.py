@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -10,15 +11,17 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
-from .._pairs import warn_half
-from .._rank import Rule, default_rtol, epsilon, rank_rule
+from .._rank import default_rtol, epsilon, rank_rule
 from .._ranks import Ranks
 from .._triangle import TriangleAccumulator
 from ._kernels import kernels_for
-from ._operator import DTYPES, Options, at_hand, check_tensor
+from ._operator import DTYPES, Options, at_hand, check_finite, check_tensor, shifted, wide
 from ._tokens import kept_rows
 
 _LARGEST = 2.0**1000  # of entries whose columns have norms, on however many ranks
+_NOTHING = 2.0**-60  # of an eigenvalue: only rounding
+_FAR = 2000  # an exponent beyond all
+_IN_RANGE = 400  # exponents of entries whose squares keep all their digits, and so do sums of them
 
 
 class _SumOfGrams(torch.autograd.Function):
@@ -29,47 +32,88 @@ class _SumOfGrams(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
+    def forward(ctx: Any, Z: Tensor, group: Any, exponent: int) -> Tensor:
         ctx.save_for_backward(Z)
-        H = Z.new_zeros(Z.shape[1], Z.shape[1], dtype=torch.float64)
-        if len(Z) > 0:
-            H = kernels_for(Z).gram(Z)
-        dist.all_reduce(H, group=group)
-        # Ranks add the entries (i, j) and (j, i) in different orders.
-        return (H + H.mT) / 2
+        H = shifted(_sum_of_grams(Z, group, exponent), 2 * exponent)
+        if not bool(H.isfinite().all()):
+            raise OverflowError("Z^T Z of all ranks is not representable in float64; scale Z down")
+        return H
 
     @staticmethod
     @once_differentiable  # what other ranks' rows do to G is not here
     def backward(ctx: Any, upstream: Tensor) -> Any:
         (Z,) = ctx.saved_tensors
-        return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None
+        return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None, None
 
 
-class _TriangleOfAll(torch.autograd.Function):
-    """The QR factor R of all ranks' rows: a tree of merges, and nothing in the backward pass.
+def _sum_of_grams(Z: Tensor, group: Any, exponent: int) -> Tensor:
+    """Return the sum over ranks of ``Z^T Z``, of rows in units of 2^exponent."""
+    H = Z.new_zeros(Z.shape[1], Z.shape[1], dtype=torch.float64)
+    if len(Z) > 0:
+        H = kernels_for(Z).gram(shifted(Z.detach().double(), -exponent) if exponent else Z)
+    dist.all_reduce(H, group=group)
+    # Ranks add the entries (i, j) and (j, i) in different orders.
+    return (H + H.mT) / 2
 
-    Whatever depends on the rows by ``H = R^T R`` alone has the gradient ``U = 2 R G`` by R, G that
-    by H, and ``2 Z G = Z R^+ U`` by a rank's own rows.
+
+class _FactorOfAll(torch.autograd.Function):
+    """A square R with ``R^T R = Z^T Z`` of all ranks' rows; no communication in the backward pass.
+
+    By a tree of QR factors, or by the sum of Gram matrices. Whatever depends on the rows by
+    ``H = R^T R`` alone has the gradient ``U = 2 R G`` by R, G that by H, and
+    ``2 Z G = Z R^+ U`` by a rank's own rows.
     """
 
     @staticmethod
-    def forward(ctx: Any, Z: Tensor, group: Any) -> Tensor:
-        accumulator = TriangleAccumulator(Z.shape[1])
-        accumulator.update(Z.detach().double().cpu().numpy()).all_reduce(group)
-        R = torch.from_numpy(accumulator.R)
+    def forward(ctx: Any, Z: Tensor, group: Any, exponent: int, by_gram: bool) -> Tensor:
+        if by_gram:
+            R = shifted(_root(_sum_of_grams(Z, group, exponent)), exponent)
+        else:
+            accumulator = TriangleAccumulator(Z.shape[1])
+            accumulator.update(Z.detach().double().cpu().numpy()).all_reduce(group)
+            R = torch.from_numpy(accumulator.R).to(Z.device)
         ctx.save_for_backward(Z, R)
-        return R.to(Z.device)
+        ctx.by_gram = by_gram
+        return R
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         Z, R = ctx.saved_tensors
         largest = R.abs().max()
-        unit = R / largest
-        size = torch.linalg.vector_norm(unit, dim=0)
-        size = torch.where(size > 0.0, size, 1.0)[:, None]  # columns of any scale, dead ones too
-        G = torch.linalg.lstsq(unit / size.T, upstream.cpu(), driver="gelsd").solution / size
-        return ((Z.double() / largest.to(Z.device)) @ G.to(Z.device)).to(Z.dtype), None
+        solve = _solved_by_root if ctx.by_gram else _solved
+        by_rows = (Z.double() / largest) @ solve(R / largest, upstream)
+        check_finite(by_rows.to(wide(Z.dtype)), "the gradient by the features of this rank")
+        return by_rows.to(Z.dtype), None, None, None
+
+
+def _root(H: Tensor) -> Tensor:
+    """Return R with ``R^T R = H`` to rounding: a triangle, or of singular H orthogonal rows."""
+    R: Tensor
+    R, info = torch.linalg.cholesky_ex(H, upper=True)
+    if info.item() != 0:
+        values, vectors = torch.linalg.eigh(H)
+        values = torch.where(values > _NOTHING * values[-1], values, 0.0)
+        R = values.sqrt()[:, None] * vectors.mT
+    return R
+
+
+def _solved_by_root(R: Tensor, U: Tensor) -> Tensor:
+    """Return ``R^+ U`` for an R that `_root` made."""
+    if bool((R.diagonal() > 0.0).all()) and not bool(R.tril(-1).any()):
+        result: Tensor = torch.linalg.solve_triangular(R, U, upper=True)
+        return result
+    squares = R.square().sum(-1, keepdim=True)
+    return R.mT @ torch.where(squares > 0.0, U / squares, 0.0)
+
+
+def _solved(R: Tensor, U: Tensor) -> Tensor:
+    """Return ``R^+ U`` for a triangle R of any rank, whose columns are of any scale."""
+    R, U, device = R.cpu(), U.cpu(), R.device  # no other has this driver
+    size = torch.linalg.vector_norm(R, dim=0)
+    size = torch.where(size > 0.0, size, 1.0)[:, None]  # dead ones too
+    result: Tensor = torch.linalg.lstsq(R / size.T, U, driver="gelsd").solution / size
+    return result.to(device)
 
 
 class _AllRows(torch.autograd.Function):
@@ -117,26 +161,33 @@ def local_rows(features: Tensor | None, group: Any) -> tuple[Tensor | None, Any]
     return features, group.get_group() if hasattr(group, "get_group") else group
 
 
-def _counts(Z: Tensor, group: Any) -> list[int]:
-    """Return the number of rows on each rank, which must be finite, of one width and dtype."""
+def _met(Z: Tensor, group: Any, name: str) -> tuple[list[int], int]:
+    """Return the number of rows on each rank, and the exponent of a unit for all of them.
+
+    The rows must be finite, of one width and dtype. The unit is 1 where squares are in range.
+    """
     held = Z.detach().abs()
-    bad = 2 * (not held.isfinite().all()) or int((held > _LARGEST).any())
-    mine = torch.tensor([len(Z), Z.shape[1], DTYPES.index(Z.dtype), bad], device=Z.device)
+    largest = float(held.max()) if len(Z) > 0 else 0.0  # NaN wins
+    bad = 2 * (not math.isfinite(largest)) or int(largest > _LARGEST)
+    exponent = -_FAR if bad or largest == 0.0 else math.frexp(largest)[1]
+    told = [len(Z), Z.shape[1], DTYPES.index(Z.dtype), bad, exponent]
+    mine = torch.tensor(told, device=Z.device)
     all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(all_, mine, group=group)
     shapes = [tuple(int(x) for x in t) for t in all_]
     if len({shape[1:3] for shape in shapes}) > 1:
-        seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d, _ in shapes)
-        raise ValueError(f"features must have one width and dtype on all ranks, and have {seen}")
-    for rank, (*_, found) in enumerate(shapes):
+        seen = "; ".join(f"{m} columns of {DTYPES[d]}" for _, m, d, *_ in shapes)
+        raise ValueError(f"{name} must have one width and dtype on all ranks, and have {seen}")
+    for rank, (*_, found, _) in enumerate(shapes):
         if found == 2:
-            raise ValueError(f"features must be finite, and hold NaN or infinity on rank {rank}")
+            raise ValueError(f"{name} must be finite, and hold NaN or infinity on rank {rank}")
         if found == 1:
             raise OverflowError(
-                f"features must be below {_LARGEST:.2g} with group, and are not on rank {rank}; "
+                f"{name} must be below {_LARGEST:.2g} with group, and are not on rank {rank}; "
                 "scale them down"
             )
-    return [shape[0] for shape in shapes]
+    unit = max(shape[-1] for shape in shapes)
+    return [shape[0] for shape in shapes], unit if _IN_RANGE < abs(unit) < _FAR else 0
 
 
 def gram(Z: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
@@ -190,8 +241,8 @@ def gram(Z: Tensor, *, mask: Tensor | None = None, group: Any = None) -> Tensor:
                 raise ValueError("Z must be finite, and holds NaN or infinity")
             raise OverflowError("Z^T Z is not representable in float64; scale Z down")
         return H
-    _counts(Z, group)
-    result: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
+    _, exponent = _met(Z, group, "Z")
+    result: Tensor = _SumOfGrams.apply(Z, group, exponent)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -239,41 +290,26 @@ def sum_over_ranks(term: Tensor, group: Any = None) -> Tensor:
 
 # Collectives, and NumPy between them. The public decorator would import the whole compiler here.
 @_disable_dynamo
-def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options, Rule]:
-    """Return the matrix or the features that stand for all ranks' rows, with options to match.
-
-    And the rule that decides the rank of what was given.
-    """
+def spread(Z: Tensor, options: Options, group: Any) -> tuple[Tensor, Options]:
+    """Return the features that stand for all ranks' rows, with options to match."""
     features, rank, rtol, computed_in = options
     if not features:
         raise ValueError("group goes with features, whose rows the ranks hold; S is one matrix")
     if Z.ndim != 2:
         raise ValueError(f"features must have 2 dimensions with group, got shape {tuple(Z.shape)}")
-    counts = _counts(Z, group)
-    width = Z.shape[1]
-    shape = (sum(counts), width)
-    rule = rank_rule(
-        shape,
-        Z.dtype,  # type: ignore[arg-type]
-        rank=None,
-        rtol=rtol,
-        computed_in=computed_in,
-        given="features",
+    counts, exponent = _met(Z, group, "features")
+    shape = (sum(counts), Z.shape[1])
+    # What stands for the rows may be of another dtype; theirs decides rank and ties.
+    options = features, rank, rtol, computed_in or str(Z.dtype).removeprefix("torch.")
+    if shape[0] < shape[1]:
+        return _AllRows.apply(Z, group, counts), options  # type: ignore[no-untyped-call]
+    dtype: Any = options[3]
+    rule = rank_rule(shape, dtype, rank=rank, rtol=rtol, computed_in=None, given="features")
+    # Where the rounding of coarser rows decides the rank, it hides all that a Gram matrix loses.
+    by_gram = (
+        rank is None
+        and epsilon(dtype) > epsilon("float64")
+        and rule.rtol**2 >= default_rtol(shape, "float64", "gram")
     )
-    if rank is not None:
-        rule = rule._replace(rounded=0.0)
-    if sum(counts) < width:
-        return _AllRows.apply(Z, group, counts), options, rule  # type: ignore[no-untyped-call]
-    if epsilon(computed_in or Z.dtype) <= epsilon("float64"):
-        return _TriangleOfAll.apply(Z, group), options, rule  # type: ignore[no-untyped-call]
-    # The rounding of coarser rows hides all that a Gram matrix in float64 loses.
-    H: Tensor = _SumOfGrams.apply(Z, group)  # type: ignore[no-untyped-call]
-    # Of H: singular values of features are square roots, and H itself is rounded.
-    of_H = max(rule.rtol**2, default_rtol(shape, "float64", "gram"))
-    if rule.rounded > 0.0:  # lambda_1 >= ||H||_F^2 / tr H: never less than the rule of one rank
-        trace, size = float(H.detach().trace()), float(torch.linalg.matrix_norm(H.detach()))
-        of_H = max(of_H, (rule.rounded * trace / size) ** 2) if size > 0.0 else of_H
-        values = torch.linalg.eigvalsh(H.detach())
-        kept = int((values > min(0.5, of_H) * values[-1]).sum())
-        warn_half("Z^T Z", kept, width, rule)
-    return H, (False, rank, min(0.5, of_H), "float64"), rule
+    R: Tensor = _FactorOfAll.apply(Z, group, exponent, by_gram)  # type: ignore[no-untyped-call]
+    return R, options

@@ -9,6 +9,7 @@ With what all operators share: the checks of their arguments, and scaling by pow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, ClassVar, SupportsIndex
@@ -258,6 +259,17 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
             f"{name} must be a matrix with at least one entry, or a stack of them, and has shape "
             f"{tuple(X.shape)}"
         )
+
+
+# ---- results of the dtype that was given ----
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    """Refuse what was finite in float64, and no longer is; mostly the sum tells."""
+    if x.dtype == torch.float64 or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return  # a graph that is being captured has no numbers yet
+    if not math.isfinite(x.sum()) and not x.isfinite().all():
+        raise OverflowError(f"{what} is not representable in {str(x.dtype).removeprefix('torch.')}")
 
 
 # ---- powers of two: into units in which no square leaves the range of float64, and back ----

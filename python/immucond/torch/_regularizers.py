@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import _regularizers as built_in
-from .._pairs import explaining
 from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
 from ._distributed import local_rows, spread
-from ._operator import at_hand, exponent_of, given, shifted, times_power, wide
+from ._operator import at_hand, check_finite, exponent_of, given, shifted, times_power, wide
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import mean_at_ties, name_of, spectral
 from ._tokens import kept_rows
@@ -29,19 +28,15 @@ def _value(
     features, group = local_rows(features, group)
     features = kept_rows(features, mask, empty=group is not None)
     X, options = given(S, features, *of_rank, empty=group is not None)
-    name, number = name_of(r), counted(p, r)
-    result: Tensor
-    if group is None:
-        wanted = X.requires_grad and torch.is_grad_enabled()
-        result = spectral(X, name, *options, number, wanted)[0]
-        return result
-    dtype = wide(X.dtype)
-    X, options, rule = spread(X, options, group)
+    name, number, dtype = name_of(r), counted(p, r), wide(X.dtype)
+    if group is not None:
+        X, options = spread(X, options, group)
     wanted = X.requires_grad and torch.is_grad_enabled()
-    inner = rule if not options[0] else rule._replace(rounded=0.0)  # features tell by themselves
-    with explaining(inner):
-        result = spectral(X, name, *options, number, wanted)[0]
-    return result.to(dtype)
+    result: Tensor = spectral(X, name, *options, number, wanted)[0]
+    if result.dtype != dtype:  # of what stands for all ranks' rows
+        result = result.to(dtype)
+        check_finite(result.detach(), f"the value of {r.name}")
+    return result
 
 
 def r_well(
@@ -206,8 +201,10 @@ def condition_number(
     features = kept_rows(features, mask, empty=group is not None)
     X, options = given(S, features, rank, rtol, computed_in, empty=group is not None)
     dtype, definite = wide(X.dtype), None
+    # Every eigenvalue counts, unless a tolerance says otherwise.
+    options = (*options[:2], rtol or (_LEAST if options[0] else 0.0), options[3])
     if group is not None:
-        X, options, _ = spread(X, options, group)
+        X, options = spread(X, options, group)
     elif features is None:
         if X.shape[-2] != X.shape[-1]:
             raise ValueError(
@@ -215,10 +212,8 @@ def condition_number(
                 f"{tuple(X.shape)}"
             )
         definite = _definite(X, options[3] or X.dtype)
-    of_features, rank, _, precision = options
-    precision = precision or str(X.dtype).removeprefix("torch.")
-    wide_X, size = X.double(), X.shape[-1] if of_features else min(X.shape[-2:])
-    of_pairs = (of_features, rank, rtol or (_LEAST if of_features else 0.0), precision)
+    of_pairs = (*options[:3], options[3] or str(X.dtype).removeprefix("torch."))
+    wide_X, size = X.double(), X.shape[-1]
     pairs = ExtremePairs(*pairs_operator(wide_X, *of_pairs, False))
     singular = pairs.rank < size
     if definite is not None:  # what rounding moved below zero is zero

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +14,17 @@ from .._pairs import explaining, warn_half
 from .._regularizers import SpectralRegularizer, kappa, log_kappa, r_ill, r_well
 from ._curvature import hessian_product
 from ._kernels import kernels_for
-from ._operator import Function, Operator, Options, at_hand, is_plain, nestable, rule_of, wide
+from ._operator import (
+    Function,
+    Operator,
+    Options,
+    at_hand,
+    check_finite,
+    is_plain,
+    nestable,
+    rule_of,
+    wide,
+)
 from ._pairs import ExtremePairs
 
 # By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
@@ -155,23 +164,15 @@ def _kernel(X: Tensor, name: str, *options: Any) -> tuple[Tensor, Tensor]:
     if gradient and found.tied:
         warn_tied(what, regularizer.name)
     value = torch.as_tensor(found.value, dtype=dtype, device=X.device)
-    _check_finite(value, f"the value of {regularizer.name}")
+    check_finite(value, f"the value of {regularizer.name}")
     if stacked:
         value = value.reshape(shape[:-2])
     if not gradient:
         return value, torch.empty(0, dtype=dtype, device=X.device)
     assert found.gradient is not None
     by_X = found.gradient.to(dtype)
-    _check_finite(by_X, f"the gradient of {regularizer.name}")
+    check_finite(by_X, f"the gradient of {regularizer.name}")
     return value, by_X.reshape(shape) if stacked else by_X
-
-
-def _check_finite(x: Tensor, what: str) -> None:
-    """Refuse what was finite in float64, and no longer is; mostly the sum tells."""
-    if x.dtype == torch.float64 or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return  # a graph that is being captured has no numbers yet
-    if not math.isfinite(x.sum()) and not x.isfinite().all():
-        raise OverflowError(f"{what} is not representable in {str(x.dtype).removeprefix('torch.')}")
 
 
 def _fake(X: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
