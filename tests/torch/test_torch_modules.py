@@ -92,6 +92,16 @@ def test_precondition_with_a_ridge_and_on_the_range():
         assert_close(theta.grad, inverse @ g, 1e-12)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_precondition_inverts_the_symmetric_part(turned):
+    K = torch.diag(torch.tensor([1.0, 1e-6, 1e-6]))
+    K[2, 1], K[1, 2] = 9e-7, -9e-7  # no more than rounding in float32
+    K = K.T if turned else K
+    theta = torch.eye(3, requires_grad=True)
+    ict.precondition(theta, K).sum().backward()
+    assert torch.allclose(theta.grad, torch.tensor([[1.0], [1e6], [1e6]]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_precondition_keeps_the_dtype(dtype):
     theta = torch.eye(3, dtype=dtype, requires_grad=True)

@@ -251,6 +251,19 @@ def test_a_ridge_needs_a_psd_matrix(S):
         ict.condition_number(torch.tensor(S), ridge=-0.1)
 
 
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+@pytest.mark.parametrize("ridge", [1e-6, 1e-8])
+def test_a_ridge_shifts_the_eigenvalues_of_the_symmetric_part(ridge):
+    S = torch.diag(torch.tensor([1.0, 1e-8, 1e-8]))
+    S[2, 1], S[1, 2] = 9e-7, -9e-7  # no more than rounding in float32
+    value, gradient = value_and_grad(partial(ict.condition_number, ridge=ridge), "S", S)
+    smallest = 1e-8 + ridge
+    assert_close(value, (1.0 + ridge) / smallest, 1e-6)
+    each = -(1.0 + ridge) / smallest**2 / 2.0
+    expected = torch.diag(torch.tensor([1.0 / smallest, each, each]))
+    assert_close(gradient, expected, 1e-5)
+
+
 def test_a_ridge_needs_a_square_matrix_in_transformed_programs_too():
     S = torch.ones(2, 2, 3)
     told = r"S must be symmetric positive semidefinite .*, and has shape \(2, 3\)"

@@ -261,6 +261,14 @@ def check_tensor(X: Any, name: str, *, empty: bool = False) -> None:
         )
 
 
+def symmetric_part(X: Tensor) -> Tensor:
+    """Return ``(X + X^T) / 2`` of each matrix of a stack, at any scale: what is equal stays.
+
+    And so does what is not finite, in its place.
+    """
+    return torch.where((X.mT != X) & X.mT.isfinite(), X / 2 + X.mT / 2, X)
+
+
 # ---- results of the dtype that was given ----
 
 

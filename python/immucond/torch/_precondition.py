@@ -10,7 +10,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._rank import default_rtol, largest_negative, largest_skew
 from .._validate import check_real
-from ._operator import Function, Operator, at_hand, check_device, check_tensor, nestable, wide
+from ._operator import (
+    Function,
+    Operator,
+    at_hand,
+    check_device,
+    check_tensor,
+    nestable,
+    symmetric_part,
+    wide,
+)
 
 _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 
@@ -27,7 +36,7 @@ def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
         skew = largest_skew(len(K), K.dtype)
         if float((precise - precise.mT).abs().amax()) > skew * largest:
             raise ValueError("K must be symmetric")
-        values, vectors = torch.linalg.eigh(precise)
+        values, vectors = torch.linalg.eigh(symmetric_part(precise))  # it reads one triangle
         negative = largest_negative(len(K), K.dtype)
         if float(values[0]) < -negative * float(values[-1]) or float(values[-1]) <= 0.0:
             raise ValueError(

@@ -12,7 +12,16 @@ from .._rank import largest_negative, largest_skew
 from .._regularizers import Counted, SpectralRegularizer, counted
 from .._validate import check_real
 from ._distributed import local_rows, spread
-from ._operator import at_hand, check_finite, exponent_of, given, shifted, times_power, wide
+from ._operator import (
+    at_hand,
+    check_finite,
+    exponent_of,
+    given,
+    shifted,
+    symmetric_part,
+    times_power,
+    wide,
+)
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import mean_at_ties, name_of, spectral
 from ._tokens import kept_rows
@@ -214,6 +223,8 @@ def condition_number(
         definite = _definite(X, options[3] or X.dtype)
     of_pairs = (*options[:3], options[3] or str(X.dtype).removeprefix("torch."))
     wide_X, size = X.double(), X.shape[-1]
+    if not options[0]:
+        wide_X = symmetric_part(wide_X)  # whose eigenvalues a ridge shifts
     pairs = ExtremePairs(*pairs_operator(wide_X, *of_pairs, False))
     singular = pairs.rank < size
     if definite is not None:  # what rounding moved below zero is zero
