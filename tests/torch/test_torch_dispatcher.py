@@ -51,6 +51,7 @@ def test_opcheck_of_the_others():
     theta, K = tensor((3, 2)).requires_grad_(), torch.eye(3, dtype=torch.float64)
     for op in (OPS.precondition, OPS.gram_solve):
         opcheck(op.default, (theta, K, 0.5))
+    opcheck(OPS.widened.default, (STACK.float().detach().requires_grad_(),))
     opcheck(OPS.label_energy.default, (STACK.detach().requires_grad_(),))
     opcheck(OPS.one_hot.default, (torch.tensor([[0, 2], [1, 1]]), 3))
 

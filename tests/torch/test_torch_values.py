@@ -199,6 +199,27 @@ def test_a_function_without_gradients_still_rescales():
     )
 
 
+BEYOND = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 3)) * 1e-42).float()
+LABELS = torch.arange(9.0)[:, None] ** 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda Z: ict.condition_number(features=Z),
+        lambda Z: ict.condition_number(features=Z, ridge=1e-80),
+        lambda Z: ict.condition_number(Z[:3, 0].abs().diag(), ridge=1e-43),
+        lambda Z: ict.r_align(Z, LABELS),
+        lambda Z: ict.r_align(LABELS, Z),
+    ],
+)
+def test_a_gradient_beyond_float32_is_no_infinity(function):
+    Z = BEYOND.clone().requires_grad_()
+    with pytest.raises(OverflowError, match="not representable in float32"):
+        function(Z).backward()
+    assert torch.autograd.grad(function(wide := Z.double()), wide)[0].isfinite().all()
+
+
 # ---- under a ridge ----
 
 

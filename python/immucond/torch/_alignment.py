@@ -20,6 +20,7 @@ from ._operator import (
     nestable,
     times_power,
     wide,
+    widened,
 )
 from ._pairs import pairs_operator
 from ._tokens import Tokens, check_tokens
@@ -172,7 +173,8 @@ def r_align(
 
 def _to_unit(X: Tensor) -> Tensor:
     """Return it in float64 and in a unit of about its largest entry, a power of 2."""
-    unit: Tensor = times_power(X.double(), -exponent_of(X.double()), False)
+    X = widened(X)
+    unit: Tensor = times_power(X, -exponent_of(X), False)
     return unit
 
 

@@ -345,3 +345,38 @@ times_power = Operator(
     ),
     kernel=_kernel,
 )
+
+
+# ---- into float64, and gradients back ----
+
+
+class _Widened(Function):
+    """Entries in float64; a gradient that the dtype of the input does not hold is an error."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        single = times_power(upstream, upstream.new_zeros(upstream.shape[:-2]), True)
+        return single.to(ctx.dtype)
+
+    @staticmethod
+    @nestable
+    def jvp(saved: Any, ctx: Any, tangent: Tensor) -> Any:  # noqa: ARG004
+        return widened(tangent)
+
+
+_widened = Operator(
+    _Widened,
+    "widened(Tensor X) -> Tensor",
+    fake=lambda X: X.new_empty(X.shape, dtype=torch.float64),
+    kernel=lambda X: X.to(torch.float64, memory_format=torch.contiguous_format),
+)
+
+
+def widened(X: Tensor) -> Tensor:
+    """Return a stack of matrices in float64, as `Tensor.double`, but for gradients out of range."""
+    result: Tensor = X if X.dtype == torch.float64 else _widened(X)
+    return result

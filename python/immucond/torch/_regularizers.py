@@ -21,6 +21,7 @@ from ._operator import (
     symmetric_part,
     times_power,
     wide,
+    widened,
 )
 from ._pairs import ExtremePairs, pairs_operator
 from ._spectral import mean_at_ties, name_of, spectral
@@ -222,7 +223,7 @@ def condition_number(
             )
         definite = _definite(X, options[3] or X.dtype)
     of_pairs = (*options[:3], options[3] or str(X.dtype).removeprefix("torch."))
-    wide_X, size = X.double(), X.shape[-1]
+    wide_X, size = widened(X), X.shape[-1]
     if not options[0]:
         wide_X = symmetric_part(wide_X)  # whose eigenvalues a ridge shifts
     pairs = ExtremePairs(*pairs_operator(wide_X, *of_pairs, False))
