@@ -67,6 +67,7 @@ class EmulatedCuda:
             getattr(_emulation.Regularizer, regularizer),
             p=p,
             gradient=where["gradient"] != 0,
+            ends=where["sigma"] != 0,
             pairs=where["vectors"] != 0,
         )
         for name, array in found.items():

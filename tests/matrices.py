@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,18 @@ def finite_differences(f: Callable[[Array], float], x: Array, step: float = 1e-6
             ends.append(f(moved))
         gradient[at] = (ends[0] - ends[1]) / (2 * step)
     return gradient
+
+
+def equal_rows(count, apart):
+    """Features (count x 2), all rows equal but the last, and the ends of Z^T Z to the last digit.
+
+    The rounding of equal products has one sign, so that it adds up.
+    """
+    Z = np.zeros((count, 2))
+    Z[:-1], Z[-1, 1] = (3**-0.5, 0.42), apart * count**0.5
+    with localcontext() as context:
+        context.prec = 120
+        x, y, z = (Decimal(float(entry)) for entry in (*Z[0], Z[-1, 1]))
+        a, b, c = (count - 1) * x * x, (count - 1) * x * y, (count - 1) * y * y + z * z
+        largest = (a + c + ((a - c) ** 2 + 4 * b * b).sqrt()) / 2
+        return Z, np.array([float(largest), float((a * c - b * b) / largest)])

@@ -147,13 +147,20 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
     return (dual ? input.at(index, i, l) : input.at(index, l, i)) * unit * other_unit;
   };
   if (features) {
-    product(
-        team, n, n, length, true, [&](int i, int l) { return tall(l, i); }, tall,
-        [&](int i, int j, double x) {
-          if (j > i) return;
-          a[i * ld + j] = a[j * ld + i] = x;
-          if (gram) gram[i * n + j] = gram[j * n + i] = x;
-        });
+    // By blocks of rows: many in one go, if equal, would round to one side. The entries of a thread
+    // are the same ones in each.
+    const int most = static_cast<int>(summed_rows(n));
+    for (int first = 0; first < length; first += most)
+      product(
+          team, n, n, length - first < most ? length - first : most, true,
+          [&](int i, int l) { return tall(first + l, i); },
+          [&](int l, int j) { return tall(first + l, j); },
+          [&](int i, int j, double x) {
+            if (j > i) return;
+            const double sum = first == 0 ? x : a[i * ld + j] + x;
+            a[i * ld + j] = a[j * ld + i] = sum;
+            if (gram) gram[i * n + j] = gram[j * n + i] = sum;
+          });
   } else {
     for (int at = team.thread(); at < entries; at += team.threads())
       a[at / n * ld + at % n] = tall(at / n, at % n);
@@ -181,7 +188,8 @@ IMMUCOND_DEVICE void small_problem(const Team& team, const SmallProblems<T>& giv
   // ---- ends, rank and ties, as on the host (ends.hpp: read_ends) ----
   const Rule& rule = given.rule;
   const int known = static_cast<int>(rule.rank);
-  const double rounding = reduction_noise(n);
+  const double reduced = reduction_noise(n);
+  const double rounding = features ? fmax(reduced, plain_summation_noise(length, n)) : reduced;
   const bool formed = given.kind != Kind::matrix;
   const double rtol = formed ? gram_rtol(rule, rounding) : rule.rtol;
   Two found = eigenvalues(team, tridiagonal, 1, known > 0 ? known : n, scratch);

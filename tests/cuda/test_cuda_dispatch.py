@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from emulated_cuda import EmulatedCuda, install
-from matrices import quiet, separated, with_eigenvalues, with_singular_values
+from emulated_cuda import EmulatedCuda, install, read, view
+from matrices import equal_rows, quiet, separated, with_eigenvalues, with_singular_values
 from torch_cases import assert_close, torch
 
 import immucond as ic
@@ -62,6 +62,22 @@ def test_long_features_take_a_gram_matrix_first(cuda, name, shape, dtype):
     check(name, Z)
     check(name, Z.T.contiguous().T)
     assert cuda.calls == ["gram", "small gram"] * 2
+
+
+def test_sums_in_one_go_over_many_rows_keep_the_digits_that_are_told(cuda, monkeypatch):
+    def in_one_go(*, X, out, **_):
+        A = read(X)
+        for i, j in np.ndindex(2, 2):
+            view(out, np.float64, (2, 2))[i, j] = np.cumsum(A[:, i] * A[:, j])[-1]
+
+    monkeypatch.setattr(cuda, "gram", in_one_go)
+    cuda.most = 40
+    Z, truth = equal_rows(200_000, 1e-4)
+    pairs = icc.feature_extreme_pairs(torch.from_numpy(Z))
+    assert_close(pairs.sigma_min, truth[1], 1e-6)
+    for rows, carries in ((200, True), (10**6, False)):
+        matrix = LargeMatrix(None, 200, None, 0, rule=Rule(0, 1e-14, 2.0**-52), rows=rows)
+        assert matrix._carries(200, 1.0, 1e-7) == carries
 
 
 @NAMES
@@ -334,7 +350,7 @@ def test_excesses_cancel_nothing():
 
 def test_neighbours_within_rounding_are_not_clearly_simple():
     rule = Rule(0, 1e-13, 2.0**-52)
-    simple = LargeMatrix(None, 200, None, 0, rule=rule, formed=False)._simple
+    simple = LargeMatrix(None, 200, None, 0, rule=rule)._simple
     assert simple(1.0, 0.9, 0.0, 1.0)
     assert not simple(1.0, 1.0 - 1e-14, 0.0, 1.0)
     assert not simple(1.0, 0.9, 0.2, 1.0)  # not known so well

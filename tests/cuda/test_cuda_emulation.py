@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from immucond._emulation import STATUS, Kind, Regularizer, small_problems
 from matrices import (
+    equal_rows,
     exact_psd,
     generators,
     on_grid,
@@ -115,6 +116,15 @@ def test_pairs_by_features(shape):
     assert found["status"] == 0
     assert np.allclose(found["sigma"], [core.sigma_max, core.sigma_min], rtol=1e-12)
     assert close(found["vectors"], np.stack([core.v_max, core.v_min]), 1e-10)
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-2])
+def test_sums_over_many_equal_rows_keep_the_digits_that_are_told(apart):
+    Z, truth = equal_rows(200_000, apart)
+    found = run(Z, pairs=True)
+    assert found["status"] == (STATUS["digits_lost"] if apart == 1e-4 else 0)
+    if found["status"] == 0:
+        assert (np.abs(found["sigma"] / truth - 1.0) <= [4e-14, 1e-6]).all()
 
 
 def test_a_formed_gram_matrix_has_the_rules_of_features():

@@ -24,7 +24,7 @@ using Choice = std::tuple<Index, double, double, double>;  // as `Rule`
 
 template <class T>
 py::dict solve(const py::array& stack, Kind kind, const Choice& choice, BuiltIn regularizer,
-               Index p, bool gradient, bool pairs, int threads, unsigned seed) {
+               Index p, bool gradient, bool ends, bool pairs, int threads, unsigned seed) {
   using Real = typename SmallProblems<T>::Real;
   const auto count = stack.shape(0);
   const int rows = static_cast<int>(stack.shape(1)), cols = static_cast<int>(stack.shape(2));
@@ -52,7 +52,7 @@ py::dict solve(const py::array& stack, Kind kind, const Choice& choice, BuiltIn 
   problems.p = p;
   problems.value = value.mutable_data();
   problems.gradient = gradient ? by_input.mutable_data() : nullptr;
-  problems.sigma = pairs ? sigma.mutable_data() : nullptr;
+  problems.sigma = ends || pairs ? sigma.mutable_data() : nullptr;
   problems.vectors = pairs ? vectors.mutable_data() : nullptr;
   problems.rank = rank.mutable_data();
   problems.status = status.mutable_data();
@@ -191,11 +191,11 @@ PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
   m.def(
       "small_problems",
       [](const py::array& stack, Kind kind, const Choice& choice, BuiltIn regularizer, Index p,
-         bool gradient, bool pairs, int threads, unsigned seed) {
+         bool gradient, bool ends, bool pairs, int threads, unsigned seed) {
         if (stack.ndim() != 3) throw py::value_error("a stack of matrices is needed");
         const py::dtype dtype = stack.dtype();
         const auto run = [&](auto entry) {
-          return solve<decltype(entry)>(stack, kind, choice, regularizer, p, gradient, pairs,
+          return solve<decltype(entry)>(stack, kind, choice, regularizer, p, gradient, ends, pairs,
                                         threads, seed);
         };
         if (dtype.kind() == 'u' && dtype.itemsize() == 2) return run(BFloat16{});
@@ -205,8 +205,8 @@ PYBIND11_MODULE(_emulation, m, py::mod_gil_not_used()) {
                                        : run(Half{});
       },
       py::arg("stack"), py::arg("kind"), py::arg("rule"), py::arg("regularizer") = BuiltIn::none,
-      py::arg("p") = kAllValues, py::arg("gradient") = false, py::arg("pairs") = false,
-      py::arg("threads") = 0, py::arg("seed") = 0u);
+      py::arg("p") = kAllValues, py::arg("gradient") = false, py::arg("ends") = false,
+      py::arg("pairs") = false, py::arg("threads") = 0, py::arg("seed") = 0u);
 
   m.def("small_launch", [](Kind kind, std::int64_t count, int rows, int cols) {
     const Launch launch = small_launch(kind, count, rows, cols);

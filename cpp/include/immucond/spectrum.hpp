@@ -44,6 +44,12 @@ IMMUCOND_EVERYWHERE double summation_noise(Index rows, Index columns) {
   return reduction_noise(rows < most ? rows : most);
 }
 
+/// The same where the sums of all blocks are added up as they are, without keeping their rounding.
+IMMUCOND_EVERYWHERE double plain_summation_noise(Index rows, Index columns) {
+  const Index most = summed_rows(columns);
+  return reduction_noise((rows < most ? rows : most) + rows / most);
+}
+
 /// What these sums come to at worst, relative to the trace, whoever chose the rows: each product
 /// and each sum in one go rounds by u ||x_i|| ||x_j|| at most (Higham 2002, Sec. 3.1). With a
 /// margin for the sum of the blocks.

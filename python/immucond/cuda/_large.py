@@ -156,14 +156,15 @@ _Found = tuple[int, float, float, Any]  # rank, both ends, and their vectors
 class LargeMatrix:
     """A symmetric positive semidefinite matrix H (n x n, float64) whose ends are wanted.
 
-    `formed`: H is a Gram matrix of ours, and `rule` that of its features.
+    With `rows` it is a Gram matrix of ours, of so many, and `rule` that of its features.
     """
 
     def __init__(
-        self, H: Any, n: int, library: Library, device: int, *, rule: Rule, formed: bool
+        self, H: Any, n: int, library: Library, device: int, *, rule: Rule, rows: int = 0
     ) -> None:
         self.H, self.n, self.library, self.place = H, n, library, Place(library, device)
-        self.rule, self.formed, self.noise = rule, formed, _core.reduction_noise(n)
+        self.rule, self.formed, self.tolerance = rule, rows > 0, _core.reduction_noise(n)
+        self.noise = _core.reduction_noise(max(n, rows))  # cuBLAS sums the rows in one go
         self.floor = 0.0
 
     def ends(self, p: int) -> Large | None:
@@ -241,11 +242,11 @@ class LargeMatrix:
         return squares, math.fsum([*sums, -squares]), float(parts[:, 2].max())
 
     def _iterated(self, first: FloatArray) -> _Found | None:
-        top = largest(DeviceSteps(self.H, first, self.n, *self.place), self.noise)
+        top = largest(DeviceSteps(self.H, first, self.n, *self.place), self.tolerance)
         inverse = None if top is None else self._inverse()
         if top is None or inverse is None:
             return None
-        below = largest(DeviceSteps(inverse, first, self.n, *self.place), self.noise)
+        below = largest(DeviceSteps(inverse, first, self.n, *self.place), self.tolerance)
         if below is None:
             return None
         bottom, following, error = below.inverted()

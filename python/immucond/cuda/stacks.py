@@ -88,9 +88,13 @@ def small_problems(
     regularizer: str = "none",
     p: int = _core.ALL_VALUES,
     gradient: bool = False,
+    ends: bool = False,
     pairs: bool = False,
 ) -> Small:
-    """Launch one block of threads a matrix on the current stream; nothing is waited for."""
+    """Launch one block of threads a matrix on the current stream; nothing is waited for.
+
+    `ends`: their values, which come with `pairs` too.
+    """
     cuda, place = _device.module(), Place(library, stack.device)
     count, rows, cols = stack.shape
 
@@ -100,7 +104,7 @@ def small_problems(
     found = Small(
         value=empty(regularizer != "none"),
         gradient=empty(gradient, rows, cols, dtype=stack.at_least_float32),
-        sigma=empty(pairs, 2),
+        sigma=empty(ends or pairs, 2),
         vectors=empty(pairs, 2, cols),
         rank=empty(True, dtype="int32"),
         status=empty(True, dtype="int32"),
@@ -261,11 +265,24 @@ class Stack:
             gram = DeviceArray(
                 library.address(formed.H), "float64", (1, n, n), (n * n, n, 1), device
             )
-            small = small_problems(gram, library, kind="gram", rule=self.rule, p=p, **wanted)
-            return None if library.to_numpy(small.status).any() else small
-        return LargeMatrix(formed.H, n, library, device, rule=self.rule, formed=self.features).ends(
-            p
-        )
+            small = small_problems(
+                gram, library, kind="gram", rule=self.rule, p=p, ends=True, **wanted
+            )
+            done = not library.to_numpy(small.status).any() and self._carries(formed, small)
+            return small if done else None
+        rows = formed.A.shape[0] if self.features else 0
+        return LargeMatrix(formed.H, n, library, device, rule=self.rule, rows=rows).ends(p)
+
+    def _carries(self, formed: _Formed, small: Small) -> bool:
+        """Return whether sums over so many rows carry the digits; one block knows no rows."""
+        sigma, rank = (self.library.to_numpy(x)[0] for x in (small.sigma, small.rank))
+        floor = 0.0
+        if self.rule.rounded > 0.0:
+            floor = _core.gram_floor(rule=self.rule, trace=float(formed.H.trace()))
+        return _core.gram_carries(
+            rule=self.rule, sigma_max=float(sigma[0]), sigma_min=float(sigma[1]), rank=int(rank),
+            n=formed.n, noise=_core.reduction_noise(formed.A.shape[0]), floor=floor,
+        )  # fmt: skip
 
     def _evaluate_one(
         self, i: int, regularizer: SpectralRegularizer, p: int, value: Any, by_X: Any
