@@ -87,7 +87,7 @@ def r_well(
         by its own. For ``torch.distributed.group.WORLD`` that is every rank; a DTensor with
         ``Shard(0)`` brings its own. Rows in float64 meet in a tree of QR factors
         (`immucond.TriangleAccumulator.all_reduce`), coarser ones in one sum of Gram matrices,
-        which holds all that they tell.
+        which holds all that they tell, unless `rank` or a small `rtol` asks for more.
 
     Returns
     -------
