@@ -50,9 +50,9 @@ def condition_number(
     Raises
     ------
     ValueError
-        Where not exactly one of `S` and `features` is given, an entry is not finite, the rank is 0,
-        `ridge` is negative, or there is a ridge and `S` is not symmetric positive semidefinite.
-
+        Where not exactly one of `S` and `features` is given, an entry is not finite, the rank is 0
+        without a ridge, `ridge` is negative, or there is one and `S` is not symmetric positive
+        semidefinite.
     OverflowError
         Where it passes 1.8e308.
 
@@ -78,8 +78,11 @@ def condition_number(
     # Under a ridge every eigenvalue counts, so none is cut off.
     tolerance = 0.0 if shift > 0.0 and rtol is None else rtol
     fields: dict[str, Any]
+    array = as_matrix(S, "S") if features is None else as_matrix(features, "features")
+    square = features is not None or array.shape[0] == array.shape[1]
+    if shift > 0.0 and rank is None and square and not array.any():
+        return 1.0  # of 0 + ridge I
     if features is not None:
-        array = as_matrix(features, "features")
         rule = rank_rule(
             array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in,
             given="features",
@@ -99,8 +102,6 @@ def condition_number(
             )
         size = array.shape[1]
     else:
-        assert S is not None
-        array = as_matrix(S, "S")
         rule = rank_rule(
             array.shape, array.dtype, rank=rank, rtol=tolerance, computed_in=computed_in
         )

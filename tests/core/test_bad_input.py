@@ -269,7 +269,10 @@ def test_the_symmetric_tolerance_is_that_of_the_dtype():
 NO_SPECTRUM = ("gram", "hessian", "feature_hessian", "accumulator", "triangle")
 
 
-@pytest.mark.parametrize("key", [key for key in ARGUMENTS if key.split()[0] not in NO_SPECTRUM])
+@pytest.mark.parametrize(
+    "key",
+    [key for key in ARGUMENTS if key.split()[0] not in NO_SPECTRUM and not key.endswith("ridge")],
+)
 def test_rank_zero(key):
     call, _ = ARGUMENTS[key]
     with pytest.raises(ValueError, match="has rank 0"):

@@ -169,3 +169,16 @@ def test_a_ridge_over_features_whose_condition_number_is_not_representable():
         ic.condition_number(features=Z, rtol=0.0)
     assert ic.condition_number(features=Z, ridge=1.0) == pytest.approx(2.0, rel=1e-15)
     assert ic.condition_number(features=Z, ridge=1e-3) == pytest.approx(1001.0, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int8])
+def test_a_ridge_over_nothing_is_the_ridge(dtype):
+    """0 + ridge I has condition number 1; without a ridge, or of a rank that is given, none."""
+    nothing = np.zeros((4, 3), dtype)
+    assert ic.condition_number(features=nothing, ridge=1e-6) == 1.0
+    assert ic.condition_number(nothing[:3], ridge=1e-6) == 1.0
+    for keywords in ({}, {"ridge": 1.0, "rank": 1}):
+        with pytest.raises(ValueError, match="rank"):
+            ic.condition_number(features=nothing, **keywords)
+    with pytest.raises(ValueError, match="square"):
+        ic.condition_number(nothing, ridge=1.0)

@@ -46,6 +46,24 @@ def sqrtm(A, power=0.5):
 # ---- rho and its bound ----
 
 
+def test_a_rank_beyond_what_varies_is_refused():
+    """Labels were counted along singular vectors of 0, which are any."""
+    X_P, X_H, y_H = data(0)
+    X_H[:, -1] = 0.0
+    with pytest.raises(ValueError, match="rank of Z is given as 8, and Z has at most 7"):
+        ic.linear.alignment(X_H, y_H, rank=8)
+    assert ic.linear.alignment(X_H, y_H, rank=7).rho == ic.linear.alignment(X_H, y_H).rho
+    told = "rank of X_H is given as 8, and X_H has at most 7"
+    with pytest.raises(ValueError, match=told):
+        ic.linear.fade(X_P, X_H, y_H, ranks=(8, 8))
+    with pytest.raises(ValueError, match=told):
+        ic.linear.alignment_limit(X_P, X_H, y_H, kappa_P=2.0, ranks=(8, 8))
+    few, y = X_H[:5, :7], np.array([0, 1, 0, 1, 1])  # of 5 rows that are centred 4 are free
+    with pytest.raises(ValueError, match="rank of Z is given as 5, and Z has at most 4"):
+        ic.linear.alignment(few, y, rank=5)
+    assert ic.linear.alignment(few, y, rank=5, center=False).rank == 5
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_alignment_is_its_definition(seed):
     _, X, y = data(seed)

@@ -210,3 +210,21 @@ def test_a_rank_that_a_gram_matrix_has_not_is_told_of_that_matrix(name):
     grams = {"K_P": np.eye(3), "K_H": np.eye(3)} | {name: np.diag([2.0, 1.0, 0.0])}
     with pytest.raises(ValueError, match=f"^rank of {name}: rank = 3 was given"):
         ic.linear.immunity(np.eye(3), **grams, ranks=(3, 3))
+
+
+def test_a_ridge_beside_what_passes_the_range_names_the_inputs():
+    """Their features are infinite, and were told as an argument of another function."""
+    X_P, X_H = tasks(0, 3)
+    theta = 10.0 * np.eye(3)
+    exact = ic.linear.immunity(theta, X_P * 1e307, X_H)
+    assert exact.kappa_P == pytest.approx(ic.linear.immunity(theta, X_P, X_H).kappa_P)
+    for scales, keywords, match in (
+        ((1e307, 1.0), {}, r"X_P under theta passes 1\.8e308, beside which a ridge of 1"),
+        ((1.0, 1e307), {}, r"X_H under theta passes 1\.8e308.*scale X_H down"),
+        ((2e307, 1.0), {"reference": 100.0 * theta}, "X_P under"),
+    ):
+        with pytest.raises(OverflowError, match=match):
+            ic.linear.immunity(theta, X_P * scales[0], X_H * scales[1], ridge=1.0, **keywords)
+    many = np.tile(1.7e308 * np.eye(3), (9, 1))  # whose largest singular value passes it
+    with pytest.raises(OverflowError, match=r"X_P under theta passes 1\.8e308"):
+        ic.linear.immunity(1e-3 * np.eye(3), many, X_H, ridge=1.0)

@@ -313,6 +313,10 @@ def test_bad_input_is_told():
     for t in (-1, math.nan, math.inf, [1, -2]):
         with pytest.raises(ValueError, match="t must hold numbers of steps"):
             cost.loss(t)
+    for t in ("3", b"3", ["1", "2"], 3 + 2j, None):
+        with pytest.raises(TypeError, match="t must hold numbers of steps"):
+            cost.loss(t)
+    assert cost.loss(10**30) == cost.loss(1e30)
     for ask in (cost.steps, cost.krylov):
         with pytest.raises(ValueError, match="eps"):
             ask(1.5)

@@ -109,6 +109,23 @@ def test_rank_0(kernels, name, given):
         FUNCTIONS[name](**{given: torch.zeros(3, 2)})
 
 
+def test_a_ridge_over_nothing_is_the_ridge(kernels):
+    """0 + ridge I has condition number 1 and gradient 0, alone, in a stack and below vmap."""
+    S = torch.stack([torch.zeros(3, 3), torch.diag(torch.tensor([3.0, 2.0, 1.0]))])
+    S.requires_grad_()
+    found = ict.condition_number(S, ridge=1.0)
+    assert found.tolist() == [1.0, 2.0]
+    (grad,) = torch.autograd.grad(found.sum(), S)
+    assert torch.equal(grad[0], torch.zeros(3, 3))
+    assert grad[1].abs().max() > 0.1
+    below = torch.func.vmap(lambda s: ict.condition_number(s, ridge=1.0))(S.detach())
+    assert below.tolist() == [1.0, 2.0]
+    Z = torch.zeros(4, 3, dtype=torch.bfloat16)
+    assert ict.condition_number(features=Z, ridge=1e-6) == 1.0
+    with pytest.raises(ValueError, match="rank"):
+        ict.condition_number(features=Z, ridge=1e-6, rank=2)
+
+
 def test_noise_is_told(kernels):
     S = torch.diag(torch.tensor([1.0, 0.5, 1e-17], dtype=torch.float64)).requires_grad_()
     value, seen = caught(lambda: ict.log_kappa(S, rank=3))

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._labels import labels_of
-from .._rank import default_rtol, numerical_rank, rank_rule, seen_labels, tolerance_at
+from .._rank import (
+    default_rtol,
+    numerical_rank,
+    rank_rule,
+    refuse_more,
+    seen_labels,
+    tolerance_at,
+)
 from .._svd import svd
 from .._task import root_of_gram
 from .._triangle import condensed
@@ -167,6 +174,8 @@ def task_of_inputs(
     k = rule.rank or min(numerical_rank(s, rule), int(np.count_nonzero(s > noise)))
     if k == 0 or s[0] == 0.0:
         raise ValueError(f"{names[0]} is constant: centred, its rank is 0")
+    # Of centred rows one depends on the others, whatever rounding makes of that.
+    refuse_more(k, s[: len(given) - 1] if center else s, names[0], f"rank of {names[0]}")
     labels = seen_labels(u[:, :k].T @ y, s[:k], math.sqrt(energy), given.shape)
     rtol = max(rtol, noise / float(s[0]), float(s[k:].max(initial=0.0) / s[0]))
     parts = (s[:k] / s[0])[:, None] * vt[:k], labels, rtol

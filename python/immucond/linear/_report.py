@@ -143,6 +143,8 @@ def immunity(
     ------
     ValueError
         For NaN, mismatched sizes, a negative ridge, or a theta under which a task has rank 0.
+    OverflowError
+        Where a condition number passes 1.8e308, or with a ridge the features do.
     TypeError
         Unless both inputs or both Gram matrices are given.
 
@@ -204,8 +206,15 @@ def _measure(
         if rank == 0:
             raise ValueError(f"{name} maps the {task} inputs to 0: H has rank 0 and no kappa")
         if ridge:
-            features = root.matrix if theta is None else root.matrix @ theta
-            kappa = condition_number(features=root.scale * features, ridge=ridge)
+            with np.errstate(over="ignore", invalid="ignore"):
+                features = root.matrix if theta is None else root.matrix @ theta
+                features = root.scale * features
+            if not np.isfinite(features).all():
+                raise OverflowError(
+                    f"{root.name} under {name} passes 1.8e308, beside which a ridge of {ridge:g} "
+                    f"is nothing: scale {root.name} down"
+                )
+            kappa = condition_number(features=features, ridge=ridge)
         else:
             features = root.matrix if theta is None else root.matrix @ (theta / np.max(abs(theta)))
             kappa = condition_number(features=features, rank=rank)

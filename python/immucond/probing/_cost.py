@@ -18,7 +18,7 @@ from .._extreme import psd_extreme_pairs
 from .._gram import gram
 from .._rank import default_rtol, rank_rule, refuse_more
 from .._validate import FloatArray, as_count, as_float64, as_matrix, as_targets, check_real
-from ._curve import decay
+from ._curve import as_steps, decay
 from .quadrature import Bidiagonal, bidiagonalize, gamma, rate_of
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ class AttackCost(Plotted):
         Up to step k the rules are exact. Later the Gauss rule is the lower bound, Gauss-Radau with
         a node at zero the upper one, and their mean the forecast.
         """
-        steps = np.asarray(t, dtype=np.float64)
-        if not np.all((steps >= 0.0) & np.isfinite(steps)):
-            raise ValueError(f"t must hold numbers of steps, at least 0, and is {t!r:.80}")
+        steps = as_steps(t, "t")
         flat = steps.ravel()
         lower, upper = self._at(flat, -1), self._at(flat, 1)
         # The loss never rises, but what rounding can do to it does: earlier bounds hold too.

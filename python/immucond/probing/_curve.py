@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .._errors import underflow_is_zero
 from .._rank import epsilon
-from .._validate import FloatArray, as_float64, check_real
+from .._validate import FloatArray, as_float64, check_real, converted
 from ._problem import Problem
 
 # Excess loss relative to that at the start, and norm ratio; None where nothing is known.
@@ -72,6 +72,17 @@ def loss_curve(
         excess_curve(problem.curvature, problem.error, 1.0, t) * start
     )
     return curve
+
+
+def as_steps(t: npt.ArrayLike, name: str) -> FloatArray:
+    """Return numbers of steps, however many, as floats."""
+    given = converted(float(t) if isinstance(t, int) else t, name)  # of any size
+    if given.dtype.kind not in "biuf":  # NumPy reads numbers in texts, and half of complex ones
+        raise TypeError(f"{name} must hold numbers of steps, and is {t!r:.80}")
+    steps: FloatArray = given.astype(np.float64)
+    if not np.all((steps >= 0.0) & np.isfinite(steps)):
+        raise ValueError(f"{name} must hold numbers of steps, at least 0, and is {t!r:.80}")
+    return steps
 
 
 @underflow_is_zero

@@ -222,6 +222,11 @@ def condition_number(
                 f"{tuple(X.shape)}"
             )
         definite = _definite(X, options[3] or X.dtype)
+    nothing = (X == 0.0).flatten(-2).all(-1) & (rank is None)
+    # What is zero has no pairs, and needs none: one that is sure of both ends stands in.
+    X = torch.where(
+        nothing[..., None, None], torch.eye(*X.shape[-2:], dtype=X.dtype, device=X.device), X
+    )
     of_pairs = (*options[:3], options[3] or str(X.dtype).removeprefix("torch."))
     wide_X, size = widened(X), X.shape[-1]
     if not options[0]:
@@ -235,7 +240,8 @@ def condition_number(
     smallest = torch.where(singular, 0.0, smallest)
     (top, of_top), (bottom, of_bottom) = (_plus(x, shift) for x in (largest, smallest))
     single = dtype != torch.float64
-    result: Tensor = times_power(top / bottom, of_top - of_bottom, single)[..., 0, 0]
+    ratio = times_power(top / bottom, of_top - of_bottom, single)[..., 0, 0]
+    result: Tensor = torch.where(nothing, 1.0, ratio)  # of 0 + ridge I
     return result
 
 
