@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,8 @@ def condition_number(
     # Under a ridge every eigenvalue counts, so none is cut off.
     tolerance = 0.0 if shift > 0.0 and rtol is None else rtol
     fields: dict[str, Any]
-    array = as_matrix(S, "S") if features is None else as_matrix(features, "features")
+    name, given = ("S", S) if features is None else ("features", features)
+    array = as_matrix(cast(npt.ArrayLike, given), name)
     square = features is not None or array.shape[0] == array.shape[1]
     if shift > 0.0 and rank is None and square and not array.any():
         return 1.0  # of 0 + ridge I

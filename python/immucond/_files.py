@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from ._validate import plain, refuse_other
+from ._validate import as_path, plain, refuse_other
 
 _MARK = ".immucond-"
 # The draft of a file; the draft of a folder, which the lock of the folder's name guards; that lock.
@@ -346,7 +346,8 @@ class Checkpoint(ABC, Generic[State]):
     """
 
     def __init__(self, path: str | os.PathLike[str], every: int, settings: dict[str, Any]) -> None:
-        self.path, self.every, self.settings = Path(path), every, plain(settings)
+        self.path, self.every = as_path(path, "checkpoint"), every
+        self.settings = plain(settings)
 
     @abstractmethod
     def save(self, state: State) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -153,6 +155,13 @@ def as_count(value: SupportsIndex, name: str, *, least: int) -> int:
     if count < least:
         raise ValueError(f"{name} must be at least {least}, and is {count}")
     return count
+
+
+def as_path(path: str | os.PathLike[str], name: str) -> Path:
+    """Return the path of a file or a folder that an argument names."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, and is {path!r:.80}")
+    return Path(path)
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,8 +230,14 @@ def test_attackers_who_spoil_the_primary_task_do_not_count():
     assert capped.strongest.best.counts
     left = [t for t in capped.strongest.trials if t not in spoilt]
     told = capped.strongest.as_dict()
-    assert told["loss"] == min(t.loss for t in left) > 0.6 > min(t.loss for t in spoilt)
+    assert told["loss"] == min(t.loss for t in left) > 0.6
     assert told["accuracy"] == max(t.accuracy for t in left)
+    for trial in spoilt:  # of which the start alone is known to leave the task as it was
+        assert trial.curve["loss"][-1] <= 0.6 < trial.loss == trial.curve["loss"][0]
+        assert trial.accuracy == trial.curve["accuracy"][0]
+    none = replace(capped.strongest, trials=tuple(spoilt))
+    assert none.as_dict()["loss"] == spoilt[0].curve["loss"][0]
+    assert set(none.accuracy_by(200)) == {spoilt[0].accuracy}
     assert run(model, **keep | {"attackers": ["lstsq"]}).strongest.best.utility is None
     single = {name: [(x.float(), y) for x, y in rows] for name, rows in
               (("harmful", task()), ("held_out", task(seed=2)), ("utility", primary))}  # fmt: skip

@@ -361,3 +361,28 @@ TAKES_NETWORKS = {
 def test_what_is_no_network_or_has_no_weights_is_told(call, model, error, told):
     with pytest.raises(error, match=told):
         TAKES_NETWORKS[call](model)
+
+
+WITH_PATHS = {
+    "immunize": lambda path: immunize(checkpoint=path),
+    "record": lambda path: icd.record(net(), loaders()["primary"], "*", checkpoint=path),
+    "attack": lambda path: icd.attack(
+        net(), loaders()["harmful"], held_out=loaders()["harmful"], split="head",
+        attackers=["lstsq"], trials=1, scratch=False, checkpoint=path,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", WITH_PATHS)
+def test_what_is_no_path_is_told_by_its_argument(call):
+    with pytest.raises(TypeError, match="checkpoint must be a path, and is 3"):
+        WITH_PATHS[call](3)
+
+
+def test_a_cache_and_a_folder_that_are_no_path_are_told():
+    with pytest.raises(TypeError, match="cache must be a path, and is 3"):
+        immunize(cache=3)
+    with pytest.raises(TypeError, match="cache must be a path, and is 3"):
+        icd.keep_activations(net(), loaders()["primary"], split="head", trainable="block2", cache=3)
+    with pytest.raises(TypeError, match="folder must be a path, and is 3"):
+        icd.load_saved(3, net())

@@ -292,3 +292,9 @@ def test_numbers_of_any_kind_are_those_of_python(kind, tmp_path):
     assert first.parameters["lambda_H"] == 64.0
     first.save(tmp_path / "result.npz")
     same(ic.immunize.ImmunizationResult.load(tmp_path / "result.npz"), first)
+
+
+@pytest.mark.parametrize("checkpoint", [3, True, b"run.npz", ["run.npz"]])
+def test_a_checkpoint_that_is_no_path_is_told(checkpoint):
+    with pytest.raises(TypeError, match="checkpoint must be a path, and is"):
+        ic.immunize.algorithm1(*tasks(), checkpoint=checkpoint, **ALGORITHM_1)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from .._format import brief
 
 _EMPTY = "something is needed, got an empty text"
+_MOST = 2**31 - 1  # of what nobody means to be more: beyond it libraries fail, each in its own words
 
 
 class Formatter(argparse.HelpFormatter):
@@ -142,7 +143,7 @@ class Whole:
 
     metavar = "N"
 
-    def __init__(self, least: int, most: float = math.inf) -> None:
+    def __init__(self, least: int, most: float = _MOST) -> None:
         self._least, self._most = least, most
 
     def __call__(self, text: str) -> int:
@@ -151,7 +152,8 @@ class Whole:
         except ValueError:
             value = self._least - 1
         if not self._least <= value <= self._most:
-            and_most = "" if self._most == math.inf else f" and at most {self._most}"
+            obvious = self._most in (_MOST, math.inf) and value < self._least
+            and_most = "" if obvious else f" and at most {self._most}"
             raise argparse.ArgumentTypeError(
                 f"a whole number of at least {self._least}{and_most} is needed, got {text!r}"
             )

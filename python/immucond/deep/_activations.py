@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
+from .._validate import as_path
 from ._batches import Batches, Loaded, refuse_rows
 from ._checkpoint import fingerprint_of, identity
 from ._frozen import (
@@ -321,7 +322,7 @@ def keep_activations(
     """
     where = device_of(model, device)
     blocks = blocks_named(model, trainable)
-    folder = None if cache is None else Path(cache)
+    folder = None if cache is None else as_path(cache, "cache")
     try:
         with in_evaluation(model):
             split_model = SplitModel(model, split)

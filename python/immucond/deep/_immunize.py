@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .._errors import DivergenceError, ImmunityWarning, warn
-from .._validate import as_count
+from .._validate import as_count, as_path
 from ._activations import batches_of, task_of
 from ._batches import Batches
 from ._checkpoint import NetworkCheckpoint, fingerprint, name_of
@@ -257,7 +257,7 @@ def immunize(
         refuse_idle(rule, found, asked_by(lambdas, terms), objective.intermittent)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     parameters = trained_parameters(splitted, blocks)
-    folder = None if cache is None else Path(cache)
+    folder = None if cache is None else as_path(cache, "cache")
     P, H = (
         batches_of(splitted, blocks, loader, where, folder, name, bool(deterministic))
         for name, loader in tasks.items()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .._files import whole
-from .._validate import plain
+from .._validate import as_path, plain
 from ._head import SplitModel
 from ._network import FoldedHead, copied, device_of, refuse_saving, replace_module
 from ._report import DeepImmunization
@@ -66,9 +66,10 @@ def save(done: DeepImmunization, folder: str | Path) -> None:
     about = {"split": head, "folded": _folded(done), "report": report}
     if done.fade is not None:
         about["fade"] = done.fade.figures()
-    with whole(Path(folder) / WEIGHTS) as file:
+    place = as_path(folder, "folder")
+    with whole(place / WEIGHTS) as file:
         torch.save(tree_map_only(Tensor, _kept, {**done.model.state_dict()}), file)
-    with whole(Path(folder) / ABOUT) as file:
+    with whole(place / ABOUT) as file:
         file.write((json.dumps(plain(about), indent=1) + "\n").encode())
 
 
@@ -118,7 +119,7 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
     >>> found.i == done.report.i
     True
     """
-    path = Path(folder)
+    path = as_path(folder, "folder")
     for name in (ABOUT, WEIGHTS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: it is no network saved by immucond")

@@ -65,11 +65,12 @@ class Attack(Plotted):
     def accuracy_by(self, steps: int) -> FloatArray:
         """Return the best trial's held-out accuracy after 0 to `steps` steps.
 
-        Where it ended it stays as it is; it is 0 where not even the start was finite.
+        Where it ended it stays as it is; it is 0 where not even the start was finite, and that of
+        the start where all trials spoiled the primary task.
         """
         curve = self.best.curve
-        if not curve["step"]:
-            return np.zeros(steps + 1)
+        if not (curve["step"] and self.best.counts):
+            return np.full(steps + 1, self.best.accuracy)
         found: FloatArray = np.interp(np.arange(steps + 1.0), curve["step"], curve["accuracy"])
         return found
 
@@ -96,15 +97,14 @@ class Attack(Plotted):
     def as_dict(self) -> dict[str, Any]:
         """Every number but those of single trials as plain Python values."""
         best = self.best
-        counted = [trial for trial in self.trials if trial.counts] or self.trials
         told: dict[str, Any] = plain({
             "attacker": self.attacker,
             "start": self.start,
             "steps": best.steps,
             "passes": best.passes,
             "seconds": best.seconds,
-            "loss": min(trial.loss for trial in counted),
-            "accuracy": max(trial.accuracy for trial in counted),
+            "loss": min(trial.loss for trial in self.trials),
+            "accuracy": max(trial.accuracy for trial in self.trials),
             "trials": len(self.trials),
             "diverged": self.diverged,
             "best_so_far": self.best_so_far,

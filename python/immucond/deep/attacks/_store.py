@@ -11,7 +11,7 @@ from typing import Any
 
 from ..._files import exclusive, write_whole
 from ..._format import plain
-from ..._validate import refuse_other
+from ..._validate import as_path, refuse_other
 from ._trial import Trial
 
 _RUN = "run.json"
@@ -69,7 +69,7 @@ def opened(folder: str | Path | None, settings: Mapping[str, Any]) -> Iterator[S
     if folder is None:
         yield Store(None)
         return
-    with exclusive(Path(folder)) as (place, _):
+    with exclusive(as_path(folder, "checkpoint")) as (place, _):
         place.mkdir(parents=True, exist_ok=True)
         path, here = place / _RUN, plain(settings)
         if path.exists():

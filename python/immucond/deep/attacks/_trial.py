@@ -36,7 +36,8 @@ class Trial:
     passes, seconds : float
         Passes over the attacker's rows, and time of training, until then.
     loss, accuracy : float
-        The best held-out ones that were seen.
+        The best held-out ones that were seen; where the primary task was spoilt, those of the
+        start, at which alone it is known to be as it was.
     ended : str
         "reached" the target; "budget": all steps were taken; "outrun" by an earlier trial, whose
         number of steps it passed; "pruned", "diverged", or at the target beyond the "utility" cap.
@@ -252,18 +253,18 @@ class _Record:
 
     def trial(self, settings: Settings, ended: str, utility: float | None, rows: int) -> Trial:
         """Return the trial."""
-        losses = self._curve["loss"]
-        reached = ended == "reached"
+        reached, curve = ended == "reached", self._curve
+        told = 1 if ended == "utility" else None
         return Trial(
             settings=settings,
-            steps=self._curve["step"][-1] if reached else math.inf,
+            steps=curve["step"][-1] if reached else math.inf,
             passes=self.rows / rows if reached else math.inf,
             seconds=self.seconds if reached else math.inf,
-            loss=min(losses, default=math.inf),
-            accuracy=max(self._curve["accuracy"], default=0.0),
+            loss=min(curve["loss"][:told], default=math.inf),
+            accuracy=max(curve["accuracy"][:told], default=0.0),
             ended=ended,
             utility=utility,
-            curve=self._curve,
+            curve=curve,
         )
 
 
