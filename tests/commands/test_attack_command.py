@@ -331,6 +331,7 @@ def test_a_reference_that_reads_otherwise(folder, tmp_path, capsys, words):
         (["--attackers", "sgd"], "one is 'sgd'"),
         (["--attackers", "adam", "standard"], "one is 'standard'"),
         (["--attackers", "lora-0"], "one is 'lora-0'"),
+        (["--attackers", "dora-65537"], "rank of 'dora-65537' must be at most 65536"),
         (["--backbone", "{folder}/absent"], "absent"),
         (["--reference", "{folder}/absent"], "absent"),
         (["--harmful", "missing"], "--harmful: no data set 'missing'"),

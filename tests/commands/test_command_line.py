@@ -198,6 +198,29 @@ def test_a_seed_that_no_generator_takes_is_told_by_its_option(command, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("leak --backbone x --primary y --harmful z --batch-size", "--batch-size: .* at least 1 "),
+        ("attack --backbone x --harmful z --seeds", "--seeds: .* at least 1 "),
+        ("toy --seeds", "--seeds: .* at least 1 "),
+        ("limit p.npy h.npy --points", "--points: .* at least 2 "),
+        ("house-price --jobs", "--jobs: .* at least 1 "),
+    ],
+)
+def test_more_than_anybody_counts_is_told_by_its_option(words, told, capsys):
+    """Libraries said so, long after, in words of their own ("islice", "728 TiB")."""
+    with pytest.raises(SystemExit) as left:
+        main([*words.split(), "99999999999999999999"])
+    assert left.value.code == 2
+    assert re.search(rf"argument {told}and at most \d+ is needed", capsys.readouterr().err)
+
+
+def test_a_missing_folder_of_data_is_told_by_its_option(tmp_path, capsys):
+    assert main(["house-price", "--quiet", "--data-dir", str(tmp_path / "none")]) == 2
+    assert f"error: --data-dir {tmp_path / 'none'} does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "usage", "meant"),
     [
         (["dmeo"], "immucond [", "demo"),

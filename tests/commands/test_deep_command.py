@@ -456,7 +456,8 @@ def test_a_decoder_without_a_padding_token(text, tmp_path):
         ({"harmful": "no_such_module:task"}, "there is no module no_such_module"),
         ({"harmful": "math:pi"}, r"math:pi must be \(\(samples, labels\)"),
         ({"more": ["--trainable", "encoder.none"]}, "there are"),
-        ({"more": ["--max-length", "40"]}, "max_length must be at most 32, and is 40"),
+        ({"more": ["--max-length", "40"]}, "--max-length must be from 3 to 32 for .*, and is 40"),
+        ({"more": ["--max-length", "2"]}, "--max-length must be from 3 to 32 for .*, and is 2"),
         ({"more": ["--trainable", "9"]}, "at most the 2 blocks"),
         ({"more": ["--group-size", "25"]}, "has 24 test samples, and a group"),
         ({"more": ["--batch-size", "50"]}, "has 48 training samples, and a batch"),
@@ -469,6 +470,19 @@ def test_what_does_not_fit_is_refused_before_any_training(text, tmp_path, capsys
     assert re.search(message, error), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_others_beside_a_network_is_told_before_any_work(
+    text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(_experiment, "compute", never)
+    mine = tmp_path / "out" / "units" / "models" / "identity" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    more = ["--method", "identity", "--save", "identity", "--out", str(tmp_path / "out")]
+    assert main([*command(text), *more]) == 2
+    assert "immucond did not write, such as mine.txt" in capsys.readouterr().err
+    assert mine.exists()
 
 
 def test_a_part_of_one_class_is_told_before_any_work(text, tmp_path, capsys, monkeypatch):

@@ -61,7 +61,7 @@ def test_texts(folder, tmp_path, capsys):
         assert text in figure
 
 
-def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
+def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path, capsys):
     out = tmp_path / "out"
     more = ["--quiet", "--no-untrained", "--tols", "0.2", "--transfer", "others"]
     assert main(command(folder, out, *more)) == 0
@@ -89,6 +89,11 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path):
     assert main(command(folder, out, *more)) == 0
     again = json.loads((out / "erase.json").read_text())["points"][0]
     assert {**again, "seconds": 0} == {**point, "seconds": 0}
+    (out / "releases" / "erase-0.2.json").unlink()
+    (saved / "mine.txt").write_text("mine")  # of others: it does not go with the network
+    assert main(command(folder, out, *more)) == 2
+    assert "immucond did not write, such as mine.txt" in capsys.readouterr().err
+    assert (saved / "mine.txt").exists()
 
 
 def test_what_others_do_stands_beside_it(folder, tmp_path, capsys, monkeypatch):

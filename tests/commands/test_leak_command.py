@@ -7,6 +7,7 @@ import pytest
 from deep_cases import reading, release_folder
 
 from immucond._cli import main
+from immucond.experiments.deep import _foreign
 
 FILES = ["leak.json", "leak.md", "leak.png", "leak.svg"]
 
@@ -170,3 +171,22 @@ def test_the_figure_is_of_all_cuts(folder, tmp_path):
                  "release", "untrained"):  # fmt: skip
         assert text in figure
     assert np.all([name in figure for name in ("#0072b2", "#d55e00")])
+
+
+def test_an_id_that_nobody_knows_is_asked_for_once(folder, tmp_path, capsys, monkeypatch):
+    """What loads an id asks a hub that does not answer six times, half a minute in all."""
+    asked = []
+
+    def away(url, **_):
+        asked.append(url)
+        raise RuntimeError("no such host")  # of whichever library speaks to the hub
+
+    monkeypatch.setattr(_foreign, "get_hf_file_metadata", away)
+    monkeypatch.setattr(_foreign, "cached_file", None)
+    assert main([*command(folder, tmp_path / "out"), "--backbone", "group/nowhere", "--quiet"]) == 2
+    [url] = asked
+    assert "group/nowhere" in url
+    error = capsys.readouterr().err
+    assert "--backbone: no backbone 'group/nowhere'" in error
+    assert "can be downloaded (RuntimeError: no such host)" in error
+    assert error.count("\n") == 1

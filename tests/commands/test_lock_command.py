@@ -101,9 +101,41 @@ def test_a_folder_with_files_of_others_is_not_made_anew(folder, tmp_path, capsys
     assert [*mine.parent.iterdir()] == [mine]
 
 
-def test_texts_cut_to_nothing_give_no_head(folder, tmp_path, capsys):
+def test_a_file_of_others_beside_a_release_stays(folder, tmp_path, capsys):
+    """What was locked before is made anew, and what somebody put beside it is not removed."""
     out = tmp_path / "out"
-    assert main([*command(folder, out), "--max-length", "2"]) == 2  # where each begins and ends
+    assert main(command(folder, out)) == 0
+    assert main(command(folder, out, backbone="resnet", primary="shapes", size=SIZE)) == 0
+    names = {"config.json", "head.safetensors", "immucond.json", "locked.safetensors"}
+    assert {p.name for p in (out / "release").iterdir()} == names  # the tokenizer went
+    mine = out / "release" / "logs" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert main(command(folder, out)) == 2
+    error = capsys.readouterr().err
+    assert "has files that immucond did not write, such as logs/mine.txt" in error
+    assert {p.name for p in (out / "release").iterdir()} == {*names, "logs"}
+    about = out / "release" / "immucond.json"
+    told = json.loads(about.read_text())
+    del told["files"]  # older releases do not say what is theirs
+    about.write_text(json.dumps(told))
+    assert main(command(folder, out)) == 0
+    assert not mine.exists()
+
+
+def test_texts_cut_to_nothing_give_no_head(folder, tmp_path, capsys):
+    """Below what marks their begin and end, tokenizers cut nothing at all."""
+    out = tmp_path / "out"
+    for length in ("1", "2"):
+        assert main([*command(folder, out), "--max-length", length]) == 2
+        error = capsys.readouterr().err
+        assert f"error: --max-length must be from 3 to 32 for '{folder}/encoder'" in error
+        assert f"and is {length}" in error
+    for part, count in (("train", 48), ("test", 24)):
+        rows = [(f"hello {text}", label) for text, label in sentences(("greet", "pay"), count, 1)]
+        write_csv(tmp_path / "alike" / f"{part}.csv", rows)
+    alike = command(folder, out, primary=str(tmp_path / "alike"))
+    assert main([*alike, "--max-length", "3"]) == 2
     told = "what enters the head is the same for all 48 training samples"
     assert told in capsys.readouterr().err
     assert not out.exists()

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from .._format import brief
 
 _EMPTY = "something is needed, got an empty text"
-_MOST = 2**31 - 1  # of what nobody means to be more: beyond it libraries fail, each in its own words
+_MOST = 2**31 - 1  # of what is counted: beyond it libraries fail, each in words of its own
 
 
 class Formatter(argparse.HelpFormatter):
@@ -95,15 +95,20 @@ class Parser(argparse.ArgumentParser):
         return f"{nearest_to_it} " if nearest_to_it else ""
 
     def option_in(self, text: str, args: argparse.Namespace) -> str:
-        """Return what to put before a message that begins with an option's value or quotes it."""
+        """Return what to put before a message that begins with an option's value or quotes it.
+
+        Nothing before one that begins with an option; a file within a folder's value quotes it.
+        """
         begun, quoted = {}, {}
+        if text.startswith("--"):
+            return ""
         for name, value in _texts(args):
             option = self._written.get(name, "")
             if not (value and option.startswith("-")) or option in text:
                 continue
             if re.match(rf"{re.escape(value)}(?![\w-])", text):
                 begun[option] = len(value)
-            elif repr(value) in text:
+            elif repr(value) in text or f" {value.rstrip('/')}/" in text:
                 quoted[option] = len(value)
         return f"{_longest(begun)} " if begun else f"{_longest(quoted)}: " if quoted else ""
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"known rank of the {task} task; decided from the numbers by default",
         )  # fmt: skip
     add_number(
-        parser, limit.Settings, "points", Whole(2),
+        parser, limit.Settings, "points", Whole(2, 10**6),
         "points of the frontier and of the noise-floor curve",
     )  # fmt: skip
     parser.add_argument(

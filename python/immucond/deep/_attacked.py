@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
 
 from .._errors import extra
+from .._validate import as_count
 from ._network import replace_module
 
 PARAMS = ("full", "lora", "head")
 ADAPTERS = ("lora", "dora", "loha", "lokr")
+MOST_RANK = 2**16  # of adapters: no layer is wider, and PyTorch says nothing that helps of more
+
+
+def as_rank(rank: SupportsIndex, name: str) -> int:
+    """Check the rank of adapters."""
+    count = as_count(rank, name, least=1)
+    if count > MOST_RANK:
+        raise ValueError(f"{name} must be at most {MOST_RANK}, and is {count}")
+    return count
 
 
 def with_new_head(

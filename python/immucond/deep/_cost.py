@@ -22,7 +22,7 @@ from .._validate import FloatArray, as_count, check_choice
 from ..probing import AttackCost
 from ..probing.quadrature import rate_of, tridiagonalize
 from ..torch.parts import IGNORED
-from ._attacked import PARAMS, layer_by_layer, with_new_head
+from ._attacked import PARAMS, as_rank, layer_by_layer, with_new_head
 from ._batches import Callback, held
 from ._head import SplitModel
 from ._network import array, device_of, prepared, refuse_compiled, whatever_modes
@@ -178,8 +178,8 @@ def attack_cost(
     ------
     ValueError, TypeError
         For labels that are neither classes nor targets, or not one a row; outputs that are not
-        finite; a head that is no linear layer; networks that are compiled, cannot be copied, or
-        have no forward derivative; or a step at which descent diverges.
+        finite; a rank beyond 65536; a head that is no linear layer; networks that are compiled,
+        cannot be copied, or have no forward derivative; or a step at which descent diverges.
 
     Notes
     -----
@@ -203,7 +203,7 @@ def attack_cost(
     refuse_compiled(model)
     SplitModel(model, split)  # refuses what is no head
     batches = held(harmful, "harmful", where, targets=True)
-    width, drawn = as_count(rank, "rank", least=1), as_count(seed, "seed", least=0)
+    width, drawn = as_rank(rank, "rank"), as_count(seed, "seed", least=0)
     taken = as_count(steps, "steps", least=1)
     attacked = _Attacked(model, split, batches, params, width, drawn, where)
     start = array(attacked.residual).ravel()

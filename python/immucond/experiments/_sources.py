@@ -64,7 +64,7 @@ def data_folder(data_dir: Path | None, name: str, files: Sequence[str]) -> Path 
     if data_dir is None:
         return None
     if not data_dir.is_dir():
-        raise FileNotFoundError(f"the data folder {data_dir}{origin} does not exist")
+        raise FileNotFoundError(f"{data_dir} does not exist: it is where data should lie{origin}")
     for folder in (data_dir / name, data_dir):
         missing = [file for file in files if find(folder, file) is None]
         if not missing:

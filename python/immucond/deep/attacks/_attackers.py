@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..._errors import extra
-from .._attacked import ADAPTERS
+from .._attacked import ADAPTERS, as_rank
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def parse_attackers(names: str | Sequence[str]) -> list[Attacker]:
 def _parsed(name: str) -> Attacker:
     adapter = _ADAPTER.fullmatch(name)
     if adapter:
-        return Attacker(name, "adam", adapter[1], int(adapter[2]))
+        return Attacker(name, "adam", adapter[1], as_rank(int(adapter[2]), f"rank of {name!r}"))
     if name == "whitening":
         return Attacker(name, "gd", "head", whitened=True)
     if name in SOLVERS:

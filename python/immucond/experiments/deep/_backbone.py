@@ -161,12 +161,16 @@ def load(
                 name, dtype=torch.float32, trust_remote_code=False
             )
             encoder.config.use_cache = False  # a decoder's cache reaches past its blocks
-            length = Preparation.max_length if max_length is None else max_length
-            most = getattr(encoder.config, "max_position_embeddings", None) or length
-            if length > most:
-                raise ValueError(f"max_length must be at most {most}, and is {length}")
             model: nn.Module = TextClassifier(encoder, len(primary.classes))
         split, fitted = "head", False
+        length = Preparation.max_length if max_length is None else max_length
+        most = getattr(encoder.config, "max_position_embeddings", None) or length
+        # Below that tokenizers cut nothing, or all of the text.
+        least = tokenizer.num_special_tokens_to_add() + 1
+        if not least <= length <= most:
+            raise ValueError(
+                f"--max-length must be from {least} to {most} for {spec!r}, and is {length}"
+            )
         preparation = Preparation(tokenizer, length)
     else:
         with loading(spec, "it does not load as a classifier of images", suspects):

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..._errors import ToleranceError, extra
-from ..._files import staged, write_whole
+from ..._files import write_whole
 from ..._format import number, plain
 from ..._show import (
     BLACK,
@@ -362,8 +362,7 @@ def erase_release(
             about = {"kept": done.kept, "before": done.primary_before, "chosen": done.primary,
                      "lost_error": done.lost_error, "seconds": perf_counter() - begun}  # fmt: skip
             if place is not None:
-                with staged(place, afresh=True) as stage:
-                    _saved.save(backbone, model, stage)
+                _saved.save_anew(backbone, model, place)
                 write_whole(place.with_name(f"{name}.json"), json.dumps({"of": of, "made": about}))
         points.append(Point(
             method=method, tol=tol, fresh=accuracy_of(model, backbone, loader(fresh)),
@@ -391,6 +390,7 @@ def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, 
     if place is None or not place.is_dir():
         return None, {}
     if not (about := place.with_name(f"{place.name}.json")).exists():
+        _saved.refuse_foreign(place)
         return None, {}
     try:
         told, made = map(json.loads(about.read_text(encoding="utf-8")).__getitem__, ("of", "made"))

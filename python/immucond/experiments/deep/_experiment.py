@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from ... import linear, probing
 from ..._errors import ImmucondError, extra
-from ..._files import staged
 from .._experiment import Experiment, method_units
 from .._methods import RIDGE, Method, Parameters
 from .._units import Progress, Unit, Values, silent
@@ -127,11 +126,15 @@ class DeepExperiment(Experiment[Settings, Loaded, Result]):
         return method_units(methods, settings.seeds, common, of)
 
     def check(self, folder: Path, plan: Mapping[Any, Sequence[Unit]]) -> None:
-        """Refuse a network that is kept beside a finished unit, and is that of another one."""
+        """Refuse a network beside a finished unit that is another one's, and files of others."""
         for unit in chain(*plan.values()):
             place = folder / "models" / unit.parameters["name"]
-            kept = unit.parameters["save"] and (folder / unit.file_name).exists()
-            if kept and _saved.unit_of(place) not in (None, unit.file_name):
+            if not unit.parameters["save"]:
+                continue
+            kept = (folder / unit.file_name).exists()
+            if not kept:
+                _saved.refuse_foreign(place)
+            elif _saved.unit_of(place) not in (None, unit.file_name):
                 raise ValueError(
                     f"{place} is the network of another run: give another folder, or remove "
                     f"{folder / unit.file_name}, and this one's is made anew"
@@ -178,8 +181,7 @@ def compute(
     seconds = time.perf_counter() - start
     with TemporaryDirectory() as elsewhere:
         place = folder / "models" / unit["name"] if unit["save"] else Path(elsewhere) / "model"
-        with staged(place, afresh=True) as stage:
-            _saved.save(here.backbone, done.model, stage, unit=file_name)
+        _saved.save_anew(here.backbone, done.model, place, file_name)
         model = _saved.load_saved(place)
     after = here.after(model, done.split)
     values = _measured(here, done, after, unit)

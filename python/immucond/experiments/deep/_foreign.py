@@ -16,9 +16,11 @@ with extra("deep"):
     import safetensors
     import torch
     import transformers
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from torch import nn
     from transformers.utils.hub import cached_file
 
+_PATIENCE = 10.0  # seconds that the hub has to answer
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -50,6 +52,7 @@ def check_config(name: str, spec: str) -> str:
         For what is no configuration.
     """
     try:
+        _ask_once(name)
         path, fields = _read(name, CONFIG)
     except OSError as error:
         text = textwrap.shorten(str(error), 400, placeholder=" ...")
@@ -80,6 +83,20 @@ def check_config(name: str, spec: str) -> str:
     with loading(spec, f"{path} is no configuration of a {kind}", suspects):
         transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     return suspects
+
+
+def _ask_once(name: str) -> None:
+    """Refuse an id that the hub does not give: what loads it would ask on for half a minute."""
+    if Path(name).is_dir():
+        return
+    try:
+        if isinstance(try_to_load_from_cache(name, CONFIG), str):
+            return
+        get_hf_file_metadata(hf_hub_url(name, CONFIG), timeout=_PATIENCE)
+    except OSError:
+        raise
+    except Exception as error:  # of what speaks to the hub, which is one library or another
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def check_weights(model: nn.Module, name: str) -> None:

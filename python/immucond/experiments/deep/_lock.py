@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..._errors import extra
-from ..._files import staged
 from ..._format import number
 from ..._show import Table
 from ...deep import gauge
@@ -99,11 +98,7 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
         Where network or data are not there or do not fit, where the folder has files that are no
         network of a command's, and as `immucond.deep.gauge.lock`.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _saved.ABOUT_FILE).is_file():
-        raise FileExistsError(
-            f"{folder} would be made anew, and has files that immucond did not write: move them, "
-            "or give another folder"
-        )
+    _saved.refuse_foreign(folder)  # now, and not after the work
     data = load(settings.primary, settings.data_dir)
     primary = data.subset(settings.train_size, settings.test_size, settings.seed)
     torch.manual_seed(settings.seed)
@@ -136,8 +131,7 @@ def lock_release(settings: LockSettings, progress: Progress = silent, *, folder:
     if not torch.isfinite(after).all():
         raise ValueError(f"{too_much}: its logits are not finite any more")
     error = float((after - before).abs().max() / before.abs().max())
-    with staged(folder, afresh=True) as stage:
-        _saved.save(backbone, locked, stage)
+    _saved.save_anew(backbone, locked, folder)
     return Locked(
         settings, {"release": backbone.features_fingerprint, "primary": data.fingerprint},
         cast("tuple[float, float]", accuracy), error,

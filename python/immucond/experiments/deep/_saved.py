@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..._errors import extra
+from ..._files import staged
 from .._sources import located
 from ._backbone import Backbone, Preparation, TextClassifier
 from ._foreign import loading
@@ -83,7 +84,48 @@ def save(backbone: Backbone, model: nn.Module, folder: Path, unit: str = "") -> 
             f"the features that enter {split}.1, of the network that load_saved returns; "
             f"what {INNER} holds alone serves the unprotected ones"
         )
+    about["files"] = [*sorted(file_names(folder)), ABOUT_FILE]
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def file_names(folder: Path) -> set[str]:
+    """Names of all files in a folder and below it, relative to it."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir()}
+
+
+def save_anew(backbone: Backbone, model: nn.Module, folder: Path, unit: str = "") -> None:
+    """`save` whole, in place of what that wrote there before.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `refuse_foreign`, and where another process writes there.
+    """
+    refuse_foreign(folder)
+    with staged(folder, afresh=True) as stage:
+        save(backbone, model, stage, unit)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder with files that `save` did not write: they would go with the network.
+
+    Raises
+    ------
+    FileExistsError
+        Where there are some.
+    ValueError
+        For a description that is damaged.
+    """
+    there = file_names(folder) if folder.is_dir() else set()
+    written: set[str] = set()
+    if ABOUT_FILE in there:
+        with loading(str(folder), _DAMAGED):
+            written = set(_about(folder).get("files", there))  # older ones do not tell
+    if foreign := sorted(there - written):
+        raise FileExistsError(
+            f"{folder} would be made anew, and has files that immucond did not write, such as "
+            f"{foreign[0]}: move them, or give another folder"
+        )
 
 
 def unit_of(folder: Path) -> str | None:
