@@ -37,8 +37,8 @@ def condition_number(
         Features Z: the condition number of ``H = Z^T Z``, found without squaring it.
     ridge : float
         Of ``S + ridge I`` (or ``H + ridge I``), for symmetric positive semidefinite `S`: the
-        convention of the published tables. With a ridge above zero every eigenvalue counts. It is
-        not invariant to the scale of `S`.
+        convention of the published tables. With a ridge above zero every eigenvalue counts, and of
+        zeros alone it is 1. It is not invariant to the scale of `S`.
     rank, rtol, computed_in
         As in `extreme_pairs` and `feature_extreme_pairs`.
 

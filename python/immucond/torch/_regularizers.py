@@ -179,7 +179,7 @@ def condition_number(
     ridge : float
         Of ``S + ridge I`` (or ``H + ridge I``), for symmetric positive semidefinite `S`: the
         convention of the published tables. With a ridge above zero every eigenvalue counts, and
-        none is too small to be told.
+        none is too small to be told: where all are zero it is 1, with a gradient of zero.
 
     Raises
     ------
@@ -194,6 +194,8 @@ def condition_number(
     DegenerateSpectrumWarning
         As in `r_well`; but under a ridge traced and transformed programs do not look, and take the
         gradient of one pair.
+    AccuracyWarning
+        As in `r_well`, without a ridge.
 
     Examples
     --------
