@@ -131,12 +131,15 @@ class Whitened:
             rest[rest < _UNUSED] = 0.0
         plain_units = unit / unit.max()
         seen = both * np.concatenate([plain_units, np.ones(classes)])
+        # Directions whose squares are nothing beside the largest add nothing to rho either.
+        sizes = np.linalg.svd(seen[:, :m], compute_uv=False)
+        counted = min(ranks[0], int(np.count_nonzero(sizes > 1e-100 * sizes[0])))
         return cls(
             unit=unit, mean=mean, span=right[:r].T, noise=noise,
             T=(right[:r].T / sigma[:r]) @ V, C=C, S=S,
             cross=C[:, None] * (turned.T @ labels), shares=shares, rank=ranks[0], rank_P=ranks[1],
             kappa=_kappa(seen[:m, :m], ranks[0]),
-            rho=alignment(seen[:, :m], seen[:, m:], center=False, rank=ranks[0]).rho,
+            rho=alignment(seen[:, :m], seen[:, m:], center=False, rank=counted).rho,
         )  # fmt: skip
 
     def coordinates(self, block: FloatArray) -> FloatArray:
