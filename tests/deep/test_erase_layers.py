@@ -174,6 +174,39 @@ def test_a_layer_that_does_more_than_its_class_is_left_alone_and_named(net, x):
         icd.erasure_path(net, batches)
 
 
+class Skips(nn.Module):
+    """A convolution that a norm and a skip read, and many layers behind."""
+
+    def __init__(self, deep: int, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.rest = nn.Sequential(
+            *(part for _ in range(deep) for part in (nn.Linear(width, width), nn.GELU()))
+        )
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        o = self.conv(x)
+        return self.head(self.rest((relu(self.norm(o)) + o).mean((2, 3))))
+
+
+@pytest.mark.parametrize("bad", [0, 5])
+def test_layers_behind_hide_none_that_does_more_than_its_class(bad):
+    """Few directions of each of many layers leave nothing of an error before them."""
+    kinds = [Rectified if at == bad else nn.Linear for at in range(12)]
+    parts = [part for kind in kinds for part in (kind(128, 128), nn.GELU())]
+    net, x = nn.Sequential(*parts, nn.Linear(128, 3)).eval(), torch.randn(20, 128)
+    kept = verified(net, layers_of(net, x, None).layers, x)
+    assert list(kept) == [str(2 * at) for at in range(12) if at != bad]
+
+
+def test_layers_behind_hide_no_shift_that_is_read_elsewhere():
+    net, x = moving(Skips(12, 64)), images()
+    kept = verified(net, layers_of(net, x, None).layers, x)
+    assert len(kept) == 13
+    assert kept["conv"].norm is None
+
+
 def test_an_output_that_is_by_places_is_told_by_another_number_of_samples():
     class Placed(nn.Module):
         def __init__(self) -> None:
