@@ -350,3 +350,27 @@ def test_a_network_that_fails_to_be_copied_is_told():
     for call in (lambda m: run(model=m), lambda m: costs(m, task())):
         with pytest.raises(TypeError, match=r"cannot be copied.*there is one"):
             call(Single(*net()))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_logistic_regression_does_not_see_the_size_of_features(size):
+    """Its tolerance and C are in their units: of small ones it had learned nothing."""
+    linear_model = pytest.importorskip(
+        "sklearn.linear_model", reason="the extra sklearn is not installed"
+    )
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(400, 5, generator=generator).double() + 3.0
+    y = (X[:, 0] + 0.5 * torch.randn(400, generator=generator) > 3.0).long()
+    net = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 2)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(size * torch.eye(5))
+    found = icd.attack(
+        net, [(X[:200], y[:200])], held_out=[(X[200:], y[200:])], split="1", trials=3, steps=100,
+        attackers=["logistic"], scratch=False, equalize=False, cuts=(), target=0.0,
+    ).strongest  # fmt: skip
+    Z = ((X - X[:200].mean(0)) / (X[:200] - X[:200].mean(0)).square().mean().sqrt()).numpy()
+    for trial in found.trials:
+        model = linear_model.LogisticRegression(C=trial.settings["rate"], max_iter=100)
+        p = model.fit(Z[:200], y[:200].numpy()).predict_proba(Z[200:])
+        loss = -np.log(p[np.arange(200), y[200:].numpy()]).mean()
+        assert trial.loss == pytest.approx(loss, rel=1e-4)

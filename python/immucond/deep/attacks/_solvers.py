@@ -88,10 +88,16 @@ def _least_squares(
 
 
 def _logistic(Z: FloatArray, y: Array, Z_test: FloatArray, C: float, steps: int) -> _Solved:
-    """Fit scikit-learn's LogisticRegression; a class that no row has gets no chance."""
+    """Fit scikit-learn's LogisticRegression; a class that no row has gets no chance.
+
+    On centred features of mean variance 1, since its tolerance and C are in their units.
+    """
     with extra("sklearn"):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
+    mean = Z.mean(0)
+    unit = float(np.sqrt(np.square(Z - mean).mean())) or 1.0
+    Z, Z_test = (Z - mean) / unit, (Z_test - mean) / unit
     model: Any = LogisticRegression(C=C, max_iter=steps)  # draws nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
