@@ -207,7 +207,8 @@ def test_layers_behind_hide_no_shift_that_is_read_elsewhere():
     assert kept["conv"].norm is None
 
 
-def test_an_output_that_is_by_places_is_told_by_another_number_of_samples():
+@pytest.mark.parametrize("axes", [(5,), (1, 5)])
+def test_an_output_that_is_by_places_is_told_by_another_number_of_samples(axes):
     class Placed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -215,7 +216,7 @@ def test_an_output_that_is_by_places_is_told_by_another_number_of_samples():
             self.head = nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head((self.words(x) + self.places(torch.arange(5))).mean(1))
+            return self.head((self.words(x) + self.places(torch.arange(5).reshape(axes))).mean(1))
 
     net = Placed().eval()
     for count in (5, 1, 7):  # as many samples as places among them

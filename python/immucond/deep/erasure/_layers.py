@@ -183,14 +183,14 @@ def _by_sample(model: nn.Module, inputs: Any, run: Mapping[str, tuple[int, ...]]
     """Layers whose outputs' first axis is that of samples, which another number of them tells."""
     size = size_of(inputs) or 0
     found = {name for name, shape in run.items() if shape[:1] == (size,)}
-    fewer = max(size - 1, 2 - size)
-    rows = torch.arange(fewer) % max(size, 1)
+    other_size = size - 1 if size > 1 else 2
+    rows = torch.arange(other_size) % max(size, 1)
     try:
         with torch.no_grad():
             other = _seen(model, rows_at(rows, inputs, size)).shapes
     except (IndexError, RuntimeError, ValueError):  # a network of one size of batches
         return found
-    return {name for name in found if other.get(name, ())[:1] == (fewer,)}
+    return {name for name in found if other.get(name, ())[:1] == (other_size,)}
 
 
 def _layer(name: str, module: nn.Module, norm: nn.Module | None) -> Layer | None:
