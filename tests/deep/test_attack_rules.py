@@ -147,6 +147,55 @@ def test_a_convolution_is_a_linear_layer_on_patches():
     torch.testing.assert_close(conv.weight.detach(), wanted, rtol=1e-6, atol=1e-9)
 
 
+def stepped(net, x, y):
+    """Return logits after a step of K-FAC."""
+    KFAC(Whole(net, (x, y)), 0.5, 1e-6, 0).step(closure(Whole(net, (x, y))))
+    return net(x).detach()
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_convolutions_over_other_places_are_those_of_images(places):
+    """An image of one row, and one of one slice."""
+    torch.manual_seed(0)
+    kinds, head = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}, nn.Linear(12, 3)
+    of = {1: (3,), 2: (1, 3), 3: (1, 1, 3)}
+    image = nn.Conv2d(2, 3, of[2], stride=(1, 2), padding=(0, 1), padding_mode="circular")
+    other = kinds[places](
+        2,
+        3,
+        of[places],
+        stride=(*of[places][:-1], 2),
+        padding=(*(0 for _ in of[places][1:]), 1),
+        padding_mode="circular",
+    )
+    other.load_state_dict({name: x.reshape(getattr(other, name).shape)
+                           for name, x in image.state_dict().items()})  # fmt: skip
+    x, y = rows(30, (2, 8))
+    found = [
+        stepped(
+            nn.Sequential(conv, nn.Flatten(), copy.deepcopy(head)).double(),
+            x.reshape(30, 2, *(1 for _ in conv.kernel_size[1:]), 8),
+            y,
+        )
+        for conv in (image, other)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+def test_the_linear_layer_of_gpt2_is_a_linear_layer():
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    turned = copy.deepcopy(net)
+    turned[0] = Conv1D(6, 5).double()
+    with torch.no_grad():
+        turned[0].weight.copy_(net[0].weight.T)
+        turned[0].bias.copy_(net[0].bias)
+    x, y = rows()
+    torch.testing.assert_close(stepped(turned, x, y), stepped(net, x, y), rtol=1e-6, atol=1e-6)
+
+
 # ---- networks of transformers' classes ----
 
 
@@ -210,6 +259,81 @@ def test_adapters_train_beside_the_layers(name):
         for who in (name, "probe-adam")
     }  # fmt: skip
     assert lost[name] < 0.9 * lost["probe-adam"]
+
+
+def gpt2():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, initializer_range=0.3,
+        num_labels=3, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_a_head_of_zeros_on_the_last_token_is_trained_as_by_hand(start):
+    """It puts out the same at all tokens, and does not tell at which one the network reads it."""
+    batches, others = (
+        [{**b, "input_ids": b["input_ids"] * b["attention_mask"]} for b in texts(seed=seed)]
+        for seed in (1, 2)
+    )  # its padding is 0
+    model = gpt2()
+    report = icd.attack(model, batches, held_out=others, attackers=["gd"], steps=2, trials=1,
+                        target=0.0, scratch=False,
+                        split="score", equalize=start)  # fmt: skip
+    curve = report.strongest.best.curve
+    assert len(curve["loss"]) == 3
+    assert curve["loss"][0] == pytest.approx(math.log(2))
+    if start:
+        return
+    model.score = nn.Linear(16, 2)
+    nn.init.zeros_(model.score.weight), nn.init.zeros_(model.score.bias)
+    features = []
+    hook = model.score.register_forward_pre_hook(lambda _, args: features.append(args[0].detach()))
+
+    def told(batch):
+        """The logits at the last token that is no padding."""
+        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return out.logits, batch["attention_mask"].sum(1) - 1
+
+    with torch.no_grad():
+        ends = [told(batch)[1] for batch in batches]
+    at = [z[torch.arange(len(end)), end] for z, end in zip(features, ends, strict=True)]
+    hook.remove()
+    unit = 1.0 + float(torch.cat(at).square().sum(1).mean())
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0)).tolist()
+    optimizer = torch.optim.SGD(model.parameters(), report.strongest.best.settings["rate"] / unit)
+    for number in order[:2]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(told(batches[number])[0], batches[number]["labels"]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(told(b)[0], b["labels"]) for b in others]
+    assert curve["loss"][-1] == pytest.approx(float(sum(losses)) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_stand_beside_every_layer_that_peft_knows(kind):
+    pytest.importorskip("peft", reason="the extra lora is not installed")
+    model = gpt2()
+    with_new_head(model, "score", 2, params=kind, seed=0, rank=2)
+    names = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    wanted = {f"transformer.h.0.{name}" for name in layers}
+    assert names == wanted | {"score.weight", "score.bias"}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_leave_groups_that_do_not_divide_their_rank(kind):
+    pytest.importorskip("peft", reason="the extra lora is not installed")
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 6, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2),
+    )  # fmt: skip
+    with_new_head(net, "5", 2, params=kind, seed=0, rank=4)
+    names = {name.split(".lora_")[0] for name, p in net.named_parameters() if p.requires_grad}
+    assert names == {"0", "2", "5.weight", "5.bias"}
+    net(torch.randn(2, 3, 9, 9)).sum().backward()
 
 
 def test_heads_on_tokens_learn_tokens():

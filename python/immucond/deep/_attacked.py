@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsIndex
@@ -12,11 +13,12 @@ from torch import nn
 
 from .._errors import extra
 from .._validate import as_count
-from ._network import replace_module
+from ._network import is_conv1d, replace_module
 
 PARAMS = ("full", "lora", "head")
 ADAPTERS = ("lora", "dora", "loha", "lokr")
 MOST_RANK = 2**16  # of adapters: no layer is wider, and PyTorch says nothing that helps of more
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def as_rank(rank: SupportsIndex, name: str) -> int:
@@ -80,14 +82,25 @@ def layer_by_layer() -> Iterator[None]:
 def _add_adapters(
     model: nn.Module, kind: str, blocks: Sequence[str], rank: int, without: Collection[str]
 ) -> None:
-    """Put adapters of low rank beside the linear and convolutional layers of the blocks."""
+    """Put adapters of low rank beside the linear and convolutional layers of the blocks.
+
+    As PEFT knows them: in groups that do not divide the rank it has no LoRA, and GPT-2's linear
+    layer is known to LoRA alone.
+    """
     with extra("lora"):
         from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
+    lora = kind in ("lora", "dora")
+
+    def fits(layer: nn.Module) -> bool:
+        if isinstance(layer, _CONVOLUTIONS):
+            return not lora or rank % layer.groups == 0
+        return isinstance(layer, nn.Linear) or (lora and is_conv1d(layer))
+
     names = [
         f"{block}.{name}" if block else name
         for block in blocks
         for name, layer in model.get_submodule(block).named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        if fits(layer)
     ]
     wanted = [re.escape(name) for name in names if name not in without]
     if not wanted:
@@ -96,11 +109,14 @@ def _add_adapters(
         )
     config: Any
     targets = f"(?:{'|'.join(wanted)})"  # a list would match names that end so, too
-    if kind in ("lora", "dora"):
+    if lora:
         config = LoraConfig(
             r=rank, lora_alpha=2 * rank, use_dora=kind == "dora", target_modules=targets
         )
     else:
         made = LoHaConfig if kind == "loha" else LoKrConfig
         config = made(r=rank, alpha=2 * rank, target_modules=targets)
-    inject_adapter_in_model(config, model)
+    with warnings.catch_warnings():
+        for told in ("LoRA adapter added to ConvNd layer with groups", "fan_in_fan_out is set to"):
+            warnings.filterwarnings("ignore", told)  # nothing is merged; and it sets that itself
+        inject_adapter_in_model(config, model)

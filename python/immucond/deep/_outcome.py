@@ -58,6 +58,18 @@ def outcome_of(model: SplitModel, shown: Pass, labels: Any) -> Outcome:
     return Outcome(rows, logits, labels, features)
 
 
+def answered(model: SplitModel, shown: Pass, labels: Any) -> tuple[Tensor, Any]:
+    """Return logits and labels, row by row as `outcome_of` does, of whatever head.
+
+    One of zeros, which attackers start from, puts out the same at all tokens, and does not tell of
+    which of them the logits are.
+    """
+    if shown.kept is not None and shown.logits.shape == shown.output[:, 0].shape:
+        return shown.logits, labels
+    found = outcome_of(model, shown, labels)
+    return found.logits, found.labels
+
+
 def _transposed(output: Tensor, logits: Tensor) -> bool:
     """Whether logits are (B, C, T), which with as many classes as tokens no shape tells."""
     square = output.shape == logits.shape and logits.shape[1:2] == logits.shape[2:]

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .._rows import entering
+from .._network import is_conv1d
+from .._rows import Layout, entering, features_last
 
 if TYPE_CHECKING:
     from ._trial import Victim
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PATCHES = Layout("token", True, None, frozenset())
 
 
 class KFAC:
@@ -44,7 +48,9 @@ class KFAC:
         self._layers = {
             name: layer
             for name, layer in victim.module.named_modules()
-            if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+            if isinstance(layer, nn.Linear)
+            or is_conv1d(layer)
+            or (isinstance(layer, _CONVOLUTIONS) and layer.groups == 1)
             if layer.weight.requires_grad
         }
 
@@ -62,17 +68,20 @@ class KFAC:
                     self._move(layer, *factors[name])
         return loss
 
-    def _move(self, layer: nn.Linear | nn.Conv2d, A: Tensor, G: Tensor) -> None:
+    def _move(self, layer: Any, A: Tensor, G: Tensor) -> None:
         grad = layer.weight.grad
         assert grad is not None
-        slope = grad.double().flatten(1)
+        turned = is_conv1d(layer)
+        slope = (grad.mT if turned else grad).double().flatten(1)
         if layer.bias is not None:
             by_bias = layer.bias.grad
             assert by_bias is not None
             slope = torch.cat([slope, by_bias.double()[:, None]], dim=1)
         step = _solved(G, _solved(A, slope.T, self._damping).T, self._damping) * self._rate
-        width = layer.weight[0].numel()
-        layer.weight -= step[:, :width].reshape(layer.weight.shape).to(layer.weight)
+        width = slope.shape[1] - (layer.bias is not None)
+        by_weight = step[:, :width]
+        by_weight = by_weight.mT if turned else by_weight.reshape(layer.weight.shape)
+        layer.weight -= by_weight.to(layer.weight)
         if layer.bias is not None:
             layer.bias -= step[:, width].to(layer.bias)
 
@@ -104,7 +113,7 @@ class KFAC:
 
             def back(grad: Tensor) -> None:
                 g = grad.detach()
-                g = g.movedim(1, -1) if isinstance(layer, nn.Conv2d) else g
+                g = g.movedim(1, -1) if isinstance(layer, _CONVOLUTIONS) else g
                 g = g.reshape(-1, g.shape[-1]).double()
                 new = [moment, g.T @ g, torch.tensor(float(len(g)), dtype=torch.float64)]
                 old = found.get(name)
@@ -119,15 +128,12 @@ class KFAC:
             yield
 
 
-def _entering(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+def _entering(layer: Any, x: Tensor) -> Tensor:
     """Return what a layer multiplies at each place, with a one behind where it has a bias."""
-    if isinstance(layer, nn.Conv2d):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-        x = nn.functional.unfold(
-            x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride
-        ).mT
-    rows = x.reshape(-1, x.shape[-1])
+    width = x.shape[-1]
+    if isinstance(layer, _CONVOLUTIONS):
+        x, width = features_last(x, layer, _PATCHES, "what enters a convolution")
+    rows = x.reshape(-1, width)
     return rows if layer.bias is None else torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
 
 

@@ -77,8 +77,9 @@ def attack(
     attackers : str or sequence of str
         Names of descents (gd, momentum, adam, adamw, muon, lbfgs, kfac: the whole network; with
         "probe-" before it the head alone), of adapters with their rank (lora-8, dora-8, loha-8,
-        lokr-8: PEFT, by Adam), and of what solves for the head: lstsq, logistic (scikit-learn),
-        whitening (gd on whitened features). "standard" is one of each.
+        lokr-8: PEFT, by Adam, beside all linear layers and convolutions that it can; it has no lora
+        in groups that do not divide the rank), and of what solves for the head: lstsq, logistic
+        (scikit-learn), whitening (gd on whitened features). "standard" is one of each.
     target : float, optional
         Held-out cross-entropy in nats at which an attacker is there; by default half of the
         entropy of the held-out classes.

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._attacked import with_new_head
 from .._head import SplitModel
 from .._network import copied, replace_module
-from .._outcome import outcome_of
+from .._outcome import answered, outcome_of
 from .._rows import entering
 from .._search import Settings
 from ._attackers import Attacker
@@ -171,8 +171,8 @@ class Network:
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits and classes, one row a sample or a token that counts."""
-        outcome = outcome_of(self._network, self._network(batch[0]), batch[1])
-        return outcome.logits, outcome.labels.long()
+        logits, y = answered(self._network, self._network(batch[0]), batch[1])
+        return logits, y.long()
 
     def scale(self) -> float:
         """Return the mean square norm of what enters the head at the start."""
@@ -207,8 +207,8 @@ def utility_of(model: nn.Module, split: str, task: Task, *, attacked: bool = Tru
     network = SplitModel(model, split)
     right = count = 0.0
     for number, (inputs, labels) in enumerate(task.utility, 1):
-        outcome = outcome_of(network, network(inputs), labels)
-        logits, y, what = outcome.logits, outcome.labels, f"batch {number} of utility"
+        logits, y = answered(network, network(inputs), labels)
+        what = f"batch {number} of utility"
         _refuse_unlike(y, logits, what)
         if logits.ndim != 2:
             raise ValueError(

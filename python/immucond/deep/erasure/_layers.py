@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..._validate import FloatArray
 from .._batches import running_on
-from .._network import call, logits_of, repeated, tied
+from .._network import call, is_conv1d, logits_of, repeated, tied
 from .._rows import rows_at, size_of, started
 from .._sharded import edit_weight, gathered
 from ._exact import exact_product
@@ -198,9 +198,7 @@ def _layer(name: str, module: nn.Module, norm: nn.Module | None) -> Layer | None
     if isinstance(module, nn.Linear) or whole:
         biased = isinstance(module._parameters.get("bias"), nn.Parameter)
         return Layer(name, module, 0, None if biased else norm)
-    weight = module._parameters.get("weight")
-    conv1d = type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2
-    if isinstance(module, nn.Embedding) or conv1d:  # of transformers, without import
+    if isinstance(module, nn.Embedding) or is_conv1d(module):
         return Layer(name, module, 1)
     return None
 
