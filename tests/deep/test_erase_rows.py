@@ -305,3 +305,36 @@ def test_rows_and_paths_that_do_not_fit_are_told():
     beyond = [(x, y + 3) for x, y in held_out]
     with pytest.raises(ValueError, match="no held-out row of the primary task in its class"):
         icd.erase(net, primary, held_out=beyond)
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8", "ignored", "a batch that is ignored"])
+def test_classes_are_measured_by_accuracy_whatever_names_them(kind):
+    """One sample labelled -100, or bools, had the loss told of the logits instead."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
+    X = torch.randn(400, 6)
+    y = (net(X)[:, 1] > net(X)[:, 0]).long()
+    y[300:310] = 1 - y[300:310]
+    told, counts = y.clone(), torch.ones(400, dtype=torch.bool)
+    if "ignored" in kind:
+        counts[350 if kind == "ignored" else slice(300, 400)] = False
+        told[~counts] = -100
+    elif kind != "ignored":
+        told = told.to(getattr(torch, kind))
+    batches = list(zip(X.split(100), told.split(100), strict=True))
+    done = icd.erase(net, batches[:2], held_out=batches[2:], tol=0.05)
+    held = counts.clone()
+    held[:200] = False
+    assert done.measure == "accuracy"
+    assert done.rows == int(held.sum())
+    for model, found in ((net, done.primary_before), (done.model, done.primary)):
+        with torch.no_grad():
+            right = (model(X).argmax(1) == y)[held]
+        assert found == pytest.approx(float(right.double().mean()), abs=1e-12)
+
+
+def test_held_out_rows_of_which_none_counts_are_refused():
+    net, X = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(40, 6)
+    batches = [(X[:20], torch.arange(20) % 2), (X[20:], torch.full((20,), -100))]
+    with pytest.raises(ValueError, match="held_out has no label that counts: all are -100"):
+        icd.erase(net, batches[:1], held_out=batches[1:])

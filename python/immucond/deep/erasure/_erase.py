@@ -58,8 +58,8 @@ def erase(
     primary : DataLoader or iterable of batches
         The task to keep. Labels are needed of tokens alone, where -100 says which do not count.
     held_out : DataLoader or iterable of batches
-        Other rows of it, on which the loss is measured: of accuracy, where labels are classes, else
-        of the logits (`EraseResult.measure`).
+        Other rows of it, on which the loss is measured: of accuracy, where labels are classes, of
+        which -100 is none, else of the logits (`EraseResult.measure`).
     tol : float, default: 0.003
         The most that may be lost there: 0.003 are 3 rows of 1000.
     metric : {"fisher", "gram", "variance"}

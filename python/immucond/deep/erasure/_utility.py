@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ...torch.parts import IGNORED
 from .._batches import Loaded, NotFiniteError, everything, gathered
 from .._head import SplitModel
+from .._loaders import parse_batch
+from .._rows import rows_at
 
 
 class Utility:
@@ -28,8 +33,8 @@ class Utility:
     """
 
     def __init__(self, model: nn.Module, head: str, held_out: Loaded) -> None:
-        self._head, self._data = head, held_out
-        found = gathered(SplitModel(model, head), held_out, "held_out", 10**12)
+        self._head, self._data = head, _Counting(held_out)
+        found = gathered(SplitModel(model, head), self._data, "held_out", 10**12)
         self.rows = len(found.features)
         self.measure: Literal["accuracy", "logits"] = "logits"
         self._logits = torch.empty(0)
@@ -48,7 +53,8 @@ class Utility:
                     "nothing can be lost: the labels are not those that it tells"
                 )
         else:
-            self._logits = everything(SplitModel(model, head), held_out, "held_out").logits.double()
+            found_all = everything(SplitModel(model, head), self._data, "held_out")
+            self._logits = found_all.logits.double()
             self.before = 1.0
 
     def of(self, model: nn.Module) -> float:
@@ -82,6 +88,37 @@ class Utility:
         assert found.labels is not None
         lost = self._right.double() - (found.guesses == found.labels).double()
         return float(lost.std() / len(lost) ** 0.5)
+
+
+class _Counting(Loaded):
+    """A loader's samples but those labelled -100, with the numbers of their classes."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.__dict__.update(vars(loaded))
+
+    def in_order(self) -> Generator[Any, None, None]:
+        """Yield batches; refuse a task of whose samples none has a label that counts."""
+        some = counted = False
+        with closing(super().in_order()) as batches:
+            for batch in batches:
+                some, found = True, _counting(batch)
+                if found is not None:
+                    counted = True
+                    yield found
+        if some and not counted:
+            raise ValueError(f"held_out has no label that counts: all are {IGNORED}")
+
+
+def _counting(batch: Any) -> Any:
+    inputs, labels = parse_batch(batch)
+    of_samples = isinstance(labels, Tensor) and labels.ndim == 1
+    if not of_samples or labels.is_floating_point() or labels.is_complex():
+        return batch
+    classes = labels.long()
+    counts = classes != IGNORED
+    if bool(counts.all()):
+        return inputs, classes
+    return (rows_at(counts, inputs, len(counts)), classes[counts]) if bool(counts.any()) else None
 
 
 def _constant(guesses: Tensor) -> bool:
