@@ -196,6 +196,20 @@ def test_the_linear_layer_of_gpt2_is_a_linear_layer():
     torch.testing.assert_close(stepped(turned, x, y), stepped(net, x, y), rtol=1e-6, atol=1e-6)
 
 
+def test_lbfgs_goes_on_where_features_are_small():
+    """Neither an absolute tolerance nor the rounding of the loss ends it at its start."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(600, 8, generator=generator)
+    batches = [(x, (x[:, 0] + 0.3 * x[:, 1] > 0).long()) for x in X.split(200)]
+    net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 2))
+    with torch.no_grad():
+        net[0].weight.copy_(1e-4 * torch.eye(8))
+    report = icd.attack(net, batches[:2], held_out=batches[2:], split="1", trials=4, steps=50,
+                        attackers=["probe-lbfgs"], scratch=False, equalize=False,
+                        cuts=())  # fmt: skip
+    assert report.strongest.steps <= 40
+
+
 # ---- networks of transformers' classes ----
 
 

@@ -55,9 +55,10 @@ def optimizer_for(rule: str, victim: Victim, settings: Settings, unit: float, se
     if rule == "muon":
         return Muon(victim.module, rate, settings["momentum"], settings["others"])
     if rule == "lbfgs":
+        # Its tolerances are in units of the features, and small ones would end it at the start.
         return torch.optim.LBFGS(
             trained, lr=rate, max_iter=1, history_size=settings["history"],
-            line_search_fn="strong_wolfe",
+            line_search_fn="strong_wolfe", tolerance_grad=0.0, tolerance_change=0.0,
         )  # fmt: skip
     assert rule == "kfac"
     return KFAC(victim, rate, settings["damping"], seed)

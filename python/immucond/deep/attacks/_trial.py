@@ -281,7 +281,9 @@ def _closure(
         total = torch.zeros((), dtype=torch.float64)
         for batch in chosen:
             logits, y = victim.run(batch)
-            loss = cross_entropy(logits, y) * (len(y) / (rows or len(y)))
+            # A line search compares losses, also of steps that gain less than float32 tells.
+            loss = cross_entropy(logits if rows is None else logits.double(), y)
+            loss = loss * (len(y) / (rows or len(y)))
             loss.backward()
             total += loss.detach().double().cpu()
             record.rows += _size(batch)
