@@ -13,7 +13,8 @@ from torch import nn
 
 from .._errors import extra
 from .._validate import as_count
-from ._network import is_conv1d, replace_module
+from ._network import replace_module
+from ._rows import is_conv1d
 
 PARAMS = ("full", "lora", "head")
 ADAPTERS = ("lora", "dora", "loha", "lokr")

@@ -300,12 +300,6 @@ def _sharing_memory(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is transformers' linear layer whose weight is (in, out), without import."""
-    weight = module._parameters.get("weight")
-    return type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2
-
-
 def tied(model: nn.Module) -> set[str]:
     """Return the names of parameters that stand at several places, or share memory."""
     named = list(model.named_parameters(remove_duplicate=False))

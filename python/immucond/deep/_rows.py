@@ -78,6 +78,12 @@ def is_typed(module: nn.Module) -> bool:
     return isinstance(module, (*_FIRST, *_LAST)) or type(module).__module__ == _POOLING
 
 
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is transformers' linear layer whose weight is (in, out), without import."""
+    weight = module._parameters.get("weight")
+    return type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2
+
+
 def last_typed(module: nn.Module) -> tuple[Channels, int]:
     """Return where the last layer of a type within a block has its channels, and how many.
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .._network import is_conv1d
-from .._rows import Layout, entering, features_last
+from .._rows import Layout, entering, features_last, is_conv1d
 
 if TYPE_CHECKING:
     from ._trial import Victim

@@ -14,8 +14,8 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..._validate import FloatArray
 from .._batches import running_on
-from .._network import call, is_conv1d, logits_of, repeated, tied
-from .._rows import rows_at, size_of, started
+from .._network import call, logits_of, repeated, tied
+from .._rows import is_conv1d, rows_at, size_of, started
 from .._sharded import edit_weight, gathered
 from ._exact import exact_product
 
