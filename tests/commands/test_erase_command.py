@@ -14,7 +14,7 @@ import immucond as ic
 import immucond.deep as icd
 from immucond._cli import main
 from immucond._cli.erase import METHODS
-from immucond.experiments.deep import _erase, load, load_saved
+from immucond.experiments.deep import _erase, _erased, load, load_saved
 
 FILES = ["erase.json", "erase.md", "erase.png", "erase.svg", "releases"]
 
@@ -138,10 +138,44 @@ def test_what_others_do_stands_beside_it(folder, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "none" / "erase.json").exists()
 
 
+def test_labels_go_first_where_a_layer_bears_it(folder, tmp_path, monkeypatch):
+    """Within half of the tolerance, and all that is told counts from the network as it was."""
+    asked = []
+
+    def unlearn(*args, **given):
+        asked.append((given["method"], given["tol"]))
+        return icd.unlearn(*args, **given)
+
+    monkeypatch.setattr("immucond.experiments.deep._erase.unlearn", unlearn)
+    more = ["--tols", "0.4", "--methods", "erase", "leace-erase", "leace", "--no-untrained"]
+    assert main(command(folder, tmp_path / "out", *more, "--quiet")) == 0
+    assert asked == [("leace", 0.2), ("leace", 0.4)]
+    found = json.loads((tmp_path / "out" / "erase.json").read_text())
+    points = {p["method"]: p for p in found["points"]}
+    assert len({p["before"] for p in points.values()}) == 1
+    assert all(p["before"] - p["chosen"] <= 0.4 for p in points.values())
+    assert points["leace-erase"]["kept"][0] < points["leace"]["kept"][0]
+    weights = [
+        load_saved(tmp_path / "out" / "releases" / f"{name}-0.4").state_dict()
+        for name in ("erase", "leace-erase")
+    ]
+    assert any(not torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+
+    def none(*_, **__):
+        raise ic.ToleranceError("no layer bears it")
+
+    monkeypatch.setattr("immucond.experiments.deep._erase.unlearn", none)
+    more = ["--tols", "0.4", "--methods", "leace-erase", "--no-untrained"]
+    assert main(command(folder, tmp_path / "alone", *more, "--quiet")) == 0
+    alone = load_saved(tmp_path / "alone" / "releases" / "leace-erase-0.4").state_dict()
+    for name, x in weights[0].items():
+        assert torch.equal(x, alone[name])
+
+
 def test_every_method_has_a_label_and_a_function():
-    assert tuple(_erase.METHODS) == METHODS
-    assert len(set(_erase._STYLES.values())) == len(METHODS)
-    rest = set(METHODS) - set(_erase.ERASING)
+    assert tuple(_erased.METHODS) == METHODS
+    assert len(set(_erased._STYLES.values())) == len(METHODS)
+    rest = set(METHODS) - set(_erased.ERASING)
     assert rest == set(get_args(get_type_hints(icd.unlearn)["method"]))
 
 

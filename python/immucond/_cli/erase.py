@@ -18,7 +18,8 @@ from ._release import add_release_arguments, run_on_release
 
 RELEASES = "releases"  # subfolder of --out
 METHODS = (
-    "erase", "primary", "pca", "leace", "graddiff", "npo", "tar", "collapse", "cir", "repselect",
+    "erase", "leace-erase", "primary", "pca",
+    "leace", "graddiff", "npo", "tar", "collapse", "cir", "repselect",
 )  # fmt: skip
 
 
@@ -34,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=["erase"], metavar="NAME",
-        help="erase, with harmful rows; primary, without; pca, the principal components; and those "
-        f"of immucond.deep.unlearn, to compare with: {', '.join(METHODS[3:])}",
+        help="erase, with harmful rows; leace-erase, their labels first within half of what may be "
+        "lost; primary, without them; pca, the principal components; and those of "
+        f"immucond.deep.unlearn, to compare with: {', '.join(METHODS[4:])}",
     )  # fmt: skip
     parser.add_argument(
         "--transfer", default=None, metavar="DATA",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..._errors import ToleranceError
 from ..._validate import as_count, check_choice, check_real
 from .._batches import Callback, refuse_rows
-from .._checkpoint import NetworkCheckpoint
+from .._checkpoint import NetworkCheckpoint, identity
 from .._network import whatever_modes
 from .._record import unwrapped
 from ._path import NetworkPath, chosen, settings_of
@@ -39,6 +39,7 @@ def erase(
     lr: float | None = None,
     mask: str | Callable[[Any], Tensor] | None = "attention_mask",
     seed: SupportsIndex = 0,
+    start: EraseResult | None = None,
     path: NetworkPath | None = None,
     checkpoint: str | Path | None = None,
     callback: Callback | None = None,
@@ -88,9 +89,14 @@ def erase(
         As in `record`.
     seed : int
         Of what is drawn.
+    start : EraseResult, optional
+        What another call made of the same network: erasure goes on from there, and `tol` and what
+        is told count from the network that was given. Harmful labels may go first that way, by
+        ``unlearn(method="leace")`` within half of `tol`.
     path : NetworkPath, optional
-        What `erasure_path` measured of the same network, tasks and settings, in place of measuring
-        it for the first round: for several tolerances, or held-out rows.
+        What `erasure_path` measured of the same network, or of that of `start`, with the same tasks
+        and settings, in place of measuring it for the first round: for several tolerances, or
+        held-out rows.
     checkpoint : path-like, optional
         A file that keeps the network after each round; the same call goes on from it.
     callback : callable, optional
@@ -113,9 +119,10 @@ def erase(
         labels that are numbers with ``"fisher"``, the metric of classes; for layers that are named
         and cannot be folded into, with the reason; for data that are the same where they must not
         be; for held-out harmful rows without others; for a path of another network, task or
-        setting; and as in `record` and `leak_profile`.
+        setting; for a start that is of another network, or has lost more than `tol`; and as in
+        `record` and `leak_profile`.
     TypeError
-        For what is no loader, and what is no path.
+        For what is no loader, what is no path, and a start that no call returned.
 
     Notes
     -----
@@ -155,11 +162,12 @@ def erase(
     model = unwrapped(model)
     refuse_rows(held_out, "held_out")
     given = _tasks(primary, held_out, harmful, harmful_held_out)
-    ready = prepared(model, given, split, drawn)
+    begun = _begun(model, start)
+    ready = prepared(model, given, split, drawn, begun)
     work, tasks, found = ready.work, ready.tasks, ready.found
     layers, utility = chosen(work, found, modules), ready.utility
     run = Run(work, layers, found.head, tasks, utility, allowed, metric, mask, drawn, callback)
-    measured = settings_of(model, ready, layers, metric, mask, drawn)
+    measured = settings_of(begun or model, ready, layers, metric, mask, drawn)
     if path is not None:
         if not isinstance(path, NetworkPath):
             raise TypeError(
@@ -171,16 +179,22 @@ def erase(
         kept = NetworkCheckpoint(checkpoint, 1, measured | {
             "tol": allowed, "rounds": count, "recover": steps, "lr": list(rates),
             "data": {name: of.fingerprint() for name, of in ready.given.items()},
-        })  # fmt: skip
+        } | ({} if begun is None else {"given": identity(model)}))  # fmt: skip
     state = None if kept is None else kept.load()
-    before = leak = run.begin()
+    before = leak = run.begin(start)
+    done = len(run.stages)
+    if start is not None and utility.before - run.stages[-1].primary > allowed:
+        raise ToleranceError(
+            f"start has lost {utility.before - run.stages[-1].primary:.3g} of the primary "
+            f"{utility.measure} already, more than tol={allowed:g}"
+        )
     if state is not None:
         run.restore(state)
         leak = run.leak()
     recovery = None
     if steps:
         recovery = Recovery(ready.teacher(), ready.data["primary"], steps, rates, drawn)
-    for turn in range(len(run.stages), count + 1):
+    for turn in range(len(run.stages) - done + 1, count + 1):
         worth = path.worth if path is not None and turn == 1 else None
         leak = run.round(turn, count, recovery, worth)
         if kept is not None:
@@ -209,9 +223,21 @@ def _tasks(primary: Any, held_out: Any, harmful: Any, harmful_held_out: Any) -> 
     return Tasks(primary, held_out, harmful, harmful_held_out)
 
 
+def _begun(model: nn.Module, start: EraseResult | None) -> nn.Module | None:
+    """Return the network to go on from, which must be like the one that was given."""
+    if start is None:
+        return None
+    if not isinstance(start, EraseResult):
+        raise TypeError(f"start must be an EraseResult or None, and is {type(start).__name__}")
+    shapes = [{name: x.shape for name, x in of.state_dict().items()} for of in (model, start.model)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("start must be what was made of model, and its weights have other shapes")
+    return start.model
+
+
 def _refuse_idle(run: Run) -> None:
     """Refuse a network of which nothing could go."""
-    if sum(rank for rank, _ in run.ranks.values()) == sum(run.widths().values()):
+    if not any(stage.price for stage in run.stages) or run.kept == sum(run.widths().values()):
         raise ToleranceError(
             f"tol={run.tol:g} leaves every direction: to erase those that cost the outputs least "
             f"loses more of the primary {run.utility.measure}. Give a larger tol, or more held-out "

@@ -48,6 +48,8 @@ class Prepared:
     tasks, data : Tasks and dict of str to Loaded
         The loaders that fit it.
     found : Layers
+    begun : bool
+        Whether `work` is a copy of what another call made of `model`.
     """
 
     model: nn.Module
@@ -56,11 +58,13 @@ class Prepared:
     tasks: Tasks
     data: dict[str, Loaded]
     found: Layers
+    begun: bool = False
 
     @cached_property
     def utility(self) -> Utility:
         """What the network that was given is worth."""
-        return Utility(self.work, self.found.head, self.data["held_out"])
+        model = self.teacher() if self.begun else self.work
+        return Utility(model, self.found.head, self.data["held_out"])
 
     @property
     def half(self) -> bool:
@@ -99,12 +103,17 @@ class Prepared:
         return Finished(work, primary, error, utility)
 
 
-def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Prepared:
-    """Refuse what cannot be used, copy the network, and find its layers and what it is worth."""
+def prepared(
+    model: nn.Module, given: Tasks, split: str | None, seed: int, start: nn.Module | None = None
+) -> Prepared:
+    """Refuse what cannot be used, copy the network, and find its layers and what it is worth.
+
+    With `start`, which was made of it, the copy is of that.
+    """
     where = device_of(model)
     loaded = _all_loaded(given, where, seed)
     _refuse_same(loaded)
-    work = copied(model, where).eval()
+    work = copied(model if start is None else start, where).eval()
     tasks, data = given, loaded
     if any(p.dtype in _HALF for p in model.parameters()):
         work = in_dtype(work, torch.float32)
@@ -116,7 +125,7 @@ def prepared(model: nn.Module, given: Tasks, split: str | None, seed: int) -> Pr
     other = {name: "it is no plain layer: a map of its output does not go into its weight"
              for name in found.layers if name not in layers}  # fmt: skip
     found = replace(found, layers=layers, skipped=found.skipped | other)
-    return Prepared(model, loaded, work, tasks, data, found)
+    return Prepared(model, loaded, work, tasks, data, found, start is not None)
 
 
 def _all_loaded(tasks: Tasks, where: torch.device, seed: int) -> dict[str, Loaded]:

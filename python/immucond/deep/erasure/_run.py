@@ -18,7 +18,7 @@ from .._distillation import adam, imitation
 from .._head import SplitModel
 from .._leak import LeakProfile, leak_profile
 from ._layers import Layer
-from ._result import Stage
+from ._result import EraseResult, Stage
 from ._utility import Utility
 from ._worth import Metric, Worth, worth_of
 
@@ -70,14 +70,21 @@ class Run:
     bound: float = 0.0
     trials: int = 0
 
-    def begin(self) -> LeakProfile | None:
-        """Measure the network that was given."""
+    def begin(self, start: EraseResult | None = None) -> LeakProfile | None:
+        """Measure the network that was given, or what was made of it."""
         self.ranks = {name: (width, width) for name, width in self.widths().items()}
         leak = self.leak()
-        self.stages = [
-            self._stage(0.0, sum(self.widths().values()), 0.0, self.utility.before, leak)
-        ]
-        return leak
+        first = leak if start is None else start.leak_before
+        self.stages = [self._stage(0.0, self.kept, 0.0, self.utility.before, first)]
+        if start is not None:
+            self.ranks |= {name: start.ranks[name] for name in self.ranks if name in start.ranks}
+            self.stages.append(self._stage(0.0, self.kept, 0.0, self.utility.of(self.work), leak))
+        return first
+
+    @property
+    def kept(self) -> int:
+        """Directions that are left, of all layers together."""
+        return sum(rank for rank, _ in self.ranks.values())
 
     def widths(self) -> dict[str, int]:
         """Features of each layer's output."""
@@ -103,12 +110,13 @@ class Run:
         price, found = (0.0, none) if reached is None else reached
         unit = unit_of(worth)
         if found:
-            self.ranks = {name: (found[name].rank, d) for name, d in self.widths().items()}
+            self.ranks = {
+                name: (min(found[name].rank, r), d) for name, (r, d) in self.ranks.items()
+            }
             self.bound = sum(E.bound for E in found.values()) / unit
         leak = self.leak()
-        kept = sum(rank for rank, _ in self.ranks.values())
         cost = sum(E.cost for E in found.values()) / unit
-        self.stages.append(self._stage(price, kept, cost, self.utility.of(self.work), leak))
+        self.stages.append(self._stage(price, self.kept, cost, self.utility.of(self.work), leak))
         return leak
 
     def _dearest(
