@@ -86,15 +86,15 @@ class Contest:
         return f"attack --backbone {{at}} {self.tasks} {how}"
 
 
-ALL = "erase primary pca leace graddiff npo cir repselect"
-TRAINED = "--steps 50 --trials 4"  # of what is trained: about the seconds that erasure takes
+ALL = "erase leace-erase primary pca leace graddiff npo cir repselect"
+TRAINED = "--steps 25 --trials 8"  # of what is trained: some minutes, of which erasure takes three
 HEADS = "--test-size 600 --steps 60 --trials 6 --attackers lstsq whitening logistic"
 RESNET = WORTH["resnet18"]
 NETWORKS = {
     "resnet18": Contest(
         "ResNet-18: vehicles kept, animals erased", RESNET.backbone, RESNET.tasks,
         f"{ALL} collapse", 0.005, f"--test-size 4000 {TRAINED}", f"--train-size 600 {HEADS}",
-        "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 2 "
+        "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 3 "
         "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
     ),
     "mnist": Contest(
@@ -109,7 +109,7 @@ NETWORKS = {
     "smollm2": Contest(
         "SmolLM2: travel and kitchen of CLINC150 kept, cards of BANKING77 erased", SMOLLM2,
         f"--primary clinc150[{BENIGN}] --harmful banking77[{CARDS}] --max-length 24",
-        "erase pca graddiff", 0.01, "--train-size 800 --test-size 600 --steps 20 --trials 2",
+        "erase leace-erase pca graddiff", 0.01, "--train-size 800 --test-size 600 --steps 20 --trials 2",
         "--train-size 400 --test-size 300 --steps 60 --trials 6 --attackers lstsq logistic",
         "--train-size 400 --test-size 120 --batch-size 16 --steps 10 --trials 2 "
         "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
