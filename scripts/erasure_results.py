@@ -61,11 +61,6 @@ RUNS = {
         "The same, of CLINC150 what is not of banking or credit cards kept",
         MINILM.format(f"clinc150[-{BANKING.replace(',', ',-')}]"),
     ),
-    "minilm-baselines": (
-        "MiniLM: what others do, at a tolerance of one point",
-        f"{MINILM.format('clinc150').replace('0.01 0.03', '0.01')} --no-untrained --steps 50 "
-        "--trials 4 --methods primary leace cir repselect graddiff npo",
-    ),
     "smollm2": (
         "SmolLM2: travel and kitchen of CLINC150 kept, cards of BANKING77 erased",
         f"erase --backbone {SMOLLM2} --primary clinc150[{BENIGN}] --harmful banking77[{CARDS}] "

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from page import ROOT, chosen, command, write
 from scipy.stats import sem
 from scipy.stats import t as student
-from worth_results import COLOURS, UNITS, best, read
+from worth_results import COLOURS, UNITS, best, read, there
 from worth_results import NETWORKS as WORTH
 
 from immucond._files import write_whole
@@ -154,10 +154,7 @@ def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
         ran.append(read(folder / "made.json"))
         return read(folder / "attack.json")["runs"][0]
 
-    rows: dict[str, Row] = {
-        BASE: {"fresh": told["before"]["fresh"], "leak": told["before"]["leak"]}
-    }
-    rows |= {point["method"]: point for point in told["points"]}
+    rows = {BASE: told["before"], **{point["method"]: point for point in told["points"]}}
     found: dict[str, Row] = {}
     for method, row in rows.items():
         place = out / "releases" / f"{method}-{contest.tol:g}"
@@ -280,13 +277,9 @@ def above(method: str, units: Sequence[Row]) -> str:
 def paid(attacks: Sequence[Row | None]) -> tuple[str, str, str]:
     """Cells of attacks, one a seed: steps, or the loss where nobody gets there; who; seconds."""
     asked = [attack for attack in attacks if attack is not None]
-    took = [
-        number(float(of["steps"]))
-        + (f" ({float(of['loss']):.2f})" if float(of["steps"]) == float("inf") else "")
-        for of in asked
-    ]
-    names = dict.fromkeys(of["attacker"] for of in asked)
-    return ", ".join(took), ", ".join(names), ", ".join(number(float(a["seconds"])) for a in asked)
+    names = dict.fromkeys(attack["attacker"] for attack in asked)
+    seconds = (number(float(attack["seconds"])) for attack in asked)
+    return ", ".join(map(there, asked)), ", ".join(names), ", ".join(seconds)
 
 
 def draw(contest: Contest, units: Sequence[Row], plot: Path) -> None:
@@ -297,6 +290,8 @@ def draw(contest: Contest, units: Sequence[Row], plot: Path) -> None:
         ceiling = np.mean(of_each(BASE, units, _ceiling))
         ax.plot([0.0], [ceiling], "k*", label=BASE)
         for i, method in enumerate(contest.methods.split()):
+            if not lost(method, units):  # on no seed is there a network
+                continue
             ax.plot(
                 lost(method, units), of_each(method, units, _ceiling), "os^Dv<>Xph"[i],
                 color=COLOURS[i % len(COLOURS)], markerfacecolor="none", linestyle="none",

@@ -379,8 +379,13 @@ def steps(row: Row, network: str, attacker: str) -> str:
     """Cell of an attacker of the whole: his steps, or his loss where he is never there."""
     if (of := row.get("whole", {}).get(network, {}).get(attacker)) is None:
         return ""
-    taken = float(of["steps"])
-    return number(taken) if taken < float("inf") else f"inf ({float(of['loss']):.2f})"
+    return there(of)
+
+
+def there(attack: Row) -> str:
+    """Tell the steps of an attack, or its loss where it is never there."""
+    taken = float(attack["steps"])
+    return number(taken) if taken < float("inf") else f"inf ({float(attack['loss']):.2f})"
 
 
 def who(attack: Row, within: str) -> tuple[str, str, str, str]:

@@ -157,7 +157,7 @@ def test_other_commands_measure_a_release_anew(worth, tmp_path):
 
 
 @pytest.fixture
-def rivals(monkeypatch):
+def rivals(monkeypatch, tmp_path):
     """The script with three methods, whose commands are listed and leave what theirs leave."""
     module, asked = imported("rivals_results"), []
     contest = dataclasses.replace(
@@ -193,7 +193,8 @@ def rivals(monkeypatch):
         return out
 
     monkeypatch.setattr(module, "command", command)
-    monkeypatch.setattr(module, "draw", lambda contest, units, plot: None)
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
     module.asked = asked
     return module
 
@@ -216,6 +217,15 @@ def test_rivals_are_told_by_seed_and_by_pairs(rivals, tmp_path):
     assert "| principal components | 1.00 | 62.0 % | +2.0 [-0.5, +4.5] | 2, 2, 2 | adam |" in told
     assert "| erasure | 1.00 | 60.0 % |  | inf (1.25), inf (1.25), inf (1.25) | adam |" in told
     assert "Within the tolerance they find no network on some seeds or any: like CIR." in told
+    drawn = (tmp_path / "docs" / "images" / "rivals-resnet18.svg").read_text()
+    for text in (
+        "as it is",
+        "erasure",
+        "principal components",
+        "like CIR",
+        "ceiling over all cuts",
+    ):
+        assert text in drawn
     assert "commit abc0 and abc1 and abc2, seeds 0 to 2, 40 s of computing" in told
 
 

@@ -131,14 +131,14 @@ class Whitened:
             rest[rest < _UNUSED] = 0.0
         plain_units = unit / unit.max()
         seen = both * np.concatenate([plain_units, np.ones(classes)])
+        sizes = np.linalg.svd(seen[:m, :m], compute_uv=False)
         # Directions whose squares are nothing beside the largest add nothing to rho either.
-        sizes = np.linalg.svd(seen[:, :m], compute_uv=False)
         counted = min(ranks[0], int(np.count_nonzero(sizes > 1e-100 * sizes[0])))
         return cls(
             unit=unit, mean=mean, span=right[:r].T, noise=noise,
             T=(right[:r].T / sigma[:r]) @ V, C=C, S=S,
             cross=C[:, None] * (turned.T @ labels), shares=shares, rank=ranks[0], rank_P=ranks[1],
-            kappa=_kappa(seen[:m, :m], ranks[0]),
+            kappa=_kappa(sizes, ranks[0]),
             rho=alignment(seen[:, :m], seen[:, m:], center=False, rank=counted).rho,
         )  # fmt: skip
 
@@ -160,8 +160,7 @@ class Whitened:
         return np.asarray((G @ heads).reshape(shape) + self.shares)
 
 
-def _kappa(R: FloatArray, rank: int) -> float:
+def _kappa(sigma: FloatArray, rank: int) -> float:
     """Condition number of R^T R over so many eigenvalues; inf where float64 does not tell."""
-    sigma = np.linalg.svd(R, compute_uv=False)
     with np.errstate(divide="ignore", over="ignore"):
         return float(np.square(sigma[0] / sigma[rank - 1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -138,8 +137,7 @@ def erase_release(
             "split": backbone.split, "seed": settings.seed,
         }  # fmt: skip
         if method == "leace-erase":
-            with suppress(ToleranceError):  # where no layer bears it erasure begins at once
-                measured["start"] = unlearned("leace", tol=tol / 2)
+            measured["start"] = unlearned("leace", tol=tol / 2)
         elif method not in paths:  # for all tolerances
             paths[method] = erasure_path(backbone.model, rows, **measured)
         return erase(
