@@ -350,6 +350,14 @@ def test_a_folder_is_of_one_run(tmp_path):
         run(net(), **keep)
 
 
+def test_a_run_that_fails_before_its_first_trial_leaves_the_folder_to_any_other(tmp_path):
+    keep = {"checkpoint": tmp_path / "run", "trials": 2}
+    with pytest.raises(ValueError, match="cuts must name a module"):
+        run(net(), cuts=["9"], steps=3, **keep)
+    assert not list((tmp_path / "run").iterdir())
+    run(net(), **keep)
+
+
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     def second(*_):
         with pytest.raises(BlockingIOError):
@@ -411,6 +419,7 @@ def test_an_attacker_may_have_fewer_rows():
         ({"target": math.nan}, ValueError, "target"),
         ({"target": 1.1}, ValueError, r"below log\(3\)"),
         ({"max_utility_drop": -0.1}, ValueError, "max_utility_drop"),
+        ({"max_utility_drop": 2.0}, ValueError, "max_utility_drop"),
         ({"cuts": ["9"]}, ValueError, "cuts must name a module"),
     ],
 )

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("seeds", 1, 1, "runs, with other rows each where there are more"),
     )
     parser.add_argument(
-        "--max-utility-drop", type=Number(0.0), default=0.1, metavar="SHARE",
+        "--max-utility-drop", type=Number(0.0, 1.0), default=0.1, metavar="SHARE",
         help="of the primary task's accuracy, that an attacker may spoil",
     )  # fmt: skip
     parser.add_argument(

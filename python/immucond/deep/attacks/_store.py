@@ -82,4 +82,9 @@ def opened(folder: str | Path | None, settings: Mapping[str, Any]) -> Iterator[S
             raise ValueError(f"checkpoint {folder} must be an empty folder, or one of this run")
         else:
             write_whole(path, json.dumps(here, indent=2, allow_nan=False) + "\n")
-        yield Store(place)
+        try:
+            yield Store(place)
+        except BaseException:
+            if list(place.iterdir()) == [path]:  # nothing is done: other settings may follow
+                path.unlink()
+            raise

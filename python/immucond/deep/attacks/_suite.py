@@ -103,6 +103,7 @@ def attack(
         The primary task with its labels, classes of the network's own head: trials after which
         that has lost more than `max_utility_drop` of its accuracy do not count.
     max_utility_drop : float, default: 0.1
+        At most 1, where everything counts.
     reference : nn.Module, optional
         The unprotected network, attacked in the same way.
     scratch : bool or nn.Module, default: True
@@ -163,7 +164,7 @@ def attack(
     chosen = parse_attackers(attackers)
     budget = as_count(steps, "steps", least=1)
     count, drawn = as_count(trials, "trials", least=1), as_count(seed, "seed", least=0)
-    drop = check_real(max_utility_drop, "max_utility_drop", low=0.0)
+    drop = check_real(max_utility_drop, "max_utility_drop", low=0.0, high=1.0, closed=True)
     if equalize not in (True, False, "both"):
         raise ValueError(f"equalize must be True, False or 'both', and is {equalize!r}")
     if not isinstance(scratch, (bool, nn.Module)):
