@@ -102,9 +102,43 @@ def test_an_end_beyond_the_float_range_says_so_and_no_more():
 
 def test_known_cases():
     assert ic.linear.step_interval(ic.r_ill, np.diag([2.0, 1.0])) == np.inf  # k = 2
-    assert ic.linear.step_interval(ic.r_well, np.diag([2.0, 2.0, 1.0])) == 0.0  # tied sigma_1
-    assert ic.linear.step_interval(ic.r_well, theta=np.eye(3), gram=np.diag([2.0, 2, 1])) == 0.0
+    assert ic.linear.step_interval(ic.r_ill, np.diag([3.0, 1.0, 1.0])) == np.inf  # k = 2 * 2
     assert ic.linear.step_interval(ic.r_well, [[3.0, 0.0], [0.0, 0.0]]) == 0.0  # rank 1
+
+
+@cases
+@either
+@pytest.mark.filterwarnings("ignore::immucond.DegenerateSpectrumWarning")
+@given(spectra, st.integers(2, 3), st.floats(0.001, 0.999), st.integers(0, 2**32 - 1))
+def test_ties_move_with_the_mean_of_their_gradients(regularizer, by_theta, others, m, share, seed):
+    assume(np.all(others[:-1] / others[1:] > 1.02))
+    sigma = np.sqrt(others / others[0 if regularizer is ic.r_well else -1])
+    sigma = np.sort(np.append(np.ones(m - 1), sigma))[::-1]
+    u, v = (np.linalg.qr(np.random.default_rng(seed + i).normal(size=(sigma.size,) * 2))[0]
+            for i in range(2))  # fmt: skip
+    if by_theta:
+        S = (u * np.sqrt(sigma)) @ v
+        end = ic.linear.step_interval(regularizer, theta=S, gram=np.eye(len(S)))
+        _, slope = regularizer.value_and_grad_theta(S, np.eye(len(S)), preconditioned=True)
+    else:
+        S = (u * sigma) @ v
+        end = ic.linear.step_interval(regularizer, S)
+        _, slope = regularizer.value_and_grad(S)
+
+    def kappa(eta):
+        return float(np.linalg.cond(S - eta * slope))
+
+    most = end if np.isfinite(end) else 1e3 * (np.mean(sigma**2) - sigma[-1] ** 2) ** 2
+    way = -1.0 if regularizer is ic.r_well else 1.0
+    assert way * (kappa(share * most) - kappa(0.0)) > -1e-12 * kappa(0.0)
+    if np.isfinite(end):
+        assert way * (kappa((1.0 + 1e-5) * end) - kappa(0.0)) <= 1e-9 * kappa(0.0)
+
+
+@pytest.mark.parametrize("sigma", [[2.0, 2.0, 2.0], [2.0, 2.0, 0.0]])
+@cases
+def test_r_well_has_no_step_at_equal_singular_values(sigma, by_theta):
+    assert interval(np.array(sigma), ic.r_well, by_theta) == 0.0
 
 
 @pytest.mark.parametrize("sigma", [[2.0, 2.0, 2.0], [2.0, 2.0, 0.0], [2.0, 0.0, 0.0]])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._errors import DegenerateSpectrumError, underflow_is_zero
-from .._rank import numerical_rank, rank_rule, refuse_more
+from .._rank import largest_skew, numerical_rank, rank_rule, refuse_more
 from .._regularizers import SpectralRegularizer, r_ill, r_well
 from .._task import Root, root_of_gram, span_of, warn_if_lost
 from .._validate import FloatArray, as_float64, as_matrix, as_theta
@@ -29,7 +29,8 @@ def step_interval(
     For every step eta strictly between 0 and the end, ``S - eta grad r(S)``, or
     ``theta - eta K^-1 grad_theta r(H(theta))``, has a smaller condition number for ``r_well``, a
     larger one for ``r_ill`` (at the one step that makes sigma_k vanish the rank falls instead).
-    Just beyond the end it has not.
+    Just beyond the end it has not. Where the end that the regularizer uses is repeated, the mean
+    over the tied pairs stands for the gradient, as in the library's gradients.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def step_interval(
     Returns
     -------
     float
-        The end; ``inf`` where every step does, 0 where none does (R_well at a tied sigma_1) and
-        where the end is below the float range.
+        The end; ``inf`` where every step does, 0 where none does (R_well where all nonzero values
+        are equal) and where the end is below the float range.
 
     Raises
     ------
@@ -90,7 +91,10 @@ def step_interval(
         sigma = np.linalg.svd(A / size, compute_uv=False)
         k = numerical_rank(sigma, rule)
         refuse_more(k, sigma, "S")
-        return _end(regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False)
+        return _end(
+            regularizer, sigma[:k], min(A.shape), float(sigma[0]) * size, of_theta=False,
+            precision=rule.precision,
+        )  # fmt: skip
     if S is None and theta is not None and gram is not None:
         root = root_of_gram(gram, "gram", rank=rank)
         warn_if_lost(root)
@@ -116,6 +120,7 @@ def _end(
     scale: float,
     *,
     of_theta: bool,
+    precision: float = float(np.finfo(np.float64).eps),
 ) -> float:
     """End of the interval from the nonzero singular values of S or of H, in any unit.
 
@@ -123,40 +128,43 @@ def _end(
     """
     k = nonzero.size
     sigma: FloatArray = np.asarray(nonzero / nonzero[0], dtype=np.float64)
-    tie = p * np.finfo(np.float64).eps
+    # What the kernels take for tied: the entries' rounding, and that of a reduction.
+    tie = 4.0 * precision + largest_skew(p, np.float64)
 
     if regularizer is r_well:
-        if k == 1 or 1.0 - sigma[1] <= tie:
+        tied = int(np.count_nonzero(sigma >= 1.0 - tie))
+        if tied == k:
             return 0.0
         # Gradients of R_well are of the order sigma on S, and of order sigma^1 * theta by theta.
         if of_theta:
-            return _scaled(_theta_well(sigma, p), scale, -2)
-        r = float(sigma[1] * sigma[-1])
-        return (1 - r) / (1 - 1 / p + r / p)
+            return _scaled(_theta_well(sigma, p, tied), scale, -2)
+        r = float(sigma[tied] * sigma[-1])
+        return (1 - r) / (1 / tied - 1 / p + r / p)
+    tied = int(np.count_nonzero(sigma <= sigma[-1] + tie))
     gap = (sigma - sigma[-1]) * (sigma + sigma[-1])
     D = float(gap.sum()) / (2 * k)
-    if tie >= D:
+    if tied == k or tie >= D:
         raise DegenerateSpectrumError(
             f"R_ill is infinite where all {k} nonzero singular values are equal: no step"
         )
     if of_theta:
-        return _scaled(_theta_ill(sigma, D), scale, 6)
-    return _scaled(math.inf if k == 2 else 2 * k / (k - 2) * D**2, scale, 4)
+        return _scaled(_theta_ill(sigma, D, tied), scale, 6)
+    return _scaled(2 * k / (k / tied - 2) * D**2 if k > 2 * tied else math.inf, scale, 4)
 
 
-def _theta_well(sigma: FloatArray, p: int) -> float:
-    second, last = float(sigma[1]), float(sigma[-1])
+def _theta_well(sigma: FloatArray, p: int, tied: int) -> float:
+    second, last = float(sigma[tied]), float(sigma[-1])
     q = math.sqrt(second * last)
-    A = (1 - q) / (2 * (q * second / p + 1 - 1 / p))
+    A = (1 - q) / (2 * (q * second / p + 1 / tied - 1 / p))
     slope = second**1.5 - last
     B = p * (1 - math.sqrt(second)) / (2 * slope) if slope > 0 else math.inf
     return min(A, B)
 
 
-def _theta_ill(sigma: FloatArray, D: float) -> float:
+def _theta_ill(sigma: FloatArray, D: float, tied: int) -> float:
     k = sigma.size
-    last, before = float(sigma[-1]), float(sigma[-2])
-    den = last * (1 - 1 / k) - 1 / k
+    last, before = float(sigma[-1]), float(sigma[-1 - tied])
+    den = last * (1 / tied - 1 / k) - 1 / k
     if den <= 0:
         return math.inf
     E = D**2 / den
