@@ -205,6 +205,34 @@ def test_directions_that_no_primary_row_uses_are_free():
     assert rho(X_H @ faded.theta, one_hot(y)) < 1e-9
 
 
+@pytest.mark.parametrize("by_gram", [False, True])
+@pytest.mark.parametrize(
+    ("C", "least"), [([[2.0]], 1.0), ([[2.0, 0.0], [0.0, 1.0]], 0.2), ([[2.0], [1.0]], 0.0)]
+)
+def test_labels_that_span_what_harmful_rows_do_cannot_all_be_slow(C, least, by_gram):
+    rng = np.random.default_rng(0)
+    q = len(C)
+    U = np.linalg.qr((lambda x: x - x.mean(0))(rng.normal(size=(6, q))))[0]
+    R = rng.normal(size=(q, 4))
+    X_P, Z, Y = rng.normal(size=(9, 4)) * [1.0, 1.0, 0.0, 0.0], U @ R, U @ C
+    given = {"X_P": X_P, "X_H": Z, "Y_H": Y}
+    if by_gram:
+        given = {"K_P": X_P.T @ X_P, "K_H": Z.T @ Z, "b_H": Z.T @ Y, "energy_H": np.sum(Y**2)}
+    bracket = ic.linear.alignment_limit(**given, kappa_P=10.0)
+    assert bracket.case == "free"
+    assert bracket.lower == bracket.attained == pytest.approx(least, abs=1e-12)
+    assert min(rho(Z @ rng.normal(size=(4, 4)), Y) for _ in range(200)) >= least * (1.0 - 1e-12)
+    # Directions that no primary row uses write any features: of rows 1 where labels are least.
+    u, _, _ = np.linalg.svd(C)
+    rows = np.linalg.qr(rng.normal(size=(4, q)))[0].T
+    wanted = (u * np.append(np.full(q - 1, 1e-5), 1.0)) @ rows
+    A = np.eye(4)
+    A[2:] += np.linalg.pinv(R[:, 2:]) @ (wanted - R)
+    assert np.allclose(X_P @ A, X_P)
+    assert np.linalg.matrix_rank(A) == 4
+    assert rho(Z @ A, Y) == pytest.approx(least, abs=1e-8)
+
+
 def test_one_free_direction_does_not_hold_labels_of_three():
     X_P, X_H, y = data(1)
     X_P = X_P.copy()

@@ -71,7 +71,8 @@ def alignment(
     The condition number bounds the slowest direction of the weights. How fast the *loss* falls
     depends on where the labels lie, and rho is the mean of the Hessian's eigenvalues over them,
     relative to the largest: plain gradient descent leaves a share of at least
-    :math:`(1 - 2\rho)^{2t}` of the reducible loss after t stable steps (:meth:`Alignment.loss`).
+    :math:`\max(0, 1 - 2\rho)^{2t}` of the reducible loss after t stable steps
+    (:meth:`Alignment.loss`).
     It does not bound momentum, exact line search or Adam, and whitening the features undoes it.
 
     Parameters

@@ -45,8 +45,10 @@ class AlignmentLimit(Tabular):
     case : str
         ``"definite"``: K_P is; ``"restricted"``: null(K_P) lies in null(K_H), and range(K_P) counts
         alone; ``"free"``: the labels can be made slow in directions that no primary row uses, and
-        the infimum is 0 at an unchanged H_P; ``"partly free"``: such directions hold a part of the
-        labels that cannot be moved there, `lower` is 0 and `attained` what leaving them out gives.
+        the infimum is 0 at an unchanged H_P, or where the labels span all that the harmful rows do,
+        the least share of them in one direction (1 for rows of rank 1); ``"partly free"``: such
+        directions hold a part of the labels that cannot be moved there, `lower` is 0 and `attained`
+        what leaving them out gives.
         Of several tasks, whose `lower` follows the case of each, the first of them in the order
         free, partly free, restricted, definite; what one map attains of all is not 0 then.
     kappa_P : float
@@ -183,11 +185,11 @@ def alignment_limit(
     reached = [task.rho(_spread(F_t, Q, tau)) for F_t, task in zip(F, tasks, strict=True)]
     whitened = [task.rho(F_t) for F_t, task in zip(F, tasks, strict=True)]
     lower = [
-        0.0 if of in ("free", "partly free") else rho / tau
-        for rho, of in zip(whitened, cases, strict=True)
+        least_share(task) if of == "free" else 0.0 if of == "partly free" else rho / tau
+        for task, rho, of in zip(tasks, whitened, cases, strict=True)
     ]
     if cases == ["free"]:
-        reached = [0.0]
+        reached = lower
     return AlignmentLimit(
         lower=one_or_all(lower), attained=one_or_all(reached),
         rho=one_or_all([task.rho() for task in tasks]), rho_whitened=one_or_all(whitened),
@@ -274,6 +276,14 @@ def case_of(P: Root, H: LabelledTask) -> AlignmentCase:
     rank = int(np.count_nonzero(s > max(H.rtol, default_rtol(free.shape, np.float64)) * size))
     # Slow and empty of labels, or able to take the labels in whole.
     return "free" if rank < live.shape[1] or rank == free.shape[1] else "partly free"
+
+
+def least_share(H: LabelledTask) -> float:
+    """Least share of the labels in a direction of the features' range; no map has a smaller rho."""
+    s = np.linalg.svd(H.labels, compute_uv=False)
+    if s.size < H.rank or s[-1] <= max(H.rtol, default_rtol(H.labels.shape, np.float64)) * s[0]:
+        return 0.0
+    return float((s[-1] / np.linalg.norm(s)) ** 2)
 
 
 def live_null_basis(P: Root, H: LabelledTask) -> FloatArray:

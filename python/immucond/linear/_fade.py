@@ -48,10 +48,10 @@ def fade(
         A = I - (1 - 1/\sqrt\tau)\, \Pi, \qquad
         \Pi = K_P^{-1} b_0 (b_0^T K_P^{-1} b_0)^+ b_0^T, \qquad b_0 = Z_H^T Y_H
 
-    changes the primary features least in :math:`\|Z_P (A - I)\|_F`. Its rank is at most c - 1 for c
-    classes, its inverse :math:`I + (\sqrt\tau - 1) \Pi`, and with the head
-    :math:`A^{-1} \omega` every primary prediction stays. An infinite tau erases: no affine probe
-    with a convex loss then does better than a constant on rows of this cross-covariance.
+    changes the primary features least in :math:`\|Z_P (A - I)\|_F`. The rank of :math:`\Pi` is at
+    most c - 1 for c (centred) classes, the inverse of A :math:`I + (\sqrt\tau - 1) \Pi`, and with
+    the head :math:`A^{-1} \omega` every primary prediction stays. An infinite tau erases: no affine
+    probe with a convex loss then does better than a constant on rows of this cross-covariance.
 
     It is invertible for every finite tau, so it is a lock: an attacker who whitens the features,
     or solves for the least squares, is not slowed at all.

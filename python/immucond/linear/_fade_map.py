@@ -152,7 +152,7 @@ class FadeMap(Tabular):
 
     @cached_property
     def limit(self) -> float | tuple[float, ...]:
-        """Least rho that any invertible map has at this ``kappa_P`` (see `alignment_limit`).
+        """No invertible map has a smaller rho at this ``kappa_P`` (see `alignment_limit`).
 
         0 for a K_P that is singular in directions that the harmful rows use.
         """
