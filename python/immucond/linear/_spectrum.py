@@ -55,8 +55,9 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     r"""Evaluate the paper's formula for the spectrum of H(theta): really its Rayleigh quotients.
 
     :math:`\sum_j (\sigma_{\theta,i}\, (u_i^T q_j)\, \sqrt{\gamma_j})^2 = v_i^T H v_i`, with v_i
-    the right singular vectors of theta. It equals the spectrum of H only where
-    :math:`U^T K U` is diagonal; otherwise the spectrum majorizes it (Schur-Horn).
+    the right singular vectors of theta. It equals the spectrum of H only where :math:`V^T H V` is
+    diagonal (for invertible theta, where :math:`U^T K U` is), and the spectrum majorizes it
+    (Schur-Horn).
 
     Parameters
     ----------

@@ -145,7 +145,8 @@ def probe(
         ``"gd"``: gradient descent with exact line search, one step length for all heads, the
         attacker of the paper: ``norm_ratio[t] <= (1 - 1/kappa)^t``. ``"gd-constant"``: with a
         constant step. ``"nesterov"``: accelerated, told kappa. ``"cg"``: conjugate gradients, about
-        ``sqrt(kappa)/2 ln(2/eps)`` steps. ``"lbfgs"``: with exact line search and ten pairs.
+        ``sqrt(kappa)/2 ln(2/eps)`` steps to eps^2 of the excess loss. ``"lbfgs"``: with exact line
+        search and ten pairs.
         ``"adam"``: full batch, constant step. ``"whitening"``: gradient descent on whitened
         features. ``"lstsq"``, ``"lstsq-float32"``: one least-squares solve, which kappa does not
         slow and only robs of digits.

@@ -69,9 +69,9 @@ def erase(
         principal components and a baseline.
     harmful, harmful_held_out : DataLoader or iterable of batches, optional
         A task with a class a sample. Directions then go first in which its rows vary most beside
-        the primary ones, the means of its classes ten times as much; and the leak profile is
-        measured, on the held-out rows where they are given, after each round. Without these it may
-        have other labels, or none: only how its rows vary counts then.
+        the primary ones, what the means of its classes vary by ten times on top; and the leak
+        profile is measured, on the held-out rows where they are given, after each round. Without
+        these it may have other labels, or none: only how its rows vary counts then.
     split : str, optional
         Name of the head; by default the last linear layer that makes the logits. It is kept.
     modules : "auto", or str or sequence of str
