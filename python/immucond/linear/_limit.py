@@ -104,8 +104,9 @@ class ImmunityLimit(Record):
     Attributes
     ----------
     rir : float
-        Supremum of the RIR over theta of full rank with `features` columns (invertible ones where
-        these are d); ``inf`` where there is none.
+        Supremum of the RIR over theta with `features` columns, m, under which the primary features
+        have the rank min(m, rank(K_P)): invertible ones where m = d, of full rank for a definite
+        K_P. ``inf`` where there is none.
     kappa_M : float
         Condition number of ``M = K_P^-1/2 K_H K_P^-1/2`` over its nonzero eigenvalues; the Pareto
         frontier is ``kappa_H = kappa_M * kappa_P``. ``inf`` where the supremum is.
