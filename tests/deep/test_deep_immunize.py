@@ -571,6 +571,21 @@ def test_each_module_is_left_in_its_own_mode(call):
     assert [module.training for module in model.modules()] == modes
 
 
+@pytest.mark.parametrize("call", MEASURED)
+def test_each_module_is_in_its_own_mode_after_an_interrupt_midway(call):
+    class Interrupted(nn.Dropout):
+        def train(self, mode=True):
+            if not mode:
+                raise KeyboardInterrupt
+            return super().train(mode)
+
+    model = net().train()
+    model.drop = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        MEASURED[call](model)
+    assert all(module.training for module in model.modules())
+
+
 # ---- refused before any training ----
 
 

@@ -338,6 +338,21 @@ def test_an_interrupted_run_leaves_the_loader_as_it_was():
     assert torch.equal(task.generator.get_state(), state)
 
 
+def test_an_interrupt_within_the_network_leaves_generators_alone_at_once():
+    """Not when the traceback goes, which a notebook keeps, into whatever is drawn by then."""
+
+    class Interrupted(Net):
+        def forward(self, *_):
+            raise KeyboardInterrupt
+
+    before = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    with pytest.raises(KeyboardInterrupt) as caught:
+        icd.rir(net(Interrupted), net(), **loaders(), split="head")
+    assert caught.tb is not None
+    assert random.getstate() == before[0]
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
 # ---- labels and batches of other kinds ----
 
 Pair = namedtuple("Pair", ["x", "y"])

@@ -234,8 +234,8 @@ def running_on(name: str) -> Iterator[None]:
 
 def all_features(model: SplitModel, batches: Batches, name: str) -> Tensor:
     """Return the features of a task's samples, on the CPU."""
-    with running_on(name), torch.no_grad():
-        rows = [batches.run(model, batch).features.cpu() for batch in batches.in_order()]
+    with running_on(name), torch.no_grad(), closing(batches.in_order()) as epoch:
+        rows = [batches.run(model, batch).features.cpu() for batch in epoch]
     if not rows:
         raise ValueError(f"{name} has no batches")
     return torch.cat(rows)

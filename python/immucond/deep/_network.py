@@ -357,8 +357,8 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def in_evaluation(model: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode; each module is in its own again afterwards."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
     try:
+        model.eval()  # which may be interrupted midway
         yield
     finally:
         for module in training:
