@@ -186,8 +186,10 @@ def plain(value: Any) -> Any:
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value).removeprefix("torch.")
 
 
-def refuse_other(there: Mapping[str, Any], here: Mapping[str, Any], what: str, remedy: str) -> None:
+def refuse_other(there: Any, here: Mapping[str, Any], what: str, remedy: str) -> None:
     """Refuse what is of other settings, and say which: "NAME is ... there and ... here"."""
+    if not isinstance(there, Mapping):
+        raise ValueError(f"{what} is of no run: its settings are {_brief(there)}. {remedy}")
     differing = [
         f"{name} is {_brief(there.get(name))} there and {_brief(here.get(name))} here"
         for name in dict.fromkeys((*here, *there))

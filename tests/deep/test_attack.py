@@ -350,6 +350,13 @@ def test_a_folder_is_of_one_run(tmp_path):
         run(net(), **keep)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3"])
+def test_settings_that_are_none_are_told_with_the_folder(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=f"checkpoint {tmp_path} is of no run"):
+        run(net(), checkpoint=tmp_path)
+
+
 def test_a_run_that_fails_before_its_first_trial_leaves_the_folder_to_any_other(tmp_path):
     keep = {"checkpoint": tmp_path / "run", "trials": 2}
     with pytest.raises(ValueError, match="cuts must name a module"):

@@ -370,6 +370,13 @@ def test_other_files_are_refused_and_left(content, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_settings_that_are_none_are_told_with_the_file(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"settings": [1]}, path)
+    with pytest.raises(ValueError, match=r"checkpoint .*model\.pt is of no run: .* \[1\]"):
+        icd.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
+
+
 def test_bad_numbers(tmp_path):
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, and is 0"):
         icd.immunize(
