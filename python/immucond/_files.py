@@ -202,6 +202,22 @@ def staged(out: Path, names: Iterable[str] = (), *, afresh: bool = False) -> Ite
             shutil.rmtree(stage, ignore_errors=True)
 
 
+@contextmanager
+def passing(place: Path) -> Iterator[Path]:
+    """Yield the name beside a place of a folder that goes with the block: a leftover, if killed.
+
+    Raises
+    ------
+    BlockingIOError
+        While another process has one for that place.
+    """
+    with exclusive(place) as (_, draft):
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 def _move(stage: Path, out: Path, afresh: bool) -> None:
     old = stage.with_name(f"{stage.name[:-4]}0000")  # a leftover too, should this be cut off
     if not out.exists() or (afresh and stage.parent == out.parent):

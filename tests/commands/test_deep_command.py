@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 
 import numpy as np
@@ -360,6 +361,15 @@ def test_a_killed_run_says_how_far_it_was_and_goes_on(text, tmp_path, capsys):
     assert told[0].startswith("units: 2 of 3")  # from where it was
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
     assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_network_that_is_not_kept_lies_where_the_next_run_clears(text, tmp_path, monkeypatch):
+    """A killed process, as those of --jobs are, would leave it in the system's folder for good."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    out = tmp_path / "out"
+    quick = ["--out", str(out), "--method", "identity", "--save", "--quiet"]
+    assert main(command(text, *quick)) == 0
+    assert [path.suffix for path in (out / "units").iterdir()] == [".json"]
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -245,10 +245,12 @@ def test_errors_name_the_file_and_not_a_draft(tmp_path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from immucond._files import staged, whole
+from immucond._files import passing, staged, whole
 out = Path(sys.argv[1])
-with staged(out) as folder, whole(out.parent / "file") as file:
+with staged(out) as folder, whole(out.parent / "file") as file, passing(out.parent / "p") as draft:
     (folder / "part").write_text("half")
+    draft.mkdir()
+    (draft / "part").write_text("half")
     file.write(b"half")
     print(flush=True)
     time.sleep(600)
@@ -270,7 +272,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path, holder)
     mine = tmp_path / ".immucond-notes"
     mine.write_text("a user's own")
     drafts = {path.name for path in tmp_path.iterdir()} - {mine.name}
-    assert len(drafts) == 3  # of the file, of the folder, and the folder's lock
+    assert len(drafts) == 5  # of the file, of both folders, and the folders' locks
     write_whole(tmp_path / "other", "x")
     assert {path.name for path in tmp_path.iterdir()} == {*drafts, mine.name, "other"}
     holder.send_signal(signal.SIGKILL)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from ... import linear, probing
 from ..._errors import ImmucondError, extra
+from ..._files import passing
 from .._experiment import Experiment, method_units
 from .._methods import RIDGE, Method, Parameters
 from .._units import Progress, Unit, Values, silent
@@ -179,8 +179,8 @@ def compute(
     except ImmucondError as error:
         return {"failure": str(error)}
     seconds = time.perf_counter() - start
-    with TemporaryDirectory() as elsewhere:
-        place = folder / "models" / unit["name"] if unit["save"] else Path(elsewhere) / "model"
+    with passing(folder / file_name) as draft:
+        place = folder / "models" / unit["name"] if unit["save"] else draft
         _saved.save_anew(here.backbone, done.model, place, file_name)
         model = _saved.load_saved(place)
     after = here.after(model, done.split)
