@@ -77,7 +77,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
     with whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))  # of a name in other bytes
 
 
 def destination(path: str | os.PathLike[str]) -> Path | None:
@@ -151,7 +151,7 @@ def exclusive(folder: Path) -> Iterator[tuple[Path, Path]]:
         place.parent.mkdir(parents=True, exist_ok=True)
         home = _home(place)
         clear_leftovers(home)
-        stem = f"{_MARK}{hashlib.sha256(place.name.encode()).hexdigest()[:16]}"
+        stem = f"{_MARK}{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}"
         lock = home / f"{stem}.lock"
         for _ in range(_TRIES):
             number = _locked(lock, os.O_CREAT)

@@ -143,6 +143,28 @@ def test_results_stay_where_the_output_is_full(tmp_path, files):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["limit.json", "limit.png"]
 
 
+def test_what_the_encoding_of_the_output_does_not_know_is_escaped(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert main([*QUICK, "--quiet"]) == 0
+    assert b"\\xb1 what rounding may carry" in shown.getvalue()
+
+
+def test_names_may_be_of_any_bytes(tmp_path, files, monkeypatch):
+    other = os.fsdecode(b"of latin-1: \xe9")
+    data, out = tmp_path / f"{other}.npy", tmp_path / other
+    os.rename(files[0], data)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="utf-8"))
+    for more in ([], ["--overwrite", "--through", "qr"]):
+        words = ["limit", str(data), files[1], "--out", str(out), "--points", "3", *more]
+        assert main(words) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["limit.json", "limit.png"]
+    assert b"/of latin-1: \\udce9\n" in shown.getvalue()
+    assert main([*QUICK, "--markdown", str(out / f"{other}.md")]) == 0
+    assert "/of latin-1: \\udce9" in (out / f"{other}.md").read_text()
+
+
 # ---- files that the operating system refuses ----
 
 

@@ -33,7 +33,10 @@ class OutputError(Exception):
 
 
 class _Output:
-    """A stream whose failures are told from those of other files."""
+    """A stream whose failures are told from those of other files.
+
+    What its encoding does not know is escaped, as on standard error.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -42,8 +45,9 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> Any:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
         with _told():
-            return self._stream.write(text)
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         with _told():

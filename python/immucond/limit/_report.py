@@ -152,6 +152,7 @@ def _task(rows: Rows, rank: int | None, settings: Settings, report: Progress) ->
     """Sum the Gram matrix or merge the R factors of the file's blocks."""
     by_gram = settings.through == "gram"
     computed_in = settings.computed_in or rows.dtype.name
+    name = rows.name.encode(errors="backslashreplace").decode()  # as the core takes it
     seen = GramAccumulator(rows.columns) if by_gram else TriangleAccumulator(rows.columns)
     nonzero = False
     for block, done in rows.blocks():
@@ -169,13 +170,13 @@ def _task(rows: Rows, rank: int | None, settings: Settings, report: Progress) ->
             )
         root = root_of_gram(
             seen.gram,
-            rows.name,
+            name,
             rank=rank,
             rtol=min(0.5, default_rtol((seen.count, rows.columns), computed_in, "gram")),
         )
     else:
         R = seen.R[: seen.count]
-        root = root_of_inputs(R, rows.name, rank=rank, computed_in=computed_in)
+        root = root_of_inputs(R, name, rank=rank, computed_in=computed_in)
     return Task(rows.name, seen.count, rows.columns, computed_in, root)
 
 
