@@ -215,6 +215,19 @@ def test_what_is_refused(folder, tmp_path, capsys, monkeypatch, more, told):
     assert not (tmp_path / "out" / "erase.json").exists()
 
 
+def test_no_network_stands_beside_the_record_of_one_that_was_removed(folder, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_erase, "write_whole", interrupt)
+    place = tmp_path / "releases" / "erase-0.4"
+    place.parent.mkdir()
+    place.with_name("erase-0.4.json").write_text('{"of": {}, "made": {}}')
+    assert main(command(folder, tmp_path, "--quiet", "--no-untrained", "--tols", "0.4")) == 130
+    assert place.is_dir()
+    assert not place.with_name("erase-0.4.json").exists()
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]"])
 def test_a_file_that_is_no_record_is_named(folder, tmp_path, text):
     place = tmp_path / "erase-0.1"

@@ -167,8 +167,10 @@ def erase_release(
             about = {"kept": done.kept, "before": done.primary_before, "chosen": done.primary,
                      "lost_error": done.lost_error, "seconds": perf_counter() - begun}  # fmt: skip
             if place is not None:
+                told_of = place.with_name(f"{name}.json")
+                told_of.unlink(missing_ok=True)  # of a network that was removed
                 _saved.save_anew(backbone, model, place)
-                write_whole(place.with_name(f"{name}.json"), json.dumps({"of": of, "made": about}))
+                write_whole(told_of, json.dumps({"of": of, "made": about}))
         points.append(Point(
             method=method, tol=tol, fresh=accuracy_of(model, backbone, loader(fresh)),
             leak=told(name, model, False), transfer=transferred(name, model), **about,
