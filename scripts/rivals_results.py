@@ -32,7 +32,7 @@ from worth_results import NETWORKS as WORTH
 
 from immucond._files import write_whole
 from immucond._format import number
-from immucond._show import legend_below, print_style
+from immucond._show import BLACK, legend_below, print_style
 from immucond.experiments.deep import ERASERS
 
 PAGE = ROOT / "docs" / "results" / "rivals.md"
@@ -180,6 +180,7 @@ def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
         "commits": sorted({run["commit"] for run in ran}),
         "seconds": sum(run["seconds"] for run in ran),
         "failures": told["failures"],
+        "unaided": told["unaided"]["least_squares"],
         "methods": found,
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +213,7 @@ def section(name: str, units: Sequence[Row]) -> Iterator[str]:
     for method in known:
         if any(method in unit["methods"] for unit in units):
             yield f"| {' | '.join(cells(contest, method, units))} |"
+    yield f"| no network | | {100.0 * unaided(units):.1f} % |{' |' * (len(heads) - 3)}"
     if contest.whole:
         taken = of_each(BASE, units, lambda row: row.get("whole", {}).get("scratch"))
         yield f"| from scratch |{' |' * 6} {' | '.join(paid(taken))} | |"
@@ -222,13 +224,14 @@ def section(name: str, units: Sequence[Row]) -> Iterator[str]:
     target = units[0]["methods"][BASE]["target"]
     yield (
         "lost: points of the primary accuracy, on fresh rows. ceiling: of the leak profile, the "
-        "most over all cuts. Both are means over seeds; above erasure's: the difference of "
-        "ceilings, mean over pairs of a seed, with the interval of 95 % by Student's t. strongest "
-        "head: least steps of any attacker who solves for a head or trains one, at any cut and "
-        f"from any start, to a held-out cross-entropy of {float(target):.3g} nats, seed by seed; "
-        "in brackets the least loss where nobody gets there. all of it trained: the same of those "
-        "who train all weights or adapters in all layers, asked with seed 0. seconds: "
-        "theirs until then. making: seconds of making it, mean."
+        "most over all cuts; of no network by least squares on pixels or words. Both are means "
+        "over seeds; above erasure's: the difference of ceilings, mean over pairs of a seed, with "
+        "the interval of 95 % by Student's t. strongest head: least steps of any attacker who "
+        "solves for a head or trains one, at any cut and from any start, to a held-out "
+        f"cross-entropy of {float(target):.3g} nats, seed by seed; in brackets the least loss "
+        "where nobody gets there. all of it trained: the same of those who train all weights or "
+        "adapters in all layers, asked with seed 0. seconds: theirs until then. making: seconds "
+        "of making it, mean."
     )
     yield ""
     plot = ROOT / "docs" / "images" / f"rivals-{name}.svg"
@@ -258,6 +261,11 @@ def lost(method: str, units: Sequence[Row]) -> list[float]:
     """Points of the primary accuracy that a method loses, by seed."""
     having = [unit["methods"] for unit in units if method in unit["methods"]]
     return [100.0 * (unit[BASE]["fresh"] - unit[method]["fresh"]) for unit in having]
+
+
+def unaided(units: Sequence[Row]) -> float:
+    """What classifiers of the samples themselves get right, mean over seeds."""
+    return float(np.mean([unit["unaided"] for unit in units]))
 
 
 def _ceiling(row: Row) -> float:
@@ -298,6 +306,7 @@ def draw(contest: Contest, units: Sequence[Row], plot: Path) -> None:
                 color=COLOURS[i % len(COLOURS)], markerfacecolor="none", linestyle="none",
                 label=ERASERS[method],
             )  # fmt: skip
+        ax.axhline(100.0 * unaided(units), color=BLACK, linestyle="-.", label="no network")
         ax.set_xlabel("lost of the primary accuracy on fresh rows, points")
         ax.set_ylabel("harmful task: ceiling over all cuts, %")
         legend_below(ax, 3)

@@ -180,6 +180,7 @@ def rivals(monkeypatch, tmp_path):
                     for of, c in ceilings.items()
                 ],
                 "failures": {} if seed else {"cir-0.005": "it loses too much"},
+                "unaided": {"least_squares": 0.3 + 0.01 * seed},
             }
         else:
             weak = "releases/erase" not in words
@@ -216,6 +217,7 @@ def test_rivals_are_told_by_seed_and_by_pairs(rivals, tmp_path):
     # Differences of 1, 2 and 3 points: 2 +- 4.303 / sqrt 3, by the table of Student's t.
     assert "| principal components | 1.00 | 62.0 % | +2.0 [-0.5, +4.5] | 2, 2, 2 | adam |" in told
     assert "| erasure | 1.00 | 60.0 % |  | inf (1.25), inf (1.25), inf (1.25) | adam |" in told
+    assert "| no network | | 31.0 % | | | | | | | | |\n" in told
     assert "Within the tolerance they find no network on some seeds or any: like CIR." in told
     drawn = (tmp_path / "docs" / "images" / "rivals-resnet18.svg").read_text()
     for text in (
@@ -223,6 +225,7 @@ def test_rivals_are_told_by_seed_and_by_pairs(rivals, tmp_path):
         "erasure",
         "principal components",
         "like CIR",
+        "no network",
         "ceiling over all cuts",
     ):
         assert text in drawn
