@@ -18,7 +18,7 @@ from typing import Any
 from deep_results import BENIGN
 from page import ROOT, chosen, command, write
 
-TOY = "toy --releases unprotected erased --jobs 2"
+TOY = "toy --releases unprotected erased collapse --jobs 2"
 RESNET = (
     "erase --backbone resnet18-cifar10 --image-size 64 --mean 0.4914 0.4822 0.4465 "
     "--std 0.2470 0.2435 0.2616 --primary cifar10[airplane,automobile,ship,truck] "
