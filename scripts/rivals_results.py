@@ -155,26 +155,29 @@ def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
         ran.append(read(folder / "made.json"))
         return read(folder / "attack.json")["runs"][0]
 
+    def folder_of(method: str) -> Path:
+        return work / method.replace(" ", "-")
+
     rows = {BASE: told["before"], **{point["method"]: point for point in told["points"]}}
+    places = {method: out / "releases" / f"{method}-{contest.tol:g}" for method in rows}
+    places[BASE] = Path(*shlex.split(located(contest.backbone, work)))
     found: dict[str, Row] = {}
     for method, row in rows.items():
-        place = out / "releases" / f"{method}-{contest.tol:g}"
-        at = located(contest.backbone, work) if method == BASE else str(place)
-        folder = work / method.replace(" ", "-")
-        run = attacks(how[1], at, folder / "heads", False)
-        heads, target = run["attacks"]["release"], run["target"]
+        run = attacks(how[1], str(places[method]), folder_of(method) / "heads", False)
         found[method] = {
             "fresh": row["fresh"],
             "ceiling": row["leak"]["ceiling"],
-            "target": target,
+            "target": run["target"],
             "making": row.get("seconds"),
-            "heads": best(heads),
+            "heads": best(run["attacks"]["release"]),
         }
-        held = float(best(heads)["steps"]) == float("inf")
+    for method, row in found.items():
+        held = float(row["heads"]["steps"]) == float("inf")
         if contest.whole and seed == 0 and (held or method in (BASE, OURS)):
-            words = how[2].replace("{target}", str(target))
-            trained = attacks(words, at, folder / "whole", method == BASE)["attacks"]
-            found[method]["whole"] = {net: best(of) for net, of in trained.items()}
+            words = how[2].replace("{target}", str(row["target"]))
+            place = str(places[method])
+            trained = attacks(words, place, folder_of(method) / "whole", method == BASE)["attacks"]
+            row["whole"] = {net: best(of) for net, of in trained.items()}
     unit = {
         "how": how,
         "commits": sorted({run["commit"] for run in ran}),
