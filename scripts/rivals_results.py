@@ -1,21 +1,21 @@
 """Set erasure against every other way of unlearning, and write docs/results/rivals.md.
 
-rivals_results.py [NETWORK ...] [--seeds N] [--work FOLDER]
+rivals_results.py [NETWORK ...] [--seeds N] [--heads] [--work FOLDER]
 
 For each network and seed ``immucond erase`` makes a network by each method within one tolerance,
 and ``immucond attack`` asks what those pay who solve for a head or train one; with the first seed,
 of the network as it was, of the erased one and of what no head gets the better of, also what those
-pay who train all of it. A section is written from what docs/results/units keeps, a file a seed:
-what was measured by the same commands is not measured again. Each command runs into a subfolder of
-the work folder, unless it has succeeded there. Data and models lie where IMMUCOND_DATA and
-IMMUCOND_MODELS say.
+pay who train all of it, unless ``--heads`` leaves them out. A section is written from what
+docs/results/units keeps, a file a seed: what was measured by the same commands is not measured
+again. Each command runs into a subfolder of the work folder, unless it has succeeded there. Data
+and models lie where IMMUCOND_DATA and IMMUCOND_MODELS say.
 """
 
 import argparse
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -126,17 +126,20 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=SEEDS, metavar="N", help="default: %(default)s"
     )
+    parser.add_argument("--heads", action="store_true", help="nobody trains all of a network")
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "immucond-rivals")
     given = parser.parse_args()
     if given.seeds < 1:
         parser.error(f"--seeds must be 1 or more, and is {given.seeds}")
     for name in chosen(parser, given.networks, NETWORKS):
         contest, kept = NETWORKS[name], UNITS / f"rivals-{name}"
+        if given.heads:
+            contest = replace(contest, whole="")
         units = [
             measured(contest, seed, given.work / name / f"seed-{seed}", kept / f"seed-{seed}.json")
             for seed in range(given.seeds)
         ]
-        write(PAGE, f"{Path(__file__).name} {name}", [*section(name, units)])
+        write(PAGE, f"{Path(__file__).name} {name}", [*section(name, contest, units)])
 
 
 def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
@@ -191,15 +194,15 @@ def measured(contest: Contest, seed: int, work: Path, kept: Path) -> Row:
     return unit
 
 
-def section(name: str, units: Sequence[Row]) -> Iterator[str]:
+def section(name: str, contest: Contest, units: Sequence[Row]) -> Iterator[str]:
     """Lines of a network's section: its table, what it is of, and its plot."""
-    contest = NETWORKS[name]
     commits = sorted({commit for unit in units for commit in unit["commits"]})
     seconds = sum(unit["seconds"] for unit in units)
     whole = f", and `immucond {contest.attacked(contest.whole)}`" if contest.whole else ""
     yield f"## {contest.title}"
     yield ""
     some = f" --seeds {len(units)}" if len(units) != SEEDS else ""
+    some += " --heads" if contest != NETWORKS[name] else ""
     seeds = f"seeds 0 to {len(units) - 1}" if len(units) > 1 else "seed 0"
     yield (
         f"`python scripts/rivals_results.py {name}{some}`, commit {' and '.join(commits)}, "
@@ -225,6 +228,10 @@ def section(name: str, units: Sequence[Row]) -> Iterator[str]:
         yield f"Within the tolerance they find no network on some seeds or any: {', '.join(none)}."
         yield ""
     target = units[0]["methods"][BASE]["target"]
+    trained = (
+        "all of it trained: the same of those who train all weights or adapters, with seed 0. "
+    )
+    trained = trained if contest.whole else ""
     yield (
         "lost: points of the primary accuracy, on fresh rows. ceiling: of the leak profile, the "
         "most over all cuts; of no network by least squares on pixels or words. Both are means "
@@ -232,9 +239,8 @@ def section(name: str, units: Sequence[Row]) -> Iterator[str]:
         "the interval of 95 % by Student's t. strongest head: least steps of any attacker who "
         "solves for a head or trains one, at any cut and from any start, to a held-out "
         f"cross-entropy of {float(target):.3g} nats, seed by seed; in brackets the least loss "
-        "where nobody gets there. all of it trained: the same of those who train all weights or "
-        "adapters in all layers, asked with seed 0. seconds: theirs until then. making: seconds "
-        "of making it, mean."
+        f"where nobody gets there. {trained if contest.whole else ''}seconds: theirs until then. "
+        "making: seconds of making it, mean."
     )
     yield ""
     plot = ROOT / "docs" / "images" / f"rivals-{name}.svg"

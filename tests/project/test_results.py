@@ -213,7 +213,7 @@ def test_rivals_are_told_by_seed_and_by_pairs(rivals, tmp_path):
     # One makes a seed's networks; heads of all; with seed 0 all of the network and of erasure's.
     assert len(rivals.asked) == len(set(rivals.asked)) == 3 * (1 + 4) - 1 + 2
     assert units("elsewhere") == first  # from the kept files alone
-    told = "\n".join(rivals.section("resnet18", first))
+    told = "\n".join(rivals.section("resnet18", contest, first))
     # Differences of 1, 2 and 3 points: 2 +- 4.303 / sqrt 3, by the table of Student's t.
     assert "| principal components | 1.00 | 62.0 % | +2.0 [-0.5, +4.5] | 2, 2, 2 | adam |" in told
     assert "| erasure | 1.00 | 60.0 % |  | inf (1.25), inf (1.25), inf (1.25) | adam |" in told
