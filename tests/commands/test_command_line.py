@@ -153,6 +153,7 @@ def test_what_the_encoding_of_the_output_does_not_know_is_escaped(monkeypatch):
 def test_names_may_be_of_any_bytes(tmp_path, files, monkeypatch):
     other = os.fsdecode(b"of latin-1: \xe9")
     data, out = tmp_path / f"{other}.npy", tmp_path / other
+    monkeypatch.setenv("COLUMNS", "1000")  # however long the path
     os.rename(files[0], data)
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="utf-8"))
