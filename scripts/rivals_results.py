@@ -228,10 +228,7 @@ def section(name: str, contest: Contest, units: Sequence[Row]) -> Iterator[str]:
         yield f"Within the tolerance they find no network on some seeds or any: {', '.join(none)}."
         yield ""
     target = units[0]["methods"][BASE]["target"]
-    trained = (
-        "all of it trained: the same of those who train all weights or adapters, with seed 0. "
-    )
-    trained = trained if contest.whole else ""
+    trained = "all of it trained: the same of who trains all weights or adapters, with seed 0. "
     yield (
         "lost: points of the primary accuracy, on fresh rows. ceiling: of the leak profile, the "
         "most over all cuts; of no network by least squares on pixels or words. Both are means "
