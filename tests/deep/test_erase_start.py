@@ -136,3 +136,25 @@ def test_what_is_refused(net, given, begun):
     path = icd.erasure_path(net, given["primary"], harmful=given["harmful"])
     with pytest.raises(ValueError, match="path is that of another run: model is"):
         icd.erase(net, start=begun, tol=0.2, path=path, **given)
+
+
+class Versioned(nn.Linear):
+    """A layer whose state holds more than tensors."""
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 3}
+
+
+def test_a_network_whose_state_holds_more_than_tensors(net, given, begun):
+    torch.manual_seed(0)
+    own = nn.Sequential(Versioned(6, 12), *net[1:]).eval()
+    own[0].load_state_dict({**net[0].state_dict(), "_extra_state": {"version": 3}})
+    settings = {"tol": 0.1, **given}
+    got = icd.unlearn(own, method="leace", **settings)
+    assert got.ranks == begun.ranks
+    got = icd.erase(own, start=got, recover=4, **settings)
+    assert got.ranks == icd.erase(net, start=begun, recover=4, **settings).ranks
+    assert icd.unlearn(own, method="graddiff", steps=5, trials=1, **settings).lost <= 0.1

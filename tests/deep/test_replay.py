@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from immucond.deep.erasure import _replay
+from immucond.deep.erasure import _flow, _leace
 from immucond.deep.erasure._bench import Bench
 from immucond.deep.erasure._layers import layers_of
 from immucond.deep.erasure._leace import leace
+from immucond.deep.erasure._replay import Replay, Run
 
-TOKENS, WIDTH = 5, 6
+TOKENS, WIDTH, BLOCKS = 5, 6, 4
 
 
 class Block(nn.Module):
@@ -31,7 +32,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(12, WIDTH)
-        self.blocks = nn.ModuleList([Block(), Block()])
+        self.blocks = nn.ModuleList([Block() for _ in range(BLOCKS)])
         self.head = nn.Linear(WIDTH, 3)
         self.runs = 0
 
@@ -116,36 +117,145 @@ def bench_of(kind, primary=None):
     return Bench(net, net, found.head, found.layers, given, 3, 1, "attention_mask", 0)
 
 
-def erased(kind, monkeypatch, replays):
+class Between(Net):
+    """Something stands between blocks that changes no bit of what passes."""
+
+    def through(self, x, ids):
+        for block in self.blocks:
+            x = block(x) * 1.0
+        return x
+
+
+class Scaled(Net):
+    """Each block is handed a number of its own."""
+
+    def through(self, x, ids):
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, scale=1.0 / number)
+        return x
+
+
+class Turning(Net):
+    """From the second block on, what enters is turned round where layers have been erased."""
+
+    def through(self, x, ids):
+        for block in self.blocks:
+            erased = torch.linalg.matrix_rank(self.blocks[0].second.weight) < WIDTH
+            x = block(-x if erased and block is not self.blocks[0] else x)
+        return x
+
+
+class StashingLater(Net):
+    """What the third block puts out is scaled by what the network left on it."""
+
+    def through(self, x, ids):
+        self.blocks[2].scale = 1.0 + ids.double().mean().float()
+        return super().through(x, ids)
+
+    def __init__(self):
+        super().__init__()
+        self.blocks[2].register_forward_hook(lambda module, _, x: module.scale * x)
+
+
+class Needing(Net):
+    """Blocks run within their network alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.running = False
+        for block in self.blocks:
+            block.register_forward_pre_hook(self.check)
+
+    def check(self, *_):
+        if not self.running:
+            raise RuntimeError("no network is running")
+
+    def through(self, x, ids):
+        self.running = True
+        x = super().through(x, ids)
+        self.running = False
+        return x
+
+
+class Whole(Replay):
+    """No block runs by itself."""
+
+    def _replayed(self, *_):
+        return {}
+
+
+class EachAnew(Replay):
+    """No block follows another."""
+
+    def __init__(self, *given, follows=False):
+        super().__init__(*given, follows=False)
+
+
+def erased(kind, monkeypatch, replay=Replay):
     """Return the weights after LEACE at all cuts, and how often the whole network ran."""
     bench = bench_of(kind)
     bench.work.runs = 0
-    if not replays:
-        monkeypatch.setattr(_replay, "_replayed", lambda *_: None)
+    monkeypatch.setattr(_leace, "Replay", replay)
     left = leace(bench, len(bench.layers))
     assert any(kept < width for kept, width in left.values())
-    return bench.work.state_dict(), bench.work.runs, len(bench.layers)
+    return bench.work.state_dict(), bench.work.runs
+
+
+def same(got, wanted):
+    assert got.keys() == wanted.keys()
+    return all(torch.equal(got[name], x) for name, x in wanted.items())
+
+
+EACH = 4  # two batches of each task
+FOLLOWING = (1 + 1 + 1) * EACH  # the embedding, the first block, and to see that all was so
+ANEW = (1 + BLOCKS) * EACH
+SEEN = FOLLOWING - 2  # one task is enough to see at the end that it was not
 
 
 def test_same_bits_in_fewer_runs(monkeypatch):
-    got, runs, layers = erased(Net, monkeypatch, True)
-    wanted, all_runs, _ = erased(Net, monkeypatch, False)
-    for name, x in wanted.items():
-        assert torch.equal(got[name], x), name
-    assert layers == 5
-    assert all_runs == 5 * 4  # two batches of each task for every layer
-    assert runs == (1 + 2) * 4  # and here for the embedding, and for both blocks
+    wanted, all_runs = erased(Net, monkeypatch, Whole)
+    assert all_runs == (1 + 2 * BLOCKS) * EACH  # for every layer
+    for replay, expected in ((Replay, FOLLOWING), (EachAnew, ANEW)):
+        got, runs = erased(Net, monkeypatch, replay)
+        assert same(got, wanted)
+        assert runs == expected
 
 
-@pytest.mark.parametrize("kind", [Twice, Beside, Stashing, Uncopied])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (Between, ANEW),
+        (Scaled, ANEW),
+        (Turning, SEEN + ANEW),
+        (StashingLater, SEEN + ANEW - EACH + 2 + 2 * EACH),  # one task tells that no block will do
+    ],
+)
+def test_block_that_does_not_follow_has_its_own_run(kind, expected, monkeypatch):
+    wanted, _ = erased(kind, monkeypatch, Whole)
+    got, runs = erased(kind, monkeypatch)
+    assert same(got, wanted)
+    assert runs == expected
+
+
+@pytest.mark.parametrize("kind", [Twice, Beside, Stashing, Uncopied, Needing])
 def test_whole_network_runs_where_a_block_alone_would_not_tell(kind, monkeypatch):
     bench = bench_of(kind)
-    for name, runs in _replay.runs_to(bench, list(bench.layers)):
+    for name, runs in Replay(bench, list(bench.layers)):
         assert all(run.model is bench.work for run in runs.values()), name
-    got, _, _ = erased(kind, monkeypatch, True)
-    wanted, _, _ = erased(kind, monkeypatch, False)
-    for name, x in wanted.items():
-        assert torch.equal(got[name], x), name
+    wanted, _ = erased(kind, monkeypatch, Whole)
+    got, _ = erased(kind, monkeypatch)
+    assert same(got, wanted)
+
+
+def test_block_runs_no_further_than_the_layer_that_is_recorded():
+    bench = bench_of(Net)
+    ran = []
+    for block in bench.work.blocks:
+        block.second.register_forward_pre_hook(lambda *_: ran.append(1))
+    for name, runs in Replay(bench, ["blocks.0.first", "blocks.0.second"]):
+        ran.clear()
+        runs["harmful"].record(name, rows="mean")
+        assert len(ran) == (0 if name.endswith("first") else 2)  # a batch each
 
 
 def test_whole_network_runs_where_too_much_would_be_kept(monkeypatch):
@@ -153,9 +263,9 @@ def test_whole_network_runs_where_too_much_would_be_kept(monkeypatch):
     within = [name for name in bench.layers if name.startswith("blocks.0.")]
     size = 4 * (40 + 24) * TOKENS * WIDTH
     for most, alone in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(_replay, "_MOST", most)
+        monkeypatch.setattr(_flow, "_MOST", most)
         found = [(runs, runs["harmful"].model is not bench.work)
-                 for _, runs in _replay.runs_to(bench, within)]  # fmt: skip
+                 for _, runs in Replay(bench, within)]  # fmt: skip
         assert [of_block for _, of_block in found] == [alone, alone]
         assert all(bool(runs) is not alone for runs, _ in found)  # and nothing is held any more
 
@@ -165,7 +275,7 @@ def test_whole_network_runs_where_a_batch_has_no_samples():
     none = {name: x[:0] for name, x in first.items()}
     bench = bench_of(Net, [first, none, second])
     within = [name for name in bench.layers if name.startswith("blocks.0.")]
-    for _, runs in _replay.runs_to(bench, within):
+    for _, runs in Replay(bench, within):
         assert runs["primary"].model is bench.work
 
 
@@ -180,12 +290,10 @@ def test_loader_that_shuffles_gives_each_run_the_same_rows():
     loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, collate_fn=collate)
     bench = bench_of(Net, loader)
     within = [name for name in bench.layers if name.startswith("blocks.1.")]
-    for name, runs in _replay.runs_to(bench, within):
+    for name, runs in Replay(bench, within):
         alone = runs["primary"]
         assert alone.model is not bench.work
         got = alone.record(name, cross="labels")
-        wanted = _replay.Run(bench.work, loader, bench.mask, bench.seed).record(
-            name, cross="labels"
-        )
+        wanted = Run(bench.work, loader, bench.mask, bench.seed).record(name, cross="labels")
         assert (got.gram(name) == wanted.gram(name)).all()
         assert (got.cross(name) == wanted.cross(name)).all()

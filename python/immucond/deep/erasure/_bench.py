@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +119,10 @@ class Bench:
         """What of the network is trained: all but its head."""
         mine = {id(p) for p in self.work.get_submodule(self.head).parameters()}
         return [p for p in self.work.parameters() if p.is_floating_point() and id(p) not in mine]
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of what the network to be changed holds."""
+        return copy.deepcopy(self.work.state_dict())
 
     def student(self) -> SplitModel:
         """Return the network to be changed, split at its head."""

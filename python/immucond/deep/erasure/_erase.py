@@ -229,8 +229,11 @@ def _begun(model: nn.Module, start: EraseResult | None) -> nn.Module | None:
         return None
     if not isinstance(start, EraseResult):
         raise TypeError(f"start must be an EraseResult or None, and is {type(start).__name__}")
-    shapes = [{name: x.shape for name, x in of.state_dict().items()} for of in (model, start.model)]
-    if shapes[0] != shapes[1]:
+    own, theirs = (
+        {name: getattr(x, "shape", None) for name, x in of.state_dict().items()}
+        for of in (model, start.model)
+    )
+    if own != theirs:
         raise ValueError("start must be what was made of model, and its weights have other shapes")
     return start.model
 

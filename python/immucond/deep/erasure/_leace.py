@@ -14,7 +14,7 @@ from ..._svd import svd
 from ..._validate import FloatArray
 from ...linear import fade
 from ._bench import Bench
-from ._replay import runs_to
+from ._replay import Replay
 
 _SPANNED = 1e-10  # of the largest singular value: what is computed in float64 of float32 weights
 
@@ -25,8 +25,18 @@ def leace(bench: Bench, cuts: int) -> dict[str, tuple[int, int]]:
     Each is measured behind those before it, so that at the end no cut has any of them. Return the
     directions that are left of each layer, and its features.
     """
+    names = list(bench.layers)[len(bench.layers) - cuts :]
+    start, replay = bench.state(), Replay(bench, names)
+    left = _erased(bench, replay)
+    if replay.holds():
+        return left
+    bench.work.load_state_dict(start)
+    return _erased(bench, Replay(bench, names, follows=False))
+
+
+def _erased(bench: Bench, replay: Replay) -> dict[str, tuple[int, int]]:
     left: dict[str, tuple[int, int]] = {}
-    for name, runs in runs_to(bench, list(bench.layers)[len(bench.layers) - cuts :]):
+    for name, runs in replay:
         layer = bench.layers[name]
         P = runs["primary"].record(name)
         H = runs["harmful"].record(name, rows="mean", cross="labels")

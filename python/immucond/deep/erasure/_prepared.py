@@ -168,7 +168,11 @@ class _Widened:
 
 def _rounded(work: nn.Module, like: nn.Module) -> nn.Module:
     """Return a network with each number in the dtype that another has it in."""
-    dtypes = {name: x.dtype for name, x in like.state_dict().items()}
+    held = like.state_dict()
+    state = {
+        name: x.to(held[name].dtype) if isinstance(x, Tensor) else x
+        for name, x in work.state_dict().items()
+    }
     result = copied(like, device_of(like))
-    result.load_state_dict({n: x.to(dtypes[n]) for n, x in work.state_dict().items()})
+    result.load_state_dict(state)
     return result.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -209,10 +210,10 @@ class Run:
         for x, value in zip(mine, parts, strict=True):
             x.copy_(value)
 
-    def _snapshot(self) -> dict[str, Tensor]:
-        return {name: x.detach().clone() for name, x in self.work.state_dict().items()}
+    def _snapshot(self) -> dict[str, Any]:
+        return copy.deepcopy(self.work.state_dict())  # which may hold more than tensors
 
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.work.load_state_dict(state)
 
     # ---- in a file ----

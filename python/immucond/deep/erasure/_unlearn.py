@@ -236,7 +236,7 @@ class _Trial:
 
     stage: Stage
     score: tuple[bool, float]
-    state: dict[str, Tensor] | None
+    state: dict[str, Any] | None
     ranks: dict[str, tuple[int, int]]
 
 
@@ -258,7 +258,7 @@ class _Search:
     best: _Trial | None = None
 
     def __post_init__(self) -> None:
-        self._start = self._state()
+        self._start = self.bench.state()
         rows = sum(len(y) for _, y in self.choosing.harmful_held_out)
         self.noise = 2.0 * 0.5 / math.sqrt(rows)
 
@@ -320,7 +320,7 @@ class _Search:
     def _keep(self, trial: _Trial) -> None:
         """Keep the network's state, where it is the best so far."""
         if self.best is None or trial.score < self.best.score:
-            self.best = replace(trial, state=self._state())
+            self.best = replace(trial, state=self.bench.state())
 
     def taken(self) -> _Trial:
         """Put the best state into the network; refuse one that loses too much."""
@@ -337,6 +337,3 @@ class _Search:
             )
         self.bench.work.load_state_dict(best.state)
         return best
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: x.detach().clone() for name, x in self.bench.work.state_dict().items()}
