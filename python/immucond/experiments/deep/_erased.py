@@ -32,7 +32,7 @@ ERASING = {
     "pca": "principal components",
 }
 METHODS = ERASING | {  # the others are those of `immucond.deep.unlearn`
-    "leace": "LEACE at every cut",
+    "leace": "LEACE",
     "graddiff": "gradient ascent",
     "npo": "NPO",
     "tar": "like TAR",
