@@ -36,7 +36,7 @@ METHODS = {
     "leace": Method("LEACE", "leace", {}, "closed form", seeded=False),
 }
 PARAMS = ("full", "lora", "head")  # what `immucond.deep.attack_cost` knows
-BY_ROWS = ("fade", "leace")  # take seconds, and run with each number of the defender's rows
+BY_ROWS = ("fade", "leace")  # train nothing, and run with each number of the defender's rows
 
 
 def chosen_methods(
