@@ -111,9 +111,9 @@ def immunize(
         How large the weighted terms of the primary and of the harmful features are at the start,
         on the mean over eight pairs of batches; that sets the weights, once. 0 for a term that the
         method does not have. By default (1, 10) for "algorithm1", (0, 3) for "r_ill" and "imma",
-        (1, 0.03) for "opt_kappa", so the published results were made; (0, 0.3) for "alignment"; an
-        `Objective` has its own. Distillation has the weights (1, 1), of what its terms are
-        relative to: the spread of the primary features, the change of the harmful ones.
+        (1, 0.03) for "opt_kappa", (0, 0.3) for "alignment"; an `Objective` has its own.
+        Distillation has the weights (1, 1), of what its terms are relative to: the spread of the
+        primary features, the change of the harmful ones.
     lambdas : (float, float) or "balance", optional
         The weights instead, as two numbers in a tuple, a list, an array or a tensor. "balance"
         makes each term's gradient by the features in every step as large as that of the primary
