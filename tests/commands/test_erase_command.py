@@ -68,7 +68,7 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path, capsys):
     first = json.loads((out / "erase.json").read_text())
     point = first["points"][0]
     saved = out / "releases" / "erase-0.2"
-    kept = ["erase-0.2", "erase-0.2.json", "erase-0.2.pt"]
+    kept = ["erase-0.2", "erase-0.2.json"]
     assert sorted(p.name for p in (out / "releases").iterdir()) == kept
     assert main([
         "leak", "--backbone", str(saved), "--primary", "texts", "--harmful", "others",
@@ -83,7 +83,9 @@ def test_what_was_made_is_read_by_the_other_commands(folder, tmp_path, capsys):
     assert first["before"]["transfer"] >= point["transfer"]
     assert "transfer" in (out / "erase.md").read_text()
     # A run that is there goes on: the same numbers, by the network that is there or made again.
+    (out / "releases" / "erase-0.2.pt").write_bytes(b"of a run that was killed once it was kept")
     assert main(command(folder, out, *more)) == 0
+    assert sorted(p.name for p in (out / "releases").iterdir()) == kept
     assert json.loads((out / "erase.json").read_text())["points"] == [point]
     (out / "releases" / "erase-0.2.json").unlink()
     assert main(command(folder, out, *more)) == 0

@@ -171,6 +171,8 @@ def erase_release(
                 told_of.unlink(missing_ok=True)  # of a network that was removed
                 _saved.save_anew(backbone, model, place)
                 write_whole(told_of, json.dumps({"of": of, "made": about}))
+        if place is not None:  # what an interrupted run would have gone on from
+            place.with_name(f"{name}.pt").unlink(missing_ok=True)
         points.append(Point(
             method=method, tol=tol, fresh=accuracy_of(model, backbone, loader(fresh)),
             leak=told(name, model, False), transfer=transferred(name, model), **about,
@@ -204,5 +206,5 @@ def _kept(place: Path | None, of: Mapping[str, Any]) -> tuple[nn.Module | None, 
         told, made = map(json.loads(about.read_text(encoding="utf-8")).__getitem__, ("of", "made"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{about} is not what immucond erase writes: remove it") from error
-    refuse_other(told, of, str(place), f"Give another folder, or remove it and {place.name}.pt")
+    refuse_other(told, of, str(place), "Give another folder, or remove it")
     return _saved.load_saved(place), made
