@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -167,6 +168,82 @@ def test_the_harmful_loss_of_the_head_at_the_start_rises(made, method, settings)
     assert harmful_loss(bench.work, bench.rival()) > before + 0.05
 
 
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("graddiff", {}),
+        ("npo", {"beta": 0.1}),
+        ("npo", {"beta": 1.0}),
+        ("collapse", {"part": "between"}),
+        ("collapse", {"part": "all"}),
+    ],
+)
+def test_what_is_minimised_is_the_formula(made, monkeypatch, method, settings):
+    """In NumPy, of a network that has moved, so that it is not the one at the start."""
+    bench, found = bench_of(made), []
+    [primary, (x, y)] = [bench.loaders[task][0] for task in ("primary", "harmful")]
+    rival = bench.rival()
+    with torch.no_grad():
+        bench.work[2].weight += 0.1 * torch.randn(8, 16)
+
+    def term_of(bench, _, student, term, begin=lambda _: None):
+        for rows in (primary, (x, y)):
+            begin(rows)
+            outcome = bench.harmful.run(student, rows)
+        found.append(float(term(outcome, (x, y), rival).detach()))
+
+    monkeypatch.setattr(_objectives, "_descend", term_of)
+    getattr(_objectives, method)(bench, settings)
+    W, b = (p.detach().double().numpy() for p in rival.linear.parameters())
+    start, now = (
+        log_softmax(net[:3](x).detach().double().numpy() / rival.size @ W.T + b)[
+            np.arange(len(y)), y
+        ]
+        for net in (made, bench.work)
+    )
+
+    def spread(rows, classes=None):
+        Z = rows.detach().double().numpy()
+        if classes is not None:
+            Z = np.stack([Z[classes.numpy() == c].mean(0) for c in classes.tolist()])
+        return np.square(Z - Z.mean(0)).sum(1).mean()
+
+    if method == "graddiff":
+        wanted = now.mean()
+    elif method == "npo":
+        beta = settings["beta"]
+        wanted = 2.0 / beta * np.log(1.0 + np.exp(beta * (now - start))).mean()
+    else:
+        classes = y if settings["part"] == "between" else None
+        wanted = np.mean([
+            spread(bench.work[:at](x), classes) / spread(bench.work[:at](primary[0]))
+            for at in (1, 3)
+        ])  # fmt: skip
+    assert found == [pytest.approx(wanted, rel=1e-4)]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (_objectives.graddiff, {"rate": 1e-2, "weight": 1.0}),
+        (_selective.cir, {"rate": 0.3, "rank": 2}),
+    ],
+)
+def test_the_harmful_head_goes_on_while_the_network_moves(made, monkeypatch, method, settings):
+    """Against a head that stays as it was, a network is soon rid of the task."""
+    bench, heads = bench_of(made), []
+    module = sys.modules[method.__module__]
+    adapting = module.adapting
+    monkeypatch.setattr(module, "adapting", lambda rival: adapting(heads.append(rival) or rival))
+    method(bench, settings)
+    [rival] = heads
+    assert harmful_loss(bench.work, rival) < harmful_loss(bench.work, bench.rival()) - 0.05
+
+
 def test_the_harmful_head_is_at_the_minimum(made):
     """The gradient in float64, by hand, is that of its ridge."""
     bench = bench_of(made)
@@ -246,6 +323,28 @@ def test_tar_slows_the_attacker(made):
     assert left(bench.work) > left(made) + 0.05
 
 
+def test_tar_raises_the_entropy_that_the_attacker_is_left_with(made, monkeypatch):
+    """A step of descent follows its gradient after his four steps, from where he started."""
+    monkeypatch.setattr(_objectives, "adam", lambda of, rate, _: torch.optim.SGD(of, lr=rate))
+    bench = bench_of(made, steps=1)
+    [(_, (x, y))] = bench.pairs()
+    _objectives.tar(bench, {"rate": 0.5, "weight": 2.0, "inner": 1e-2})
+    net, rival = copy.deepcopy(made), bench.rival()
+    trained = list(net[:3].parameters())
+    attacker = torch.optim.Adam([*trained, *rival.parameters()], lr=1e-2)
+    for turn in range(5):
+        logits = rival.linear(net[:3](x) / rival.size)
+        attacker.zero_grad()
+        if turn < 4:
+            nn.functional.cross_entropy(logits, y).backward()
+            attacker.step()
+    entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
+    wanted = torch.autograd.grad(entropy, trained)
+    assert max(float(g.abs().max()) for g in wanted) > 1e-3
+    for new, old, g in zip(bench.trained, made[:3].parameters(), wanted, strict=True):
+        torch.testing.assert_close(new - old, g, rtol=1e-3, atol=1e-6)  # of the head before: none
+
+
 # ---- LEACE ----
 
 
@@ -301,6 +400,24 @@ def test_a_quarter_of_each_class_chooses():
     counts = torch.cat([y for _, y in given]).bincount()
     assert torch.equal(torch.cat([y for _, y in check]).bincount(), counts // 4)
     assert Rival(torch.zeros(3, 2), 2).size == 1.0
+
+
+def test_trials_are_told_apart_by_the_rows_that_choose(done):
+    """The held-out rows choose nothing: what is told of them is of no lucky trial."""
+    found = done("graddiff")
+    train, check = apart(icd._batches.Loaded(data()["harmful"], torch.device("cpu")))
+    leak = icd.leak_profile(
+        found.model, train, primary=data()["primary"], held_out=check, untrained=False, split="3"
+    )
+    taken = [s for s in found.curve[1:] if s.primary == found.primary]
+    assert (leak.ceiling, leak.where) in [(s.ceiling, s.where) for s in taken]
+
+
+def test_every_trial_starts_from_the_network_that_was_given(made, monkeypatch):
+    twice = dataclasses.replace(_unlearn.METHODS["graddiff"], also={"weight": (1.0, 1.0)})
+    monkeypatch.setitem(_unlearn.METHODS, "graddiff", twice)
+    _, one, two = run(made, "graddiff", lr=1e-2, steps=3, tol=1.0).curve
+    assert one == two
 
 
 # ---- what is refused ----
