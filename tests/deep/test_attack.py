@@ -12,6 +12,7 @@ from torch import nn
 
 import immucond.deep as icd
 from immucond.deep.attacks import _solvers
+from immucond.deep.attacks._trial import Budget, Trial, _Record
 
 
 def net(width=12):
@@ -126,6 +127,86 @@ def test_trials_spend_steps_only_where_they_can_win():
         best = min(best, trial.steps)
     assert attack.best_so_far == sorted(attack.best_so_far, reverse=True)
     assert attack.best_so_far[-1] == attack.steps
+
+
+def rival_of(curve):
+    """An earlier trial with a held-out loss at each step."""
+    told = {"step": [float(n) for n in range(len(curve))], "loss": curve, "accuracy": curve}
+    return Trial({}, math.inf, math.inf, math.inf, min(curve), 0.0, "budget", None, told)
+
+
+@pytest.mark.parametrize(
+    ("losses", "mine", "budget", "ended"),
+    [
+        (np.ones(200), 1.0, {}, (64, "pruned")),  # nothing gained in 32 steps
+        (1.0 - 0.0009 * (np.arange(200) > 31), 1.0, {}, (64, "pruned")),
+        (1.0 - 0.0011 * (np.arange(200) > 31), 1.0, {}, (128, "pruned")),
+        (np.ones(200), 1.0, {"prune": False}, None),
+        (0.99 ** np.arange(200), 0.51, {}, None),
+        # Less than half of what an earlier trial had gained by then, and not of what it gained at
+        # last.
+        (0.99 ** np.arange(200), 0.51, {"rival": [1.0] * 64 + [0.0]}, (64, "pruned")),
+        (0.99 ** np.arange(200), 0.49, {"rival": [1.0] * 64 + [0.0]}, None),
+        (0.99 ** np.arange(200), 0.51, {"rival": [1.0] * 199 + [0.0]}, None),
+        ([1.0, math.nan], 1.0, {"prune": False}, (2, "diverged")),
+    ],
+)
+def test_a_trial_ends_early_only_where_it_stalls_or_stays_behind(losses, mine, budget, ended):
+    if "rival" in budget:
+        budget = {"rival": rival_of(budget["rival"])}
+    record = _Record(Budget(0.0, 200, **budget))
+    record.add(0, 1.0, 0.0)
+    record.add(1, mine, 0.0)
+    found = None
+    for step, loss in enumerate(losses, 1):
+        if found is None and record.ends_by_training(step, float(loss)):
+            found = step, record.ended
+    assert found == ended
+
+
+@pytest.mark.parametrize(
+    ("losses", "ended"),
+    [
+        ([0.5, 999.0], ""),
+        ([0.5, 1001.0], "diverged"),  # a thousand nats, or times the start
+        ([2.0, 1999.0], ""),
+        ([2.0, 2001.0], "diverged"),
+        ([0.5, math.inf], "diverged"),
+        ([0.5, 0.1], "reached"),
+        ([0.1], "reached"),
+    ],
+)
+def test_what_held_out_losses_end(losses, ended):
+    record = _Record(Budget(0.1, 10))
+    for step, loss in enumerate(losses):
+        assert record.ended == ""
+        record.add(step, loss, 0.0)
+    assert record.ended == ended
+    trial = record.trial({}, record.ended or "budget", None, 10)
+    assert trial.loss == min(loss for loss in losses if math.isfinite(loss))
+    assert trial.steps == (len(losses) - 1 if ended == "reached" else math.inf)
+
+
+def test_what_each_attacker_searches():
+    """A ridge where features are whitened, unless it solves; there the rate is known."""
+    names = ["probe-gd", "whitening", "lstsq", "adam"]
+    report = run(net(), attackers=names, equalize="both", target=0.0, trials=3, steps=1)
+    told = {}
+    for attack in report.attacks["release"]:
+        keys = {tuple(sorted(trial.settings)) for trial in attack.trials}
+        rates = [round(math.log10(trial.settings["rate"])) for trial in attack.trials]
+        told[attack.attacker, attack.start] = *keys, rates
+    white = ("rate", "ridge"), [1, 2, 0]
+    assert told == {
+        ("probe-gd", "plain"): (("rate",), [-1, 0, -2]),
+        ("whitening", "plain"): white,
+        ("lstsq", "plain"): (("rate",), [-6, -5, -7]),
+        ("adam", "plain"): (("betas", "rate"), [-3, -2, -4]),
+        ("probe-gd", "equalized"): white,
+        ("whitening", "equalized"): white,
+        ("lstsq", "equalized"): (("rate",), [-6, -5, -7]),
+        ("adam", "equalized"): (("betas", "rate", "ridge"), [-3, -2, -4]),
+    }
 
 
 def test_the_search_comes_near_the_best_rate():
@@ -334,8 +415,14 @@ def test_more_trials_and_other_attackers_go_on_from_there(tmp_path):
 def test_a_folder_is_of_one_run(tmp_path):
     keep = {"checkpoint": tmp_path / "run", "trials": 2}
     run(net(), **keep)
-    with pytest.raises(ValueError, match="target"):
-        run(net(), target=0.1, **keep)
+    other = {"target": 0.1, "steps": 50, "equalize": True, "freeze": None, "cuts": ["0"],
+             "prune": False, "max_utility_drop": 0.2, "seed": 1}  # fmt: skip
+    for name, value in other.items():
+        with pytest.raises(ValueError, match=f"that of another run: {name} is"):
+            run(net(), **keep | {name: value})
+    for part in ("harmful", "held_out", "utility"):
+        with pytest.raises(ValueError, match="that of another run: task is"):
+            run(net(), **keep | {part: task(seed=3)})
     other = net()
     with torch.no_grad():
         other[0].weight[0, 0] += 1e-12

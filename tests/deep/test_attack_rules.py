@@ -16,6 +16,7 @@ from immucond.deep._attacked import with_new_head
 from immucond.deep._search import propose
 from immucond.deep.attacks._attackers import STANDARD, parse_attackers
 from immucond.deep.attacks._kfac import KFAC
+from immucond.deep.attacks._optimizers import optimizer_for
 
 
 class Whole:
@@ -371,6 +372,51 @@ def test_batch_norm_is_in_training_mode_from_scratch_and_not_before_it_is_tried(
              for name, [attack] in report.attacks.items()}  # fmt: skip
     assert first == {"release": False, "scratch": True}
     assert {t.settings["training"] for t in report.strongest.trials} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("gd", {}),
+        ("momentum", {"momentum": 0.8}),
+        ("adam", {"betas": [0.8, 0.99]}),
+        ("adamw", {"weight_decay": 0.5}),
+        ("muon", {"momentum": 0.9, "others": 0.1}),
+    ],
+)
+def test_a_rule_steps_by_its_settings(rule, settings):
+    """The published formulas in NumPy, on softmax regression; of Muon its matrix aside."""
+    torch.manual_seed(0)
+    layer, (x, y), rate, unit = nn.Linear(5, 3).double(), rows(), 0.05, 2.0
+    P = {name: p.detach().numpy().copy() for name, p in layer.named_parameters()}
+    mine = torch.nn.Parameter(layer.weight.detach().clone())
+    victim = Whole(layer, (x, y))
+    optimizer = optimizer_for(rule, victim, {"rate": rate, **settings}, unit, 0)
+    if rule == "muon":
+        matrix = torch.optim.Muon([mine], lr=rate * unit, momentum=0.9, weight_decay=0.0)
+    rate *= unit * settings.get("others", 1.0)
+    one, two = settings.get("betas", (0.9, 0.999))
+    m, v = ({name: np.zeros_like(p) for name, p in P.items()} for _ in range(2))
+    for step in range(1, 4):
+        logits = x.numpy() @ P["weight"].T + P["bias"]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(3)[y]
+        for name, g in (("weight", p.T @ x.numpy() / len(x)), ("bias", p.mean(0))):
+            if rule in ("gd", "momentum"):
+                m[name] = settings.get("momentum", 0.0) * m[name] + g
+                P[name] -= rate * m[name]
+            elif rule == "muon" and name == "weight":
+                mine.grad = torch.from_numpy(g)
+                matrix.step()
+                P[name] = mine.detach().numpy()
+            else:
+                P[name] *= 1.0 - rate * settings.get("weight_decay", 0.0)
+                m[name] = one * m[name] + (1.0 - one) * g
+                v[name] = two * v[name] + (1.0 - two) * g**2
+                root = np.sqrt(v[name] / (1.0 - two**step)) + 1e-8
+                P[name] -= rate * m[name] / (1.0 - one**step) / root
+        optimizer.step(closure(victim))
+    for name, p in layer.named_parameters():
+        np.testing.assert_allclose(p.detach().numpy(), P[name], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lora-8", "probe-adam", "probe-adamw"])
