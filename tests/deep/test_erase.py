@@ -344,6 +344,38 @@ def test_variance_is_principal_components() -> None:
     assert done.method == "pca"
 
 
+def test_costs_are_in_units_of_what_a_layer_is_worth() -> None:
+    """Of half of both layers' worths here; without harmful rows no map of the ranks costs less."""
+    net = net_of(4)
+    primary = data(net, 600, 1)
+    path = icd.erasure_path(net, primary)
+    done = icd.erase(net, primary, held_out=data(net, 600, 2), tol=0.05, path=path)
+    values = {name: np.linalg.eigvalsh(each.path.worth) for name, each in path.worth.items()}
+    assert list(values) == ["0", "2"]
+    unit = sum(s.sum() for s in values.values()) / 2.0
+    stays = {name: s > done.curve[-1].price * unit for name, s in values.items()}
+    assert done.ranks == {name: (int(s.sum()), 12) for name, s in stays.items()}
+    lost = sum(s[~stays[name]].sum() for name, s in values.items()) / unit
+    assert lost > 1e-3
+    assert (done.bound, done.curve[-1].cost) == pytest.approx((lost, lost), rel=1e-9)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_means_of_harmful_classes_weigh_ten_times_on_top(labelled: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    y = torch.arange(400) % 4
+    X = torch.randn(400, 6) + torch.nn.functional.one_hot(y, 6)
+    H = [(X, y)] if labelled else [X]
+    path = icd.erasure_path(net, data(net, 400, 1), harmful=H).worth["0"].path
+    Z = net[0](X).detach().double().numpy()
+    means = np.stack([Z[y == c].mean(0) for c in range(4)])
+    wanted = np.cov(Z.T, bias=True) + 10.0 * labelled * np.cov(means.T, bias=True)
+    R = path.root.scale * path.root.matrix
+    assert path.harm is not None
+    np.testing.assert_allclose(R.T @ path.harm @ R, wanted, rtol=1e-4, atol=1e-5)
+
+
 # ---- the tolerance, by rows of one's own ----
 
 
@@ -454,6 +486,17 @@ def test_recovery_finds_the_steps_that_a_network_bears() -> None:
     assert (kept["found"], lost["found"]) < (kept["not"], lost["not"])
 
 
+def test_recovery_leaves_no_gradients_and_what_was_frozen_frozen() -> None:
+    net = net_of(6)
+    net[0].requires_grad_(False)
+    done = icd.erase(
+        net, data(net, 400, 1), held_out=data(net, 400, 2), tol=0.1, recover=2, lr=1e-4
+    )
+    flags = [p.requires_grad for p in net.parameters()]
+    assert [p.requires_grad for p in done.model.parameters()] == flags
+    assert all(p.grad is None for p in done.model.parameters())
+
+
 # ---- the network that was given, seeds, files ----
 
 
@@ -491,8 +534,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Any) -> None:
     for name, x in whole.model.state_dict().items():
         assert torch.equal(x, again.model.state_dict()[name])
     assert again.as_dict() == whole.as_dict()
-    with pytest.raises(ValueError, match="tol"):
-        icd.erase(net, **given, **{**settings, "tol": 0.02}, checkpoint=path)
+    other = {"tol": 0.02, "rounds": 4, "recover": 4, "lr": 1e-4, "metric": "gram", "seed": 1,
+             "mask": None}  # fmt: skip
+    for name, value in other.items():
+        with pytest.raises(ValueError, match=f"that of another run: {name} is"):
+            icd.erase(net, **given, **{**settings, name: value}, checkpoint=path)
+    for name in ("held_out", "harmful", "harmful_held_out"):
+        with pytest.raises(ValueError, match="that of another run: data is"):
+            icd.erase(net, **{**given, **settings, name: data(net, 600, 9)}, checkpoint=path)
 
 
 # ---- tokens, half precision ----
@@ -604,6 +653,9 @@ def test_what_was_measured_once_serves_every_tolerance() -> None:
     refused("seed is 5 there and 0 here", seed=0)
     refused("model is", model=net_of(5))
     refused("layers is", modules=[next(iter(path.worth))])
+    refused("mask is 'attention_mask' there and None here", mask=None)
+    path = icd.erasure_path(net, primary, harmful=H, seed=5, modules="0")
+    refused("head is '4' there and '2' here", modules="0", split="2")
 
 
 def test_what_the_task_needs_stays_however_harmful_it_is() -> None:

@@ -154,6 +154,22 @@ def test_a_norm_takes_the_shift_where_it_alone_reads_the_output(make, shifted):
         torch.testing.assert_close(net(x), wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_a_norm_without_statistics_of_its_own_takes_no_shift():
+    """It centres each batch, so that a shift is gone behind it; a map about zero is left."""
+    net = moving(Plain())
+    net.norm = nn.BatchNorm2d(6, track_running_stats=False)
+    inputs = [images(40), images(40).flip(0) + 0.1]
+    batches = [(x, (net(x) - net(inputs[0]).mean(0)).argmax(1)) for x in inputs]
+    with torch.no_grad():
+        net.head.bias -= net(inputs[0]).mean(0)
+    layers = verified(net, layers_of(net, inputs[0], None).layers, inputs[0])
+    assert {name: layer.norm for name, layer in layers.items()} == {
+        "first": None, "conv": None, "second": net.other,
+    }  # fmt: skip
+    done = icd.erase(net, batches[:1], held_out=batches[1:], tol=0.2)
+    assert done.ranks["conv"][0] < 6
+
+
 @pytest.mark.parametrize(
     ("net", "x"),
     [
