@@ -1,5 +1,6 @@
 """`immucond erase` on tiny networks: what it writes, goes on from, and refuses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -138,6 +139,66 @@ def test_what_others_do_stands_beside_it(folder, tmp_path, capsys, monkeypatch):
     assert main(command(folder, tmp_path / "none", *given, "--quiet", "--methods", "npo")) == 2
     assert "none keeps the primary accuracy within tol=0.5" in capsys.readouterr().err
     assert not (tmp_path / "none" / "erase.json").exists()
+
+
+def test_nobody_is_measured_by_rows_that_were_used(folder, tmp_path, monkeypatch):
+    """The attacker has none of the defender's rows, and the fresh rows have chosen nothing."""
+    given, loader_of = [], _erase.loader_of
+
+    def noted(backbone, part, batch_size):
+        given.append((loader_of(backbone, part, batch_size), set(part.inputs)))
+        return given[-1][0]
+
+    def spy(name):
+        real, seen = getattr(_erase, name), {}
+
+        def called(*args, **named):
+            for key, value in [*enumerate(args), *named.items()]:
+                for loader, rows in given:
+                    if loader is value:
+                        seen[key] = rows
+            return real(*args, **named)
+
+        monkeypatch.setattr(_erase, name, called)
+        return seen
+
+    monkeypatch.setattr(_erase, "loader_of", noted)
+    names = ("erase", "erasure_path", "unlearn", "leak_profile", "accuracy_of")
+    erase, path, unlearn, leak, accuracy = map(spy, names)
+    more = ["--quiet", "--no-untrained", "--tols", "0.5", "--methods", "erase", "npo"]
+    assert main(command(folder, tmp_path / "out", *more, "--steps", "2", "--trials", "1")) == 0
+    assert path["harmful"] == erase["harmful"] == unlearn[2]
+    assert erase["held_out"] == unlearn["held_out"]
+    assert path[1] == erase[1] == unlearn[1] == leak["primary"]
+    assert leak["held_out"] == unlearn["harmful_held_out"]
+    for one, other in ((leak[1], erase["harmful"]), (accuracy[2], erase["held_out"])):
+        assert one
+        assert other
+        assert not one & other
+
+
+def test_what_a_network_depends_on_is_what_it_is_kept_by():
+    """More tolerances, methods or measures take up a network that is there; all else does not."""
+    settings = _erased.EraseSettings(backbone="net", primary="texts", harmful="others")
+
+    def tell_apart(method, **changed):
+        other = dataclasses.replace(settings, **changed)
+        return _erase._asked(other, method) != _erase._asked(settings, method)
+
+    shared = {"seed": 1, "train_size": 5, "test_size": 5, "batch_size": 5, "backbone": "other",
+              "primary": "some", "harmful": "some", "max_length": 5}  # fmt: skip
+    never = {"data_dir": "there", "methods": ("pca",), "tols": (0.5,), "transfer": "some",
+             "untrained": False}  # fmt: skip
+    erasing = {"metric": "gram", "rounds": 2, "recover": 3}
+    trained = {"steps": 5, "trials": 5}
+    for method, counts, rest in (
+        ("erase", {**shared, **erasing}, {**never, **trained}),
+        ("npo", {**shared, **trained}, {**never, **erasing}),
+        ("leace", shared, {**never, **erasing, **trained}),
+    ):
+        assert all(tell_apart(method, **{name: value}) for name, value in counts.items()), method
+        assert not tell_apart(method, **rest)
+    assert _erase._asked(settings, "erase") != _erase._asked(settings, "pca")
 
 
 def test_labels_go_first(folder, tmp_path, monkeypatch):
