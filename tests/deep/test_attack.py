@@ -12,6 +12,7 @@ from torch import nn
 
 import immucond.deep as icd
 from immucond.deep.attacks import _solvers
+from immucond.deep.attacks._report import Attack, AttackReport
 from immucond.deep.attacks._trial import Budget, Trial, _Record
 
 
@@ -342,6 +343,48 @@ def test_the_reference_may_lose_of_its_own_accuracy():
     assert all((t.utility >= 0.98) == (t.ended == "reached") for t in ended)
 
 
+def report_of(steps, **attacks):
+    """A report with attackers at their starts, (name, start, steps, accuracy at steps 0 and 1)."""
+    found = {
+        network: tuple(
+            Attack(name, start, (Trial({}, n, n, n, 1.0, 0.0, "reached", None, {
+                "step": [0.0, 1.0], "loss": [1.0, 1.0], "accuracy": accuracy,
+            }),))
+            for name, start, n, accuracy in rows
+        )
+        for network, rows in attacks.items()
+    }  # fmt: skip
+    return AttackReport(found, 0.5, steps, 1, {}, 2, 0.5, None, None, 0)
+
+
+def test_accuracies_stand_beside_the_same_attackers_at_the_same_start():
+    report = report_of(
+        1,
+        release=[("adam", "equalized", 4.0, [0.5, 0.5]), ("adam", "frozen", 6.0, [0.5, 0.5]),
+                 ("gd", "plain", 8.0, [0.5, 0.5])],
+        reference=[("adam", "plain", 5.0, [1.0, 0.5]), ("adam", "equalized", 2.0, [0.25, 0.5])],
+    )  # fmt: skip
+    own, frozen, gd = report.attacks["release"]
+    assert (report.rfd(own, signed=True), report.rfd(own)) == (-0.5, 0.5)
+    assert report.rfd(frozen, signed=True) == 0.25  # there it has no such start: the plain one
+    assert report.rfd(gd) is None
+    assert (report.strongest, report.factor) == (own, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("release", "other", "ratio"),
+    [(4.0, 2.0, 2.0), (4.0, math.inf, 0.0), (math.inf, 2.0, math.inf), (math.inf, math.inf, None),
+     (4.0, 0.0, None)],
+)  # fmt: skip
+def test_ratios_of_steps(release, other, ratio):
+    rows = {
+        name: [("gd", "plain", steps, [0.5, 0.5])]
+        for name, steps in (("release", release), ("reference", other), ("scratch", other))
+    }
+    report = report_of(1, **rows)
+    assert (report.factor, report.scratch_share) == (ratio, ratio)
+
+
 # ---- runs ----
 
 
@@ -432,7 +475,13 @@ def test_a_folder_is_of_one_run(tmp_path):
     (tmp_path / "used" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="empty folder"):
         run(net(), checkpoint=tmp_path / "used")
-    next((tmp_path / "run").glob("release*")).write_text("{}")
+    first, second = sorted((tmp_path / "run").glob("release*"))
+    kept = second.read_text()
+    second.write_text(first.read_text())
+    with pytest.raises(ValueError, match=r"not a trial of this run.*it is of .*'gd', 0"):
+        run(net(), **keep)
+    second.write_text(kept)
+    first.write_text("{}")
     with pytest.raises(ValueError, match="not a trial of this run"):
         run(net(), **keep)
 

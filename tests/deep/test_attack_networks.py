@@ -8,7 +8,10 @@ import immucond.deep as icd
 from immucond.deep._attacked import with_new_head
 from immucond.deep._untrained import untrained_like
 from immucond.deep.attacks import _suite, _victims
+from immucond.deep.attacks._attackers import parse_attackers
+from immucond.deep.attacks._rows import task_of
 from immucond.deep.attacks._starts import at_cuts, pooled_at, starts_of
+from immucond.deep.attacks._victims import features_of, victim_of
 
 transformers = pytest.importorskip("transformers", reason="the extra deep is not installed")
 
@@ -113,6 +116,32 @@ def test_a_cut_that_is_no_tensor_is_told():
     batch = [(torch.randn(20, 6), torch.arange(20) % 2)]
     with pytest.raises(ValueError, match="the output of 'split' must be a tensor"):
         icd.attack(Net(), batch, held_out=batch, split="head", cuts=["split"])
+
+
+def test_what_was_inserted_stays_at_other_cuts_too():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    locked = icd.gauge.lock(net, strength=1e3, top=2, modules=["0"])
+    batch = (torch.randn(40, 6), torch.arange(40) % 2)
+    rows = task_of([batch], [batch], None, None, torch.device("cpu"), 0)
+    [start] = starts_of(locked, "2", torch.device("cpu"), batch, forms=["frozen"])
+    for each in (start, *at_cuts(start, ["1"], batch)):
+        [features] = features_of([each], rows)
+        module = victim_of(features, parse_attackers("adam")[0], {}, 0).module
+        trained = {name.removeprefix("model.") for name, p in module.named_parameters()
+                   if p.requires_grad}  # fmt: skip
+        assert "0.0.weight" in trained
+        assert not any(name.startswith("0.1.") for name in trained)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_modes_are_searched_where_a_layer_has_them(p):
+    net, batch = nn.Sequential(nn.Dropout(p), nn.Linear(6, 2)), (torch.randn(40, 6), None)
+    for training in (False, True):
+        [start] = starts_of(
+            net, "1", torch.device("cpu"), batch, forms=["plain"], training=training
+        )
+        assert start.also == ({"training": (training, not training)} if p else {})
 
 
 # ---- PyTorch's own encoder layers ----

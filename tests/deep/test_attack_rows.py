@@ -1,5 +1,7 @@
 """Which rows an attacker trains on and is measured by, and as what: unlabelled ones, tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ import immucond.deep as icd
 from immucond.deep.attacks._attackers import parse_attackers
 from immucond.deep.attacks._rows import task_of
 from immucond.deep.attacks._starts import starts_of
-from immucond.deep.attacks._victims import features_of, victim_of
+from immucond.deep.attacks._victims import features_of, utility_of, victim_of
 from immucond.deep.gauge._equalize import first_batch
 
 
@@ -137,6 +139,16 @@ def test_the_primary_task_has_classes_of_the_head(wrong):
         run(utility=[(x * torch.nan, y)], attackers=["lstsq"])
 
 
+def test_logits_that_are_not_finite_are_wrong_once_attacked():
+    """The largest of some with NaN is at the NaN, perhaps by chance in the class."""
+    model, rows = net(), task(batches=1)
+    task_ = task_of(task(), task(), rows, None, torch.device("cpu"), 0)
+    for value in (torch.nan, torch.inf):
+        with torch.no_grad():
+            model[2].bias[1] = value
+        assert utility_of(model, "2", task_) == 0.0
+
+
 def test_a_single_logit_tells_two_classes():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
@@ -180,6 +192,30 @@ def test_a_trial_whose_start_is_not_finite_is_told():
     assert report.as_dict()["attacks"]["release"][0]["rfd"] is None
     assert report._curves().ylim[1] == pytest.approx(1.3 * np.log(3))
     assert "never there" in str(report)
+
+
+@pytest.mark.parametrize("ridge", [1e-12, 1e-1])
+def test_whitened_features_have_a_variance_of_one_but_for_the_ridge(ridge):
+    """By the definition, whoever trains on them; descent's rates are in units of their size."""
+    task_ = task_of(task(), task(), None, None, torch.device("cpu"), 0)
+    [start] = starts_of(net(), "2", torch.device("cpu"), task()[0], forms=["plain"])
+    [features] = features_of([replace(start, whitened=True)], task_)
+    Z = torch.cat([net()[:2](x) for x, _ in task()]).detach().numpy()
+    values, V = np.linalg.eigh(np.cov(Z.T, bias=True))
+    left = values / (values + ridge * values[-1])
+    head, whole = (
+        victim_of(features, parse_attackers(name)[0], {"ridge": ridge}, 0)
+        for name in ("probe-gd", "gd")
+    )
+    found = torch.cat([z for z, _ in head.train]).numpy()
+    np.testing.assert_allclose(found.mean(0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(found.T, bias=True), (V * left) @ V.T, atol=1e-6)
+    entered = []
+    whole.module[2].register_forward_hook(lambda _, args, __: entered.append(args[0].detach()))
+    for batch in task():
+        whole.run(batch)
+    np.testing.assert_allclose(torch.cat(entered).numpy(), found, rtol=1e-9, atol=1e-9)
+    assert head.scale() == whole.scale() == pytest.approx(1.0 + left.sum())
 
 
 # ---- a batch of one row ----

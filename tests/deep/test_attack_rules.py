@@ -148,6 +148,17 @@ def test_a_convolution_is_a_linear_layer_on_patches():
     torch.testing.assert_close(conv.weight.detach(), wanted, rtol=1e-6, atol=1e-9)
 
 
+def test_a_convolution_in_groups_stays_as_it_is():
+    """It has as many factors as groups, and K-FAC knows of one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(54, 3)).double()
+    before = copy.deepcopy(net)
+    x, y = rows(30, (4, 5, 5))
+    KFAC(Whole(net, (x, y)), 0.5, 1e-6, 0).step(closure(Whole(net, (x, y))))
+    assert torch.equal(net[0].weight, before[0].weight)
+    assert not torch.equal(net[2].weight, before[2].weight)
+
+
 def stepped(net, x, y):
     """Return logits after a step of K-FAC."""
     KFAC(Whole(net, (x, y)), 0.5, 1e-6, 0).step(closure(Whole(net, (x, y))))

@@ -107,4 +107,4 @@ def _logistic(Z: FloatArray, y: Array, Z_test: FloatArray, C: float, steps: int)
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
     told = np.full((len(Z_test), 1 + int(y.max())), -np.inf)
     told[:, model.classes_] = scores
-    return _Solved(told, max(1, int(model.n_iter_.max())))
+    return _Solved(told, int(model.n_iter_.max()))
