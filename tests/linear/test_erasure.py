@@ -149,6 +149,16 @@ def test_what_is_worth_nothing_stays_where_a_rank_asks_the_least_harmful_first()
     assert erasure(np.eye(4), np.diag([1.0, 0, 0, 0]), price=0).rank == 1
 
 
+def test_what_has_neither_worth_nor_harm_asks_for_no_price():
+    path = erasure_path(np.eye(3), np.diag([1.0, 0, 2.0]), K_H=np.diag([1.0, 0, 0]))
+    assert [path.keeping(r).price for r in range(4)] == pytest.approx([math.inf, 1.0, 0.0, 0.0])
+
+
+def test_without_harmful_features_what_is_kept_is_a_share_of_the_directions_in_use():
+    path = erasure_path(np.diag([1.0, 2.0, 0.0]), np.eye(3))
+    assert [path.keeping(r).kept for r in range(4)] == [0.0, 0.5, 1.0, 1.0]
+
+
 # An adversary's
 
 
