@@ -304,20 +304,32 @@ def test_the_head_is_what_makes_the_logits():
 
 
 def test_matrices_that_are_no_layers_weight_are_named():
+    class Whole(nn.Linear):
+        """A weight in eight bits, as packages that quantize hold it."""
+
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            bits = (100.0 * self.weight).round().to(torch.int8)
+            self.weight = nn.Parameter(bits.detach(), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight / 100.0, self.bias)
+
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.W = nn.Parameter(torch.randn(5, 6))
+            self.W, self.whole = nn.Parameter(torch.randn(5, 6)), Whole(6, 6)
             self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
             self.head = nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.normed(x @ self.W).tanh())
+            return self.head(self.normed(self.whole(x @ self.W)).tanh())
 
     found = layers_of(Own().eval(), torch.randn(7, 5), None)
     assert found.skipped == {
         "": "no layer that a map can be folded into",
         "normed": "its weight is computed from others",
+        "whole": "its weight holds no numbers of its own",
     }
 
 

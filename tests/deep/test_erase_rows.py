@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import immucond.deep as icd
-from immucond.deep.erasure._worth import gains_of
+from immucond.deep.erasure._worth import _counting, gains_of
 
 
 def net_of(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -123,6 +123,42 @@ def test_the_worth_of_a_language_model_is_of_the_logits_that_its_labels_are_comp
         rows = g.reshape(-1, 8).double().numpy()
         true += rows.T @ rows / len(ids)
     assert np.linalg.norm(found - true) < 0.2 * np.linalg.norm(true)  # of drawn signs
+
+
+def test_tokens_of_a_language_model_count_where_they_and_the_next_do():
+    """Padding may stand first, and then says nothing of the first word."""
+    kept = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    labels = torch.tensor([[-100, -100, 4, 5, 6], [3, 4, 5, -100, -100], [3, -100, 5, 6, -100]])
+    labels[0, 1] = 9  # on padding
+    for shifts in (False, True):
+        for mask in (kept, None):
+            found = _counting(labels, mask, shifts)
+            for b, t in np.ndindex(3, 5):
+                at = t + shifts
+                wanted = at < 5 and int(labels[b, at]) != -100
+                if wanted and mask is not None:
+                    wanted = bool(kept[b, t] and kept[b, at])
+                assert found[b, t] == wanted, (shifts, mask, b, t)
+
+
+@pytest.mark.parametrize(("metric", "classes"), [("fisher", 1), ("fisher", 3), ("gram", 3)])
+def test_what_a_layer_is_worth_is_fishers_information_of_its_output(metric, classes):
+    """Of a layer before the head W^T F W, F the classes' covariance or 1; drawn 20,000 times."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, classes)).double().eval()
+    X = torch.randn(20000, 8).double()
+    settings = {"mask": None, "seed": 0, "repeated": "sum"}
+    found = gains_of(net, ["0"], "1", [X], metric, **settings)["0"]
+    W, logits = net[1].weight.detach().numpy(), net(X).detach().numpy()
+    if metric == "gram":
+        F = np.eye(classes)
+    elif classes == 1:
+        p = 1.0 / (1.0 + np.exp(-logits))
+        F = (p * (1.0 - p)).mean(0)[:, None]
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        F = np.diag(p.mean(0)) - p.T @ p / len(p)
+    np.testing.assert_allclose(found, W.T @ F @ W, atol=0.03 * np.linalg.norm(W.T @ F @ W))
 
 
 # ---- what is drawn ----
