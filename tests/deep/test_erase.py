@@ -16,6 +16,7 @@ import immucond.deep as icd
 from immucond.deep._batches import Loaded
 from immucond.deep.erasure._exact import exact_product
 from immucond.deep.erasure._layers import layers_of
+from immucond.deep.erasure._run import Recovery
 from immucond.deep.erasure._utility import Utility
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -129,6 +130,24 @@ def test_a_map_of_channels_folds_into_a_convolution(name: str) -> None:
         net, torch.randn(4, 3, 8, 8).double(), name, "norm" if name == "first" else name
     )
     torch.testing.assert_close(got, wanted, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(Images, "first"), (Images, "second"), (Words, "words"), (Words, "turned"), (Words, "plain")],
+)
+def test_a_map_changes_what_its_layer_names_and_nothing_else(
+    make: type[nn.Module], name: str
+) -> None:
+    """So that a trial is undone by putting those back."""
+    net = make().eval()
+    x = torch.arange(20).reshape(4, 5) if make is Words else torch.randn(4, 3, 8, 8)
+    layer, before = layers_of(net, x, None).layers[name], copy.deepcopy(net.state_dict())
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((layer.width, 2)))[0]
+    layer.fold(Q, Q, np.arange(layer.width) * float(layer.shifts))
+    changed = {n: x for n, x in net.state_dict().items() if not torch.equal(x, before[n])}
+    mine = [x.data_ptr() for x in layer.parameters]
+    assert sorted(x.data_ptr() for x in changed.values()) == sorted(mine)
 
 
 @pytest.mark.parametrize("name", ["words", "turned", "plain"])
@@ -405,6 +424,42 @@ def test_targets_are_measured_by_the_logits() -> None:
     assert done.lost <= 0.02
 
 
+def test_as_many_rows_may_be_lost_as_the_tolerance_says() -> None:
+    """3 of 1000 are 0.003, and 1 - 0.997 is more in floating point."""
+    net = net_of(6)
+    primary, held_out = data(net, 600, 1), data(net, 1000, 2)
+    path, more = icd.erasure_path(net, primary), []
+    for tol in (0.01, 0.02, 0.05, 0.1, 0.2):
+        done = icd.erase(net, primary, held_out=held_out, tol=tol, path=path)
+        rows = 1000 - round(1000 * done.primary)
+        assert done.lost == rows / 1000
+        again = icd.erase(net, primary, held_out=held_out, tol=rows / 1000, path=path)
+        assert (again.kept, again.lost) == (done.kept, done.lost)
+        more.append(done.primary_before - done.primary > rows / 1000)
+    assert any(more)
+
+
+def test_logits_that_never_vary_are_all_lost_where_they_move() -> None:
+    net, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2)).eval(), torch.randn(40, 6)
+    with torch.no_grad():
+        net[1].weight.zero_()
+    utility = Utility(net, "1", Loaded([x], torch.device("cpu")))
+    assert (utility.measure, utility.of(net)) == ("logits", 1.0)
+    net[1].bias.data.add_(1.0)
+    assert utility.of(net) == 0.0
+
+
+def test_a_round_may_lose_its_share() -> None:
+    net, told = net_of(6), []
+    icd.erase(
+        net, data(net, 600, 1), held_out=data(net, 600, 2), tol=0.06, rounds=3,
+        callback=lambda trial, record: told.append((trial, record)),
+    )  # fmt: skip
+    allowed = {record["round"]: record["allowed"] for _, record in told}
+    assert allowed == pytest.approx({1: 0.02, 2: 0.04, 3: 0.06})
+    assert all(trial <= record["trials"] for trial, record in told)
+
+
 def test_recovery_stays_within_what_is_left() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3))
@@ -421,6 +476,29 @@ def test_recovery_stays_within_what_is_left() -> None:
     for name, (rank, _) in recovered.ranks.items():
         weight = recovered.model.get_parameter(f"{name}.weight").detach().numpy()
         assert rank_of(weight) <= rank  # in exact arithmetic, after the last step too
+
+
+def test_recovery_that_gains_nothing_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although what it loses would be allowed: with the same directions it never loses more."""
+
+    def spoil(net: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            net[4].bias[0] += 0.3
+        return net
+
+    monkeypatch.setattr(Recovery, "run", lambda _, work, *__: spoil(work))
+    net = net_of(6)
+    held_out = data(net, 1000, 2)
+    path = icd.erasure_path(net, data(net, 600, 1))
+    plain, recovered = (
+        icd.erase(net, data(net, 600, 1), held_out=held_out, tol=0.2, path=path, recover=n, lr=1e-3)
+        for n in (0, 1)
+    )
+    worse = 1.0 - accuracy(spoil(copy.deepcopy(plain.model)), held_out)
+    assert plain.lost < worse <= 0.2
+    assert recovered.curve == plain.curve
+    for one, other in zip(recovered.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -617,6 +695,7 @@ def test_bad_input() -> None:
     refused("no module|matches", modules="nothing*")
     refused("held_out has no batches", held_out=[])
     refused("loader or an iterable", TypeError, held_out=None)
+    refused("primary must be a loader or an iterable", TypeError, primary=None)
     refused("batches", TypeError, primary=(torch.randn(5, 6), torch.arange(5)))
     bad = [(torch.full((20, 6), math.nan), torch.zeros(20, dtype=torch.long))]
     refused("NaN|finite", primary=bad)
@@ -778,6 +857,9 @@ def test_a_network_that_puts_out_nan_is_worth_nothing_and_one_that_does_not_run_
     spoiled = copy.deepcopy(net)
     spoiled[2].weight.data.fill_(math.nan)
     assert utility.of(spoiled) == 0.0
+    constant = copy.deepcopy(net)
+    constant[4].bias.data[0] = 100.0  # the share of a class is no worth
+    assert utility.of(constant) == 0.0
     narrow = copy.deepcopy(net)
     narrow[0] = nn.Linear(5, 12)
     with pytest.raises((ValueError, RuntimeError), match=r"does not run|shapes"):

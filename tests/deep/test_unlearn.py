@@ -388,6 +388,20 @@ def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
     assert 0.0 <= found.lost <= tol
 
 
+def test_as_many_rows_may_be_lost_as_the_tolerance_says(made):
+    """7 of 10 are 0.7, and 0.9 - 0.2 is more in floating point."""
+    given, more = data(), []
+    x, y = (torch.cat(parts) for parts in zip(*given["held_out"], strict=True))
+    for count in (1000, 900):
+        given["held_out"] = [(x[:count], y[:count])]
+        both = icd.unlearn(made, method="leace", tol=0.99, **given)
+        again = icd.unlearn(made, method="leace", tol=both.lost, **given)
+        assert again.curve == both.curve
+        assert both.lost == round(count * both.lost) / count
+        more.append(both.primary_before - both.primary > both.lost)
+    assert any(more)
+
+
 # ---- rows that choose ----
 
 

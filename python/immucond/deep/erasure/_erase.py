@@ -183,10 +183,10 @@ def erase(
     state = None if kept is None else kept.load()
     before = leak = run.begin(start)
     done = len(run.stages)
-    if start is not None and utility.before - run.stages[-1].primary > allowed:
+    if start is not None and (lost := utility.lost_at(run.stages[-1].primary)) > allowed:
         raise ToleranceError(
-            f"start has lost {utility.before - run.stages[-1].primary:.3g} of the primary "
-            f"{utility.measure} already, more than tol={allowed:g}"
+            f"start has lost {lost:.3g} of the primary {utility.measure} already, more than "
+            f"tol={allowed:g}"
         )
     if state is not None:
         run.restore(state)

@@ -90,7 +90,7 @@ class Prepared:
             served = copied(self.model, device_of(self.model)).eval()
             utility = Utility(served, self.found.head, self.given["held_out"])
             primary = utility.of(work)
-            lost = utility.before - primary
+            lost = utility.lost_at(primary)
             if lost > tol:
                 stored = next(p.dtype for p in self.model.parameters() if p.dtype in _HALF)
                 raise ToleranceError(

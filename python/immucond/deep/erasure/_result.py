@@ -12,6 +12,7 @@ from ..._display import Columns, Curves, Line, Plotted
 from ..._format import number, plain
 from ..._show import aligned
 from .._leak import LeakProfile
+from ._utility import lost_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class EraseResult(Plotted):
     @property
     def lost(self) -> float:
         """What the primary task has lost."""
-        return self.primary_before - self.primary
+        return lost_of(self.primary_before, self.primary, self.rows, self.measure)
 
     @property
     def kept(self) -> tuple[int, int]:

@@ -100,7 +100,7 @@ class Run:
         worth: Mapping[str, Worth] | None = None,
     ) -> LeakProfile | None:  # fmt: skip
         """Erase as much as this round may, and recover."""
-        allowed = self.tol * turn / rounds
+        allowed = self.tol * (turn / rounds)  # in the last round all of it
         if worth is None:
             worth = worth_of(
                 self.work, self.layers, self.head, self.tasks.primary, self.tasks.harmful,

@@ -300,7 +300,7 @@ class _Search:
         torch.manual_seed(self.bench.seed)
         ranks = change() or {}
         primary = utility.of(work)
-        lost = utility.before - primary
+        lost = utility.lost_at(primary)
         leak = None
         if measured and lost <= self.tol:
             leak = self.choosing.leak(work, self.bench.head, self.bench.mask, self.bench.seed)
@@ -332,7 +332,7 @@ class _Search:
             raise ToleranceError(
                 f"of {len(self.stages)} trials of {self.method!r} none keeps the primary "
                 f"{self.ready.utility.measure} within tol={self.tol:g}: the best loses "
-                f"{self.ready.utility.before - best.stage.primary:.3g} ({settings}). Give a larger "
+                f"{self.ready.utility.lost_at(best.stage.primary):.3g} ({settings}). Give a larger "
                 "tol, more trials, or more held-out rows"
             )
         self.bench.work.load_state_dict(best.state)
