@@ -13,7 +13,8 @@ import pytest
 from deep_cases import WORDS, encoder_folder, reading, release_folder, transformers
 
 from immucond._cli import build_parser, main
-from immucond.deep.attacks import _attackers, _store
+from immucond.deep import Attack
+from immucond.deep.attacks import Trial, _attackers, _store
 from immucond.experiments import deep
 from immucond.experiments.deep import _attack
 
@@ -379,6 +380,23 @@ def test_the_command_offers_what_the_library_knows():
     [told] = [a.help for a in parser._actions if a.dest == "attackers"]
     for name in {*_attackers.RULES, *_attackers.STANDARD}:
         assert name.removeprefix("probe-") in told
+
+
+def test_a_row_of_the_table_is_medians_over_seeds():
+    """Of the best trials; of losses the least of any, and of trials all."""
+
+    def attack(start, *trials):
+        return Attack("adam", start, tuple(
+            Trial({}, steps, 2 * steps, 3 * steps, loss, accuracy, "reached")
+            for steps, loss, accuracy in trials
+        ))  # fmt: skip
+
+    found = _attack._cells([
+        attack("plain, 1", (3.0, 0.5, 0.6), (math.inf, 0.25, 0.9)),
+        attack("plain, 2", (11.0, 0.3, 0.7)),
+        attack("plain, 1", (math.inf, 0.75, 0.5), (math.inf, 0.8, 0.95)),
+    ])  # fmt: skip
+    assert found == ["plain, 1, plain, 2", "11", "22", "33", "0.3", "60.0%", "5"]
 
 
 @pytest.mark.parametrize(
