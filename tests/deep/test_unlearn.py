@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import immucond.deep as icd
 from immucond.deep.erasure import _objectives, _selective, _unlearn
 from immucond.deep.erasure._bench import Bench, Rival, apart
 from immucond.deep.erasure._layers import layers_of
+from immucond.deep.erasure._result import Stage
 
 nn = torch.nn
 TRAINED = ("graddiff", "npo", "collapse", "tar", "cir", "repselect")
@@ -95,9 +97,13 @@ def test_what_is_returned(done, made, method):
         assert torch.equal(kept, given)  # the head is left alone
     first, *trials = found.curve
     assert first.settings is None
+    assert (first.kept, first.primary) == (24, found.primary_before)
+    assert (first.ceiling, first.where) == (found.leak_before.ceiling, found.leak_before.where)
     assert all(stage.settings for stage in trials)
     chosen = [s for s in trials if s.primary == found.primary]
     assert chosen
+    left, of = found.kept
+    assert chosen[0].kept == 24 - (of - left)
     if method in TRAINED:
         assert found.ranks == {}
         assert len(trials) == 4
@@ -275,6 +281,42 @@ def test_cir_moves_no_weight_along_what_is_common(made):
     assert torch.equal(bench.work[0].bias, made[0].bias)
 
 
+def test_a_step_of_cir_has_its_length_and_leaves_a_direction(made):
+    """Of one step all is in it, relative to the weights; beyond their sizes ranks are one less."""
+    bench = bench_of(made, steps=1)
+    _selective.cir(bench, {"rate": 0.1, "rank": 100})
+    pairs = [(bench.work[at].weight.detach(), made[at].weight.detach()) for at in (0, 2)]
+    moved = math.sqrt(sum(float((new - old).double().square().sum()) for new, old in pairs))
+    size = math.sqrt(sum(float(old.double().square().sum()) for _, old in pairs))
+    assert moved / size == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["cir", "repselect"])
+def test_a_branch_that_the_logits_do_not_need_stays(made, method):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.pooler, self.head = made[:3], nn.Linear(8, 4), made[3]
+
+        def forward(self, x):
+            z = self.body(x)
+            self.pooler(z)
+            return self.head(z)
+
+    net = Two().eval()
+    done = run(net, method, lr=0.01, trials=1, steps=2, tol=1.0)
+    assert torch.equal(done.model.pooler.weight, net.pooler.weight)
+    assert not torch.equal(done.model.body[2].weight, net.body[2].weight)
+
+
+def test_what_was_frozen_is_frozen_again(made):
+    net = copy.deepcopy(made)
+    net[0].requires_grad_(False)
+    done = run(net, "graddiff", lr=1e-4, trials=1, steps=2, tol=1.0)
+    flags = [p.requires_grad for p in net.parameters()]
+    assert [p.requires_grad for p in done.model.parameters()] == flags
+
+
 def test_repselect_evens_the_top_on_both_sides():
     G = torch.randn(6, 9, dtype=torch.float64)
     U, s, _ = np.linalg.svd(G.numpy(), full_matrices=False)
@@ -425,6 +467,27 @@ def test_trials_are_told_apart_by_the_rows_that_choose(done):
     )
     taken = [s for s in found.curve[1:] if s.primary == found.primary]
     assert (leak.ceiling, leak.where) in [(s.ceiling, s.where) for s in taken]
+
+
+def test_of_ceilings_that_are_alike_the_larger_rate_goes_on_and_the_lowest_is_taken(monkeypatch):
+    """Of 100 rows two standard errors are a tenth."""
+    tried, ceilings = [], {1e-4: 0.51, 1e-3: 0.53, 1e-2: 0.71}
+
+    def trial(_, settings, *__):
+        tried.append(settings)
+        score = (False, ceilings.get(settings["rate"], 0.9) + 0.3 * (settings["weight"] - 1.0))
+        return _unlearn._Trial(Stage(0.0, 0, 0.0, 1.0, settings=settings), score, None, {})
+
+    monkeypatch.setattr(_unlearn._Search, "_tried", trial)
+    bench = SimpleNamespace(seed=0, work=nn.Linear(1, 1))
+    choosing = SimpleNamespace(harmful_held_out=[(None, torch.zeros(100))])
+    search = _unlearn._Search(None, bench, choosing, "graddiff", 0.1, None)
+    search.over_settings(
+        _unlearn.Method(lambda *_: None, (-4, -3, -2), {"weight": (1.0, 2.0)}), 4, None
+    )
+    assert sorted(of["rate"] for of in tried[:3]) == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert tried[3] == {"rate": pytest.approx(1e-3), "weight": 2.0}
+    assert search.best.score == (False, 0.51)
 
 
 def test_every_trial_starts_from_the_network_that_was_given(made, monkeypatch):

@@ -172,6 +172,7 @@ def test_singular_matrices_and_nearly_singular_ones(rank_K, rank_G, kappa):
         assert E.rank == min(r, rank_K)
         assert cost(K, G, E) == pytest.approx(E.bound, abs=1e-14)
         assert E.cost == pytest.approx(E.bound, abs=1e-14)
+        assert E.cost >= 0.0
         np.testing.assert_allclose(E.right.T @ E.left, np.eye(E.rank), atol=1e-9)
         with_harm = erasure(K, G, r, K_H=H)
         assert with_harm.rank == min(r, rank_K)
