@@ -289,6 +289,9 @@ def test_a_step_of_cir_has_its_length_and_leaves_a_direction(made):
     moved = math.sqrt(sum(float((new - old).double().square().sum()) for new, old in pairs))
     size = math.sqrt(sum(float(old.double().square().sum()) for _, old in pairs))
     assert moved / size == pytest.approx(0.1, rel=1e-4)
+    x = torch.cat([x for x, _ in data()["primary"]]).double()
+    V, move = torch.linalg.svd(x)[2], (pairs[0][0] - pairs[0][1]).double()
+    assert float((move @ V[:-1].T).norm()) < 1e-3 * float(move.norm())  # the least used one
 
 
 @pytest.mark.parametrize("method", ["cir", "repselect"])
