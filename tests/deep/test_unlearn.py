@@ -427,7 +427,11 @@ def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
     assert both.curve[1].settings == {"cuts": 2}
     tol = both.lost - 0.0005  # half a row
     found = icd.unlearn(net, method="leace", tol=tol, **given)
-    assert list(found.ranks) == ["2"]
+    assert list(found.ranks) == ["0", "2"]
+    assert found.ranks["0"] == (16, 16)
+    assert found.ranks["2"][0] < 8
+    taken = next(s for s in found.curve if s.settings == {"cuts": 1})
+    assert found.kept == (taken.kept, 16 + 8)
     assert torch.equal(found.model[0].weight, net[0].weight)
     assert [s.settings["cuts"] for s in found.curve[1:]] == [2, 1]
     assert 0.0 <= found.lost <= tol
@@ -482,7 +486,7 @@ def test_of_ceilings_that_are_alike_the_larger_rate_goes_on_and_the_lowest_is_ta
         return _unlearn._Trial(Stage(0.0, 0, 0.0, 1.0, settings=settings), score, None, {})
 
     monkeypatch.setattr(_unlearn._Search, "_tried", trial)
-    bench = SimpleNamespace(seed=0, work=nn.Linear(1, 1))
+    bench = SimpleNamespace(seed=0, state=dict)
     choosing = SimpleNamespace(harmful_held_out=[(None, torch.zeros(100))])
     search = _unlearn._Search(None, bench, choosing, "graddiff", 0.1, None)
     search.over_settings(

@@ -298,13 +298,14 @@ class _Search:
         work, utility = self.bench.work, self.ready.utility
         work.load_state_dict(self._start)
         torch.manual_seed(self.bench.seed)
-        ranks = change() or {}
+        erased = change() or {}
+        ranks = {name: (of.width, of.width) for name, of in self.bench.layers.items()} | erased
         primary = utility.of(work)
         lost = utility.lost_at(primary)
         leak = None
         if measured and lost <= self.tol:
             leak = self.choosing.leak(work, self.bench.head, self.bench.mask, self.bench.seed)
-        kept = sum(ranks[n][0] if n in ranks else of.width for n, of in self.bench.layers.items())
+        kept = sum(left for left, _ in ranks.values())
         stage = Stage(0.0, kept, 0.0, primary, settings=dict(settings))
         if leak is not None:
             stage = replace(stage, ceiling=leak.ceiling, where=leak.where)
@@ -315,7 +316,7 @@ class _Search:
                 "ceiling": stage.ceiling,
             })  # fmt: skip
         score = (lost > self.tol, lost if leak is None else leak.ceiling)
-        return _Trial(stage, score, None, ranks)
+        return _Trial(stage, score, None, ranks if erased else {})
 
     def _keep(self, trial: _Trial) -> None:
         """Keep the network's state, where it is the best so far."""
