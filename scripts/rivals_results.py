@@ -95,7 +95,7 @@ NETWORKS = {
     "resnet18": Contest(
         "ResNet-18: vehicles kept, animals erased", RESNET.backbone, RESNET.tasks,
         f"{ALL} collapse", 0.005, f"--test-size 4000 {TRAINED}", f"--train-size 600 {HEADS}",
-        "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 2 "
+        "--train-size 600 --test-size 300 --batch-size 64 --steps 60 --trials 6 "
         "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
     ),
     "mnist": Contest(
