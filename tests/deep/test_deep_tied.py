@@ -335,7 +335,7 @@ def test_erase_leaves_alone_what_shares_memory_in_half_precision():
         net.one.weight.mul_(3.0)
     net, X = net.bfloat16().tie(), 3.0 * torch.randn(600, 6).bfloat16()
     rows = list(zip(X.split(100), net(X).argmax(1).split(100), strict=True))
-    done = icd.erase(net, rows[:3], held_out=rows[3:], tol=0.2)
+    done = icd.erase(net, rows[:3], held_out=rows[3:], tol=0.25)
     assert {"one", "three"} <= set(done.skipped)
     assert torch.equal(done.model.one.weight, net.one.weight)
     assert torch.equal(done.model.three.weight, net.one.weight.T)
