@@ -89,7 +89,7 @@ class Replay:
     def _run(self, task: str, flow: Flow) -> list[tuple[Any, Tensor | None]]:
         """Run the network over a task; return batches of numbers, with their masks.
 
-        None where a batch has no samples, or more is to be kept than may be.
+        Empty where a batch has no samples, or more is to be kept than may be.
         """
         bench = self._bench
         data = Loaded(bench.loaders[task], device_of(bench.work), bench.seed)
