@@ -110,10 +110,10 @@ NETWORKS = {
     "smollm2": Contest(
         "SmolLM2: travel and kitchen of CLINC150 kept, cards of BANKING77 erased", SMOLLM2,
         f"--primary clinc150[{BENIGN}] --harmful banking77[{CARDS}] --max-length 24",
-        "erase pca graddiff", 0.01,  # LEACE took an hour, a run for each block
-        "--train-size 800 --test-size 600 --steps 20 --trials 2",
+        "erase pca leace graddiff", 0.01,
+        "--train-size 800 --test-size 600 --steps 20 --trials 3",
         "--train-size 400 --test-size 300 --steps 60 --trials 6 --attackers lstsq logistic",
-        "--train-size 400 --test-size 120 --batch-size 16 --steps 10 --trials 2 "
+        "--train-size 400 --test-size 120 --batch-size 16 --steps 10 --trials 3 "
         "--max-utility-drop 1 --attackers adam lora-8 --target {target}",
     ),
 }  # fmt: skip
