@@ -138,7 +138,8 @@ def erase_release(
         }  # fmt: skip
         if method == "leace-erase":
             measured["start"] = unlearned("leace", tol=tol / 2)
-        elif method not in paths:  # for all tolerances
+        elif method not in paths:  # for all its tolerances; it may be as large as the network
+            paths.clear()
             paths[method] = erasure_path(backbone.model, rows, **measured)
         return erase(
             backbone.model, rows, path=paths.get(method), rounds=settings.rounds,
