@@ -457,6 +457,52 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         icd.immunize(other, **loaders(), **options)
 
 
+class Scaled(nn.Sequential):
+    """A network that multiplies by a buffer that no state holds."""
+
+    def __init__(self, activation=nn.Tanh, scale=1.0):
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(6, 8), activation(), nn.Linear(8, 3))
+        self.register_buffer("scale", torch.full((6,), scale), persistent=False)
+
+    def forward(self, x):
+        return super().forward(self.scale * x)
+
+
+def rows(seed):
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(seed))
+    return list(zip(x.split(20), (torch.arange(60) % 3).split(20), strict=True))
+
+
+def runs_of_all(model, path):
+    """Calls that go on with what another one kept of the same network."""
+    P, test, H = rows(1), rows(2), rows(3)
+    immunize = {"split": "2", "primary": P, "harmful": H, "checkpoint": path / "immunize"}
+    attack = {"held_out": test, "split": "2", "attackers": "lstsq", "trials": 1, "scratch": False}
+    worth = icd.erasure_path(model, P, metric="gram")
+    recorded = icd.record(model, P, "2")
+    return {
+        "immunize": lambda of: icd.immunize(of, **immunize),
+        "record": lambda of: icd.record(of, P, "2", checkpoint=path / "record"),
+        "merge": lambda of: icd.record(of, P, "2").merge(recorded),
+        "attack": lambda of: icd.attack(of, H, **attack, checkpoint=path / "attack"),
+        "erase": lambda of: icd.erase(
+            of, P, held_out=test, metric="gram", tol=0.9, path=worth, checkpoint=path / "erase"
+        ),
+    }
+
+
+@pytest.mark.parametrize("other", [Scaled(scale=2.0), Scaled(nn.ReLU)], ids=["buffer", "layer"])
+@pytest.mark.parametrize("call", ["immunize", "record", "merge", "attack", "erase"])
+def test_networks_of_the_same_state_are_not_taken_for_each_other(call, other, tmp_path):
+    run = runs_of_all(Scaled(), tmp_path)[call]
+    run(Scaled())
+    assert states_equal(other, Scaled())
+    with pytest.raises(ValueError, match="there and"):
+        run(other)
+    run(Scaled())
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -24,6 +25,8 @@ _COLLECTIONS = (tuple, list, dict, set, frozenset)
 _NAMED = (*_SCALARS, *_COLLECTIONS, np.generic, np.ndarray, Tensor, nn.Module, partial)
 _COLUMNS = 8 * 1009  # bytes of a row that is summed: a prime, which no layer's width divides
 _DEPTH = 12  # of what holds what
+# In what a network says of itself: places in memory, and that its weights are spread over ranks.
+_CHANGING = re.compile(r" at 0x[0-9a-fA-F]+|\bFSDP(?=[A-Z])")
 
 
 def fingerprint(model: nn.Module, *about: Any, without: str | None = None) -> str:
@@ -40,17 +43,29 @@ def fingerprint(model: nn.Module, *about: Any, without: str | None = None) -> st
     return digest.hexdigest()[:16]
 
 
+def unsaved(model: nn.Module) -> str:
+    """Return what a network computes with besides its state, alike in each process.
+
+    That is what stands in it, such as its activations, and buffers that are not saved.
+    """
+    kept = model.state_dict()
+    others = {name: x for name, x in model.named_buffers() if name not in kept}
+    told = "".join(f"\n{name} {fingerprint_of(x)}" for name, x in others.items())
+    return _CHANGING.sub("", repr(model)) + told
+
+
 def _told(extra: Any) -> bytes:
     """Return what tells the extra state of a module, which is no tensor, from another."""
     return fingerprint_of(extra).encode()
 
 
 def identity(model: nn.Module) -> str:
-    """Return a hash of all parameters and buffers at the speed of memory: no guard against malice.
+    """Return a hash of all parameters, buffers and layers at the speed of memory.
 
-    Their bits are summed by columns, so that any one that differs, or stands elsewhere, tells.
+    No guard against malice: bits of weights are summed by columns, so that any one that differs, or
+    stands elsewhere, tells.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(unsaved(model).encode())
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             digest.update(name.encode() + _told(value))

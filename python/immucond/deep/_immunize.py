@@ -16,7 +16,7 @@ from .._errors import DivergenceError, ImmunityWarning, warn
 from .._validate import as_count, as_path
 from ._activations import batches_of, task_of
 from ._batches import Batches
-from ._checkpoint import NetworkCheckpoint, fingerprint, name_of
+from ._checkpoint import NetworkCheckpoint, fingerprint, name_of, unsaved
 from ._descent import (
     RECORD,
     MakeOptimizer,
@@ -276,7 +276,7 @@ def immunize(
     kept = None
     if checkpoint is not None:
         settings = {
-            "model": fingerprint(model),
+            "model": fingerprint(model, unsaved(model)),
             "primary": P.fingerprint(),
             "harmful": H.fingerprint(),
             "split": split,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch import nn
 from ..._validate import as_count, check_choice, check_real
 from .._attacked import layer_by_layer
 from .._batches import Callback, Loaded
-from .._checkpoint import fingerprint
+from .._checkpoint import fingerprint, unsaved
 from .._cuts import INPUT, cuts_of
 from .._head import SplitModel
 from .._network import device_of, heads_named, prepared, refuse_compiled, whatever_modes
@@ -203,7 +202,7 @@ def attack(
         if task.utility and name != SCRATCH
     }
     told = {  # but neither who attacks nor how often: more of both go on from there
-        "networks": {n: [fingerprint(m, _layers(m)), at] for n, (m, at) in networks.items()},
+        "networks": {n: [fingerprint(m, unsaved(m)), at] for n, (m, at) in networks.items()},
         "task": task.fingerprint(), "target": goal, "steps": budget, "equalize": equalize,
         "freeze": freeze, "cuts": cuts, "prune": prune,
         "max_utility_drop": drop, "seed": drawn,
@@ -222,11 +221,6 @@ def attack(
         classes=task.classes, majority=float(task.shares.max()), utility=before.get(RELEASE),
         max_utility_drop=drop if before else None, seed=drawn,
     )  # fmt: skip
-
-
-def _layers(network: nn.Module) -> str:
-    """Return what stands in a network besides its weights, alike in each process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))
 
 
 def _forms(equalize: bool | str, freeze: str | None) -> list[str]:
