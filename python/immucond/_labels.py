@@ -16,6 +16,18 @@ def named(Y: npt.ArrayLike, name: str) -> Array:
     return array
 
 
+def one_hot(numbers: Array, classes: int) -> FloatArray:
+    """Numbers of classes (N,) as columns (N, classes), without a square matrix of these."""
+    columns = np.zeros((len(numbers), classes))
+    columns[np.arange(len(numbers)), numbers] = 1.0
+    return columns
+
+
+def is_column(array: Array) -> bool:
+    """Whether it holds one label a row, as a row or, as tables give them, a column."""
+    return array.shape[1:] in ((), (1,))
+
+
 def labels_of(
     Y: npt.ArrayLike, rows: int, name: str, inputs: str, *, batch: bool = False
 ) -> FloatArray:
@@ -25,7 +37,7 @@ def labels_of(
     class, are refused but for a `batch` of a task.
     """
     array = named(Y, name)
-    if array.shape[1:] in ((), (1,)) and array.dtype.kind in "iubUS":
+    if is_column(array) and array.dtype.kind in "iubUS":
         array = array.ravel()
         if array.size != rows:
             raise ValueError(f"{name} must have {rows} labels, as {inputs} rows, got {array.size}")
@@ -36,7 +48,7 @@ def labels_of(
             raise ValueError(
                 f"{name} names {rows} classes on {rows} rows: a row a class tells features nothing"
             )
-        return np.eye(classes.size)[of]
+        return one_hot(of, classes.size)
     targets = as_targets(Y, rows, name, inputs)
     if targets.shape[1] > rows and not batch:
         raise ValueError(

@@ -225,6 +225,22 @@ def test_lbfgs_goes_on_where_features_are_small():
 # ---- networks of transformers' classes ----
 
 
+def test_least_squares_of_large_class_numbers_take_no_square_of_them():
+    torch.manual_seed(0)
+    net, y = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.arange(20) % 2
+    x, found = torch.randn(20, 3) + y[:, None], []
+    for numbers in (y, 200_000 * y):
+        batches = [(x, numbers)]
+        found.append(
+            icd.attack(
+                net, batches, held_out=batches, split="1", attackers="lstsq", trials=1,
+                equalize=False, scratch=False, cuts=[], target=0.1,
+            )
+        )  # fmt: skip
+    few, many = (of.strongest.best for of in found)
+    assert many.accuracy == few.accuracy > 0.7
+
+
 def bert(kind=transformers.BertForSequenceClassification):
     torch.manual_seed(0)
     config = transformers.BertConfig(

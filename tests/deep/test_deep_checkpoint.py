@@ -457,7 +457,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         icd.immunize(other, **loaders(), **options)
 
 
-class Scaled(nn.Sequential):
+class Rescaled(nn.Sequential):
     """A network that multiplies by a buffer that no state holds."""
 
     def __init__(self, activation=nn.Tanh, scale=1.0):
@@ -492,15 +492,15 @@ def runs_of_all(model, path):
     }
 
 
-@pytest.mark.parametrize("other", [Scaled(scale=2.0), Scaled(nn.ReLU)], ids=["buffer", "layer"])
+@pytest.mark.parametrize("other", [Rescaled(scale=2.0), Rescaled(nn.ReLU)], ids=["buffer", "layer"])
 @pytest.mark.parametrize("call", ["immunize", "record", "merge", "attack", "erase"])
 def test_networks_of_the_same_state_are_not_taken_for_each_other(call, other, tmp_path):
-    run = runs_of_all(Scaled(), tmp_path)[call]
-    run(Scaled())
-    assert states_equal(other, Scaled())
+    run = runs_of_all(Rescaled(), tmp_path)[call]
+    run(Rescaled())
+    assert states_equal(other, Rescaled())
     with pytest.raises(ValueError, match="there and"):
         run(other)
-    run(Scaled())
+    run(Rescaled())
 
 
 @pytest.mark.parametrize(

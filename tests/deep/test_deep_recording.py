@@ -253,6 +253,25 @@ def test_a_network_is_told_by_every_bit_of_its_weights():
     assert identity(net().double()) not in seen
 
 
+def test_labels_of_large_numbers_take_no_square_of_them():
+    x, y = (
+        torch.randn(6, 2, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2] * 2),
+    )
+    y[y == 2] = 400_000
+    found = icd.record(nn.Sequential(nn.Linear(2, 3)), [(x, y)], "0", cross="labels").cross("0")
+    assert found.shape == (2, 400_001)
+    assert np.allclose(found[:, 400_000], x[y == 400_000].double().sum(0), rtol=1e-13)
+    assert np.count_nonzero(found.any(0)) == 3
+
+
+def test_a_column_of_whole_numbers_names_classes():
+    x, y = data(70, 1)[:]
+    row, column = (icd.record(net(), [(x, of)], "head", cross="labels") for of in (y, y[:, None]))
+    assert_same(column, row)
+    assert row.cross("head").shape[1] == 3
+
+
 @FACTORS
 def test_files_and_pickles_go_on_to_the_same_bits(factor, tmp_path):
     path = tmp_path / "one.safetensors"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from .._labels import is_column, one_hot
 from .._validate import FloatArray, as_targets, converted
 from ._batches import Loaded, refuse_arrays, running_on
 from ._loaders import moved, parse_batch
@@ -82,7 +83,7 @@ class Reading:
         y = y.float() if isinstance(y, Tensor) and y.dtype == torch.bfloat16 else y
         array = converted(y, what)
         count = len(array) if size is None else size
-        classes = self.cross == "labels" and array.dtype.kind in "iub" and array.ndim == 1
+        classes = self.cross == "labels" and array.dtype.kind in "iub" and is_column(array)
         kind = "classes" if classes else "numbers"
         if kind != (self.targets_are or kind):
             raise ValueError(f"{what} are {kind}, and those of batches before {self.targets_are}")
@@ -90,7 +91,7 @@ class Reading:
         if classes:
             if array.size and int(array.min()) < 0:
                 raise ValueError(f"{what} must count classes from 0, and hold {array.min()}")
-            array = np.eye(int(array.max(initial=0)) + 1)[array.astype(np.int64)]
+            array = one_hot(array.ravel().astype(np.int64), int(array.max(initial=0)) + 1)
         return as_targets(array, count, what, "samples")
 
     def _refuse_decoders(self, samples: Samples, masks: Masks, watch: Watch) -> None:

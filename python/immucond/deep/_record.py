@@ -92,8 +92,8 @@ def record(
         where a module runs with a mask of padding that the batch has not by name, it is refused,
         and so are an encoder's mask and a decoder's module that runs on as many tokens.
     cross : "labels" or callable, optional
-        Targets Y of which ``X^T Y`` is kept: the batch's labels, one-hot where they are whole
-        numbers, or a function from the batch to (B, c) numbers, one row a sample.
+        Targets Y of which ``X^T Y`` is kept: the batch's labels, one-hot where they are one whole
+        number a sample, or a function from the batch to (B, c) numbers, one row a sample.
     patches : bool
         Of inputs of convolutions: whether rows are the patches that the kernel is multiplied with,
         in the order of ``weight.flatten(1)``, in place of one row a place. A convolution in groups

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from .._labels import named
+from .._labels import named, one_hot
 from .._triangle import condensed
 from .._validate import FloatArray, as_targets, check_choice
 
@@ -185,4 +185,4 @@ def _classes(
     classes, index = np.unique(labels, return_inverse=True)
     if classes.size < 2:
         raise ValueError(f"{name} must hold at least 2 classes for softmax, got {classes[0]} alone")
-    return classes, np.eye(classes.size)[index]
+    return classes, one_hot(index, classes.size)

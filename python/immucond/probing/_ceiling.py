@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Line, Plotted
 from .._errors import underflow_is_zero
 from .._format import plain
-from .._labels import named
+from .._labels import named, one_hot
 from .._validate import Array, FloatArray, as_array, as_float64, as_matrix
 from ._whitened import Whitened, blocks
 
@@ -343,7 +343,7 @@ def _left_out(
     for part, block in blocks(Z, "Z", k * classes):
         G = tasks.coordinates(block)
         U = G[:, :used] / scale
-        Y = np.eye(classes)[of[part]][:, None, :]
+        Y = one_hot(of[part], classes)[:, None, :]
         left = 1.0 - (1.0 + np.square(G[:, :used]) @ weights[:used]) / N
         residuals = Y - tasks.scores(G, weights)
         alone = 1.0 - 1.0 / N - np.square(U).sum(1) < (math.inf if used == N - 1 else _ALONE)

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ..._errors import extra
+from ..._labels import one_hot
 from ..._validate import Array, FloatArray
 from .._network import array
 from .._search import Settings
@@ -69,7 +70,7 @@ def _least_squares(
     head of the others: ``y - (y - f) / (1 - h)``, h the leverages. Rows that a head has seen are
     near their classes where there are few of them, and would ask for logits without bound.
     """
-    mean, targets = Z.mean(0), np.eye(classes)[y]
+    mean, targets = Z.mean(0), one_hot(y, classes)
     shares, centred = targets.mean(0), Z - mean
     values, vectors = scipy.linalg.eigh(centred.T @ centred, check_finite=False)
     damped = np.maximum(values, 0.0) + ridge * values[-1] + np.finfo(float).tiny
