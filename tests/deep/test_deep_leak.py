@@ -267,6 +267,50 @@ def test_channels_are_told_by_the_layers_within(last):
     assert wrong.cuts["block"].as_dict() != block.as_dict()
 
 
+def test_a_norm_over_channels_and_places_tells_of_neither():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(1, 3, 2), nn.LayerNorm([3, 5, 5])
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(self.stem(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Model().eval()
+    found = profile(model, images(), primary=images(), held_out=images(seed=1))
+    assert (
+        found.cuts["norm"].predictions.tolist() == found.cuts["head (input)"].predictions.tolist()
+    )
+    assert found.widths["norm"] == 3
+    with pytest.raises(ValueError, match="a LayerNorm does not tell where its channels are"):
+        icd.record(model, images(), "norm", of="output")
+    out = activations(model, "norm", images()).movedim(1, -1).reshape(-1, 3).double().numpy()
+    gram = icd.record(model, images(), "norm", of="output", channels="first").gram("norm")
+    assert np.allclose(gram, out.T @ out, rtol=1e-12)
+
+
+@pytest.mark.parametrize("time", [7, 20])
+def test_what_has_time_first_is_no_cut_with_as_many_samples_either(time):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.memory = nn.Linear(4, 6), nn.LSTM(6, 5)
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.head(self.memory(self.stem(x).transpose(0, 1))[0][-1])
+
+    torch.manual_seed(0)
+    rows = [(torch.randn(20, time, 4), torch.arange(20) % 2) for _ in range(4)]
+    data = {"primary": rows[2:], "held_out": rows[2:]}
+    assert list(profile(Model(), rows[:2], **data).cuts) == ["stem", "head (input)"]
+    options = {"split": "head", "held_out": rows[2:], "attackers": "lstsq", "trials": 1}
+    found = icd.attack(Model(), rows[:2], **options, scratch=False, equalize=False)
+    assert [of.start for of in found.attacks["release"]] == ["plain", "plain, stem"]
+
+
 def test_cuts_that_match_nothing_or_never_ran():
     with pytest.raises(ValueError, match="'layers' matches none; near are "):
         profile(cuts="layers")

@@ -28,6 +28,8 @@ from ._rows import (
     first_tensor,
     is_typed,
     last_typed,
+    rows_at,
+    size_of,
 )
 from ._watch import Watch
 
@@ -167,16 +169,36 @@ def cuts_of(
         # Another linear layer as wide may make an output that is no logits.
         last = [n for n in last if scout.left[n]() is logits] or last
         head = last[-1] if last else None
+    usable = _by_sample(scout, model, reading, batch)
     found_cuts = {
         name: Cut(module, False)
         for name, module in candidates.items()
-        if name in scout.usable and not (head is not None and f"{head}.".startswith(f"{name}."))
+        if name in usable and not (head is not None and f"{head}.".startswith(f"{name}."))
     }
     if head is not None:
         found_cuts[head + INPUT] = Cut(named[head], True)
     if not found_cuts:
         raise ValueError("no block of the network gives a row a sample: name modules (cuts=)")
     return found_cuts
+
+
+def _by_sample(scout: _Scout, model: nn.Module, reading: Reading, batch: Any) -> set[str]:
+    """Return modules that give a row a sample, of another number of samples too.
+
+    One that has time first, as PyTorch's recurrent layers, puts out as many rows as samples where
+    there are as many of both.
+    """
+    size = size_of(parse_batch(batch)[0])
+    if not size:
+        return scout.usable
+    rows = torch.arange(size - 1 if size > 1 else 2) % size
+    other = _Scout(scout.modules, model)
+    try:
+        with other.hooked(model):
+            reading.run(rows_at(rows, batch, size), 1, other, "harmful")
+    except ValueError:  # a network of one size of batches
+        return scout.usable
+    return scout.usable & other.usable
 
 
 class _Scout(Watch):

@@ -75,7 +75,13 @@ def dimensions_of(model: nn.Module) -> frozenset[int]:
 
 def is_typed(module: nn.Module) -> bool:
     """Whether a module's type tells where its channels are."""
-    return isinstance(module, (*_FIRST, *_LAST)) or type(module).__module__ == _POOLING
+    return _tells(module) or type(module).__module__ == _POOLING
+
+
+def _tells(module: nn.Module) -> bool:
+    """Whether it tells how many there are, too; a norm over places as well as channels does not."""
+    several = len(getattr(module, "normalized_shape", ())) > 1
+    return isinstance(module, (*_FIRST, *_LAST)) and not several
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -90,7 +96,7 @@ def last_typed(module: nn.Module) -> tuple[Channels, int]:
     Of a block without such a layer it is where PyTorch's convolutions have them, of no number.
     """
     names = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim")
-    for layer in reversed([m for m in module.modules() if isinstance(m, (*_FIRST, *_LAST))]):
+    for layer in reversed([m for m in module.modules() if _tells(m)]):
         shape = getattr(layer, "normalized_shape", ())
         width = next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
         return "first" if isinstance(layer, _FIRST) else "last", shape[-1] if shape else width
