@@ -347,6 +347,15 @@ def test_metadata_without_a_figure_has_no_index():
     assert about == {"tags": ["immucond", "model-immunization"]}
 
 
+def test_a_number_with_an_exponent_is_a_number():
+    run = attacks(seed(0, 2, 40_000, 40_000, steps=50_000))
+    about = yaml.safe_load(card(run).markdown().split("---\n")[1])
+    metrics = about["model-index"][0]["results"][0]["metrics"]
+    assert {of["type"]: of["value"] for of in metrics} == {
+        "steps_to_target": 2.0, "factor": 5e-05, "scratch_share": 5e-05,
+    }  # fmt: skip
+
+
 # ---- TamperBench ----
 
 

@@ -325,4 +325,7 @@ def _nested(item: Any, indent: str) -> str:
     if isinstance(item, Mapping | list):
         deeper = indent if isinstance(item, list) else f"{indent}  "
         return f"\n{_yaml(item, deeper)}"
-    return f" {json.dumps(item, ensure_ascii=False, allow_nan=False)}\n"
+    text = json.dumps(item, ensure_ascii=False, allow_nan=False)
+    if isinstance(item, float) and "." not in text:  # 5e-05, which readers of YAML 1.1 call a text
+        text = text.replace("e", ".0e")
+    return f" {text}\n"
