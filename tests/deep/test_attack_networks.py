@@ -55,6 +55,37 @@ def test_a_cut_without_layers_of_a_type_is_the_mean_of_its_tokens():
     assert "plain, model.norm" in {attack.start for attack in report.attacks["release"]}
 
 
+class Filled(nn.Module):
+    """A network that fills padding, which nothing reads later, with some number."""
+
+    def __init__(self, fill):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fill = fill
+        self.emb, self.block, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask):
+        padding = attention_mask[..., None] == 0
+        x = self.block(self.emb(input_ids).masked_fill(padding, self.fill))
+        return self.head(x.masked_fill(padding, 0.0).sum(1) / attention_mask.sum(1, keepdim=True))
+
+
+def test_nan_in_padding_stays_there():
+    rows = [[texts(6, count=40, seed=seed)] for seed in (1, 2, 3)]
+    found = []
+    for fill in (0.0, torch.nan):
+        report = icd.attack(
+            Filled(fill), rows[0], held_out=rows[1], split="head", attackers="lstsq", trials=1,
+            scratch=False, equalize=False,
+        )  # fmt: skip
+        done = icd.erase(Filled(fill), rows[2], held_out=rows[1], tol=0.5)
+        curves = {of.start: of.best.curve for of in report.attacks["release"]}
+        found.append((curves, done.ranks, done.skipped, done.primary))
+    assert found[0] == found[1]
+    assert set(found[0][0]) == {"plain", "plain, emb", "plain, block"}
+    assert set(found[0][1]) == {"emb", "block"}
+
+
 def test_one_pass_shows_every_cut_before_what_writes_over_it():
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -284,6 +284,16 @@ def size_of(inputs: Any) -> int | None:
     return next((len(x) for x in values if isinstance(x, Tensor) and x.ndim), None)
 
 
+def mean_of_kept(x: Tensor, mask: Tensor) -> Tensor:
+    """Return each sample's mean (B, m) over the tokens of (B, T, m) that a mask keeps.
+
+    What is left out may be NaN.
+    """
+    kept = (mask != 0)[..., None]
+    total: Tensor = torch.where(kept, x, 0.0).sum(1)
+    return total / kept.sum(1)
+
+
 def rows_at(at: Tensor | slice, inputs: Any, size: int | None) -> Any:
     """Return inputs of some samples: of tensors that have one row a sample, those rows."""
     return tree_map_only(Tensor, lambda x: x[at] if x.ndim and len(x) == size else x, inputs)

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from .. import gauge
 from .._cuts import told_by
 from .._network import call, module_named, prepared
-from .._rows import Layout, RefusedError, dimensions_of, features_last, first_tensor
+from .._rows import (
+    Layout,
+    RefusedError,
+    dimensions_of,
+    features_last,
+    first_tensor,
+    mean_of_kept,
+)
 from ._rows import Batch
 
 PLAIN, FROZEN, EQUALIZED = "plain", "frozen", "equalized"
@@ -170,9 +177,7 @@ def pooled_at(model: nn.Module, cuts: Sequence[str], inputs: Any) -> list[Tensor
         mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
         if mask is None or mask.shape != x.shape[:2]:
             return x.flatten(1, -2).mean(1)
-        kept = mask[..., None].to(x.dtype)
-        total: Tensor = (x * kept).sum(1) / kept.sum(1)
-        return total
+        return mean_of_kept(x, mask)
 
     with ExitStack() as hooks:
         for cut in cuts:

@@ -16,6 +16,7 @@ from .._head import SplitModel
 from .._loaders import parse_batch
 from .._outcome import Outcome
 from .._reading import Reading, summed
+from .._rows import mean_of_kept
 from .._search import Settings
 from ._bench import Bench, Rival, adapting
 
@@ -98,8 +99,7 @@ class _Seen:
         if isinstance(module, nn.modules.conv._ConvNd):
             output = output.movedim(1, -1)
         if mask is not None and output.shape[:-1] == mask.shape:
-            kept = mask.to(output)[..., None]
-            self.passes[-1][name] = (output * kept).sum(1) / kept.sum(1)
+            self.passes[-1][name] = mean_of_kept(output, mask)
         else:
             self.passes[-1][name] = output.flatten(1, -2).mean(1) if output.ndim > 2 else output
 

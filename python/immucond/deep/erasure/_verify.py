@@ -60,7 +60,7 @@ def _agree(
         if name not in maps:
             d = o.shape[-1]
             Q, _r = np.linalg.qr(draw.normal(size=(d, min(_KEPT, (d + 1) // 2))))
-            size = float(output.double().square().mean().sqrt())
+            size = float(_numbers(output).square().mean().sqrt())
             maps[name] = Q, size * draw.normal(size=d) if layer.shifts else np.zeros(d)
         P, mean = (torch.from_numpy(x).to(o) for x in maps[name])
         return (mean + ((o - mean) @ P) @ P.T).movedim(-1, axis)
@@ -119,5 +119,10 @@ def _near(found: list[Tensor], wanted: list[Tensor]) -> bool:
     if [x.shape for x in found] != [x.shape for x in wanted]:
         return False
     pairs = zip(found, wanted, strict=True)
-    off = math.hypot(*(float((x.double() - y.double()).norm()) for x, y in pairs))
-    return off <= _OFF * math.hypot(*(float(y.double().norm()) for y in wanted))
+    off = math.hypot(*(float((_numbers(x) - _numbers(y)).norm()) for x, y in pairs))
+    return off <= _OFF * math.hypot(*(float(_numbers(y).norm()) for y in wanted))
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """Return it in float64; what padding may hold, NaN or infinity, as 0."""
+    return x.double().nan_to_num(0.0, 0.0, 0.0)
