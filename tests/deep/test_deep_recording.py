@@ -306,7 +306,11 @@ def test_files_that_hold_no_recording(tmp_path):
         save_file(held, tmp_path / kind, about)
     told = {"recording": re.sub('"count": ', '"count": -', about["recording"])}
     save_file(arrays, tmp_path / "negative", about | told)
-    for kind in ("text", "gram", "negative", *wrong):
+    for kind, other in (("wide", '"width": 1000000'), ("endless", '"count": Infinity')):
+        name = other.split(":")[0]
+        told = {"recording": re.sub(f"{name}: [0-9]+", other, about["recording"])}
+        save_file(arrays, tmp_path / kind, about | told)
+    for kind in ("text", "gram", "negative", "wide", "endless", *wrong):
         with pytest.raises(ValueError, match=r"holds no Recording|must hold|must be finite"):
             icd.Recording.from_safetensors(tmp_path / kind)
     with pytest.raises(FileNotFoundError):

@@ -222,6 +222,8 @@ class Moments(ABC):
 
     def restore(self, arrays: dict[str, Array], about: dict[str, Any]) -> None:
         """Take up a state; ValueError where it cannot be one."""
+        if about["width"] != self.width:
+            raise ValueError(f"width must be {self.width}, and is {about['width']!r}")
         waiting = arrays.get("waiting", self._rows)
         columns = arrays["cross"].shape[-1]
         shapes = {

@@ -391,10 +391,10 @@ def _read(path: str | os.PathLike[str]) -> Recording:
         for number, of in enumerate(modules):
             prefix = f"{number}."
             arrays = {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
-            moments[of["name"]] = MOMENTS[settings["factor"]](of["width"])
+            moments[of["name"]] = MOMENTS[settings["factor"]](arrays["sums"].size)
             moments[of["name"]].restore(arrays, of)
             if of["aliases"]:
                 aliases[of["name"]] = tuple(of["aliases"])
         return Recording(moments, aliases, settings, tuple(map(tuple, about["passes"])))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{name} holds no Recording: {error}") from error
