@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -480,6 +481,11 @@ def test_a_folder_is_of_one_run(tmp_path):
     second.write_text(first.read_text())
     with pytest.raises(ValueError, match=r"not a trial of this run.*it is of .*'gd', 0"):
         run(net(), **keep)
+    second.write_text(kept)
+    for broken in ("{}", re.sub(r'"loss": [^,[]+,', '"loss": NaN,', kept, count=1)):
+        second.write_text(broken)
+        with pytest.raises(ValueError, match="not a trial of this run"):
+            run(net(), **keep)
     second.write_text(kept)
     first.write_text("{}")
     with pytest.raises(ValueError, match="not a trial of this run"):

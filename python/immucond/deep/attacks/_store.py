@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..._files import exclusive, write_whole
 from ..._format import plain
@@ -29,7 +29,7 @@ class Store:
         if path is None or not path.exists():
             return None
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
             if told["trial"] != list(key):
                 raise ValueError(f"it is of {told['trial']}")
             return Trial.from_dict(told["result"])
@@ -53,6 +53,10 @@ class Store:
             for part in key
         ]
         return self._folder / f"{'-'.join(words)}.json"
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
 
 
 @contextmanager

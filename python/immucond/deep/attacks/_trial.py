@@ -76,7 +76,7 @@ class Trial:
     def from_dict(cls, told: dict[str, Any]) -> Trial:
         """Return what `as_dict` told."""
         given = {f.name: told[f.name] for f in fields(cls)}
-        for name in ("steps", "passes", "seconds", "loss"):
+        for name in ("steps", "passes", "seconds", "loss", "accuracy"):
             given[name] = float(given[name])
         return cls(**given)
 
