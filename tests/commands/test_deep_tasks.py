@@ -59,6 +59,19 @@ def test_json_lines(tmp_path):
     check_texts(load(str(tmp_path)))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_json_lines_end_at_line_feeds_alone(tmp_path, end):
+    """JSON may hold other ends of lines as they are, as texts from the web do."""
+    texts = ["one\u2028two", "one\u2029two", "one\x85two", "three four"] * 5
+    lines = [
+        json.dumps({"text": text, "label": f"{place % 2}"}, ensure_ascii=False)
+        for place, text in enumerate(texts)
+    ]
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").write_bytes((end.join(lines) + end).encode())
+    assert list(load(str(tmp_path)).train.inputs) == texts
+
+
 def test_import_path():
     check_texts(load("test_deep_tasks:given"))
 
