@@ -112,6 +112,19 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         recorded(checkpoint=path)
 
 
+@FACTORS
+def test_means_and_what_they_centre_do_not_depend_on_batches(factor):
+    """Of float64, whose sums round: those of a few float32 are exact, in any order."""
+    rows = torch.randn(500, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = torch.pi * (rows + 3.0)
+    model = nn.Sequential(nn.Linear(6, 2)).double()
+    found = [icd.record(model, rows.split(size), "0", factor=factor) for size in (7, 500, 64)]
+    for other in found[1:]:
+        assert np.array_equal(other.mean("0"), found[0].mean("0"))
+        assert np.array_equal(other.gram("0", center=True), found[0].gram("0", center=True))
+    assert np.allclose(found[0].mean("0"), rows.mean(0).numpy(), rtol=1e-14)
+
+
 def test_bits_do_not_depend_on_batches():
     in_order = [torch.utils.data.DataLoader(data(70, 1), batch_size=size) for size in (70, 32, 7)]
     # Of one batch size the network's own rounding differs: take what it is given.

@@ -68,7 +68,6 @@ class Moments(ABC):
         self._push(block)
         if targets is not None and len(block):
             self._relate(rows, chunk.samples.cpu(), targets)
-        self.sums += sums
         self.count += len(block)
 
     @property
@@ -96,9 +95,9 @@ class Moments(ABC):
 
     def _update(self, rows: Array) -> None:
         rows = rows.astype(np.float64)  # at once: by parts, their Gram matrices would be added
-        if self._MORE:
-            rows = np.hstack([rows, np.ones((len(rows), self._MORE), dtype=rows.dtype)])
-        self.accumulator.update(rows)
+        more = np.ones((len(rows), self._MORE))
+        self.accumulator.update(np.hstack([rows, more]) if self._MORE else rows)
+        self.sums += np.add.reduce(rows, axis=0)
 
     def _relate(self, rows: torch.Tensor, samples: torch.Tensor, targets: FloatArray) -> None:
         """Add to ``X^T Y``: rows of a sample, which have one target, are summed first."""

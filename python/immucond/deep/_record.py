@@ -153,7 +153,8 @@ def record(
     -----
     Rows count as computed in the dtype that they came in, bfloat16 and float16 too, although these
     are added as float32, which holds them. Rows are added by blocks of one size, so the bits do not
-    depend on how the data are batched (gradients of a loss of one's own aside).
+    depend on how the data are batched (gradients of a loss of one's own aside); sums with targets,
+    which are by batches, may by their last.
 
     Parameters have no gradients meanwhile, and none after: of gradients, one backward pass a batch
     by the activations alone. Blocks that are checkpointed (`torch.utils.checkpoint`) and run again
