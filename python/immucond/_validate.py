@@ -58,9 +58,6 @@ def as_array(x: npt.ArrayLike, name: str, *, ndim: int | None) -> Array:
 
 def converted(x: npt.ArrayLike, name: str) -> Array:
     """Return `x` as an array of whatever it holds; masked and sparse ones are refused."""
-    rows = x if isinstance(x, list | tuple) else (x,)  # NumPy would read what rows hide
-    if any(isinstance(row, np.ma.MaskedArray) for row in rows):
-        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
     if _is_sparse(x):
         raise TypeError(
             f"{name} is sparse ({type(x).__name__}) and must be dense: give {name}.toarray() (of a "
@@ -68,11 +65,21 @@ def converted(x: npt.ArrayLike, name: str) -> Array:
             "enough (extreme_pairs, psd_extreme_pairs)"
         )
     try:
-        return np.asarray(x)
+        array = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} does not form an array: {error}") from error
     except (TypeError, RuntimeError) as error:  # of a tensor: its dtype, device or gradient
         raise TypeError(f"{name} does not form an array: {error}") from error
+    if _is_masked(x, array.ndim):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
+    return array
+
+
+def _is_masked(x: Any, axes: int) -> bool:
+    """Say whether it is masked, or lists hold such rows: NumPy reads what those hide."""
+    if isinstance(x, list | tuple) and axes > 1:
+        return any(_is_masked(row, axes - 1) for row in x)
+    return isinstance(x, np.ma.MaskedArray)
 
 
 def _is_sparse(x: Any) -> bool:
@@ -210,6 +217,22 @@ def as_theta(theta: npt.ArrayLike, dim: int, name: str = "theta") -> FloatArray:
     if A.shape[0] != dim:
         raise ValueError(f"{name} must have {dim} rows, one an input feature, got shape {A.shape}")
     return A
+
+
+def as_rows(Z: npt.ArrayLike, dim: int, name: str, *, ndim: int | None = None) -> FloatArray:
+    """`as_float64` for rows of so many features; any number of axes may stand before them."""
+    rows = as_float64(Z, name, ndim=ndim)
+    if rows.shape[-1:] != (dim,):
+        raise ValueError(f"{name} must have {dim} columns, and has shape {rows.shape}")
+    return rows
+
+
+def as_heads(omega: npt.ArrayLike, dim: int, name: str = "omega") -> FloatArray:
+    """`as_float64` for a head on so many features, or for columns of them."""
+    heads = as_float64(omega, name, ndim=None)
+    if heads.shape[-2:][:1] != (dim,):
+        raise ValueError(f"{name} must have {dim} rows, and has shape {heads.shape}")
+    return heads
 
 
 def as_targets(y: npt.ArrayLike, rows: int, name: str, inputs: str) -> FloatArray:

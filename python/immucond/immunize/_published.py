@@ -15,7 +15,7 @@ from .._extreme import feature_extreme_pairs
 from .._regularizers import SpectralRegularizer
 from .._task import with_ones
 from .._two_tasks import roots
-from .._validate import FloatArray, as_count, as_float64, as_matrix
+from .._validate import FloatArray, as_array, as_count, as_float64, as_matrix
 from ..linear import ImmunityReport
 from ..linear.of_roots import report_of
 from ._hessians import BatchHessian, LowRank
@@ -100,7 +100,7 @@ def published(
     """
     inputs_P, inputs_H = as_float64(X_P, "X_P"), as_float64(X_H, "X_H")
     d = inputs_P.shape[1]
-    pair = as_float64(np.atleast_1d(np.asarray(ridge)), "ridge", ndim=1)
+    pair = as_float64(np.atleast_1d(as_array(ridge, "ridge", ndim=None)), "ridge", ndim=1)
     if pair.shape != (2,) or not (pair > 0.0).all():
         raise ValueError(f"ridge must be a pair of numbers above 0, got {ridge!r}")
     passes = as_count(epochs, "epochs", least=0)

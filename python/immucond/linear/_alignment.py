@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._display import Record
 from .._errors import underflow_is_zero
-from .._validate import as_count, check_real
+from .._validate import as_count, check_real, converted
 from ._labelled import LabelledTask, tasks_of
 
 
@@ -123,7 +123,7 @@ def alignment(
 
     def task(centre: bool) -> LabelledTask:
         (only,) = tasks_of(
-            None if Z is None else _one(Z), Y, None if K is None else _one(K), b, energy,
+            _one(Z, "Z"), Y, _one(K, "K"), b, energy,
             names=("Z", "Y", "K", "b", "energy"), center=centre, computed_in=computed_in,
             rank=rank if centre == bool(center) else None,
         )  # fmt: skip
@@ -135,6 +135,6 @@ def alignment(
     return Alignment(seen.rho(), uncentred, explained, seen.rank)
 
 
-def _one(value: npt.ArrayLike) -> npt.ArrayLike:
+def _one(value: npt.ArrayLike | None, name: str) -> npt.ArrayLike | None:
     """Return an array, which is one task, where a sequence of matrices would be several."""
-    return np.asarray(value) if isinstance(value, (list, tuple)) else value
+    return converted(value, name) if isinstance(value, (list, tuple)) else value
