@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,3 +79,31 @@ def test_quotients_beyond_the_float_range():
     np.testing.assert_allclose(
         ic.linear.rayleigh_spectrum(np.diag([1e160, 1e159]), np.eye(2) * 1e-300), [1e20, 1e18]
     )
+
+
+def test_the_gap_is_a_number_where_sums_are_none():
+    theta, K = np.diag([2.0, 1.0]), np.array([[1.0, 0.5], [0.5, 1.0]])
+    much = 1e308 / np.linalg.eigvalsh(theta @ K @ theta)[-1]
+    seen, small = ic.linear.majorization(theta, much * K), ic.linear.majorization(theta, K)
+    np.testing.assert_allclose(seen.gap / much, small.gap, atol=1e-12)
+    # Equal eigenvalues, whose sum passes 1.8e308: the formula is right, and nothing is left.
+    np.testing.assert_array_equal(ic.linear.majorization(np.eye(3), 1.5e308 * np.eye(3)).gap, 0.0)
+    # Three eigenvalues of 1e308 and five of about 0, before quotients of 3 / 8 of that each.
+    Q = scipy.linalg.hadamard(8) / np.sqrt(8.0)
+    K = 1e308 * np.diag([1.0, 1.0, 1.0, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9])
+    with pytest.raises(OverflowError, match="sums of them"):
+        ic.linear.majorization(np.diag(1.0 + 1e-6 * np.arange(8)), Q @ K @ Q)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e-305, 1e-308])
+def test_the_formulas_kappa_keeps_its_digits_where_its_values_have_none(scale):
+    theta, K = np.diag([1.0, 1e-7]), np.array([[1.0, 0.5], [0.5, 1.0]])
+    # theta is diagonal: the quotients are theta_ii^2 K_ii, 1 and 1e-14.
+    assert ic.linear.majorization(theta, scale * K).kappa_rayleigh == pytest.approx(1e14, rel=1e-9)
+
+
+def test_a_range_of_condition_numbers_beyond_the_float_range():
+    bound = ic.linear.distortion(np.diag([3.0, 1.0]))
+    assert bound.kappa_range(1e307)[1] == pytest.approx(9e307)
+    with pytest.raises(OverflowError, match=r"passes 1\.8e308"):
+        bound.kappa_range(1e308)

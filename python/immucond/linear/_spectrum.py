@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from .._display import Columns, Curves, Line, Plotted, Record
 from .._errors import underflow_is_zero
 from .._rank import default_rtol
 from .._svd import svd
-from .._task import root_of_gram, span_of
+from .._task import Root, root_of_gram, span_of
 from .._validate import FloatArray, as_float64, as_theta, check_real
 
 # ---- Proposition 3.2 ----
@@ -89,9 +90,9 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     >>> round(q[0] / q[1])
     100
     """
-    s, angles, gamma = _decompose(theta, K)
+    s, angles, root = _decompose(theta, K)
     with np.errstate(over="ignore", under="ignore"):
-        quotients: FloatArray = (s * np.sqrt(angles @ gamma)) ** 2
+        quotients: FloatArray = (s * (root.scale * np.sqrt(angles @ root.sigma**2))) ** 2
     if not np.isfinite(quotients).all():
         raise OverflowError(
             f"the Rayleigh quotients are beyond the float range: theta (largest singular value "
@@ -100,7 +101,7 @@ def rayleigh_spectrum(theta: npt.ArrayLike, K: npt.ArrayLike) -> FloatArray:
     return quotients
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Majorization(Plotted):
     """Rayleigh quotients of H(theta) and its spectrum, which majorizes them.
 
@@ -197,33 +198,40 @@ def majorization(theta: npt.ArrayLike, K: npt.ArrayLike) -> Majorization:
     size = float(np.max(np.abs(A)))
     s = np.linalg.svd(root.matrix @ (A / size), compute_uv=False)[:rank]
     spectrum = np.zeros(A.shape[1])
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         spectrum[:rank] = (s * (root.scale * size)) ** 2
-    if not np.isfinite(spectrum).all():
+        gap = np.cumsum(spectrum - quotients)
+    if not np.isfinite([spectrum, gap]).all():
         raise OverflowError(
-            f"the eigenvalues of H are beyond the float range: theta (largest entry {size:.3g}) "
-            f"and K need a smaller scale"
+            f"the eigenvalues of H, or sums of them, are beyond the float range: theta (largest "
+            f"entry {size:.3g}) and K need a smaller scale"
         )
-    relative = np.sort(rayleigh_spectrum(A / size, K))[::-1]  # at a scale that cannot underflow
+    # At a scale that cannot underflow.
+    sizes, angles = _angles(A / size, root)
+    relative = np.sort(sizes**2 * (angles @ root.sigma**2))[::-1]
     nonzero = relative[relative > default_rtol(A.shape, np.float64) ** 2 * relative[0]]
     return Majorization(
         rayleigh=quotients,
         spectrum=spectrum,
-        gap=np.cumsum(spectrum) - np.cumsum(quotients),
+        gap=gap,
         kappa_rayleigh=float(nonzero[0] / nonzero[-1]),
         kappa=float((s[0] / s[-1]) ** 2),
     )
 
 
-def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _decompose(theta: npt.ArrayLike, K: npt.ArrayLike) -> tuple[FloatArray, FloatArray, Root]:
     root = root_of_gram(K, "K")
-    A = as_theta(theta, root.dim)
+    return *_angles(as_theta(theta, root.dim), root), root
+
+
+def _angles(A: FloatArray, root: Root) -> tuple[FloatArray, FloatArray]:
+    """Singular values of theta, and squared cosines of its left vectors with eigenvectors of K."""
     u, s, _ = svd(A, full_matrices=False)
     angles = np.zeros((A.shape[1], root.dim))
     angles[: s.size] = (u.T @ root.vectors) ** 2
     padded = np.zeros(A.shape[1])
     padded[: s.size] = s
-    return padded, angles, (root.scale * root.sigma) ** 2
+    return padded, angles
 
 
 # ---- by the singular values of theta alone ----
@@ -252,6 +260,11 @@ class Distortion(Record):
     def kappa_range(self, kappa: float) -> tuple[float, float]:
         """Least and largest condition number of H(theta) for a K of condition number `kappa`.
 
+        Raises
+        ------
+        OverflowError
+            Where the largest is beyond the float range.
+
         Examples
         --------
         >>> import numpy as np, immucond as ic
@@ -259,6 +272,11 @@ class Distortion(Record):
         (11.11111111111111, 900.0)
         """
         square, given = self.kappa**2, check_real(kappa, "kappa", low=1.0)
+        if math.isinf(square * given):
+            raise OverflowError(
+                f"the largest condition number passes 1.8e308: theta multiplies {given:.3g} by up "
+                f"to {square:.3g}"
+            )
         return max(1.0, given / square), square * given
 
 
