@@ -106,6 +106,11 @@ class SpectralRegularizer:
     def __repr__(self) -> str:
         return f"<spectral regularizer {self.name}>"
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        # Those of this module are known by name: a copy, here or elsewhere, is the very one.
+        known = globals().get(self.name) is self
+        return self.name if known else super().__reduce_ex__(protocol)
+
     def __call__(
         self,
         S: npt.ArrayLike,

@@ -1,5 +1,7 @@
 """Step intervals: they hold inside and end where they say; test_theorems has the published ones."""
 
+import copy
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -180,3 +182,19 @@ def test_rank_of_the_matrix_itself():
     assert ic.linear.step_interval(ic.r_ill, sigma) < np.inf
     with pytest.raises(ValueError, match="rank is given as 3, and S has at most 2"):
         ic.linear.step_interval(ic.r_ill, np.diag([2.0, 1.0, 0.0]), rank=3)
+
+
+@either
+def test_copies_of_a_regularizer_are_the_regularizer(regularizer):
+    """As another process gets them."""
+    S = np.diag([4.0, 2.0, 1.0])
+    end = ic.linear.step_interval(regularizer, S)
+    for again in (
+        copy.copy(regularizer), copy.deepcopy([regularizer])[0],
+        pickle.loads(pickle.dumps(regularizer)),
+    ):  # fmt: skip
+        assert ic.linear.step_interval(again, S) == end
+    own = ic.SpectralRegularizer("r_well", 2, regularizer.coefficients, takes_p=True)
+    assert copy.copy(own) is not own
+    with pytest.raises(ValueError, match=r"must be ic\.r_well or ic\.r_ill"):
+        ic.linear.step_interval(pickle.loads(pickle.dumps(own)), S)
