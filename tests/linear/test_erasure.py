@@ -308,3 +308,16 @@ MUTATIONS = [
 def test_theorems_notice_what_is_wrong(monkeypatch, name, where, attribute, wrong):
     monkeypatch.setattr(where, attribute, wrong(getattr(where, attribute)))
     assert th.examine(th.THEOREMS[name], instances=20).held < 20
+
+
+@pytest.mark.parametrize("exponent", [-170, 170])
+def test_a_price_beyond_the_float_range_is_told(exponent):
+    """Of a price that was rounded to 0 came the map of no price at all."""
+    K, G, H = (gram(i, 4) for i in range(3))
+    K = K * 10.0**exponent
+    path = erasure_path(K, G, K_H=H)
+    with pytest.raises(ValueError, match="price is beyond the range of float64"):
+        path.keeping(2)
+    assert path.keeping(4).price == 0.0
+    other = erasure(K, G * 10.0**-exponent, 2, K_H=H * 10.0**exponent)
+    np.testing.assert_allclose(other.theta, erasure(gram(0, 4), G, 2, K_H=H).theta, atol=1e-10)

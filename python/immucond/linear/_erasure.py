@@ -313,7 +313,7 @@ class ErasurePath(Worths):
         ratio = np.longdouble(max(float(x @ worth @ x), 0.0)) / float(x @ harm @ x)
         with np.errstate(over="ignore"):
             found = float(ratio * self.total / float(h.sum()))
-        if not math.isfinite(found):
+        if not math.isfinite(found) or (ratio > 0.0 and found < np.finfo(np.float64).tiny):
             raise ValueError("the price is beyond the range of float64: give K_H in other units")
         return found
 
