@@ -132,3 +132,26 @@ def test_the_closed_form_that_rounding_would_change_is_refused(kappa_P):
         ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=kappa_P)
     kept = ic.immunize.closed_form(X_P, y_P, X_H, kappa_P=1.0)
     np.testing.assert_allclose(kept.features(X_P) @ kept.omega, y_P, rtol=0, atol=1e-5)
+
+
+def test_sizes_and_labels_that_do_not_fit_are_told_by_the_arguments_name():
+    X_P, y_P, X_H, y_H = tasks()
+    faded, result = ic.linear.fade(X_P, X_H, y_H), ic.immunize.fade(X_P, y_P, X_H, y_H)
+    for call, told in (
+        (lambda: X_P[:, 1:] @ faded, r"^Z must have 8 columns, and has shape \(400, 7\)"),
+        (lambda: faded @ np.ones(7), r"^omega must have 8 rows, and has shape \(7,\)"),
+        (lambda: faded.solve(np.ones((7, 8))), r"^omega must have 8 rows"),
+        (lambda: result.features(X_P[:, 1:]), r"^X must have 8 columns, and has shape \(400, 7\)"),
+        (lambda: result.alignment(X_H[:, 1:], y_H), "^X_H must have 8 columns"),
+        (lambda: result.alignment(np.full((3, 8), np.nan), y_H), "^X_H must be finite"),
+        (lambda: result.alignment(X_H, y_H[1:]), "^y_H must have 400 labels, as X_H rows"),
+        (lambda: ic.immunize.fade(X_P, y_P, X_H, y_H[1:]), "^y_H must have 400 labels, as X_H"),
+        (lambda: ic.immunize.fade(X_P, y_P, X_H, y_H * 0), "^y_H is constant"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    for y in (None, y_H + 1j):
+        for call in (lambda y=y: ic.immunize.fade(X_P, y_P, X_H, y),
+                     lambda y=y: result.alignment(X_H, y)):  # fmt: skip
+            with pytest.raises(TypeError, match=r"^y_H must hold"):
+                call()

@@ -321,3 +321,13 @@ def test_a_price_beyond_the_float_range_is_told(exponent):
     assert path.keeping(4).price == 0.0
     other = erasure(K, G * 10.0**-exponent, 2, K_H=H * 10.0**exponent)
     np.testing.assert_allclose(other.theta, erasure(gram(0, 4), G, 2, K_H=H).theta, atol=1e-10)
+
+
+def test_products_of_other_sizes_are_told_by_name():
+    E = erasure(gram(0, 4), gram(1, 4), 2)
+    for bad in (np.ones((3, 5)), np.ones(5), 2.0):
+        with pytest.raises(ValueError, match=r"^Z must have 4 columns, and has shape \("):
+            bad @ E
+    for bad in (np.ones((5, 4)), np.ones(5), 2.0):
+        with pytest.raises(ValueError, match=r"^omega must have 4 rows, and has shape \("):
+            E @ bad

@@ -9,9 +9,19 @@ import numpy.typing as npt
 
 from .._errors import ToleranceError, underflow_is_zero
 from .._format import warn_if_easier
+from .._labels import labels_of
 from .._task import warn_if_lost
 from .._two_tasks import Ranks, roots
-from .._validate import FloatArray, as_delta, as_float64, as_targets, as_theta, check_real, plain
+from .._validate import (
+    FloatArray,
+    as_delta,
+    as_float64,
+    as_matrix,
+    as_targets,
+    as_theta,
+    check_real,
+    plain,
+)
 from ..linear import fade as fade_map
 from ..linear.of_roots import extractor_of, nearest_of, report_of
 from ._problem import described
@@ -192,8 +202,9 @@ def fade(
     strength = check_real(tau, "tau", low=1.0)
     X = as_float64(X_P, "X_P")
     targets = as_targets(y_P, X.shape[0], "y_P", "X_P")
+    labels = labels_of(y_H, as_matrix(X_H, "X_H").shape[0], "y_H", "X_H")
     faded = fade_map(
-        X_P, X_H, y_H, tau=strength,
+        X_P, X_H, labels, tau=strength,
         form=form,  # type: ignore[arg-type]
         Y_P=targets if protect else None, protect=protect, delta=delta, center=center, ranks=ranks,
         computed_in=computed_in,

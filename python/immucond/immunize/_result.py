@@ -18,9 +18,10 @@ import numpy.typing as npt
 from .._display import Columns, Curves, Plotted, history_columns, history_curves
 from .._files import whole
 from .._format import not_harder
+from .._labels import labels_of
 from .._task import span_of, with_ones
 from .._two_tasks import Ranks
-from .._validate import FloatArray, as_float64, as_matrix, plain
+from .._validate import FloatArray, as_matrix, as_rows, plain
 from ..linear import Alignment, ImmunityLimit, ImmunityReport, alignment, immunity
 
 HISTORY = "history/"  # before the names of its arrays in a file
@@ -28,7 +29,7 @@ _VERSION = 1
 _DESCRIPTION = "description"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImmunizationResult(Plotted):
     """An immunized linear extractor, its primary head, and how it came about.
 
@@ -93,7 +94,10 @@ class ImmunizationResult(Plotted):
 
     def features(self, X: npt.ArrayLike) -> FloatArray:
         """Features of rows X (N x d): ``X @ theta``, plus the bias where there is one."""
-        Z: FloatArray = as_float64(X, "X") @ self.theta
+        return self._features(X, "X")
+
+    def _features(self, X: npt.ArrayLike, name: str) -> FloatArray:
+        Z: FloatArray = as_rows(X, len(self.theta), name, ndim=2) @ self.theta
         return Z if self.bias is None else Z + self.bias
 
     def measure(
@@ -124,10 +128,12 @@ class ImmunizationResult(Plotted):
         Their rank is that of the inputs where theta is invertible: no scale in it can hide it.
         """
         options = {"computed_in": as_matrix(X_H, "X_H").dtype} | options
+        Z = self._features(X_H, "X_H")
+        Y = labels_of(y_H, len(Z), "y_H", "X_H")
         shifted = self.bias is not None and not options.get("center", True)
         if "rank" not in options and span_of(self.theta) is None and not shifted:
-            options["rank"] = alignment(X_H, y_H, **options).rank
-        return alignment(self.features(X_H), y_H, **options)
+            options["rank"] = alignment(X_H, Y, **options).rank
+        return alignment(Z, Y, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, which appears whole or not at all."""

@@ -15,11 +15,19 @@ from .._display import Curves, Line
 from .._errors import underflow_is_zero
 from .._rank import largest_negative, largest_skew
 from .._task import Root, root_of_gram
-from .._validate import FloatArray, as_count, as_float64, as_matrix, check_real
+from .._validate import (
+    FloatArray,
+    as_count,
+    as_float64,
+    as_heads,
+    as_matrix,
+    as_rows,
+    check_real,
+)
 from ._worths import Worths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Erasure(Worths):
     """``Z @ erasure`` keeps `rank` directions of the features; ``E = left right^T``, ``E E = E``.
 
@@ -72,10 +80,10 @@ class Erasure(Worths):
         return np.asarray(self.left @ self.right.T)
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return np.asarray((as_float64(Z, "Z", ndim=None) @ self.left) @ self.right.T)
+        return np.asarray((as_rows(Z, self.shape[0], "Z") @ self.left) @ self.right.T)
 
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        return np.asarray(self.left @ (self.right.T @ as_float64(omega, "omega", ndim=None)))
+        return np.asarray(self.left @ (self.right.T @ as_heads(omega, self.shape[0])))
 
     # NumPy leaves the product Z @ erasure to us.
     __array_ufunc__ = None
@@ -194,7 +202,7 @@ def erasure(
     return path.keeping(rank) if rank is not None else path.at(price)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ErasurePath(Worths):
     """Erasures of the same features, by price or rank: what they share is computed once.
 

@@ -14,7 +14,7 @@ from .._condition import condition_number
 from .._display import Columns, Tabular, by_task
 from .._rank import default_rtol
 from .._task import Root
-from .._validate import FloatArray, as_float64
+from .._validate import FloatArray, as_heads, as_rows
 from ._alignment_limit import live_null_basis, one_or_all, orthonormal, protection
 from ._factored import Factored
 from ._labelled import LabelledTask
@@ -22,7 +22,7 @@ from ._labelled import LabelledTask
 Form = Literal["near", "whitened"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FadeMap(Tabular):
     """``A = I - (1 - 1/sqrt(tau)) left right^T`` with ``right^T left = I``, or its whitened form.
 
@@ -77,9 +77,7 @@ class FadeMap(Tabular):
 
     def solve(self, omega: npt.ArrayLike) -> FloatArray:
         """Return ``A^-1 omega`` without forming the inverse."""
-        head = as_float64(omega, "omega", ndim=None)
-        if head.ndim not in (1, 2) or head.shape[0] != self.shape[0]:
-            raise ValueError(f"omega must have {self.shape[0]} rows, and has shape {head.shape}")
+        head = as_heads(omega, self.shape[0])
         if math.isinf(self.tau):
             raise ValueError("tau is infinite: what is erased has no inverse")
         if self.whitening is not None:
@@ -93,10 +91,10 @@ class FadeMap(Tabular):
         return np.asarray(Z - share * ((Z @ self.left) @ self.right.T))
 
     def __rmatmul__(self, Z: npt.ArrayLike) -> FloatArray:
-        return self._right_of(as_float64(Z, "Z", ndim=None))
+        return self._right_of(as_rows(Z, self.shape[0], "Z"))
 
     def __matmul__(self, omega: npt.ArrayLike) -> FloatArray:
-        head = as_float64(omega, "omega", ndim=None)
+        head = as_heads(omega, self.shape[0])
         if self.whitening is not None:
             return np.asarray(self.whitening @ head)
         share = 1.0 - 1.0 / math.sqrt(self.tau)
