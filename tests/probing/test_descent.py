@@ -3,12 +3,14 @@
 import _thread
 import sys
 import threading
+from decimal import Decimal
+from fractions import Fraction
 
 import mpmath
 import numpy as np
 import pytest
 
-from immucond import _core
+from immucond import _core, probing
 
 ENDLESS = 2**50
 
@@ -89,3 +91,24 @@ def test_ctrl_c_ends_it():
 def test_lengths_that_differ_are_refused(error):
     with pytest.raises(ValueError, match="vectors of one length"):
         _core.descend(np.ones(2), error, step=0.0, steps=1, stop=0.0)
+
+
+def test_steps_up_to_the_largest_float():
+    """Steps beyond all that descent needs: what is left is what no head explains, in silence."""
+    Z, y = np.diag([1.0, 0.1, 1e-3])[:, :2], np.array([1.0, 1.0, 2.0])
+    most = float(np.finfo(np.float64).max)
+    with np.errstate(all="raise"):
+        np.testing.assert_allclose(probing.loss_curve(Z, y, [1e300, most]), 4.0, rtol=1e-12)
+        lower, _, upper = probing.attack_cost(Z, y, step=1.5).loss([1e300, most])
+    assert np.all(lower <= 4.0)
+    assert np.all(upper >= 4.0)
+    np.testing.assert_allclose(upper, 4.0, rtol=1e-3)
+
+
+def test_numbers_of_other_types_are_the_numbers():
+    Z, y = np.diag([1.0, 0.1])[[0, 1, 1]], np.array([1.0, 1.0, 0.0])
+    found = probing.probe(Z, y, tolerance=Decimal("0.25"))
+    np.testing.assert_array_equal(found.loss, probing.probe(Z, y, tolerance=0.25).loss)
+    assert probing.attack_cost(Z, y, step=Fraction(1, 2)).step == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"step must be below 2 / lambda_max = .*, and is 2.5"):
+        probing.attack_cost(Z, y, step=Fraction(5, 2))

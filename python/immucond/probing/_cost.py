@@ -95,9 +95,10 @@ class AttackCost(Plotted):
         """
         steps = as_steps(t, "t")
         flat = steps.ravel()
-        lower, upper = self._at(flat, -1), self._at(flat, 1)
-        # The loss never rises, but what rounding can do to it does: earlier bounds hold too.
-        powers, least = self._milestones
+        with np.errstate(over="ignore", under="ignore"):  # of powers, and steps near 1.8e308
+            lower, upper = self._at(flat, -1), self._at(flat, 1)
+            # The loss never rises, but what rounding can do to it does: earlier bounds hold too.
+            powers, least = self._milestones
         earlier = np.searchsorted(powers, flat, side="right") - 1
         upper = np.where(earlier < 0, upper, np.minimum(upper, least[np.maximum(earlier, 0)]))
         found = (lower, 0.5 * (lower + upper), upper)

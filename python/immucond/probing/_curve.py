@@ -193,7 +193,7 @@ def decay(x: FloatArray, t: FloatArray) -> FloatArray:
     # log |1 - x| by log1p: a small x would vanish beside 1. At x = 1 one step is enough.
     logs = np.where(x < 1.0, np.log1p(-np.minimum(x, 0.5)), 0.0)
     logs = np.where(x > 0.5, np.log(np.maximum(np.abs(1.0 - x), 1e-300)), logs)
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return np.asarray(np.exp(2.0 * np.multiply.outer(t, logs)))
 
 

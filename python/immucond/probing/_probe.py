@@ -18,7 +18,7 @@ from ._problem import Problem
 _MOST = 2**62  # steps beyond which nobody goes
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeTrace(Plotted):
     """Loss and distance to the minimizer of a linear probe, step by step.
 
@@ -199,7 +199,7 @@ def probe(
     check_choice(method, "method", tuple(METHODS))
     most = as_count(steps, "steps", least=1)
     if tolerance is not None:
-        check_real(tolerance, "tolerance", low=0.0)
+        tolerance = check_real(tolerance, "tolerance", low=0.0)
     length = step_length(method, lr)
     return traced(
         Problem.of(Z, y, weight_decay, rank, computed_in), method, length, most, tolerance

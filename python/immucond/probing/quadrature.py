@@ -240,11 +240,12 @@ def rate_of(step: float | None, lambda_max: float) -> float:
     """Return ``step lambda_max``, which must be below 2; 1 without a step."""
     if step is None:
         return 1.0
-    rate = check_real(step, "step", low=math.ulp(0.0)) * lambda_max
+    length = check_real(step, "step", low=math.ulp(0.0))
+    rate = length * lambda_max
     if rate >= 2.0:
         raise ValueError(
             f"step must be below 2 / lambda_max = {2.0 / lambda_max:.6g}, where descent ceases to "
-            f"converge, and is {step:.6g}"
+            f"converge, and is {length:.6g}"
         )
     return rate
 
