@@ -120,6 +120,15 @@ def test_a_frame_holds_the_columns_and_html_shows_them(name):
     assert isinstance(result, Plotted) == (name in PLOTS)
 
 
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_compared_without_an_error(name):
+    """As lists of them do that are searched; those that hold arrays equal themselves alone."""
+    result, other = RESULTS[name](), RESULTS[name]()
+    assert result == result
+    assert [other, result].index(other) == 0
+    assert (result == other) in (True, False)
+
+
 PLOTS = ["frontier", "no frontier", "noise", "majorization", "erasure", "path", "trace", "ceiling",
          "cost", "immunized", "closed form"]  # fmt: skip
 

@@ -31,7 +31,7 @@ from ._outcome import Outcome, outcome_of
 _LAZY = 0.25  # relative error of the forecast
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NetworkCost(AttackCost):
     """Forecast of an attack on a network: as if its outputs were linear in its parameters.
 

@@ -118,7 +118,7 @@ class DeepReport(Ratios[float], Tabular):
         return f"{before} -> {after}" if before != after else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeepImmunization(Plotted):
     """An immunized network, and how it came about.
 

@@ -49,7 +49,7 @@ class Ratios(Generic[Kappa]):
         return self.i / self.ii
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DeepImmunity(Ratios[FloatArray], Tabular):
     """What an immunized network did to the condition numbers, group by group of samples.
 

@@ -28,7 +28,7 @@ _ROUNDS = 60
 _SETTLED = 1e-10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlignmentLimit(Tabular):
     """The least label alignment of the harmful task at a given condition number of the primary one.
 

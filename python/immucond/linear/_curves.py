@@ -21,7 +21,7 @@ from ._limit import ImmunityLimit, limit_of
 # ---- the frontier ----
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frontier(Plotted):
     """The largest kappa_H for each kappa_P, and what that makes of (i) and (ii).
 
@@ -152,7 +152,7 @@ def frontier_of(P: Root, H: Root, wanted: FloatArray, delta: tuple[float, float]
 # ---- feature noise ----
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NoiseCurve(Plotted):
     """The limit at one noise level after the other.
 

@@ -30,7 +30,7 @@ _HALVINGS = 50
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointImmunity(Tabular):
     """An extractor for several primary tasks, and how far from the best it can be.
 

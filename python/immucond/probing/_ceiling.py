@@ -24,7 +24,7 @@ _ALONE = 1e-6  # a row whose leverage in least squares is nearer to 1 has a dire
 _EQUAL = 1e-4  # what differs by less, scores and, relatively, errors, may do so by rounding alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ceiling(Plotted):
     """What a linear probe reads off features; ``print`` it for a line.
 

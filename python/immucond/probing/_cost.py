@@ -38,7 +38,7 @@ class Bracket(NamedTuple):
     upper: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttackCost(Plotted):
     r"""Loss of gradient descent on ``||Z w - y||^2`` from w = 0, at every step, from k products.
 
