@@ -65,20 +65,19 @@ def converted(x: npt.ArrayLike, name: str) -> Array:
             "enough (extreme_pairs, psd_extreme_pairs)"
         )
     try:
-        array = np.asarray(x)
+        if not _is_masked(x):
+            return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} does not form an array: {error}") from error
     except (TypeError, RuntimeError) as error:  # of a tensor: its dtype, device or gradient
         raise TypeError(f"{name} does not form an array: {error}") from error
-    if _is_masked(x, array.ndim):
-        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
-    return array
+    raise TypeError(f"{name} is a masked array; fill or drop the masked entries first")
 
 
-def _is_masked(x: Any, axes: int) -> bool:
-    """Say whether it is masked, or lists hold such rows: NumPy reads what those hide."""
-    if isinstance(x, list | tuple) and axes > 1:
-        return any(_is_masked(row, axes - 1) for row in x)
+def _is_masked(x: Any) -> bool:
+    """Say whether it is masked, or lists hold what is: NumPy reads what that hides."""
+    if isinstance(x, list | tuple):
+        return any(map(_is_masked, x))
     return isinstance(x, np.ma.MaskedArray)
 
 

@@ -24,6 +24,9 @@ SQUARE = [np.ma.masked_greater(row, 100.0) for row in ROWS.T @ ROWS]
         ("X_H", lambda: ic.linear.fade(ROWS, HIDDEN, Y)),
         (r"X_H\[1\]", lambda: ic.linear.fade(ROWS, [ROWS, HIDDEN], [Y, Y])),
         (r"K_P\[1\]", lambda: ic.linear.joint_extractor([np.eye(3), SQUARE], np.eye(3))),
+        ("Y", lambda: ic.linear.alignment(ROWS, ["a", np.ma.masked, "b", "b"])),
+        ("Y", lambda: ic.linear.alignment(ROWS, [np.ma.masked_equal(1, 1), 0, 2, 5])),
+        ("S", lambda: ic.extreme_pairs([[1.0, np.ma.masked], [2.0, 3.0]])),
         (
             "ridge",
             lambda: ic.immunize.published(ROWS, Y, ROWS, ridge=np.ma.masked_equal([1.0, 2.0], 2.0)),
@@ -42,3 +45,7 @@ def test_lists_that_form_no_array_are_told_by_name():
     ):
         with pytest.raises(ValueError, match=f"^{name} does not form an array"):
             call()
+    endless = [1.0]
+    endless.append(endless)
+    with pytest.raises(TypeError, match=r"^S does not form an array"):
+        ic.extreme_pairs(endless)
