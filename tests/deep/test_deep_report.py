@@ -399,6 +399,33 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
         icd.load_saved(tmp_path, Blobs())
 
 
+@pytest.mark.parametrize("kept", ["weights.pt", "run.pt"])
+def test_files_of_which_a_bit_flipped_are_refused_or_what_they_were(kept, tmp_path):
+    options = {"split": "head", "method": "algorithm1", "epochs": 1}
+    options["checkpoint"] = tmp_path / "run.pt"
+    net = Blobs()
+    done = icd.immunize(net, **tasks(), **options)
+    icd.save(done, tmp_path)
+    was, refused = (tmp_path / kept).read_bytes(), []
+    for place in range(0, len(was), max(1, len(was) // 40)):
+        changed = bytearray(was)
+        changed[place] ^= 64
+        (tmp_path / kept).write_bytes(changed)
+        try:
+            again = (
+                icd.load_saved(tmp_path, net)
+                if kept == "weights.pt"
+                else icd.immunize(net, **tasks(), **options).model
+            )
+        except ValueError as error:
+            refused.append(str(error))
+        else:
+            for x, y in zip(again.parameters(), done.model.parameters(), strict=True):
+                assert torch.equal(x, y)
+    assert len(refused) > 10
+    assert all("is no network saved by" in x or "is not one of immucond" in x for x in refused)
+
+
 @pytest.mark.parametrize("state", [[1], {1: 2}, {"name": 3}, 5])
 def test_weights_that_are_none_are_refused_by_the_name_of_their_file(state, tmp_path):
     done = icd.immunize(Blobs(), split="head", **tasks(), method="closed_form")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -233,13 +235,25 @@ class NetworkCheckpoint(Checkpoint[dict[str, Any]]):
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return settings and state, on the CPU."""
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = loaded(self.path)
             return state["settings"], state
         except Exception as error:
             reason = "it has no settings of a run" if isinstance(error, KeyError) else _brief(error)
             raise ValueError(
                 f"checkpoint {self.path} is not one of immucond; name another ({reason})"
             ) from error
+
+
+def loaded(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, on the CPU; refused where its bytes have changed since.
+
+    PyTorch writes checksums, and does not look at them: a flipped bit would be another weight.
+    """
+    with zipfile.ZipFile(path) as file:
+        changed = file.testzip()
+    if changed is not None:
+        raise ValueError(f"{changed} has changed since it was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _brief(error: Exception) -> str:

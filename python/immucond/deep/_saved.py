@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from .._files import whole
 from .._validate import as_path, plain
+from ._checkpoint import loaded
 from ._head import SplitModel
 from ._network import FoldedHead, copied, device_of, refuse_saving, replace_module
 from ._report import DeepImmunization
@@ -126,7 +127,7 @@ def load_saved(folder: str | Path, model: nn.Module) -> nn.Module:
     try:
         about: dict[str, Any] = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         split, folded = about["split"], about["folded"]
-        state = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True)
+        state = loaded(path / WEIGHTS)
     except Exception as error:
         raise ValueError(f"{path} is no network saved by immucond: {error}") from error
     if not isinstance(split, str) or not isinstance(folded, bool):
