@@ -424,7 +424,7 @@ def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
     for part in ("primary", "held_out"):
         given[part] = [(x, net(x).argmax(1)) for x, _ in given[part]]
     both = icd.unlearn(net, method="leace", tol=0.99, **given)
-    assert both.curve[1].settings == {"cuts": 2}
+    assert [s.settings["cuts"] for s in both.curve[1:]] == [1, 2]
     tol = both.lost - 0.0005  # half a row
     found = icd.unlearn(net, method="leace", tol=tol, **given)
     assert list(found.ranks) == ["0", "2"]
@@ -433,8 +433,41 @@ def test_leace_erases_the_last_cuts_alone_where_all_lose_too_much():
     taken = next(s for s in found.curve if s.settings == {"cuts": 1})
     assert found.kept == (taken.kept, 16 + 8)
     assert torch.equal(found.model[0].weight, net[0].weight)
-    assert [s.settings["cuts"] for s in found.curve[1:]] == [2, 1]
+    assert [s.settings["cuts"] for s in found.curve[1:]] == [1, 2]
     assert 0.0 <= found.lost <= tol
+
+
+@pytest.mark.parametrize("borne", [1, 3, 11, 12])
+def test_leace_tries_few_layers_where_few_are_borne(borne, monkeypatch):
+    """A trial takes as long as it erases from layers, so that all of them are not tried first."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(8, 8), nn.Tanh())])
+    for layer in net[::2]:
+        nn.init.orthogonal_(layer.weight)
+    net[-1] = nn.Linear(8, 3)
+    net.eval()
+    given = data()
+    for part in ("primary", "held_out"):
+        given[part] = [(x, net(x).argmax(1)) for x, _ in given[part]]
+    rows = torch.cat([x for x, _ in given["held_out"]])
+    logits = net(rows).detach()
+    rare = int(logits.argmax(1).bincount(minlength=3).argmin())
+    short = (logits.amax(1) - logits[:, rare]).median() / 12  # half of all rows in 12 steps
+    step = short * torch.linalg.pinv(net[-1].weight.detach())[:, rare]  # of that logit alone
+
+    def worse(bench, cuts):
+        with torch.no_grad():
+            bench.work[-2].bias += cuts * step
+
+    monkeypatch.setattr(_unlearn, "leace", worse)
+    every = icd.unlearn(net, method="leace", tol=1.0, **given)
+    assert [s.settings["cuts"] for s in every.curve[1:]] == [1, 2, 4, 8, 12]
+    moved = [(logits + short * cuts * torch.eye(3)[rare]).argmax(1) for cuts in range(13)]
+    lost = [float((guesses != moved[0]).double().mean()) for guesses in moved]
+    assert lost == sorted(set(lost))
+    found = icd.unlearn(net, method="leace", tol=lost[borne], **given)
+    torch.testing.assert_close(found.model[-2].bias, net[-2].bias + borne * step)
+    assert max(s.settings["cuts"] for s in found.curve[1:]) <= 2 * borne
 
 
 def test_as_many_rows_may_be_lost_as_the_tolerance_says(made):

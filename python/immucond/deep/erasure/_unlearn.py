@@ -149,9 +149,9 @@ def unlearn(
       components evened on both sides, their number searched; like RepSelect (Sondej et al., arXiv
       2606.17168).
     - "leace": harmful labels erased in closed form (`immucond.linear.fade` with an infinite tau) at
-      every layer that `erase` knows, each behind the ones before it, by all harmful rows, what is
-      chance in their labels included. Where that loses more than `tol`, at the last layers alone,
-      as many as halving finds; no other setting is tried.
+      layers that `erase` knows, each behind the ones before it, by all harmful rows, what is chance
+      in their labels included: at as many of the last layers as doubling and then halving finds
+      within `tol`; no other setting is tried.
 
     Examples
     --------
@@ -282,9 +282,12 @@ class _Search:
             self._keep(trial)
 
     def over_cuts(self) -> None:
-        """Erase from all layers, or else from as many of the last ones as halving finds."""
-        low, high = 0, len(self.bench.layers) + 1
-        cuts = high - 1
+        """Erase from the last layer, twice as many each time, then halve between few and too many.
+
+        From below, as a trial takes as long as it erases from layers, and few are borne.
+        """
+        every = len(self.bench.layers)
+        low, high, cuts = 0, every + 1, 1
         while high - low > 1:
             trial = self._tried({"cuts": cuts}, partial(leace, self.bench, cuts), False)
             if trial.score[0]:
@@ -292,7 +295,7 @@ class _Search:
             else:
                 low = cuts
             self._keep(replace(trial, score=(False, float(-cuts))) if low == cuts else trial)
-            cuts = (low + high) // 2
+            cuts = min(2 * low, every) if high > every else (low + high) // 2
 
     def _tried(self, settings: Settings, change: Callable[[], Any], measured: bool) -> _Trial:
         work, utility = self.bench.work, self.ready.utility
