@@ -106,7 +106,7 @@ def check_errors(results):
         assert "ValueError: features must have one width and dtype on all ranks" in widths
         assert "ValueError" in nan
         assert "must be finite" in nan
-        assert "once_differentiable" in second
+        assert "NotImplementedError: with group= there are first derivatives only" in second
         assert "2 dimensions with group, got shape (2, 3, 4)" in stack
         assert "sharded by rows over a mesh of one dimension" in replicated
         assert "Replicate()" in replicated
@@ -183,6 +183,24 @@ def test_results_of_a_group_beyond_float32_are_no_infinities(alone, name, scale)
     for group in (None, alone):
         (kind, message), _ = told(name, Z, group=group)
         assert (kind, "not representable in float32" in message) == (OverflowError, True)
+
+
+@pytest.mark.parametrize("rows", [9, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_second_derivatives_of_a_group_are_never_silently_zero(alone, rows, dtype):
+    """By the triangle, by the sum of Gram matrices and by all rows, whoever asks for them."""
+    Z, group = tensor((rows, 4)).to(dtype), {"group": alone}
+    functions = [lambda z, f=f: f(features=z, **group) for f in FUNCTIONS.values()]
+    functions.append(lambda z: ict.gram(z, **group).sum())
+    for function in functions:
+        z = Z.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(z), z, create_graph=True)
+        for ask in (
+            lambda: torch.autograd.grad(gradient.square().sum(), z, allow_unused=True),  # noqa: B023
+            lambda: torch.autograd.functional.hvp(function, Z, Z),  # noqa: B023
+        ):
+            with pytest.raises(NotImplementedError, match="first derivatives only"):
+                ask()
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.autograd.function import once_differentiable
 
 from .._rank import default_rtol, epsilon, rank_rule
 from .._ranks import Ranks
@@ -22,6 +23,37 @@ _LARGEST = 2.0**1000  # of entries whose columns have norms, on however many ran
 _NOTHING = 2.0**-60  # of an eigenvalue: only rounding
 _FAR = 2000  # an exponent beyond all
 _IN_RANGE = 400  # exponents of entries whose squares keep all their digits, and so do sums of them
+
+
+class _First(torch.autograd.Function):
+    """A gradient of first order, which has none: what other ranks' rows do to it is not here.
+
+    PyTorch's `once_differentiable` would take it for a constant where one asks for the gradients of
+    certain tensors, as `torch.autograd.functional` does: a second derivative of zero.
+    """
+
+    @staticmethod
+    def forward(_: Any, gradient: Tensor, *of: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(_: Any, upstream: Tensor) -> Any:
+        raise NotImplementedError(
+            "with group= there are first derivatives only: second ones need other ranks' rows"
+        )
+
+
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse the derivative of a backward pass."""
+
+    @wraps(backward)
+    def first(ctx: Any, upstream: Tensor) -> Any:
+        with torch.no_grad():
+            by_rows, *others = backward(ctx, upstream)
+        of = upstream, *ctx.saved_tensors
+        return _First.apply(by_rows, *of), *others  # type: ignore[no-untyped-call]
+
+    return first
 
 
 class _SumOfGrams(torch.autograd.Function):
@@ -40,7 +72,7 @@ class _SumOfGrams(torch.autograd.Function):
         return H
 
     @staticmethod
-    @once_differentiable  # what other ranks' rows do to G is not here
+    @_once
     def backward(ctx: Any, upstream: Tensor) -> Any:
         (Z,) = ctx.saved_tensors
         return (Z.double() @ (upstream + upstream.mT)).to(Z.dtype), None, None
@@ -77,7 +109,7 @@ class _FactorOfAll(torch.autograd.Function):
         return R
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, upstream: Tensor) -> Any:
         Z, R = ctx.saved_tensors
         largest = R.abs().max()
@@ -131,7 +163,7 @@ class _AllRows(torch.autograd.Function):
         return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, upstream: Tensor) -> Any:
         return upstream[ctx.rows], None, None
 

@@ -84,10 +84,10 @@ def r_well(
         than features want, or so many.
     group : torch.distributed.ProcessGroup or DeviceMesh, optional
         The ranks that hold rows of `features`; each gets the value at all rows, and the gradient
-        by its own. For ``torch.distributed.group.WORLD`` that is every rank; a DTensor with
-        ``Shard(0)`` brings its own. Rows in float64 meet in a tree of QR factors
-        (`immucond.TriangleAccumulator.all_reduce`), coarser ones in one sum of Gram matrices,
-        which holds all that they tell, unless `rank` or a small `rtol` asks for more.
+        by its own, whose own derivatives are refused. For ``torch.distributed.group.WORLD`` that is
+        every rank; a DTensor with ``Shard(0)`` brings its own. Rows in float64 meet in a tree of QR
+        factors (`immucond.TriangleAccumulator.all_reduce`), coarser ones in one sum of Gram
+        matrices, which holds all that they tell, unless `rank` or a small `rtol` asks for more.
 
     Returns
     -------
