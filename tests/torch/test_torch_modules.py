@@ -119,6 +119,32 @@ def test_precondition_sees_a_k_that_changed():
         assert_close(theta.grad, torch.ones(2, 1) / K[0, 0], 1e-7)
 
 
+def _twice_by_numpy(K):
+    array = K.numpy()
+    array *= 2.0
+
+
+@pytest.mark.parametrize("twice", [lambda K: K.data.mul_(2.0), _twice_by_numpy])
+def test_precondition_sees_a_k_that_changed_without_a_version(twice):
+    """As of a running mean of Gram matrices."""
+    theta, K = torch.ones(2, 1, requires_grad=True), torch.eye(2)
+    for _ in range(3):
+        theta.grad = None
+        twice(K)
+        ict.precondition(theta, K).sum().backward()
+        assert_close(theta.grad, torch.ones(2, 1) / K[0, 0], 1e-7)
+
+
+def test_precondition_finds_the_eigenpairs_once(monkeypatch):
+    found = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda K: found.append(K) or eigh(K))
+    theta, K = torch.ones(2, 1, requires_grad=True), torch.eye(2)
+    for _ in range(3):
+        ict.precondition(theta, K).sum().backward()
+    assert len(found) == 1
+
+
 def test_precondition_takes_a_k_of_inference_mode():
     theta = torch.ones(2, 1, requires_grad=True)
     with torch.inference_mode():

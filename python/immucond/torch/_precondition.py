@@ -27,7 +27,7 @@ _factors = WeakTensorKeyDictionary()  # of K, where it has not changed since
 def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return eigenpairs of K and what counts as zero; kept while K lives and stays as it is."""
     kept = _factors.get(K)
-    if kept is None or kept[0] != K._version:
+    if kept is None or not _is_still(K, *kept[0]):
         precise = K.detach().double()
         if not bool(precise.isfinite().all()):
             raise ValueError("K must be finite, and holds NaN or infinity")
@@ -43,9 +43,18 @@ def _eigh(K: Tensor) -> tuple[Tensor, Tensor, float]:
                 f"K must be positive semidefinite and not zero, and has eigenvalues from "
                 f"{float(values[0]):.3g} to {float(values[-1]):.3g}"
             )
-        kept = (K._version, values, vectors, tolerance * float(values[-1]))
+        before = K._version, K.detach().clone()
+        kept = (before, values, vectors, tolerance * float(values[-1]))
         _factors[K] = kept
     return kept[1:]  # type: ignore[no-any-return]
+
+
+def _is_still(K: Tensor, version: int, numbers: Tensor) -> bool:
+    """Whether K holds these numbers: what ``K.data`` or NumPy writes has no version."""
+    if K._version != version or (K.dtype, K.device) != (numbers.dtype, numbers.device):
+        return False
+    # A graph that is being captured has no numbers yet.
+    return (K.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.equal(K, numbers)
 
 
 class _BySolving(Function):
