@@ -63,6 +63,26 @@ def test_below_full_rank_the_rank_is_fixed(name, given):
     assert gradgradcheck(f, X)
 
 
+@pytest.mark.parametrize("skew", [0.0, 1e-15])
+def test_under_a_ridge_second_derivatives_are_those_of_the_symmetric_part(skew):
+    """Along every direction, whether S is symmetric to the bit or to rounding."""
+    Z = tensor((5, 4))
+    S = Z.T @ Z
+    S = (S + S.T) / 2
+    S[0, 1] += skew
+
+    def f(S):
+        values = torch.linalg.eigvalsh((S + S.T) / 2)
+        return (values[-1] + 0.5) / (values[0] + 0.5)
+
+    def g(S):
+        return ict.condition_number(S, ridge=0.5)
+
+    expected = torch.func.hessian(f)(S)
+    for found in (torch.func.hessian(g)(S), torch.autograd.functional.hessian(g, S)):
+        assert_close(found, expected, 1e-10)
+
+
 def test_with_p_as_the_rank():
     Z = tensor((3, 5)).requires_grad_()
     f = of("r_well", "features", p="rank")

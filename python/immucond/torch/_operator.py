@@ -266,7 +266,9 @@ def symmetric_part(X: Tensor) -> Tensor:
 
     And so does what is not finite, in its place.
     """
-    return torch.where((X.mT != X) & X.mT.isfinite(), X / 2 + X.mT / 2, X)
+    other = torch.where(X.mT.isfinite(), X.mT, X)
+    equal = torch.maximum(X, other)  # whose derivative is half that of each
+    return torch.where(other != X, X / 2 + other / 2, equal)
 
 
 # ---- results of the dtype that was given ----
