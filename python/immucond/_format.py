@@ -26,7 +26,9 @@ NOTE = (
 
 
 def number(value: float) -> str:
-    """Three digits in at most seven characters."""
+    """Three digits in at most seven characters, and a sign."""
+    if value < 0:
+        return f"-{number(-value)}"
     if 100 <= value < 10_000:
         return f"{value:.0f}"
     if value == 0 or math.isinf(value) or 0.01 <= value < 100:

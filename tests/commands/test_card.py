@@ -51,6 +51,24 @@ def test_numbers_by_hand():
     assert found["withstood"] == []
 
 
+def test_a_reference_that_is_there_already():
+    """Its probe is at the target before any step: the factor is infinite, or unknown."""
+    found = card(attacks(seed(0, 5, 0), seed(1, 0, 0), seed(2, 7, 0)))
+    assert [one["factor"] for one in found.numbers["attack"]["seeds"]] == [
+        {"lower": INF, "upper": INF}, {"lower": 0.0, "upper": INF}, {"lower": INF, "upper": INF},
+    ]  # fmt: skip
+    about = yaml.safe_load(found.markdown().split("---\n")[1])
+    values = {of["type"]: of["value"] for of in about["model-index"][0]["results"][0]["metrics"]}
+    assert values == {"steps_to_target": 5.0, "factor": "inf"}
+
+
+def test_signed_differences_are_read_as_they_are_written():
+    run = seed(0, [attack("gd", 5, rfd_signed=-0.25), attack("kfac", 7, rfd_signed="-inf")])
+    text = str(card(attacks(run)))
+    assert "90.0% | -0.25 |" in text
+    assert "90.0% | -inf |" in text
+
+
 def test_two_seeds_have_a_median_and_no_interval():
     found = card(attacks(seed(0, 10, 1), seed(4, 30, 2))).numbers["attack"]
     assert found["factor"]["median"] == {"lower": 12.5, "upper": 12.5}
@@ -276,6 +294,14 @@ ONE = ("runs", 0, "attacks", "release", 0)
         ([changed(leak(), "profile", "cuts", "0", "rho", to=None)], "cuts.0.rho must be a number"),
         ([changed(cost(), "costs", "release", "full", "lazy", to=1)], "lazy must be true or false"),
         ([changed(cost(), "costs", "served", to={})], "costs has 'served'"),
+        *(([changed(cost(), "costs", "release", "full", which, to={share: 1.0})],
+           f"full.{which} has '{share}', and its keys are shares")
+          for which, share in (("steps", "half"), ("steps", "nan"), ("steps", "0"),
+                               ("krylov", "1.5"))),
+        ([changed(leak(), "versions", to="0.1.0")], "versions must be an object, and is '0.1.0'"),
+        ([changed(three(), *ONE, "settings", to=[1])], r"\[0\].settings must be an object"),
+        ([changed(three(), *ONE, "attacker", to=" ")], "attacker must be a text, and is ' '"),
+        ([changed(three(), *ONE, "rfd", to="many")], "rfd must be a number"),
     ],
 )  # fmt: skip
 def test_bad_runs_are_refused_by_place(runs, told):
@@ -296,6 +322,11 @@ def test_files_that_cannot_be_read_are_named(content, told, tmp_path):
     with pytest.raises(ValueError, match=told) as error:
         card(path)
     assert str(path) in str(error.value)
+
+
+def test_a_name_is_a_string():
+    with pytest.raises(TypeError, match="name must be a string, and is of type int"):
+        card(leak(), name=3)
 
 
 def test_folders_without_runs_are_refused(tmp_path):

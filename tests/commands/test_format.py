@@ -13,6 +13,7 @@ from immucond.experiments._report import cell, remarks
     [
         (0.0, "0"), (1.0, "1"), (0.01234, "0.0123"), (99.96, "100"), (1234.5, "1234"),
         (12345.0, "1.23e4"), (0.00123, "1.23e-3"), (math.inf, "inf"),
+        (-0.25, "-0.25"), (-1234.5, "-1234"), (-0.00123, "-1.23e-3"), (-math.inf, "-inf"),
     ],
 )  # fmt: skip
 def test_three_digits(value, shown):

@@ -114,6 +114,8 @@ def card(*runs: Any, name: str | None = None) -> Card:
     >>> found.numbers["leak"]["ceiling"] == profile.ceiling, "attacks" in found.lacks
     (True, True)
     """
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be a string, and is of type {type(name).__name__}")
     found = runs_of(runs)
     called = public_name(name) if name is not None else found.names.get("release", "release")
     told: dict[str, Any] = {
@@ -184,9 +186,9 @@ def _cost(costs: Mapping[tuple[str, str], Value]) -> list[dict[str, Any]]:
             "params": params,
             "steps": {
                 share: {side: steps[side].number() for side in ("lower", "forecast", "upper")}
-                for share, steps in cost["steps"].items().items()
+                for share, steps in cost["steps"].by_share().items()
             },
-            "krylov": {share: n.number() for share, n in cost["krylov"].items().items()},
+            "krylov": {share: n.number() for share, n in cost["krylov"].by_share().items()},
             "error": cost["error"].number(),
             "lazy": cost["lazy"].flag(),
             "certified": cost["certified"].flag(),

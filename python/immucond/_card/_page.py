@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -304,9 +305,10 @@ def _metrics(numbers: Mapping[str, Any]) -> Iterable[tuple[str, Any, str]]:
 
 
 def _value(told: Mapping[str, Any]) -> float | str:
-    """Return the median as a number where it is known, else as text."""
+    """Return the median as a number where it is known and finite, else as text."""
     median = _bounds(told["median"])
-    return median.lower if median.lower == median.upper else str(median)
+    known = median.lower == median.upper and math.isfinite(median.lower)
+    return median.lower if known else str(median)
 
 
 def _yaml(value: Any, indent: str = "") -> str:

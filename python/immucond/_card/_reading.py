@@ -57,8 +57,8 @@ class Value:
         ]
 
     def number(self, low: float = 0.0) -> float:
-        """Return a number of at least `low`; an infinite one is the string "inf"."""
-        value = math.inf if self.raw == "inf" else self.raw
+        """Return a number of at least `low`; an infinite one is the string "inf" or "-inf"."""
+        value = float(self.raw) if self.raw in ("inf", "-inf") else self.raw
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
             self._refuse(f'a number of at least {low:g}, or "inf"')
         try:
@@ -96,14 +96,33 @@ class Value:
 
     def text(self) -> str:
         """Return a text in one line, of characters that can be shown."""
-        if not isinstance(self.raw, str) or not self.raw:
+        if not isinstance(self.raw, str) or not shown(self.raw):
             self._refuse("a text")
         return shown(self.raw)
+
+    def by_share(self) -> dict[str, Value]:
+        """Values of an object whose keys are shares, above 0."""
+        found = self.items()
+        for key in found:
+            try:
+                is_share = 0.0 < float(key) <= 1.0
+            except ValueError:
+                is_share = False
+            if not is_share:
+                raise ValueError(
+                    f"{self.file}: {self._path} has {key!r}, and its keys are shares, above 0 and "
+                    "1 at most"
+                )
+        return found
+
+    def table(self) -> dict[str, Any]:
+        """Return an object as `public` does."""
+        return {shown(key): item.public() for key, item in self.items().items()}
 
     def public(self) -> Any:
         """Return all of it, with no path of the machine among its texts."""
         if isinstance(self.raw, Mapping):
-            return {shown(key): item.public() for key, item in self.items().items()}
+            return self.table()
         if isinstance(self.raw, list | tuple):
             return [item.public() for item in self.list()]
         if isinstance(self.raw, str):

@@ -268,7 +268,7 @@ def _attack(value: Value, budget: int) -> Attack:
         trials=value["trials"].count(1),
         diverged=value["diverged"].count(),
         best_so_far=tuple(one.number() for one in value["best_so_far"].list()),
-        settings=value["settings"].public(),
+        settings=value["settings"].table(),
         rfd=None if rfd is None else rfd.number(float("-inf")),
         rfd_signed=None if signed is None else signed.number(float("-inf")),
     )
@@ -311,5 +311,5 @@ def _names(runs: Sequence[Value]) -> dict[str, str]:
 
 def _distinct(runs: Sequence[Value], key: str) -> list[Any]:
     """Return what runs of a kind say, each thing once, in an order of its own."""
-    said = [value.public() for run in runs if (value := run.get(key)) is not None]
+    said = [value.table() for run in runs if (value := run.get(key)) is not None]
     return list({json.dumps(one, sort_keys=True): one for one in sorted(said, key=repr)}.values())
