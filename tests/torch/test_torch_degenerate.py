@@ -177,6 +177,34 @@ def test_sparse_tensors_are_told_to_be_sparse_by_the_numpy_interface_too():
             ict.r_ill(features=given)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The PyTorch API of nested tensors", "ignore:The PyTorch API of M"
+)
+@pytest.mark.parametrize("kind", ["nested", "jagged", "MaskedTensor"])
+def test_what_is_not_laid_out_as_a_matrix_is_told_by_its_kind(kind):
+    parts = [torch.eye(3), torch.ones(2, 3)]
+    if kind == "MaskedTensor":
+        X = torch.masked.masked_tensor(parts[0], parts[0] > 0)
+    else:
+        X = torch.nested.nested_tensor(
+            parts, layout=torch.strided if kind == "nested" else torch.jagged
+        )
+        assert torch.equal(torch.cat(X.unbind()), torch.cat(parts))
+    told = "must be a dense tensor, and is " + ("a Masked" if kind == "MaskedTensor" else "nested")
+    for call in (
+        *(lambda f=f: f(features=X) for f in FUNCTIONS.values()),
+        lambda: ict.condition_number(X, ridge=1.0),
+        lambda: ict.extreme_pairs(X),
+        lambda: ict.r_well(features=X, mask=torch.ones(2, 3)),
+        lambda: ict.r_align(X, torch.ones(3, 1)),
+        lambda: ict.r_align(torch.eye(3), X),
+        lambda: ict.gram(X),
+        lambda: ict.precondition(torch.eye(3), X),
+    ):
+        with pytest.raises(TypeError, match=told):
+            call()
+
+
 @pytest.mark.parametrize("spectrum", [(2.0, 2.0, 1.0), (2.0, 1.0, 1.0), (3.0, 3.0, 3.0)])
 @pytest.mark.parametrize("of_features", [False, True])
 def test_under_a_ridge_too_ties_give_the_mean_over_the_group(spectrum, of_features):

@@ -249,6 +249,18 @@ def test_triangles_of_ranks_keep_what_a_gram_matrix_loses(world, truth, tmp_path
     assert_close(torch.from_numpy(results[0]["gram"]), graded().T @ graded(), 1e-13)
 
 
+@pytest.mark.parametrize("group", ["world", 0, torch.distributed])
+def test_what_is_no_group_is_refused(group):
+    Z = tensor((5, 3))
+    calls = [
+        ict.gram,
+        *(lambda Z, f=f, **group: f(features=Z, **group) for f in FUNCTIONS.values()),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="group must be a ProcessGroup or a DeviceMesh, and is"):
+            call(Z, group=group)
+
+
 def test_without_a_process_group():
     with pytest.raises(RuntimeError, match="no process group: init_process_group first"):
         ic.TriangleAccumulator(2).all_reduce()

@@ -385,11 +385,16 @@ def test_modules_of_two_tasks():
         (torch.zeros(B, T), ValueError, "mask must keep at least one token, and keeps none"),
         (torch.ones(B, T, requires_grad=True), TypeError, "mask requires a gradient"),
         (torch.ones(B, T).to_sparse(), TypeError, "mask must be a plain dense tensor, and is spar"),
+        (
+            torch.nested.nested_tensor([torch.ones(T)] * B, layout=torch.jagged),
+            TypeError,
+            "mask must be a plain dense tensor, and is nested",
+        ),
         (torch.ones(B, T, device="meta"), ValueError, "mask must be on the device of .*, cpu, and"),
         (np.ones((B, T)), TypeError, "mask must be a tensor, and is a ndarray"),
         (True, TypeError, "mask must be a tensor, and is a bool"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_masks_that_are_refused(name, mask, error, match):
     with pytest.raises(error, match=match):

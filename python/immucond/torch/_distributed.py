@@ -190,7 +190,12 @@ def local_rows(features: Tensor | None, group: Any) -> tuple[Tensor | None, Any]
             )
         group = features.device_mesh if group is None else group
         features = features.to_local()
-    return features, group.get_group() if hasattr(group, "get_group") else group
+    group = group.get_group() if hasattr(group, "get_group") else group
+    if features is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"group must be a ProcessGroup or a DeviceMesh, and is of type {type(group).__name__}"
+        )
+    return features, group
 
 
 def _met(Z: Tensor, group: Any, name: str) -> tuple[list[int], int]:

@@ -234,6 +234,16 @@ def check_dense(X: Any, name: str) -> None:
             f"{name} must be a plain tensor, and is a DTensor: give {name}.full_tensor(), or "
             f"{name}.to_local(), where that is this rank's rows, with group="
         )
+    if X.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, and is nested: give the rows of its parts, "
+            f"torch.cat({name}.unbind()), or its parts one by one"
+        )
+    if hasattr(X, "get_mask"):
+        raise TypeError(
+            f"{name} must be a dense tensor, and is a MaskedTensor: give {name}.get_data() without "
+            "what its mask hides"
+        )
     if X.layout != torch.strided:
         raise TypeError(
             f"{name} must be a dense tensor, and is sparse (layout {X.layout}): give "

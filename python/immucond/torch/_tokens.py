@@ -59,8 +59,9 @@ def token_mask(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, and is a {type(value).__name__}")
-    if hasattr(value, "full_tensor") or value.layout != torch.strided:
-        kind = "a DTensor" if hasattr(value, "full_tensor") else f"sparse ({value.layout})"
+    if hasattr(value, "full_tensor") or value.is_nested or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else f"sparse ({value.layout})"
+        kind = "a DTensor" if hasattr(value, "full_tensor") else kind
         raise TypeError(f"{name} must be a plain dense tensor, and is {kind}")
     if value.requires_grad:
         raise TypeError(f"{name} requires a gradient, which would end here: detach it")
