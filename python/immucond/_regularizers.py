@@ -10,7 +10,8 @@ one kernel does the rest, by S, by theta or by features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex
+from typing import Any, ClassVar, Literal, Self, SupportsIndex
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,14 @@ class SpectralRegularizer:
     >>> round(value, 12), grad.diagonal().round(12).tolist()
     (3.0, [1.0, 0.0])
     """
+
+    # By their ids, by which PyTorch's dispatcher takes them: it takes no objects.
+    alive: ClassVar[WeakValueDictionary[int, SpectralRegularizer]] = WeakValueDictionary()
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        self = super().__new__(cls)
+        cls.alive[id(self)] = self
+        return self
 
     def __init__(
         self,

@@ -142,6 +142,16 @@ def test_what_is_no_regularizer_is_refused():
         ict.evaluate("kappa", torch.eye(2))
 
 
+def test_compiled_before_any_call():
+    """Its name is known when the graph runs, of each regularizer that one program is given."""
+    compiled = torch.compile(lambda S, r: ict.evaluate(r, S), backend="aot_eager", fullgraph=True)
+    X = tensor((4, 3))
+    for factor in (1.0, 2.0, 3.0):
+        own = ic.SpectralRegularizer("norm", 1, lambda s, c=factor: (c * s.sigma_max, c, 0.0, 0.0))
+        for _ in range(2):
+            assert_close(compiled(X, own), factor * torch.linalg.matrix_norm(X, 2))
+
+
 def test_compiled():
     compiled = torch.compile(lambda S: ict.evaluate(MIXED, S), backend="aot_eager")
     X = tensor((4, 3)).requires_grad_()

@@ -27,21 +27,28 @@ from ._operator import (
 )
 from ._pairs import ExtremePairs
 
-# By the names that stand for them in the dispatcher's entry. Those of users are kept for good: a
-# graph that was compiled may run again at any time.
+# By the names that stand for them in the dispatcher's entry. Those of users are kept for good once
+# they have run: a graph that was compiled may run again at any time.
 _REGULARIZERS: dict[str, SpectralRegularizer] = {
     regularizer.name: regularizer for regularizer in (r_well, r_ill, kappa, log_kappa)
 }
 
 
 def name_of(regularizer: SpectralRegularizer) -> str:
-    """Return the name by which `spectral` takes a regularizer."""
+    """Return the name by which `spectral` takes a regularizer.
+
+    Nothing is written down: a compiled program would do that after its graph, which looks it up.
+    """
     name: str = regularizer.name
     if _REGULARIZERS.get(name) is regularizer:
         return name
-    own = f"{name} at {id(regularizer):x}"
-    _REGULARIZERS[own] = regularizer
-    return own
+    return f"{name} at {id(regularizer):x}"
+
+
+def _named(name: str) -> SpectralRegularizer:
+    if name not in _REGULARIZERS:
+        _REGULARIZERS[name] = SpectralRegularizer.alive[int(name.rpartition(" ")[2], 16)]
+    return _REGULARIZERS[name]
 
 
 _ENDS = {
@@ -103,7 +110,7 @@ class _Spectral(Function):
     @staticmethod
     def _moved(ctx: Any, X: Tensor, along: Tensor) -> Tensor:
         """Return the derivative of the gradient along a direction."""
-        return hessian_product(X, along, _REGULARIZERS[ctx.name], ctx.options, ctx.p)
+        return hessian_product(X, along, _named(ctx.name), ctx.options, ctx.p)
 
     @staticmethod
     def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:
@@ -146,7 +153,7 @@ _SCHEMA = (
 def _kernel(X: Tensor, name: str, *options: Any) -> tuple[Tensor, Tensor]:
     *of_rank, p, gradient = options
     features, rule = options[0], rule_of(X, *of_rank)
-    regularizer, shape, dtype = _REGULARIZERS[name], X.shape, wide(X.dtype)
+    regularizer, shape, dtype = _named(name), X.shape, wide(X.dtype)
     stacked = X.ndim > 2
     with explaining(rule):
         found = kernels_for(X).evaluate(
