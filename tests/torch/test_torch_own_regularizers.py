@@ -137,6 +137,20 @@ def test_coefficients_that_want_a_float_have_no_second_derivative():
         gradient.sum().backward()
 
 
+def test_a_power_of_a_number_keeps_the_digits_of_float64():
+    def coefficients(s):
+        value, c = 0.3 ** (s.sigma_min / s.sigma_max), np.log(0.3)
+        return value, -c * value * s.sigma_min / s.sigma_max**2, c * value / s.sigma_max, 0.0
+
+    def by_values(S):
+        sigma = torch.linalg.svdvals(S)
+        return 0.3 ** (sigma[-1] / sigma[0])
+
+    own, S = ic.SpectralRegularizer("power", 0, coefficients), tensor((4, 3))
+    found = torch.func.hessian(lambda S: ict.evaluate(own, S))(S)
+    assert_close(found, torch.func.hessian(by_values)(S), 1e-12)
+
+
 def test_what_is_no_regularizer_is_refused():
     with pytest.raises(TypeError, match="regularizer must be a SpectralRegularizer, and is a str"):
         ict.evaluate("kappa", torch.eye(2))

@@ -47,7 +47,9 @@ def _power(x: Dual, n: Dual) -> Dual:
     value = x.value**n.value
     change = n.value * x.value ** (n.value - 1) * x.change
     if torch.is_tensor(n.change):
-        change = change + torch.log(torch.as_tensor(x.value)) * value * n.change
+        change = (
+            change + torch.log(torch.as_tensor(x.value, dtype=torch.float64)) * value * n.change
+        )
     return Dual(value, change)
 
 
