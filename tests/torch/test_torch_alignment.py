@@ -190,6 +190,17 @@ def test_the_logarithm_of_labels_that_nothing_aligns_with_ends_no_training(dtype
     torch.testing.assert_close(Z.grad, torch.zeros_like(Z))
 
 
+@pytest.mark.parametrize(("bad", "told"), [(torch.nan, "NaN"), (torch.inf, "infinity")])
+@pytest.mark.parametrize("center", [True, False])
+def test_a_number_that_is_not_finite_is_told_in_its_place(bad, told, center):
+    Z, Y = torch.randn(8, 4, dtype=torch.float64), torch.arange(8) % 3
+    Z[5, 2] = bad
+    with pytest.raises(ValueError, match=f"Z must be finite, and holds {told} at row 5, column 2"):
+        ict.r_align(Z, Y, center=center)
+    with pytest.raises(ValueError, match=f"Z must be finite, and holds {told} at row 5, column 2"):
+        ict.r_align(Z[None], Y[None], center=center, mask=torch.ones(1, 8))
+
+
 def test_a_module_has_two_classes_at_least():
     with pytest.raises(ValueError, match="classes must be at least 2, and is -3"):
         ict.RAlign(classes=-3)

@@ -126,8 +126,13 @@ class Tokens:
     def centred(self, x: Tensor) -> Tensor:
         """Return rows less the mean of those that count."""
         if self._index is not None:
-            return x - x.mean(-2, keepdim=True)
-        return self.only(x - self.only(x).sum(-2, keepdim=True) / self._kept.sum())
+            return x - finite(x.mean(-2, keepdim=True))
+        return self.only(x - finite(self.only(x).sum(-2, keepdim=True) / self._kept.sum()))
+
+
+def finite(mean: Tensor) -> Tensor:
+    """Return means, 0 for those that are not finite: what makes them so is told in its place."""
+    return torch.where(mean.isfinite(), mean, 0.0)
 
 
 def kept_rows(
