@@ -23,7 +23,7 @@ from ._operator import (
     widened,
 )
 from ._pairs import pairs_operator
-from ._tokens import Tokens, check_tokens, finite
+from ._tokens import Tokens, check_tokens, less
 
 # What centring leaves of numbers of about 1 that are all the same.
 _ROUNDING = 4.0 * torch.finfo(torch.float64).eps
@@ -163,7 +163,7 @@ def r_align(
     if tokens is not None:
         A, y = (tokens.centred(x) if center else tokens.only(x) for x in (A, y))
     elif center:
-        A, y = (x - finite(x.mean(-2, keepdim=True)) for x in (A, y))
+        A, y = (less(x, x.mean(-2, keepdim=True)) for x in (A, y))
     A = torch.where(A.abs().amax((-2, -1), keepdim=True) <= _ROUNDING, 0.0, A)  # NaN stays
     b = A.mT @ y
     top = pairs_operator(A, True, None, None, None, False)[0]

@@ -126,13 +126,14 @@ class Tokens:
     def centred(self, x: Tensor) -> Tensor:
         """Return rows less the mean of those that count."""
         if self._index is not None:
-            return x - finite(x.mean(-2, keepdim=True))
-        return self.only(x - finite(self.only(x).sum(-2, keepdim=True) / self._kept.sum()))
+            return less(x, x.mean(-2, keepdim=True))
+        kept = self.only(x)
+        return self.only(less(kept, kept.sum(-2, keepdim=True) / self._kept.sum()))
 
 
-def finite(mean: Tensor) -> Tensor:
-    """Return means, 0 for those that are not finite: what makes them so is told in its place."""
-    return torch.where(mean.isfinite(), mean, 0.0)
+def less(x: Tensor, mean: Tensor) -> Tensor:
+    """Return rows less a mean, but columns that are not finite as they are: to be told where."""
+    return x - torch.where(x.isfinite().all(-2, keepdim=True), mean, 0.0)
 
 
 def kept_rows(
