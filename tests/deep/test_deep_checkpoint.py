@@ -364,7 +364,7 @@ def test_other_files_are_refused_and_left(content, tmp_path):
     else:
         path.write_bytes(content)
     before = path.read_bytes()
-    reason = "it has no settings of a run" if content is None else r"\w+Error: "
+    reason = "it has no settings of a run" if content is None else "BadZipFile: "
     with pytest.raises(ValueError, match=rf"model.pt is not one of immucond; .*\({reason}"):
         icd.immunize(net(), **loaders(), checkpoint=path, **SETTINGS)
     assert path.read_bytes() == before
