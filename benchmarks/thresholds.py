@@ -77,6 +77,15 @@ def symmetric(n: int) -> Callable[[str], object]:
     return lambda method: ic.psd_extreme_pairs(H, method=method)
 
 
+def following(n: int) -> Callable[[str], object]:
+    """The matrix after, of a sequence as in training, with the pairs of the one before."""
+    H, E = decaying(n), np.random.default_rng(1).standard_normal((n, n))
+    start = ic.psd_extreme_pairs(H, method=LANCZOS)
+    theta = np.eye(n) + 1e-3 / math.sqrt(n) * E
+    after = ic.hessian(theta, H)
+    return lambda method: ic.psd_extreme_pairs(after, method=method, start=start)
+
+
 def general(n: int) -> Callable[[str], object]:
     S = np.random.default_rng(0).standard_normal((n, n))
     return lambda method: ic.extreme_pairs(S, method=method)
@@ -104,6 +113,10 @@ RULES = {
     "symmetric": Rule(
         DIRECT, LANCZOS, (512, 768, 1024, 1536, 2048, 3072), symmetric,
         lambda n: 4 / 3 * n**3, f"kPsdSize, {CHOOSE}", 2048,
+    ),
+    "warm": Rule(
+        DIRECT, LANCZOS, (256, 384, 512, 768, 1024, 1536), following,
+        lambda n: 4 / 3 * n**3, f"kWarmPsdSize, {CHOOSE}", 512,
     ),
     "general": Rule(
         DIRECT, LANCZOS, (256, 384, 512, 768, 1024, 1536), general,

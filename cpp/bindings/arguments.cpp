@@ -104,8 +104,8 @@ std::vector<double> directions_of(const Columns& columns) {
 }
 
 Wanted::Wanted(const RuleTuple& rule, const Search& search) {
-  const auto& [method, tol, max, min, ratio] = search;
-  start_ = {directions_of(max), directions_of(min), ratio};
+  const auto& [method, tol, max, min, ratio, gap] = search;
+  start_ = {directions_of(max), directions_of(min), ratio, gap};
   given_ = {.rule = rule_of(rule),
             .tol = tol,
             .method = method_of(method),

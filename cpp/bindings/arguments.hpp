@@ -62,10 +62,10 @@ py::array_t<double> vector(std::vector<double> values);
 using RuleTuple = std::tuple<Index, double, double, double>;
 Rule rule_of(const RuleTuple& rule);
 
-/// (method, tol, vectors to start from at either end, ratio of the ends there): `Search` of
-/// _pairs.py.
+/// (method, tol, vectors to start from at either end, ratio of the ends there, gap of the
+/// smallest): `Search` of _pairs.py.
 using Columns = std::vector<py::array_t<double, py::array::c_style | py::array::forcecast>>;
-using Search = std::tuple<std::string, double, Columns, Columns, double>;
+using Search = std::tuple<std::string, double, Columns, Columns, double, double>;
 std::vector<double> directions_of(const Columns& columns);
 
 /// The two together; the starting vectors live as long as this does.

@@ -16,7 +16,7 @@ namespace immucond {
 namespace {
 
 /// From these sizes on an iteration beats the reduction (docs/theory/numerics.md).
-constexpr Index kPsdSize = 2048, kGeneralSize = 768;
+constexpr Index kPsdSize = 2048, kWarmPsdSize = 512, kGeneralSize = 768;
 
 bool iteration_pays(Index n, const Given& given, Index from) {
   if (given.method == Method::direct || given.method == Method::jacobi) return false;
@@ -69,7 +69,8 @@ Start of_samples(const MatrixView& A, const Start& start) {
 std::unique_ptr<Decomposition> decompose_psd(SymmetricMatrix H, const Given& given,
                                              double tolerance, std::string& why) {
   const Index n = H.n;
-  if (iteration_pays(n, given, kPsdSize)) {
+  const bool warm = given.start != nullptr && given.start->ratio > 0.0;
+  if (iteration_pays(n, given, warm ? kWarmPsdSize : kPsdSize)) {
     const blas::Phase phase(blas::Work::reduction, reduction_flops(n, n));
     if (auto found = iterate_psd(H, given)) return found;
     // Where the rank is low a reduction costs little more; it is for those who ask for it.

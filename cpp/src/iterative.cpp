@@ -13,9 +13,6 @@
 namespace immucond {
 namespace {
 
-/// Order from which a factorization costs more than a search for the top by products with H.
-constexpr Index kFactorTop = 2048;
-
 /// Relative residual of the outermost.
 double uncertainty(const RitzPairs& pairs) {
   return pairs.residuals[0] / std::fabs(pairs.values[0]);
@@ -84,72 +81,112 @@ class IterativeDecomposition final : public Decomposition {
   One top_, bottom_;
 };
 
-std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, const Given& given) {
-  const Index n = H.n;
-  const double tolerance = std::max(reduction_noise(n), given.tol);
-  const SymmetricOperator A(H.data.data(), n);
-  const DoubleDouble squares = sum_of_squares(H.data.data(), n * n);
-  ShiftedFactor shifted(H.data.data(), n);
-  std::optional<EndFound> top, bottom;
-  RitzPairs near_top, near_bottom;
-  Index random = 0;
-  bool warm = given.start != nullptr;
-  if (warm) {
-    near_top = rayleigh_ritz(A, given.start->max, End::max);
-    near_bottom = rayleigh_ritz(A, given.start->min, End::min);
-    warm = !near_top.values.empty() && !near_bottom.values.empty();
+/// Where the bottom is sought: as the old vectors see it; or, where rounding or a large condition
+/// number hides it from them, where it would be if the ratio of the ends had stayed.
+RitzPairs bottom_from(const Start& start, RitzPairs seen, const RitzPairs& top) {
+  const double uncertain = uncertainty(top);
+  if (!(start.ratio > 0.0 && start.ratio <= 1.0 && uncertain < uncertainty(seen))) return seen;
+  // theta^T K theta moves its eigenvalues by as much, relatively, as theta (Ostrowski 1959).
+  const std::size_t count = seen.values.size(), n = seen.vectors.size() / count;
+  const double ratios[] = {1.0, 1.0 + start.gap};
+  for (std::size_t i = 0; i < count; ++i) {
+    seen.values[i] = start.ratio * top.values[0] * ratios[i];
+    seen.residuals[i] = uncertain * seen.values[i];
   }
-  if (warm) {
-    random = 1;
-    if (n < kFactorTop) top = invert_end(shifted, End::max, near_top, 1, tolerance);
-    if (!top) shifted.restore();  // something has crossed: start cold
-  }
-  if (!top) {
-    Lanczos lanczos(A, {}, 2);
-    if (!lanczos.converge(tolerance, kMostProducts) || !lanczos.separated(tolerance))
-      return nullptr;
-    top = end_of(lanczos.largest(2));
-    RitzPairs seen = lanczos.smallest(2);
-    if (!warm || uncertainty(seen) < uncertainty(near_bottom)) {
-      near_bottom = std::move(seen);
-      random = 0;
-    }
-  }
-  if (warm && given.start->ratio > 0.0 && uncertainty(near_top) < uncertainty(near_bottom)) {
-    // theta^T K theta moves its eigenvalues by as much, relatively, as theta (Ostrowski 1959).
-    near_bottom.values[0] = given.start->ratio * top->value;
-    near_bottom.residuals[0] = uncertainty(near_top) * near_bottom.values[0];
-  }
-  bottom = invert_end(shifted, End::min, std::move(near_bottom), random, tolerance);
-  std::optional<Ends> ends;
-  const double rounding = reduction_noise(n) * top->value;
-  // Random vectors may miss an eigenvector, and an adversary sees to it that they do.
-  const auto proved = [&](EndFound& end, double sign) {
-    const auto middle = shifted.isolated(end, sign);
-    return middle && keep_proof(end, *middle, rounding);
-  };
-  if (bottom && proved(*top, -1.0) && proved(*bottom, 1.0))
-    ends = ends_of_full_rank(*top, *bottom, n,
-                             std::max(rounding, given.summing * top->value) + given.forming, given);
-  if (!ends) {
-    shifted.restore();
-    return nullptr;
-  }
-  ends->squares = squares;
-  ends->exponent = H.exponent;
-  return std::make_unique<IterativeDecomposition>(*ends, std::move(*top), std::move(*bottom));
+  // What hides the bottom mixes the two vectors.
+  if (seen.vectors.size() == start.min.size()) seen.vectors = start.min;
+  for (std::size_t i = 0; i < count; ++i)
+    normalize(seen.vectors.data() + i * n, static_cast<Index>(n));
+  return seen;
 }
 
-/// Proves both ends of R's singular values, as `ShiftedFactor::isolated` does, on R R^T and on
+/// Whether an end and its neighbour are seen as two.
+bool told_apart(const RitzPairs& pairs) {
+  if (pairs.values.size() < 2) return false;
+  const double distance = std::fabs(pairs.values[1] - pairs.values[0]);
+  return std::isfinite(distance) && pairs.residuals[0] < distance;
+}
+
+/// Both ends of H, each settled from where it is seen: by old vectors, or else by random ones.
+/// Those may miss an eigenvector, and an adversary sees to it that they do; what is settled is
+/// proved.
+std::optional<std::pair<EndFound, EndFound>> settled_ends(const SymmetricMatrix& H,
+                                                          ShiftedFactor& shifted,
+                                                          const Given& given) {
+  const double noise = reduction_noise(H.n), tolerance = std::max(noise, given.tol);
+  const SymmetricOperator A(H.data.data(), H.n);
+  RitzPairs old_top, old_bottom, seen;
+  if (const Start* start = given.start) {
+    old_top = rayleigh_ritz(A, start->max, End::max);
+    old_bottom = rayleigh_ritz(A, start->min, End::min);
+    if (!old_top.values.empty() && !old_bottom.values.empty())
+      old_bottom = bottom_from(*start, std::move(old_bottom), old_top);
+  }
+  const auto search_top = [&]() -> std::optional<EndFound> {
+    Lanczos lanczos(A, {}, 2);
+    if (!lanczos.tell_apart(noise, kMostProducts)) return std::nullopt;
+    seen = lanczos.smallest(2);
+    return end_of(lanczos.largest(2));
+  };
+  const auto settled = [&](const EndFound& near, End end, Index random, const EndFound* top) {
+    auto found = shifted.settle(near, end == End::max ? -1.0 : 1.0, random, tolerance);
+    if (found && !keep_proof(*found, near.middle(), noise * (top ? top : &*found)->value))
+      found.reset();
+    return found;
+  };
+  const bool warm_top = old_top.values.size() == 2;
+  auto near_top = warm_top ? end_of(std::move(old_top)) : search_top();
+  if (!near_top) return std::nullopt;
+  const bool by_old = !old_bottom.values.empty() &&
+                      (seen.values.empty() || uncertainty(old_bottom) < uncertainty(seen));
+  const Index random = by_old ? 1 : 0;
+  const RitzPairs near = by_old ? old_bottom : seen;
+  const bool as_seen = told_apart(near);
+  auto near_bottom = as_seen ? end_of(near) : approach_bottom(shifted, near, random, noise);
+  if (!near_bottom) return std::nullopt;  // what is singular shows here, before the top is settled
+  auto top = settled(*near_top, End::max, warm_top ? 1 : 0, nullptr);
+  if (!top && warm_top) {  // something has crossed
+    shifted.restore();
+    near_top = search_top();
+    if (near_top) top = settled(*near_top, End::max, 0, nullptr);
+  }
+  if (!top) return std::nullopt;
+  auto bottom = settled(*near_bottom, End::min, as_seen ? random : 0, &*top);
+  if (!bottom && as_seen) {
+    near_bottom = approach_bottom(shifted, near, random, noise);
+    if (near_bottom) bottom = settled(*near_bottom, End::min, 0, &*top);
+  }
+  if (!bottom) return std::nullopt;
+  return std::pair(std::move(*top), std::move(*bottom));
+}
+
+std::unique_ptr<IterativeDecomposition> iterate_definite(SymmetricMatrix& H, const Given& given) {
+  const DoubleDouble squares = sum_of_squares(H.data.data(), H.n * H.n);
+  ShiftedFactor shifted(H.data.data(), H.n);
+  if (auto both = settled_ends(H, shifted, given)) {
+    auto& [top, bottom] = *both;
+    const double noise = std::max(reduction_noise(H.n), given.summing) * top.value + given.forming;
+    if (auto ends = ends_of_full_rank(top, bottom, H.n, noise, given)) {
+      ends->squares = squares;
+      ends->exponent = H.exponent;
+      return std::make_unique<IterativeDecomposition>(*ends, std::move(top), std::move(bottom));
+    }
+  }
+  shifted.restore();
+  return nullptr;
+}
+
+/// Proves both ends of R's singular values, as `ShiftedFactor::isolates` does, on R R^T and on
 /// (R^T R)^-1, which are formed: what that rounds costs the bottom no more than the solves did.
 bool prove_ends(const std::vector<double>& r, Index n, EndFound& top, EndFound& bottom) {
   const double noise = reduction_noise(n), kappa = top.value / bottom.value;
   const auto isolated = [&](std::vector<double> factor, EndFound end, double rounding) {
     lapack::lauum(n, factor.data(), n);
     mirror_upper(factor.data(), n);
-    const auto middle = ShiftedFactor(factor.data(), n).isolated(end, -1.0);
-    return middle && keep_proof(end, *middle, rounding * end.value)
-               ? std::optional<double>(*middle + rounding * end.value)
+    const double middle = end.middle();
+    return ShiftedFactor(factor.data(), n).isolates(end, -1.0) &&
+                   keep_proof(end, middle, rounding * end.value)
+               ? std::optional(middle + rounding * end.value)
                : std::nullopt;
   };
   // R R^T has the left vectors.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -22,6 +23,8 @@ constexpr double kSeparated = 1e4;
 /// The neighbour is known to this part of its distance from the end: a larger value that hides in
 /// it would stand out.
 constexpr double kNeighbour = 1e-6;
+/// The same where a shift shall stand between the two.
+constexpr double kApart = 0.1;
 
 }  // namespace
 
@@ -138,22 +141,42 @@ Lanczos::Small Lanczos::decompose(Index from_top, Index from_bottom) const {
   return small;
 }
 
-bool Lanczos::converge(double tolerance, Index most) {
+/// Asks `done` of the two largest values, or of the largest and the smallest, now and then: it says
+/// yes, no, or nothing yet.
+template <class Done>
+bool Lanczos::multiply_until(Index most, Index from_bottom, Done done) {
   Index check = 3 * size_;
   while (true) {
     // A basis that spans the space is gone through to the exact end.
     while (processed_ < size_ && (size_ == n_ || (processed_ < check && size_ < capacity_))) step();
-    const Small small = decompose(2, 0);
+    if (const std::optional<bool> answer = done(decompose(2 - from_bottom, from_bottom)))
+      return *answer;
+    if (products_ >= most) return false;
+    if (size_ == capacity_) restart();
+    check = processed_ + std::max<Index>(4, processed_ / 6);
+  }
+}
+
+bool Lanczos::converge(double tolerance, Index most, Index across) {
+  return multiply_until(most, across, [&](const Small& small) -> std::optional<bool> {
     const double scale = tolerance * std::fabs(small.values[0]);
     const bool end = small.residuals[0] <= scale;
     const bool neighbour =
         small.values.size() < 2 ||
         small.residuals[1] <= std::max(scale, kNeighbour * (small.values[0] - small.values[1]));
-    if (end && neighbour) return true;
-    if (products_ >= most) return false;
-    if (size_ == capacity_) restart();
-    check = processed_ + std::max<Index>(4, processed_ / 6);
-  }
+    return end && neighbour ? std::optional(true) : std::nullopt;
+  });
+}
+
+bool Lanczos::tell_apart(double tolerance, Index most) {
+  return multiply_until(most, 0, [&](const Small& small) -> std::optional<bool> {
+    if (small.values.size() < 2) return false;
+    const double distance = small.values[0] - small.values[1];
+    const double unknown = std::max(small.residuals[0], small.residuals[1]);
+    const double scale = tolerance * std::fabs(small.values[0]);
+    if (unknown <= scale && distance <= kSeparated * scale) return false;
+    return unknown <= kApart * distance ? std::optional(true) : std::nullopt;
+  });
 }
 
 bool Lanczos::separated(double tolerance) const {
@@ -185,6 +208,10 @@ RitzPairs Lanczos::largest(Index count) const {
 
 RitzPairs Lanczos::smallest(Index count) const {
   return lift(decompose(0, count), 0, std::min(count, processed_), true);
+}
+
+RitzPairs Lanczos::across() const {
+  return lift(decompose(1, 1), 0, std::min<Index>(2, processed_), false);
 }
 
 /// Keeps the Ritz vectors of both ends and the pending vectors: T becomes diagonal, bordered by the

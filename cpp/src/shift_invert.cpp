@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "immucond/lapack.hpp"
@@ -15,6 +16,30 @@ namespace {
 constexpr Index kProductsAShift = 40;
 constexpr int kMostShifts = 3;
 
+/// sign (A - shift I)^-1 for M = sign (A - shift I) + weight v v^T with a Cholesky factor, by the
+/// formula of Sherman and Morrison: M^-1 + c z z^T, z = M^-1 v; times -1.
+class SplitInverse final : public Operator {
+ public:
+  SplitInverse(InverseGramOperator inverse, const double* v, double weight)
+      : inverse_(inverse), z_(static_cast<std::size_t>(inverse.size())) {
+    inverse_.apply(v, z_.data());
+    factor_ = weight / (1.0 - weight * std::inner_product(z_.begin(), z_.end(), v, 0.0));
+  }
+  /// Whether an eigenvalue lies beyond the shift: one does, or none.
+  bool indefinite() const { return factor_ < 0.0; }
+  Index size() const override { return inverse_.size(); }
+  void apply(const double* x, double* y) const override {
+    inverse_.apply(x, y);
+    const double along = factor_ * std::inner_product(z_.begin(), z_.end(), x, 0.0);
+    for (std::size_t i = 0; i < z_.size(); ++i) y[i] = -(y[i] + along * z_[i]);
+  }
+
+ private:
+  InverseGramOperator inverse_;
+  std::vector<double> z_;
+  double factor_;
+};
+
 }  // namespace
 
 EndFound end_of(RitzPairs pairs) {
@@ -23,10 +48,10 @@ EndFound end_of(RitzPairs pairs) {
 
 RitzPairs unshifted(RitzPairs pairs, double shift, double sign) {
   for (std::size_t i = 0; i < pairs.values.size(); ++i) {
-    const double theta = pairs.values[i], rho = pairs.residuals[i];
+    const double theta = pairs.values[i], rho = pairs.residuals[i], size = std::fabs(theta);
     pairs.values[i] = shift + sign / theta;
     pairs.residuals[i] =
-        rho < theta ? rho / (theta * (theta - rho)) : std::numeric_limits<double>::infinity();
+        rho < size ? rho / (size * (size - rho)) : std::numeric_limits<double>::infinity();
   }
   return pairs;
 }
@@ -35,11 +60,20 @@ ShiftedFactor::ShiftedFactor(double* a, Index n) : a_(a), n_(n), diagonal_(size(
   for (Index i = 0; i < n; ++i) diagonal_[size(i)] = a[i * (n + 1)];
 }
 
-std::optional<double> ShiftedFactor::isolated(const EndFound& end, double sign) {
-  const double middle = end.value + (end.next - end.value) / 2;
-  const double weight = 3 * std::fabs(end.value - middle);
-  if (!factor(middle, sign, weight, end.vectors.data())) return std::nullopt;
-  return middle;
+bool ShiftedFactor::isolates(const EndFound& end, double sign) {
+  return factor(end.middle(), sign, weight(end), end.vectors.data());
+}
+
+std::optional<EndFound> ShiftedFactor::settle(const EndFound& near, double sign, Index random,
+                                              double tolerance) {
+  if (!isolates(near, sign)) return std::nullopt;
+  const SplitInverse inverse({a_, n_}, near.vectors.data(), weight(near));
+  if (!inverse.indefinite()) return std::nullopt;
+  Lanczos lanczos(inverse, near.vectors, random);
+  if (!lanczos.converge_across(tolerance, kMostProducts)) return std::nullopt;
+  RitzPairs pairs = lanczos.across();
+  if (!(pairs.values[0] > 0.0 && pairs.values.back() < 0.0)) return std::nullopt;
+  return end_of(unshifted(std::move(pairs), near.middle(), -sign));
 }
 
 void ShiftedFactor::restore() {
@@ -68,26 +102,26 @@ bool keep_proof(EndFound& end, double middle, double noise) {
   return std::fabs(end.value - middle) > kClear * noise;
 }
 
-std::optional<EndFound> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index random,
-                                   double tolerance) {
-  const double sign = end == End::max ? -1.0 : 1.0;
+std::optional<EndFound> approach_bottom(ShiftedFactor& A, RitzPairs near, Index random,
+                                        double tolerance) {
   for (int attempt = 1; attempt <= kMostShifts; ++attempt) {
-    const double value = near.values[0], margin = 2 * near.residuals[0];
-    double shift = value - sign * (margin + 16 * tolerance * std::fabs(value));
-    // Half-way to zero is no gain over zero, which tells whether a matrix is definite.
-    if (end == End::min && shift < value / 2) shift = 0.0;
-    if (!A.factor(shift, sign)) {
-      if (end == End::max || shift == 0.0 || !A.factor(shift = 0.0, sign)) return std::nullopt;
+    double shift = 0.0;
+    if (!near.values.empty()) {
+      const double value = near.values[0];
+      shift = value - (2 * near.residuals[0] + 16 * tolerance * std::fabs(value));
+      // Half-way to zero is no gain over zero, which tells whether a matrix is definite.
+      if (shift < value / 2) shift = 0.0;
+    }
+    if (!A.factor(shift, 1.0)) {
+      if (shift == 0.0 || !A.factor(shift = 0.0, 1.0)) return std::nullopt;
       near.vectors.clear();
-      random = 2;
     }
     const InverseGramOperator inverse = A.inverse();
-    Lanczos lanczos(inverse, near.vectors, random);
-    const bool last = attempt == kMostShifts;
-    const bool done = lanczos.converge(tolerance, last ? kMostProducts : kProductsAShift);
-    if (done && !lanczos.separated(tolerance)) return std::nullopt;
-    near = unshifted(lanczos.largest(2), shift, sign);
-    if (done) return end_of(std::move(near));
+    Lanczos lanczos(inverse, near.vectors, near.vectors.empty() ? 2 : random);
+    const Index most = attempt == kMostShifts ? kMostProducts : kProductsAShift;
+    const bool apart = lanczos.tell_apart(tolerance, most);
+    near = unshifted(lanczos.largest(2), shift, 1.0);
+    if (apart) return end_of(std::move(near));
   }
   return std::nullopt;
 }

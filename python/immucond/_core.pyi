@@ -13,7 +13,8 @@ _Coefficients: TypeAlias = Callable[[Spectrum], tuple[float, float, float, float
 _Rule: TypeAlias = tuple[int, float, float, float]
 
 # method, tol, vectors to start from at the largest and at the smallest end, ratio of the ends there
-_Search: TypeAlias = tuple[str, float, _Columns, _Columns, float]
+# and gap of the smallest
+_Search: TypeAlias = tuple[str, float, _Columns, _Columns, float, float]
 
 # value, gradient, pairs, tied, determined, rank; for a stack arrays, with its axis first
 _Evaluated: TypeAlias = tuple[Any, _Float64 | None, dict[str, Any] | None, Any, Any, Any]

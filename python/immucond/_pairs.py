@@ -199,7 +199,8 @@ def by_shape(function: Callable[Concatenate[npt.ArrayLike, Options], OfAny]) -> 
 class Search(NamedTuple):
     """How the kernels look for pairs: method, tolerance, what to start from.
 
-    That is vectors of either end, and sigma_min / sigma_max of the matrix that had them, or 0.
+    That is vectors of either end, and of the matrix that had them, where its rank was full,
+    sigma_min / sigma_max and the relative gap at sigma_min.
     """
 
     method: str = "auto"
@@ -207,6 +208,7 @@ class Search(NamedTuple):
     max: tuple[FloatArray, ...] = ()
     min: tuple[FloatArray, ...] = ()
     ratio: float = 0.0
+    gap: float = 0.0
 
 
 def search_from(
@@ -247,8 +249,9 @@ def search_from(
         if any(column.dtype.kind != "f" for column in both):
             raise ValueError(f"start must hold finite real vectors, and holds {vector.dtype}")
         ends.append(both)
-    ratio = 1.0 / start.condition_number if ends[1] else 0.0
-    return Search(method, relative, ends[0], ends[1], ratio)
+    full = ends[1] and start.rank == min(shape)  # else there is another end, beyond
+    known = (1.0 / start.condition_number, start.gap_min) if full else (0.0, 0.0)
+    return Search(method, relative, *ends, *known)
 
 
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:

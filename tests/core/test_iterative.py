@@ -419,6 +419,36 @@ def test_a_start_of_any_length_will_do(problem, ends, entry):
     assert_certified(solve(problem, A, start=start), truth(problem, sigma))
 
 
+@pytest.mark.parametrize("gap", [-np.inf, -1.0, 0.0, 1e-17, 0.5, 1e8, 1e300, np.inf, np.nan])
+@pytest.mark.parametrize("kappa", [1e-320, 0.5, 1.0, 19.0, 21.0, 1e9, 1e300, np.inf, np.nan])
+@pytest.mark.parametrize("entry", [1.0, 1e-170])
+def test_what_a_start_claims_of_its_matrix_is_a_guess(kappa, gap, entry):
+    """Where the bottom is sought first; where it is found is proved."""
+    sigma = separated_spectrum(np.random.default_rng(3), 40)
+    H = exact_psd(sigma)
+    start = ic.psd_extreme_pairs(H, method="lanczos")
+    vectors = {n: entry * getattr(start, n) for n in ("u_min", "v_min", "neighbour_min")}
+    start = dataclasses.replace(start, condition_number=kappa, gap_min=gap, **vectors)
+    pairs = ic.psd_extreme_pairs(H, method="lanczos", start=start)
+    assert_certified(pairs, truth("psd", sigma))
+    assert pairs.method == "lanczos"
+    assert np.isclose(pairs.gap_min, 1.0, rtol=0.1)
+
+
+def test_a_warm_start_pays_from_smaller_orders_on():
+    """Where the rank was full: else the iteration would look for what is not there."""
+    sigma = separated_spectrum(np.random.default_rng(3), 800)
+    H = exact_psd(sigma)
+    first = ic.psd_extreme_pairs(H)
+    second = ic.psd_extreme_pairs(H, start=first)
+    assert [first.method, second.method] == ["direct", "lanczos"]
+    for end in ("max", "min"):
+        bounds = getattr(first, f"bound_{end}") + getattr(second, f"bound_{end}")
+        assert abs(getattr(first, f"sigma_{end}") - getattr(second, f"sigma_{end}")) <= bounds
+    less = dataclasses.replace(second, rank=799)
+    assert ic.psd_extreme_pairs(H, start=less).method == "direct"
+
+
 @pytest.mark.parametrize("field", ["max", "min"])
 @pytest.mark.parametrize("entry", [np.nan, np.inf, 1j])
 @pytest.mark.parametrize("problem", [*PROBLEMS, "operator", "theta"])

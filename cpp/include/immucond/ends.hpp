@@ -14,10 +14,11 @@
 namespace immucond {
 
 /// Approximate right singular vectors of the two ends, from the end inwards, as columns: those of a
-/// nearby matrix, whose sigma_min / sigma_max is `ratio`, 0 where that is not known.
+/// nearby matrix, whose sigma_min / sigma_max is `ratio` and whose smallest value's neighbour is by
+/// `gap` larger, relatively; both 0 where its rank was not full, or is not known.
 struct Start {
   std::vector<double> max, min;
-  double ratio = 0.0;
+  double ratio = 0.0, gap = 0.0;
 };
 
 /// Vectors to start from as columns side by side, each scaled by a power of two so that its squares

@@ -29,7 +29,14 @@ class Lanczos {
   /// Multiplies until the largest pair has a residual of at most `tolerance` times its value and
   /// its neighbour is known to a small part of their distance (or as well as itself). False where
   /// `most` products are not enough.
-  bool converge(double tolerance, Index most);
+  bool converge(double tolerance, Index most) { return converge(tolerance, most, 0); }
+
+  /// The same where the neighbour is the smallest value, of an inverse shifted to between the two.
+  bool converge_across(double tolerance, Index most) { return converge(tolerance, most, 1); }
+
+  /// Multiplies until both are known to a small part of their distance, no more; false also where
+  /// they are known to `tolerance`, and no further apart than that can tell.
+  bool tell_apart(double tolerance, Index most);
 
   /// Whether the largest value stands apart from the next by so much more than the tolerance that
   /// more values between the two than there were starting vectors would have shown.
@@ -42,9 +49,14 @@ class Lanczos {
   /// Up to `count` pairs at the largest or the smallest end of T_k.
   RitzPairs largest(Index count) const;
   RitzPairs smallest(Index count) const;
+  /// The largest, and the smallest.
+  RitzPairs across() const;
 
  private:
   struct Small;  // eigenpairs of T_k
+  bool converge(double tolerance, Index most, Index across);
+  template <class Done>
+  bool multiply_until(Index most, Index from_bottom, Done done);
   Small decompose(Index from_top, Index from_bottom) const;
   RitzPairs lift(const Small& small, Index first, Index count, bool ascending) const;
   void step();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -16,6 +17,7 @@ inline constexpr Index kMostProducts = 400;
 struct EndFound {
   double value = 0.0, next = 0.0, next_error = 0.0;
   std::vector<double> vectors;
+  double middle() const { return value + (next - value) / 2; }
 };
 EndFound end_of(RitzPairs pairs);
 
@@ -32,11 +34,16 @@ class ShiftedFactor {
   /// sign (A - shift I) = R^T R; false where that is not definite.
   bool factor(double shift, double sign) { return factor(shift, sign, 0.0, nullptr); }
 
-  /// Whether all eigenvalues but one lie beyond the middle between an end and its neighbour, which
-  /// is returned: where sign (A - middle I) + weight v v^T, v the end's vector, has a Cholesky
-  /// factor. For by interlacing the second eigenvalue from an end of A is no further out than the
-  /// first one of A plus a semidefinite matrix of rank one. It does not matter where v comes from.
-  std::optional<double> isolated(const EndFound& end, double sign);
+  /// Whether all eigenvalues but one lie beyond the middle between an end and its neighbour: where
+  /// sign (A - middle I) + weight v v^T, v the end's vector, has a Cholesky factor. For by
+  /// interlacing the second eigenvalue from an end of A is no further out than the first one of A
+  /// plus a semidefinite matrix of rank one. It does not matter where v and the middle come from.
+  bool isolates(const EndFound& end, double sign);
+
+  /// One end of A, and that it is the end, by the one factor that `isolates` makes where both are
+  /// seen well enough: -sign (A - middle I)^-1 has the end at its top, alone above zero. Nothing
+  /// where that fails or stalls.
+  std::optional<EndFound> settle(const EndFound& near, double sign, Index random, double tolerance);
 
   /// The matrix as it was.
   void restore();
@@ -45,6 +52,7 @@ class ShiftedFactor {
 
  private:
   bool factor(double shift, double sign, double weight, const double* v);
+  static double weight(const EndFound& end) { return 3 * std::fabs(end.value - end.middle()); }
 
   double* a_;
   Index n_;
@@ -56,11 +64,10 @@ class ShiftedFactor {
 /// than `middle`. False where the rounding of the proof reaches the end.
 bool keep_proof(EndFound& end, double middle, double noise);
 
-/// One end of A by inverses shifted to just outside of where it is seen, nearer each time. An end
-/// further out, which the factorization then meets, proves that what was seen is not the end: at
-/// the bottom the search begins anew, from zero and from random vectors. Nothing where it stalls,
-/// or where the end is not separated.
-std::optional<EndFound> invert_end(ShiftedFactor& A, End end, RitzPairs near, Index random,
-                                   double tolerance);
+/// The bottom of A and its neighbour, told apart by inverses shifted to just below where it is
+/// seen, nearer each time. Where the factorization meets a lower end the search begins anew, from
+/// zero and from random vectors. Nothing where it stalls, or where the end is not separated.
+std::optional<EndFound> approach_bottom(ShiftedFactor& A, RitzPairs near, Index random,
+                                        double tolerance);
 
 }  // namespace immucond
