@@ -250,8 +250,8 @@ def search_from(
             raise ValueError(f"start must hold finite real vectors, and holds {vector.dtype}")
         ends.append(both)
     full = ends[1] and start.rank == min(shape)  # else there is another end, beyond
-    known = (1.0 / start.condition_number, start.gap_min) if full else (0.0, 0.0)
-    return Search(method, relative, *ends, *known)
+    ratio, gap = (1.0 / start.condition_number, start.gap_min) if full else (0.0, 0.0)
+    return Search(method, relative, ends[0], ends[1], ratio, gap)
 
 
 def pairs_from(found: dict[str, Any], name: str) -> ExtremePairs:
