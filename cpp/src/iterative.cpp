@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "immucond/compensated.hpp"
@@ -12,6 +13,8 @@
 
 namespace immucond {
 namespace {
+
+constexpr double kBlur = 1e-3;
 
 /// Relative residual of the outermost.
 double uncertainty(const RitzPairs& pairs) {
@@ -100,6 +103,18 @@ RitzPairs bottom_from(const Start& start, RitzPairs seen, const RitzPairs& top) 
   return seen;
 }
 
+/// Old vectors, the neighbour's with a little of every other: what stands nearer to the end than it
+/// shows before that is known to its part of the distance.
+RitzPairs blurred(RitzPairs old) {
+  if (old.values.size() < 2) return old;
+  std::mt19937_64 generator;
+  std::normal_distribution<double> normal;
+  const std::size_t n = old.vectors.size() / old.values.size();
+  for (std::size_t i = n; i < 2 * n; ++i)
+    old.vectors[i] += kBlur / std::sqrt(static_cast<double>(n)) * normal(generator);
+  return old;
+}
+
 /// Whether an end and its neighbour are seen as two.
 bool told_apart(const RitzPairs& pairs) {
   if (pairs.values.size() < 2) return false;
@@ -128,33 +143,32 @@ std::optional<std::pair<EndFound, EndFound>> settled_ends(const SymmetricMatrix&
     seen = lanczos.smallest(2);
     return end_of(lanczos.largest(2));
   };
-  const auto settled = [&](const EndFound& near, End end, Index random, const EndFound* top) {
-    auto found = shifted.settle(near, end == End::max ? -1.0 : 1.0, random, tolerance);
+  const auto settled = [&](const EndFound& near, End end, const EndFound* top) {
+    auto found = shifted.settle(near, end == End::max ? -1.0 : 1.0, tolerance);
     if (found && !keep_proof(*found, near.middle(), noise * (top ? top : &*found)->value))
       found.reset();
     return found;
   };
   const bool warm_top = old_top.values.size() == 2;
-  auto near_top = warm_top ? end_of(std::move(old_top)) : search_top();
+  auto near_top = warm_top ? end_of(blurred(std::move(old_top))) : search_top();
   if (!near_top) return std::nullopt;
   const bool by_old = !old_bottom.values.empty() &&
                       (seen.values.empty() || uncertainty(old_bottom) < uncertainty(seen));
-  const Index random = by_old ? 1 : 0;
-  const RitzPairs near = by_old ? old_bottom : seen;
+  const RitzPairs near = by_old ? blurred(std::move(old_bottom)) : std::move(seen);
   const bool as_seen = told_apart(near);
-  auto near_bottom = as_seen ? end_of(near) : approach_bottom(shifted, near, random, noise);
+  auto near_bottom = as_seen ? end_of(near) : approach_bottom(shifted, near, by_old ? 1 : 0, noise);
   if (!near_bottom) return std::nullopt;  // what is singular shows here, before the top is settled
-  auto top = settled(*near_top, End::max, warm_top ? 1 : 0, nullptr);
+  auto top = settled(*near_top, End::max, nullptr);
   if (!top && warm_top) {  // something has crossed
     shifted.restore();
     near_top = search_top();
-    if (near_top) top = settled(*near_top, End::max, 0, nullptr);
+    if (near_top) top = settled(*near_top, End::max, nullptr);
   }
   if (!top) return std::nullopt;
-  auto bottom = settled(*near_bottom, End::min, as_seen ? random : 0, &*top);
+  auto bottom = settled(*near_bottom, End::min, &*top);
   if (!bottom && as_seen) {
-    near_bottom = approach_bottom(shifted, near, random, noise);
-    if (near_bottom) bottom = settled(*near_bottom, End::min, 0, &*top);
+    near_bottom = approach_bottom(shifted, near, by_old ? 1 : 0, noise);
+    if (near_bottom) bottom = settled(*near_bottom, End::min, &*top);
   }
   if (!bottom) return std::nullopt;
   return std::pair(std::move(*top), std::move(*bottom));

@@ -64,12 +64,11 @@ bool ShiftedFactor::isolates(const EndFound& end, double sign) {
   return factor(end.middle(), sign, weight(end), end.vectors.data());
 }
 
-std::optional<EndFound> ShiftedFactor::settle(const EndFound& near, double sign, Index random,
-                                              double tolerance) {
+std::optional<EndFound> ShiftedFactor::settle(const EndFound& near, double sign, double tolerance) {
   if (!isolates(near, sign)) return std::nullopt;
   const SplitInverse inverse({a_, n_}, near.vectors.data(), weight(near));
   if (!inverse.indefinite()) return std::nullopt;
-  Lanczos lanczos(inverse, near.vectors, random);
+  Lanczos lanczos(inverse, near.vectors, 0);
   if (!lanczos.converge_across(tolerance, kMostProducts)) return std::nullopt;
   RitzPairs pairs = lanczos.across();
   if (!(pairs.values[0] > 0.0 && pairs.values.back() < 0.0)) return std::nullopt;

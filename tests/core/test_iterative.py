@@ -435,6 +435,21 @@ def test_what_a_start_claims_of_its_matrix_is_a_guess(kappa, gap, entry):
     assert np.isclose(pairs.gap_min, 1.0, rtol=0.1)
 
 
+@pytest.mark.parametrize("end", ["max", "min"])
+@pytest.mark.parametrize("n", [20, 200, 1000])
+def test_a_neighbour_that_the_start_does_not_know_is_seen(n, end):
+    """Exact eigenvectors, that of the neighbour but one in the neighbour's place."""
+    sigma = separated_spectrum(np.random.default_rng(n), n)
+    H = exact_psd(sigma)
+    start = ic.psd_extreme_pairs(H, method="lanczos")
+    V = np.linalg.eigh(H)[1]
+    start = dataclasses.replace(start, **{f"neighbour_{end}": V[:, -3 if end == "max" else 2]})
+    pairs = ic.psd_extreme_pairs(H, method="lanczos", start=start)
+    assert pairs.method == "lanczos"
+    assert np.isclose(pairs.gap_max, 0.1, rtol=1e-3)
+    assert np.isclose(pairs.gap_min, 1.0, rtol=1e-3)
+
+
 def test_a_warm_start_pays_from_smaller_orders_on():
     """Where the rank was full: else the iteration would look for what is not there."""
     sigma = separated_spectrum(np.random.default_rng(3), 800)

@@ -43,7 +43,7 @@ class ShiftedFactor {
   /// One end of A, and that it is the end, by the one factor that `isolates` makes where both are
   /// seen well enough: -sign (A - middle I)^-1 has the end at its top, alone above zero. Nothing
   /// where that fails or stalls.
-  std::optional<EndFound> settle(const EndFound& near, double sign, Index random, double tolerance);
+  std::optional<EndFound> settle(const EndFound& near, double sign, double tolerance);
 
   /// The matrix as it was.
   void restore();
