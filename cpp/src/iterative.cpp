@@ -14,6 +14,7 @@
 namespace immucond {
 namespace {
 
+/// Of the neighbour's vector: spread over all others it is still above what ends an iteration.
 constexpr double kBlur = 1e-3;
 
 /// Relative residual of the outermost.
