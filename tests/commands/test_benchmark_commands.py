@@ -50,7 +50,7 @@ def test_the_command_prints_every_size_and_what_is_used(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["nope"], "RULE must be of symmetric, general, products, reductions, and is nope"),
+        (["nope"], "RULE must be of symmetric, warm, general, products, reductions, and is nope"),
         (["--runs", "0"], "--runs must be at least 1, and is 0"),
         (["--most", "100"], "--most must be at least 768, and is 100"),
     ],
