@@ -3,8 +3,11 @@
     pytest benchmarks             about four minutes
     pytest benchmarks --large     also what takes longer, or more memory
     pytest benchmarks --smoke     tiny sizes, no timing: does everything still run and agree?
-    pytest benchmarks --large --update docs/results/speed.md     renews the table in that file
+    pytest benchmarks --large --update docs/results/speed.md     renews the tables in that file
     pytest benchmarks --plot docs/images     draws times against sizes, a file a figure
+
+Tables and figures are renewed as soon as a file of benchmarks is through, so that a run may be
+interrupted, or be of some files alone.
 
 Contestants whose name begins with "immucond" are ours. One that begins with "floor:" does less than
 the job: what is left of it is what ours has to fall short of.
@@ -29,9 +32,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ratios import HEAD, LEGEND, Group, Timing, aligned, curves, lost, markdown
+from ratios import HEAD, LEGEND, Group, Timing, aligned, curves, lost
 from scaling import extra_memory as peak_growth
 from scaling_plot import save_plot
+from speed_page import BEGIN, Unit, around, keep
 from threadpoolctl import threadpool_info
 
 WARM_UP_SECONDS = 0.3  # an idle OpenBLAS thread spins for less than a tenth of this
@@ -39,12 +43,11 @@ TIMED_SECONDS = 1.5
 ROUNDS = (5, 300)
 LONG_SECONDS = 10.0  # a call that is timed once, for it warms itself up
 DISTURBED = 0.05  # of the machine, taken by other processes
-BEGIN, END = "<!-- begin: pytest benchmarks -->", "<!-- end: pytest benchmarks -->"
 
-
-RESULTS = pytest.StashKey[dict[str, Group]]()
+RESULTS = pytest.StashKey[dict[str, dict[str, Group]]]()  # by file, and in it by problem
+BEGUN = pytest.StashKey[dict[str, float]]()
 BYSTANDERS = pytest.StashKey["Bystanders"]()
-CONDITIONS = pytest.StashKey[list[str]]()
+CONDITIONS = pytest.StashKey[str]()
 
 
 class Bystanders:
@@ -85,7 +88,7 @@ class Contest:
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._request = request
-        self._groups = request.config.stash[RESULTS]
+        self._groups = groups_of(request)
         self._bystanders = request.config.stash[BYSTANDERS]
 
     def __call__(
@@ -152,6 +155,11 @@ class Contest:
         self._groups.setdefault(group, Group()).left_out[name] = why
 
 
+def groups_of(request: pytest.FixtureRequest) -> dict[str, Group]:
+    """What the file of this test has measured."""
+    return request.config.stash[RESULTS].setdefault(request.path.stem, {})
+
+
 def arrays(result: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(a) for a in (result if isinstance(result, tuple) else (result,)))
 
@@ -177,8 +185,7 @@ def record_memory(request: pytest.FixtureRequest) -> Callable[[str, str, float, 
 
     def record(group: str, name: str, measured: float, allowed: float) -> None:
         if not request.config.getoption("--smoke"):
-            groups = request.config.stash[RESULTS]
-            groups.setdefault(group, Group()).memory[name] = (measured, allowed)
+            groups_of(request).setdefault(group, Group()).memory[name] = (measured, allowed)
 
     return record
 
@@ -188,7 +195,7 @@ def record_seconds(request: pytest.FixtureRequest) -> Callable[[str, str, float,
     """Put one run's time into the table: group, name, seconds measured, seconds allowed."""
 
     def record(group: str, name: str, measured: float, allowed: float) -> None:
-        entry = request.config.stash[RESULTS].setdefault(group, Group())
+        entry = groups_of(request).setdefault(group, Group())
         entry.ours[name] = Timing(measured, 0.0, disturbed=False)
         entry.limits[name, ""] = allowed
 
@@ -232,7 +239,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update",
         type=Path,
         metavar="FILE",
-        help=f"write the table between FILE's {BEGIN} markers",
+        help=f"write what is kept between FILE's {BEGIN} markers, and what was measured with it",
     )
     group.addoption(
         "--plot", type=Path, metavar="FOLDER", help="draw times against sizes, an SVG a figure"
@@ -242,7 +249,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: only with --large (or tiny, with --smoke)")
-    config.stash[RESULTS] = {}
+    config.stash[RESULTS], config.stash[BEGUN] = {}, {}
     command = shlex.join(["pytest", *config.invocation_params.args])
     config.stash[CONDITIONS] = conditions(command)  # now: the tree may move on while this runs
     config.stash[BYSTANDERS] = Bystanders(config.getoption("--patience"))
@@ -252,6 +259,11 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("--smoke measures nothing that --update or --plot could show")
     else:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if page := config.getoption("--update"):
+        try:
+            around(page)
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--update: {error}") from error
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -265,9 +277,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # ---- the table ----
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[BEGUN].setdefault(item.path.stem, time.perf_counter())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Keep and draw what a file measured, once it is through."""
+    if nextitem is None or nextitem.path != item.path:
+        publish(item.config, item.path.stem, item.module.__doc__)
+
+
+def publish(config: pytest.Config, name: str, about: str) -> None:
+    groups = config.stash[RESULTS].get(name, {})
+    if page := config.getoption("--update") if groups else None:
+        title = " ".join(about.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+        seconds = time.perf_counter() - config.stash[BEGUN][name]
+        keep(page, name, Unit(title, config.stash[CONDITIONS], seconds, groups))
+    if folder := config.getoption("--plot"):
+        for figure, panels in curves(groups).items():
+            save_plot(panels, folder / f"{figure}.svg")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    groups = config.stash[RESULTS]
+    groups = {name: group for of in config.stash[RESULTS].values() for name, group in of.items()}
     absent = [
         f"left out: {peer} in {name}: {why}"
         for name, group in groups.items()
@@ -282,27 +316,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("ratios of medians, peer / ours")
     terminalreporter.write("\n".join(aligned([HEAD, *rows])).replace("**", "") + "\n")
     terminalreporter.write(f"{LEGEND}\n\n" + "\n".join(lost(groups)) + "\n")
-    path = config.getoption("--update")
-    if path:
-        # What a plot shows is in the table only where a goal was set.
-        rows = [
-            row
-            for name, group in groups.items()
-            for row in group.rows(name, only_goals=group.at is not None)
-        ]
-        lines = [
-            *(*config.stash[CONDITIONS], "", *lost(groups)),
-            *("", *markdown(rows), "", LEGEND),
-        ]
-        replace_between_markers(path, "\n".join(lines))
-    folder, measured = config.getoption("--plot"), curves(groups)
-    if folder and not measured:
+    if config.getoption("--plot") and not curves(groups):
         terminalreporter.write("--plot: nothing was measured that has a place in a figure\n")
-    for figure, panels in measured.items() if folder else ():
-        save_plot(panels, folder / f"{figure}.svg")
 
 
-def conditions(command: str) -> list[str]:
+def conditions(command: str) -> str:
     """Say where, when and with what the figures were measured."""
     root = Path(__file__).resolve().parent.parent
     commit = git(root, "rev-parse", "--short", "HEAD")
@@ -319,28 +337,17 @@ def conditions(command: str) -> list[str]:
         if pool["user_api"] == "blas"
     ]
     packages = ", ".join(f"{p} {version(p)}" for p in ("immucond", "numpy", "scipy", "torch"))
-    return [
-        f"- command: `{command}`",
-        f"- commit {commit}, {datetime.now(UTC):%Y-%m-%d}",
-        f"- {packages}, Python {platform.python_version()}",
-        f"- {threads} cores of {model[1] if model else platform.machine()}"
+    return (
+        f"`{command}`, commit {commit}, {datetime.now(UTC):%Y-%m-%d}: {packages}, "
+        f"Python {platform.python_version()}; {threads} cores of "
+        f"{model[1] if model else platform.machine()}"
         + (f" (family {family[1]})" if family else "")
-        + f", {threads} threads for everyone",
-        f"- BLAS of NumPy and SciPy: {'; '.join(sorted(set(blas)))}; of PyTorch: "
-        + ("MKL" if torch.backends.mkl.is_available() else "its own"),
-    ]
+        + f", {threads} threads for everyone; BLAS of NumPy and SciPy: "
+        f"{', '.join(sorted(set(blas)))}, of PyTorch: "
+        + ("MKL" if torch.backends.mkl.is_available() else "its own")
+    )
 
 
 def git(root: Path, *arguments: str) -> str:
     run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     return run.stdout.strip() if run.returncode == 0 else "unknown"
-
-
-def replace_between_markers(path: Path, text: str) -> None:
-    before, found, rest = path.read_text().partition(BEGIN)
-    _, found_end, after = rest.partition(END)
-    if not (found and found_end):
-        raise pytest.UsageError(f"{path} must hold the lines {BEGIN} and {END}")
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-    os.replace(draft, path)

@@ -1,11 +1,13 @@
 """The table of a run: medians and ratios by group, goals, and where a peer is faster."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from scaling_plot import Curves
 
 FLOOR = "floor:"
+PAIRED = ("goals", "limits")  # of a group: by ours and a peer
 LEGEND = "! beside a median: other processes took over 5% of the machine meanwhile."
 
 
@@ -42,6 +44,23 @@ class Group:
     )  # MiB measured, MiB allowed
     left_out: dict[str, str] = field(default_factory=dict)  # peers, and why
     at: tuple[str, str, int] | None = None  # figure, panel and abscissa, where it has a place
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as a file keeps them; what goes by a pair of names is a list of them."""
+        pairs = {of: [[*pair, value] for pair, value in getattr(self, of).items()] for of in PAIRED}
+        return {**asdict(self), **pairs}
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> "Group":
+        """What `as_dict` told."""
+        timed = {
+            of: {name: Timing(**timing) for name, timing in told[of].items()}
+            for of in ("ours", "peers")
+        }
+        pairs = {of: {(ours, peer): value for ours, peer, value in told[of]} for of in PAIRED}
+        memory = {name: (used, allowed) for name, (used, allowed) in told["memory"].items()}
+        at = None if told["at"] is None else tuple(told["at"])
+        return cls(**timed, **pairs, memory=memory, left_out=told["left_out"], at=at)
 
     def rows(self, name: str, *, only_goals: bool = False) -> Iterator[tuple[str, ...]]:
         for ours, mine in self.ours.items():

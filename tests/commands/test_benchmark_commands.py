@@ -1,7 +1,9 @@
 """The benchmarks' commands: from what size on which way is faster, and what grows how."""
 
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ratios  # noqa: E402
 import scaling  # noqa: E402
+import speed_page  # noqa: E402
 import thresholds  # noqa: E402
 
 
@@ -130,3 +133,96 @@ def test_rows_that_are_lost_come_worst_first_and_floors_do_not_count():
     assert ratios.lost({"a": group(ours, {"torch": 3.0})}) == [
         "In none of 2 rows a peer is faster."
     ]
+
+
+# ---- the page ----
+
+MARKED = f"first\n\n{speed_page.BEGIN}\nold\n{speed_page.END}\n\nlast\n"
+
+
+def unit(title, of, conditions="`pytest benchmarks`, commit abc"):
+    return speed_page.Unit(title, conditions, 12.0, of)
+
+
+def every_kind():
+    """A group with something of everything that can be measured."""
+    kinds = group({"immucond": 2.0}, {"torch": 1.0})
+    kinds.goals["immucond", "torch"] = 3.0
+    kinds.limits["immucond", ""] = 2.5
+    kinds.memory["immucond"] = (10.0, 64.0)
+    kinds.left_out["PRIMME"] = "no six digits"
+    kinds.at = ("figure", "panel", 64)
+    return kinds
+
+
+def test_what_is_kept_is_what_was_measured():
+    kept = unit("all kinds", {"a": every_kind(), "b": group({"immucond": 1.0}, {})})
+    assert speed_page.Unit.from_json(kept.to_json()) == kept
+
+
+def test_the_page_is_of_all_units_and_a_new_one_takes_the_place_of_its_own(tmp_path):
+    page = tmp_path / "speed.md"
+    page.write_text(MARKED)
+    speed_page.keep(page, "test_b", unit("of b", {"b": group({"immucond": 4.0}, {"scipy": 1.0})}))
+    speed_page.keep(page, "test_a", unit("of a", {"a": every_kind()}))
+    text = page.read_text()
+    assert text.startswith("first\n\n")
+    assert text.endswith("\n\nlast\n")
+    assert "old" not in text
+    assert text.count("commit abc") == 1  # of both
+    order = ["commit abc", "in 2 of 2 rows", "- 0.25: b", "- 0.50: a", "### of a", "Left out of a",
+             "### of b"]  # fmt: skip
+    assert sorted(order, key=text.index) == order
+    assert "| a | immucond | torch | 2 s ±0% | 1 s ±0% | 0.50 | ≥ 3 | **no** |" in text
+    assert "Left out of a: PRIMME, no six digits." in text
+    again = unit("of a", {"a": group({"immucond": 1.0}, {"torch": 2.0})}, "commit def")
+    speed_page.keep(page, "test_a", again)
+    text = page.read_text()
+    assert "in 1 of 2 rows" in text
+    assert (text.count("commit abc; 12 s."), text.count("commit def; 12 s.")) == (1, 1)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
+        "speed.md", "test_a.json", "test_b.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["no marks", speed_page.BEGIN, speed_page.END])
+def test_a_page_without_its_marks_is_refused_and_left_alone(tmp_path, text):
+    page = tmp_path / "speed.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="must hold the lines"):
+        speed_page.keep(page, "test_a", unit("of a", {"a": every_kind()}))
+    assert page.read_text() == text
+    assert not [*tmp_path.rglob("*.json")]
+
+
+def run_benchmarks(*words):
+    """Of the smallest contest there is: a no-op beside R_ill of an 8 x 4 matrix."""
+    file = "benchmarks/test_torch_operators_outrun_autograd.py"
+    given = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", "light"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(
+        [*given, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_run_keeps_what_it_measured_and_writes_the_page(tmp_path):
+    page = tmp_path / "speed.md"
+    page.write_text(MARKED)
+    run = run_benchmarks("--patience", "0", "--update", str(page))
+    assert run.returncode == 0, run.stdout + run.stderr
+    kept = tmp_path / "units" / "speed" / "test_torch_operators_outrun_autograd.json"
+    measured = speed_page.Unit.from_json(kept.read_text())
+    assert (
+        measured.title == "R_well(Z_P) + R_ill(Z_H) in an eager training step, forward and backward"
+    )
+    assert "--update" in measured.conditions
+    assert measured.seconds > 0
+    (found,) = measured.groups.values()
+    assert len(found.ours) == len(found.peers) == 1
+    assert f"### {measured.title}" in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    run = run_benchmarks("--update", str(tmp_path / "absent.md"))
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "absent.md" in run.stderr
