@@ -1,6 +1,9 @@
 """Erasure: against 50 digits and SciPy's pencils, on matrices and units that ask for trouble."""
 
+import dataclasses
+import gc
 import math
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 import scipy.linalg
 
 from immucond import theorems as th
-from immucond.linear import Erasure, ErasurePath, erasure, erasure_path
+from immucond._task import Root
+from immucond.linear import Erasure, ErasurePath, _erasure, erasure, erasure_path
 
 
 def gram(seed: int, d: int, rank: int | None = None, kappa: float = 10.0) -> np.ndarray:
@@ -100,6 +104,26 @@ def test_at_a_price_it_is_what_ky_fan_allows_to_fifty_digits(price, kappa, rank_
             assert abs(lagrangian(K, G, H, E, much) - allowed) < lost
             assert E.rank == rank
             assert E.cost == pytest.approx(cost(K, G, E), abs=1e-10)
+
+
+@pytest.mark.parametrize(("rank", "matrices"), [(60, 4), (59, 5)])
+def test_all_prices_together_take_few_matrices(rank, matrices):
+    path = erasure_path(gram(0, 60, rank), gram(1, 60), K_H=gram(2, 60))
+    for price in (0.0, 1e-3, 1.0):
+        path.at(price)
+        path.keeping(30)
+    held, seen = [path], {}
+    while held:
+        x = held.pop()
+        if isinstance(x, np.ndarray):
+            x = x if x.base is None else x.base
+            seen[id(x)] = getattr(x, "nbytes", 0)
+        elif id(x) not in seen and isinstance(
+            x, tuple | list | dict | partial | ErasurePath | Root
+        ):
+            seen[id(x)] = 0
+            held += gc.get_referents(x)
+    assert matrices - 1 < sum(seen.values()) / (8 * 60**2) < matrices + 0.5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -294,10 +318,14 @@ def test_errors_say_which_argument_and_why(arguments, message):
         erasure(**given)
 
 
+def turned(path):
+    return dataclasses.replace(path, basis=path.basis[:, ::-1])
+
+
 MUTATIONS = [
     # Directions of the other end, a bound that is too high, and a map that can be undone.
-    ("erasure", ErasurePath, "_at", lambda f: lambda *a: (f(*a)[0], f(*a)[1][:, ::-1])),
-    ("erasure-price", ErasurePath, "_at", lambda f: lambda *a: (f(*a)[0], f(*a)[1][:, ::-1])),
+    ("erasure", _erasure, "erasure_path", lambda f: lambda *a, **k: turned(f(*a, **k))),
+    ("erasure-price", _erasure, "erasure_path", lambda f: lambda *a, **k: turned(f(*a, **k))),
     ("erasure", th.Erased, "values", lambda f: property(lambda case: 1.001 * f.fget(case))),
     ("erasure-holds", Erasure, "theta",
      lambda f: property(lambda E: f.fget(E) + 1e-6 * np.eye(E.shape[0]))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -206,19 +205,25 @@ def erasure(
 class ErasurePath(Worths):
     """Erasures of the same features, by price or rank: what they share is computed once.
 
+    Four (d, d) matrices where K_P is definite, and five where it is not.
+
     Attributes
     ----------
     root : Root
         Of K_P.
-    worth : (k, k) array
-        ``R G R^T``, k the rank of K_P: what each direction is worth to the outputs.
-    harm : (k, k) array or None
-        ``R^+T K_H R^+``; None for the identity.
+    basis : (k, k) array
+        Orthonormal vectors by which harm is diagonal, k the rank of K_P; without harmful features
+        by which worth is, descending.
+    values : (k,) array
+        Eigenvalues of worth, descending.
+    pencil : ((k, k) array, (k,) array) or None
+        Worth and the diagonal of harm by the basis, ascending; None without harmful features.
     """
 
     root: Root = field(repr=False)
-    worth: FloatArray = field(repr=False)
-    harm: FloatArray | None = field(repr=False)
+    basis: FloatArray = field(repr=False)
+    values: FloatArray = field(repr=False)
+    pencil: tuple[FloatArray, FloatArray] | None = field(repr=False)
 
     @property
     def dim(self) -> int:
@@ -226,47 +231,44 @@ class ErasurePath(Worths):
         return self.root.dim
 
     def __repr__(self) -> str:
-        harm = "" if self.harm is None else ", with harmful features"
+        harm = "" if self.pencil is None else ", with harmful features"
         return (
             f"ErasurePath({self.root.rank} of {self.dim} directions, total {self.total:.3g}{harm})"
         )
 
     def _worths(self) -> FloatArray:
-        return self._values
+        return self.values
+
+    @property
+    def worth(self) -> FloatArray:
+        """(k, k) array ``R G R^T``: what each direction is worth to the outputs."""
+        by_basis = np.diag(self.values) if self.pencil is None else self.pencil[0]
+        return np.asarray(self.basis @ by_basis @ self.basis.T)
+
+    @property
+    def harm(self) -> FloatArray | None:
+        """(k, k) array ``R^+T K_H R^+``; None for the identity."""
+        if self.pencil is None:
+            return None
+        return np.asarray((self.basis * self.pencil[1]) @ self.basis.T)
 
     @property
     def total(self) -> float:
         """``tr(G K_P)``."""
-        return float(self._values.sum())
+        return float(self.values.sum())
 
     @property
     def _rounding(self) -> float:
         """What is worth no more than this is worth nothing."""
         return float(4.0 * np.finfo(np.float64).eps * self.root.rank * self.total)
 
-    @cached_property
-    def _spectrum(self) -> tuple[FloatArray, FloatArray]:
-        s, V = np.linalg.eigh(self.worth)
-        return s[::-1], V[:, ::-1]
-
-    @property
-    def _values(self) -> FloatArray:
-        return np.maximum(self._spectrum[0], 0.0)
-
-    @cached_property
-    def _harmful(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Eigenvalues and vectors of the harm, ascending, and the worth in their basis."""
-        h, Q = np.linalg.eigh(self.harm)  # type: ignore[arg-type]
-        h = np.where(h > np.finfo(np.float64).eps * h.size * h[-1], h, 0.0)
-        return h, Q, np.asarray(Q.T @ self.worth @ Q)
-
     @underflow_is_zero
     def at(self, price: float) -> Erasure:
         """Return the erasure of a price, at least 0."""
         paid = check_real(price, "price", low=0.0)
-        s, V = self._at(paid)
+        s, U = self._at(paid)
         # What is worth nothing but for rounding is not kept, at a price of 0 either.
-        return self._made(V[:, : int(np.count_nonzero(s > self._rounding))], paid)
+        return self._made(U, int(np.count_nonzero(s > self._rounding)), paid)
 
     @underflow_is_zero
     def keeping(self, rank: SupportsIndex) -> Erasure:
@@ -276,19 +278,22 @@ class ErasurePath(Worths):
             raise ValueError(f"rank must be at most {self.dim}, the features, and is {keep}")
         keep = min(keep, self.root.rank)
         paid = self._least_price(keep)
-        return self._made(self._at(paid)[1][:, :keep], paid)
+        return self._made(self._at(paid)[1], keep, paid)
 
-    def _at(self, price: float) -> tuple[FloatArray, FloatArray]:
-        """Eigenvalues of ``worth - price harm``, descending, and vectors; at inf a limit."""
-        s, V = self._spectrum
-        if self.harm is None:
-            return s - price, V
-        h, Q, worth = self._harmful
+    def _at(self, price: float) -> tuple[FloatArray, FloatArray | None]:
+        """Eigenvalues of ``worth - price harm``, descending, and vectors by the basis.
+
+        At infinity their limit; None where the vectors are those of the basis.
+        """
+        if self.pencil is None:
+            return self.values - price, None
+        worth, h = self.pencil
         if price == 0.0:
+            s, U = (found[..., ::-1] for found in np.linalg.eigh(worth))
             # What is worth nothing is kept where a rank asks for it, the least harmful first.
-            last = s <= self._rounding
-            _, turn = np.linalg.eigh(V[:, last].T @ self.harm @ V[:, last])
-            return s, np.hstack((V[:, ~last], V[:, last] @ turn))
+            last = U[:, s <= self._rounding]
+            _, turn = np.linalg.eigh(last.T @ (h[:, None] * last))
+            return s, np.hstack((U[:, s > self._rounding], last @ turn))
         # Inverted about 2 tr(worth), where it is definite and harm of any size keeps its digits.
         sigma = 2.0 * self.total or 1.0
         with np.errstate(over="ignore", divide="ignore"):
@@ -296,24 +301,24 @@ class ErasurePath(Worths):
             paid[h > 0.0] = h[h > 0.0] * np.longdouble(price) / sigma
             unit = 1.0 / np.sqrt(1.0 + paid)
             near = np.linalg.inv(np.eye(h.size) - unit[:, None] * (worth / sigma) * unit)
-            mu, V = np.linalg.eigh(unit[:, None] * near * unit)
+            mu, U = np.linalg.eigh(unit[:, None] * near * unit)
             s = sigma * (1.0 - 1.0 / np.maximum(mu, 0.0))
-        return s[::-1], (Q @ V)[:, ::-1]
+        return s[::-1], U[:, ::-1]
 
     def _least_price(self, keep: int) -> float:
         """Return the (keep + 1)-th largest eigenvalue of the pencil worth - price harm."""
         if keep >= self.root.rank:
             return 0.0
-        if self.harm is None:
-            return float(self._values[keep])
-        h, _, turned = self._harmful
+        if self.pencil is None:
+            return float(self.values[keep])
+        by_basis, h = self.pencil
         free = int(np.count_nonzero(h == 0.0))
-        if keep < np.count_nonzero(np.linalg.eigvalsh(turned[:free, :free]) > self._rounding):
+        if keep < np.count_nonzero(np.linalg.eigvalsh(by_basis[:free, :free]) > self._rounding):
             return math.inf
-        if free == h.size or self._values[keep] <= self._rounding:
+        if free == h.size or self.values[keep] <= self._rounding:
             return 0.0
         # As shares of both together, so that harm may be singular; what both lack counts as harm.
-        worth, harm = turned / self.total, np.diag(h / h.sum())
+        worth, harm = by_basis / self.total, np.diag(h / h.sum())
         both = worth + harm + np.finfo(np.float64).eps * h.size * np.eye(h.size)
         at = h.size - 1 - keep
         _, X = scipy.linalg.eigh(worth, both, subset_by_index=(at, at))
@@ -325,19 +330,21 @@ class ErasurePath(Worths):
             raise ValueError("the price is beyond the range of float64: give K_H in other units")
         return found
 
-    def _made(self, V: FloatArray, price: float) -> Erasure:
-        if self.harm is None:
-            kept = V.shape[1] / self.root.rank
+    def _made(self, U: FloatArray | None, rank: int, price: float) -> Erasure:
+        if self.pencil is None or U is None:
+            V, kept = self.basis[:, :rank], rank / self.root.rank
+            cost = float(self.values[rank:].sum())
         else:
-            h, Q, _ = self._harmful
-            kept = float(h @ np.sum((Q.T @ V) ** 2, axis=1)) / (float(h.sum()) or 1.0)
-        stays = float(np.sum(V * (self.worth @ V)))
+            (worth, h), U = self.pencil, U[:, :rank]
+            V = self.basis @ U
+            kept = float(h @ np.sum(U**2, axis=1)) / (float(h.sum()) or 1.0)
+            cost = max(float(np.trace(worth)) - float(np.sum(U * (worth @ U))), 0.0)
         return Erasure(
             left=self.root.unwhitened(V),
             right=self.root.matrix.T @ V,
             price=price,
-            values=self._values,
-            cost=max(float(np.trace(self.worth)) - stays, 0.0),
+            values=self.values,
+            cost=cost,
             kept=kept,
         )
 
@@ -362,12 +369,15 @@ def erasure_path(
     root = root_of_gram(K_P, "K_P", computed_in=computed_in)
     unit, size = _psd(G, "G", root.dim, computed_in)
     worth = _in_units(root.matrix @ unit @ root.matrix.T, root.scale**2, size, "G K_P")
-    harm = None
-    if K_H is not None:
-        unit, size = _psd(K_H, "K_H", root.dim, computed_in)
-        within = root.whitened(root.whitened(unit).T)
-        harm = _in_units(within, root.scale**-2, size, "K_H K_P^-1")
-    return ErasurePath(root, worth, harm)
+    if K_H is None:
+        s, V = np.linalg.eigh(worth)
+        return ErasurePath(root, V[:, ::-1].copy(), np.maximum(s[::-1], 0.0), None)
+    unit, size = _psd(K_H, "K_H", root.dim, computed_in)
+    within = root.whitened(root.whitened(unit).T)
+    h, Q = np.linalg.eigh(_in_units(within, root.scale**-2, size, "K_H K_P^-1"))
+    h = np.where(h > np.finfo(np.float64).eps * h.size * h[-1], h, 0.0)
+    values = np.maximum(np.linalg.eigvalsh(worth)[::-1], 0.0)
+    return ErasurePath(root, Q, values, (Q.T @ worth @ Q, h))
 
 
 def _psd(A: npt.ArrayLike, name: str, d: int, computed_in: Any) -> tuple[FloatArray, float]:

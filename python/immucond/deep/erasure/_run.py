@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -127,13 +127,14 @@ class Run:
         """Fold the erasures of the highest price that is allowed, by halves of its logarithm."""
         before = self._snapshot()
         for reach in (1.0,) if recovery is None else (_REACH, 1.0):
-            found = self._search(worth, reach * allowed, turn, rounds)
-            if found is None:
+            price = self._search(worth, reach * allowed, turn, rounds)
+            if price is None:
                 continue
-            self._fold(found[1], worth)
-            project = partial(self._fold, found[1], worth, again=True)
+            found = dict(_erasures(worth, price))
+            self._fold(found.items(), worth)
+            project = partial(self._fold, found.items(), worth, again=True)
             if recovery is None or self._recovered(recovery, project, allowed) or reach == 1.0:
-                return found
+                return price, found
             self._restore(before)
         return None
 
@@ -150,44 +151,46 @@ class Run:
 
     def _search(
         self, worth: Mapping[str, Worth], allowed: float, turn: int, rounds: int
-    ) -> tuple[float, dict[str, Erasure]] | None:
+    ) -> float | None:
         """Bisect decades of prices down from what a layer is worth, then halve the last one."""
         decades = _MOST - _LEAST + 1
         most = rounds * (decades.bit_length() + _HALVINGS)
         told = {"round": turn, "rounds": rounds, "allowed": allowed, "trials": most}
-        best, least, beyond = None, _LEAST - 1, _MOST + 1  # at no price nothing is lost
+        least, beyond = _LEAST - 1, _MOST + 1  # at no price nothing is lost
         while beyond - least > 1:
             middle = (least + beyond) // 2
-            tried = self._tried(worth, 10.0**middle, allowed, told)
-            if tried is None:
-                beyond = middle
+            if self._fits(worth, 10.0**middle, allowed, told):
+                least = middle
             else:
-                best, least = tried, middle
+                beyond = middle
+        if least < _LEAST:
+            return None
         exponent, step = float(least), 1.0
-        for _ in range(_HALVINGS if best is not None else 0):
+        for _ in range(_HALVINGS):
             step /= 2.0
-            better = self._tried(worth, 10.0 ** (exponent + step), allowed, told)
-            if better is not None:
-                best, exponent = better, exponent + step
-        return best
+            if self._fits(worth, 10.0 ** (exponent + step), allowed, told):
+                exponent += step
+        return float(10.0**exponent)
 
-    def _tried(
+    def _fits(
         self, worth: Mapping[str, Worth], price: float, allowed: float, told: Mapping[str, Any]
-    ) -> tuple[float, dict[str, Erasure]] | None:
-        """Return a price's erasures where they lose no more than is allowed."""
-        before, unit = self._parts(), unit_of(worth)
-        found = {name: each.path.at(price * unit) for name, each in worth.items()}
-        self._fold(found, worth)
+    ) -> bool:
+        """Whether a price's erasures lose no more than is allowed; the weights are put back."""
+        before, kept = self._parts(), 0
+        for name, E in _erasures(worth, price):  # of large networks all at once are too many
+            self._fold([(name, E)], worth)
+            kept += E.rank
         lost = self.utility.lost(self.work)
         self._put(before)
         self.trials += 1
         if self.callback is not None:
-            kept = sum(E.rank for E in found.values())
             self.callback(self.trials, {**told, "price": price, "kept": kept, "lost": lost})
-        return (price, found) if lost <= allowed else None
+        return lost <= allowed
 
-    def _fold(self, found: Mapping[str, Erasure], worth: Mapping[str, Worth], **how: bool) -> None:
-        for name, E in found.items():
+    def _fold(
+        self, found: Iterable[tuple[str, Erasure]], worth: Mapping[str, Worth], **how: bool
+    ) -> None:
+        for name, E in found:
             if E.rank == E.shape[0]:  # nothing goes, and the weights keep their digits
                 continue
             self.layers[name].fold(E.left, E.right, worth[name].mean, **how)
@@ -232,6 +235,12 @@ class Run:
         self.stages = [Stage(**stage) for stage in state["stages"]]
         self.ranks = {name: (r, d) for name, (r, d) in state["ranks"].items()}
         self.bound, self.trials = state["bound"], state["trials"]
+
+
+def _erasures(worth: Mapping[str, Worth], price: float) -> Iterator[tuple[str, Erasure]]:
+    """Yield each layer's erasure at a price in units of what a layer is worth."""
+    unit = unit_of(worth)
+    return ((name, each.path.at(price * unit)) for name, each in worth.items())
 
 
 def unit_of(worth: Mapping[str, Worth]) -> float:

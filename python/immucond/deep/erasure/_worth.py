@@ -59,32 +59,38 @@ def worth_of(
     names = list(layers)
     settings: dict[str, Any] = {"mask": mask, "seed": seed, "repeated": "sum"}
     K = record(model, primary, names, of="output", **settings)
+    moments = {
+        name: K.gram(name, center=layer.shifts) / K.count(name) for name, layer in layers.items()
+    }
+    means = {
+        name: K.mean(name) if layer.shifts else np.zeros(len(moments[name]))
+        for name, layer in layers.items()
+    }
+    computed_in = {name: K.computed_in(name) for name in names}
+    del K  # one matrix a layer is left of each recording: a network may have gigabytes of them
     G = None
     if metric != "variance":
         used = [name for name in names if layers[name].used]
         G = gains_of(model, used, head, primary, metric, **settings)
-    H = None
+    harms: dict[str, FloatArray] = {}
     if harmful is not None:
         cross: Any = "labels" if _are_classes(harmful, seed) else None
         H = record(model, harmful, names, of="output", cross=cross, **settings)
+        harms = {name: _harm(H, name, layer.shifts) for name, layer in layers.items()}
+        del H
     found = {}
-    for name, layer in layers.items():
-        centred = layer.shifts
-        second = K.gram(name, center=centred) / K.count(name)
-        mean = K.mean(name) if centred else np.zeros(len(second))
+    for name in names:
+        second, harm = moments.pop(name), harms.pop(name, None)
         size = float(np.trace(second))
         if size == 0.0:
             none = erasure_path(np.eye(len(second)), np.zeros_like(second))
-            found[name] = Worth(none, mean)
+            found[name] = Worth(none, means[name])
             continue
         gain = np.eye(len(second)) / size
         if G is not None:
-            gain = G.get(name, np.zeros_like(second))
-        path = erasure_path(
-            second, gain, K_H=None if H is None else _harm(H, name, centred),
-            computed_in=K.computed_in(name),
-        )  # fmt: skip
-        found[name] = Worth(path, mean)
+            gain = G.pop(name, np.zeros_like(second))
+        path = erasure_path(second, gain, K_H=harm, computed_in=computed_in[name])
+        found[name] = Worth(path, means[name])
     return found
 
 
